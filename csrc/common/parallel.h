@@ -1,0 +1,31 @@
+// A parallel loop on the caller's thread pool (torch's own), so that no second pool spins beside it.
+#pragma once
+
+#include <cstdint>
+
+namespace fastlip {
+
+using ParallelBody = void (*)(int64_t begin, int64_t end, void* context);
+using ParallelFor = int32_t (*)(int64_t begin, int64_t end, int64_t grain, ParallelBody body, void* context);
+
+// The loop to use; null means run serially.
+void set_parallel_for(ParallelFor loop);
+ParallelFor get_parallel_for();
+
+// Calls body(begin, end) on disjoint ranges that cover [0, size); no range is shorter than grain unless it is
+// the last. The split depends on the number of threads: a body must not depend on it for its results.
+template <class Body>
+void parallel_for(int64_t size, int64_t grain, const Body& body) {
+  if (size <= 0) return;
+  const ParallelFor loop = get_parallel_for();
+  if (loop == nullptr || size <= grain) {
+    body(int64_t{0}, size);
+    return;
+  }
+  loop(
+      0, size, grain,
+      [](int64_t begin, int64_t end, void* context) { (*static_cast<const Body*>(context))(begin, end); },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+}  // namespace fastlip

@@ -1,0 +1,165 @@
+// MaxMin on the CPU: sorts pairs of channels, (a, b) -> (max, min), and keeps one bit per pair (b > a).
+//
+// x is (outer, channels, inner), contiguous. inner == 1 is a matrix or a channels-last image. A "run" is a stretch
+// of pairs along memory with bytes of its own in the mask: ceil(length / 8).
+//   inner > 1:  one run per (outer, pair), length inner; mask (outer, channels / 2, ceil(inner / 8)).
+//   inner == 1: one run per outer, length channels / 2; mask (outer, ceil((channels / 2) / 8)).
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "common/parallel.h"
+#include "common/registry.h"
+#include "common/simd.h"
+
+namespace fastlip {
+namespace {
+
+constexpr int64_t kGrainElements = 1 << 15;
+
+// An element type: how it is stored, and when b > a. NaN compares false, as in IEEE arithmetic.
+template <class T, class I>
+struct Real {
+  using Storage = T;
+  using Integer = I;
+  static Vec8<I> greater(Vec8<T> b, Vec8<T> a) { return b > a; }
+};
+using Float32 = Real<float, int32_t>;
+using Float64 = Real<double, int64_t>;
+
+// Sixteen-bit floats are compared as integers: sign and magnitude become two's complement, both zeros become 0.
+template <int16_t infinity>
+struct Real16 {
+  using Storage = int16_t;
+  using Integer = int16_t;
+  static Vec8<int16_t> greater(Vec8<int16_t> b, Vec8<int16_t> a) {
+    const Vec8<int16_t> size_a = a & 0x7fff, size_b = b & 0x7fff;
+    const Vec8<int16_t> order_a = a < 0 ? -size_a : size_a, order_b = b < 0 ? -size_b : size_b;
+    return (order_b > order_a) & (size_a <= infinity) & (size_b <= infinity);
+  }
+};
+using Float16 = Real16<0x7c00>;
+using BFloat16 = Real16<0x7f80>;
+
+// Where the bits of eight pairs come from: compared and written (forward), or read (the swap alone).
+template <class Type, bool compare>
+Vec8<typename Type::Integer> swaps(Vec8<typename Type::Storage> a, Vec8<typename Type::Storage> b, uint8_t* bits) {
+  if constexpr (compare) {
+    const auto swap = Type::greater(b, a);
+    *bits = pack_bits(swap);
+    return swap;
+  } else {
+    return unpack_bits<typename Type::Integer>(*bits);
+  }
+}
+
+// A pair of streams a, b: eight pairs at (a + i, b + i).
+template <class Type, bool compare>
+void separate_run(const typename Type::Storage* a, const typename Type::Storage* b, typename Type::Storage* out_a,
+                  typename Type::Storage* out_b, uint8_t* bits, int64_t length) {
+  using T = typename Type::Storage;
+  auto eight = [&](const T* a, const T* b, T* out_a, T* out_b, uint8_t* bits) {
+    const auto va = load8(a), vb = load8(b);
+    const auto swap = swaps<Type, compare>(va, vb, bits);
+    store8<T>(out_a, swap ? vb : va);
+    store8<T>(out_b, swap ? va : vb);
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= length; i += kLanes) eight(a + i, b + i, out_a + i, out_b + i, bits + i / kLanes);
+  if (i == length) return;
+  T rest[4][kLanes] = {};
+  const size_t bytes = static_cast<size_t>(length - i) * sizeof(T);
+  std::memcpy(rest[0], a + i, bytes);
+  std::memcpy(rest[1], b + i, bytes);
+  eight(rest[0], rest[1], rest[2], rest[3], bits + i / kLanes);
+  std::memcpy(out_a + i, rest[2], bytes);
+  std::memcpy(out_b + i, rest[3], bytes);
+}
+
+// Neighbours in memory: eight pairs at x + 2 i.
+template <class Type, bool compare>
+void interleaved_run(const typename Type::Storage* x, typename Type::Storage* y, uint8_t* bits, int64_t length) {
+  using T = typename Type::Storage;
+  auto eight = [&](const T* x, T* y, uint8_t* bits) {
+    const auto low = load8(x), high = load8(x + kLanes);
+    const auto a = __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14);
+    const auto b = __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15);
+    const auto swap = swaps<Type, compare>(a, b, bits);
+    const Vec8<T> out_a = swap ? b : a, out_b = swap ? a : b;
+    store8<T>(y, __builtin_shufflevector(out_a, out_b, 0, 8, 1, 9, 2, 10, 3, 11));
+    store8<T>(y + kLanes, __builtin_shufflevector(out_a, out_b, 4, 12, 5, 13, 6, 14, 7, 15));
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= length; i += kLanes) eight(x + 2 * i, y + 2 * i, bits + i / kLanes);
+  if (i == length) return;
+  T rest[2][2 * kLanes] = {};
+  const size_t bytes = static_cast<size_t>(length - i) * 2 * sizeof(T);
+  std::memcpy(rest[0], x + 2 * i, bytes);
+  eight(rest[0], rest[1], bits + i / kLanes);
+  std::memcpy(y + 2 * i, rest[1], bytes);
+}
+
+template <class Type, bool compare>
+void rows(const typename Type::Storage* x, typename Type::Storage* y, uint8_t* bits, int64_t outer,
+          int64_t channels, bool halves) {
+  const int64_t pairs = channels / 2, mask_stride = (pairs + 7) / 8;
+  parallel_for(outer, std::max<int64_t>(1, kGrainElements / channels), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const auto* in = x + row * channels;
+      auto* out = y + row * channels;
+      uint8_t* mask = bits + row * mask_stride;
+      if (halves) {
+        separate_run<Type, compare>(in, in + pairs, out, out + pairs, mask, pairs);
+      } else {
+        interleaved_run<Type, compare>(in, out, mask, pairs);
+      }
+      if (channels % 2 != 0) out[channels - 1] = in[channels - 1];
+    }
+  });
+}
+
+template <class Type, bool compare>
+void planes(const typename Type::Storage* x, typename Type::Storage* y, uint8_t* bits, int64_t outer,
+            int64_t channels, int64_t inner, bool halves) {
+  const int64_t pairs = channels / 2, mask_stride = (inner + 7) / 8, slots = pairs + channels % 2;
+  parallel_for(outer * slots, std::max<int64_t>(1, kGrainElements / inner), [&](int64_t begin, int64_t end) {
+    for (int64_t run = begin; run < end; ++run) {
+      const int64_t image = run / slots, pair = run % slots;
+      if (pair == pairs) {  // the odd channel out
+        const int64_t last = (image * channels + channels - 1) * inner;
+        std::copy_n(x + last, inner, y + last);
+        continue;
+      }
+      const int64_t first = (image * channels + (halves ? pair : 2 * pair)) * inner;
+      const int64_t second = first + (halves ? pairs : 1) * inner;
+      separate_run<Type, compare>(x + first, x + second, y + first, y + second,
+                                  bits + (image * pairs + pair) * mask_stride, inner);
+    }
+  });
+}
+
+template <class Type, bool compare>
+void maxmin(const void* x, void* y, uint8_t* bits, int64_t outer, int64_t channels, int64_t inner, int64_t halves) {
+  using T = typename Type::Storage;
+  if (outer == 0 || channels == 0 || inner == 0) return;
+  if (inner == 1) {
+    rows<Type, compare>(static_cast<const T*>(x), static_cast<T*>(y), bits, outer, channels, halves != 0);
+  } else {
+    planes<Type, compare>(static_cast<const T*>(x), static_cast<T*>(y), bits, outer, channels, inner, halves != 0);
+  }
+}
+
+}  // namespace
+
+FASTLIP_KERNEL(maxmin_forward_float32, maxmin<Float32, true>);
+FASTLIP_KERNEL(maxmin_forward_float64, maxmin<Float64, true>);
+FASTLIP_KERNEL(maxmin_forward_float16, maxmin<Float16, true>);
+FASTLIP_KERNEL(maxmin_forward_bfloat16, maxmin<BFloat16, true>);
+FASTLIP_KERNEL(maxmin_swap_float32, maxmin<Float32, false>);
+FASTLIP_KERNEL(maxmin_swap_float64, maxmin<Float64, false>);
+FASTLIP_KERNEL(maxmin_swap_float16, maxmin<Float16, false>);
+FASTLIP_KERNEL(maxmin_swap_bfloat16, maxmin<BFloat16, false>);
+
+}  // namespace fastlip

@@ -1,0 +1,42 @@
+"""Named inputs of an op, written once: the agreement tests and the benchmarks both run them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs of one call: tensors by argument name, and the remaining keyword arguments.
+
+    length is the longest sum in the computation: rounding errors are allowed to grow as its square root.
+    layout is the memory format of four-dimensional inputs; "strided" takes every second element of a larger
+    tensor along the last dimension. bench marks the cases that benchmarks time (the first of them in CI).
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    options: dict[str, Any] = field(default_factory=dict)
+    length: int = 1
+    layout: str = "contiguous"
+    bench: bool = False
+
+    def make(self, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> dict[str, Tensor]:
+        """Standard normal tensors of the case's shapes, reproducible from the seed."""
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {}
+        for name, shape in self.shapes.items():
+            tensors[name] = self._lay_out(shape, generator).to(dtype=dtype, device=device)
+        return tensors
+
+    def _lay_out(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        if self.layout == "strided":
+            wide = torch.randn(*shape[:-1], 2 * shape[-1], generator=generator, dtype=torch.float64)
+            return wide[..., ::2]
+        value = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        if self.layout == "channels_last" and value.dim() == 4:
+            return value.contiguous(memory_format=torch.channels_last)
+        return value

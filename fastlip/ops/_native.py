@@ -1,0 +1,79 @@
+"""Finds the compiled kernels: the CPU module for this machine's instruction set, and the CUDA module."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+_REBUILD = "run `pip install -e .` in the source folder with a C++ compiler at hand"
+# torch names what the machine runs; each module needs exactly the extensions that torch checks for that name.
+_MODULE_OF_CAPABILITY = {"AVX512": "_native_avx512", "AVX2": "_native_avx2"}
+_modules: dict[str, ModuleType] = {}
+_kernels: dict[tuple[str, str], Callable[..., None]] = {}
+
+
+def _torch_parallel_for() -> int:
+    """Address of torch's own parallel loop, so that kernels share its threads."""
+    folder = Path(torch.__file__).parent / "lib"
+    name = next(name for name in ("libtorch_cpu.so", "libtorch_cpu.dylib") if (folder / name).exists())
+    loop = ctypes.CDLL(str(folder / name)).torch_parallel_for
+    return ctypes.cast(loop, ctypes.c_void_p).value or 0
+
+
+def _load_cpu() -> ModuleType:
+    name = _MODULE_OF_CAPABILITY.get(torch.backends.cpu.get_cpu_capability(), "_native_default")
+    try:
+        module = importlib.import_module(f"fastlip.{name}")
+    except ModuleNotFoundError:
+        raise ImportError(f"the extension fastlip.{name} is not built: {_REBUILD}") from None
+    module.set_parallel_for(_torch_parallel_for())
+    return module
+
+
+def _load_cuda() -> ModuleType:
+    if torch.version.cuda is None:
+        raise ImportError("this torch is built without CUDA")
+    try:
+        return importlib.import_module("fastlip._cuda")
+    except ModuleNotFoundError:
+        raise ImportError("the extension fastlip._cuda is not built: reinstall where nvcc is found") from None
+
+
+def library(device_type: str) -> ModuleType:
+    """The compiled module for a device type; ImportError says why there is none."""
+    module = _modules.get(device_type)
+    if module is None:
+        loaders = {"cpu": _load_cpu, "cuda": _load_cuda}
+        if device_type not in loaders:
+            raise ImportError(f"no native kernels for device type {device_type!r}")
+        module = _modules[device_type] = loaders[device_type]()
+    return module
+
+
+def missing(kernel: str, device_type: str) -> str:
+    """Why this kernel cannot be called on this device type; empty if it can."""
+    return "" if (device_type, kernel) in _kernels else _find(kernel, device_type)
+
+
+@torch.compiler.assume_constant_result
+def _find(kernel: str, device_type: str) -> str:
+    try:
+        module = library(device_type)
+    except ImportError as error:
+        return str(error)
+    if not hasattr(module, kernel):
+        return f"the built extension {module.__name__} has no kernel {kernel}: {_REBUILD}"
+    _kernels[device_type, kernel] = getattr(module, kernel)
+    return ""
+
+
+def kernel(name: str, device_type: str) -> Callable[..., None]:
+    """A compiled kernel: call it with addresses (``tensor.data_ptr()``), sizes and numbers."""
+    if reason := missing(name, device_type):
+        raise ImportError(reason)
+    return _kernels[device_type, name]

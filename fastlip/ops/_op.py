@@ -1,0 +1,176 @@
+"""The only dispatch code: which backend runs an operator, and how the operator is registered with torch.
+
+An op is a folder ``fastlip/ops/<op>/``. Its ``__init__.py`` makes one :class:`Op` and defines on it the
+operators that its kernels implement. A kernel backend is a module of that folder, imported when first needed:
+
+- ``supports(*arguments) -> str``: empty, or the reason why this backend cannot run these arguments;
+- optionally ``unprofitable(*arguments) -> str``: why ``"auto"`` should pass it over although it could run;
+- one function per operator, of the operator's name and arguments (without ``backend``).
+
+The reference is not a registered operator: it is ordinary PyTorch, differentiated by autograd itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+BACKENDS = ("auto", "reference", "native", "triton")
+_FILES = {"native": "native", "triton": "triton_kernels"}
+_LIBRARY = torch.library.Library("fastlip", "DEF")
+
+registered: dict[str, Op] = {}
+
+
+def check_backend(backend: str) -> str:
+    """Returns the name of a backend, or raises ValueError with those allowed."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r}: allowed are {', '.join(map(repr, BACKENDS))}")
+    return backend
+
+
+class Op:
+    """An op's kernel backends, in the order in which ``"auto"`` tries them; the reference comes last."""
+
+    def __init__(self, name: str, backends: tuple[str, ...] = ("native", "triton")):
+        self.name = name
+        self.backends = backends
+        self.modules: dict[str, ModuleType] = {}
+        registered[name] = self
+
+    def choose(self, backend: str, *arguments: Any) -> str:
+        """The backend to run: the one named, or under ``"auto"`` the first that supports the arguments."""
+        check_backend(backend)
+        if backend == "reference":
+            return backend
+        if backend != "auto":
+            if reason := self.why_not(backend, *arguments):
+                raise ValueError(f"fastlip.ops.{self.name}: backend={backend!r} cannot run here: {reason}")
+            return backend
+        for name in self.backends:
+            if not (self.why_not(name, *arguments) or self.why_rather_not(name, *arguments)):
+                return name
+        return "reference"
+
+    def why_not(self, backend: str, *arguments: Any) -> str:
+        """Why this backend cannot run these arguments; empty if it can."""
+        if backend not in self.backends:
+            return f"this op has no {backend} kernel"
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return "inside torch.func transforms only the reference runs"
+        if backend not in self.modules and (reason := _import_backend(self.name, backend)):
+            return reason
+        return self.modules[backend].supports(*arguments)
+
+    def why_rather_not(self, backend: str, *arguments: Any) -> str:
+        """Why ``"auto"`` passes over a backend that could run; empty if it does not."""
+        unprofitable = getattr(self.modules[backend], "unprofitable", None)
+        return unprofitable(*arguments) if unprofitable else ""
+
+    def status(self, backend: str) -> str:
+        """Why this backend's module cannot be imported; empty if it can. For ``fastlip doctor``."""
+        if backend not in self.backends:
+            return f"this op has no {backend} kernel"
+        return _import_backend(self.name, backend)
+
+    def define(self, schema: str, **autograd: Callable[..., Any]) -> Operator:
+        """Registers an operator ``fastlip::<name>`` whose last argument is ``str backend``."""
+        return Operator(self, schema, **autograd)
+
+
+@torch.compiler.assume_constant_result
+def _import_backend(op_name: str, backend: str) -> str:
+    try:
+        module = importlib.import_module(f"fastlip.ops.{op_name}.{_FILES[backend]}")
+    except ImportError as error:
+        return str(error)
+    registered[op_name].modules[backend] = module
+    return ""
+
+
+class Operator:
+    """A kernel's entry into torch: schema, fake, and one backward for all devices.
+
+    The kernel returns its public output first; any further outputs are what the backward needs. Calling the
+    operator returns the public output. An operator without ``backward`` refuses to be differentiated.
+
+    Plain eager calls skip the dispatcher (about 30 µs a call) and go to an ``autograd.Function`` made of the same
+    three functions; compilation, fake tensors and dispatch modes see the registered operator.
+    """
+
+    def __init__(
+        self,
+        op: Op,
+        schema: str,
+        *,
+        fake: Callable[..., Any],
+        setup_context: Callable[..., None] | None = None,
+        backward: Callable[..., Any] | None = None,
+    ):
+        self.op = op
+        self.name = schema.partition("(")[0]
+        backward = backward or self._refuse_backward
+        setup_context = setup_context or _save_nothing
+        _LIBRARY.define(schema)
+        for device in ("CPU", "CUDA"):
+            _LIBRARY.impl(self.name, self.run, device)
+        torch.library.register_fake(f"fastlip::{self.name}", fake, lib=_LIBRARY)
+        torch.library.register_autograd(
+            f"fastlip::{self.name}", backward, setup_context=setup_context, lib=_LIBRARY
+        )
+        self.packet = getattr(torch.ops.fastlip, self.name).default
+        function = _autograd_function(self.name, self.run, setup_context, backward)
+        # What Function.apply calls once it has found that no functorch transform is active.
+        self.apply = super(torch.autograd.Function, function).apply
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        if torch.compiler.is_compiling() or not _is_plain(arguments):
+            outputs = self.packet(*arguments)
+        elif torch.is_grad_enabled():
+            return self.apply(*arguments)
+        else:
+            outputs = self.run(*arguments)
+        return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+    def run(self, *arguments: Any) -> Any:
+        """Calls the kernel of the backend named by the last argument."""
+        backend = arguments[-1]
+        if backend not in self.op.modules and (reason := self.op.status(backend)):
+            raise ValueError(f"fastlip::{self.name}: backend={backend!r} cannot run here: {reason}")
+        return getattr(self.op.modules[backend], self.name)(*arguments[:-1])
+
+    def _refuse_backward(self, ctx: Any, *gradients: Tensor) -> Any:
+        raise RuntimeError(
+            f"fastlip::{self.name} has no derivative: for gradients of gradients use backend='reference'"
+        )
+
+
+def _is_plain(arguments: tuple[Any, ...]) -> bool:
+    if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
+        return False
+    for item in arguments:  # noqa: SIM110: a generator costs more than the loop
+        if isinstance(item, Tensor) and type(item) is not Tensor and type(item) is not Parameter:
+            return False
+    return True
+
+
+def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    pass
+
+
+def _autograd_function(
+    name: str, run: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
+) -> type[torch.autograd.Function]:
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        outputs = run(*arguments)
+        setup_context(ctx, arguments, outputs)
+        return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(name, (torch.autograd.Function,), members)
