@@ -154,7 +154,7 @@ class Operator:
 def _is_plain(arguments: tuple[Any, ...]) -> bool:
     if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
         return False
-    for item in arguments:  # noqa: SIM110: a generator costs more than the loop
+    for item in arguments:  # a generator would cost more than this loop
         if isinstance(item, Tensor) and type(item) is not Tensor and type(item) is not Parameter:
             return False
     return True

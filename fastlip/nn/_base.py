@@ -1,0 +1,154 @@
+"""What every layer with a constrained weight shares: precision, the evaluation cache, and the bound."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastlip.ops._op import check_backend
+
+_CACHED_CONTEXTS = 8  # resolutions kept at once
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """float32 for the sixteen-bit types, unchanged otherwise: parametrizations never run in less."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+class LipschitzLayer(nn.Module):
+    """A layer whose effective weight is a function of its parameters and perhaps of the input's resolution.
+
+    A method implements ``parametrize(*context)``, differentiable, in at least float32; forward asks
+    ``effective(*context)`` for its result in the parameters' dtype. In eval mode, when no gradient of a
+    parameter can be asked for, the result is computed once per context and kept until a parameter changes:
+    ``train()``, ``load_state_dict``, ``to()`` and any in-place update (an optimiser step) refresh it.
+    The cache holds no graph, is not in the state dict, and is not pickled or copied.
+    """
+
+    backend: str
+
+    def __init__(self, backend: str):
+        super().__init__()
+        self.backend = check_backend(backend)
+        self._cache: dict[tuple[Hashable, ...], tuple[list[Any], tuple[Tensor, ...]]] = {}
+
+    def make_parameters(self, device: Any, dtype: Any) -> None:
+        """Creates the parameters and buffers, empty."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Initialises parameters and buffers."""
+        raise NotImplementedError
+
+    def parametrize(self, *context: Hashable) -> tuple[Tensor, ...]:
+        """The effective weights, at least float32, differentiable; context is what else they depend on."""
+        raise NotImplementedError
+
+    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
+        """An upper bound of the L2 Lipschitz constant of this layer as it runs, from its effective weight.
+
+        input_shape has no batch dimension. Computed in float64 from the weight in the dtype in which it is used.
+        """
+        raise NotImplementedError
+
+    def effective(self, *context: Hashable) -> tuple[Tensor, ...]:
+        """The effective weights in the parameters' dtype, from the cache where that is sound."""
+        if not self._may_cache():
+            return self._compute(context)
+        stamp = self._stamp()
+        kept = self._cache.pop(context, None)
+        if kept is None or not _same_stamp(kept[0], stamp):
+            # Inference tensors could not be used later where autograd records.
+            with torch.inference_mode(False), torch.no_grad():
+                kept = stamp, self._compute(context)
+        self._cache[context] = kept
+        while len(self._cache) > _CACHED_CONTEXTS:
+            self._cache.pop(next(iter(self._cache)))
+        return kept[1]
+
+    def _compute(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
+        reference = next(self.parameters())
+        with torch.autocast(reference.device.type, enabled=False):
+            return tuple(weight.to(reference.dtype) for weight in self.parametrize(*context))
+
+    def _may_cache(self) -> bool:
+        if self.training or torch.compiler.is_compiling():
+            return False
+        if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
+            return False
+        return not (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()))
+
+    def _stamp(self) -> list[Any]:
+        # The alias keeps the storage alive, so that its address cannot come back as another tensor's.
+        stamp: list[Any] = [self.backend]
+        for tensor in (*self.parameters(), *self.buffers()):
+            version = None if tensor.is_inference() else tensor._version
+            stamp.append((tensor.detach(), tensor.data_ptr(), version, tensor.dtype, tensor.device))
+        return stamp
+
+    def train(self, mode: bool = True) -> LipschitzLayer:
+        """Sets training or evaluation mode, and forgets the evaluation weights."""
+        self._cache.clear()
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> LipschitzLayer:
+        self._cache.clear()
+        return super()._apply(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": {}}
+
+
+def _same_stamp(kept: list[Any], current: list[Any]) -> bool:
+    if len(kept) != len(current) or kept[0] != current[0]:
+        return False
+    # A tensor without a version counter (made in inference mode) may have changed unseen.
+    return all(
+        one[1:] == other[1:] and one[2] is not None for one, other in zip(kept[1:], current[1:], strict=True)
+    )
+
+
+class LipschitzLinear(LipschitzLayer):
+    """``torch.nn.Linear``'s arguments and shapes, for dense layers with a constrained weight."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        backend: str = "auto",
+    ):
+        super().__init__(backend)
+        self.in_features = check_positive_int("in_features", in_features)
+        self.out_features = check_positive_int("out_features", out_features)
+        self.bias = make_bias(out_features, bias, device, dtype)
+        self.make_parameters(device, dtype)
+        self.reset_parameters()
+
+    def check_input(self, x: Tensor) -> None:
+        """Raises ValueError unless the last dimension of x is in_features."""
+        if x.dim() == 0 or x.shape[-1] != self.in_features:
+            raise ValueError(f"x: got shape {tuple(x.shape)}, expected (*, {self.in_features})")
+
+    def extra_repr(self) -> str:
+        """The arguments that differ from layer to layer."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, backend={self.backend!r}"
+
+
+def make_bias(size: int, bias: bool, device: Any, dtype: Any) -> nn.Parameter | None:
+    """A bias of zeros: layers start as linear maps, so that norms pass unchanged through a deep network."""
+    return nn.Parameter(torch.zeros(size, device=device, dtype=dtype)) if bias else None
+
+
+def check_positive_int(name: str, value: Any) -> int:
+    """Returns a positive integer argument, or raises TypeError or ValueError naming it."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r}: expected an int, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name}={value}: expected at least 1")
+    return value

@@ -1,0 +1,141 @@
+"""The geometry of convolutions: torch.nn.Conv2d's arguments, checked, and padding that keeps a bound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastlip.nn._base import LipschitzLayer, check_positive_int, make_bias
+
+Pair = tuple[int, int]
+
+
+class LipschitzConv2d(LipschitzLayer):
+    """``torch.nn.Conv2d``'s arguments and shapes, for convolutions with a constrained weight.
+
+    ``padding="same"`` keeps the image's size at stride 1, with the odd element of an even kernel's padding
+    after the image, and is subsampled at larger strides. Circular padding wraps by index and may exceed the
+    image; its total per axis is at most ``dilation * (kernel_size - 1)``: beyond that, outputs repeat and the
+    bound is lost. A method names its ``padding_modes``, its default first, and implements ``make_parameters``,
+    ``reset_parameters``, ``parametrize`` and ``forward``.
+    """
+
+    padding_modes = ("circular", "zeros")
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: str | int | Pair = "same",
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str | None = None,
+        device: Any = None,
+        dtype: Any = None,
+        backend: str = "auto",
+    ):
+        super().__init__(backend)
+        self.in_channels = check_positive_int("in_channels", in_channels)
+        self.out_channels = check_positive_int("out_channels", out_channels)
+        self.kernel_size = make_pair("kernel_size", kernel_size)
+        self.stride = make_pair("stride", stride)
+        self.dilation = make_pair("dilation", dilation)
+        self.groups = check_groups(groups, in_channels, out_channels)
+        padding_mode = padding_mode or self.padding_modes[0]
+        if padding_mode not in self.padding_modes:
+            raise ValueError(
+                f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, self.padding_modes))}"
+            )
+        self.padding_mode = padding_mode
+        self.padding = padding
+        self.pads = self._check_padding(padding)
+        self.bias = make_bias(out_channels, bias, device, dtype)
+        self.make_parameters(device, dtype)
+        self.reset_parameters()
+
+    def _check_padding(self, padding: Any) -> tuple[int, int, int, int]:
+        """Resolves padding to (left, right, top, bottom), as F.pad orders them."""
+        reach = tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
+        if padding == "same":
+            (top, bottom), (left, right) = ((total // 2, total - total // 2) for total in reach)
+            return left, right, top, bottom
+        if padding == "valid":
+            return 0, 0, 0, 0
+        if isinstance(padding, str):
+            raise ValueError(f"padding={padding!r}: allowed are 'same', 'valid', an int or a pair of ints")
+        vertical, horizontal = make_pair("padding", padding, least=0)
+        if self.padding_mode == "circular" and (2 * vertical > reach[0] or 2 * horizontal > reach[1]):
+            raise ValueError(
+                f"padding={padding!r}: circular padding repeats outputs beyond a total of dilation * "
+                f"(kernel_size - 1) = {reach} per axis, where the Lipschitz bound is lost; "
+                f"allowed are at most {reach[0] // 2} and {reach[1] // 2} on each side, or 'same'"
+            )
+        return horizontal, horizontal, vertical, vertical
+
+    def check_input(self, x: Tensor) -> None:
+        """Raises ValueError unless x is (n, in_channels, h, w) or (in_channels, h, w)."""
+        if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
+            raise ValueError(
+                f"x: got shape {tuple(x.shape)}, expected (n, {self.in_channels}, h, w) or "
+                f"({self.in_channels}, h, w)"
+            )
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """F.conv2d with this layer's stride, padding, dilation and groups."""
+        left, right, top, bottom = self.pads
+        if self.padding_mode == "zeros" and left == right and top == bottom:
+            return F.conv2d(x, weight, bias, self.stride, (top, left), self.dilation, self.groups)
+        return F.conv2d(
+            pad(x, self.pads, self.padding_mode), weight, bias, self.stride, 0, self.dilation, self.groups
+        )
+
+    def extra_repr(self) -> str:
+        """The arguments that differ from layer to layer."""
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        text += f", padding={self.padding!r}, dilation={self.dilation}, groups={self.groups}"
+        text += f", bias={self.bias is not None}, padding_mode={self.padding_mode!r}, backend={self.backend!r}"
+        return text
+
+
+def pad(x: Tensor, pads: tuple[int, int, int, int], mode: str) -> Tensor:
+    """Pads the last two dimensions by (left, right, top, bottom); circular padding may exceed the image."""
+    if not any(pads):
+        return x
+    if mode == "zeros":
+        return F.pad(x, pads)
+    left, right, top, bottom = pads
+    height, width = x.shape[-2:]
+    if max(left, right) <= width and max(top, bottom) <= height and x.numel() > 0:
+        return F.pad(x, pads, mode="circular")
+    rows = torch.arange(-top, height + bottom, device=x.device) % max(height, 1)
+    columns = torch.arange(-left, width + right, device=x.device) % max(width, 1)
+    return x[..., rows, :][..., columns]
+
+
+def make_pair(name: str, value: Any, least: int = 1) -> Pair:
+    """An int or a pair of ints as a pair; TypeError or ValueError name the argument."""
+    pair = (value, value) if isinstance(value, int) else value
+    if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
+        raise TypeError(f"{name}={value!r}: expected an int or a pair of ints")
+    for item in pair:
+        if isinstance(item, bool) or not isinstance(item, int):
+            raise TypeError(f"{name}={value!r}: expected an int or a pair of ints")
+        if item < least:
+            raise ValueError(f"{name}={value!r}: expected at least {least}")
+    return int(pair[0]), int(pair[1])
+
+
+def check_groups(groups: Any, in_channels: int, out_channels: int) -> int:
+    """Returns groups if it divides both channel counts, or raises ValueError."""
+    check_positive_int("groups", groups)
+    if in_channels % groups or out_channels % groups:
+        raise ValueError(
+            f"groups={groups}: expected a divisor of in_channels={in_channels} and out_channels={out_channels}"
+        )
+    return groups

@@ -1,0 +1,70 @@
+"""Activations that are 1-Lipschitz and preserve the gradient's norm."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastlip import ops
+from fastlip.nn._base import check_positive_int
+from fastlip.ops._op import check_backend
+from fastlip.ops.maxmin import PAIRINGS
+
+
+class MaxMin(nn.Module):
+    """Sorts pairs of channels, (a, b) -> (max, min) (Anil, Lucas, Grosse, ICML 2019). 1-Lipschitz.
+
+    ``pairing="adjacent"`` pairs channels (2i, 2i+1), ``"halves"`` pairs (i, i + c // 2); an odd last channel
+    passes through. ``dim`` is the channel dimension: 1 for batches, -3 for images with or without a batch.
+    """
+
+    def __init__(self, pairing: str = "adjacent", dim: int = 1, backend: str = "auto"):
+        super().__init__()
+        if pairing not in PAIRINGS:
+            raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, PAIRINGS))}")
+        self.pairing = pairing
+        self.dim = dim
+        self.backend = check_backend(backend)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The pairs of x along dim, each sorted in descending order."""
+        return ops.maxmin(x, self.pairing, self.dim, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"pairing={self.pairing!r}, dim={self.dim}, backend={self.backend!r}"
+
+
+class GroupSort(nn.Module):
+    """Sorts groups of channels in descending order (Anil, Lucas, Grosse, ICML 2019). 1-Lipschitz.
+
+    ``group_size=None`` sorts all channels (FullSort), 2 is MaxMin with adjacent pairs. The channels must divide
+    into groups: ValueError otherwise. Ties keep their order, so that gradients stay a permutation.
+    """
+
+    def __init__(self, group_size: int | None = 2, dim: int = 1):
+        super().__init__()
+        self.group_size = None if group_size is None else check_positive_int("group_size", group_size)
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The groups of x along dim, each sorted in descending order."""
+        channels = x.shape[self.dim]
+        size = self.group_size or max(channels, 1)
+        if channels % size:
+            raise ValueError(f"group_size={size}: expected a divisor of the {channels} channels of x")
+        dim = self.dim % x.dim()
+        groups = x.unflatten(dim, (channels // size, size))
+        return torch.sort(groups, dim + 1, descending=True, stable=True).values.flatten(dim, dim + 1)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"group_size={self.group_size}, dim={self.dim}"
+
+
+class Abs(nn.Module):
+    """Absolute value, elementwise: 1-Lipschitz, with a gradient of absolute value 1 except at 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """|x|."""
+        return x.abs()

@@ -1,0 +1,119 @@
+"""AOL: almost-orthogonal layers (Prach, Lampert, ECCV 2022)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastlip import ops
+from fastlip.nn._base import LipschitzLinear, at_least_float32
+from fastlip.nn._conv import LipschitzConv2d
+
+# r is a sum of products, rounded at each step: enlarged by this many roundings, P stays within norm 1.
+_ROUNDINGS = 8
+
+
+def rescale(raw_weight: Tensor, groups: int, backend: str) -> Tensor:
+    """P = W r^{-1/2} per input channel, r_i = sum_{j, delta} |v_ij(delta)|; a channel with r_i = 0 stays 0."""
+    weight = at_least_float32(raw_weight)
+    r = ops.gram_rowsum(weight, groups=groups, backend=backend)
+    r = r * (1 + _ROUNDINGS * torch.finfo(r.dtype).eps)
+    scale = torch.where(r > 0, r, 1).rsqrt() * (r > 0)
+    per_group = scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))
+    return (weight.unflatten(0, (groups, -1)) * per_group).flatten(0, 1)
+
+
+class AOLConv2d(LipschitzConv2d):
+    r"""Convolution with a rescaled kernel, P = W diag(r)^{-1/2}: a drop-in ``torch.nn.Conv2d``.
+
+    .. math:: r_i = \sum_{j,\delta} \Bigl|\sum_{o,\tau} W[o,i,\tau]\, W[o,j,\tau+\delta]\Bigr|, \qquad
+              P[o,i,\tau] = W[o,i,\tau] / \sqrt{r_i}
+
+    Prach, Lampert, *Almost-Orthogonal Layers for Efficient General-Purpose Lipschitz Networks*, ECCV 2022.
+
+    Guarantee: Lipschitz constant at most 1, for every kernel size, stride, dilation and groups, circular or zero
+    padding (any amount of zeros; circular up to dilation * (kernel_size - 1) in total per axis).
+    Cost: one convolution, and c^3 k^4 / 4 multiply-adds for r; in eval mode r is computed once.
+
+    Args: as ``torch.nn.Conv2d``, and ``backend``. Initialised at the Dirac kernel (square) or at an orthogonal
+    matrix in the kernel's centre, bias 0.
+
+    Shapes: (n, in_channels, h, w) or (in_channels, h, w) to the shapes of ``torch.nn.Conv2d``; "same" keeps h, w.
+    Parameters: ``raw_weight`` (out_channels, in_channels / groups, *kernel_size), ``bias`` (out_channels).
+    ``weight`` is P, differentiable in training. Raises ValueError for other padding modes.
+    """
+
+    def make_parameters(self, device: Any, dtype: Any) -> None:
+        """raw_weight."""
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        self.raw_weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        """Each group: identity (square) or orthogonal matrix at the kernel's centre; bias 0."""
+        centre_orthogonal_(self.raw_weight, self.groups)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def parametrize(self) -> tuple[Tensor, ...]:
+        """(P,): the rescaled kernel."""
+        return (rescale(self.raw_weight, self.groups, self.backend),)
+
+    @property
+    def weight(self) -> Tensor:
+        """The effective kernel P."""
+        return self.effective()[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """P * x + bias."""
+        self.check_input(x)
+        return self.convolve(x, self.weight, self.bias)
+
+
+class AOLLinear(LipschitzLinear):
+    r"""Dense layer y = P x + b with P = W diag(r)^{-1/2}, r_i = sum_j |(W^T W)_ij|. Lipschitz constant at most 1.
+
+    Prach, Lampert, ECCV 2022. Args and shapes as ``torch.nn.Linear``, and ``backend``.
+    Parameters: ``raw_weight`` (out_features, in_features), initialised orthogonal (identity if square), ``bias``.
+    ``weight`` is P.
+    """
+
+    def make_parameters(self, device: Any, dtype: Any) -> None:
+        """raw_weight."""
+        shape = (self.out_features, self.in_features)
+        self.raw_weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        """Identity (square) or an orthogonal matrix; bias 0."""
+        centre_orthogonal_(self.raw_weight, 1)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def parametrize(self) -> tuple[Tensor, ...]:
+        """(P,): the rescaled matrix."""
+        return (rescale(self.raw_weight, 1, self.backend),)
+
+    @property
+    def weight(self) -> Tensor:
+        """The effective matrix P."""
+        return self.effective()[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """P x + bias."""
+        self.check_input(x)
+        return F.linear(x, self.weight, self.bias)
+
+
+def centre_orthogonal_(weight: Tensor, groups: int) -> None:
+    """Fills a kernel, in place, with an orthogonal matrix per group at the centre tap; identity if square."""
+    with torch.no_grad():
+        weight.zero_()
+        rows, columns = weight.shape[0] // groups, weight.shape[1]
+        centre = tuple((size - 1) // 2 for size in weight.shape[2:])
+        for group in weight.unflatten(0, (groups, rows)):
+            matrix = torch.eye(rows, columns)
+            if rows != columns:
+                nn.init.orthogonal_(matrix)
+            group[(slice(None), slice(None), *centre)] = matrix.to(weight)

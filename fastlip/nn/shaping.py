@@ -1,0 +1,67 @@
+"""Layers that only move, pad or drop entries: 1-Lipschitz by construction."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastlip.nn._base import check_positive_int
+
+
+class ZeroChannelPad(nn.Module):
+    """Appends channels of zeros up to ``channels``: (n, c, ...) -> (n, channels, ...). An isometry."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = check_positive_int("channels", channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x with zero channels appended; ValueError if it has more than ``channels`` already."""
+        missing = self.channels - x.shape[1]
+        if missing < 0:
+            raise ValueError(f"channels={self.channels}: expected at least the {x.shape[1]} channels of x")
+        return F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing))
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.channels}"
+
+
+class FirstChannels(nn.Module):
+    """Keeps the first ``channels`` channels: (n, c, ...) -> (n, channels, ...). A projection."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = check_positive_int("channels", channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The first channels of x; ValueError if it has fewer."""
+        if x.shape[1] < self.channels:
+            raise ValueError(f"channels={self.channels}: expected at most the {x.shape[1]} channels of x")
+        return x[:, : self.channels]
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.channels}"
+
+
+class PixelUnshuffle(nn.Module):
+    """Space to depth, (n, c, h, w) -> (n, c f^2, ceil(h/f), ceil(w/f)). An isometry.
+
+    As ``torch.nn.PixelUnshuffle``, but a size that the factor does not divide is padded with zeros at its end.
+    """
+
+    def __init__(self, downscale_factor: int = 2):
+        super().__init__()
+        self.downscale_factor = check_positive_int("downscale_factor", downscale_factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Each f x f patch becomes f^2 channels."""
+        bottom, right = (-size % self.downscale_factor for size in x.shape[-2:])
+        if bottom or right:
+            x = F.pad(x, (0, right, 0, bottom))
+        return F.pixel_unshuffle(x, self.downscale_factor)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.downscale_factor}"
