@@ -147,6 +147,12 @@ class Operator:
             outputs = self.run(*arguments)
         return outputs if isinstance(outputs, Tensor) else outputs[0]
 
+    def outputs(self, *arguments: Any) -> Any:
+        """Every output of the operator, for use inside another operator's backward."""
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not _is_plain(arguments):
+            return self.packet(*arguments)
+        return self.run(*arguments)
+
     def run(self, *arguments: Any) -> Any:
         """Calls the kernel of the backend named by the last argument."""
         backend = arguments[-1]
