@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastlip.ops._pad import pad
+from fastlip.ops._padding import pad
 
 
 def conv_exp(
