@@ -14,19 +14,19 @@ from fastlip.nn._base import LipschitzLinear, check_positive_int, make_bias
 from fastlip.nn._conv import LipschitzConv2d
 from fastlip.ops._padding import Pads
 
-# scale is a quotient of sums of products, rounded at each step: the denominator is enlarged by this many roundings.
+# A scale is a quotient by sums of products, rounded at each step: they are enlarged by this many roundings.
 _ROUNDINGS = 8
 
 
 def safe_scale(denominator: Tensor, stored: torch.dtype) -> Tensor:
     """2 / denominator, rounded towards 0 by a few eps of its own and of the dtype it will be stored in.
 
-    0 where the denominator is 0, or too small to be divided by; its gradient is 0 there, not NaN.
+    0, with gradient 0, where the denominator is 0 or so small that the scale or its gradient would overflow.
     """
-    info = torch.finfo(denominator.dtype)
-    enlarged = denominator * (1 + _ROUNDINGS * info.eps + torch.finfo(stored).eps)
-    positive = enlarged > 4 * info.tiny
-    return 2 / torch.where(positive, enlarged, 1) * positive
+    info, storage = torch.finfo(denominator.dtype), torch.finfo(stored)
+    enlarged = denominator * (1 + _ROUNDINGS * info.eps + storage.eps)
+    divisible = enlarged > 4 * max(math.sqrt(info.tiny), 1 / storage.max)
+    return 2 / torch.where(divisible, enlarged, 1) * divisible
 
 
 def residual_bound(first_norm: float, defect: float) -> float:
@@ -81,9 +81,7 @@ class ResidualConv2d(LipschitzConv2d):
         self.width = max(self.in_channels * self.stride[0] * self.stride[1], self.out_channels)
         self.inner_channels = self.inner_channels or self.width
         if self.inner_channels % self.groups:
-            raise ValueError(
-                f"inner_channels={self.inner_channels}: expected a multiple of groups={self.groups}"
-            )
+            raise ValueError(f"inner_channels={self.inner_channels}: expected a multiple of groups={self.groups}")
         shape = (self.inner_channels, self.width // self.groups, *self.kernel_size)
         self.kernel = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.bias = make_bias(self.inner_channels, self.bias is not None, device, dtype)

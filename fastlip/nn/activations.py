@@ -79,8 +79,8 @@ class HouseHolder(nn.Module):
     .. math:: (a, b) \mapsto (a, b) \text{ if } a \sin(\theta/2) \ge b \cos(\theta/2), \text{ else }
               (a \cos\theta + b \sin\theta,\; a \sin\theta - b \cos\theta)
 
-    *Improved deterministic l2 robustness on CIFAR-10 and CIFAR-100*. The two pieces agree on the line, and both are
-    orthogonal: continuous, 1-Lipschitz, and gradient-norm preserving. theta = pi / 2, the initial value, is MaxMin.
+    *Improved deterministic l2 robustness on CIFAR-10 and CIFAR-100*. The two pieces agree on the line, and both
+    are orthogonal: continuous, 1-Lipschitz, gradient-norm preserving. It starts at theta = pi / 2, MaxMin.
 
     ``channels`` is the number of channels along ``dim``, ``pairing`` as in ``MaxMin``; an odd last channel passes
     through. Parameter: ``theta`` (channels // 2). ValueError for another number of channels.

@@ -11,8 +11,8 @@ from torch import Tensor
 from fastlip.nn._base import at_least_float32
 from fastlip.nn._residual import ResidualConv2d, ResidualLinear, safe_scale
 
-# Frequencies per axis and unit of the kernel's degree: beyond 16, sampling loses less than 1 % of sigma.
-_DENSITY = 16
+# Frequencies per axis and unit of the kernel's degree: at 17, sampling loses less than 1 % of sigma.
+_DENSITY = 17
 # Squarings of the Gram matrix: the bound of a c x c matrix is at most c^(1/128) too large, 2.2 % at c = 16.
 _SQUARINGS = 5
 
@@ -80,7 +80,7 @@ def _sample(side: int, kernel_size: int, dilation: int, padding_mode: str) -> tu
 
     Circular: those of the image, exactly. Zeros: the convolution is a part of the circular one on a torus of
     this side. Dilation visits some frequencies of the undilated kernel on the same torus. Never more than N =
-    16 (kernel_size - 1): |W(f) v|^2 = p(f) is a trigonometric polynomial of degree d = kernel_size - 1 with
+    17 (kernel_size - 1): |W(f) v|^2 = p(f) is a trigonometric polynomial of degree d = kernel_size - 1 with
     values in [0, M], and p - M/2 falls from its maximum no faster than cos(d f) (M. Riesz), so that one of N
     equidistant samples is at least M cos^2(pi d / 2N).
     """
@@ -125,13 +125,13 @@ class CPLConv2d(_FixedScale, ResidualConv2d):
 
     sigma bounds \|W\|_2 on images of the input's size: by Gram iteration (five squarings, at most 2.2 % too
     large at 16 channels) on every frequency of the image (circular) or of the torus that contains the
-    zero-padded image; for large images on 16 (kernel_size - 1) frequencies per axis, enlarged by the 1 % that
+    zero-padded image; for large images on 17 (kernel_size - 1) frequencies per axis, enlarged by the 1 % that
     sigma can gain in between. The paper's power iteration approaches \|W\|_2 from below and promises nothing.
     With groups, each has its own sigma.
 
     Guarantee: Lipschitz constant at most 1, for every kernel size, dilation and groups, zero or circular "same"
     padding, any image size. The function depends on the image size through sigma (not for 1 x 1 kernels, nor
-    for images larger than 16 (kernel_size - 1)); it is the same in train and eval mode, where sigma is computed
+    for images larger than 17 (kernel_size - 1)); it is the same in train and eval mode, where sigma is computed
     once per image size. Nothing in the state dict depends on the image size.
     Cost: two convolutions at ``width`` channels, and about 17 c^3 multiply-adds for each of n^2 / 2 frequencies.
 

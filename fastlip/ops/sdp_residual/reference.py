@@ -29,9 +29,7 @@ def convolutional(
     return x - _adjoint(hidden, scale[:, None, None, None] * weight, dilation, groups, padding_mode)
 
 
-def _adjoint(
-    y: Tensor, weight: Tensor, dilation: tuple[int, int], groups: int, padding_mode: str
-) -> Tensor:
+def _adjoint(y: Tensor, weight: Tensor, dilation: tuple[int, int], groups: int, padding_mode: str) -> Tensor:
     """The transpose of the padded convolution: what it padded before an image, its transpose pads after."""
     left, right, top, bottom = same_pads(weight.shape[2:], dilation)
     if padding_mode == "zeros" and left == right and top == bottom:
