@@ -50,11 +50,18 @@ def polar_adjoint(gradient: Tensor, U: Tensor, s: Tensor, Wh: Tensor) -> Tensor:
 
 
 def polish(Q: Tensor) -> Tensor:
-    """One Newton-Schulz step, Q + Q (I - QᴴQ) / 2: an orthonormality defect d becomes 3 d²/4 and rounding."""
+    """One Newton-Schulz step, Q (3 I - QᴴQ) / 2: an orthonormality defect d becomes 3 d²/4 and rounding.
+
+    The step maps singular values up to sqrt(3) to at most 1. A Q that may exceed that is scaled down first, so that
+    the norm of the result is at most 1 however wrong Q is.
+    """
     if Q.shape[-2] < Q.shape[-1]:
         return polish(Q.mH).mH
     identity = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
-    return Q + Q @ (identity - Q.mH @ Q) / 2
+    gram = Q.mH @ Q
+    bound = 1 + torch.linalg.matrix_norm(gram - identity, keepdim=True)
+    square = (bound / 3).clamp(min=1)
+    return Q @ (3 * identity - gram / square) / (2 * square.sqrt())
 
 
 def _clamped(s: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
