@@ -52,8 +52,8 @@ def polar_adjoint(gradient: Tensor, U: Tensor, s: Tensor, Wh: Tensor) -> Tensor:
 def polish(Q: Tensor) -> Tensor:
     """One Newton-Schulz step, Q (3 I - QᴴQ) / 2: an orthonormality defect d becomes 3 d²/4 and rounding.
 
-    The step maps singular values up to sqrt(3) to at most 1. A Q that may exceed that is scaled down first, so that
-    the norm of the result is at most 1 however wrong Q is.
+    The step maps singular values up to sqrt(3) to at most 1. A Q that may exceed that is scaled down first, so
+    that the norm of the result is at most 1 however wrong Q is.
     """
     if Q.shape[-2] < Q.shape[-1]:
         return polish(Q.mH).mH
