@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastlip import ops
 from fastlip.nn._base import LipschitzLinear, at_least_float32
 from fastlip.nn._conv import LipschitzConv2d, Pair
+from fastlip.ops._padding import same_pads
 from fastlip.ops.spectral_conv import kernel_spectrum, per_frequency
 
 
@@ -24,9 +25,11 @@ class OrthogonalConv2d(LipschitzConv2d):
     ceil(kernel_size / stride) taps. A kernel of one tap is one dense matrix, applied by ``conv2d``.
     """
 
+    orthogonal = True
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        same = self._check_padding("same")
+        same = same_pads(self.kernel_size, self.dilation)
         if self.pads != same:
             raise ValueError(
                 f"padding={self.padding!r}: allowed are 'same' and what equals it, {same} as F.pad orders"
@@ -96,6 +99,8 @@ class OrthogonalConv2d(LipschitzConv2d):
 
 class OrthogonalLinear(LipschitzLinear):
     """A dense layer with an orthogonal matrix; a method adds ``orthogonalize``."""
+
+    orthogonal = True
 
     def make_parameters(self, device: Any, dtype: Any) -> None:
         """raw_weight."""

@@ -62,6 +62,7 @@ class LOTConv2d(OrthogonalConv2d):
     def __init__(self, *args: Any, ridge: float | None = None, steps: int | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.ridge, self.steps = check_iteration(ridge, steps)
+        self.orthogonal = ridge is None
 
     def reset_parameters(self) -> None:
         """Each group: identity (square) or orthogonal matrix at the kernel's centre; bias 0."""
@@ -89,6 +90,7 @@ class LOTLinear(OrthogonalLinear):
     def __init__(self, *args: Any, ridge: float | None = None, steps: int | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.ridge, self.steps = check_iteration(ridge, steps)
+        self.orthogonal = ridge is None
 
     def reset_parameters(self) -> None:
         """Identity (square) or an orthogonal matrix; bias 0."""

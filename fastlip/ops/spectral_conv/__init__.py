@@ -35,7 +35,7 @@ def spectral_conv(
     than the image, x is embedded in zeros and the result is cropped, which adds no norm.
 
     Args:
-        x: (n, cin, h, w) or (cin, h, w). The transform runs in the precision of Q, whatever autocast says.
+        x: (n, cin, h, w) or (cin, h, w). The transforms and products run in the precision of Q, also under autocast.
         Q: (F, cout, cin / groups), complex, at the unique frequencies of the torus in the order of
             :func:`unique_frequencies`, F = (h w + g) / 2 with g the number of self-conjugate ones: what
             :func:`kernel_spectrum` and :func:`per_frequency` return. An imaginary part at those g has no effect.
@@ -45,7 +45,7 @@ def spectral_conv(
         backend: ``"auto"`` or ``"reference"``.
 
     Returns:
-        (n, cout, h, w) or (cout, h, w), in the dtype of x.
+        (n, cout, h, w) or (cout, h, w), in the dtype of x, or under autocast in the one that ``conv2d`` would have.
 
     Raises:
         TypeError: x is not real, or of more precision than Q; Q is not complex.
@@ -54,10 +54,13 @@ def spectral_conv(
     torus = torus or (x.shape[-2], x.shape[-1])
     _check(x, Q, torus, groups)
     OP.choose(backend, x, Q)
-    with torch.autocast(x.device.type, enabled=False):
-        if x.dim() == 3:
-            return reference.spectral_conv(x[None], Q, bias, torus, groups)[0]
-        return reference.spectral_conv(x, Q, bias, torus, groups)
+    device = x.device.type
+    dtype = x.dtype
+    if dtype == torch.float32 and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
+        y = reference.spectral_conv(x if x.dim() == 4 else x[None], Q, bias, torus, groups)
+    return (y if x.dim() == 4 else y[0]).to(dtype)
 
 
 def _check(x: Tensor, Q: Tensor, torus: Size, groups: int) -> None:
