@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastlip.ops._check import matrices
 from fastlip.ops._op import Op
 from fastlip.ops.polar import reference
 
@@ -34,15 +35,7 @@ def polar(V: Tensor, *, backend: str = "auto") -> Tensor:
         TypeError: V is not a real or complex floating-point tensor.
         ValueError: V has fewer than two dimensions, or matrices without entries; unknown backend.
     """
-    V = _check(V)
+    V = matrices("V", V)
     OP.choose(backend, V)
     with torch.autocast(V.device.type, enabled=False):
         return reference.polar(V)
-
-
-def _check(V: Tensor) -> Tensor:
-    if not isinstance(V, Tensor) or not (V.is_floating_point() or V.is_complex()):
-        raise TypeError(f"V: got {getattr(V, 'dtype', type(V).__name__)}, expected a real or complex tensor")
-    if V.dim() < 2 or 0 in V.shape[-2:]:
-        raise ValueError(f"V: got shape {tuple(V.shape)}, expected (..., m, n) with m, n at least 1")
-    return V.float() if V.dtype in (torch.float16, torch.bfloat16) else V

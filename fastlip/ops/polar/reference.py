@@ -22,7 +22,7 @@ class _Polar(torch.autograd.Function):
     @staticmethod
     def forward(V: Tensor) -> tuple[Tensor, ...]:
         U, s, Wh = torch.linalg.svd(V, full_matrices=False)
-        return U @ Wh, U, s, Wh
+        return polish(U @ Wh), U, s, Wh
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
@@ -47,6 +47,21 @@ def polar_adjoint(gradient: Tensor, U: Tensor, s: Tensor, Wh: Tensor) -> Tensor:
     if Wh.shape[-1] > s.shape[-1]:  # wide: what lies outside its rows
         result = result + U @ ((UhG - P @ Wh) * left[..., :, None])
     return result
+
+
+def polish(Q: Tensor) -> Tensor:
+    """One Newton-Schulz step, Q (3 I - QᴴQ) / 2: an orthonormality defect d becomes 3 d²/4 and rounding.
+
+    The step maps singular values up to sqrt(3) to at most 1. A Q that may exceed that is scaled down first, so
+    that the norm of the result is at most 1 however wrong Q is.
+    """
+    if Q.shape[-2] < Q.shape[-1]:
+        return polish(Q.mH).mH
+    identity = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
+    gram = Q.mH @ Q
+    bound = 1 + torch.linalg.matrix_norm(gram - identity, keepdim=True)
+    square = (bound / 3).clamp(min=1)
+    return Q @ (3 * identity - gram / square) / (2 * square.sqrt())
 
 
 def _clamped(s: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
