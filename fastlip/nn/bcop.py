@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,22 +27,25 @@ class BCOPConv2d(LipschitzConv2d):
     the limit of the paper's Björck iteration. A 1 x 1 kernel is O itself.
 
     Guarantee: orthogonal with circular padding, stride 1 and in_channels = out_channels (all singular values 1);
-    rows or columns of an orthogonal convolution if the channels differ; Lipschitz constant at most 1 for every kernel
-    size, stride, dilation and groups, circular or zero padding (any amount of zeros; circular up to
+    rows or columns of an orthogonal convolution if the channels differ; Lipschitz constant at most 1 for every
+    kernel size, stride, dilation and groups, circular or zero padding (any amount of zeros; circular up to
     dilation * (kernel_size - 1) in total per axis).
-    Cost: one convolution, and the polar factors and 13 products (3 x 3) of c x c matrices; in eval mode the kernel is
-    computed once.
+    Cost: one convolution, and the polar factors and 13 products (3 x 3) of c x c matrices; in eval mode the kernel
+    is computed once.
 
-    Args: as ``torch.nn.Conv2d``, and ``backend``. Initialised with O = I (random orthogonal if the channels differ)
-    and one random projector P per group, which alternates with I - P along each axis: for odd kernels and even c
-    they cancel to a Dirac kernel in the centre. Bias 0.
+    Args: as ``torch.nn.Conv2d``, and ``backend``. Initialised with O = I (random orthogonal if the channels
+    differ) and one random projector P per group, which alternates with I - P along each axis: for odd kernels and
+    even c they cancel to a Dirac kernel in the centre, from which deep networks learn faster than from random
+    matrices, the paper's choice. Bias 0.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to the shapes of ``torch.nn.Conv2d``; "same" keeps h, w.
     Parameters: ``raw_matrices`` (groups, kh + kw - 1, c, c), ``bias`` (out_channels). ``weight`` is the effective
     kernel, differentiable in training. Raises ValueError for other padding modes.
     """
 
-    def make_parameters(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+    orthogonal = True
+
+    def make_parameters(self, device: Any, dtype: Any) -> None:
         """raw_matrices."""
         size = max(self.in_channels, self.out_channels) // self.groups
         shape = (self.groups, sum(self.kernel_size) - 1, size, size)
@@ -103,12 +108,14 @@ class BjorckLinear(LipschitzLinear):
     The limit of Björck's iteration Q <- 3/2 Q - 1/2 Q Q^T Q, computed exactly (Anil, Lucas, Grosse, *Sorting out
     Lipschitz function approximation*, ICML 2019). Lipschitz constant 1.
 
-    Args and shapes as ``torch.nn.Linear``, and ``backend``. Parameters: ``raw_weight`` (out_features, in_features),
-    initialised orthogonal (identity if square), ``bias``, initialised 0. ``weight`` is Q.
+    Args and shapes as ``torch.nn.Linear``, and ``backend``. Parameters: ``raw_weight`` (out_features,
+    in_features), initialised orthogonal (identity if square), ``bias``, initialised 0. ``weight`` is Q.
     Cost: one polar factor per training step; in eval mode it is computed once.
     """
 
-    def make_parameters(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+    orthogonal = True
+
+    def make_parameters(self, device: Any, dtype: Any) -> None:
         """raw_weight."""
         shape = (self.out_features, self.in_features)
         self.raw_weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))

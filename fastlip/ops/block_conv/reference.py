@@ -1,8 +1,7 @@
-"""Block convolution (Li et al. 2019), one projector at a time: K <- [K P, K (I - P)] along the projector's axis."""
+"""Block convolution (Li et al. 2019), one projector at a time: K <- [K P, K - K P] along the projector's axis."""
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

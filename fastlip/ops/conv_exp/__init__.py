@@ -27,8 +27,8 @@ def conv_exp(
     r"""y = sum_{t <= terms} K^t x / t!, with K the convolution of ``conv2d`` that keeps the image's size.
 
     Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021. If the kernel is skew, K[o, i, tau] = -K[i, o, -tau],
-    then so is the operator, with zero or circular padding, and exp(K) is orthogonal. What the truncation costs is in
-    ``fastlip.ops.conv_exp.truncation``.
+    then so is the operator, with zero or circular padding, and exp(K) is orthogonal. What the truncation costs is
+    in ``fastlip.ops.conv_exp.truncation``.
 
     Args:
         x: (n, c, h, w) or (c, h, w), any memory format.
@@ -60,15 +60,15 @@ def check_terms(name: str, terms: Any) -> int:
     return terms
 
 
-def _check(
-    x: Any, kernel: Any, terms: Any, dilation: tuple[int, int], groups: int, padding_mode: str
-) -> None:
+def _check(x: Any, kernel: Any, terms: Any, dilation: tuple[int, int], groups: int, padding_mode: str) -> None:
     for name, tensor in (("x", x), ("kernel", kernel)):
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             kind = getattr(tensor, "dtype", type(tensor).__name__)
             raise TypeError(f"{name}: got {kind}, expected a floating-point tensor")
     if kernel.dim() != 4 or kernel.shape[2] % 2 == 0 or kernel.shape[3] % 2 == 0:
-        raise ValueError(f"kernel: got shape {tuple(kernel.shape)}, expected (c, c / groups, kh, kw), kh and kw odd")
+        raise ValueError(
+            f"kernel: got shape {tuple(kernel.shape)}, expected (c, c / groups, kh, kw), kh and kw odd"
+        )
     channels = kernel.shape[0]
     if groups < 1 or channels % groups or kernel.shape[1] != channels // groups:
         raise ValueError(f"groups={groups}: expected kernel (c, c / groups, kh, kw), got {tuple(kernel.shape)}")

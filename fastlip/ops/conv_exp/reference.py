@@ -18,9 +18,7 @@ def conv_exp(
     return y
 
 
-def _convolve(
-    x: Tensor, kernel: Tensor, dilation: tuple[int, int], groups: int, padding_mode: str
-) -> Tensor:
+def _convolve(x: Tensor, kernel: Tensor, dilation: tuple[int, int], groups: int, padding_mode: str) -> Tensor:
     vertical, horizontal = (d * (k // 2) for d, k in zip(dilation, kernel.shape[2:], strict=True))
     if padding_mode == "zeros":
         return F.conv2d(x, kernel, padding=(vertical, horizontal), dilation=dilation, groups=groups)

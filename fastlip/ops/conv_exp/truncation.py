@@ -1,8 +1,8 @@
 """What truncating the exponential of a skew operator costs: p_T(i theta) = sum_{t <= T} (i theta)^t / t!.
 
-A skew operator K is normal with spectrum i theta, |theta| <= ||K||, so ||p_T(K)|| is the largest |p_T(i theta)|, and
-p_T(K) is 1-Lipschitz exactly where that modulus is at most 1. Near 0 it is below 1 for T = 3, 4, 7, 8, 11, 12, 15, 16 and
-above 1 for the others.
+A skew operator K is normal with spectrum i theta, |theta| <= ||K||, so ||p_T(K)|| is the largest |p_T(i theta)|,
+and p_T(K) is 1-Lipschitz exactly where that modulus is at most 1. Near 0 it is below 1 for T = 3, 4, 7, 8, 11, 12,
+15, 16 and above 1 for the others.
 """
 
 from __future__ import annotations
