@@ -140,13 +140,14 @@ class Backward {
     });
   }
 
-  // ψ̄_k = Σ_i A_ik E_ik - r̄_k r_k, and Σ_{o,τ} W̄ ∘ W = Σ_j A_kj (E_kj + E_jk), where Σ_j A_kj E_kj = r̄_k r_k.
+  // ψ̄_k = Σ_i A_ik E_ik - r̄_k r_k, and Σ_{o,τ} W̄ ∘ W = Σ_j A_kj (E_kj + E_jk), where Σ_j A_kj E_kj = r̄_k r_k. The
+  // terms cancel, so they are summed in double. A channel that is alone in its group does not depend on ψ.
   void psi_gradient(const T* r, T* target) const {
     const int64_t channels = geometry_.groups * geometry_.channels;
     for (int64_t k = 0; k < channels; ++k) {
-      T sum = 0;
+      double sum = -2.0 * gradient_[k] * r[k];
       for (int64_t b = 0; b < blocks_; ++b) sum += dots_[b * channels + k];
-      target[k] = sum - 2 * gradient_[k] * r[k];
+      target[k] = geometry_.channels == 1 ? T{0} : static_cast<T>(sum);
     }
   }
 
@@ -174,11 +175,11 @@ class Backward {
     unpack(result, gradient_stride_, columns, count, rows_, target);
     if (psi_ == nullptr) return;
     pack(source + i * kTile * stride_.channel, stride_, columns, count, rows_, panel);
-    T* dot = dots_.data() + (block * geometry_.groups + group) * geometry_.channels + i * kTile;
+    double* dot = dots_.data() + (block * geometry_.groups + group) * geometry_.channels + i * kTile;
     for (int64_t tap = 0; tap < geometry_.taps; ++tap) {
       for (int64_t o = 0; o < count; ++o) {
         const int64_t at = (tap * rows_ + o) * kTile;
-        for (int64_t k = 0; k < columns; ++k) dot[k] += panel[at + k] * result[at + k];
+        for (int64_t k = 0; k < columns; ++k) dot[k] += static_cast<double>(panel[at + k]) * result[at + k];
       }
     }
   }
@@ -218,7 +219,7 @@ class Backward {
   int64_t rows_;
   int64_t blocks_ = 0;
   Overlaps overlaps_;
-  std::vector<T> dots_;
+  std::vector<double> dots_;
 };
 
 // weight is (groups * outputs, channels, depth, height, width); n and s are its sizes and strides, g the strides of
