@@ -15,6 +15,7 @@
 #include "common/registry.h"
 #include "common/scratch.h"
 #include "gram_rowsum/geometry.h"
+#include "gram_rowsum/pack.h"
 #include "gram_rowsum/tile.h"
 
 namespace fastlip::gram_rowsum {
