@@ -1,6 +1,7 @@
 // A parallel loop on the caller's thread pool (torch's own), so that no second pool spins beside it.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 namespace fastlip {
@@ -26,6 +27,15 @@ void parallel_for(int64_t size, int64_t grain, const Body& body) {
       0, size, grain,
       [](int64_t begin, int64_t end, void* context) { (*static_cast<const Body*>(context))(begin, end); },
       const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+// Calls body(job) once for each job in [0, count), whichever thread is free taking the next: for jobs of unequal cost.
+template <class Body>
+void parallel_jobs(int64_t count, bool parallel, const Body& body) {
+  std::atomic<int64_t> next{0};
+  parallel_for(count, parallel ? 1 : count, [&](int64_t, int64_t) {
+    for (int64_t job = next.fetch_add(1); job < count; job = next.fetch_add(1)) body(job);
+  });
 }
 
 }  // namespace fastlip

@@ -55,7 +55,7 @@ class GroupSort(nn.Module):
             raise ValueError(f"group_size={size}: expected a divisor of the {channels} channels of x")
         dim = self.dim % x.dim()
         groups = x.unflatten(dim, (channels // size, size))
-        return torch.sort(groups, dim + 1, descending=True, stable=True).values.flatten(dim, dim + 1)
+        return torch.sort(groups, dim=dim + 1, descending=True, stable=True).values.flatten(dim, dim + 1)
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -25,6 +25,9 @@ BACKENDS = ("auto", "reference", "native", "triton")
 _FILES = {"native": "native", "triton": "triton_kernels"}
 _LIBRARY = torch.library.Library("fastlip", "DEF")
 
+# Argument types that a kernel may take as they are; tensor subclasses go through torch's dispatcher.
+_PLAIN = frozenset((Tensor, Parameter, str, int, bool, float, list, tuple, type(None)))
+
 registered: dict[str, Op] = {}
 
 
@@ -42,6 +45,7 @@ class Op:
         self.name = name
         self.backends = backends
         self.modules: dict[str, ModuleType] = {}
+        self._unprofitable: dict[str, Callable[..., str] | None] = {}
         registered[name] = self
 
     def choose(self, backend: str, *arguments: Any) -> str:
@@ -54,27 +58,31 @@ class Op:
                 raise ValueError(f"fastlip.ops.{self.name}: backend={backend!r} cannot run here: {reason}")
             return backend
         for name in self.backends:
-            if not (self.why_not(name, *arguments) or self.why_rather_not(name, *arguments)):
+            if not (self.why_not(name, *arguments) or self._why_rather_not(name, *arguments)):
                 return name
         return "reference"
 
     def why_not(self, backend: str, *arguments: Any) -> str:
         """Why this backend cannot run these arguments; empty if it can."""
-        if backend not in self.backends:
-            return f"this op has no {backend} kernel"
+        if backend not in self.modules and (reason := self.status(backend)):
+            return reason
         if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
             return "inside torch.func transforms only the reference runs"
-        if backend not in self.modules and (reason := _import_backend(self.name, backend)):
-            return reason
         return self.modules[backend].supports(*arguments)
 
-    def why_rather_not(self, backend: str, *arguments: Any) -> str:
-        """Why ``"auto"`` passes over a backend that could run; empty if it does not."""
-        unprofitable = getattr(self.modules[backend], "unprofitable", None)
+    def _why_rather_not(self, backend: str, *arguments: Any) -> str:
+        unprofitable = self._unprofitable[backend]
         return unprofitable(*arguments) if unprofitable else ""
+
+    def add_module(self, backend: str, module: ModuleType) -> None:
+        """Takes note of an imported backend."""
+        self.modules[backend] = module
+        self._unprofitable[backend] = getattr(module, "unprofitable", None)
 
     def status(self, backend: str) -> str:
         """Why this backend's module cannot be imported; empty if it can. For ``fastlip doctor``."""
+        if backend in self.modules:
+            return ""
         if backend not in self.backends:
             return f"this op has no {backend} kernel"
         return _import_backend(self.name, backend)
@@ -90,7 +98,7 @@ def _import_backend(op_name: str, backend: str) -> str:
         module = importlib.import_module(f"fastlip.ops.{op_name}.{_FILES[backend]}")
     except ImportError as error:
         return str(error)
-    registered[op_name].modules[backend] = module
+    registered[op_name].add_module(backend, module)
     return ""
 
 
@@ -115,6 +123,7 @@ class Operator:
     ):
         self.op = op
         self.name = schema.partition("(")[0]
+        self.kernels: dict[str, Callable[..., Any]] = {}
         backward = backward or self._refuse_backward
         setup_context = setup_context or _save_nothing
         _LIBRARY.define(schema)
@@ -138,12 +147,21 @@ class Operator:
             outputs = self.run(*arguments)
         return outputs if isinstance(outputs, Tensor) else outputs[0]
 
+    def outputs(self, *arguments: Any) -> Any:
+        """Every output of the operator, for use inside another operator's backward."""
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not _is_plain(arguments):
+            return self.packet(*arguments)
+        return self.run(*arguments)
+
     def run(self, *arguments: Any) -> Any:
         """Calls the kernel of the backend named by the last argument."""
         backend = arguments[-1]
-        if backend not in self.op.modules and (reason := self.op.status(backend)):
-            raise ValueError(f"fastlip::{self.name}: backend={backend!r} cannot run here: {reason}")
-        return getattr(self.op.modules[backend], self.name)(*arguments[:-1])
+        kernel = self.kernels.get(backend)
+        if kernel is None:
+            if reason := self.op.status(backend):
+                raise ValueError(f"fastlip::{self.name}: backend={backend!r} cannot run here: {reason}")
+            kernel = self.kernels[backend] = getattr(self.op.modules[backend], self.name)
+        return kernel(*arguments[:-1])
 
     def _refuse_backward(self, ctx: Any, *gradients: Tensor) -> Any:
         raise RuntimeError(
@@ -154,10 +172,7 @@ class Operator:
 def _is_plain(arguments: tuple[Any, ...]) -> bool:
     if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
         return False
-    for item in arguments:  # a generator would cost more than this loop
-        if isinstance(item, Tensor) and type(item) is not Tensor and type(item) is not Parameter:
-            return False
-    return True
+    return _PLAIN.issuperset(map(type, arguments))
 
 
 def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

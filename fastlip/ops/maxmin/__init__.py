@@ -62,6 +62,8 @@ def dense_format(x: Tensor, dim: int) -> torch.memory_format:
 def layout(x: Tensor, dim: int) -> tuple[int, int, int]:
     """x as (outer, channels, inner) in memory; channels-last images have inner = 1."""
     shape = x.shape
+    if dim == 1 and x.dim() == 2:
+        return shape[0], shape[1], 1
     if dense_format(x, dim) is torch.channels_last:
         return shape[0] * shape[2] * shape[3], shape[1], 1
     return math.prod(shape[:dim]), shape[dim], math.prod(shape[dim + 1 :])
@@ -78,14 +80,14 @@ def _fake_forward(x: Tensor, pairing: str, dim: int, backend: str) -> tuple[Tens
     return y, x.new_empty(mask_bytes(*layout(x, dim)), dtype=torch.uint8)
 
 
-def _fake_swap(x: Tensor, mask: Tensor, memory_format: int, *_: Any) -> Tensor:
-    return torch.empty_like(x, memory_format=FORMATS[memory_format])
+def _fake_swap(x: Tensor, mask: Tensor, channels_last: bool, *_: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=FORMATS[channels_last])
 
 
 def _save_mask(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, pairing, dim, backend = inputs
-    ctx.save_for_backward(output[1])
-    ctx.options = FORMATS.index(dense_format(x, dim)), pairing, dim, backend
+    y, mask = output
+    ctx.save_for_backward(mask)
+    ctx.options = not y.is_contiguous(), *inputs[1:]
 
 
 def _swap_back(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
@@ -111,7 +113,7 @@ _forward = OP.define(
 )
 # Swapping the masked pairs is its own adjoint and its own inverse. The mask's order is that of the memory format.
 _swap = OP.define(
-    "maxmin_swap(Tensor x, Tensor mask, int memory_format, str pairing, int dim, str backend) -> Tensor",
+    "maxmin_swap(Tensor x, Tensor mask, bool channels_last, str pairing, int dim, str backend) -> Tensor",
     fake=_fake_swap,
     setup_context=_save_swap,
     backward=_swap_again,

@@ -1,0 +1,120 @@
+"""Networks of the literature, built from one method's layers."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from torch import nn
+
+from fastlip import nn as lip
+from fastlip.nn._base import check_positive_int
+from fastlip.ops._op import check_backend
+
+SIZES = {"XS": 16, "S": 32, "M": 64, "L": 128}
+MAX_BLOCKS = 5
+# Each method's convolution and, where the published network has one, its dense head.
+_LAYERS = {
+    "aol": ("AOLConv2d", None),
+}
+METHODS = tuple(_LAYERS)
+
+
+class LipConvNet(nn.Sequential):
+    """The network that :func:`lip_conv_net` builds: a sequence of 1-Lipschitz modules with named parts."""
+
+
+def lip_conv_net(
+    method: str,
+    size: str = "XS",
+    num_classes: int = 10,
+    image_size: int = 32,
+    in_channels: int = 3,
+    width: int | None = None,
+    layers_per_block: int = 5,
+    *,
+    pairing: str = "adjacent",
+    backend: str = "auto",
+    **layer_options: Any,
+) -> LipConvNet:
+    r"""The ConvNet of Prach, Brau, Buttazzo, Lampert, *1-Lipschitz Layers Compared* (CVPR 2024).
+
+    Zero-pads the channels to w, then a 1x1 convolution and MaxMin; blocks of ``layers_per_block`` convolutions
+    c -> c, each with MaxMin, then the first c/2 channels and PixelUnshuffle(2), so that block i works at width
+    w 2^i; adaptive max pool; a head (1x1 convolution, or the dense layer for the methods whose published
+    network has one); the first ``num_classes`` outputs. Kernels are 3x3, and 1x1 in the last block.
+
+    Published for 32x32 (CIFAR) and 64x64 (TinyImageNet) images with five blocks. Here the number of blocks
+    follows from the image: it is halved until one pixel is left, at most five times (8x8: three blocks); a side
+    that does not halve evenly is zero-padded by one row or column, which costs no Lipschitz constant.
+
+    Args:
+        method: one of ``fastlip.models.METHODS``.
+        size: ``"XS"``, ``"S"``, ``"M"`` or ``"L"``: width w = 16, 32, 64, 128. XS has 1.572 M parameters at
+            image_size 32, S 6.283 M, M 25.12 M, L 100.46 M.
+        num_classes: outputs; at most the w 2^blocks channels of the head.
+        image_size: side of the images, at least 2.
+        in_channels: channels of the images; above w, the first convolution maps them to w instead of a zero pad.
+        width: w, an even number, instead of the one that ``size`` names.
+        layers_per_block: convolutions per block.
+        pairing: of MaxMin, ``"adjacent"`` (published) or ``"halves"``.
+        backend: of every layer and activation.
+        **layer_options: further keyword arguments of the method's convolutions.
+
+    Returns:
+        A ``torch.nn.Sequential``: (n, in_channels, image_size, image_size) -> (n, num_classes), Lipschitz constant
+        at most that of its layers' product: see ``fastlip.audit``.
+    """
+    width = _check_width(method, size, width, backend)
+    blocks = _count_blocks(image_size)
+    channels = width * 2**blocks
+    if check_positive_int("num_classes", num_classes) > channels:
+        raise ValueError(f"num_classes={num_classes}: expected at most the head's {channels} channels")
+    check_positive_int("layers_per_block", layers_per_block)
+    convolution, dense = (name and getattr(lip, name) for name in _LAYERS[method])
+
+    def convolve(inputs: int, outputs: int, kernel_size: int) -> nn.Module:
+        return convolution(inputs, outputs, kernel_size, backend=backend, **layer_options)
+
+    def activate() -> nn.Module:
+        return lip.MaxMin(pairing, backend=backend)
+
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    if check_positive_int("in_channels", in_channels) <= width:
+        parts["pad"] = lip.ZeroChannelPad(width)
+    parts["stem"] = nn.Sequential(convolve(max(in_channels, width), width, 1), activate())
+    for index in range(blocks):
+        block_width = width * 2**index
+        kernel_size = 1 if index == blocks - 1 else 3
+        layers: list[nn.Module] = []
+        for _ in range(layers_per_block):
+            layers += [convolve(block_width, block_width, kernel_size), activate()]
+        layers += [lip.FirstChannels(block_width // 2), lip.PixelUnshuffle(2)]
+        parts[f"block{index + 1}"] = nn.Sequential(*layers)
+    parts["pool"] = nn.AdaptiveMaxPool2d(1)
+    if dense is None:
+        parts["head"] = convolve(channels, channels, 1)
+        parts["flatten"] = nn.Flatten()
+    else:
+        parts["flatten"] = nn.Flatten()
+        parts["head"] = dense(channels, channels, backend=backend)
+    parts["classes"] = lip.FirstChannels(num_classes)
+    return LipConvNet(parts)
+
+
+def _check_width(method: str, size: str, width: int | None, backend: str) -> int:
+    if method not in _LAYERS:
+        raise ValueError(f"method={method!r}: allowed are {', '.join(map(repr, METHODS))}")
+    if size not in SIZES:
+        raise ValueError(f"size={size!r}: allowed are {', '.join(map(repr, SIZES))}")
+    check_backend(backend)
+    width = SIZES[size] if width is None else check_positive_int("width", width)
+    if width % 2:
+        raise ValueError(f"width={width}: expected an even number, half of which each block keeps")
+    return width
+
+
+def _count_blocks(image_size: int) -> int:
+    if check_positive_int("image_size", image_size) < 2:
+        raise ValueError(f"image_size={image_size}: expected at least 2")
+    return min(MAX_BLOCKS, (image_size - 1).bit_length())

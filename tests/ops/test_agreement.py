@@ -1,0 +1,114 @@
+"""Every op x backend x case x dtype against the float64 reference; and what torch asks of an operator."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastlip import testing
+
+SMALL = 4000  # elements: gradcheck and opcheck cost grows with the square
+
+
+def _names(items):
+    return [pytest.param(*item, id="-".join(str(part) for part in item[:-1])) for item in items]
+
+
+def agreement_cases():
+    for op_name, case_name, case in testing.op_cases():
+        for backend in testing.backends_of(op_name):
+            for dtype in testing.dtypes_of(op_name):
+                yield op_name, backend, case_name, dtype, case
+
+
+def small_cases(backends=("reference", "native")):
+    for op_name, case_name, case in testing.op_cases():
+        size = sum(torch.Size(shape).numel() for shape in case.shapes.values())
+        for backend in backends:
+            if 0 < size <= SMALL and backend in testing.backends_of(op_name):
+                yield op_name, backend, case_name, case
+
+
+def require(op_name, backend, case, tensors):
+    reason = _refusal(op_name, backend, case, tensors)
+    if reason:
+        pytest.skip(reason)
+
+
+def _refusal(op_name, backend, case, tensors):
+    if backend == "reference":
+        return ""
+    if reason := testing.op(op_name).status(backend):
+        return reason
+    try:
+        testing.call(op_name, backend, case, tensors)
+    except ValueError as error:
+        if "cannot run here" not in str(error):
+            raise
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(("op_name", "backend", "case_name", "dtype", "case"), _names(agreement_cases()))
+def test_agreement(op_name, backend, case_name, dtype, case):
+    require(op_name, backend, case, case.make(dtype))
+    testing.check_agreement(op_name, backend, case, dtype)
+
+
+@pytest.mark.parametrize(("op_name", "backend", "case_name", "case"), _names(small_cases()))
+def test_gradcheck(op_name, backend, case_name, case):
+    tensors = case.make(torch.float64)
+    require(op_name, backend, case, tensors)
+    if sum(tensor.numel() for tensor in tensors.values()) > 700:
+        pytest.skip("too large for finite differences")
+    leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
+
+    def function(*values):
+        return testing.call(op_name, backend, case, dict(zip(leaves, values, strict=True)))
+
+    assert torch.autograd.gradcheck(function, tuple(leaves.values()), fast_mode=True)
+
+
+class Recorder(TorchDispatchMode):
+    """Collects the calls of fastlip's registered operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "fastlip":
+            self.calls.setdefault(func, args)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("op_name", "backend", "case_name", "case"), _names(small_cases(("native",))))
+def test_opcheck(op_name, backend, case_name, case):
+    tensors = case.make(torch.float32)
+    require(op_name, backend, case, tensors)
+    recorder = Recorder()
+    with recorder:
+        testing.outputs_and_gradients(lambda **t: testing.call(op_name, backend, case, t), tensors)
+    assert recorder.calls, "the call reached no registered operator"
+    for packet, arguments in recorder.calls.items():
+        inputs = [
+            a.detach().requires_grad_(a.is_floating_point()) if isinstance(a, torch.Tensor) else a
+            for a in arguments
+        ]
+        tests = ["test_schema", "test_faketensor", "test_autograd_registration"]
+        torch.library.opcheck(packet, tuple(inputs), test_utils=tests)
+
+
+@pytest.mark.parametrize("op_name", testing.ops.__all__)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_compiles_without_graph_break(op_name, backend):
+    case = next(case for name, _, case in testing.op_cases() if name == op_name)
+    tensors = case.make(torch.float32)
+
+    def function(**t):
+        return testing.call(op_name, backend, case, t)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    expected = testing.outputs_and_gradients(function, tensors)
+    for name, value in testing.outputs_and_gradients(compiled, tensors).items():
+        torch.testing.assert_close(value, expected[name], msg=lambda text, name=name: f"{name}: {text}")

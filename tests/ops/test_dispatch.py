@@ -1,0 +1,109 @@
+"""The dispatch code: order, forced backends, missing modules, overhead."""
+
+import subprocess
+import sys
+import time
+import timeit
+
+import pytest
+import torch
+
+from fastlip import ops
+from fastlip.ops import _op
+from fastlip.ops.maxmin import OP
+
+X = torch.zeros(2, 4)
+
+
+def test_an_unknown_backend_is_named_with_those_allowed():
+    with pytest.raises(ValueError, match="backend='cuda': allowed are 'auto', 'reference', 'native', 'triton'"):
+        ops.maxmin(X, backend="cuda")
+
+
+def test_a_backend_asked_for_by_name_never_falls_back():
+    if not OP.why_not("triton", X, "adjacent", 1):
+        pytest.skip("triton runs here")
+    with pytest.raises(ValueError, match="backend='triton' cannot run here: "):
+        ops.maxmin(X, backend="triton")
+
+
+def test_auto_takes_the_first_backend_that_supports_the_input():
+    chosen = OP.choose("auto", X, "adjacent", 1)
+    first = next((name for name in OP.backends if not OP.why_not(name, X, "adjacent", 1)), "reference")
+    assert chosen == first
+    assert OP.choose("auto", X.to("meta"), "adjacent", 1) == "reference"
+
+
+def test_a_second_derivative_that_no_kernel_has_is_refused():
+    operator = OP.define(
+        "test_without_derivative(Tensor x, str backend) -> Tensor", fake=lambda x, backend: torch.empty_like(x)
+    )
+    module = type(sys)("module_for_test")
+    module.test_without_derivative = lambda x: x * 2
+    OP.add_module("test", module)
+    x = torch.ones(2, requires_grad=True)
+    try:
+        y = operator(x, "test")
+        with pytest.raises(RuntimeError, match="backend='reference'"):
+            y.sum().backward()
+    finally:
+        del OP.modules["test"]
+
+
+@pytest.mark.parametrize("hidden", ["native", "triton", "native,triton"])
+def test_missing_backends_leave_the_reference(hidden):
+    code = f"""
+import sys
+for name in {hidden.split(",")!r}:
+    if name == "native":
+        for kind in ("default", "avx2", "avx512"):
+            sys.modules["fastlip._native_" + kind] = None
+    else:
+        sys.modules["triton"] = None
+import torch, fastlip
+from fastlip.ops.maxmin import OP
+x = torch.randn(3, 4)
+y = fastlip.ops.maxmin(x)
+assert torch.equal(y, fastlip.ops.maxmin(x, backend="reference"))
+for name in {hidden.split(",")!r}:
+    assert OP.why_not(name, x, "adjacent", 1), name
+    try:
+        fastlip.ops.maxmin(x, backend=name)
+    except ValueError as error:
+        assert "cannot run here" in str(error)
+    else:
+        raise SystemExit("a hidden backend ran")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_overhead_of_dispatch_and_autograd_is_small():
+    if OP.status("native"):
+        pytest.skip(OP.status("native"))
+    x = torch.zeros(2, 4, requires_grad=True)
+    kernel = OP.modules["native"].maxmin_forward
+
+    def microseconds(function):
+        # Time of this thread: another process's share of the core does not count.
+        return min(timeit.repeat(function, number=500, repeat=40, timer=time.thread_time)) / 500 * 1e6
+
+    with_graph = microseconds(lambda: ops.maxmin(x, backend="native"))
+    bare = microseconds(lambda: kernel(x, "adjacent", 1))
+    assert with_graph - bare < 20, f"{with_graph:.1f} µs with dispatch and autograd, {bare:.1f} µs without"
+
+
+def test_dispatch_modes_see_the_registered_operator():
+    if OP.status("native"):
+        pytest.skip(OP.status("native"))
+    seen = []
+
+    class Mode(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Mode():
+        ops.maxmin(X, backend="native")
+    assert "fastlip.maxmin_forward.default" in seen
+    assert _op.registered["maxmin"] is OP
