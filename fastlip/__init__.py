@@ -1,8 +1,9 @@
 """1-Lipschitz layers for PyTorch: references that read like their papers, fused kernels, certificates."""
 
-from fastlip import models, nn, ops
+from fastlip import losses, models, nn, ops
+from fastlip.auditing import audit
 from fastlip.fusing import fuse, unfuse
 
 __version__ = "0.1.0"
 
-__all__ = ["fuse", "models", "nn", "ops", "unfuse"]
+__all__ = ["audit", "fuse", "losses", "models", "nn", "ops", "unfuse"]

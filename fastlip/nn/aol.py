@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.nn._base import LipschitzLinear, at_least_float32
+from fastlip.nn._base import LipschitzLinear, as_it_runs, at_least_float32
 from fastlip.nn._conv import LipschitzConv2d
 
 # r is a sum of products, rounded at each step: enlarged by this many roundings, P stays within norm 1.
@@ -24,6 +24,17 @@ def rescale(raw_weight: Tensor, groups: int, backend: str) -> Tensor:
     scale = torch.where(r > 0, r, 1).rsqrt() * (r > 0)
     per_group = scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))
     return (weight.unflatten(0, (groups, -1)) * per_group).flatten(0, 1)
+
+
+def certified_norm(layer: AOLConv2d | AOLLinear, exact: float, groups: int) -> float:
+    """The smaller of a bound of P's norm and sqrt(max_i sum_{j, delta} |v_ij(delta)| q_j / q_i), q = r^{1/2}."""
+    if exact <= 1:
+        return exact
+    r = ops.gram_rowsum(layer.raw_weight.detach().double(), groups=groups)
+    psi = torch.where(r > 0, r, 1).log() / 2
+    rows = ops.gram_rowsum(as_it_runs(layer.weight).to(r.device), psi, groups)
+    length = layer.raw_weight.numel()
+    return min(exact, rows.amax().sqrt().item() * (1 + length * torch.finfo(torch.float64).eps))
 
 
 class AOLConv2d(LipschitzConv2d):
@@ -71,6 +82,11 @@ class AOLConv2d(LipschitzConv2d):
         self.check_input(x)
         return self.convolve(x, self.weight, self.bias)
 
+    @torch.no_grad()
+    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
+        """The norm of P on images of this shape, or the Gram row sums of P where they are smaller."""
+        return certified_norm(self, self.kernel_norm(self.weight, input_shape), self.groups)
+
 
 class AOLLinear(LipschitzLinear):
     r"""Dense layer y = P x + b with P = W diag(r)^{-1/2}, r_i = sum_j |(W^T W)_ij|. Lipschitz constant at most 1.
@@ -104,6 +120,11 @@ class AOLLinear(LipschitzLinear):
         """P x + bias."""
         self.check_input(x)
         return F.linear(x, self.weight, self.bias)
+
+    @torch.no_grad()
+    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
+        """The norm of P, or its Gram row sums where they are smaller."""
+        return certified_norm(self, ops.spectral_norm(as_it_runs(self.weight)).item(), 1)
 
 
 def centre_orthogonal_(weight: Tensor, groups: int) -> None:
