@@ -1,16 +1,28 @@
 """1-Lipschitz layers with torch.nn's argument order and names."""
 
-from fastlip.nn.activations import Abs, GroupSort, MaxMin
+from fastlip.nn.activations import Abs, GroupSort, HouseHolder, MaxMin
 from fastlip.nn.aol import AOLConv2d, AOLLinear
+from fastlip.nn.cpl import CPLConv2d, CPLLinear
+from fastlip.nn.normalized import NormalizedLinear
+from fastlip.nn.pooling import L2NormPool2d, ScaledAvgPool2d
 from fastlip.nn.shaping import FirstChannels, PixelUnshuffle, ZeroChannelPad
+from fastlip.nn.sll import SLLConv2d, SLLLinear
 
 __all__ = [
     "AOLConv2d",
     "AOLLinear",
     "Abs",
+    "CPLConv2d",
+    "CPLLinear",
     "FirstChannels",
     "GroupSort",
+    "HouseHolder",
+    "L2NormPool2d",
     "MaxMin",
+    "NormalizedLinear",
     "PixelUnshuffle",
+    "SLLConv2d",
+    "SLLLinear",
+    "ScaledAvgPool2d",
     "ZeroChannelPad",
 ]

@@ -34,9 +34,12 @@ class LipschitzLayer(nn.Module):
     parameter can be asked for, the result is computed once per context and kept until a parameter changes:
     ``train()``, ``load_state_dict``, ``to()`` and any in-place update (an optimiser step) refresh it.
     The cache holds no graph, is not in the state dict, and is not pickled or copied.
+
+    ``orthogonal`` says that with circular padding and as many outputs as inputs the layer is an isometry.
     """
 
     backend: str
+    orthogonal = False
 
     def __init__(self, backend: str):
         super().__init__()
