@@ -2,7 +2,9 @@
 
 from fastlip.nn.activations import Abs, GroupSort, HouseHolder, MaxMin
 from fastlip.nn.aol import AOLConv2d, AOLLinear
+from fastlip.nn.cayley import CayleyConv2d, CayleyLinear
 from fastlip.nn.cpl import CPLConv2d, CPLLinear
+from fastlip.nn.lot import LOTConv2d, LOTLinear
 from fastlip.nn.normalized import NormalizedLinear
 from fastlip.nn.pooling import L2NormPool2d, ScaledAvgPool2d
 from fastlip.nn.shaping import FirstChannels, PixelUnshuffle, ZeroChannelPad
@@ -14,10 +16,14 @@ __all__ = [
     "Abs",
     "CPLConv2d",
     "CPLLinear",
+    "CayleyConv2d",
+    "CayleyLinear",
     "FirstChannels",
     "GroupSort",
     "HouseHolder",
     "L2NormPool2d",
+    "LOTConv2d",
+    "LOTLinear",
     "MaxMin",
     "NormalizedLinear",
     "PixelUnshuffle",
