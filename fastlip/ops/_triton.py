@@ -1,4 +1,4 @@
-"""What every Triton backend shares: when its kernels can run, and the current device while they are launched."""
+"""What every Triton backend shares: when its kernels can run, and how they are launched."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+OPTIONS = {"enable_fp_fusion": True}  # named, because Triton warns that its default will change
 _OLDEST = (3, 6)
 
 
@@ -24,6 +25,11 @@ class Compilation(NamedTuple):
     num_warps: int = 4
     divisible: tuple[str, ...] = ()
 
+    def name(self) -> str:
+        """The kernel, its first pointer's type and its constants."""
+        constants = ", ".join(f"{key}={value}" for key, value in self.constants.items())
+        return f"{self.kernel.__name__}({next(iter(self.signature.values()))}, {constants})"
+
 
 def why_not(tensor: Tensor, kernel: Any) -> str:
     """Empty, or why a kernel cannot run on this tensor's device."""
@@ -35,6 +41,14 @@ def why_not(tensor: Tensor, kernel: Any) -> str:
     return ""
 
 
-def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Makes the device current: Triton launches on the current one."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+def launch(
+    kernel: Any,
+    grid: tuple[int, ...],
+    device: torch.device,
+    *arguments: Any,
+    num_warps: int = 4,
+    **constants: Any,
+) -> None:
+    """Runs a kernel on the device's current stream. Triton itself launches on the current device."""
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        kernel[grid](*arguments, **constants, num_warps=num_warps, **OPTIONS)

@@ -85,32 +85,41 @@ def _launch(x: Tensor, mask: Tensor, pairing: str, dim: int, compare: bool) -> T
         y.select(dim, -1).copy_(x.select(dim, -1))
     if mask.numel() == 0:
         return y
-    run_bytes, length, groups = ((pairs + 7) // 8, pairs, 1) if inner == 1 else ((inner + 7) // 8, inner, pairs)
+    run_bytes, length, groups = (
+        ((pairs + 7) // 8, pairs, 1) if inner == 1 else ((inner + 7) // 8, inner, pairs)
+    )
     group_stride, second = (inner, pairs * inner) if halves else (2 * inner, inner)
     # 64-bit divisions would cost as much as the memory traffic.
     index = tl.int32 if mask.numel() + _BYTES < 2**28 else tl.int64
-    with _triton.on(x.device):
-        _maxmin_kernel[(triton.cdiv(mask.numel(), _BYTES),)](
-            x, y, mask, mask.numel(), run_bytes, length, groups, channels * inner, group_stride, second,
-            INDEX=index, NEIGHBOURS=inner == 1 and not halves, COMPARE=compare, BYTES=_BYTES,
-        )  # fmt: skip
+    _triton.launch(
+        _maxmin_kernel, (triton.cdiv(mask.numel(), _BYTES),), x.device,
+        x, y, mask, mask.numel(), run_bytes, length, groups, channels * inner, group_stride, second,
+        INDEX=index, NEIGHBOURS=inner == 1 and not halves, COMPARE=compare, BYTES=_BYTES,
+    )  # fmt: skip
     return y
 
 
-def _compilations() -> list[_triton.Compilation]:
+def _compilation(
+    dtype: str, integer: str, neighbours: bool, compare: bool, **ones: int
+) -> _triton.Compilation:
     sizes = ("total_bytes", "run_bytes", "length", "groups", "image_stride", "group_stride", "second")
-    return [
-        _triton.Compilation(
-            _maxmin_kernel,
-            {"p_x": f"*{dtype}", "p_y": f"*{dtype}", "p_mask": "*u8"} | dict.fromkeys(sizes, integer),
-            {"INDEX": index, "NEIGHBOURS": neighbours, "COMPARE": compare, "BYTES": _BYTES},
-            divisible=("length", "image_stride", "group_stride", "second"),
-        )
-        for dtype in _DTYPES.values()
-        for integer, index in (("i32", tl.int32), ("i64", tl.int64))
-        for neighbours in (True, False)
-        for compare in (True, False)
-    ]
+    pointers = {"p_x": f"*{dtype}", "p_y": f"*{dtype}", "p_mask": "*u8"}
+    index = tl.int32 if integer == "i32" else tl.int64
+    constants = {"INDEX": index, "NEIGHBOURS": neighbours, "COMPARE": compare, "BYTES": _BYTES} | ones
+    divisible = ("length", "image_stride", "group_stride", "second")
+    return _triton.Compilation(
+        _maxmin_kernel, pointers | dict.fromkeys(sizes, integer), constants, divisible=divisible
+    )
 
 
-AOT = _compilations()
+AOT = [
+    _compilation(dtype, integer, neighbours, compare)
+    for dtype in _DTYPES.values()
+    for integer in ("i32", "i64")
+    if integer == "i32" or dtype == "fp32"
+    for neighbours in (True, False)
+    for compare in (True, False)
+] + [
+    _compilation("fp32", "i32", neighbours, True, run_bytes=1, groups=1, second=1)
+    for neighbours in (True, False)
+]
