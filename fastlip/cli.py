@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import signal
 import sys
 from typing import Any, NoReturn
@@ -10,6 +9,7 @@ from typing import Any, NoReturn
 import click
 import torch
 
+import fastlip
 from fastlip.commands.bench import bench
 from fastlip.commands.doctor import doctor
 from fastlip.commands.evaluate import audit, certify
@@ -52,7 +52,7 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.version_option(importlib.metadata.version("fastlip"), prog_name="fastlip")
+@click.version_option(fastlip.__version__, prog_name="fastlip")
 @click.option("--traceback", is_flag=True, help="Show where an error came from.")
 def main(traceback: bool) -> None:
     """Trains, certifies and compares 1-Lipschitz networks."""

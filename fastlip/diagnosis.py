@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
-import fastlip.ops  # noqa: F401: registers every op
+import fastlip.ops  # registers every op
 from fastlip.ops import _native
 from fastlip.ops._op import registered
 
-_PACKAGES = ("fastlip", "torch", "triton", "numpy", "scikit-learn", "pillow", "tensorboard")
+_PACKAGES = ("torch", "triton", "numpy", "scikit-learn", "pillow", "tensorboard")
 
 
 def diagnose() -> dict[str, Any]:
     """Versions, devices, the compiled extensions, and for each op and backend ``"ok"`` or the reason why not."""
     extensions = {device: _extension(device) for device in ("cpu", "cuda")}
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "versions": {"fastlip": fastlip.__version__, "python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
