@@ -47,7 +47,6 @@ def test_digits_are_split_once_and_for_all():
         torch.cat([data.train.labels, data.test.labels])
     )
     assert (shares - 0.2).abs().max() < 0.01
-    # The first test images, by their sums: another split is another benchmark.
     again = load("digits")
     assert torch.equal(data.test.pixels(torch.arange(360)), again.test.pixels(torch.arange(360)))
     assert data.test.labels[:8].tolist() == [5, 2, 8, 1, 7, 2, 6, 2]
@@ -264,4 +263,4 @@ def test_evaluation_is_in_order_and_not_augmented():
 
 def test_no_images_give_no_batches():
     images = TensorImages(torch.zeros(0, 1, 2, 2, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
-    assert list(Batches(images, 1.0, 4)) == list(Batches(images, 1.0, 4).epoch(0)) == []
+    assert len(list(Batches(images, 1.0, 4))) == len(list(Batches(images, 1.0, 4).epoch(0))) == 0
