@@ -19,7 +19,7 @@ def diagnose() -> dict[str, Any]:
     """Versions, devices, the compiled extensions, and for each op and backend ``"ok"`` or the reason why not."""
     extensions = {device: _extension(device) for device in ("cpu", "cuda")}
     return {
-        "versions": {"fastlip": fastlip.__version__, "python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "versions": {**_own_versions(), **{name: _version(name) for name in _PACKAGES}},
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
@@ -42,6 +42,10 @@ def doctor_text(report: dict[str, Any]) -> str:
     for op, backends in report["ops"].items():
         lines += ["", op, *(f"  {backend:<12} {state}" for backend, state in backends.items())]
     return "\n".join(lines)
+
+
+def _own_versions() -> dict[str, str]:
+    return {"fastlip": fastlip.__version__, "python": platform.python_version()}
 
 
 def _version(package: str) -> str:

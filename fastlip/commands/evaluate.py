@@ -85,6 +85,6 @@ def report_certificate(
         for radius, share in certificate.cra.items():
             click.echo(f"CRA at {radius_name(radius):<11} {share:8.2%}")
         click.echo(f"Lipschitz bound    {certificate.lipschitz:.7f}  (audited; radii are divided by it)")
-        click.echo(f"Radii are L2 distances between images with values in [0, 1] (stored value / {data.divisor:g}).")
+        click.echo(f"Radii are L2 distances of images with values in [0, 1] (stored value / {data.divisor:g}).")
     summary = {"data": data.name, "split": split, "images": len(images.labels), "divisor": data.divisor}
     return {**summary, "method": recipe.method, **certificate.to_dict()}

@@ -51,9 +51,7 @@ def load(name: str, path: str | Path = "", image_size: int = 0) -> Data:
     if image_size < 0:
         raise ValueError(f"image_size={image_size}: must be 0 (as stored) or positive")
     if image_size and name != "folder":
-        raise ValueError(
-            f"image_size={image_size}: data={name!r} has a size of its own; only 'folder' is resized"
-        )
+        raise ValueError(f"image_size={image_size}: data={name!r} has a size of its own; only 'folder' is resized")
     if name == "digits":
         if str(path):
             raise ValueError(f"path={str(path)!r}: data='digits' comes with scikit-learn and takes no path")

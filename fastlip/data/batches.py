@@ -112,6 +112,4 @@ def _shifted(x: Tensor, most: int, generator: torch.Generator) -> Tensor:
     rows = (offsets[0] + torch.arange(h))[:, None, :, None]  # (b, 1, h, 1)
     columns = (offsets[1] + torch.arange(w))[:, None, None, :]  # (b, 1, 1, w)
     padded = F.pad(x, (most, most, most, most))
-    return padded[
-        torch.arange(b)[:, None, None, None], torch.arange(x.shape[1])[:, None, None], rows, columns
-    ]
+    return padded[torch.arange(b)[:, None, None, None], torch.arange(x.shape[1])[:, None, None], rows, columns]

@@ -66,7 +66,5 @@ def _records(file: Path, label_bytes: int, classes: int) -> np.ndarray:
         )
     records = content.reshape(-1, record)
     if (highest := int(records[:, label_bytes - 1].max())) >= classes:
-        raise DataError(
-            f"{file}: label {highest} found, expected 0 to {classes - 1}: not a file of this data set"
-        )
+        raise DataError(f"{file}: label {highest} found, expected 0 to {classes - 1}: not a file of this data set")
     return records

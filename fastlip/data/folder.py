@@ -66,9 +66,7 @@ def _classes(train: Path) -> tuple[str, ...]:
         raise DataError(f"{train}: no such folder")
     classes = tuple(sorted(item.name for item in train.iterdir() if item.is_dir()))
     if len(classes) < 2:
-        raise DataError(
-            f"{train}: got {len(classes)} subfolders, expected one for each of at least two classes"
-        )
+        raise DataError(f"{train}: got {len(classes)} subfolders, expected one for each of at least two classes")
     return classes
 
 

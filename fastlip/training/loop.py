@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip.certificates import certify
-from fastlip.data import Batches, Data
+from fastlip.data import Data
 from fastlip.training import checkpoint, logs
 from fastlip.training.recipe import Recipe
 from fastlip.training.setup import batches_of, loss_of, optimizer_of, scheduler_of
@@ -198,7 +198,8 @@ def load_model(model: nn.Module, state: dict[str, Any], data: Data) -> None:
     now = describe(data)
     for name, value in state["data"].items():
         if now.get(name) != value:
-            raise checkpoint.CheckpointError(f"data: {name} is {now.get(name)!r}, the run was trained with {value!r}")
+            now_text = f"{name} is {now.get(name)!r}"
+            raise checkpoint.CheckpointError(f"data: {now_text}, the run was trained with {value!r}")
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:

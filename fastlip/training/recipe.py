@@ -1,4 +1,4 @@
-"""A training run in one frozen dataclass: validated, stored in checkpoints, and the source of the command's options."""
+"""A training run in one frozen dataclass: validated, stored in checkpoints; the command's options are its fields."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Recipe:
         """Raises ValueError where a given option contradicts this recipe: a resumed run keeps its own."""
         for name, value in given.items():
             if name not in MOVABLE and value != getattr(self, name):
-                raise ValueError(f"{name}={value!r}: the run was started with {getattr(self, name)!r} and keeps it")
+                raise ValueError(f"{name}={value!r}: the run has {getattr(self, name)!r} and keeps it")
 
 
 def default_recipe(given: Mapping[str, Any]) -> Recipe:

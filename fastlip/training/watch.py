@@ -15,7 +15,7 @@ class NotFiniteError(ArithmeticError):
     """A NaN or an infinity in training; the message names the layer where it appeared first."""
 
 
-class Interrupted(Exception):  # noqa: N818: not an error
+class Interrupted(Exception):  # noqa: N818
     """The run was stopped by a signal, after its state was saved."""
 
     def __init__(self, number: int):
