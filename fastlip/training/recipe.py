@@ -1,4 +1,4 @@
-"""A training run in one frozen dataclass: validated, stored in checkpoints; the command's options are its fields."""
+"""A training run in one frozen dataclass, validated, stored in checkpoints; its fields are the options."""
 
 from __future__ import annotations
 
