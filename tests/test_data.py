@@ -59,6 +59,14 @@ def test_inputs_are_stored_values_over_the_divisor():
     assert torch.equal(y, data.train.labels)
 
 
+def test_centring_subtracts_the_mean_and_nothing_else():
+    data = load("digits")
+    x, _ = next(iter(Batches(data.train, data.divisor, 1437)))
+    centred, _ = next(iter(Batches(data.train, data.divisor, 1437, mean=data.mean)))
+    assert torch.equal(centred, x - data.mean[0])
+    assert abs(centred.mean()) < 1e-3
+
+
 def test_cifar10_reads_planes_and_labels(cifar10):
     data = load("cifar10", cifar10)
     assert (len(data.train.labels), len(data.test.labels), len(data.classes)) == (20, 4, 10)

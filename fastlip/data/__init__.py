@@ -1,7 +1,8 @@
 """Real images to train and certify on: bundled digits, CIFAR, TinyImageNet, and any folder of images.
 
-Every image is handed out as float32 in [0, 1], its stored value divided by a constant that the data set names
-(16 for digits, 255 elsewhere), and nothing else is normalised: an L2 radius is in units of that scale.
+Every image is handed out as float32 on the scale of [0, 1]: its stored value divided by a constant that the data
+set names (16 for digits, 255 elsewhere). L2 radii are in units of that scale. At most a constant mean is taken off,
+which changes no distance; nothing is divided by a deviation.
 """
 
 from __future__ import annotations

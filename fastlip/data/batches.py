@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class Augmentation:
 
 
 class Batches:
-    """Batches (x, y): x float32 (b, c, h, w) in [0, 1], y int64 (b,).
+    """Batches (x, y): x float32 (b, c, h, w), the stored value / divisor - mean; y int64 (b,).
 
     Iterating gives every image once, in order. ``epoch(number, start)`` gives the training batches of an
     epoch from the start-th on: shuffled and augmented, the same for the same seed, epoch and start.
@@ -45,6 +45,7 @@ class Batches:
         divisor: float,
         batch_size: int,
         *,
+        mean: Sequence[float] = (),
         seed: int = 0,
         augmentation: Augmentation | None = None,
         device: torch.device | str = "cpu",
@@ -53,6 +54,7 @@ class Batches:
         self.images = images
         self.divisor = divisor
         self.batch_size = batch_size
+        self.mean = torch.tensor(mean or 0.0).view(-1, 1, 1)
         self.seed = seed
         self.augmentation = augmentation or Augmentation()
         self.device = torch.device(device)
@@ -93,7 +95,8 @@ class Batches:
                 yield self._to_device(*waiting.popleft().result())
 
     def _fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return self.images.pixels(indices).float().div_(self.divisor), self.images.labels[indices]
+        x = self.images.pixels(indices).float().div_(self.divisor).sub_(self.mean)
+        return x, self.images.labels[indices]
 
     def _to_device(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         x = x.contiguous(memory_format=self.memory_format)

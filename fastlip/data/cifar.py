@@ -13,6 +13,10 @@ import torch
 from fastlip.data.images import Data, DataError, TensorImages
 
 _PIXELS = 3 * 32 * 32
+_SHAPE = (3, 32, 32)
+# Means of the training images.
+_MEAN_10 = (0.4914, 0.4822, 0.4465)
+_MEAN_100 = (0.5071, 0.4865, 0.4409)
 
 
 def cifar10(root: Path) -> Data:
@@ -20,7 +24,8 @@ def cifar10(root: Path) -> Data:
     root = _find(root, "cifar-10-batches-bin", "data_batch_1.bin")
     names = _class_names(root / "batches.meta.txt", 10)
     train = _read([root / f"data_batch_{i}.bin" for i in range(1, 6)], 1, 10)
-    return Data("cifar10", train, _read([root / "test_batch.bin"], 1, 10), names, (3, 32, 32), 255.0)
+    test = _read([root / "test_batch.bin"], 1, 10)
+    return Data("cifar10", train, test, names, _SHAPE, 255.0, _MEAN_10)
 
 
 def cifar100(root: Path) -> Data:
@@ -28,7 +33,8 @@ def cifar100(root: Path) -> Data:
     root = _find(root, "cifar-100-binary", "train.bin")
     names = _class_names(root / "fine_label_names.txt", 100)
     train = _read([root / "train.bin"], 2, 100)
-    return Data("cifar100", train, _read([root / "test.bin"], 2, 100), names, (3, 32, 32), 255.0)
+    test = _read([root / "test.bin"], 2, 100)
+    return Data("cifar100", train, test, names, _SHAPE, 255.0, _MEAN_100)
 
 
 def _find(root: Path, subfolder: str, first: str) -> Path:

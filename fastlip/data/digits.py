@@ -31,4 +31,5 @@ def digits() -> Data:
         classes=tuple("0123456789"),
         shape=(1, 8, 8),
         divisor=16.0,
+        mean=(0.3053,),
     )

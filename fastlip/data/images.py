@@ -84,6 +84,7 @@ class Data:
     """Training and test images, the names of their classes, one image's shape (c, h, w) and the scale.
 
     divisor: the stored value divided by it lies in [0, 1], the scale of inputs and so of certified radii.
+    mean: of each channel on that scale; subtracting it moves images and leaves distances as they are.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Data:
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     divisor: float
+    mean: tuple[float, ...]
 
     def __str__(self) -> str:
         c, h, w = self.shape

@@ -48,9 +48,10 @@ class Recipe:
     temperature: float = _option(0.25, "t of offset-ce and temperature-ce", above=0)
     alpha: float = _option(10.0, "weight of the hinge in hkr", least=0)
     min_margin: float = _option(1.0, "margin of the hinge in hkr", above=0)
+    center: bool = _option(False, "subtract the data set's mean (distances stay as they are)")
     shift: int = _option(0, "augmentation: random shifts of up to this many pixels", least=0)
     flip: bool = _option(False, "augmentation: random horizontal flips")
-    seed: int = _option(0, "seed of initialisation, order and augmentation", least=0)
+    seed: int = _option(0, "seed of initialisation, order and augmentation", least=0, below=2**63)
     deterministic: bool = _option(False, "deterministic algorithms only (always so on a CPU)")
     device: str = _option("auto", "auto, cpu, cuda, cuda:1, ...")
     channels_last: bool = _option(False, "channels-last images and weights")
@@ -74,10 +75,9 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """The recipe with these fields; ValueError names a field that is unknown or missing."""
-        known = {item.name for item in fields(cls)}
-        if difference := known ^ set(values):
-            raise ValueError(f"recipe: unknown or missing fields: {', '.join(sorted(difference))}")
+        """The recipe with these fields, defaults for the rest; ValueError names a field that is unknown."""
+        if unknown := set(values) - {item.name for item in fields(cls)}:
+            raise ValueError(f"recipe: unknown fields: {', '.join(sorted(unknown))}")
         return cls(**values)
 
     def refuse_changes(self, given: Mapping[str, Any]) -> None:
@@ -97,12 +97,13 @@ def default_recipe(given: Mapping[str, Any]) -> Recipe:
 
 # 1437 training images of 8x8 pixels: small batches and shifts by one pixel make up for their number.
 _DIGITS = {"epochs": 40, "batch_size": 64, "lr": 0.1, "shift": 1, "threads": 2}
-_CIFAR = {"shift": 4, "flip": True}
+_CIFAR = {"center": True, "shift": 4, "flip": True}
 _OF_DATA: dict[str, dict[str, Any]] = {
     "digits": _DIGITS,
     "cifar10": _CIFAR,
     "cifar100": _CIFAR,
-    "tinyimagenet": {"shift": 8, "flip": True},
+    "tinyimagenet": {"center": True, "shift": 8, "flip": True},
+    "folder": {"center": True},
 }
 _OF_METHOD: dict[tuple[str, str], dict[str, Any]] = {}
 

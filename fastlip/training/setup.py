@@ -98,6 +98,7 @@ def batches_of(recipe: Recipe, data: Data, images: Images, *, augment: bool = Fa
         images,
         data.divisor,
         recipe.batch_size,
+        mean=data.mean if recipe.center else (),
         seed=recipe.seed,
         augmentation=Augmentation(recipe.shift, recipe.flip) if augment else None,
         device=device_of(recipe),

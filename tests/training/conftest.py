@@ -14,7 +14,7 @@ def tiny_data():
         TensorImages(images.pixels(torch.arange(count)), images.labels[:count])
         for images, count in ((digits.train, 48), (digits.test, 16))
     ]
-    return Data("digits", *parts, digits.classes, digits.shape, digits.divisor)
+    return Data("digits", *parts, digits.classes, digits.shape, digits.divisor, digits.mean)
 
 
 @pytest.fixture
