@@ -53,12 +53,14 @@ def _bench_method(
 ) -> dict[str, float]:
     torch.manual_seed(0)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    model = lip_conv_net(method, size=size, image_size=image_size).to(device)
+    model = lip_conv_net(method, size=size, image_size=image_size)
     x = torch.rand(batch_size, 3, image_size, image_size, device=device).contiguous(memory_format=memory_format)
     y = torch.randint(10, (batch_size,), device=device)
     networks = {"plain": plain(model), "fused": fuse(copy.deepcopy(model)), "reference": unfuse(model)}
-    if channels_last:
-        networks = {name: network.to(memory_format=memory_format) for name, network in networks.items()}
+    for network in networks.values():
+        network.to(device)
+        if channels_last:
+            network.to(memory_format=torch.channels_last)
     _require_agreement(method, networks["fused"], networks["reference"], x, y)
     seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
     optimizers = {name: torch.optim.SGD(network.parameters(), lr=1e-3) for name, network in networks.items()}
@@ -76,22 +78,22 @@ def plain(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         for name, layer in module.named_children():
             if isinstance(layer, LipschitzConv2d):
-                convolution = nn.Conv2d(
-                    layer.in_channels,
-                    layer.out_channels,
-                    layer.kernel_size,
-                    layer.stride,
-                    padding=tuple(k // 2 for k in layer.kernel_size),
-                    groups=layer.groups,
-                )
-                setattr(module, name, convolution.to(_device(model)))
+                setattr(module, name, _plain_convolution(layer))
             elif isinstance(layer, LipschitzLinear):
-                setattr(module, name, nn.Linear(layer.in_features, layer.out_features).to(_device(model)))
+                setattr(module, name, nn.Linear(layer.in_features, layer.out_features))
     return fuse(model)
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+def _plain_convolution(layer: LipschitzConv2d) -> nn.Conv2d:
+    height, width = layer.kernel_size
+    return nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,
+        layer.stride,
+        padding=(height // 2, width // 2),
+        groups=layer.groups,
+    )
 
 
 def _loss(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from fastlip.training.checkpoint import write_text
 
 FILE_NAME = "log.csv"
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "epoch",
     "lr",
     "train_loss",

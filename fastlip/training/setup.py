@@ -57,8 +57,8 @@ def model_of(recipe: Recipe, data: Data) -> nn.Module:
         layers_per_block=recipe.layers_per_block,
         backend=recipe.backend,
     )
-    memory_format = torch.channels_last if recipe.channels_last else torch.preserve_format
-    return model.to(device=device_of(recipe), memory_format=memory_format)
+    model = model.to(device_of(recipe))
+    return model.to(memory_format=torch.channels_last) if recipe.channels_last else model
 
 
 def loss_of(recipe: Recipe) -> nn.Module:
