@@ -1,7 +1,7 @@
 """Real images to train and certify on: bundled digits, CIFAR, TinyImageNet, and any folder of images.
 
 Every image is handed out as float32 on the scale of [0, 1]: its stored value divided by a constant that the data
-set names (16 for digits, 255 elsewhere). L2 radii are in units of that scale. At most a constant mean is taken off,
+set names (16 for digits, 255 elsewhere). L2 radii are in units of that scale. At most a constant mean goes off,
 which changes no distance; nothing is divided by a deviation.
 """
 

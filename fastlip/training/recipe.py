@@ -45,8 +45,8 @@ class Recipe:
     warmup: float = _option(0.3, "share of the steps in which the learning rate rises", above=0, below=1)
     loss: str = _option("offset-ce", "loss", choices=LOSSES)
     offset: float = _option(2**1.5 * 36 / 255, "u of offset-ce: the margin that training asks for", least=0)
-    temperature: float = _option(0.25, "t of offset-ce and temperature-ce", above=0)
-    alpha: float = _option(10.0, "weight of the hinge in hkr", least=0)
+    temperature: float = _option(0.25, "t of offset-ce, and 1 / tau of temperature-ce", above=0)
+    alpha: float = _option(0.9, "share of the hinge in hkr", least=0, most=1)
     min_margin: float = _option(1.0, "margin of the hinge in hkr", above=0)
     center: bool = _option(False, "subtract the data set's mean (distances stay as they are)")
     shift: int = _option(0, "augmentation: random shifts of up to this many pixels", least=0)
@@ -121,6 +121,8 @@ def _check_value(name: str, value: Any, rules: Mapping[str, Any]) -> None:
         raise ValueError(f"{name}={value!r}: must be finite")
     if "least" in rules and value < rules["least"]:
         raise ValueError(f"{name}={value!r}: must be at least {rules['least']}")
+    if "most" in rules and value > rules["most"]:
+        raise ValueError(f"{name}={value!r}: must be at most {rules['most']}")
     if "above" in rules and value <= rules["above"]:
         raise ValueError(f"{name}={value!r}: must be above {rules['above']}")
     if "below" in rules and value >= rules["below"]:

@@ -66,8 +66,8 @@ def loss_of(recipe: Recipe) -> nn.Module:
     if recipe.loss == "offset-ce":
         return losses.OffsetCrossEntropy(offset=recipe.offset, temperature=recipe.temperature)
     if recipe.loss == "temperature-ce":
-        return losses.TemperatureCrossEntropy(temperature=recipe.temperature)
-    return losses.HKR(alpha=recipe.alpha, min_margin=recipe.min_margin)
+        return losses.TemperatureCrossEntropy(temperature=1 / recipe.temperature)
+    return losses.MulticlassHKR(alpha=recipe.alpha, min_margin=recipe.min_margin)
 
 
 def optimizer_of(recipe: Recipe, model: nn.Module) -> SGD:
