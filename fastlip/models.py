@@ -16,6 +16,10 @@ MAX_BLOCKS = 5
 # Each method's convolution and, where the published network has one, its dense head.
 _LAYERS = {
     "aol": ("AOLConv2d", None),
+    "cayley": ("CayleyConv2d", "CayleyLinear"),
+    "cpl": ("CPLConv2d", None),
+    "lot": ("LOTConv2d", None),
+    "sll": ("SLLConv2d", None),
 }
 METHODS = tuple(_LAYERS)
 

@@ -125,8 +125,7 @@ def parse_ptxas(text: str, target: str) -> Iterator[Usage]:
     kernels = re.split(r"ptxas info\s+: Compiling entry function ", text)[1:]
     for section in kernels:
         numbers = [
-            int(value)
-            for value in re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", section)
+            int(value) for value in re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", section)
         ]
         registers = re.search(r"Used (\d+) registers", section)
         shared = re.search(r"(\d+) bytes smem", section)

@@ -85,9 +85,7 @@ def _launch(x: Tensor, mask: Tensor, pairing: str, dim: int, compare: bool) -> T
         y.select(dim, -1).copy_(x.select(dim, -1))
     if mask.numel() == 0:
         return y
-    run_bytes, length, groups = (
-        ((pairs + 7) // 8, pairs, 1) if inner == 1 else ((inner + 7) // 8, inner, pairs)
-    )
+    run_bytes, length, groups = ((pairs + 7) // 8, pairs, 1) if inner == 1 else ((inner + 7) // 8, inner, pairs)
     group_stride, second = (inner, pairs * inner) if halves else (2 * inner, inner)
     # 64-bit divisions would cost as much as the memory traffic.
     index = tl.int32 if mask.numel() + _BYTES < 2**28 else tl.int64
@@ -99,9 +97,7 @@ def _launch(x: Tensor, mask: Tensor, pairing: str, dim: int, compare: bool) -> T
     return y
 
 
-def _compilation(
-    dtype: str, integer: str, neighbours: bool, compare: bool, **ones: int
-) -> _triton.Compilation:
+def _compilation(dtype: str, integer: str, neighbours: bool, compare: bool, **ones: int) -> _triton.Compilation:
     sizes = ("total_bytes", "run_bytes", "length", "groups", "image_stride", "group_stride", "second")
     pointers = {"p_x": f"*{dtype}", "p_y": f"*{dtype}", "p_mask": "*u8"}
     index = tl.int32 if integer == "i32" else tl.int64
@@ -120,6 +116,5 @@ AOT = [
     for neighbours in (True, False)
     for compare in (True, False)
 ] + [
-    _compilation("fp32", "i32", neighbours, True, run_bytes=1, groups=1, second=1)
-    for neighbours in (True, False)
+    _compilation("fp32", "i32", neighbours, True, run_bytes=1, groups=1, second=1) for neighbours in (True, False)
 ]
