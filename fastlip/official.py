@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,8 +29,8 @@ def load_official(
     What the published code computes is kept, also where it promises less than fastlip's own layers do:
 
     - AOL and SLL add 1e-6 to their row sums: the option ``epsilon`` of these layers.
-    - CPL's scale comes from 100 power steps, below 2 / sigma^2's safe value by nothing: it is computed here from the
-      stored vector, or read from entries ``rescaling/<layer>`` where the mapping has them, and frozen
+    - CPL's scale comes from 100 power steps, which approach sigma from below: it is computed here from the stored
+      vector, or read from entries ``rescaling/<layer>`` where the mapping has them, and frozen
       (``freeze_scale``). The audit reports what that costs; ``layer.freeze_scale(0)`` returns to the safe scale.
     - Cayley's alpha depends on the image size there and does not here: it is converted for ``image_size``, which
       must be the one of training.
@@ -49,7 +48,7 @@ def load_official(
             size that the published network does not take.
     """
     if method not in _METHODS:
-        raise ValueError(f"method={method!r}: allowed are {', '.join(map(repr, sorted(_METHODS)))}")
+        raise ValueError(f"method={method!r}: allowed are {', '.join(map(repr, METHODS))}")
     if image_size < 1 or image_size % 2**_BLOCKS:
         raise ValueError(f"image_size={image_size}: expected a multiple of {2**_BLOCKS}")
     convert, options = _METHODS[method]
@@ -64,7 +63,11 @@ def load_official(
     _compare("layers", set(layers), set(names))
     with torch.no_grad():
         for name, (module, side) in names.items():
-            _load(name, module, convert(layers[name], module, side))
+            try:
+                converted = convert(layers[name], module, side)
+            except KeyError as error:
+                raise ValueError(f"state_dict: {name} has no entry {error}, which {method!r} needs") from None
+            _load(name, module, converted)
     return model.eval()
 
 
@@ -148,13 +151,14 @@ def _published_scale(kernel: Tensor, u: Tensor) -> Tensor:
 
 
 def _cayley(entries: Entries, module: nn.Module, side: int) -> Entries:
-    converted = {"raw_weight": entries["weight"], "bias": entries["bias"], "alpha": entries["alpha"]}
+    alpha = entries["alpha"].reshape(())
+    converted = {"raw_weight": entries["weight"], "bias": entries["bias"], "alpha": alpha}
     if entries["weight"].dim() == 4:
         # There alpha scales W^ / |W^|, the norm over an unweighted half spectrum; here W^ / |W| over the taps.
         weight = entries["weight"].double()
         spectrum = torch.fft.fft2(_wrap(weight, side))[..., : side // 2 + 1]
         ratio = weight.norm() / torch.linalg.vector_norm(spectrum)
-        converted["alpha"] = (entries["alpha"].double() * ratio).to(entries["alpha"].dtype)
+        converted["alpha"] = (alpha.double() * ratio).to(alpha.dtype)
     return converted
 
 
@@ -175,9 +179,6 @@ def _bcop(entries: Entries, module: nn.Module, side: int) -> Entries:
     expected = (torch.arange(matrices.shape[-1], device=mask.device) < rank).to(mask).expand_as(mask)
     if not torch.equal(mask, expected):
         raise ValueError(f"mask: got projectors of another rank than {rank} = channels // 2")
-    if len(matrices) == 1:
-        # A 1x1 kernel is the matrix itself; in a chain the published code applies its transpose.
-        return {"raw_matrices": matrices[None], "bias": entries["bias"]}
     return {"raw_matrices": matrices[None], "bias": entries["bias"]}
 
 
@@ -190,3 +191,4 @@ _METHODS: dict[str, tuple[_Convert, dict[str, Any]]] = {
     "lot": (_rename(weight="raw_weight"), {"padding_mode": "zeros", "ridge": 1e-4, "steps": 10}),
     "sll": (_sll, {"padding_mode": "zeros", "epsilon": _EPSILON}),
 }
+METHODS = tuple(sorted(_METHODS))

@@ -165,3 +165,12 @@ def check_positive_int(name: str, value: Any) -> int:
     if value < 1:
         raise ValueError(f"{name}={value}: expected at least 1")
     return value
+
+
+def check_nonnegative(name: str, value: Any) -> float:
+    """Returns a finite number of at least 0, or raises TypeError or ValueError naming the argument."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r}: expected a number, got {type(value).__name__}")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name}={value}: expected a finite number of at least 0")
+    return float(value)
