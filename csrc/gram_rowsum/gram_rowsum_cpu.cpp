@@ -62,7 +62,7 @@ class Forward {
   }
 
  private:
-  static constexpr int64_t kPanelElements = 4096;
+  static constexpr int64_t kPanelElements = 27 * 256;
   static constexpr int64_t kSquareElements = 128 * 1024;
 
   // Calls visit(tile i, tile j, position in the square) for the tiles i <= j of a square.
