@@ -86,7 +86,5 @@ def test_maxmin_is_exact_with_ties_and_nan(dtype, pairing, channels_last):
 def test_outside_the_interpreter_a_cpu_tensor_is_refused_with_the_reason():
     if ACTIVE:
         pytest.skip("the interpreter is active")
-    with pytest.raises(
-        ValueError, match="need a CUDA tensor or Triton.s interpreter, got device cpu"
-    ):
+    with pytest.raises(ValueError, match=r"need a CUDA tensor or Triton.s interpreter, got device cpu"):
         ops.maxmin(torch.zeros(2, 4), backend="triton")

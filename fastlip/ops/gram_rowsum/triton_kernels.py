@@ -1,8 +1,9 @@
 """gram_rowsum in Triton: no atomics, and every sum has a fixed order, so that results are reproducible.
 
-Forward: one program per pair of channel tiles and offset computes its part of v in registers and leaves row and column
-sums, and the signs. Backward: one program per tap and tile of the gradient, a matrix product with signs(v) ∘ (E + Eᵀ).
-Within ``sign_words`` the order is this file's own: pairs of different tiles come first, then the diagonal tiles.
+Forward: one program per pair of channel tiles and offset computes its part of v in registers and leaves row and
+column sums, and the signs. Backward: one program per tap and tile of the gradient, a matrix product with
+signs(v) ∘ (E + Eᵀ). Within ``sign_words`` the order is this file's own: pairs of different tiles come first, then
+the diagonal tiles.
 """
 
 from __future__ import annotations
@@ -24,9 +25,7 @@ _FORWARD_WARPS = {"fp32": 2, "fp64": 4}  # with the other number, ptxas spills o
 
 
 @triton.jit
-def _find_signs(
-    tile_i, tile_j, offset, tiles, channels, diagonals, OFFSETS: tl.constexpr, TILE: tl.constexpr
-):
+def _find_signs(tile_i, tile_j, offset, tiles, channels, diagonals, OFFSETS: tl.constexpr, TILE: tl.constexpr):
     """First word of the signs of v[tile_i, tile_j, offset] within a group, and the rows of each of the two planes.
 
     For tile_i <= tile_j, and on the diagonal for offsets up to the centre. A row is one word: a bit per column.
@@ -55,7 +54,7 @@ def _forward_kernel(
     KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, WEIGHTED: tl.constexpr,
     PRECISION: tl.constexpr, TILE: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    """w is (groups, taps, channels, depth); sums is (groups, tiles, tiles, offsets, TILE): Σ_j of one tile, offset."""
+    """w is (groups, taps, channels, depth). sums is (groups, tiles, tiles, offsets, TILE): Σ_j over one tile."""
     OFFSETS: tl.constexpr = (2 * KD - 1) * (2 * KH - 1) * (2 * KW - 1)
     tile_i, tile_j = tl.program_id(0) // tiles, tl.program_id(0) % tiles
     offset, group = tl.program_id(1), tl.program_id(2)
@@ -143,7 +142,7 @@ def _backward_kernel(
         else:
             weight = g_i[:, None] + g_j[None, :]  # [TILE i, TILE j]
         p_w_j = p_w + group_start + tile_j * tile_stride + within
-        for other in range(KD * KH * KW):
+        for other in tl.range(KD * KH * KW):
             dz = other // (KH * KW) - tap // (KH * KW) + KD - 1
             dy = other // KW % KH - tap // KW % KH + KH - 1
             offset = (dz * (2 * KH - 1) + dy) * (2 * KW - 1) + other % KW - tap % KW + KW - 1
@@ -183,10 +182,11 @@ def gram_rowsum_forward(weight: Tensor, psi: Tensor | None, groups: int) -> tupl
     tiles = triton.cdiv(weight.shape[1], TILE)
     offsets = math.prod(2 * k - 1 for k in weight.shape[2:])
     sums = weight.new_empty(groups, tiles, tiles * offsets, TILE)
+    warps = _FORWARD_WARPS[_DTYPES[weight.dtype]]
     _triton.launch(
         _forward_kernel, (tiles * tiles, offsets, groups), weight.device,
         packed, _contiguous(psi, weight), sums, signs, *_sizes(weight, groups, signs), *_kernel_size(weight),
-        WEIGHTED=psi is not None, PRECISION=_precision(weight), TILE=TILE, SUM=_SUM, num_warps=_FORWARD_WARPS[_DTYPES[weight.dtype]],
+        WEIGHTED=psi is not None, PRECISION=_precision(weight), TILE=TILE, SUM=_SUM, num_warps=warps,
     )  # fmt: skip
     return sums.sum(2).flatten(1)[:, : weight.shape[1]].flatten(), signs
 
@@ -244,18 +244,14 @@ def _precision(weight: Tensor) -> str:
     return "tf32x3" if weight.dtype == torch.float32 and weight.is_cuda else "ieee"
 
 
-def _compilations(
-    dtype: str, size: int, weighted: bool, ones: tuple[str, ...] = ()
-) -> list[_triton.Compilation]:
+def _compilations(dtype: str, size: int, weighted: bool, ones: tuple[str, ...] = ()) -> list[_triton.Compilation]:
     """Both kernels; the integers named in ones are 1, which Triton makes constants."""
     precision = "tf32x3" if dtype == "fp32" else "ieee"
     constants = {"KD": 1, "KH": size, "KW": size, "WEIGHTED": weighted, "PRECISION": precision, "TILE": TILE}
     constants |= dict.fromkeys(ones, 1)
     sizes = dict.fromkeys(("channels", "depth", "tiles", "diagonals", "words"), "i32")
     forward = dict.fromkeys(("p_w", "p_psi", "p_sums"), f"*{dtype}") | {"p_signs": "*i32"} | sizes
-    backward = (
-        dict.fromkeys(("p_gradient", "p_w", "p_psi", "p_out"), f"*{dtype}") | {"p_signs": "*i32"} | sizes
-    )
+    backward = dict.fromkeys(("p_gradient", "p_w", "p_psi", "p_out"), f"*{dtype}") | {"p_signs": "*i32"} | sizes
     even = ("channels", "depth")
     return [
         _triton.Compilation(_forward_kernel, forward, constants | {"SUM": _SUM}, _FORWARD_WARPS[dtype], even),
