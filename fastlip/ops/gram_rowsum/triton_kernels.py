@@ -43,6 +43,11 @@ def _find_signs(tile_i, tile_j, offset, tiles, channels, diagonals, OFFSETS: tl.
 
 
 @triton.jit
+def _coordinates(index, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
+    return index // (HEIGHT * WIDTH), index // WIDTH % HEIGHT, index % WIDTH
+
+
+@triton.jit
 def _pack(bits, TILE: tl.constexpr):
     words = tl.sum(bits.to(tl.uint32) << tl.arange(0, TILE).to(tl.uint32)[None, :], 1)
     return words.to(tl.int32, bitcast=True)
@@ -61,9 +66,8 @@ def _forward_kernel(
     if tile_i > tile_j or (tile_i == tile_j and offset > OFFSETS // 2):
         return  # v[j, i, −δ] = v[i, j, δ]
 
-    dz = offset // ((2 * KH - 1) * (2 * KW - 1)) - (KD - 1)
-    dy = offset // (2 * KW - 1) % (2 * KH - 1) - (KH - 1)
-    dx = offset % (2 * KW - 1) - (KW - 1)
+    dz, dy, dx = _coordinates(offset, 2 * KH - 1, 2 * KW - 1)
+    dz, dy, dx = dz - (KD - 1), dy - (KH - 1), dx - (KW - 1)
     ny, nx = KH - tl.abs(dy), KW - tl.abs(dx)
     overlap = (KD - tl.abs(dz)) * ny * nx
     steps = tl.cdiv(depth, SUM)
@@ -117,6 +121,7 @@ def _backward_kernel(
     """out[i, τ] = Σ_{j,τ'} sign(v)[i, j, τ'−τ] (E_ij + E_ji) w[j, τ'], over depth; w and out as in the forward."""
     OFFSETS: tl.constexpr = (2 * KD - 1) * (2 * KH - 1) * (2 * KW - 1)
     tap, tile_i = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    tap_z, tap_y, tap_x = _coordinates(tap, KH, KW)
     group = tl.program_id(2)
     lane, o_out = tl.arange(0, TILE), tl.program_id(1) * OUT + tl.arange(0, OUT)
     o_i = tile_i * TILE + lane
@@ -142,10 +147,10 @@ def _backward_kernel(
         else:
             weight = g_i[:, None] + g_j[None, :]  # [TILE i, TILE j]
         p_w_j = p_w + group_start + tile_j * tile_stride + within
-        for other in tl.range(KD * KH * KW):
-            dz = other // (KH * KW) - tap // (KH * KW) + KD - 1
-            dy = other // KW % KH - tap // KW % KH + KH - 1
-            offset = (dz * (2 * KH - 1) + dy) * (2 * KW - 1) + other % KW - tap % KW + KW - 1
+        for other in range(KD * KH * KW):
+            other_z, other_y, other_x = _coordinates(other, KH, KW)
+            dz, dy, dx = other_z - tap_z + KD - 1, other_y - tap_y + KH - 1, other_x - tap_x + KW - 1
+            offset = (dz * (2 * KH - 1) + dy) * (2 * KW - 1) + dx
             # Kept as it is, or as its transpose at the opposite offset.
             upright = tile_i < tile_j or (tile_i == tile_j and offset <= OFFSETS // 2)
             first, rows = _find_signs(
