@@ -1,8 +1,8 @@
 """Compiles every GPU kernel ahead of time, without a GPU, and reports registers, spills and shared memory.
 
-Triton kernels are those named in AOT by fastlip/ops/*/triton_kernels.py, compiled for sm_80 and sm_90; CUDA sources are
-csrc/*/*_cuda.cu, compiled for sm_80 and sm_90a. Exits with 1 if a kernel spills, keeps an array in local memory or needs
-more shared memory than a multiprocessor has.
+Triton kernels are those named in AOT by fastlip/ops/*/triton_kernels.py, compiled for sm_80 and sm_90; CUDA
+sources are csrc/*/*_cuda.cu, compiled for sm_80 and sm_90a. Exits with 1 if a kernel spills, keeps an array in
+local memory or needs more shared memory than a block can have.
 
     python tools/check_kernels.py [--only triton|cuda] [--match TEXT] [--report FILE]
 """
@@ -38,17 +38,20 @@ class Usage(NamedTuple):
     shared: int
 
     def problem(self) -> str:
+        """What is wrong with these figures; empty if nothing is."""
         limit = SHARED_LIMIT[int(re.sub(r"\D", "", self.target))]
         if self.local > 0:
             return f"{self.local} bytes in local memory"
         return f"{self.shared} bytes of shared memory, allowed {limit}" if self.shared > limit else ""
 
 
-def triton_modules() -> list[str]:
+def triton_ops() -> list[str]:
+    """The ops that have Triton kernels."""
     return [path.parent.name for path in sorted(ROOT.glob("fastlip/ops/*/triton_kernels.py"))]
 
 
 def triton_compilations(op: str) -> list[Any]:
+    """What to compile of an op: its list AOT."""
     return importlib.import_module(f"fastlip.ops.{op}.triton_kernels").AOT
 
 
@@ -87,6 +90,7 @@ def triton_usage(op: str, index: int, capability: int, **options: Any) -> Usage:
 
 
 def machine_code_resources(cubin: bytes) -> dict[str, int]:
+    """REG, STACK, SHARED, LOCAL and more, as cuobjdump reads them."""
     import triton
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -97,7 +101,13 @@ def machine_code_resources(cubin: bytes) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"(\w+):(\d+)", text)}
 
 
+def find_nvcc() -> str | None:
+    """Where nvcc is, or None."""
+    return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+
+
 def cuda_sources() -> list[Path]:
+    """Every CUDA source."""
     return sorted((ROOT / "csrc").glob("*/*_cuda.cu"))
 
 
@@ -122,6 +132,7 @@ def cuda_usage(nvcc: str, source: Path, target: str, *options: str) -> list[Usag
 
 
 def parse_ptxas(text: str, target: str) -> Iterator[Usage]:
+    """Every kernel in the output of ``nvcc -Xptxas -v``."""
     kernels = re.split(r"ptxas info\s+: Compiling entry function ", text)[1:]
     for section in kernels:
         numbers = [
@@ -136,6 +147,7 @@ def parse_ptxas(text: str, target: str) -> Iterator[Usage]:
 
 
 def demangle(name: str) -> str:
+    """A kernel's name as in its source, without namespaces and arguments."""
     filter_path = shutil.which("c++filt")
     if filter_path is None:
         return name
@@ -144,10 +156,11 @@ def demangle(name: str) -> str:
 
 
 def all_usages(only: str | None, match: str) -> Iterator[Usage]:
+    """Every kernel on every target whose line contains match."""
     if only != "cuda":
         jobs = [
             (op, index, capability)
-            for op in triton_modules()
+            for op in triton_ops()
             for index, entry in enumerate(triton_compilations(op))
             if match in f"{op}: {entry.name()}"
             for capability in TRITON_TARGETS
@@ -156,7 +169,7 @@ def all_usages(only: str | None, match: str) -> Iterator[Usage]:
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
             yield from pool.map(triton_usage, *zip(*jobs, strict=True), chunksize=4) if jobs else ()
     if only != "triton":
-        nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+        nvcc = find_nvcc()
         if nvcc is None:
             raise SystemExit("no nvcc found on PATH or in /usr/local/cuda/bin: use --only triton")
         pairs = [(source, target) for source in cuda_sources() for target in CUDA_TARGETS]
@@ -166,6 +179,7 @@ def all_usages(only: str | None, match: str) -> Iterator[Usage]:
 
 
 def main() -> int:
+    """Prints the table; 1 if a kernel has a problem or none was found."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", choices=("triton", "cuda"))
     parser.add_argument("--match", default="", help="only kernels whose line contains this text")
@@ -186,13 +200,14 @@ def main() -> int:
 
 
 def versions(only: str | None) -> Iterator[str]:
+    """What a report must say to be repeated."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     yield f"commit {commit.stdout.strip()}"
     if only != "cuda":
         import triton
 
         yield f"triton {triton.__version__}"
-    nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+    nvcc = find_nvcc()
     if only != "triton" and nvcc:
         text = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
         yield "nvcc " + re.findall(r"V([\d.]+)", text)[0]

@@ -16,11 +16,12 @@
 
 namespace fastlip {
 
-constexpr int kThreadsPerBlock = 256;
 constexpr int kWarpSize = 32;
 #if defined(__CUDACC__)
+constexpr int kThreadsPerBlock = 256;
 constexpr int64_t kMaxBlocks = 1 << 20;
 #else
+constexpr int kThreadsPerBlock = 64;
 constexpr int64_t kMaxBlocks = 4;  // few, so that tests reach the second turn of the loops over items
 #endif
 

@@ -172,6 +172,16 @@ FASTLIP_UNTRACKED inline bool step(Block* block) {
   return alive;
 }
 
+inline void prepare(Lane& lane) {
+  lane.stack.reset(new char[kStackBytes]);
+  lane.fiber = tsan::create();
+  getcontext(&lane.context);
+  lane.context.uc_stack.ss_sp = lane.stack.get();
+  lane.context.uc_stack.ss_size = kStackBytes;
+  lane.context.uc_link = nullptr;
+  makecontext(&lane.context, body, 0);
+}
+
 inline void run_block(Block& block, unsigned index) {
   block.fiber = tsan::current();
   for (unsigned i = 0; i < block.threads.x; ++i) {
@@ -179,13 +189,7 @@ inline void run_block(Block& block, unsigned index) {
     lane.block = &block;
     lane.thread = {i, 0, 0};
     lane.index = {index, 0, 0};
-    lane.stack.reset(new char[kStackBytes]);
-    lane.fiber = tsan::create();
-    getcontext(&lane.context);
-    lane.context.uc_stack.ss_sp = lane.stack.get();
-    lane.context.uc_stack.ss_size = kStackBytes;
-    lane.context.uc_link = nullptr;
-    makecontext(&lane.context, body, 0);
+    prepare(lane);
   }
   while (step(&block)) {
     if (block.waits == 0) fail("threads wait at a barrier that others never reach");

@@ -71,9 +71,9 @@ def maxmin_forward(x: Tensor, pairing: str, dim: int) -> tuple[Tensor, Tensor]:
     return _launch(x, mask, pairing, dim, compare=True), mask
 
 
-def maxmin_swap(x: Tensor, mask: Tensor, memory_format: int, pairing: str, dim: int) -> Tensor:
+def maxmin_swap(x: Tensor, mask: Tensor, channels_last: bool, pairing: str, dim: int) -> Tensor:
     """x with the masked pairs swapped."""
-    x = x.contiguous(memory_format=FORMATS[memory_format])
+    x = x.contiguous(memory_format=FORMATS[channels_last])
     return _launch(x, mask, pairing, dim, compare=False)
 
 
