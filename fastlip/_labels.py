@@ -30,6 +30,8 @@ def binary(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if scores.dim() not in (1, 2):
         raise ValueError(f"scores: got shape {tuple(scores.shape)}, expected (n,) or (n, c)")
     scores = scores.view(len(scores), -1) if scores.dim() == 1 else scores
+    if scores.shape[1:] > (1,) and labels.dim() == 1:
+        return multiclass(scores, labels)
     if labels.numel() != scores.numel() or len(labels) != len(scores):
         raise ValueError(f"labels: got shape {tuple(labels.shape)}, expected {tuple(scores.shape)} as the scores")
     return scores, _signs(labels).view(scores.shape)

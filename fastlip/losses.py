@@ -5,9 +5,9 @@ accuracy-robustness curve training ends (Béthune et al., *Pay attention to your
 2104.05097). Parameters and values follow deel-torchlip, so that results carry over.
 
 Binary losses (``Hinge``, ``KR``, ``HKR``) take scores (n,), (n, 1), or (n, c) for c binary problems, and labels in
-{0, 1} or {-1, 1} of as many elements, of any dtype. Multiclass losses take logits (n, c), c >= 2, and labels
-that are integers (n,) or one-hot (n, c) with entries {0, 1} or {-1, 1}. The two cross-entropies take both
-kinds.
+{0, 1} or {-1, 1} of as many elements, of any dtype, or class numbers (n,) for one problem per class. Multiclass
+losses take logits (n, c), c >= 2, and labels that are integers (n,) or one-hot (n, c) with entries {0, 1} or
+{-1, 1}. The two cross-entropies take both kinds.
 
 Every loss has ``reduction``: ``"mean"`` (also ``"auto"``), ``"sum"`` or ``"none"`` (one value per sample). 16-bit
 logits are raised to float32, and the loss is float32. Labels out of range, shapes that do not fit and

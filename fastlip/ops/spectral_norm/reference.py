@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -50,8 +50,9 @@ def convolution_norm(
     count = groups * (sides[0] // steps[0]) * (sides[1] // steps[1] // 2 + 1)
     exact = _is_cheap(count, min(cout, cin))
     largest = weight.new_zeros(())
-    for matrices in transfer_matrices(grouped, sides, steps, dilation):
-        largest = torch.maximum(largest, _largest_singular_value(matrices, exact))
+    with _one_thread() if exact else nullcontext():
+        for matrices in transfer_matrices(grouped, sides, steps, dilation):
+            largest = torch.maximum(largest, _largest_singular_value(matrices, exact))
     taps = weight.shape[2] * weight.shape[3]
     return scale * largest * math.sqrt(math.prod(repeats)) * _inflation(cout, cin + taps)
 
@@ -112,8 +113,7 @@ def _largest_eigenvalue(gram: Tensor) -> Tensor:
         if bound[at] <= largest:
             break
         chosen = gram[order[at : at + step]]
-        with _one_thread():
-            largest = torch.maximum(largest, torch.linalg.eigvalsh(chosen)[:, -1].amax())
+        largest = torch.maximum(largest, torch.linalg.eigvalsh(chosen)[:, -1].amax())
     return largest
 
 
