@@ -35,7 +35,7 @@ def spectral_conv(
     than the image, x is embedded in zeros and the result is cropped, which adds no norm.
 
     Args:
-        x: (n, cin, h, w) or (cin, h, w). The transforms and products run in the precision of Q, also under autocast.
+        x: (n, cin, h, w) or (cin, h, w). Transformed and multiplied in the precision of Q, also under autocast.
         Q: (F, cout, cin / groups), complex, at the unique frequencies of the torus in the order of
             :func:`unique_frequencies`, F = (h w + g) / 2 with g the number of self-conjugate ones: what
             :func:`kernel_spectrum` and :func:`per_frequency` return. An imaginary part at those g has no effect.
@@ -45,10 +45,10 @@ def spectral_conv(
         backend: ``"auto"`` or ``"reference"``.
 
     Returns:
-        (n, cout, h, w) or (cout, h, w), in the dtype of x, or under autocast in the one that ``conv2d`` would have.
+        (n, cout, h, w) or (cout, h, w), in the dtype of x, or that of ``conv2d`` under autocast.
 
     Raises:
-        TypeError: x is not real, or of more precision than Q; Q is not complex.
+        TypeError: x is not real, or of more precision than Q; Q is not complex64 or complex128.
         ValueError: shapes that do not fit; an empty image; unknown backend.
     """
     torus = torus or (x.shape[-2], x.shape[-1])
@@ -64,11 +64,11 @@ def spectral_conv(
 
 
 def _check(x: Tensor, Q: Tensor, torus: Size, groups: int) -> None:
-    if not Q.is_complex():
-        raise TypeError(f"Q: got {Q.dtype}, expected a complex tensor")
+    if Q.dtype not in reference.REAL:
+        raise TypeError(f"Q: got {Q.dtype}, allowed are {', '.join(map(str, reference.REAL))}")
     if not x.is_floating_point() or torch.promote_types(x.dtype, Q.dtype) != Q.dtype:
         raise TypeError(
-            f"x: got {x.dtype}, expected {Q.dtype.to_real()} or a shorter real type for Q of {Q.dtype}"
+            f"x: got {x.dtype}, expected {reference.REAL[Q.dtype]} or a shorter real type for Q of {Q.dtype}"
         )
     if x.dim() not in (3, 4) or 0 in x.shape[-2:]:
         raise ValueError(
