@@ -240,6 +240,14 @@ def test_doctor_gives_a_reason_for_every_backend(cli):
         assert all(backends.values())
 
 
+def test_doctor_fails_where_a_required_backend_is_missing(cli, monkeypatch):
+    from fastlip import diagnosis
+
+    monkeypatch.setattr(diagnosis, "_status", lambda op, backend: "no compiler" if backend == "native" else "")
+    assert_one_line(cli("doctor", "--require=native"), "native: no compiler")
+    assert cli("doctor", "--require=triton")[0] == 0
+
+
 def test_the_module_is_the_command():
     process = subprocess.run(
         [sys.executable, "-m", "fastlip", "certify", "nowhere"], capture_output=True, text=True, check=False

@@ -48,7 +48,7 @@ def certify(run: Path, eps: Sequence[float], split: str, as_json: bool, **moved:
 def audit(run: Path, as_json: bool, **moved: str | None):
     """Prints an upper bound on the Lipschitz constant of each layer of RUN, and their product."""
     _, data, model = open_run(run, moved)
-    result = fastlip.audit(model, input_shape=data.shape)
+    result = fastlip.audit(model.eval(), input_shape=data.shape)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
     else:
@@ -69,7 +69,7 @@ def open_run(run: Path, moved: dict[str, str | None]) -> tuple[Recipe, Data, nn.
     data = load(recipe.data, recipe.path, recipe.image_size)
     model = model_of(recipe, data)
     load_model(model, state, data)
-    return recipe, data, model.eval()
+    return recipe, data, model
 
 
 def report_certificate(
@@ -79,7 +79,7 @@ def report_certificate(
     from fastlip.training.setup import batches_of
 
     images = data.test if split == "test" else data.train
-    certificate = fastlip.certify(model, batches_of(recipe, data, images), eps=list(eps))
+    certificate = fastlip.certify(model.eval(), batches_of(recipe, data, images), eps=list(eps))
     if not quiet:
         click.echo(f"accuracy           {certificate.accuracy:8.2%}   ({len(images.labels)} {split} images)")
         for radius, share in certificate.cra.items():

@@ -22,7 +22,6 @@ COLUMNS: tuple[str, ...] = (
     "train_cra",
     "test_accuracy",
     "test_cra",
-    "lipschitz",
     "images_per_second",
     "seconds",
 )

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastlip.certificates import certify
 from fastlip.data import Data
 from fastlip.training import checkpoint, logs
 from fastlip.training.recipe import Recipe
@@ -25,7 +24,8 @@ from fastlip.training.watch import (
     require_finite_parameters,
 )
 
-EPS = 36 / 255  # the radius of the certified accuracy that is reported while training
+# While training, CRA at this radius is reported on the word of the layers, L = 1; certificates are audited.
+EPS = 36 / 255
 
 
 @dataclass
@@ -163,22 +163,29 @@ class Training:
         progress = self.progress
         require_finite_parameters(self.model)
         loss, accuracy, cra = progress.averages()
-        test = certify(self.model, self.test_batches, eps=[EPS])
+        test_accuracy, test_cra = self._evaluate()
         row = {
             "epoch": progress.epoch + 1,
             "lr": self.scheduler.get_last_lr()[0],
             "train_loss": loss,
             "train_accuracy": accuracy,
             "train_cra": cra,
-            "test_accuracy": test.accuracy,
-            "test_cra": test.cra[EPS],
-            "lipschitz": test.lipschitz,
+            "test_accuracy": test_accuracy,
+            "test_cra": test_cra,
             "images_per_second": progress.images / progress.seconds,
             "seconds": progress.seconds,
         }
         progress.close_epoch(row)
         self.save()
         return row
+
+    def _evaluate(self) -> tuple[float, float]:
+        """Accuracy and CRA on the test images: a forward pass, cheaper than the audited certificate."""
+        self.model.eval()
+        with torch.no_grad():
+            counts = [_correct_and_certified(self.model(x), y) for x, y in self.test_batches]
+        correct, certified = (sum(column).item() for column in zip(*counts, strict=True))
+        return correct / self.test_batches.image_count, certified / self.test_batches.image_count
 
 
 def describe(data: Data) -> dict[str, Any]:
