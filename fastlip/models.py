@@ -16,6 +16,8 @@ MAX_BLOCKS = 5
 # Each method's convolution and, where the published network has one, its dense head.
 _LAYERS = {
     "aol": ("AOLConv2d", None),
+    "cpl": ("CPLConv2d", None),
+    "sll": ("SLLConv2d", None),
 }
 METHODS = tuple(_LAYERS)
 
