@@ -13,6 +13,8 @@ HEADS = (lip.NormalizedLinear,)
 OPTIONS = {
     "CPLConv2d": [{"inner_channels": 2}],
     "CPLLinear": [{"inner_features": 2}],
+    "LOTConv2d": [{"ridge": 1e-4, "steps": 10}],
+    "LOTLinear": [{"ridge": 1e-4, "steps": 10}],
     "SLLConv2d": [{"inner_channels": 8}],
     "SLLLinear": [{"inner_features": 7}],
     "SOCConv2d": [{"exponential": "spectral"}],
