@@ -30,13 +30,16 @@ class LipschitzLayer(nn.Module):
     """A layer whose effective weight is a function of its parameters and perhaps of the input's resolution.
 
     A method implements ``parametrize(*context)``, differentiable, in at least float32; forward asks
-    ``effective(*context)`` for its result in the parameters' dtype. In eval mode, when no gradient of a
-    parameter can be asked for, the result is computed once per context and kept until a parameter changes:
-    ``train()``, ``load_state_dict``, ``to()`` and any in-place update (an optimiser step) refresh it.
-    The cache holds no graph, is not in the state dict, and is not pickled or copied.
+    ``effective(*context)`` for its result in the parameters' dtype (complex results as they are). In eval mode,
+    when no gradient of a parameter can be asked for, the result is computed once per context and kept until a
+    parameter changes: ``train()``, ``load_state_dict``, ``to()`` and any in-place update (an optimiser step)
+    refresh it. The cache holds no graph, is not in the state dict, and is not pickled or copied.
+
+    ``orthogonal`` says that with circular padding and as many outputs as inputs the layer is an isometry.
     """
 
     backend: str
+    orthogonal = False
 
     def __init__(self, backend: str):
         super().__init__()
@@ -80,7 +83,9 @@ class LipschitzLayer(nn.Module):
     def _compute(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
         reference = next(self.parameters())
         with torch.autocast(reference.device.type, enabled=False):
-            return tuple(weight.to(reference.dtype) for weight in self.parametrize(*context))
+            weights = self.parametrize(*context)
+        # Spectra stay complex, and in at least float32: no sixteen-bit complex type has kernels.
+        return tuple(weight if weight.is_complex() else weight.to(reference.dtype) for weight in weights)
 
     def _may_cache(self) -> bool:
         if self.training or torch.compiler.is_compiling():
@@ -160,3 +165,12 @@ def check_positive_int(name: str, value: Any) -> int:
     if value < 1:
         raise ValueError(f"{name}={value}: expected at least 1")
     return value
+
+
+def check_nonnegative(name: str, value: Any) -> float:
+    """Returns a finite number of at least 0, or raises TypeError or ValueError naming the argument."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r}: expected a number, got {type(value).__name__}")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name}={value}: expected a finite number of at least 0")
+    return float(value)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip import ops
 from fastlip.nn._base import LipschitzLayer, as_it_runs, check_positive_int, make_bias
+from fastlip.ops._padding import Pads, pad, same_pads
 
 Pair = tuple[int, int]
 
@@ -60,17 +60,16 @@ class LipschitzConv2d(LipschitzLayer):
         self.make_parameters(device, dtype)
         self.reset_parameters()
 
-    def _check_padding(self, padding: Any) -> tuple[int, int, int, int]:
+    def _check_padding(self, padding: Any) -> Pads:
         """Resolves padding to (left, right, top, bottom), as F.pad orders them."""
-        reach = tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
         if padding == "same":
-            (top, bottom), (left, right) = ((total // 2, total - total // 2) for total in reach)
-            return left, right, top, bottom
+            return same_pads(self.kernel_size, self.dilation)
         if padding == "valid":
             return 0, 0, 0, 0
         if isinstance(padding, str):
             raise ValueError(f"padding={padding!r}: allowed are 'same', 'valid', an int or a pair of ints")
         vertical, horizontal = make_pair("padding", padding, least=0)
+        reach = tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
         if self.padding_mode == "circular" and (2 * vertical > reach[0] or 2 * horizontal > reach[1]):
             raise ValueError(
                 f"padding={padding!r}: circular padding repeats outputs beyond a total of dilation * "
@@ -108,21 +107,6 @@ class LipschitzConv2d(LipschitzLayer):
         text += f", padding={self.padding!r}, dilation={self.dilation}, groups={self.groups}"
         text += f", bias={self.bias is not None}, padding_mode={self.padding_mode!r}, backend={self.backend!r}"
         return text
-
-
-def pad(x: Tensor, pads: tuple[int, int, int, int], mode: str) -> Tensor:
-    """Pads the last two dimensions by (left, right, top, bottom); circular padding may exceed the image."""
-    if not any(pads):
-        return x
-    if mode == "zeros":
-        return F.pad(x, pads)
-    left, right, top, bottom = pads
-    height, width = x.shape[-2:]
-    if max(left, right) <= width and max(top, bottom) <= height and x.numel() > 0:
-        return F.pad(x, pads, mode="circular")
-    rows = torch.arange(-top, height + bottom, device=x.device) % max(height, 1)
-    columns = torch.arange(-left, width + right, device=x.device) % max(width, 1)
-    return x[..., rows, :][..., columns]
 
 
 def make_pair(name: str, value: Any, least: int = 1) -> Pair:

@@ -1,0 +1,185 @@
+"""What SLL and CPL share: x - W^T diag(scale) relu(W x + b) between paddings and truncations, and its bound."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastlip import ops
+from fastlip.nn._base import LipschitzLinear, check_positive_int, make_bias
+from fastlip.nn._conv import LipschitzConv2d
+from fastlip.ops._padding import Pads
+
+# A scale is a quotient by sums of products, rounded at each step: they are enlarged by this many roundings.
+_ROUNDINGS = 8
+
+
+def safe_scale(denominator: Tensor, stored: torch.dtype) -> Tensor:
+    """2 / denominator, rounded towards 0 by a few eps of its own and of the dtype it will be stored in.
+
+    0, with gradient 0, where the denominator is 0 or so small that the scale or its gradient would overflow.
+    """
+    info, storage = torch.finfo(denominator.dtype), torch.finfo(stored)
+    enlarged = denominator * (1 + _ROUNDINGS * info.eps + storage.eps)
+    divisible = enlarged > 4 * max(math.sqrt(info.tiny), 1 / storage.max)
+    return 2 / torch.where(divisible, enlarged, 1) * divisible
+
+
+def residual_bound(first_norm: float, defect: float) -> float:
+    r"""Bound of the norm of I - W_2 D W for every mask 0 <= D <= 1, from norms relative to some S > 0.
+
+    first_norm = |S^{1/2} W|, defect = |(W_2^T - S W)^T S^{-1/2}|: W_2 is rounded, and not exactly W^T S.
+    With w = D W x and t = |S^{1/2} w| one has \|x - W_2 w\|^2 <= 1 + 2 defect t - (2 - |W_2 S^{-1/2}|^2) t^2
+    for unit x, and t <= first_norm.
+    """
+    curvature = 2 - (first_norm + defect) ** 2
+    t = first_norm if curvature <= 0 else min(first_norm, defect / curvature)
+    return math.sqrt(max(1.0, 1 + 2 * defect * t - curvature * t * t))
+
+
+def effective_norms(
+    weight: Tensor, scale: Tensor, image_size: tuple[int, int] | None = None, **geometry: Any
+) -> tuple[float, float]:
+    """(first_norm, defect) of residual_bound for the weights as sdp_residual uses them."""
+    column = scale.view(-1, *[1] * (weight.dim() - 1))
+    second = (column * weight).double()
+    root = column.double().sqrt()
+    # Where the scale is 0 both weights drop out.
+    error = torch.where(root > 0, (second - column.double() * weight.double()) / root.where(root > 0, 1), 0)
+    first_norm = ops.spectral_norm(root * weight.double(), image_size, **geometry)
+    # The rows' Gram bounds the tiny defect well enough, in any geometry.
+    defect = ops.gram_rowsum(error, groups=geometry.get("groups", 1)).max().sqrt()
+    return float(first_norm), float(defect)
+
+
+class ResidualConv2d(LipschitzConv2d):
+    """Convolutional residual layer: ``parametrize`` of a method gives the scale of each inner channel.
+
+    The residual map acts on ``width`` channels: a stride s first moves s x s patches into channels, images that s
+    does not divide being padded with zeros at their end, the position in the patch before the channel. Fewer
+    channels than out_channels are padded with zeros, more are truncated after the layer, within each group. All
+    three are 1-Lipschitz.
+    """
+
+    padding_modes = ("zeros", "circular")
+
+    def __init__(self, *args: Any, inner_channels: int | None = None, **kwargs: Any):
+        self.inner_channels = 0 if inner_channels is None else check_positive_int("inner_channels", inner_channels)
+        super().__init__(*args, **kwargs)
+
+    def _check_padding(self, padding: Any) -> Pads:
+        if padding != "same":
+            raise ValueError(f"padding={padding!r}: allowed is 'same': a residual layer keeps the image's size")
+        return super()._check_padding(padding)
+
+    def make_parameters(self, device: Any, dtype: Any) -> None:
+        """Kernel and bias of the inner convolution."""
+        self.width = max(self.in_channels * self.stride[0] * self.stride[1], self.out_channels)
+        self.inner_channels = self.inner_channels or self.width
+        if self.inner_channels % self.groups:
+            raise ValueError(f"inner_channels={self.inner_channels}: expected a multiple of groups={self.groups}")
+        shape = (self.inner_channels, self.width // self.groups, *self.kernel_size)
+        self.kernel = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias = make_bias(self.inner_channels, self.bias is not None, device, dtype)
+
+    def reset_parameters(self) -> None:
+        """Xavier normal, each group by itself; bias 0."""
+        with torch.no_grad():
+            for group in self.kernel.unflatten(0, (self.groups, -1)):
+                nn.init.xavier_normal_(group)
+            if self.bias is not None:
+                self.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The residual map of x, between its paddings and truncation."""
+        self.check_input(x)
+        images = self._widen(x)
+        (scale,) = self.effective(*self.context(images.shape[-2:]))
+        geometry = self.dilation, self.groups, self.padding_mode
+        y = ops.sdp_residual(images, self.kernel, self.bias, scale, *geometry, backend=self.backend)
+        if self.width == self.out_channels:
+            return y
+        kept = self.out_channels // self.groups
+        return y.unflatten(-3, (self.groups, -1))[..., :kept, :, :].flatten(-4, -3)
+
+    def context(self, image_size: tuple[int, ...]) -> tuple[int, ...]:
+        """What the scale depends on beside the parameters, for images of this size after the stride."""
+        return ()
+
+    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
+        """At least the Lipschitz constant of the residual map, at least 1: from the norm of its scaled kernel."""
+        image = tuple(-(-side // step) for side, step in zip(input_shape[-2:], self.stride, strict=True))
+        geometry = {
+            "pads": self.pads,
+            "dilation": self.dilation,
+            "groups": self.groups,
+            "padding_mode": self.padding_mode,
+        }
+        with torch.no_grad():
+            (scale,) = self.effective(*self.context(image))
+            return residual_bound(*effective_norms(self.kernel, scale, (image[0], image[1]), **geometry))
+
+    def _widen(self, x: Tensor) -> Tensor:
+        """Moves each stride x stride patch into channels, and pads the channels of each group to its width."""
+        (down, across), groups = self.stride, self.groups
+        if self.width == self.in_channels:
+            return x
+        if self.stride != (1, 1):
+            bottom, right = -x.shape[-2] % down, -x.shape[-1] % across
+            x = F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+        patches = x.unflatten(-3, (groups, -1)).unflatten(-1, (-1, across)).unflatten(-3, (-1, down))
+        channels = patches.movedim((-3, -1), (-5, -4)).flatten(-5, -3)  # group, (row, column, channel), h, w
+        missing = self.width // groups - channels.shape[-3]
+        return F.pad(channels, (0, 0, 0, 0, 0, missing)).flatten(-4, -3)
+
+    def extra_repr(self) -> str:
+        """The arguments that differ from layer to layer."""
+        return f"{super().extra_repr()}, inner_channels={self.inner_channels}"
+
+
+class ResidualLinear(LipschitzLinear):
+    """Dense residual layer: ``parametrize`` of a method gives the scale of each inner feature.
+
+    The residual map acts on ``width`` = max(in_features, out_features) features: fewer are padded with zeros
+    before it, more are truncated after it. Both are 1-Lipschitz.
+    """
+
+    def __init__(self, *args: Any, inner_features: int | None = None, **kwargs: Any):
+        self.inner_features = 0 if inner_features is None else check_positive_int("inner_features", inner_features)
+        super().__init__(*args, **kwargs)
+
+    def make_parameters(self, device: Any, dtype: Any) -> None:
+        """Kernel and bias of the inner map."""
+        self.width = max(self.in_features, self.out_features)
+        self.inner_features = self.inner_features or self.width
+        self.kernel = nn.Parameter(torch.empty((self.inner_features, self.width), device=device, dtype=dtype))
+        self.bias = make_bias(self.inner_features, self.bias is not None, device, dtype)
+
+    def reset_parameters(self) -> None:
+        """Xavier normal; bias 0."""
+        nn.init.xavier_normal_(self.kernel)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The residual map of x, padded before it or truncated after it."""
+        self.check_input(x)
+        if self.width > self.in_features:
+            x = F.pad(x, (0, self.width - self.in_features))
+        (scale,) = self.effective()
+        y = ops.sdp_residual(x, self.kernel, self.bias, scale, backend=self.backend)
+        return y[..., : self.out_features]
+
+    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
+        """At least the Lipschitz constant of the residual map, at least 1: from the norm of its scaled matrix."""
+        with torch.no_grad():
+            (scale,) = self.effective()
+            return residual_bound(*effective_norms(self.kernel, scale))
+
+    def extra_repr(self) -> str:
+        """The arguments that differ from layer to layer."""
+        return f"{super().extra_repr()}, inner_features={self.inner_features}"

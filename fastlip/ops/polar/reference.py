@@ -1,0 +1,95 @@
+"""Polar factors: exactly by the singular value decomposition, and LOT's ridged Newton iteration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+# Tracing an autograd.Function makes torch.compile warn; a call left whole in the graph is traced by autograd.
+@torch.compiler.allow_in_graph
+def polar(V: Tensor) -> Tensor:
+    """Q = U Wᴴ for the thin decomposition V = U diag(s) Wᴴ."""
+    return _Polar.apply(V)[0]
+
+
+class _Polar(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(V: Tensor) -> tuple[Tensor, ...]:
+        U, s, Wh = torch.linalg.svd(V, full_matrices=False)
+        return polish(U @ Wh), U, s, Wh
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
+        with torch.autocast(gradient.device.type, enabled=False):
+            return polar_adjoint(gradient, *ctx.saved_tensors)
+
+
+def polar_adjoint(gradient: Tensor, U: Tensor, s: Tensor, Wh: Tensor) -> Tensor:
+    """The gradient of V = U diag(s) Wᴴ from that of its polar factor (README.md)."""
+    left, right = _clamped(s, U.shape[-2], Wh.shape[-1])
+    UhG = U.mH @ gradient
+    P = UhG @ Wh.mH
+    result = U @ ((P - P.mH) * right) @ Wh
+    if U.shape[-2] > s.shape[-1]:  # tall: what lies outside the columns of Q
+        result = result + ((gradient - U @ UhG) @ Wh.mH * left[..., None, :]) @ Wh
+    if Wh.shape[-1] > s.shape[-1]:  # wide: what lies outside its rows
+        result = result + U @ ((UhG - P @ Wh) * left[..., :, None])
+    return result
+
+
+def polish(Q: Tensor) -> Tensor:
+    """One Newton-Schulz step, Q (3 I - QᴴQ) / 2: an orthonormality defect d becomes 3 d²/4 and rounding.
+
+    The step maps singular values up to sqrt(3) to at most 1. A Q that may exceed that is scaled down first, so
+    that the norm of the result is at most 1 however wrong Q is.
+    """
+    if Q.shape[-2] < Q.shape[-1]:
+        return polish(Q.mH).mH
+    identity = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
+    gram = Q.mH @ Q
+    bound = 1 + torch.linalg.matrix_norm(gram - identity, keepdim=True)
+    square = (bound / 3).clamp(min=1)
+    return Q @ (3 * identity - gram / square) / (2 * square.sqrt())
+
+
+def _clamped(s: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """1/s_i and 1/(s_i + s_j), the denominators at least max(rows, columns) eps s_0; 1 for a zero matrix."""
+    info = torch.finfo(s.dtype)
+    largest = s[..., :1]
+    # Below the root of the smallest normal number, quotients of quotients would overflow.
+    is_zero = largest <= info.tiny**0.5
+    floor = torch.where(is_zero, 1.0, max(rows, columns) * info.eps * largest)
+    sums = s[..., :, None] + s[..., None, :]
+    return 1 / torch.maximum(s, floor), 1 / torch.maximum(sums, floor[..., None])
+
+
+def ridged_newton(V: Tensor, ridge: float, steps: int) -> Tensor:
+    """LOT's published function (Xu, Li, Li 2022), Z V / sqrt(nu) with Z close to (S / nu)^{-1/2}.
+
+    S = V Vᴴ + ridge I and nu = ||S||_F + ridge; from Y = S / nu, Z = I, ``steps`` times T = (3 I - Z Y) / 2,
+    Y = Y T, Z = T Z.
+    Singular values approach 1 from below, so that every number of steps keeps the norm at most 1.
+    A tall V is taken by its adjoint. Differentiated by autograd.
+    """
+    if V.shape[-2] > V.shape[-1]:
+        return ridged_newton(V.mH, ridge, steps).mH
+    identity = torch.eye(V.shape[-2], dtype=V.dtype, device=V.device)
+    S = V @ V.mH + ridge * identity
+    nu = torch.linalg.matrix_norm(S, keepdim=True) + ridge
+    Y, Z = S / nu, identity.expand_as(S)
+    for _ in range(steps):
+        T = (3 * identity - Z @ Y) / 2
+        Y, Z = Y @ T, T @ Z
+    return Z @ V / nu.sqrt()

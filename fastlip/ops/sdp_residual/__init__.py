@@ -1,0 +1,93 @@
+"""The residual map x − Wᵀ diag(scale) relu(W x + b) of SLL and CPL layers, dense and convolutional."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from fastlip.ops._op import Op
+from fastlip.ops.sdp_residual import reference
+
+PADDING_MODES = ("zeros", "circular")
+OP = Op("sdp_residual", backends=())
+
+
+def sdp_residual(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Residual map with a tied second weight: y = x − Wᵀ diag(scale) relu(W x + b).
+
+    .. math:: y = x - W_2\, \mathrm{relu}(W x + b), \qquad W_2 = W^\top \mathrm{diag}(s)
+
+    Araujo et al., *A Unified Algebraic Perspective on Lipschitz Neural Networks*, ICLR 2023 (s = 2/T); Meunier et
+    al., *A Dynamical System Perspective for Lipschitz Neural Networks*, ICML 2022 (s = 2/σ²). 1-Lipschitz where
+    diag(s)^{1/2} W Wᵀ diag(s)^{1/2} ⪯ 2 I; this function does not check that. The scale is folded into the
+    second weight, so that no pass over activations applies it.
+
+    W is a matrix, or a convolution at stride 1 whose padding keeps the image's size (the odd element of an even
+    kernel's padding comes after the image); Wᵀ is the exact adjoint of the padded convolution, for even kernels,
+    circular padding and images smaller than the kernel too.
+
+    Args:
+        x: (*, c) for a matrix; (n, c, h, w) or (c, h, w) for a convolution.
+        weight: (m, c), or (m, c / groups, kh, kw); m is the inner width.
+        bias: (m,), or None.
+        scale: (m,), not negative.
+        dilation, groups: as ``F.conv2d``.
+        padding_mode: ``"zeros"`` or ``"circular"``.
+        backend: ``"auto"`` or ``"reference"``.
+
+    Returns:
+        y of x's shape. Under autocast both products run in its dtype.
+
+    Raises:
+        TypeError: weight is not a floating-point tensor.
+        ValueError: shapes, groups, dilation or padding mode that do not fit, or a backend that cannot run here.
+    """
+    _check(x, weight, bias, scale, dilation, groups, padding_mode)
+    OP.choose(backend, x, weight, bias, scale, dilation, groups, padding_mode)
+    if weight.dim() == 2:
+        return reference.dense(x, weight, bias, scale)
+    return reference.convolutional(x, weight, bias, scale, dilation, groups, padding_mode)
+
+
+def _check(
+    x: Tensor,
+    weight: Any,
+    bias: Tensor | None,
+    scale: Tensor,
+    dilation: tuple[int, int],
+    groups: int,
+    padding_mode: str,
+) -> None:
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        got = getattr(weight, "dtype", type(weight).__name__)
+        raise TypeError(f"weight: got {got}, expected a floating-point tensor")
+    if weight.dim() not in (2, 4):
+        raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected two or four dimensions")
+    inner = weight.shape[0]
+    for name, vector in (("bias", bias), ("scale", scale)):
+        if vector is not None and vector.shape != (inner,):
+            raise ValueError(f"{name}: got shape {tuple(vector.shape)}, expected ({inner},)")
+    if weight.dim() == 2:
+        if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
+            raise ValueError(f"x: got shape {tuple(x.shape)}, expected (*, {weight.shape[1]})")
+        return
+    if groups < 1 or inner % groups:
+        raise ValueError(f"groups={groups}: expected a divisor of the inner width {inner}")
+    channels = groups * weight.shape[1]
+    if x.dim() not in (3, 4) or x.shape[-3] != channels:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, {channels}, h, w) or ({channels}, h, w)")
+    if len(dilation) != 2 or min(dilation) < 1:
+        raise ValueError(f"dilation={dilation!r}: expected a pair of ints, at least 1")
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, PADDING_MODES))}")

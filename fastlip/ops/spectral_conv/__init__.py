@@ -1,0 +1,87 @@
+"""Circular convolution of images by matrices given per frequency."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastlip.ops._op import Op
+from fastlip.ops.spectral_conv import reference
+from fastlip.ops.spectral_conv.frequencies import (
+    Size,
+    half_plane,
+    kernel_spectrum,
+    per_frequency,
+    unique_frequencies,
+)
+
+__all__ = ["half_plane", "kernel_spectrum", "per_frequency", "spectral_conv", "unique_frequencies"]
+
+OP = Op("spectral_conv", backends=())
+
+
+def spectral_conv(
+    x: Tensor,
+    Q: Tensor,
+    bias: Tensor | None = None,
+    torus: Size | None = None,
+    groups: int = 1,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    r"""y = IDFT(Q_k DFT(x)_k) + bias: the circular convolution whose matrix at frequency k is Q_k.
+
+    Its singular values are those of the Q_k, all of them: unitary Q_k make it an orthogonal map. On a torus larger
+    than the image, x is embedded in zeros and the result is cropped, which adds no norm.
+
+    Args:
+        x: (n, cin, h, w) or (cin, h, w). Transformed and multiplied in the precision of Q, also under autocast.
+        Q: (F, cout, cin / groups), complex, at the unique frequencies of the torus in the order of
+            :func:`unique_frequencies`, F = (h w + g) / 2 with g the number of self-conjugate ones: what
+            :func:`kernel_spectrum` and :func:`per_frequency` return. An imaginary part at those g has no effect.
+        bias: (cout,).
+        torus: (height, width) of the circular image, at least that of x, which is the default.
+        groups: as in ``torch.nn.functional.conv2d``.
+        backend: ``"auto"`` or ``"reference"``.
+
+    Returns:
+        (n, cout, h, w) or (cout, h, w), in the dtype of x, or that of ``conv2d`` under autocast.
+
+    Raises:
+        TypeError: x is not real, or of more precision than Q; Q is not complex64 or complex128.
+        ValueError: shapes that do not fit; an empty image; unknown backend.
+    """
+    torus = torus or (x.shape[-2], x.shape[-1])
+    _check(x, Q, torus, groups)
+    OP.choose(backend, x, Q)
+    device = x.device.type
+    dtype = x.dtype
+    if dtype == torch.float32 and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
+        y = reference.spectral_conv(x if x.dim() == 4 else x[None], Q, bias, torus, groups)
+    return (y if x.dim() == 4 else y[0]).to(dtype)
+
+
+def _check(x: Tensor, Q: Tensor, torus: Size, groups: int) -> None:
+    if Q.dtype not in reference.REAL:
+        raise TypeError(f"Q: got {Q.dtype}, allowed are {', '.join(map(str, reference.REAL))}")
+    if not x.is_floating_point() or torch.promote_types(x.dtype, Q.dtype) != Q.dtype:
+        raise TypeError(
+            f"x: got {x.dtype}, expected {reference.REAL[Q.dtype]} or a shorter real type for Q of {Q.dtype}"
+        )
+    if x.dim() not in (3, 4) or 0 in x.shape[-2:]:
+        raise ValueError(
+            f"x: got shape {tuple(x.shape)}, expected (n, cin, h, w) or (cin, h, w) with h, w at least 1"
+        )
+    if torus[0] < x.shape[-2] or torus[1] < x.shape[-1]:
+        raise ValueError(f"torus={torus}: expected at least the size {tuple(x.shape[-2:])} of x")
+    own = (2 - torus[0] % 2) * (2 - torus[1] % 2)
+    frequencies = (torus[0] * torus[1] + own) // 2
+    if Q.dim() != 3 or Q.shape[0] != frequencies:
+        raise ValueError(f"Q: got shape {tuple(Q.shape)}, expected ({frequencies}, cout, cin) for torus={torus}")
+    if x.shape[-3] != groups * Q.shape[2] or Q.shape[1] % groups:
+        raise ValueError(
+            f"groups={groups}: {x.shape[-3]} channels of x and Q of shape {tuple(Q.shape)} do not fit; "
+            f"expected (F, cout, cin / groups) with cout divisible by groups"
+        )

@@ -1,0 +1,83 @@
+"""The frequencies of real images: which are unique, and a kernel's matrices there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+def _count(size: Size) -> tuple[int, int]:
+    """How many unique frequencies are self-conjugate, and how many others rfft2 lists with their conjugate."""
+    height, width = size
+    ends = 2 - width % 2
+    return (2 - height % 2) * ends, ((height + 1) // 2 - 1) * ends
+
+
+def unique_frequencies(size: Size, device: torch.device | None = None) -> Tensor:
+    """(F, 2): one (k_y, k_x) of each conjugate pair, F = (h w + g) / 2; the g self-conjugate ones come first."""
+    ends, halves, everything = [], [], []
+    for length in size:
+        line = torch.arange(length, device=device)
+        ends.append(line[:: max(length // 2, 1)][: 2 - length % 2])  # 0 and, of an even length, its half
+        halves.append(line[1 : (length + 1) // 2])
+        everything.append(line)
+    blocks = ((ends[0], ends[1]), (halves[0], ends[1]), (everything[0], halves[1]))
+    return torch.cat([torch.cartesian_prod(*block) for block in blocks])
+
+
+def half_plane(Q: Tensor, size: Size) -> Tensor:
+    """(F, ...) at the unique frequencies, repeated by conjugate symmetry for rfft2's h (w // 2 + 1)."""
+    own, twice = _count(size)
+    y, x = unique_frequencies(size, Q.device).unbind(1)
+    repeated = slice(own, own + twice)
+    y, x = torch.cat((y, size[0] - y[repeated])), torch.cat((x, x[repeated]))
+    order = (y * (size[1] // 2 + 1) + x).argsort()
+    return torch.cat((Q, Q[repeated].conj()))[order]
+
+
+def kernel_spectrum(weight: Tensor, size: Size, dilation: Size = (1, 1)) -> Tensor:
+    r"""The matrices by which a circular convolution acts on the unique frequencies of an image.
+
+    .. math:: \hat W_k = \sum_\tau W_\tau \exp\bigl(2\pi i\,(k_y p_y(\tau)/h + k_x p_x(\tau)/w)\bigr),
+              \qquad p(\tau) = d\tau - \lfloor d (k - 1)/2 \rfloor
+
+    This is the cross-correlation of ``torch.nn.functional.conv2d`` with "same" padding. Taps wrap where the
+    kernel is larger than the image.
+
+    Args:
+        weight: (cout, cin, kh, kw), real.
+        size: (h, w) of the image.
+        dilation: (dh, dw).
+
+    Returns:
+        (F, cout, cin), complex, in the order of :func:`unique_frequencies`; real at the self-conjugate ones.
+    """
+    cout, cin, *kernel = weight.shape
+    cosines, sines = (table.to(weight.dtype) for table in _phases(kernel, size, dilation, weight.device))
+    taps = weight.flatten(2).permute(2, 0, 1).flatten(1)
+    return torch.complex(cosines @ taps, sines @ taps).unflatten(1, (cout, cin))
+
+
+def _phases(kernel: list[int], size: Size, dilation: Size, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(F, kh kw) cosines and sines in float64: turns are reduced as integers, so that no phase loses digits."""
+    frequencies = unique_frequencies(size, device)
+    turns = []
+    for axis, k in enumerate(kernel):
+        length, d = size[axis], dilation[axis]
+        position = d * torch.arange(k, device=device) - d * (k - 1) // 2
+        turns.append((frequencies[:, axis, None] * position % length).double() / length)
+    angles = 2 * math.pi * (turns[0][:, :, None] + turns[1][:, None, :]).flatten(1)
+    sines = angles.sin()
+    sines[: _count(size)[0]] = 0
+    return angles.cos(), sines
+
+
+def per_frequency(function: Callable[[Tensor], Tensor], V: Tensor, size: Size) -> Tensor:
+    """function at each unique frequency, at self-conjugate ones of real matrices: the result is real there."""
+    own = _count(size)[0]
+    return torch.cat((function(V[:own].real).to(V.dtype), function(V[own:])))

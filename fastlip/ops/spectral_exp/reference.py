@@ -1,0 +1,50 @@
+"""Matrix exponential of skew-Hermitian matrices by eigendecomposition."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fastlip.ops.polar.reference import polish
+
+
+# Tracing an autograd.Function makes torch.compile warn; a call left whole in the graph is traced by autograd.
+@torch.compiler.allow_in_graph
+def spectral_exp(K: Tensor) -> Tensor:
+    """exp((K - Kᴴ) / 2) = V diag(exp(-i l)) Vᴴ for the Hermitian i (K - Kᴴ) / 2 = V diag(l) Vᴴ."""
+    return _Exponential.apply(K)[0]
+
+
+class _Exponential(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        angles, V = torch.linalg.eigh(0.5j * (K - K.mH))
+        E = V * torch.polar(torch.ones_like(angles), -angles)[..., None, :] @ V.mH
+        return polish(E if K.is_complex() else E.real), angles, V
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
+        with torch.autocast(gradient.device.type, enabled=False):
+            return exponential_adjoint(gradient, *ctx.saved_tensors)
+
+
+def exponential_adjoint(gradient: Tensor, angles: Tensor, V: Tensor) -> Tensor:
+    """The gradient of K from that of exp(K), by divided differences of the exponential (README.md)."""
+    mean = (angles[..., :, None] + angles[..., None, :]) / 2
+    half_difference = (angles[..., :, None] - angles[..., None, :]) / 2
+    divided = torch.sinc(half_difference / math.pi) * torch.polar(torch.ones_like(mean), mean)
+    A = V @ (V.mH @ gradient.to(V.dtype) @ V * divided) @ V.mH
+    A = (A - A.mH) / 2
+    return A if gradient.is_complex() else A.real.contiguous()

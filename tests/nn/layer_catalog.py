@@ -1,0 +1,67 @@
+"""Every constrained layer of fastlip.nn, found by name, and the exact Jacobian they are judged by."""
+
+import inspect
+
+import torch
+
+from fastlip import nn as lip
+from fastlip.nn._base import LipschitzLayer
+
+# Unit rows do not make a layer 1-Lipschitz, and it says so.
+HEADS = (lip.NormalizedLinear,)
+# Options that change a layer's function, beside the defaults.
+OPTIONS = {
+    "CPLConv2d": [{"inner_channels": 2}],
+    "CPLLinear": [{"inner_features": 2}],
+    "LOTConv2d": [{"ridge": 1e-4, "steps": 10}],
+    "LOTLinear": [{"ridge": 1e-4, "steps": 10}],
+    "SLLConv2d": [{"inner_channels": 8}],
+    "SLLLinear": [{"inner_features": 7}],
+    "SOCConv2d": [{"exponential": "spectral"}],
+}
+
+
+def layers(suffix):
+    """(class, options) for the layers whose name ends in "Conv2d" or "Linear"."""
+    found = []
+    for name, member in sorted(vars(lip).items()):
+        if inspect.isclass(member) and issubclass(member, LipschitzLayer) and name.endswith(suffix):
+            found += [(member, options) for options in [{}, *OPTIONS.get(name, [])] if member not in HEADS]
+    return found
+
+
+def name_of(item):
+    """The test's name of one of ``layers``."""
+    cls, options = item
+    return "-".join([cls.__name__, *(f"{key}={value}" for key, value in options.items())])
+
+
+def perturb(layer, scale=1.0):
+    """Moves every parameter by noise of its own size: away from its initialisation, relu masks of all kinds."""
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn_like(parameter) * (scale * (parameter.abs().mean() + 0.1)))
+    return layer
+
+
+def jacobians(layer, points):
+    """The exact Jacobian at each point [p, ...], by one vector-Jacobian product per output: [p, out, in]."""
+    with torch.no_grad():
+        shape = layer(points).shape[1:]
+    outputs = shape.numel()
+    inputs = points.repeat_interleave(outputs, 0).requires_grad_()
+    rows = torch.eye(outputs, dtype=points.dtype).view(outputs, *shape).repeat(len(points), *[1] * len(shape))
+    (gradient,) = torch.autograd.grad(layer(inputs), inputs, rows)
+    return gradient.view(len(points), outputs, -1)
+
+
+def singular_values(layer, input_shape, dtype=torch.float64):
+    """(largest, smallest) singular value of the Jacobian over points of several sizes."""
+    points = torch.randn(2, *input_shape, dtype=dtype) * torch.tensor([0.3, 5.0], dtype=dtype).view(
+        -1, *[1] * len(input_shape)
+    )
+    matrices = jacobians(layer, points).double()
+    if torch.equal(matrices[0], matrices[1]):
+        matrices = matrices[:1]
+    values = torch.linalg.svdvals(matrices)
+    return values.max().item(), values.min().item()
