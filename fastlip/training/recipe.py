@@ -107,7 +107,7 @@ _OF_DATA: dict[str, dict[str, Any]] = {
 }
 _OF_DIGITS_METHOD: dict[str, dict[str, Any]] = {"sll": {"lr": 0.2}}
 # (lr, weight decay) that the comparison paper's random search found for the XS network on CIFAR-10, rounded, from
-# the settings published with its code (github.com/berndprach/1LipschitzLayersCompared).
+# the settings published with its code.
 _SEARCHED = {
     "aol": (0.057, 3.7e-5),
     "bcop": (0.0065, 2.6e-4),
