@@ -26,10 +26,9 @@ GENCODE = [
     "-gencode=arch=compute_90a,code=sm_90a",
     "-gencode=arch=compute_90,code=compute_90",
 ]
-X86_SETS = {
-    "avx2": "-mavx2 -mfma -mf16c -mbmi -mbmi2",
-    "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512",
-}
+AVX2 = "-mavx2 -mfma -mf16c -mbmi -mbmi2"
+AVX512 = f"{AVX2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512"
+X86_SETS = {"avx2": AVX2, "avx512": AVX512}
 
 
 def instruction_sets():
@@ -38,19 +37,35 @@ def instruction_sets():
     return {"default": "", **(X86_SETS if x86 else {})}
 
 
-def cuda_home():
-    """The CUDA toolkit to build with, or None; a request that cannot be met stops the build."""
+def cuda_mode():
     mode = os.environ.get("FASTLIP_CUDA", "auto")
     if mode not in ("auto", "off", "require"):
         raise SystemExit(f"FASTLIP_CUDA={mode!r}: allowed are auto, off, require")
+    return mode
+
+
+def cuda_home():
+    """The CUDA toolkit to build with, or None; a request that cannot be met stops the build."""
     nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
-    if mode == "require" and nvcc is None:
+    if cuda_mode() == "require" and nvcc is None:
         raise SystemExit("FASTLIP_CUDA=require, but no nvcc was found on PATH or in /usr/local/cuda/bin")
-    if mode == "off" or nvcc is None:
+    if cuda_mode() == "off" or nvcc is None:
         return None
+    # nvcc on PATH may be a script elsewhere: it knows its toolkit itself.
     dryrun = subprocess.run([nvcc, "-dryrun", "-c", "x.cu"], capture_output=True, text=True).stderr
     top = next((line.split("=", 1)[1] for line in dryrun.splitlines() if line.startswith("#$ TOP=")), None)
     return Path(top).resolve() if top else Path(nvcc).resolve().parents[1]
+
+
+def find_compiler():
+    """The C++ compiler, or None with the reason why kernels cannot be compiled here."""
+    candidates = (os.environ.get("CXX", ""), "g++", "c++", "clang++")
+    compiler = next((path for path in map(shutil.which, candidates) if path), None)
+    if compiler is None:
+        return None, "no C++ compiler found"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return None, "Python's own headers (Python.h) are not installed"
+    return compiler, ""
 
 
 def sources(suffix):
@@ -63,7 +78,7 @@ class Ninja:
     def __init__(self, compiler, folder):
         self.compiler = compiler
         self.folder = folder
-        self.lines = [f"cxx = {compiler}"]
+        self.lines = [f"builddir = {folder}", f"cxx = {compiler}"]
         self.outputs = []
 
     def include_flags(self):
@@ -89,11 +104,20 @@ class Ninja:
         self.outputs.append(str(target))
 
     def run(self):
+        """The outputs that were built; a failure is one of the CUDA module under FASTLIP_CUDA=auto, or raises."""
         import ninja
 
-        path = self.folder / "build.ninja"
-        path.write_text("\n".join([*self.lines, f"default {' '.join(self.outputs)}", ""]))
-        subprocess.run([str(Path(ninja.BIN_DIR) / "ninja"), "-f", str(path)], cwd=ROOT, check=True)
+        file = self.folder / "build.ninja"
+        file.write_text("\n".join([*self.lines, f"default {' '.join(self.outputs)}", ""]))
+        command = [str(Path(ninja.BIN_DIR) / "ninja"), "-f", str(file)]
+        if subprocess.run([*command, "-k", "0"], cwd=ROOT).returncode == 0:
+            return self.outputs
+        optional = () if cuda_mode() == "require" else ("_cuda",)
+        required = [path for path in self.outputs if not Path(path).name.startswith(optional)]
+        if subprocess.run([*command, *required], cwd=ROOT).returncode != 0:
+            raise SystemExit("fastlip: the kernels could not be compiled (see above)")
+        print("fastlip: the CUDA kernels could not be compiled (see above); installing without them")
+        return required
 
 
 def module_flags(name, instruction_set, flags):
@@ -104,17 +128,18 @@ class BuildKernels(build_ext):
     """Compiles what setup() declared as extensions, with ninja instead of one file after another."""
 
     def build_extensions(self):
-        compiler = shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("c++")
-        compiler = compiler or shutil.which("clang++")
+        compiler, reason = find_compiler()
         if compiler is None:
-            print("fastlip: no C++ compiler found; installing without native kernels")
+            print(f"fastlip: {reason}; installing without native kernels")
             self.extensions = []
             return
         folder = ROOT / "build" / f"{sysconfig.get_config_var('SOABI')}"
         folder.mkdir(parents=True, exist_ok=True)
-        self.write_and_run(Ninja(compiler, folder))
+        targets = {item.name: Path(self.get_ext_fullpath(item.name)).resolve() for item in self.extensions}
+        built = self.write_and_run(Ninja(compiler, folder), targets)
+        self.extensions = [item for item in self.extensions if str(targets[item.name]) in built]
 
-    def write_and_run(self, ninja):
+    def write_and_run(self, ninja, targets):
         version = subprocess.run(
             [ninja.compiler, "-dumpfullversion"], capture_output=True, text=True
         ).stdout.strip()
@@ -124,15 +149,14 @@ class BuildKernels(build_ext):
             f"$cxx {FLAGS} {ninja.include_flags()} {compiler_text} $flags -MMD -MF $out.d -c $in -o $out",
         )
         ninja.rule("link", "$cxx -shared -Wl,--gc-sections $in -o $out $libraries", depfile=False)
-        for extension in self.extensions:
-            target = Path(self.get_ext_fullpath(extension.name)).resolve()
+        for full_name, target in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)
-            name = extension.name.rpartition(".")[2]
+            name = full_name.rpartition(".")[2]
             if name == "_cuda":
                 self.add_cuda(ninja, target, name)
             else:
                 self.add_cpu(ninja, target, name, name.removeprefix("_native_"))
-        ninja.run()
+        return ninja.run()
 
     @staticmethod
     def add_cpu(ninja, target, name, instruction_set):
@@ -143,15 +167,18 @@ class BuildKernels(build_ext):
     @staticmethod
     def add_cuda(ninja, target, name):
         home = cuda_home()
-        host = f'-Xcompiler "{FLAGS.replace("-std=c++20", "").replace("-Icsrc", "")}"'
-        command = (
-            f"{home}/bin/nvcc -std=c++20 -O3 -Icsrc {' '.join(GENCODE)} {host} -MMD -MF $out.d -c $in -o $out"
+        host = FLAGS.replace("-std=c++20", "").replace("-Icsrc", "")
+        ninja.rule(
+            "nvcc",
+            f"{home}/bin/nvcc -ccbin $cxx -std=c++20 -O3 -Icsrc --threads 2 {' '.join(GENCODE)}"
+            f' -Xcompiler "{host}" -MMD -MF $out.d -c $in -o $out',
         )
-        ninja.rule("nvcc", command)
         flags = module_flags(name, "cuda", "")
         objects = [ninja.compile("cxx", source, name, flags=flags) for source in COMMON]
         objects += [ninja.compile("nvcc", source, name) for source in sources("_cuda.cu")]
-        ninja.link(target, objects, f"-L{home}/lib64 -lcudart_static -ldl -lrt -lpthread")
+        # The runtime's symbols stay inside: torch brings its own copy.
+        libraries = f"-L{home}/lib64 -lcudart_static -ldl -lrt -lpthread -Wl,--exclude-libs,ALL"
+        ninja.link(target, objects, libraries)
 
 
 names = [f"_native_{name}" for name in instruction_sets()]

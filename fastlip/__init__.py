@@ -1,8 +1,11 @@
 """1-Lipschitz layers for PyTorch: references that read like their papers, fused kernels, certificates."""
 
-from fastlip import models, nn, ops
+from fastlip import losses, models, nn, ops
+from fastlip.auditing import audit
+from fastlip.certificates import certify
 from fastlip.fusing import fuse, unfuse
+from fastlip.official import load_official
 
 __version__ = "0.1.0"
 
-__all__ = ["fuse", "models", "nn", "ops", "unfuse"]
+__all__ = ["audit", "certify", "fuse", "load_official", "losses", "models", "nn", "ops", "unfuse"]

@@ -16,6 +16,12 @@ MAX_BLOCKS = 5
 # Each method's convolution and, where the published network has one, its dense head.
 _LAYERS = {
     "aol": ("AOLConv2d", None),
+    "bcop": ("BCOPConv2d", "BjorckLinear"),
+    "cayley": ("CayleyConv2d", "CayleyLinear"),
+    "cpl": ("CPLConv2d", None),
+    "lot": ("LOTConv2d", None),
+    "sll": ("SLLConv2d", None),
+    "soc": ("SOCConv2d", None),
 }
 METHODS = tuple(_LAYERS)
 
@@ -99,7 +105,12 @@ def lip_conv_net(
         parts["flatten"] = nn.Flatten()
         parts["head"] = dense(channels, channels, backend=backend)
     parts["classes"] = lip.FirstChannels(num_classes)
-    return LipConvNet(parts)
+    net = LipConvNet(parts)
+    if method == "aol":
+        # As published: between identities, the first and the last layer mix channels from the start.
+        for name in ("stem.0.raw_weight", "head.raw_weight"):
+            nn.init.orthogonal_(net.get_parameter(name))
+    return net
 
 
 def _check_width(method: str, size: str, width: int | None, backend: str) -> int:

@@ -59,6 +59,7 @@ inline void multiply_panels(T* c, const T* a, const T* b, const PanelPair* pairs
   for (int64_t p = 0; p < count; ++p) {
     const T* pa = a + pairs[p].a;
     const T* pb = b + pairs[p].b;
+#pragma GCC unroll 4
     for (int64_t l = 0; l < length; ++l, pa += step, pb += ld) {
       Lanes<T> value[vectors];
 #pragma GCC unroll 8

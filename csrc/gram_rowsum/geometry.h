@@ -65,6 +65,8 @@ struct Overlaps {
   // For each offset δ, the taps (τ, τ + δ) that overlap; both panels are weights.
   static Overlaps by_offset(const Geometry& geometry, int64_t rows) {
     Overlaps result;
+    result.pairs.reserve(geometry.taps * geometry.taps);
+    result.begin.reserve(geometry.offsets + 1);
     const auto [depth, height, width] = geometry.kernel;
     const int64_t panel = rows * kTile;
     for (int64_t d = 1 - depth; d < depth; ++d) {
@@ -90,15 +92,18 @@ struct Overlaps {
   // For each tap τ, every tap σ of the weights with the offset σ - τ of the tiles of v.
   static Overlaps by_tap(const Geometry& geometry, int64_t rows) {
     Overlaps result;
+    result.pairs.reserve(geometry.taps * geometry.taps);
+    std::vector<int64_t> number;  // differences of numbers are offsets, up to a constant
     const auto [depth, height, width] = geometry.kernel;
-    const auto number = [&](int64_t tap) {  // differences of numbers are offsets, up to a constant
-      const int64_t z = tap / (height * width), y = tap / width % height, x = tap % width;
-      return (z * (2 * height - 1) + y) * (2 * width - 1) + x;
-    };
+    for (int64_t z = 0; z < depth; ++z) {
+      for (int64_t y = 0; y < height; ++y) {
+        for (int64_t x = 0; x < width; ++x) number.push_back((z * (2 * height - 1) + y) * (2 * width - 1) + x);
+      }
+    }
     for (int64_t tap = 0; tap < geometry.taps; ++tap) {
       result.begin.push_back(tap * geometry.taps);
       for (int64_t other = 0; other < geometry.taps; ++other) {
-        const int64_t offset = number(other) - number(tap) + geometry.offsets / 2;
+        const int64_t offset = number[other] - number[tap] + geometry.offsets / 2;
         result.pairs.push_back({other * rows * kTile, offset * kTileSize});
       }
     }
@@ -106,33 +111,6 @@ struct Overlaps {
     return result;
   }
 };
-
-// Copies output channels [first, first + count) of a tile to a panel; what the weight does not fill becomes 0.
-template <class T>
-void pack(const T* weight, const Strides& stride, int64_t width, int64_t count, int64_t rows, T* panel) {
-  const int64_t taps = static_cast<int64_t>(stride.tap.size());
-  for (int64_t o = 0; o < rows; ++o) {
-    for (int64_t t = 0; t < taps; ++t) {
-      T* target = panel + (t * rows + o) * kTile;
-      const T* source = weight + o * stride.output + stride.tap[t];
-      const int64_t filled = o < count ? width : 0;
-      for (int64_t j = 0; j < filled; ++j) target[j] = source[j * stride.channel];
-      for (int64_t j = filled; j < kTile; ++j) target[j] = 0;
-    }
-  }
-}
-
-template <class T>
-void unpack(const T* panel, const Strides& stride, int64_t width, int64_t count, int64_t rows, T* weight) {
-  const int64_t taps = static_cast<int64_t>(stride.tap.size());
-  for (int64_t o = 0; o < count; ++o) {
-    for (int64_t t = 0; t < taps; ++t) {
-      const T* source = panel + (t * rows + o) * kTile;
-      T* target = weight + o * stride.output + stride.tap[t];
-      for (int64_t j = 0; j < width; ++j) target[j * stride.channel] = source[j];
-    }
-  }
-}
 
 // C (rows x columns of a tile) (+)= the sum of the products of a list of panels; see multiply_panels.
 template <class T, int64_t row, int64_t step>

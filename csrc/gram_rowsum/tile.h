@@ -130,12 +130,12 @@ inline Lanes<double> exponential(Lanes<double> x) {
   return x;
 }
 
-// The ψ of one tile's channels, padded with zeros; without ψ all are zero.
+// The entries of a vector that belong to one tile's channels, padded with zeros; all zero for null.
 template <class T>
-struct TilePsi {
+struct TileVector {
   T value[kTile] = {};
-  TilePsi(const T* psi, int64_t width) {
-    if (psi != nullptr) std::copy_n(psi, width, value);
+  TileVector(const T* source, int64_t width) {
+    if (source != nullptr) std::copy_n(source, width, value);
   }
 };
 
@@ -153,7 +153,7 @@ T horizontal_sum(Lanes<T> x) {
 // row_sum[i] = Σ_j A_ij e^{ψ_j - ψ_i}, and if wanted column_sum[j] = Σ_i A_ij e^{ψ_i - ψ_j}. A pair with A = 0 counts
 // as 0 although e overflows.
 template <class T>
-void weigh(const T* sums, const TilePsi<T>* psi_i, const TilePsi<T>* psi_j, int64_t rows, int64_t columns, T* row_sum,
+void weigh(const T* sums, const TileVector<T>* psi_i, const TileVector<T>* psi_j, int64_t rows, int64_t columns, T* row_sum,
            T* column_sum) {
   constexpr int lanes = kLaneCount<T>;
   const Lanes<T> zero = {};
@@ -178,7 +178,7 @@ void weigh(const T* sums, const TilePsi<T>* psi_i, const TilePsi<T>* psi_j, int6
 
 // factor[j][i] = r̄_i e^{ψ_j - ψ_i} + r̄_j e^{ψ_i - ψ_j}: the derivative of the loss with respect to A_ij.
 template <class T>
-void gradient_factor(const T* gradient_i, const T* gradient_j, const TilePsi<T>* psi_i, const TilePsi<T>* psi_j,
+void gradient_factor(const T* gradient_i, const T* gradient_j, const TileVector<T>* psi_i, const TileVector<T>* psi_j,
                      int64_t rows, int64_t columns, T* factor) {
   constexpr int lanes = kLaneCount<T>;
   for (int64_t j = 0; j < rows; ++j) {

@@ -18,6 +18,14 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
+def as_it_runs(weight: Tensor) -> Tensor:
+    """The weight as products and convolutions see it, rounded under autocast, in float64: for bounds."""
+    device = weight.device.type
+    if torch.is_autocast_enabled(device) and weight.dtype != torch.float64:
+        weight = weight.to(torch.get_autocast_dtype(device))
+    return weight.detach().to("cpu", torch.float64)
+
+
 class LipschitzLayer(nn.Module):
     """A layer whose effective weight is a function of its parameters and perhaps of the input's resolution.
 
@@ -157,3 +165,12 @@ def check_positive_int(name: str, value: Any) -> int:
     if value < 1:
         raise ValueError(f"{name}={value}: expected at least 1")
     return value
+
+
+def check_nonnegative(name: str, value: Any) -> float:
+    """Returns a finite number of at least 0, or raises TypeError or ValueError naming the argument."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r}: expected a number, got {type(value).__name__}")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name}={value}: expected a finite number of at least 0")
+    return float(value)

@@ -7,7 +7,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastlip.nn._base import LipschitzLayer, check_positive_int, make_bias
+from fastlip import ops
+from fastlip.nn._base import LipschitzLayer, as_it_runs, check_positive_int, make_bias
 from fastlip.ops._padding import Pads, pad, same_pads
 
 Pair = tuple[int, int]
@@ -93,6 +94,12 @@ class LipschitzConv2d(LipschitzLayer):
         return F.conv2d(
             pad(x, self.pads, self.padding_mode), weight, bias, self.stride, 0, self.dilation, self.groups
         )
+
+    def kernel_norm(self, weight: Tensor, input_shape: tuple[int, ...]) -> float:
+        """An upper bound of the norm of :meth:`convolve` with this kernel on images of this shape."""
+        size = input_shape[-2], input_shape[-1]
+        geometry = self.stride, self.pads, self.dilation, self.groups, self.padding_mode
+        return ops.spectral_norm(as_it_runs(weight), size, *geometry).item()
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""

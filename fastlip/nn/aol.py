@@ -9,21 +9,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.nn._base import LipschitzLinear, at_least_float32
+from fastlip.nn._base import LipschitzLinear, as_it_runs, at_least_float32, check_nonnegative
 from fastlip.nn._conv import LipschitzConv2d
 
 # r is a sum of products, rounded at each step: enlarged by this many roundings, P stays within norm 1.
-_ROUNDINGS = 8
+_ROUNDINGS = 2
 
 
-def rescale(raw_weight: Tensor, groups: int, backend: str) -> Tensor:
-    """P = W r^{-1/2} per input channel, r_i = sum_{j, delta} |v_ij(delta)|; a channel with r_i = 0 stays 0."""
+def rescale(raw_weight: Tensor, groups: int, epsilon: float, backend: str) -> Tensor:
+    """P = W (r + epsilon)^{-1/2} per input channel, r_i = sum_{j, delta} |v_ij(delta)|; r_i = 0 gives P = 0."""
     weight = at_least_float32(raw_weight)
     r = ops.gram_rowsum(weight, groups=groups, backend=backend)
-    r = r * (1 + _ROUNDINGS * torch.finfo(r.dtype).eps)
+    r = r * (1 + _ROUNDINGS * torch.finfo(r.dtype).eps) + epsilon
     scale = torch.where(r > 0, r, 1).rsqrt() * (r > 0)
     per_group = scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))
     return (weight.unflatten(0, (groups, -1)) * per_group).flatten(0, 1)
+
+
+def certified_norm(layer: AOLConv2d | AOLLinear, exact: float, groups: int) -> float:
+    """The smaller of a bound of P's norm and sqrt(max_i sum_{j, delta} |v_ij(delta)| q_j / q_i), q = r^{1/2}."""
+    if exact <= 1:
+        return exact
+    r = ops.gram_rowsum(layer.raw_weight.detach().double(), groups=groups)
+    psi = torch.where(r > 0, r, 1).log() / 2
+    rows = ops.gram_rowsum(as_it_runs(layer.weight).to(r.device), psi, groups)
+    length = layer.raw_weight.numel()
+    return min(exact, rows.amax().sqrt().item() * (1 + length * torch.finfo(torch.float64).eps))
 
 
 class AOLConv2d(LipschitzConv2d):
@@ -38,13 +49,17 @@ class AOLConv2d(LipschitzConv2d):
     padding (any amount of zeros; circular up to dilation * (kernel_size - 1) in total per axis).
     Cost: one convolution, and c^3 k^4 / 4 multiply-adds for r; in eval mode r is computed once.
 
-    Args: as ``torch.nn.Conv2d``, and ``backend``. Initialised at the Dirac kernel (square) or at an orthogonal
-    matrix in the kernel's centre, bias 0.
+    Args: as ``torch.nn.Conv2d``; ``epsilon`` is added to r (default 0; the published code adds 1e-6); ``backend``.
+    Initialised at the Dirac kernel (square) or at an orthogonal matrix in the kernel's centre, bias 0.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to the shapes of ``torch.nn.Conv2d``; "same" keeps h, w.
     Parameters: ``raw_weight`` (out_channels, in_channels / groups, *kernel_size), ``bias`` (out_channels).
     ``weight`` is P, differentiable in training. Raises ValueError for other padding modes.
     """
+
+    def __init__(self, *args: Any, epsilon: float = 0.0, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.epsilon = check_nonnegative("epsilon", epsilon)
 
     def make_parameters(self, device: Any, dtype: Any) -> None:
         """raw_weight."""
@@ -59,7 +74,7 @@ class AOLConv2d(LipschitzConv2d):
 
     def parametrize(self) -> tuple[Tensor, ...]:
         """(P,): the rescaled kernel."""
-        return (rescale(self.raw_weight, self.groups, self.backend),)
+        return (rescale(self.raw_weight, self.groups, self.epsilon, self.backend),)
 
     @property
     def weight(self) -> Tensor:
@@ -70,6 +85,11 @@ class AOLConv2d(LipschitzConv2d):
         """P * x + bias."""
         self.check_input(x)
         return self.convolve(x, self.weight, self.bias)
+
+    @torch.no_grad()
+    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
+        """The norm of P on images of this shape, or the Gram row sums of P where they are smaller."""
+        return certified_norm(self, self.kernel_norm(self.weight, input_shape), self.groups)
 
 
 class AOLLinear(LipschitzLinear):
@@ -93,7 +113,7 @@ class AOLLinear(LipschitzLinear):
 
     def parametrize(self) -> tuple[Tensor, ...]:
         """(P,): the rescaled matrix."""
-        return (rescale(self.raw_weight, 1, self.backend),)
+        return (rescale(self.raw_weight, 1, 0.0, self.backend),)
 
     @property
     def weight(self) -> Tensor:
@@ -104,6 +124,11 @@ class AOLLinear(LipschitzLinear):
         """P x + bias."""
         self.check_input(x)
         return F.linear(x, self.weight, self.bias)
+
+    @torch.no_grad()
+    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
+        """The norm of P, or its Gram row sums where they are smaller."""
+        return certified_norm(self, ops.spectral_norm(as_it_runs(self.weight)).item(), 1)
 
 
 def centre_orthogonal_(weight: Tensor, groups: int) -> None:

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.nn._base import at_least_float32
+from fastlip.nn._base import at_least_float32, check_nonnegative
 from fastlip.nn._residual import ResidualConv2d, ResidualLinear, safe_scale
 
 
-def inner_scale(kernel: Tensor, psi: Tensor, groups: int, backend: str) -> Tensor:
-    """2 / T for each inner channel, T_i = sum_{j, delta} |(W W^T)_ij(delta)| q_j / q_i with q = exp(psi)."""
+def inner_scale(kernel: Tensor, psi: Tensor, groups: int, epsilon: float, backend: str) -> Tensor:
+    """2 / T of each inner channel, T_i = epsilon + sum_{j, delta} |(W W^T)_ij(delta)| q_j / q_i, q = exp(psi)."""
     weight, psi = at_least_float32(kernel), at_least_float32(psi)
     adjoint = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-    T = ops.gram_rowsum(adjoint, psi, groups, backend=backend)
+    T = ops.gram_rowsum(adjoint, psi, groups, backend=backend) + epsilon
     return safe_scale(T, kernel.dtype)
 
 
@@ -41,12 +41,17 @@ class SLLConv2d(ResidualConv2d):
     the layer is the subsampled image.
 
     Args: as ``torch.nn.Conv2d`` with ``padding="same"`` only and ``padding_mode`` "zeros" or "circular";
-    ``inner_channels`` (the rows of W, default width); ``backend``. Initialised Xavier normal, psi and bias 0.
+    ``inner_channels`` (the rows of W, default width); ``epsilon`` is added to T (default 0; the published code
+    adds 1e-6); ``backend``. Initialised Xavier normal, psi and bias 0.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to out_channels and ceil(h / stride_h).
     Parameters: ``kernel`` (inner_channels, width / groups, *kernel_size), ``bias`` (inner_channels), ``psi``
     (inner_channels). Raises ValueError for other paddings and padding modes.
     """
+
+    def __init__(self, *args: Any, epsilon: float = 0.0, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.epsilon = check_nonnegative("epsilon", epsilon)
 
     def make_parameters(self, device: Any, dtype: Any) -> None:
         """Kernel, bias and psi."""
@@ -60,7 +65,7 @@ class SLLConv2d(ResidualConv2d):
 
     def parametrize(self) -> tuple[Tensor, ...]:
         """(2 / T,): the scale of each inner channel."""
-        return (inner_scale(self.kernel, self.psi, self.groups, self.backend),)
+        return (inner_scale(self.kernel, self.psi, self.groups, self.epsilon, self.backend),)
 
 
 class SLLLinear(ResidualLinear):
@@ -89,4 +94,4 @@ class SLLLinear(ResidualLinear):
 
     def parametrize(self) -> tuple[Tensor, ...]:
         """(2 / T,): the scale of each inner feature."""
-        return (inner_scale(self.kernel, self.psi, 1, self.backend),)
+        return (inner_scale(self.kernel, self.psi, 1, 0.0, self.backend),)

@@ -77,3 +77,12 @@ def kernel(name: str, device_type: str) -> Callable[..., None]:
     if reason := missing(name, device_type):
         raise ImportError(reason)
     return _kernels[device_type, name]
+
+
+def launch(name: str, device: torch.device, *arguments: float) -> None:
+    """Runs a compiled kernel on the device's current stream, which CUDA kernels take as their last argument."""
+    if device.type == "cpu":
+        kernel(name, "cpu")(*arguments)
+        return
+    with torch.cuda.device(device):
+        kernel(name, device.type)(*arguments, torch.cuda.current_stream(device).cuda_stream)

@@ -16,9 +16,7 @@ TILE = 32  # channels per tile of the Gram matrix, as in csrc/gram_rowsum
 OP = Op("gram_rowsum")
 
 
-def gram_rowsum(
-    weight: Tensor, psi: Tensor | None = None, groups: int = 1, *, backend: str = "auto"
-) -> Tensor:
+def gram_rowsum(weight: Tensor, psi: Tensor | None = None, groups: int = 1, *, backend: str = "auto") -> Tensor:
     r"""Row sums r_i = Σ_{j,δ} |v[i,j,δ]| exp(ψ_j − ψ_i) of v[i,j,δ] = Σ_{o,τ} W[o,i,τ] W[o,j,τ+δ].
 
     v is the Gram operator of a convolution over its input channels (dense: WᵀW), and j runs over the group of i.
@@ -26,7 +24,8 @@ def gram_rowsum(
     and W·r^{-1/2} is 1-Lipschitz (Prach and Lampert, *Almost-Orthogonal Layers*, ECCV 2022). Called with
     W.transpose(0, 1) it gives T = diag(r) of an SLL layer x − 2WᵀT⁻¹σ(Wx+b) (Araujo et al., ICLR 2023).
 
-    A term with v = 0 is 0 although exp overflows; |v| has derivative 0 at v = 0. A channel of zero weights has r = 0.
+    A term with v = 0 is 0 although exp overflows; |v| has derivative 0 at v = 0. A channel without weights has
+    r = 0.
 
     Args:
         weight: (cout, cin/groups), or (cout, cin/groups, *kernel) with one to three spatial dimensions; any
@@ -124,9 +123,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, Tensor | None, None, None]:
     weight, psi, r, signs = ctx.saved_tensors
-    weight_gradient, psi_gradient = _backward.outputs(
-        gradient, weight, psi, r, signs, ctx.groups, ctx.backend
-    )
+    weight_gradient, psi_gradient = _backward.outputs(gradient, weight, psi, r, signs, ctx.groups, ctx.backend)
     return weight_gradient, None if psi is None else psi_gradient, None, None
 
 

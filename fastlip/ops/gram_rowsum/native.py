@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -20,17 +23,12 @@ def supports(weight: Tensor, psi: Tensor | None, groups: int) -> str:
 
 def gram_rowsum_forward(weight: Tensor, psi: Tensor | None, groups: int) -> tuple[Tensor, Tensor]:
     """r, and the signs of v as bit planes."""
+    geometry, words = _geometry(weight.shape, weight.stride(), groups)
     r = weight.new_empty(groups * weight.shape[1])
-    signs = weight.new_empty(sign_words(weight.shape, groups), dtype=torch.int32)
+    signs = torch.empty(words, dtype=torch.int32, device=weight.device)
     psi = psi if psi is None else psi.contiguous()
-    kernel = _native.kernel("gram_rowsum_forward_" + _NAMES[weight.dtype], weight.device.type)
-    kernel(
-        weight.data_ptr(),
-        0 if psi is None else psi.data_ptr(),
-        r.data_ptr(),
-        signs.data_ptr(),
-        *_geometry(weight, groups),
-    )
+    kernel = _kernel("forward", weight.dtype, weight.device.type)
+    kernel(weight.data_ptr(), _address(psi), r.data_ptr(), signs.data_ptr(), *geometry)
     return r, signs
 
 
@@ -40,26 +38,35 @@ def gram_rowsum_backward(
     """The gradients for weight and psi; the latter is empty without psi."""
     weight_gradient = torch.empty_like(weight)
     psi_gradient = weight.new_empty(0 if psi is None else r.shape[0])
-    gradient = gradient.contiguous()
-    psi = psi if psi is None else psi.contiguous()
-    kernel = _native.kernel("gram_rowsum_backward_" + _NAMES[weight.dtype], weight.device.type)
+    gradient, psi = gradient.contiguous(), psi if psi is None else psi.contiguous()
+    kernel = _kernel("backward", weight.dtype, weight.device.type)
     kernel(
         gradient.data_ptr(),
         weight.data_ptr(),
-        0 if psi is None else psi.data_ptr(),
+        _address(psi),
         r.data_ptr(),
         signs.data_ptr(),
         weight_gradient.data_ptr(),
         psi_gradient.data_ptr(),
-        *_geometry(weight, groups),
+        *_geometry(weight.shape, weight.stride(), groups)[0],
         *_padded(weight_gradient.stride(), 0),
     )
     return weight_gradient, psi_gradient
 
 
-def _geometry(weight: Tensor, groups: int) -> tuple[int, ...]:
-    """Groups, then the shape and the strides of weight with three spatial dimensions."""
-    return (groups, *_padded(weight.shape, 1), *_padded(weight.stride(), 0))
+def _address(vector: Tensor | None) -> int:
+    return 0 if vector is None else vector.data_ptr()
+
+
+@lru_cache
+def _kernel(name: str, dtype: torch.dtype, device_type: str) -> Callable[..., None]:
+    return _native.kernel(f"gram_rowsum_{name}_{_NAMES[dtype]}", device_type)
+
+
+@lru_cache(maxsize=256)
+def _geometry(shape: torch.Size, stride: tuple[int, ...], groups: int) -> tuple[tuple[int, ...], int]:
+    """What kernels need to know about the weight (with three spatial dimensions), and the words of its signs."""
+    return (groups, *_padded(shape, 1), *_padded(stride, 0)), sign_words(shape, groups)
 
 
 def _padded(sizes: tuple[int, ...], fill: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""MaxMin in C++ (csrc/maxmin): float64, float32, float16 and bfloat16, any shape."""
+"""MaxMin in C++ and CUDA (csrc/maxmin): float64, float32, float16 and bfloat16, any shape."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def maxmin_swap(x: Tensor, mask: Tensor, channels_last: bool, pairing: str, dim:
 
 def _launch(name: str, x: Tensor, mask: Tensor, shape: tuple[int, int, int], pairing: str) -> Tensor:
     y = torch.empty_like(x)
-    kernel = _native.kernel(name + _NAMES[x.dtype], x.device.type)
-    kernel(x.data_ptr(), y.data_ptr(), mask.data_ptr(), *shape, pairing == "halves")
+    pointers = x.data_ptr(), y.data_ptr(), mask.data_ptr()
+    _native.launch(name + _NAMES[x.dtype], x.device, *pointers, *shape, pairing == "halves")
     return y

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -49,8 +50,9 @@ def convolution_norm(
     count = groups * (sides[0] // steps[0]) * (sides[1] // steps[1] // 2 + 1)
     exact = _is_cheap(count, min(cout, cin))
     largest = weight.new_zeros(())
-    for matrices in transfer_matrices(grouped, sides, steps, dilation):
-        largest = torch.maximum(largest, _largest_singular_value(matrices, exact))
+    with _one_thread() if exact else nullcontext():
+        for matrices in transfer_matrices(grouped, sides, steps, dilation):
+            largest = torch.maximum(largest, _largest_singular_value(matrices, exact))
     taps = weight.shape[2] * weight.shape[3]
     return scale * largest * math.sqrt(math.prod(repeats)) * _inflation(cout, cin + taps)
 
@@ -113,6 +115,17 @@ def _largest_eigenvalue(gram: Tensor) -> Tensor:
         chosen = gram[order[at : at + step]]
         largest = torch.maximum(largest, torch.linalg.eigvalsh(chosen)[:, -1].amax())
     return largest
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """LAPACK's threads meet at every column: on matrices this small they cost up to 50 times what they save."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _cheap_bound(gram: Tensor) -> Tensor:

@@ -1,0 +1,56 @@
+// Launching a CUDA kernel on a stream. Under nvcc this is <<<>>>; any other compiler gets tests/cuda_shim, which runs
+// the same source on the CPU. csrc/*/*_cuda.cu includes this file and no CUDA header.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
+#else
+#include "cuda_shim.h"
+#endif
+
+namespace fastlip {
+
+constexpr int kWarpSize = 32;
+#if defined(__CUDACC__)
+constexpr int kThreadsPerBlock = 256;
+constexpr int64_t kMaxBlocks = 1 << 20;
+#else
+constexpr int kThreadsPerBlock = 64;
+constexpr int64_t kMaxBlocks = 4;  // few, so that tests reach the second turn of the loops over items
+#endif
+
+// Threads loop over their items with this stride, so that any number of items fits any grid.
+template <class Index>
+__device__ Index first_item() {
+  return static_cast<Index>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+template <class Index>
+__device__ Index item_stride() {
+  return static_cast<Index>(gridDim.x) * blockDim.x;
+}
+
+inline unsigned blocks_for(int64_t items) {
+  return static_cast<unsigned>(std::min((items + kThreadsPerBlock - 1) / kThreadsPerBlock, kMaxBlocks));
+}
+
+#if defined(__CUDACC__)
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), unsigned blocks, void* stream, Arguments... arguments) {
+  kernel<<<blocks, kThreadsPerBlock, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
+  const cudaError_t status = cudaGetLastError();
+  if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA launch: ") + cudaGetErrorString(status));
+}
+#else
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), unsigned blocks, void*, Arguments... arguments) {
+  cuda_shim::run(blocks, kThreadsPerBlock, [=] { kernel(arguments...); });
+}
+#endif
+
+}  // namespace fastlip

@@ -1,0 +1,193 @@
+"""The audit: an upper bound of each layer's Lipschitz constant as it will run, and their product."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastlip._bounds import Bound, bound_module, lipschitz_bound, understands
+from fastlip.nn._base import LipschitzLayer
+
+__all__ = ["Audit", "Bound", "LayerBound", "audit", "lipschitz_bound"]
+
+_BATCH = 2  # of the input that finds the shapes: a module that mixes samples shows
+# Hooks that only recompute the weight which the audit reads.
+_KNOWN_HOOKS = ("WeightNorm", "SpectralNorm")
+
+
+@dataclass(frozen=True)
+class LayerBound:
+    """One layer of an audit: shapes have no batch dimension; ``how`` says what the bound comes from."""
+
+    name: str
+    kind: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    bound: float
+    how: str
+    roundings: float = field(default=0.0, repr=False)
+    constant: float = field(default=0.0, repr=False)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Upper bounds of the Lipschitz constants of a model (``bound``) and of its ``layers``, in order."""
+
+    bound: float
+    layers: list[LayerBound]
+    input_shape: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            "bound": self.bound,
+            "input_shape": list(self.input_shape),
+            "layers": [
+                {**asdict(layer), "input_shape": list(layer.input_shape), "output_shape": list(layer.output_shape)}
+                for layer in self.layers
+            ],
+        }
+
+    def __str__(self) -> str:
+        head = ("layer", "type", "input", "bound", "how")
+        rows = [
+            (layer.name, layer.kind, "x".join(map(str, layer.input_shape)), f"{layer.bound:.9g}", layer.how)
+            for layer in self.layers
+        ]
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)
+        ]
+        lines.append(f"product of {len(rows)} layers: Lipschitz constant at most {self.bound:.9g}")
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
+    r"""Bounds the Lipschitz constant of a model in eval mode, from the weights that it will use.
+
+    .. math:: L \le \prod_l L_l
+
+    Each layer's bound holds for the L2 norm, at the layer's input size, with its padding, stride and
+    truncation, and with the effective weight in the dtype in which it runs: call it under ``torch.autocast`` to
+    audit a model that will run so. It bounds the exact function of those weights; rounding in the forward is
+    the certificate's business. Convolutions and dense layers: singular values in float64
+    (``fastlip.ops.spectral_norm``). Layers of fastlip: their ``lipschitz_bound(input_shape)``. Pools,
+    activations and normalisation in eval mode: their exact constants.
+
+    The model is a layer, or nested ``torch.nn.Sequential`` (also compiled, or wrapped for data parallelism). A
+    module is understood if it has a method ``lipschitz_bound(input_shape) -> float`` or if a rule for its type
+    is registered with ``fastlip.auditing.lipschitz_bound.register``.
+
+    The model is left as it was: its mode, buffers and caches. One batch of zeros is run through it to find shapes.
+
+    Args:
+        model: on any device.
+        input_shape: of one sample, such as (3, 32, 32).
+
+    Returns:
+        An :class:`Audit`: ``bound``, ``layers``; ``str()`` of it is a table, ``to_dict()`` plain values.
+
+    Raises:
+        TypeError: modules that are not understood, all named.
+        ValueError: NaN or Inf in a parameter or buffer, naming the layer; a module that mixes samples.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    check_finite(model)
+    with evaluating(model), torch.no_grad():
+        x = torch.zeros(_BATCH, *input_shape, **_placement(model))
+        rows = []
+        for name, module in chain(model):
+            y = module(x)
+            rows.append(_bound_layer(name, module, x, y))
+            x = y
+    bound = math.prod(row.bound for row in rows) * (1 + len(rows) * torch.finfo(torch.float64).eps)
+    return Audit(bound, rows, tuple(input_shape))
+
+
+def chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules that the model applies one after the other, with their names; TypeError names those unknown."""
+    links = list(_unfold("", model))
+    unknown = [
+        f"{name or 'model'} ({type(module).__name__})" for name, module in links if not _is_understood(module)
+    ]
+    if unknown:
+        raise TypeError(
+            f"the audit does not understand {', '.join(unknown)}: give the module a method "
+            "lipschitz_bound(input_shape), register a rule with fastlip.auditing, or remove its hooks"
+        )
+    return links
+
+
+def _is_understood(module: nn.Module) -> bool:
+    return not _hooks(module) and understands(module)
+
+
+def _unfold(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    wrapped = _unwrap(module)
+    if wrapped is not None:
+        yield from _unfold(name, wrapped)
+    elif type(module).forward is nn.Sequential.forward and "forward" not in vars(module) and not _hooks(module):
+        for child_name, child in module.named_children():
+            yield from _unfold(f"{name}.{child_name}" if name else child_name, child)
+    else:
+        yield name, module
+
+
+def _unwrap(module: nn.Module) -> nn.Module | None:
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return module.module
+    return getattr(module, "_orig_mod", None)  # torch.compile
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return [hook for hook in hooks if type(hook).__name__ not in _KNOWN_HOOKS]
+
+
+def _bound_layer(name: str, module: nn.Module, x: Tensor, y: Any) -> LayerBound:
+    kind = type(module).__name__
+    if not isinstance(y, Tensor) or y.shape[:1] != x.shape[:1]:
+        raise ValueError(f"layer {name!r} ({kind}): its output is no tensor of as many samples as its input")
+    shapes = tuple(x.shape[1:]), tuple(y.shape[1:])
+    found = bound_module(module, *shapes)
+    if not math.isfinite(found.value):
+        raise ValueError(f"layer {name!r} ({kind}): its Lipschitz bound is {found.value}")
+    return LayerBound(name, kind, *shapes, *found)
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raises ValueError naming the layers whose parameters or buffers contain NaN or Inf."""
+    for name, module in model.named_modules():
+        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for tensor_name, tensor in tensors:
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise ValueError(
+                    f"layer {name or 'model'!r} ({type(module).__name__}): {tensor_name} contains NaN or Inf"
+                )
+
+
+def _placement(model: nn.Module) -> dict[str, Any]:
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return {"dtype": parameter.dtype, "device": parameter.device}
+    return {}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode without a trace: the modes and the evaluation caches are as before afterwards."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            stack.callback(setattr, module, "training", module.training)
+            if isinstance(module, LipschitzLayer):
+                stack.callback(setattr, module, "_cache", module._cache)
+                module._cache = {} if module.training else dict(module._cache)
+            module.training = False
+        yield

@@ -1,0 +1,279 @@
+r"""Certificates: how far each image may be moved, in L2 norm, without changing its prediction."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastlip._labels import multiclass
+from fastlip.auditing import Audit, LayerBound, audit, chain, check_finite
+from fastlip.nn._base import LipschitzLinear, as_it_runs
+from fastlip.nn._conv import LipschitzConv2d
+from fastlip.nn.shaping import FirstChannels
+
+DEFAULT_EPS = (36 / 255, 72 / 255, 108 / 255, 1.0)
+_SQRT2 = math.sqrt(2)
+_SELECTIONS = (nn.Flatten, nn.Identity, nn.Dropout, FirstChannels)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What :func:`certify` found on n samples.
+
+    ``accuracy`` (a tie is an error); ``cra``: for each eps the share of samples that are classified correctly
+    with a radius above eps; ``radii`` (n,): certified L2 radii, 0 for misclassified samples; ``margins`` (n,):
+    f_y - max_{j != y} f_j as computed, negative for misclassified samples; ``lipschitz``: the audited bound L
+    of the network that divides the margins; ``rounding``: the largest bound of the forward's error in L2 norm;
+    ``audit``: every layer's bound.
+    """
+
+    accuracy: float
+    cra: dict[float, float]
+    radii: Tensor
+    margins: Tensor
+    lipschitz: float
+    rounding: float
+    n: int
+    audit: Audit = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON: eps become strings, tensors lists."""
+        return {
+            "accuracy": self.accuracy,
+            "cra": {str(eps): share for eps, share in self.cra.items()},
+            "lipschitz": self.lipschitz,
+            "rounding": self.rounding,
+            "n": self.n,
+            "radii": self.radii.tolist(),
+            "margins": self.margins.tolist(),
+            "audit": self.audit.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        lines = [f"accuracy {self.accuracy:.2%} of {self.n} samples"]
+        lines += [f"certified at {eps:.4g}: {share:.2%}" for eps, share in self.cra.items()]
+        lines.append(f"Lipschitz constant at most {self.lipschitz:.9g} (audited; radii are divided by it)")
+        lines.append(f"error of the forward at most {self.rounding:.3g} (taken off the margins)")
+        return "\n".join(lines)
+
+
+def certify(
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    eps: Sequence[float] = DEFAULT_EPS,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    device: Any = None,
+    dtype: torch.dtype | None = None,
+    progress: bool = False,
+) -> Certificate:
+    r"""Certified robust accuracy (CRA) of a classifier on the batches (images, labels) of a loader.
+
+    .. math:: r(x) = \frac{\max(0,\; f_y - \max_{j \ne y} f_j - 2 \sqrt 2\, e)}{\sqrt 2\, L}, \qquad
+              r(x) = \min_{j \ne y} \frac{f_y - f_j - 2 \sqrt 2\, e}{L_{body} \|w_y - w_j\|}
+
+    L is the audited bound of the model (:func:`fastlip.audit`), never 1 on faith. The second form is used where
+    it is better, and where the model ends in a linear layer with rows w_j (then perhaps its first outputs
+    only): L_body is the bound of what comes before.
+
+    e bounds the L2 error of the computed outputs: each layer's roundings (worst case, in whatever order it sums;
+    convolutions by Winograd's or Fourier transforms are taken to be no worse) on inputs of the norm seen, times
+    the bounds of the layers behind it. It is subtracted twice, for the sample and for a perturbed image. In
+    float64 it is negligible. TF32 and autocast are off meanwhile.
+
+    Args:
+        model: in eval mode. Parameters in 16 bits are raised to float32 in a copy, which is what is certified.
+        loader: batches of images (n, *input_shape) and integer or one-hot labels.
+        eps: the radii at which CRA is reported.
+        input_shape: of one image; by default that of the first batch.
+        device: where to run; by default where the model is. The model itself is not moved.
+        dtype: ``torch.float32`` or ``torch.float64``: certifies a copy of the model in that type. By default the
+            model's own.
+        progress: shows a bar.
+
+    Returns:
+        A :class:`Certificate`.
+
+    Raises:
+        TypeError: modules that the audit does not understand, all named.
+        ValueError: a model in training mode, NaN or Inf in parameters, images or outputs (naming batch and layer),
+            labels out of range, an empty loader, a negative eps, another dtype.
+    """
+    _check(model, eps, dtype)
+    model = _prepare(model, device, dtype)
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    with _full_precision(parameter.device.type), torch.no_grad():
+        outcome, found = _run(model, parameter, loader, input_shape, progress)
+    correct = outcome["margin"] > 0
+    radii = torch.where(correct, outcome["radius"], 0.0)
+    cra = {float(value): (correct & (radii > value)).double().mean().item() for value in eps}
+    return Certificate(
+        accuracy=correct.double().mean().item(),
+        cra=cra,
+        radii=radii,
+        margins=outcome["margin"],
+        lipschitz=found.bound,
+        rounding=outcome["error"].amax().item(),
+        n=len(radii),
+        audit=found,
+    )
+
+
+def _check(model: nn.Module, eps: Sequence[float], dtype: torch.dtype | None) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    training = [name or "model" for name, module in model.named_modules() if module.training]
+    if training:
+        raise ValueError(f"model: {training[0]!r} is in training mode; call model.eval() before certifying")
+    for value in eps:
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"eps={value!r}: expected numbers, at least 0")
+    if dtype not in (None, torch.float32, torch.float64):
+        raise ValueError(f"dtype={dtype}: allowed are torch.float32, torch.float64 and None")
+    check_finite(model)
+
+
+def _prepare(model: nn.Module, device: Any, dtype: torch.dtype | None) -> nn.Module:
+    """The model, or a copy of it where its device or type must change."""
+    floating = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
+    if dtype is None and floating & {torch.float16, torch.bfloat16}:
+        dtype = torch.float32
+    devices = {tensor.device for tensor in model.parameters()}
+    moves = device is not None and devices != {torch.device(device)}
+    if moves or (dtype is not None and floating != {dtype}):
+        model = copy.deepcopy(model).to(device=device, dtype=dtype)
+    return model
+
+
+def _run(
+    model: nn.Module,
+    parameter: Tensor,
+    loader: Iterable[Any],
+    input_shape: tuple[int, ...] | None,
+    progress: bool,
+) -> tuple[dict[str, Tensor], Audit]:
+    links = chain(model)
+    found, head = None, None
+    parts: dict[str, list[Tensor]] = {"margin": [], "radius": [], "error": []}
+    for index, batch in enumerate(_bar(loader) if progress else loader):
+        images, labels = _check_batch(index, batch, input_shape)
+        if found is None:
+            input_shape = tuple(images.shape[1:])
+            found = audit(model, input_shape)
+            head = _head(links, found)
+        outputs, error = _forward(index, links, found, images.to(parameter))
+        logits, true = multiclass(outputs, labels.to(outputs.device))
+        for name, value in _measure(logits.double(), true, error, found, head).items():
+            parts[name].append(value.cpu())
+    if found is None:
+        raise ValueError("loader: it has no batches")
+    return {name: torch.cat(values) for name, values in parts.items()}, found
+
+
+def _check_batch(index: int, batch: Any, input_shape: tuple[int, ...] | None) -> tuple[Tensor, Tensor]:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise TypeError(f"loader: batch {index} is no pair of images and labels")
+    images, labels = batch
+    if input_shape is not None and tuple(images.shape[1:]) != tuple(input_shape):
+        raise ValueError(
+            f"input_shape={tuple(input_shape)}: batch {index} has images of {tuple(images.shape[1:])}"
+        )
+    if not images.isfinite().all():
+        raise ValueError(f"loader: the images of batch {index} contain NaN or Inf")
+    return images, labels
+
+
+def _forward(index: int, links: list[tuple[str, nn.Module]], found: Audit, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The outputs, and for each sample a bound of their error in L2 norm."""
+    unit = torch.finfo(x.dtype).eps / 2
+    error = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for (name, module), row in zip(links, found.layers, strict=True):
+        y = module(x)
+        error = error * row.bound
+        if row.roundings:
+            # The norms are of the computed x and y, which are off by the error itself at most.
+            error = error + unit * (row.roundings * _norms(x) + row.constant + 2 * _norms(y))
+        if not y.isfinite().all():
+            raise ValueError(
+                f"NaN or Inf in the outputs of batch {index}, first in layer {name!r} ({type(module).__name__})"
+            )
+        x = y
+    return x, error
+
+
+def _norms(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
+
+
+def _measure(
+    logits: Tensor, true: Tensor, error: Tensor, found: Audit, head: tuple[Tensor, float] | None
+) -> dict[str, Tensor]:
+    """Margins, and radii before misclassified samples are struck out."""
+    gaps = logits.masked_fill(~true, 0).sum(1, keepdim=True) - logits  # (n, c): f_y - f_j
+    gaps = gaps.masked_fill(true, math.inf)
+    allowance = 2 * _SQRT2 * error[:, None]
+    radius = (gaps - allowance).amin(1) / _nonzero(_SQRT2 * found.bound)
+    if head is not None:
+        slopes, body = head
+        by_rows = (gaps - allowance) / _nonzero(slopes.to(gaps.device)[true.long().argmax(1)] * body)
+        radius = torch.maximum(radius, by_rows.amin(1))
+    return {"margin": gaps.amin(1), "radius": radius.clamp(0, torch.finfo(torch.float64).max), "error": error}
+
+
+def _nonzero(value: Any) -> Any:
+    # A constant function has infinite radii: gaps over the smallest positive number say so.
+    tiny = torch.finfo(torch.float64).tiny
+    return value.clamp_min(tiny) if isinstance(value, Tensor) else max(value, tiny)
+
+
+def _head(links: list[tuple[str, nn.Module]], found: Audit) -> tuple[Tensor, float] | None:
+    """Where the network ends in a linear layer: |w_i - w_j| for all classes, and the bound of what precedes it."""
+    last = len(links) - 1
+    while last > 0 and isinstance(links[last][1], _SELECTIONS):
+        last -= 1
+    weight = _matrix(links[last][1], found.layers[last])
+    if weight is None:
+        return None
+    rows = as_it_runs(weight)[: found.layers[-1].output_shape[0]]
+    eps = torch.finfo(torch.float64).eps
+    distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+    body = math.prod(row.bound for row in found.layers[:last])
+    return distances * (1 + rows.shape[1] * eps), body * (1 + last * eps)
+
+
+def _matrix(module: Any, row: LayerBound) -> Tensor | None:
+    """The matrix of a dense layer, or of a 1x1 convolution of a single pixel; None for any other module."""
+    if isinstance(module, (nn.Linear, LipschitzLinear)) and len(row.input_shape) == 1:
+        return getattr(module, "weight", None)
+    if isinstance(module, (nn.Conv2d, LipschitzConv2d)) and module.groups == 1:
+        weight = getattr(module, "weight", None)
+        if weight is not None and row.input_shape[1:] == row.output_shape[1:] == weight.shape[2:] == (1, 1):
+            return weight.flatten(1)
+    return None
+
+
+def _bar(loader: Iterable[Any]) -> Iterable[Any]:
+    from tqdm import tqdm
+
+    return tqdm(loader, desc="certify", unit="batch", leave=False)
+
+
+@contextmanager
+def _full_precision(device: str) -> Iterator[None]:
+    """No autocast, no TF32 or bfloat16 inside float32 products; the settings come back afterwards."""
+    backends = torch.backends
+    switches = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+    with ExitStack() as stack:
+        for switch in switches:
+            stack.callback(setattr, switch, "fp32_precision", switch.fp32_precision)
+            switch.fp32_precision = "ieee"
+        for name in {"cpu", device}:
+            stack.enter_context(torch.autocast(name, enabled=False))
+        yield

@@ -1,0 +1,72 @@
+"""Options that commands share: those of a recipe, and radii that may be written as fractions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from fractions import Fraction
+from typing import Any
+
+import click
+
+from fastlip.training.recipe import Recipe, default_recipe
+
+EPS = (36 / 255, 72 / 255, 108 / 255, 1.0)
+
+
+class Radius(click.ParamType):
+    """A positive number, or a fraction such as 36/255."""
+
+    name = "radius"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The radius as a float."""
+        try:
+            radius = float(Fraction(value)) if isinstance(value, str) else float(value)
+        except (ValueError, ZeroDivisionError):
+            self.fail(f"{value!r} is not a number or a fraction such as 36/255", param, ctx)
+        if radius <= 0:
+            self.fail(f"{value!r} is not positive", param, ctx)
+        return radius
+
+
+def eps_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--eps``, once for each radius."""
+    return click.option(
+        "--eps",
+        type=Radius(),
+        multiple=True,
+        default=EPS,
+        show_default="36/255, 72/255, 108/255, 1",
+        help="Radius of certified accuracy; give it once for each.",
+    )(command)
+
+
+def radius_name(eps: float) -> str:
+    """36/255 where the radius is a multiple of 1/255, else the number."""
+    steps = round(eps * 255)
+    return f"{steps}/255" if abs(eps * 255 - steps) < 1e-9 and steps % 255 else f"{eps:g}"
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """One option for each field of :class:`Recipe`; those not given arrive as None."""
+    for item in reversed(fields(Recipe)):
+        name = item.name.replace("_", "-")
+        kind, choices = type(item.default), item.metadata.get("choices")
+        flag = f"--{name}/--no-{name}" if kind is bool else f"--{name}"
+        command = click.option(
+            flag,
+            item.name,
+            type=None if kind is bool else click.Choice(choices) if choices else kind,
+            default=None,
+            help=f"{item.metadata['help'].capitalize()}.",
+            show_default=_shown_default(item.name, item.default),
+        )(command)
+    return command
+
+
+def _shown_default(name: str, default: Any) -> str | bool:
+    usual = getattr(default_recipe({}), name)
+    if isinstance(default, bool) or default == "":
+        return False
+    return f"{usual:.4g}" if isinstance(usual, float) else str(usual)

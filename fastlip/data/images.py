@@ -1,0 +1,103 @@
+"""What a data set is: two sets of labelled images, and the scale of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_DECODING_THREADS = 4
+
+
+class DataError(ValueError):
+    """A data file that is missing, truncated or malformed; the message names it."""
+
+
+class Images(Protocol):
+    """Labelled images: ``labels`` (n,) int64, and ``pixels(indices)``, stored values, uint8 (b, c, h, w)."""
+
+    labels: Tensor
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        """The images at these indices."""
+        ...
+
+
+class TensorImages:
+    """Images held in memory: pixels (n, c, h, w) uint8, labels (n,)."""
+
+    def __init__(self, pixels: Tensor, labels: Tensor):
+        self.all_pixels = pixels
+        self.labels = labels
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        """The images at these indices."""
+        return self.all_pixels[indices]
+
+
+class FolderImages:
+    """Image files, decoded as RGB when they are asked for, several at a time (Pillow releases the lock).
+
+    side = 0 expects every image to be of the given size and square; otherwise an image is resized so that its
+    shorter side has this length, and cropped at its centre.
+    """
+
+    def __init__(self, files: Sequence[Path], labels: Tensor, side: int, resize: bool):
+        self.files = files
+        self.labels = labels
+        self.side = side
+        self.resize = resize
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        """The images at these indices; DataError names a file that cannot be decoded."""
+        files = [self.files[index] for index in indices.tolist()]
+        with ThreadPoolExecutor(_DECODING_THREADS) as pool:
+            images = list(pool.map(self._decode, files))
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+    def _decode(self, file: Path) -> np.ndarray:
+        from PIL import Image, ImageOps
+
+        try:
+            with Image.open(file) as image:
+                image = image.convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"{file}: cannot be decoded as an image ({error})") from None
+        if self.resize:
+            image = ImageOps.fit(image, (self.side, self.side), Image.Resampling.BILINEAR)
+        if image.size != (self.side, self.side):
+            raise DataError(
+                f"{file}: got {image.width}x{image.height} pixels, expected {self.side}x{self.side} like the"
+                " rest; give an image size to resize them all"
+            )
+        return np.asarray(image)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training and test images, the names of their classes, one image's shape (c, h, w) and the scale.
+
+    divisor: the stored value divided by it lies in [0, 1], the scale of inputs and so of certified radii.
+    mean: of each channel on that scale; subtracting it moves images and leaves distances as they are.
+    """
+
+    name: str
+    train: Images
+    test: Images
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    divisor: float
+    mean: tuple[float, ...]
+
+    def __str__(self) -> str:
+        c, h, w = self.shape
+        return (
+            f"{self.name}: {len(self.train.labels)} training and {len(self.test.labels)} test images,"
+            f" {c}x{h}x{w}, {len(self.classes)} classes, values / {self.divisor:g} in [0, 1]"
+        )

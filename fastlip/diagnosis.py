@@ -1,0 +1,79 @@
+"""What this installation can run, and why it cannot run the rest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import torch
+
+import fastlip.ops  # registers every op
+from fastlip.ops import _native
+from fastlip.ops._op import registered
+
+_PACKAGES = ("torch", "triton", "numpy", "scikit-learn", "pillow", "tensorboard")
+
+
+def diagnose() -> dict[str, Any]:
+    """Versions, devices, the compiled extensions, and for each op and backend ``"ok"`` or the reason why not."""
+    extensions = {device: _extension(device) for device in ("cpu", "cuda")}
+    return {
+        "versions": {**_own_versions(), **{name: _version(name) for name in _PACKAGES}},
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "extensions": extensions,
+        "ops": {name: {"reference": "ok", **_backends(name)} for name in sorted(registered)},
+    }
+
+
+def doctor() -> None:
+    """Prints what :func:`diagnose` finds."""
+    print(doctor_text(diagnose()))
+
+
+def doctor_text(report: dict[str, Any]) -> str:
+    """The report as a page of text."""
+    lines = [f"{name:<14} {version}" for name, version in report["versions"].items()]
+    lines += [f"{'machine':<14} {report['machine']}, torch uses {report['cpu_capability']}"]
+    lines += [f"{'GPU':<14} {name}" for name in report["gpus"] or ["none that torch can use"]]
+    lines += [f"{device + ' kernels':<14} {state}" for device, state in report["extensions"].items()]
+    for op, backends in report["ops"].items():
+        lines += ["", op, *(f"  {backend:<12} {state}" for backend, state in backends.items())]
+    return "\n".join(lines)
+
+
+def _own_versions() -> dict[str, str]:
+    return {"fastlip": fastlip.__version__, "python": platform.python_version()}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _extension(device: str) -> str:
+    try:
+        module = _native.library(device)
+    except ImportError as error:
+        return str(error)
+    return f"{module.__name__}: {module.instruction_set}, built with {module.compiler}"
+
+
+def _backends(op: str) -> dict[str, str]:
+    return {backend: _status(op, backend) or "ok" for backend in registered[op].backends}
+
+
+def _status(op: str, backend: str) -> str:
+    if reason := registered[op].status(backend):
+        return reason
+    if backend == "triton":
+        return "" if torch.cuda.is_available() else "importable, but there is no GPU that torch can use"
+    try:
+        kernels = _native.library("cpu").kernels
+    except ImportError as error:
+        return str(error)
+    return "" if any(name.startswith(f"{op}_") for name in kernels) else f"{op} is not in the built extension"

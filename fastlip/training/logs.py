@@ -1,0 +1,98 @@
+"""Where a run is reported: progress bar or lines, log.csv, and TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from fastlip.training.checkpoint import write_text
+
+FILE_NAME = "log.csv"
+COLUMNS: tuple[str, ...] = (
+    "epoch",
+    "lr",
+    "train_loss",
+    "train_accuracy",
+    "train_cra",
+    "test_accuracy",
+    "test_cra",
+    "images_per_second",
+    "seconds",
+)
+Row = Mapping[str, float]
+
+
+class Console:
+    """A progress bar over all images of the run on a terminal, and one line per epoch everywhere."""
+
+    def __init__(self, epochs: int, images: int, done: int):
+        self.epochs = epochs
+        self.bar = tqdm(
+            total=epochs * images,
+            initial=done,
+            unit=" images",
+            unit_scale=True,
+            dynamic_ncols=True,
+            disable=None,
+            file=sys.stderr,
+        )
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def step(self, images: int, loss: float, accuracy: float, cra: float) -> None:
+        """Advances the bar, with the epoch's averages so far."""
+        self.bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}, CRA {cra:.1%}", refresh=False)
+        self.bar.update(images)
+
+    def epoch(self, row: Row) -> None:
+        """Prints an epoch's line."""
+        self.bar.write(
+            f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  loss {row['train_loss']:.4f}"
+            f"  train {row['train_accuracy']:6.1%} CRA {row['train_cra']:6.1%}"
+            f"  test {row['test_accuracy']:6.1%} CRA {row['test_cra']:6.1%}"
+            f"  {row['images_per_second']:.0f} images/s",
+            file=sys.stderr,
+        )
+
+
+def write_csv(path: Path, history: Sequence[Row]) -> None:
+    """Replaces the log by these rows: after a crash it never says more than the checkpoint holds."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(path, text.getvalue())
+
+
+class Board:
+    """TensorBoard scalars in a run's folder; does nothing where TensorBoard is not installed or not wanted."""
+
+    def __init__(self, folder: Path, first_epoch: int, wanted: bool = True):
+        self.writer = None
+        if wanted and importlib.util.find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(folder), purge_step=first_epoch)
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+    def epoch(self, row: Row) -> None:
+        """Adds an epoch's scalars."""
+        if self.writer is not None:
+            for name in COLUMNS[1:]:
+                self.writer.add_scalar(name, row[name], int(row["epoch"]))

@@ -1,0 +1,224 @@
+"""The training loop: SGD with OneCycle, from the start or from exactly where a checkpoint stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastlip.data import Data
+from fastlip.training import checkpoint, logs
+from fastlip.training.recipe import Recipe
+from fastlip.training.setup import batches_of, loss_of, optimizer_of, scheduler_of
+from fastlip.training.watch import (
+    Interrupt,
+    Interrupted,
+    NotFiniteError,
+    explain_not_finite,
+    require_finite_parameters,
+)
+
+# While training, CRA at this radius is reported on the word of the layers, L = 1; certificates are audited.
+EPS = 36 / 255
+
+
+@dataclass
+class Progress:
+    """How far a run is: completed epochs, batches of the epoch under way and its sums, and one row per epoch."""
+
+    epoch: int = 0
+    batch: int = 0
+    images: int = 0
+    loss: float = 0.0
+    correct: float = 0.0
+    certified: float = 0.0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def add(self, images: int, loss: float, correct: float, certified: float) -> None:
+        """Counts one batch."""
+        self.batch += 1
+        self.images += images
+        self.loss += loss * images
+        self.correct += correct
+        self.certified += certified
+
+    def averages(self) -> tuple[float, float, float]:
+        """Loss, accuracy and CRA of the epoch so far."""
+        n = max(self.images, 1)
+        return self.loss / n, self.correct / n, self.certified / n
+
+    def close_epoch(self, row: dict[str, float]) -> None:
+        """Appends the epoch's row and starts the next epoch."""
+        self.epoch += 1
+        self.batch = self.images = 0
+        self.loss = self.correct = self.certified = self.seconds = 0.0
+        self.history.append(row)
+
+
+class Training:
+    """A run: a model, how it is trained, and how far it is.
+
+    Args:
+        model: scores (b, classes) for images (b, c, h, w).
+        recipe: how it is trained.
+        data: what it is trained on.
+        folder: where ``checkpoint.pt``, ``log.csv`` and TensorBoard's events go; it must exist.
+        state: a loaded checkpoint to continue from, bit for bit on a CPU.
+    """
+
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, data: Data, folder: Path, state: dict[str, Any] | None = None
+    ):
+        self.model = model
+        self.recipe = recipe
+        self.data = data
+        self.folder = folder
+        self.loss = loss_of(recipe)
+        self.train_batches = batches_of(recipe, data, data.train, augment=True)
+        self.test_batches = batches_of(recipe, data, data.test)
+        self.optimizer = optimizer_of(recipe, model)
+        self.scheduler = scheduler_of(recipe, self.optimizer, len(self.train_batches))
+        self.progress = Progress()
+        if state is not None:
+            self._restore(state)
+
+    def fit(self, stop_after: int = 0, tensorboard: bool = True) -> None:
+        """Trains to the recipe's last epoch, or through stop_after further epochs if that is positive.
+
+        Raises:
+            NotFiniteError: the loss or a parameter is not finite; the last checkpoint stays.
+            Interrupted: SIGINT or SIGTERM arrived; the state after the current step has been saved.
+        """
+        last = self.recipe.epochs
+        if stop_after > 0:
+            last = min(last, self.progress.epoch + stop_after)
+        n = self.train_batches.image_count
+        done = self.progress.epoch * n + self.progress.images
+        with (
+            Interrupt() as interrupt,
+            logs.Console(self.recipe.epochs, n, done) as console,
+            logs.Board(self.folder, self.progress.epoch + 1, tensorboard) as board,
+        ):
+            while self.progress.epoch < last:
+                self._train_epoch(console, interrupt)
+                row = self._close_epoch()
+                console.epoch(row)
+                board.epoch(row)
+                if interrupt.number:
+                    raise Interrupted(interrupt.number)
+
+    def save(self) -> None:
+        """Writes the checkpoint, then the log that belongs to it; refuses parameters that are not finite."""
+        require_finite_parameters(self.model)
+        state = {
+            "recipe": self.recipe.to_dict(),
+            "data": describe(self.data),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "progress": asdict(self.progress),
+        }
+        checkpoint.save(self.folder / checkpoint.FILE_NAME, state)
+        logs.write_csv(self.folder / logs.FILE_NAME, self.progress.history)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        load_model(self.model, state, self.data)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.progress = Progress(**state["progress"])
+        checkpoint.restore_random_state(state["random"])
+
+    def _train_epoch(self, console: logs.Console, interrupt: Interrupt) -> None:
+        self.model.train()
+        progress = self.progress
+        started = time.perf_counter() - progress.seconds
+        for x, y in self.train_batches.epoch(progress.epoch, progress.batch):
+            progress.add(len(y), *self._step(x, y))
+            progress.seconds = time.perf_counter() - started
+            console.step(len(y), *progress.averages())
+            if interrupt.number:
+                self.save()
+                raise Interrupted(interrupt.number)
+
+    def _step(self, x: Tensor, y: Tensor) -> Sequence[float]:
+        self.optimizer.zero_grad()
+        scores = self.model(x)
+        loss = self.loss(scores, y)
+        figures = torch.stack((loss.detach(), *_correct_and_certified(scores.detach(), y)))
+        loss.backward()
+        figures = figures.tolist()  # waits for a GPU; by now it has the backward pass to work on
+        if not math.isfinite(figures[0]):
+            where = f"epoch {self.progress.epoch + 1}, step {self.progress.batch + 1}: loss is {figures[0]}"
+            raise NotFiniteError(f"{where}: {explain_not_finite(self.model, x)}")
+        self.optimizer.step()
+        self.scheduler.step()
+        return figures
+
+    def _close_epoch(self) -> dict[str, float]:
+        progress = self.progress
+        require_finite_parameters(self.model)
+        loss, accuracy, cra = progress.averages()
+        test_accuracy, test_cra = self._evaluate()
+        row = {
+            "epoch": progress.epoch + 1,
+            "lr": self.scheduler.get_last_lr()[0],
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "train_cra": cra,
+            "test_accuracy": test_accuracy,
+            "test_cra": test_cra,
+            "images_per_second": progress.images / progress.seconds,
+            "seconds": progress.seconds,
+        }
+        progress.close_epoch(row)
+        self.save()
+        return row
+
+    def _evaluate(self) -> tuple[float, float]:
+        """Accuracy and CRA on the test images: a forward pass, cheaper than the audited certificate."""
+        self.model.eval()
+        with torch.no_grad():
+            counts = [_correct_and_certified(self.model(x), y) for x, y in self.test_batches]
+        correct, certified = (sum(column).item() for column in zip(*counts, strict=True))
+        return correct / self.test_batches.image_count, certified / self.test_batches.image_count
+
+
+def describe(data: Data) -> dict[str, Any]:
+    """What a checkpoint remembers of its data."""
+    return {
+        "name": data.name,
+        "shape": list(data.shape),
+        "divisor": data.divisor,
+        "classes": list(data.classes),
+        "training_images": len(data.train.labels),
+        "test_images": len(data.test.labels),
+    }
+
+
+def load_model(model: nn.Module, state: dict[str, Any], data: Data) -> None:
+    """Puts a checkpoint's weights into the model; CheckpointError where they or the data do not belong to it."""
+    now = describe(data)
+    for name, value in state["data"].items():
+        if now.get(name) != value:
+            now_text = f"{name} is {now.get(name)!r}"
+            raise checkpoint.CheckpointError(f"data: {now_text}, the run was trained with {value!r}")
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise checkpoint.CheckpointError(f"checkpoint: its weights do not fit the model: {reason}") from None
+
+
+def _correct_and_certified(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """How many are right, and how many by a margin above √2·EPS: certified if the model is 1-Lipschitz."""
+    true = scores.gather(1, y[:, None])[:, 0]
+    others = scores.scatter(1, y[:, None], -math.inf).amax(1)
+    margin = true - others
+    return (margin > 0).sum(), (margin > math.sqrt(2) * EPS).sum()

@@ -1,0 +1,95 @@
+"""What may stop a run: numbers that are not finite, and signals."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class NotFiniteError(ArithmeticError):
+    """A NaN or an infinity in training; the message names the layer where it appeared first."""
+
+
+class Interrupted(Exception):  # noqa: N818
+    """The run was stopped by a signal, after its state was saved."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+class Interrupt:
+    """Inside this context the first SIGINT or SIGTERM only sets ``number``; a second one acts as usual."""
+
+    def __init__(self):
+        self.number = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._previous:
+            signal.signal(*self._previous.popitem())
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.number = number
+        self.__exit__()
+
+
+def require_finite_parameters(model: nn.Module) -> None:
+    """NotFiniteError names the first layer of the model with a parameter or buffer that is not finite."""
+    for name, layer in model.named_modules():
+        if found := _own_not_finite(layer):
+            raise NotFiniteError(f"{_title(name, layer)}: {found}")
+
+
+def explain_not_finite(model: nn.Module, x: Tensor) -> str:
+    """Runs the model on x again and says which layer is the first with parameters or an output not finite."""
+    if not _finite(x):
+        return "the input is not finite"
+    reasons: list[str] = []
+    handles = [_watch(layer, _title(name, layer), reasons) for name, layer in model.named_modules()]
+    try:
+        with torch.no_grad():
+            model(x)
+    except ValueError as error:  # a layer may itself refuse what is not finite
+        reasons.append(str(error))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return reasons[0] if reasons else "every layer's output is finite: the loss itself is not"
+
+
+def _watch(layer: nn.Module, title: str, reasons: list[str]) -> Any:
+    def hook(_: nn.Module, __: Any, output: Any) -> None:
+        if found := _own_not_finite(layer):
+            reasons.append(f"{title}: {found}")
+        elif isinstance(output, Tensor) and not _finite(output):
+            reasons.append(f"{title}: its output is not finite")
+
+    return layer.register_forward_hook(hook)
+
+
+def _own_not_finite(layer: nn.Module) -> str:
+    for kind, tensors in (("parameter", layer.named_parameters), ("buffer", layer.named_buffers)):
+        for name, tensor in tensors(recurse=False):
+            if not _finite(tensor):
+                return f"its {kind} {name!r} is not finite"
+    return ""
+
+
+def _finite(x: Tensor) -> bool:
+    return not x.is_floating_point() or bool(x.isfinite().all())
+
+
+def _title(name: str, layer: nn.Module) -> str:
+    return f"layer {name!r} ({type(layer).__name__})" if name else f"the model ({type(layer).__name__})"

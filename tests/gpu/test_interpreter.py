@@ -1,0 +1,90 @@
+"""Triton's kernels on the CPU, by its interpreter: in a process of its own, since the decorators must see it on.
+
+To run one case: ``TRITON_INTERPRET=1 pytest tests/gpu/test_interpreter.py -k odd_channels``.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastlip import ops, testing
+
+triton = pytest.importorskip("triton", minversion="3.6")
+
+ROOT = Path(__file__).resolve().parents[2]
+ACTIVE = triton.knobs.runtime.interpret
+inside = pytest.mark.skipif(not ACTIVE, reason="runs in the process that test_with_the_interpreter starts")
+
+OPS = [path.parent.name for path in sorted(ROOT.glob("fastlip/ops/*/triton_kernels.py"))]
+SMALL = 4000
+# The interpreter takes about 20 ms for a step of a loop with a dot, whatever its size.
+SMALL_WITH_DOT = 150
+
+
+def kernels_of(op_name):
+    assert testing.op(op_name).status("triton") == ""
+    return {id(entry.kernel): entry.kernel for entry in testing.op(op_name).modules["triton"].AOT}.values()
+
+
+def uses_dot(op_name):
+    return "tl.dot" in (ROOT / "fastlip" / "ops" / op_name / "triton_kernels.py").read_text()
+
+
+def cases():
+    for op_name in OPS:
+        limit = SMALL_WITH_DOT if uses_dot(op_name) else SMALL
+        for case_name, case in testing.cases_of(op_name).CASES.items():
+            if sum(torch.Size(shape).numel() for shape in case.shapes.values()) <= limit:
+                yield pytest.param(op_name, case, id=f"{op_name}-{case_name}")
+
+
+@pytest.mark.skipif(ACTIVE, reason="this is the process that it starts")
+def test_with_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__))]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+    assert " passed" in result.stdout
+
+
+@inside
+@pytest.mark.parametrize("op_name", OPS)
+def test_the_interpreter_is_active(op_name):
+    for kernel in kernels_of(op_name):
+        assert not isinstance(kernel, triton.JITFunction)
+
+
+@inside
+@pytest.mark.parametrize(("op_name", "case"), list(cases()) if ACTIVE else [])
+def test_agreement(op_name, case):
+    testing.check_agreement(op_name, "triton", case, torch.float32)
+
+
+@inside
+@pytest.mark.parametrize("dtype", testing.dtypes_of("maxmin") if ACTIVE else [], ids=str)
+@pytest.mark.parametrize("pairing", ["adjacent", "halves"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_maxmin_is_exact_with_ties_and_nan(dtype, pairing, channels_last):
+    x = torch.randn(3, 17, 3, 3).round().to(dtype)
+    x[0, 2:5] = float("nan")
+    x = x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    results = {}
+    for backend in ("reference", "triton"):
+        leaf = x.clone().requires_grad_()
+        y = ops.maxmin(leaf, pairing, backend=backend)
+        (gradient,) = torch.autograd.grad(y, leaf, torch.arange(y.numel()).view(y.shape).to(dtype))
+        results[backend] = y.detach(), gradient
+    for ours, expected in zip(results["triton"], results["reference"], strict=True):
+        assert torch.equal(ours.isnan(), expected.isnan())
+        assert torch.equal(ours.nan_to_num(), expected.nan_to_num())
+
+
+def test_outside_the_interpreter_a_cpu_tensor_is_refused_with_the_reason():
+    if ACTIVE:
+        pytest.skip("the interpreter is active")
+    with pytest.raises(ValueError, match=r"need a CUDA tensor or Triton.s interpreter, got device cpu"):
+        ops.maxmin(torch.zeros(2, 4), backend="triton")

@@ -1,0 +1,256 @@
+"""The command line, in process: what it writes, what it prints, and one line for every mistake."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from fastlip.cli import main
+
+SMALL = ["--width=2", "--layers-per-block=1", "--batch-size=256", "--epochs=2", "--threads=1", "--no-tensorboard"]
+
+
+@pytest.fixture(autouse=True)
+def _process_settings():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch):
+    """Runs a command in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+@pytest.fixture
+def trained(cli, tmp_path):
+    code, _, errors = cli("train", *SMALL, "--out", "run")
+    assert code == 0, errors
+    return tmp_path / "run"
+
+
+def assert_one_line(result, text, expected_code=1):
+    code, _, errors = result
+    assert code == expected_code
+    assert errors.startswith("Error: ")
+    assert text in errors
+    assert errors.count("\n") == 1, errors
+
+
+def test_train_prints_its_certificate_and_writes_the_run(cli, tmp_path):
+    code, output, progress = cli("train", *SMALL, "--out", "deep/run")
+    assert code == 0
+    for text in ("1437 training and 360 test images", "accuracy", "CRA at 36/255", "CRA at 1 ", "Lipschitz bound"):
+        assert text in output
+    assert "epoch 2/2" in progress
+    assert "images/s" in progress
+    folder = tmp_path / "deep" / "run"
+    assert {file.name for file in folder.iterdir()} == {
+        "recipe.json",
+        "checkpoint.pt",
+        "log.csv",
+        "certificate.json",
+    }
+    certificate = json.loads((folder / "certificate.json").read_text())
+    assert certificate["lipschitz"] <= 1 + 1e-6
+    assert json.loads((folder / "recipe.json").read_text())["width"] == 2
+
+
+def test_certify_repeats_the_certificate(cli, trained):
+    code, output, _ = cli("certify", trained, "--json")
+    assert code == 0
+    result = json.loads(output)
+    assert result == json.loads((trained / "certificate.json").read_text())
+    assert result["images"] == 360
+    _, text, _ = cli("certify", trained / "checkpoint.pt", "--eps=1/10", "--eps", "2", "--split=train")
+    assert "CRA at 0.1 " in text
+    assert "CRA at 2 " in text
+    assert "1437 train images" in text
+
+
+def test_audit_names_every_layer(cli, trained):
+    code, output, _ = cli("audit", trained)
+    assert code == 0
+    assert "block1" in output
+    code, output, _ = cli("audit", trained, "--json", "--backend=reference")
+    assert code == 0
+    assert json.loads(output)["bound"] <= 1 + 1e-6
+
+
+def test_an_existing_run_is_not_overwritten_unasked(cli, trained):
+    before = (trained / "checkpoint.pt").read_bytes()
+    assert_one_line(cli("train", *SMALL, "--out", trained), "exists; --resume continues it", 2)
+    assert (trained / "checkpoint.pt").read_bytes() == before
+    (trained / "notes.txt").write_text("mine")
+    code, _, _ = cli("train", *SMALL, "--out", trained, "--overwrite", "--seed=5")
+    assert code == 0
+    assert (trained / "checkpoint.pt").read_bytes() != before
+    assert (trained / "notes.txt").exists()
+
+
+def test_overwrite_replaces_only_runs(cli, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "checkpoint.pt").write_text("precious")
+    assert_one_line(cli("train", *SMALL, "--out", "thesis", "--overwrite"), "is not a run folder", 2)
+    assert_one_line(cli("train", *SMALL, "--out", "thesis/checkpoint.pt"), "is not a folder", 2)
+    assert (tmp_path / "thesis" / "checkpoint.pt").read_text() == "precious"
+
+
+def test_stop_and_resume_give_the_same_weights(cli, trained, tmp_path):
+    code, output, _ = cli("train", *SMALL, "--out", "halves", "--stop-after=1")
+    assert code == 0
+    assert "stopped after 1 of 2 epochs" in output
+    assert not (tmp_path / "halves" / "certificate.json").exists()
+    code, _, errors = cli("train", "--out", "halves", "--resume", "--no-tensorboard")
+    assert code == 0, errors
+    assert_equal_weights(trained, tmp_path / "halves")
+
+
+def assert_equal_weights(one, other):
+    one, other = (torch.load(run / "checkpoint.pt", weights_only=True)["model"] for run in (one, other))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_ctrl_c_saves_the_run_and_exits_with_130(cli, trained, tmp_path, monkeypatch):
+    from fastlip.training.loop import Training
+
+    step, count = Training._step, 0
+
+    def interrupted(self, x, y):
+        nonlocal count
+        count += 1
+        if count == 8:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, x, y)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_step", interrupted)
+        code, _, errors = cli("train", *SMALL, "--out", "stopped")
+    assert code == 130
+    assert "stopped by SIGINT" in errors
+    assert "--resume" in errors
+    code, _, _ = cli("train", "--out", "stopped", "--resume", "--no-tensorboard")
+    assert code == 0
+    assert_equal_weights(trained, tmp_path / "stopped")
+
+
+def test_nan_stops_with_the_name_of_a_layer(cli):
+    result = cli("train", *SMALL, "--lr=1e30", "--out", "nan")
+    assert_one_line((result[0], result[1], result[2].splitlines(keepends=True)[-1]), "layer '")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "code"),
+    [
+        (["--method=resnet"], "method='resnet': allowed are", 1),
+        (["--data=mnist"], "'--data'", 2),
+        (["--loss=mse"], "'--loss'", 2),
+        (["--epochs=many"], "'--epochs'", 2),
+        (["--epochs=0"], "epochs=0: must be at least 1", 1),
+        (["--lr=-1"], "lr=-1.0: must be above 0", 1),
+        (["--backend=fast"], "backend='fast': allowed are", 1),
+        (["--device=gpu"], "device='gpu': cannot be used here", 1),
+        (["--colour=red"], "--colour", 2),
+        (["--data=cifar10"], "path='': data='cifar10' needs the folder", 1),
+        (["--data=cifar10", "--path=nowhere"], "nowhere: no such folder", 1),
+        (["--path=x"], "path='x': data='digits'", 1),
+        (["--resume", "--overwrite"], "exclude each other", 2),
+        (["--resume", "--out=none"], "none/checkpoint.pt: no such checkpoint", 1),
+        (["--width=3"], "width=3", 1),
+    ],
+)
+def test_a_wrong_option_is_one_line(cli, tmp_path, arguments, text, code):
+    assert_one_line(cli("train", *arguments), text, code)
+    assert not any(tmp_path.iterdir()), "a refused run leaves nothing behind"
+
+
+def test_a_truncated_data_file_is_one_line(cli, tmp_path):
+    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        (tmp_path / name).write_bytes(bytes(3073 * 2))
+    (tmp_path / "data_batch_4.bin").write_bytes(bytes(3000))
+    assert_one_line(cli("train", "--data=cifar10", "--path", tmp_path), "data_batch_4.bin: got 3000 bytes")
+
+
+def test_a_corrupt_checkpoint_is_one_line(cli, trained):
+    file = trained / "checkpoint.pt"
+    file.write_bytes(file.read_bytes()[:5000])
+    for command in (["certify", trained], ["audit", trained], ["train", "--out", trained, "--resume"]):
+        assert_one_line(cli(*command), "checkpoint.pt: corrupt checkpoint")
+
+
+def test_a_missing_run_is_one_line(cli):
+    assert_one_line(cli("certify", "runs/none"), "runs/none: no such checkpoint")
+
+
+def test_a_wrong_radius_is_one_line(cli, trained):
+    assert_one_line(cli("certify", trained, "--eps=1/0"), "is not a number or a fraction", 2)
+    assert_one_line(cli("certify", trained, "--eps=-1"), "is not positive", 2)
+
+
+def test_a_resumed_run_keeps_its_recipe(cli, trained):
+    assert_one_line(cli("train", "--out", trained, "--resume", "--epochs=9"), "epochs=9: the run has 2")
+
+
+def test_a_bug_shows_its_traceback(cli, monkeypatch):
+    from fastlip.commands import train
+
+    def broken(*_):
+        raise KeyError("bug")
+
+    monkeypatch.setattr(train, "default_recipe", broken)
+    with pytest.raises(KeyError, match="bug"):
+        cli("train")
+
+
+def test_bench_prints_ratios(cli):
+    options = ("--method=aol", "--batch-size=2", "--image-size=4", "--rounds=2")
+    code, output, _ = cli("bench", *options)
+    assert code == 0
+    assert "fused/plain" in output
+    code, output, _ = cli("bench", *options, "--json")
+    (row,) = json.loads(output)["rows"]
+    assert row["fused_ms"] > 0
+    assert row["fused_to_plain"] > 0
+
+
+def test_doctor_gives_a_reason_for_every_backend(cli):
+    code, output, _ = cli("doctor")
+    assert code == 0
+    assert "maxmin" in output
+    code, output, _ = cli("doctor", "--json")
+    report = json.loads(output)
+    assert report["versions"]["torch"] == torch.__version__
+    for backends in report["ops"].values():
+        assert backends["reference"] == "ok"
+        assert all(backends.values())
+
+
+def test_doctor_fails_where_a_required_backend_is_missing(cli, monkeypatch):
+    from fastlip import diagnosis
+
+    monkeypatch.setattr(diagnosis, "_status", lambda op, backend: "no compiler" if backend == "native" else "")
+    assert_one_line(cli("doctor", "--require=native"), "native: no compiler")
+    assert cli("doctor", "--require=triton")[0] == 0
+
+
+def test_the_module_is_the_command():
+    process = subprocess.run(
+        [sys.executable, "-m", "fastlip", "certify", "nowhere"], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 1
+    assert process.stderr == "Error: nowhere: no such checkpoint\n"

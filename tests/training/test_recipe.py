@@ -1,0 +1,69 @@
+import dataclasses
+
+import pytest
+
+from fastlip.training.recipe import Recipe, default_recipe
+
+
+def test_a_recipe_is_frozen_and_survives_a_round_trip():
+    recipe = default_recipe({"method": "aol", "lr": 0.5, "shift": 2})
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.lr = 1.0
+
+
+def test_defaults_follow_the_data_set_and_what_is_given_wins():
+    digits = default_recipe({})
+    cifar = default_recipe({"data": "cifar10", "path": "x"})
+    assert (digits.data, cifar.batch_size, cifar.flip) == ("digits", 256, True)
+    assert not digits.flip
+    assert default_recipe({"data": "cifar10", "path": "x", "flip": False, "batch_size": 7}).batch_size == 7
+    assert cifar.offset == pytest.approx(2 * 2**0.5 * 36 / 255)
+    assert cifar.temperature == 0.25
+    assert default_recipe({"data": "cifar10", "path": "x", "method": "cayley"}).lr == 0.017
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("data", "mnist", "data='mnist': allowed are 'digits'"),
+        ("size", "XXL", "size='XXL': allowed are 'XS', 'S', 'M', 'L'"),
+        ("backend", "fast", "backend='fast': allowed are 'auto'"),
+        ("epochs", 0, "epochs=0: must be at least 1"),
+        ("batch_size", -1, "batch_size=-1: must be at least 1"),
+        ("lr", 0.0, "lr=0.0: must be above 0"),
+        ("lr", float("nan"), "lr=nan: must be finite"),
+        ("momentum", 1.0, "momentum=1.0: must be below 1"),
+        ("warmup", 0.0, "warmup=0.0: must be above 0"),
+        ("loss", "mse", "loss='mse': allowed are 'offset-ce'"),
+        ("temperature", 0.0, "temperature=0.0"),
+        ("seed", -1, "seed=-1"),
+        ("path", "/x", "path='/x'"),
+    ],
+)
+def test_a_wrong_value_is_named(field, value, text):
+    with pytest.raises(ValueError, match=f"^{text}"):
+        default_recipe({field: value})
+
+
+def test_a_wrong_type_is_named():
+    with pytest.raises(TypeError, match=r"epochs: got 1\.5, expected int"):
+        default_recipe({"epochs": 1.5})
+
+
+def test_a_data_set_of_files_needs_its_path():
+    with pytest.raises(ValueError, match="path='': data='cifar10'"):
+        default_recipe({"data": "cifar10"})
+
+
+def test_unknown_fields_are_named():
+    values = Recipe().to_dict()
+    with pytest.raises(ValueError, match="recipe: unknown fields: colour"):
+        Recipe.from_dict({**values, "colour": 1})
+
+
+def test_a_resumed_run_keeps_its_recipe_but_may_move():
+    recipe = default_recipe({})
+    recipe.refuse_changes({"device": "cpu", "lr": recipe.lr})
+    with pytest.raises(ValueError, match=r"epochs=999: the run has 60"):
+        recipe.refuse_changes({"epochs": 999})
