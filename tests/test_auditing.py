@@ -153,6 +153,32 @@ def test_a_network_is_the_product_of_its_layers():
     assert lines[0].index("bound") == lines[1].index(f"{norms[0]:.9g}"[:4])
 
 
+@pytest.mark.parametrize("method", fastlip.models.METHODS)
+def test_every_methods_network_is_understood_and_at_most_one(method):
+    torch.manual_seed(0)
+    model = fastlip.models.lip_conv_net(method, width=4, image_size=8, in_channels=1).eval()
+    found = fastlip.audit(model, (1, 8, 8))
+    assert 0.9 < found.bound <= 1 + 1e-5
+    certificate = fastlip.certify(model, [(torch.rand(4, 1, 8, 8), torch.arange(4))])
+    assert certificate.lipschitz == found.bound
+    assert certificate.rounding < 1e-3
+
+
+def test_every_module_of_the_package_is_understood():
+    modules = [
+        module for module in vars(lip).values() if isinstance(module, type) and issubclass(module, nn.Module)
+    ]
+    assert len(modules) >= 20
+    for module in modules:
+        sizes = (4, 4, 3) if "Conv" in module.__name__ else (4, 4) if "Linear" in module.__name__ else ()
+        sizes = (4,) if module in (lip.ZeroChannelPad, lip.FirstChannels) else sizes
+        sizes = (2,) if "Pool" in module.__name__ else sizes
+        sizes = (4,) if module is lip.HouseHolder else sizes
+        layer = module(*sizes).eval()
+        shape = (4,) if "Linear" in module.__name__ else (4, 6, 6)
+        assert 0 <= fastlip.audit(layer, shape).bound <= (2 if module is lip.NormalizedLinear else 1 + 1e-5)
+
+
 def test_an_untouched_convnet_is_at_most_one():
     assert 0.999 < fastlip.audit(convnet(), (1, 8, 8)).bound <= 1 + 1e-6
 
