@@ -20,19 +20,19 @@ _SQUARINGS = 5
 def squared_norm_bound(weight: Tensor, sides: tuple[int, int], groups: int) -> Tensor:
     """Upper bound of sigma^2 of each group's kernel over the frequencies of a torus, by Gram iteration.
 
-    weight is (m, c / groups, kh, kw). Differentiable, with the gradient of the frequency that attains the bound:
-    all others are looked at without a graph. Delattre, Barthélemy, Araujo, Allauzen, *Efficient Bound of
-    Lipschitz Constant for Convolutional Layers by Gram Iteration*, ICML 2023.
+    weight is (m, c / groups, kh, kw). Differentiable, with the gradient of the bound at the frequency that attains
+    it. Delattre, Barthélemy, Araujo, Allauzen, *Efficient Bound of Lipschitz Constant for Convolutional Layers by
+    Gram Iteration*, ICML 2023.
     """
     size = weight.detach().abs().amax()
     taps = (weight / torch.where(size > 0, size, 1)).flatten(2).unflatten(0, (groups, -1))  # [g, m, c, t]
-    cosines, sines = _waves(sides, weight.shape[2:], weight)
+    waves = _waves(sides, weight.shape[2:], weight)
     with torch.no_grad():
-        every = _gram_bound(*(torch.einsum("gmct,ft->fgmc", taps, wave) for wave in (cosines, sines)))
-        worst = every.argmax(0)
-    bound = _gram_bound(*(torch.einsum("gmct,gt->gmc", taps, wave[worst]) for wave in (cosines, sines)))
+        every = _gram_bound(*(torch.einsum("gmct,ft->fgmc", taps, wave) for wave in waves))
+        bound, worst = every.max(0)
+    real, imaginary = (torch.einsum("gmct,gt->gmc", taps, wave[worst]) for wave in waves)
     rounding = 1 + (16 + taps.shape[-1] + taps.shape[-2]) * torch.finfo(bound.dtype).eps
-    return bound * (size * size * rounding)
+    return _follow(bound, torch.complex(real, imaginary)) * (size * size * rounding)
 
 
 def _waves(sides: tuple[int, int], kernel_size: torch.Size, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,28 +51,47 @@ def _angles(side: int, count: int, taps: int, device: torch.device) -> Tensor:
 def _gram_bound(real: Tensor, imaginary: Tensor) -> Tensor:
     """|G^n|_F^(1/n), n = 2^5, for G the smaller Gram matrix of real + i imaginary: [..., m, c] to [...].
 
-    Real products: (A + iB)^2 has the imaginary part AB - (AB)^T, for A is symmetric and B is skew.
+    Real products cost less: (A + iB)^2 has the imaginary part AB - (AB)^T, for A is symmetric and B is skew.
     """
     if real.shape[-2] > real.shape[-1]:
         real, imaginary = real.mT, imaginary.mT
     cross = imaginary @ real.mT
     symmetric, skew = real @ real.mT + imaginary @ imaginary.mT, cross - cross.mT
-    positive = symmetric.detach().diagonal(dim1=-2, dim2=-1).sum(-1) > 0
-    norm = _norm_or_one(symmetric, skew)
-    logarithm = norm.log()
+    norm = _norm(symmetric, skew)
+    bound = norm
     for step in range(1, _SQUARINGS + 1):
-        symmetric, skew = symmetric / norm[..., None, None], skew / norm[..., None, None]
+        inverse = torch.where(norm > 0, norm, 1).reciprocal()[..., None, None]
+        symmetric, skew = symmetric * inverse, skew * inverse
         cross = symmetric @ skew
         symmetric, skew = symmetric @ symmetric - skew @ skew, cross - cross.mT
-        norm = _norm_or_one(symmetric, skew)
-        logarithm = logarithm + norm.log() / 2**step
-    return logarithm.exp() * positive
+        norm = _norm(symmetric, skew)
+        bound = bound * norm ** (1 / 2**step)
+    return bound
 
 
-def _norm_or_one(symmetric: Tensor, skew: Tensor) -> Tensor:
-    """Frobenius norm of symmetric + i skew, but 1 for the zero matrix, where the root has no derivative."""
-    square = (symmetric.square() + skew.square()).sum((-2, -1))
-    return torch.where(square > 0, square, 1).sqrt()
+def _norm(symmetric: Tensor, skew: Tensor) -> Tensor:
+    return (symmetric.square() + skew.square()).sum((-2, -1)).sqrt()
+
+
+def _follow(bound: Tensor, matrix: Tensor) -> Tensor:
+    """The bound |G^n|_F^(1/n) with its gradient, for the matrices [g, m, c] that attained it.
+
+    Homogeneous in G, it is <H, G> with H its gradient, a multiple of G^(2n - 1): the product of G, G^2, ... G^n.
+    """
+    matrix = matrix.mT if matrix.shape[-2] > matrix.shape[-1] else matrix
+    gram = matrix @ matrix.mH
+    with torch.no_grad():
+        power = iterate = _normalise(gram)
+        for _ in range(_SQUARINGS):
+            iterate = _normalise(iterate @ iterate)
+            power = power @ iterate
+    inner = (power.conj() * gram).real.sum((-2, -1))
+    return bound * (inner / torch.where(inner > 0, inner, 1).detach())
+
+
+def _normalise(gram: Tensor) -> Tensor:
+    norm = torch.linalg.matrix_norm(gram)
+    return gram / torch.where(norm > 0, norm, 1)[..., None, None]
 
 
 def _sample(side: int, kernel_size: int, dilation: int, padding_mode: str) -> tuple[int, float]:
