@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -24,9 +25,14 @@ def cases_of(op_name: str) -> ModuleType:
     return importlib.import_module(f"fastlip.ops.{op_name}.cases")
 
 
+def ops_with_cases() -> list[str]:
+    """The ops that have cases: all with kernels must, references may."""
+    return [name for name in ops.__all__ if find_spec(f"fastlip.ops.{name}.cases") or op(name).backends]
+
+
 def op_cases(bench: bool = False) -> Iterator[tuple[str, str, Case]]:
     """(op, case name, case) of every op: those for tests, or those for benchmarks."""
-    for op_name in ops.__all__:
+    for op_name in ops_with_cases():
         for case_name, case in cases_of(op_name).CASES.items():
             if case.bench == bench:
                 yield op_name, case_name, case
