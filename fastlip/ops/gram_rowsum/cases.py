@@ -95,7 +95,7 @@ def by_half_offsets(weight: Tensor, psi: Tensor | None = None, groups: int = 1) 
     kernel = per_group.shape[3:]
     ranges = [range(1 - k, k) for k in kernel]
     half = list(itertools.product(*ranges))[math.prod(map(len, ranges)) // 2 :]
-    sums = 0
+    sums = weight.new_zeros(())
     for offset in half:
         ahead = per_group[(..., *(slice(max(0, d), k + min(0, d)) for d, k in zip(offset, kernel, strict=True)))]
         behind = per_group[(..., *(slice(max(0, -d), k - max(0, d)) for d, k in zip(offset, kernel, strict=True)))]
