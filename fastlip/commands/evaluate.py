@@ -86,7 +86,8 @@ def report_certificate(
     if not quiet:
         click.echo(f"accuracy           {certificate.accuracy:8.2%}   ({len(images.labels)} {split} images)")
         for radius, share in certificate.cra.items():
-            click.echo(f"CRA at {radius_name(radius):<11} {share:8.2%}")
+            joint = certificate.joint_cra[radius]
+            click.echo(f"CRA at {radius_name(radius):<11} {share:8.2%}   (by margin/(√2·L) alone {joint:.2%})")
         click.echo(f"Lipschitz bound    {certificate.lipschitz:.7f}  (audited; radii are divided by it)")
         click.echo(f"Radii are L2 distances of images with values in [0, 1] (stored value / {data.divisor:g}).")
     summary = {"data": data.name, "split": split, "images": len(images.labels), "divisor": data.divisor}
