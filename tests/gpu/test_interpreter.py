@@ -21,8 +21,8 @@ inside = pytest.mark.skipif(not ACTIVE, reason="runs in the process that test_wi
 
 OPS = [path.parent.name for path in sorted(ROOT.glob("fastlip/ops/*/triton_kernels.py"))]
 SMALL = 4000
-# The interpreter takes about 20 ms for a step of a loop with a dot, whatever its size.
-SMALL_WITH_DOT = 150
+# Each pair of taps and of channel tiles is a step of a loop, which takes the interpreter 10 ms whatever its size.
+SMALL_DENSE, SMALL_CONVOLUTION = 20000, 5000
 
 
 def kernels_of(op_name):
@@ -30,16 +30,20 @@ def kernels_of(op_name):
     return {id(entry.kernel): entry.kernel for entry in testing.op(op_name).modules["triton"].AOT}.values()
 
 
-def uses_dot(op_name):
-    return "tl.dot" in (ROOT / "fastlip" / "ops" / op_name / "triton_kernels.py").read_text()
+def small(case):
+    size = sum(torch.Size(shape).numel() for shape in case.shapes.values())
+    if "weight" not in case.shapes:
+        return size <= SMALL
+    taps = torch.Size(case.shapes["weight"][2:]).numel()
+    return size <= SMALL_DENSE if taps == 1 else size * taps <= SMALL_CONVOLUTION
 
 
-def cases():
-    for op_name in OPS:
-        limit = SMALL_WITH_DOT if uses_dot(op_name) else SMALL
-        for case_name, case in testing.cases_of(op_name).CASES.items():
-            if sum(torch.Size(shape).numel() for shape in case.shapes.values()) <= limit:
-                yield pytest.param(op_name, case, id=f"{op_name}-{case_name}")
+CASES = [
+    pytest.param(op_name, case, id=f"{op_name}-{case_name}")
+    for op_name in OPS
+    for case_name, case in testing.cases_of(op_name).CASES.items()
+    if ACTIVE and small(case)
+]
 
 
 @pytest.mark.skipif(ACTIVE, reason="this is the process that it starts")
@@ -59,7 +63,7 @@ def test_the_interpreter_is_active(op_name):
 
 
 @inside
-@pytest.mark.parametrize(("op_name", "case"), list(cases()) if ACTIVE else [])
+@pytest.mark.parametrize(("op_name", "case"), CASES)
 def test_agreement(op_name, case):
     testing.check_agreement(op_name, "triton", case, torch.float32)
 

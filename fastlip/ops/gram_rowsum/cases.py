@@ -63,6 +63,7 @@ CASES = {
     "k5": _case(4, 3, 5, 5, psi=True),
     "c33_k5": _case(20, 33, 5, 5),
     "k2x3": _case(5, 4, 2, 3, psi=True),
+    "two_tiles_k1x2": _case(4, 35, 1, 2, psi=True),
     "k3x1_strided": _case(5, 4, 3, 1, layout="strided"),
     "k1d": _case(6, 7, 5, psi=True),
     "k3d": _case(4, 5, 2, 3, 2),
