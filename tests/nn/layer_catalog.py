@@ -52,7 +52,7 @@ def jacobians(layer, points):
     inputs = points.repeat_interleave(outputs, 0).requires_grad_()
     rows = torch.eye(outputs, dtype=points.dtype).view(outputs, *shape).repeat(len(points), *[1] * len(shape))
     (gradient,) = torch.autograd.grad(layer(inputs), inputs, rows)
-    return gradient.view(len(points), outputs, -1)
+    return gradient.reshape(len(points), outputs, -1)
 
 
 def singular_values(layer, input_shape, dtype=torch.float64):
