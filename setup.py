@@ -114,7 +114,8 @@ class Ninja:
             return self.outputs
         optional = () if cuda_mode() == "require" else ("_cuda",)
         required = [path for path in self.outputs if not Path(path).name.startswith(optional)]
-        subprocess.run([*command, *required], cwd=ROOT, check=True)
+        if subprocess.run([*command, *required], cwd=ROOT).returncode != 0:
+            raise SystemExit("fastlip: the kernels could not be compiled (see above)")
         print("fastlip: the CUDA kernels could not be compiled (see above); installing without them")
         return required
 

@@ -83,10 +83,11 @@ def certify(
     it is better, and where the model ends in a linear layer with rows w_j (then perhaps its first outputs
     only): L_body is the bound of what comes before.
 
-    e bounds the L2 error of the computed outputs: each layer's roundings (worst case, in whatever order it sums;
-    convolutions by Winograd's or Fourier transforms are taken to be no worse) on inputs of the norm seen, times
-    the bounds of the layers behind it. It is subtracted twice, for the sample and for a perturbed image. In
-    float64 it is negligible. TF32 and autocast are off meanwhile.
+    e is a bound of the L2 error of the computed outputs: the root of the sum over layers of the squares of
+    u sqrt(n) L_l |x_l| times the bounds of the layers behind, u being the unit roundoff, n the number of roundings
+    behind an output and x_l the layer's input for this image. It holds for independent roundings (Higham and Mary
+    2019); with ``dtype=torch.float64`` even the worst case, sums instead of roots, is negligible. It is subtracted
+    twice, for the sample and for a perturbed image. TF32 and autocast are off meanwhile.
 
     Args:
         model: in eval mode. Parameters in 16 bits are raised to float32 in a copy, which is what is certified.
@@ -199,7 +200,8 @@ def _forward(index: int, links: list[tuple[str, nn.Module]], found: Audit, x: Te
         error = error * row.bound
         if row.roundings:
             # The norms are of the computed x and y, which are off by the error itself at most.
-            error = error + unit * (row.roundings * _norms(x) + row.constant + 2 * _norms(y))
+            own = unit * (row.roundings * _norms(x) + row.constant + 2 * _norms(y))
+            error = torch.hypot(error, own)
         if not y.isfinite().all():
             raise ValueError(
                 f"NaN or Inf in the outputs of batch {index}, first in layer {name!r} ({type(module).__name__})"
@@ -268,8 +270,9 @@ def _bar(loader: Iterable[Any]) -> Iterable[Any]:
 @contextmanager
 def _full_precision(device: str) -> Iterator[None]:
     """No autocast, no TF32 or bfloat16 inside float32 products; the settings come back afterwards."""
-    backends = torch.backends
-    switches = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
+    products = ((torch.backends.cuda, "matmul"), (cudnn, "conv"), (mkldnn, "matmul"), (mkldnn, "conv"))
+    switches = [getattr(library, product) for library, product in products]
     with ExitStack() as stack:
         for switch in switches:
             stack.callback(setattr, switch, "fp32_precision", switch.fp32_precision)

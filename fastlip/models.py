@@ -16,10 +16,12 @@ MAX_BLOCKS = 5
 # Each method's convolution and, where the published network has one, its dense head.
 _LAYERS = {
     "aol": ("AOLConv2d", None),
+    "bcop": ("BCOPConv2d", "BjorckLinear"),
     "cayley": ("CayleyConv2d", "CayleyLinear"),
     "cpl": ("CPLConv2d", None),
     "lot": ("LOTConv2d", None),
     "sll": ("SLLConv2d", None),
+    "soc": ("SOCConv2d", None),
 }
 METHODS = tuple(_LAYERS)
 

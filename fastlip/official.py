@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip.models import LipConvNet, lip_conv_net
+from fastlip.nn.soc import norm_bound
 
 _EPSILON = 1e-6  # added to AOL's and SLL's row sums, to SLL's q and to CPL's sigma^2
 _POWER_STEPS = 100  # of CPL, at evaluation
+_SOC_NORM = 3.37  # up to here SOC's 12 terms do not expand
 _BLOCKS = 5
 
 Entries = dict[str, Tensor]
@@ -34,8 +36,8 @@ def load_official(
       (``freeze_scale``). The audit reports what that costs; ``layer.freeze_scale(0)`` returns to the safe scale.
     - Cayley's alpha depends on the image size there and does not here: it is converted for ``image_size``, which
       must be the one of training.
-    - LOT keeps the published ridge and ten Newton steps, SOC its power vectors and 12 terms, BCOP the exact polar
-      factor (its published iteration has converged).
+    - LOT keeps the published ridge and ten Newton steps. BCOP has the exact polar factor, to which its published
+      iteration has converged. SOC keeps 12 terms, and the scale that its stored power vectors give.
 
     Args:
         state_dict: names as published (``FirstConv``, ``Block1.0`` ... ``ClassificationHead.0``).
@@ -182,6 +184,19 @@ def _bcop(entries: Entries, module: nn.Module, side: int) -> Entries:
     return {"raw_matrices": matrices[None], "bias": entries["bias"]}
 
 
+def _soc(entries: Entries, module: nn.Module, side: int) -> Entries:
+    K = entries["random_conv_filter"]
+    L = (K - K.transpose(0, 1).flip(2, 3)) / 2
+    norms = [(L * entries[f"u{i}"] * entries[f"v{i}"]).sum() for i in range(1, 5)]
+    L = L * (entries["correction"] / torch.stack(norms).min())
+    bound = norm_bound(L[None]).item()
+    if bound > _SOC_NORM:
+        raise ValueError(
+            f"random_conv_filter: its norm may be {bound:.2f}, where 12 terms expand; at most {_SOC_NORM}"
+        )
+    return {"raw_weight": L, "bias": entries["bias"]}
+
+
 _Convert = Callable[[Entries, nn.Module, int], Entries]
 _METHODS: dict[str, tuple[_Convert, dict[str, Any]]] = {
     "aol": (_rename(weight="raw_weight"), {"epsilon": _EPSILON}),
@@ -190,5 +205,6 @@ _METHODS: dict[str, tuple[_Convert, dict[str, Any]]] = {
     "cpl": (_cpl, {"padding_mode": "zeros"}),
     "lot": (_rename(weight="raw_weight"), {"padding_mode": "zeros", "ridge": 1e-4, "steps": 10}),
     "sll": (_sll, {"padding_mode": "zeros", "epsilon": _EPSILON}),
+    "soc": (_soc, {"padding_mode": "zeros", "terms": 5, "eval_terms": 12, "max_norm": _SOC_NORM}),
 }
 METHODS = tuple(sorted(_METHODS))

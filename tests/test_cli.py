@@ -218,7 +218,7 @@ def test_a_bug_shows_its_traceback(cli, monkeypatch):
 
 
 def test_bench_prints_ratios(cli):
-    options = ("--method=aol", "--batch-size=2", "--image-size=4", "--rounds=2")
+    options = ("--method=aol", "--batch-size=2", "--image-size=4", "--layers-per-block=1", "--rounds=2")
     code, output, _ = cli("bench", *options)
     assert code == 0
     assert "fused/plain" in output

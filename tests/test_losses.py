@@ -181,6 +181,11 @@ def test_several_binary_problems_are_averaged(loss):
     torch.testing.assert_close(loss(scores, labels), torch.stack(single).mean())
 
 
+@pytest.mark.parametrize("loss", [losses.Hinge(), losses.KR(), losses.HKR(0.7)], ids=name)
+def test_class_numbers_are_one_binary_problem_per_class(loss):
+    assert torch.equal(loss(LOGITS8, CLASSES8), loss(LOGITS8, F.one_hot(CLASSES8, 3)))
+
+
 @pytest.mark.parametrize("loss", MULTICLASS, ids=name)
 def test_reductions(loss):
     values = {}

@@ -185,18 +185,19 @@ def main() -> int:
     parser.add_argument("--match", default="", help="only kernels whose line contains this text")
     parser.add_argument("--report", type=Path, help="also write the table to this file")
     options = parser.parse_args()
-    lines = [f"{'kernel':84} {'target':7} {'registers':>9} {'local':>6} {'shared':>7}"]
-    problems = 0
-    for usage in all_usages(options.only, options.match):
-        row = f"{usage.kernel:84} {usage.target:7} {usage.registers:9} {usage.local:6} {usage.shared:7}"
-        lines.append(f"{row}  {usage.problem()}".rstrip())
-        problems += bool(usage.problem())
-    lines.append(f"{len(lines) - 1} kernels compiled, {problems} with a problem")
+    usages = list(all_usages(options.only, options.match))
+    width = max((len(usage.kernel) for usage in usages), default=0)
+    lines = [f"{'kernel':{width}} target  registers  local  shared"]
+    for usage in usages:
+        numbers = f"{usage.target:7} {usage.registers:9} {usage.local:6} {usage.shared:7}"
+        lines.append(f"{usage.kernel:{width}} {numbers}  {usage.problem()}".rstrip())
+    problems = sum(bool(usage.problem()) for usage in usages)
+    lines.append(f"{len(usages)} kernels compiled, {problems} with a problem")
     print("\n".join(lines))
     if options.report:
         options.report.parent.mkdir(parents=True, exist_ok=True)
         options.report.write_text("\n".join([*versions(options.only), "", *lines, ""]))
-    return 1 if problems or len(lines) == 2 else 0
+    return 1 if problems or not usages else 0
 
 
 def versions(only: str | None) -> Iterator[str]:

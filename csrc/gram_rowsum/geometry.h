@@ -112,6 +112,21 @@ struct Overlaps {
   }
 };
 
+inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Output channels per panel: panels of all taps stay within a budget of the cache, in whole blocks of rows.
+inline int64_t panel_rows(const Geometry& geometry, int64_t elements) {
+  const int64_t rows = elements / (geometry.taps * kTile) / kPanelRows * kPanelRows;
+  return std::clamp<int64_t>(rows, kPanelRows, round_up(geometry.outputs, kPanelRows));
+}
+
+// Tiles per side of the squares that share panels: the offsets of one square stay in cache, and there are jobs enough.
+inline int64_t square_side(const Geometry& geometry, int64_t elements) {
+  int64_t side = 1;
+  while (side < 4 && 8 * side <= geometry.tiles && 4 * side * side * geometry.offsets * kTileSize <= elements) side *= 2;
+  return side;
+}
+
 // C (rows x columns of a tile) (+)= the sum of the products of a list of panels; see multiply_panels.
 template <class T, int64_t row, int64_t step>
 void multiply(T* c, const T* a, const T* b, const Overlaps& overlaps, int64_t list, int64_t length, int64_t rows,

@@ -77,8 +77,8 @@ struct Runs {
   }
 };
 
-// Calls visit(j, lanes of channels, first, squares of lanes) ... for each square of channels and a run's weights:
-// visit(channel, weight offset, rows of the panel, how many channels and weights there are).
+// Calls visit(j, at, row, channels, weights) for squares of up to kLaneCount channels by as many neighbouring weights:
+// the channels from j on, the weights from `at` on, and for each weight where its row of the panel begins.
 template <class T, class Visit>
 inline void for_each_square(const Runs& runs, const Strides& stride, int64_t width, int64_t rows, const Visit& visit) {
   constexpr int64_t lanes = kLaneCount<T>;

@@ -26,6 +26,7 @@ _AGREEMENT = 1e-3
 @click.command()
 @click.option("--method", "methods", multiple=True, help="Method; give it once for each.  [default: all]")
 @click.option("--size", type=click.Choice(list(SIZES)), default="XS", help="Size of the network.")
+@click.option("--layers-per-block", type=click.IntRange(1), default=5)
 @click.option("--batch-size", type=click.IntRange(1), default=64)
 @click.option("--image-size", type=click.IntRange(2), default=32)
 @click.option("--rounds", type=click.IntRange(1), default=7, help="Steps of each network that are timed.")
@@ -49,11 +50,19 @@ def bench(methods: tuple[str, ...], as_json: bool, **options: Any):
 
 
 def _bench_method(
-    method: str, *, size: str, batch_size: int, image_size: int, rounds: int, device: str, channels_last: bool
+    method: str,
+    *,
+    size: str,
+    layers_per_block: int,
+    batch_size: int,
+    image_size: int,
+    rounds: int,
+    device: str,
+    channels_last: bool,
 ) -> dict[str, float]:
     torch.manual_seed(0)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    model = lip_conv_net(method, size=size, image_size=image_size)
+    model = lip_conv_net(method, size=size, image_size=image_size, layers_per_block=layers_per_block)
     x = torch.rand(batch_size, 3, image_size, image_size, device=device).contiguous(memory_format=memory_format)
     y = torch.randint(10, (batch_size,), device=device)
     networks = {"plain": plain(model), "fused": fuse(copy.deepcopy(model)), "reference": unfuse(model)}

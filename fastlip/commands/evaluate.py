@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ def report_certificate(
     from fastlip.training.setup import batches_of
 
     images = data.test if split == "test" else data.train
-    certificate = fastlip.certify(model.eval(), batches_of(recipe, data, images), eps=list(eps))
+    certificate = fastlip.certify(
+        model.eval(), batches_of(recipe, data, images), eps=list(eps), progress=not quiet and sys.stderr.isatty()
+    )
     if not quiet:
         click.echo(f"accuracy           {certificate.accuracy:8.2%}   ({len(images.labels)} {split} images)")
         for radius, share in certificate.cra.items():

@@ -20,7 +20,7 @@ from fastlip.ops.spectral_conv import kernel_spectrum, per_frequency
 
 EXPONENTIALS = ("series", "spectral")
 DEFAULT_TERMS = 4
-# The paper's limit is 0.7 k for the best of four reshaped kernels; ours is the cheapest of them, 8 to 20 % above it.
+# The paper's limit is 0.7 k for the best of four reshaped kernels; ours is the cheapest of them, 8 to 20 % above.
 _NORM_PER_SIDE = 0.8
 _LARGEST_NORM = 2.8  # 4, 8, 12 and 16 terms are 1-Lipschitz up to here, and 8, 12, 16 up to 3.3
 _SQUARINGS = 5  # the bound of a c x c matrix is at most c^(1/128) too large: 2 % for c = 16, 4 % for c = 256
@@ -77,7 +77,7 @@ class SOCConv2d(LipschitzConv2d):
     Guarantee: Lipschitz constant at most 1 for odd kernels, every dilation, groups and stride, zero or circular
     padding. Spectral form and 1 x 1 kernels: orthogonal where no channels are truncated
     (in_channels * stride^2 <= out_channels); series: all singular values at least the smallest |p_T(i theta)| up
-    to the norm of L: at T = 4, 0.995 for a norm of 1 and 0.97 for 1.3, at T = 8 0.9999 for both.
+    to the norm of L: at T = 4, 0.994 for a norm of 1 and 0.97 for 1.3, at T = 8 0.9999 for both.
     Cost: T convolutions, in evaluation too, and some 50 c^3 operations for the bound (spectral: an
     eigendecomposition per frequency in training, one spectral convolution). Training and evaluation compute the
     same function unless ``eval_terms`` says otherwise (the paper: ``terms=5, eval_terms=12``).
@@ -151,7 +151,7 @@ class SOCConv2d(LipschitzConv2d):
             nn.init.zeros_(self.bias)
 
     def parametrize(self, *context: Any) -> tuple[Tensor, ...]:
-        """(matrices as a 1 x 1 kernel,), (skew kernel,), or for an image size (unitary matrices per frequency,)."""
+        """(a matrix as 1 x 1 kernel,), (skew kernel,), or for an image size (unitary matrices per frequency,)."""
         kernel = skew(at_least_float32(self.raw_weight).unflatten(0, (self.groups, -1)))
         if self.kernel_size == (1, 1):
             exponential = ops.spectral_exp(kernel[..., 0, 0], backend=self.backend)
@@ -192,7 +192,7 @@ class SOCConv2d(LipschitzConv2d):
         return self.terms if self.training else self.eval_terms
 
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
-        """The largest |p_T(i theta)| up to the skew kernel's norm on images of this size, with the present mode's T.
+        """The largest |p_T(i theta)| up to the skew kernel's norm on images of this size, T of the present mode.
 
         The spectral form and 1 x 1 kernels: the largest singular value.
         """

@@ -111,6 +111,8 @@ class Training:
                 row = self._close_epoch()
                 console.epoch(row)
                 board.epoch(row)
+                if interrupt.number:
+                    raise Interrupted(interrupt.number)
 
     def save(self) -> None:
         """Writes the checkpoint, then the log that belongs to it; refuses parameters that are not finite."""

@@ -121,6 +121,21 @@ def test_a_second_interrupt_acts_at_once(make_training, tiny_recipe, monkeypatch
     assert (training.folder / checkpoint.FILE_NAME).read_bytes() == before
 
 
+def test_an_interrupt_between_epochs_is_not_lost(make_training, tiny_recipe, monkeypatch):
+    training = make_training(tiny_recipe(epochs=1))
+    evaluate = Training._evaluate
+
+    def interrupted(self):
+        signal.raise_signal(signal.SIGINT)
+        return evaluate(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_evaluate", interrupted)
+        with pytest.raises(Interrupted):
+            training.fit(tensorboard=False)
+    assert load_state(training.folder)["progress"]["epoch"] == 1
+
+
 class Poison(nn.Module):
     """Passes x on; from the second epoch on its output holds one NaN."""
 

@@ -20,6 +20,7 @@ def test_defaults_follow_the_data_set_and_what_is_given_wins():
     assert default_recipe({"data": "cifar10", "path": "x", "flip": False, "batch_size": 7}).batch_size == 7
     assert cifar.offset == pytest.approx(2 * 2**0.5 * 36 / 255)
     assert cifar.temperature == 0.25
+    assert default_recipe({"data": "cifar10", "path": "x", "method": "cayley"}).lr == 0.017
 
 
 @pytest.mark.parametrize(
@@ -64,5 +65,5 @@ def test_unknown_fields_are_named():
 def test_a_resumed_run_keeps_its_recipe_but_may_move():
     recipe = default_recipe({})
     recipe.refuse_changes({"device": "cpu", "lr": recipe.lr})
-    with pytest.raises(ValueError, match=r"epochs=999: the run has 40"):
+    with pytest.raises(ValueError, match=r"epochs=999: the run has 60"):
         recipe.refuse_changes({"epochs": 999})

@@ -20,9 +20,9 @@ def block_conv(matrix: Tensor, projectors: Tensor, axes: Sequence[int], *, backe
     .. math:: \hat K(z) = O \prod_{i=1}^{n} \bigl(P_i + (I - P_i)\, z_{a_i}\bigr)
 
     Each factor is unitary at every frequency |z| = 1 if P_i is an orthogonal projector, and so is the product with
-    an orthogonal O; rows of an orthogonal O give semi-orthogonal kernels. Li, Haque, Anil, Lucas, Grosse, Jacobsen,
-    *Preventing Gradient Attenuation in Lipschitz Constrained Convolutional Networks*, NeurIPS 2019, whose kernels
-    are products of 2 x 2 blocks: a block is two of these factors, one per axis.
+    an orthogonal O; rows of an orthogonal O give semi-orthogonal kernels. Li, Haque, Anil, Lucas, Grosse,
+    Jacobsen, *Preventing Gradient Attenuation in Lipschitz Constrained Convolutional Networks*, NeurIPS 2019;
+    there kernels are products of 2 x 2 blocks, and a block is two of these factors, one per axis.
 
     Args:
         matrix: O, (..., m, c).

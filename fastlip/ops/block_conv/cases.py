@@ -11,7 +11,7 @@ def _case(channels: int, kernel: int, groups: int = 1, rows: int | None = None, 
         "matrix": (groups, rows or channels, channels),
         "projectors": (groups, factors, channels, channels),
     }
-    return Case(shapes, {"axes": (1, 0) * (kernel - 1)}, length=channels * factors, bench=bench)
+    return Case(shapes, {"axes": (1, 0) * (kernel - 1)}, length=channels * (factors + 1), bench=bench)
 
 
 CASES = {

@@ -24,7 +24,8 @@ def gram_rowsum(weight: Tensor, psi: Tensor | None = None, groups: int = 1, *, b
     and W·r^{-1/2} is 1-Lipschitz (Prach and Lampert, *Almost-Orthogonal Layers*, ECCV 2022). Called with
     W.transpose(0, 1) it gives T = diag(r) of an SLL layer x − 2WᵀT⁻¹σ(Wx+b) (Araujo et al., ICLR 2023).
 
-    A term with v = 0 is 0 although exp overflows; |v| has derivative 0 at v = 0. A channel of zero weights has r = 0.
+    A term with v = 0 is 0 although exp overflows; |v| has derivative 0 at v = 0. A channel without weights has
+    r = 0.
 
     Args:
         weight: (cout, cin/groups), or (cout, cin/groups, *kernel) with one to three spatial dimensions; any

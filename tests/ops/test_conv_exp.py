@@ -1,0 +1,99 @@
+"""conv_exp against the matrix of the convolution, and what truncation.py claims of the series."""
+
+import math
+
+import pytest
+import torch
+
+from fastlip import ops
+from fastlip.ops._padding import pad, same_pads
+from fastlip.ops.conv_exp.truncation import largest_modulus, modulus, stable_norm
+
+GEOMETRIES = [
+    {"kernel": (3, 3), "image": (4, 5)},
+    {"kernel": (3, 5), "image": (2, 3)},
+    {"kernel": (3, 1), "image": (1, 1)},
+    {"kernel": (3, 3), "image": (5, 4), "dilation": (2, 1)},
+    {"kernel": (3, 3), "image": (3, 4), "groups": 2},
+]
+
+
+def skew_kernel(channels, kernel, groups=1):
+    raw = torch.randn(groups, channels // groups, channels // groups, *kernel, dtype=torch.float64)
+    return (raw - raw.transpose(1, 2).flip(3, 4)).flatten(0, 1) / 6
+
+
+def operator(kernel, image, dilation, groups, padding_mode):
+    """The matrix of the "same" padded convolution, column by column."""
+    channels = kernel.shape[0]
+    basis = torch.eye(channels * math.prod(image), dtype=kernel.dtype).view(-1, channels, *image)
+    basis = pad(basis, same_pads(kernel.shape[2:], dilation), padding_mode)
+    return torch.conv2d(basis, kernel, dilation=dilation, groups=groups).flatten(1).T
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_equals_the_series_of_the_matrix_and_the_matrix_is_skew(geometry, padding_mode):
+    image, dilation = geometry["image"], geometry.get("dilation", (1, 1))
+    groups = geometry.get("groups", 1)
+    kernel = skew_kernel(4, geometry["kernel"], groups)
+    K = operator(kernel, image, dilation, groups, padding_mode)
+    torch.testing.assert_close(K.T, -K, rtol=0, atol=1e-14)
+    x = torch.randn(3, 4, *image, dtype=torch.float64)
+    for terms in (1, 4, 16):
+        series = term = torch.eye(len(K), dtype=K.dtype)
+        for t in range(1, terms + 1):
+            term = term @ K / t
+            series = series + term
+        y = ops.conv_exp(x, kernel, terms, dilation, groups, padding_mode)
+        torch.testing.assert_close(y.flatten(1), x.flatten(1) @ series.T, rtol=0, atol=1e-12)
+        norm = torch.linalg.matrix_norm(K, 2).item()
+        assert torch.linalg.matrix_norm(series, 2).item() <= largest_modulus(terms, norm) * (1 + 1e-12)
+
+
+def test_a_kernel_that_is_not_skew_is_exponentiated_too():
+    kernel, x = torch.randn(2, 2, 1, 3, dtype=torch.float64), torch.randn(1, 2, 3, 4, dtype=torch.float64)
+    K = operator(kernel / 4, (3, 4), (1, 1), 1, "zeros")
+    y = ops.conv_exp(x, kernel / 4, 16)
+    torch.testing.assert_close(y.flatten(1), x.flatten(1) @ torch.linalg.matrix_exp(K).T, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("terms", range(1, 17))
+def test_the_modulus_of_the_series(terms):
+    theta = torch.linspace(0, 4, 4001, dtype=torch.float64)
+    series = sum((1j * theta) ** t / math.factorial(t) for t in range(terms + 1)).abs()
+    for index in (0, 500, 2400, 4000):
+        assert modulus(terms, theta[index].item()) == pytest.approx(series[index].item(), abs=1e-13)
+        largest = largest_modulus(terms, theta[index].item())
+        assert largest == pytest.approx(series[: index + 1].max().item(), abs=1e-6)
+        assert largest >= series[: index + 1].max().item() - 1e-13
+    limit = stable_norm(terms)
+    assert (series[theta <= limit] <= 1 + 1e-13).all()
+    assert modulus(terms, max(limit, 1.5) + 0.01) > 1
+
+
+def test_the_stable_norms_of_the_literature():
+    for terms, norm in {3: 3**0.5, 4: 8**0.5, 8: 3.3951, 12: 3.3794}.items():
+        assert stable_norm(terms) == pytest.approx(norm, abs=1e-4)
+    assert stable_norm(5) == stable_norm(6) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"terms": 0}, ValueError, "terms=0"),
+        ({"terms": 17}, ValueError, "terms=17"),
+        ({"terms": 2.0}, TypeError, "terms=2.0"),
+        ({"kernel": torch.zeros(4, 4, 2, 3)}, ValueError, "kernel: got shape"),
+        ({"kernel": torch.zeros(4, 2, 3, 3)}, ValueError, "groups=1"),
+        ({"kernel": torch.zeros(4, 4, 3, 3, dtype=torch.int32)}, TypeError, "kernel: got torch.int32"),
+        ({"x": torch.zeros(2, 3, 4, 4)}, ValueError, "x: got shape"),
+        ({"dilation": (0, 1)}, ValueError, "dilation="),
+        ({"padding_mode": "reflect"}, ValueError, "padding_mode='reflect'"),
+        ({"backend": "native"}, ValueError, "backend='native'"),
+    ],
+)
+def test_errors_name_the_argument(change, error, text):
+    arguments = {"x": torch.zeros(2, 4, 4, 4), "kernel": torch.zeros(4, 4, 3, 3), "terms": 4}
+    with pytest.raises(error, match=text):
+        ops.conv_exp(**{**arguments, **change})
