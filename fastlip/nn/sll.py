@@ -42,7 +42,8 @@ class SLLConv2d(ResidualConv2d):
 
     Args: as ``torch.nn.Conv2d`` with ``padding="same"`` only and ``padding_mode`` "zeros" or "circular";
     ``inner_channels`` (the rows of W, default width); ``epsilon`` is added to T (default 0; the published code
-    adds 1e-6); ``backend``. Initialised Xavier normal, psi and bias 0.
+    adds 1e-6); ``backend``. Initialised at a tenth of Xavier normal (at bias 0
+    the layer does not depend on the kernel's size, and learns faster where it is small), psi and bias 0.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to out_channels and ceil(h / stride_h).
     Parameters: ``kernel`` (inner_channels, width / groups, *kernel_size), ``bias`` (inner_channels), ``psi``
@@ -59,7 +60,7 @@ class SLLConv2d(ResidualConv2d):
         self.psi = nn.Parameter(torch.empty(self.inner_channels, device=device, dtype=dtype))
 
     def reset_parameters(self) -> None:
-        """Kernel Xavier normal in each group; bias and psi 0."""
+        """Kernel at a tenth of Xavier normal in each group; bias and psi 0."""
         super().reset_parameters()
         nn.init.zeros_(self.psi)
 
@@ -78,8 +79,8 @@ class SLLLinear(ResidualLinear):
     out_features); the first out_features of the result are kept. Both are 1-Lipschitz.
 
     Args: as ``torch.nn.Linear``; ``inner_features`` (the rows of W, default width); ``backend``.
-    Shapes: (*, in_features) to (*, out_features). Parameters: ``kernel`` (inner_features, width), Xavier normal;
-    ``bias`` and ``psi`` (inner_features), 0.
+    Shapes: (*, in_features) to (*, out_features). Parameters: ``kernel`` (inner_features, width), a tenth of
+    Xavier normal; ``bias`` and ``psi`` (inner_features), 0.
     """
 
     def make_parameters(self, device: Any, dtype: Any) -> None:
@@ -88,7 +89,7 @@ class SLLLinear(ResidualLinear):
         self.psi = nn.Parameter(torch.empty(self.inner_features, device=device, dtype=dtype))
 
     def reset_parameters(self) -> None:
-        """Kernel Xavier normal; bias and psi 0."""
+        """Kernel at a tenth of Xavier normal; bias and psi 0."""
         super().reset_parameters()
         nn.init.zeros_(self.psi)
 
