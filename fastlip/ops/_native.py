@@ -55,6 +55,18 @@ def library(device_type: str) -> ModuleType:
     return module
 
 
+def require() -> None:
+    """ImportError unless some compiled module can be loaded: what a ``native.py`` calls when it is imported."""
+    reasons = []
+    for device_type in ("cpu", "cuda"):
+        try:
+            library(device_type)
+            return
+        except ImportError as error:
+            reasons.append(str(error))
+    raise ImportError("; ".join(reasons))
+
+
 def missing(kernel: str, device_type: str) -> str:
     """Why this kernel cannot be called on this device type; empty if it can."""
     return "" if (device_type, kernel) in _kernels else _find(kernel, device_type)

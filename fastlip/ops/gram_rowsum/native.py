@@ -11,6 +11,8 @@ from torch import Tensor
 from fastlip.ops import _native
 from fastlip.ops.gram_rowsum import sign_words
 
+_native.require()
+
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from fastlip.ops import _native
 from fastlip.ops.maxmin import FORMATS, dense_format, layout, mask_bytes
 
+_native.require()
+
 _NAMES = {
     torch.float64: "float64",
     torch.float32: "float32",
