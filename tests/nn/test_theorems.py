@@ -36,7 +36,7 @@ GEOMETRIES = (
 
 
 def broken_promises(cls, arguments, input_shape):
-    """What is wrong with a configuration, fresh and perturbed; None if it is refused."""
+    """What is wrong with a configuration: fresh, perturbed, with every relu active. None if it is refused."""
     try:
         layer = cls(*arguments[:-1], dtype=torch.float64, **arguments[-1]).eval().requires_grad_(False)
         layer(torch.zeros(1, *input_shape, dtype=torch.float64))
@@ -52,9 +52,12 @@ def broken_promises(cls, arguments, input_shape):
     plain = {"padding_mode": "circular", "stride": (1, 1), "padding": "same"}
     plain = all(getattr(layer, name, value) == value for name, value in plain.items())
     isometry = layer.orthogonal and square and plain
-    for state in ("fresh", "perturbed"):
+    residual = hasattr(layer, "kernel") and layer.bias is not None
+    for state in ("fresh", "perturbed", "every unit active")[: 2 + residual]:
         if state == "perturbed":
             perturb(layer)
+        if state == "every unit active":
+            layer.bias.fill_(1000.0)
         largest, smallest = singular_values(layer, input_shape)
         if not largest <= BOUND or (isometry and not smallest >= ORTHOGONAL):
             problems.append(f"{cls.__name__}{arguments} on {input_shape}, {state}: {smallest} to {largest}")
