@@ -94,7 +94,7 @@ def kernel(name: str, device_type: str) -> Callable[..., None]:
 def launch(name: str, device: torch.device, *arguments: float) -> None:
     """Runs a compiled kernel on the device's current stream, which CUDA kernels take as their last argument."""
     if device.type == "cpu":
-        kernel(name, "cpu")(*arguments)
+        (_kernels.get(("cpu", name)) or kernel(name, "cpu"))(*arguments)
         return
     with torch.cuda.device(device):
         kernel(name, device.type)(*arguments, torch.cuda.current_stream(device).cuda_stream)

@@ -24,6 +24,11 @@ from torch.nn import Parameter
 BACKENDS = ("auto", "reference", "native", "triton")
 _FILES = {"native": "native", "triton": "triton_kernels"}
 _LIBRARY = torch.library.Library("fastlip", "DEF")
+# Looked up once: each call of an op asks them.
+_is_compiling = torch.compiler.is_compiling
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_transforms_are_active = torch._C._are_functorch_transforms_active
+_is_grad_enabled = torch.is_grad_enabled
 
 # Argument types that a kernel may take as they are; tensor subclasses go through torch's dispatcher.
 _PLAIN = frozenset((Tensor, Parameter, str, int, bool, float, list, tuple, type(None)))
@@ -50,10 +55,10 @@ class Op:
 
     def choose(self, backend: str, *arguments: Any) -> str:
         """The backend to run: the one named, or under ``"auto"`` the first that supports the arguments."""
-        check_backend(backend)
         if backend == "reference":
             return backend
         if backend != "auto":
+            check_backend(backend)
             if reason := self.why_not(backend, *arguments):
                 raise ValueError(f"fastlip.ops.{self.name}: backend={backend!r} cannot run here: {reason}")
             return backend
@@ -66,7 +71,7 @@ class Op:
         """Why this backend cannot run these arguments; empty if it can."""
         if backend not in self.modules and (reason := self.status(backend)):
             return reason
-        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        if not _is_compiling() and _transforms_are_active():
             return "inside torch.func transforms only the reference runs"
         return self.modules[backend].supports(*arguments)
 
@@ -139,9 +144,9 @@ class Operator:
         self.apply = super(torch.autograd.Function, function).apply
 
     def __call__(self, *arguments: Any) -> Tensor:
-        if torch.compiler.is_compiling() or not _is_plain(arguments):
+        if _is_compiling() or not _is_plain(arguments):
             outputs = self.packet(*arguments)
-        elif torch.is_grad_enabled():
+        elif _is_grad_enabled():
             return self.apply(*arguments)
         else:
             outputs = self.run(*arguments)
@@ -149,7 +154,7 @@ class Operator:
 
     def outputs(self, *arguments: Any) -> Any:
         """Every output of the operator, for use inside another operator's backward."""
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not _is_plain(arguments):
+        if _is_compiling() or _is_grad_enabled() or not _is_plain(arguments):
             return self.packet(*arguments)
         return self.run(*arguments)
 
@@ -170,7 +175,7 @@ class Operator:
 
 
 def _is_plain(arguments: tuple[Any, ...]) -> bool:
-    if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
+    if _dispatch_modes() or _transforms_are_active():
         return False
     return _PLAIN.issuperset(map(type, arguments))
 
