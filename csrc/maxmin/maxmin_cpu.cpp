@@ -55,50 +55,69 @@ Vec8<typename Type::Integer> swaps(Vec8<typename Type::Storage> a, Vec8<typename
   }
 }
 
+// The first and the second element of eight pairs.
+template <class T>
+struct Pairs {
+  Vec8<T> first, second;
+};
+
+template <class Type, bool compare, class T = typename Type::Storage>
+Pairs<T> sort_or_swap(const Pairs<T>& x, uint8_t* bits) {
+  const auto swap = swaps<Type, compare>(x.first, x.second, bits);
+  return {swap ? x.second : x.first, swap ? x.first : x.second};
+}
+
 // A pair of streams a, b: eight pairs at (a + i, b + i).
-template <class Type, bool compare>
-void separate_run(const typename Type::Storage* a, const typename Type::Storage* b, typename Type::Storage* out_a,
-                  typename Type::Storage* out_b, uint8_t* bits, int64_t length) {
-  using T = typename Type::Storage;
-  auto eight = [&](const T* a, const T* b, T* out_a, T* out_b, uint8_t* bits) {
-    const auto va = load8(a), vb = load8(b);
-    const auto swap = swaps<Type, compare>(va, vb, bits);
-    store8<T>(out_a, swap ? vb : va);
-    store8<T>(out_b, swap ? va : vb);
-  };
+template <class Type, bool compare, class T = typename Type::Storage>
+void separate_run(const T* a, const T* b, T* out_a, T* out_b, uint8_t* bits, int64_t length) {
   int64_t i = 0;
-  for (; i + kLanes <= length; i += kLanes) eight(a + i, b + i, out_a + i, out_b + i, bits + i / kLanes);
+  for (; i + kLanes <= length; i += kLanes) {
+    const Pairs<T> y = sort_or_swap<Type, compare>({load8(a + i), load8(b + i)}, bits + i / kLanes);
+    store8<T>(out_a + i, y.first);
+    store8<T>(out_b + i, y.second);
+  }
   if (i == length) return;
-  T rest[4][kLanes] = {};
   const size_t bytes = static_cast<size_t>(length - i) * sizeof(T);
-  std::memcpy(rest[0], a + i, bytes);
-  std::memcpy(rest[1], b + i, bytes);
-  eight(rest[0], rest[1], rest[2], rest[3], bits + i / kLanes);
-  std::memcpy(out_a + i, rest[2], bytes);
-  std::memcpy(out_b + i, rest[3], bytes);
+  Pairs<T> x = {};
+  std::memcpy(&x.first, a + i, bytes);
+  std::memcpy(&x.second, b + i, bytes);
+  const Pairs<T> y = sort_or_swap<Type, compare>(x, bits + i / kLanes);
+  std::memcpy(out_a + i, &y.first, bytes);
+  std::memcpy(out_b + i, &y.second, bytes);
+}
+
+template <class T>
+Pairs<T> split(Vec8<T> low, Vec8<T> high) {
+  return {__builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14),
+          __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15)};
+}
+
+template <class T>
+Pairs<T> interleave(const Pairs<T>& y) {
+  return {__builtin_shufflevector(y.first, y.second, 0, 8, 1, 9, 2, 10, 3, 11),
+          __builtin_shufflevector(y.first, y.second, 4, 12, 5, 13, 6, 14, 7, 15)};
 }
 
 // Neighbours in memory: eight pairs at x + 2 i.
-template <class Type, bool compare>
-void interleaved_run(const typename Type::Storage* x, typename Type::Storage* y, uint8_t* bits, int64_t length) {
-  using T = typename Type::Storage;
-  auto eight = [&](const T* x, T* y, uint8_t* bits) {
-    const auto low = load8(x), high = load8(x + kLanes);
-    const auto a = __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14);
-    const auto b = __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15);
-    const auto swap = swaps<Type, compare>(a, b, bits);
-    const Vec8<T> out_a = swap ? b : a, out_b = swap ? a : b;
-    store8<T>(y, __builtin_shufflevector(out_a, out_b, 0, 8, 1, 9, 2, 10, 3, 11));
-    store8<T>(y + kLanes, __builtin_shufflevector(out_a, out_b, 4, 12, 5, 13, 6, 14, 7, 15));
-  };
+template <class Type, bool compare, class T = typename Type::Storage>
+void interleaved_run(const T* x, T* y, uint8_t* bits, int64_t length) {
   int64_t i = 0;
-  for (; i + kLanes <= length; i += kLanes) eight(x + 2 * i, y + 2 * i, bits + i / kLanes);
+  for (; i + kLanes <= length; i += kLanes) {
+    const Pairs<T> pairs = split<T>(load8(x + 2 * i), load8(x + 2 * i + kLanes));
+    const Pairs<T> both = interleave(sort_or_swap<Type, compare>(pairs, bits + i / kLanes));
+    store8<T>(y + 2 * i, both.first);
+    store8<T>(y + 2 * i + kLanes, both.second);
+  }
   if (i == length) return;
-  T rest[2][2 * kLanes] = {};
   const size_t bytes = static_cast<size_t>(length - i) * 2 * sizeof(T);
-  std::memcpy(rest[0], x + 2 * i, bytes);
-  eight(rest[0], rest[1], bits + i / kLanes);
-  std::memcpy(y + 2 * i, rest[1], bytes);
+  T rest[2 * kLanes];
+  std::memcpy(rest, x + 2 * i, bytes);
+  std::fill(rest + 2 * (length - i), rest + 2 * kLanes, T{});
+  const Pairs<T> pairs = split<T>(load8(rest), load8(rest + kLanes));
+  const Pairs<T> both = interleave(sort_or_swap<Type, compare>(pairs, bits + i / kLanes));
+  store8<T>(rest, both.first);
+  store8<T>(rest + kLanes, both.second);
+  std::memcpy(y + 2 * i, rest, bytes);
 }
 
 template <class Type, bool compare>
