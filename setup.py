@@ -18,9 +18,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 COMMON = ["csrc/common/runtime.cpp", "csrc/module.cpp"]
-FLAGS = (
-    "-std=c++20 -O3 -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi -Icsrc"
-)
+FLAGS = "-std=c++20 -O3 -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi -Icsrc"
 GENCODE = [
     "-gencode=arch=compute_80,code=sm_80",
     "-gencode=arch=compute_90a,code=sm_90a",
@@ -141,9 +139,7 @@ class BuildKernels(build_ext):
         self.extensions = [item for item in self.extensions if str(targets[item.name]) in built]
 
     def write_and_run(self, ninja, targets):
-        version = subprocess.run(
-            [ninja.compiler, "-dumpfullversion"], capture_output=True, text=True
-        ).stdout.strip()
+        version = subprocess.run([ninja.compiler, "-dumpfullversion"], capture_output=True, text=True).stdout.strip()
         compiler_text = f"-DFASTLIP_COMPILER='\"{Path(ninja.compiler).name} {version}\"'"
         ninja.rule(
             "cxx",

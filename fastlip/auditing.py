@@ -114,9 +114,7 @@ def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
 def chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The modules that the model applies one after the other, with their names; TypeError names those unknown."""
     links = list(_unfold("", model))
-    unknown = [
-        f"{name or 'model'} ({type(module).__name__})" for name, module in links if not _is_understood(module)
-    ]
+    unknown = [f"{name or 'model'} ({type(module).__name__})" for name, module in links if not _is_understood(module)]
     if unknown:
         raise TypeError(
             f"the audit does not understand {', '.join(unknown)}: give the module a method "

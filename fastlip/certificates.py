@@ -188,9 +188,7 @@ def _check_batch(index: int, batch: Any, input_shape: tuple[int, ...] | None) ->
         raise TypeError(f"loader: batch {index} is no pair of images and labels")
     images, labels = batch
     if input_shape is not None and tuple(images.shape[1:]) != tuple(input_shape):
-        raise ValueError(
-            f"input_shape={tuple(input_shape)}: batch {index} has images of {tuple(images.shape[1:])}"
-        )
+        raise ValueError(f"input_shape={tuple(input_shape)}: batch {index} has images of {tuple(images.shape[1:])}")
     if not images.isfinite().all():
         raise ValueError(f"loader: the images of batch {index} contain NaN or Inf")
     return images, labels

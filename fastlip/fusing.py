@@ -29,7 +29,8 @@ def _set_backend(model: Model, backend: str) -> Model:
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     for module in model.modules():
         if _is_ours(module) and hasattr(module, "backend"):
-            module.backend = backend
+            # By name, because torch types every attribute of a module as a tensor or a module.
+            setattr(module, "backend", backend)  # noqa: B010
     return model
 
 

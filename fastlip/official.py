@@ -146,10 +146,14 @@ def _published_scale(kernel: Tensor, u: Tensor) -> Tensor:
     padding = kernel.shape[-1] // 2
     v = u
     for _ in range(_POWER_STEPS):
-        v = F.normalize(F.conv2d(u, kernel, padding=padding), dim=(1, 2, 3))
-        u = F.normalize(F.conv_transpose2d(v, kernel, padding=padding), dim=(1, 2, 3))
+        v = _unit(F.conv2d(u, kernel, padding=padding))
+        u = _unit(F.conv_transpose2d(v, kernel, padding=padding))
     sigma = (F.conv2d(u, kernel, padding=padding) * v).sum()
     return 2 / (sigma.square() + _EPSILON)
+
+
+def _unit(image: Tensor) -> Tensor:
+    return image / torch.linalg.vector_norm(image).clamp_min(1e-12)
 
 
 def _cayley(entries: Entries, module: nn.Module, side: int) -> Entries:

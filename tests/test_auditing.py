@@ -165,9 +165,7 @@ def test_every_methods_network_is_understood_and_at_most_one(method):
 
 
 def test_every_module_of_the_package_is_understood():
-    modules = [
-        module for module in vars(lip).values() if isinstance(module, type) and issubclass(module, nn.Module)
-    ]
+    modules = [module for module in vars(lip).values() if isinstance(module, type) and issubclass(module, nn.Module)]
     assert len(modules) >= 20
     for module in modules:
         sizes = (4, 4, 3) if "Conv" in module.__name__ else (4, 4) if "Linear" in module.__name__ else ()
@@ -280,9 +278,7 @@ def test_unknown_modules_are_all_named():
     hooked.register_forward_hook(lambda module, args, y: 2 * y)
     patched = nn.ReLU()
     patched.forward = lambda x: 3 * x
-    model = nn.Sequential(
-        nn.Linear(4, 4), Residual(), nn.Sequential(Doubled(4, 4)), hooked, patched, nn.Hardshrink()
-    )
+    model = nn.Sequential(nn.Linear(4, 4), Residual(), nn.Sequential(Doubled(4, 4)), hooked, patched, nn.Hardshrink())
     with pytest.raises(
         TypeError, match=r"1 \(Residual\), 2\.0 \(Doubled\), 3 \(ReLU\), 4 \(ReLU\), 5 \(Hardshrink\)"
     ):

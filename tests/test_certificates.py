@@ -117,9 +117,7 @@ def test_radii_do_not_depend_on_the_scale_of_the_outputs(trained, digits, scale)
             return scale
 
     honest = fastlip.certify(nn.Sequential(trained, nn.ReLU()).eval(), batches(digits), dtype=torch.float64)
-    found = fastlip.certify(
-        nn.Sequential(trained, nn.ReLU(), Scale()).eval(), batches(digits), dtype=torch.float64
-    )
+    found = fastlip.certify(nn.Sequential(trained, nn.ReLU(), Scale()).eval(), batches(digits), dtype=torch.float64)
     torch.testing.assert_close(found.radii, honest.radii, rtol=1e-6, atol=1e-9)
 
 

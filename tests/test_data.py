@@ -236,9 +236,7 @@ def test_shifts_move_whole_images_and_fill_with_zeros():
     seen = set()
     for before, after in zip(x, moved, strict=True):
         rows, columns = after[0].nonzero()[0].tolist()
-        fits = [
-            (dy, dx) for dy in range(-2, 3) for dx in range(-2, 3) if torch.equal(shifted(before, dy, dx), after)
-        ]
+        fits = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3) if torch.equal(shifted(before, dy, dx), after)]
         assert len(fits) == 1, (rows, columns)
         seen.add(fits[0])
     assert len(seen) == 25

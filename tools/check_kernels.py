@@ -66,9 +66,7 @@ def triton_usage(op: str, index: int, capability: int, **options: Any) -> Usage:
     compilation = triton_compilations(op)[index]
     kernel, constants = compilation.kernel, compilation.constants
     # In the order of the arguments: the compiler takes them from the signature.
-    signature = {
-        name: "constexpr" if name in constants else compilation.signature[name] for name in kernel.arg_names
-    }
+    signature = {name: "constexpr" if name in constants else compilation.signature[name] for name in kernel.arg_names}
     attributes = {
         (index,): [["tt.divisibility", 16]]
         for index, (name, kind) in enumerate(signature.items())

@@ -11,9 +11,7 @@ from fastlip.diagnosis import diagnose, doctor_text
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--require", type=click.Choice(["native", "triton"]), help="Fail if an op cannot run on this backend."
-)
+@click.option("--require", type=click.Choice(["native", "triton"]), help="Fail if an op cannot run on this backend.")
 def doctor(as_json: bool, require: str | None):
     """Says which kernels this installation can run, and why it cannot run the others."""
     report = diagnose()

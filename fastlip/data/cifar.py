@@ -41,9 +41,7 @@ def _find(root: Path, subfolder: str, first: str) -> Path:
     for folder in (root, root / subfolder):
         if (folder / first).is_file():
             return folder
-    raise DataError(
-        f"{root}: no {first} here or in {subfolder}; expected the binary version of the data, unpacked"
-    )
+    raise DataError(f"{root}: no {first} here or in {subfolder}; expected the binary version of the data, unpacked")
 
 
 def _class_names(file: Path, count: int) -> tuple[str, ...]:
@@ -67,9 +65,7 @@ def _records(file: Path, label_bytes: int, classes: int) -> np.ndarray:
     record = label_bytes + _PIXELS
     content = np.fromfile(file, dtype=np.uint8)
     if content.size == 0 or content.size % record:
-        raise DataError(
-            f"{file}: got {content.size} bytes, expected a multiple of {record}: the file is truncated"
-        )
+        raise DataError(f"{file}: got {content.size} bytes, expected a multiple of {record}: the file is truncated")
     records = content.reshape(-1, record)
     if (highest := int(records[:, label_bytes - 1].max())) >= classes:
         raise DataError(f"{file}: label {highest} found, expected 0 to {classes - 1}: not a file of this data set")

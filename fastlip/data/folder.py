@@ -109,15 +109,11 @@ def _side(file: Path) -> int:
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{file}: cannot be decoded as an image ({error})") from None
     if width != height:
-        raise DataError(
-            f"{file}: got {width}x{height} pixels, expected a square; give an image size to crop to one"
-        )
+        raise DataError(f"{file}: got {width}x{height} pixels, expected a square; give an image size to crop to one")
     return width
 
 
-def _data(
-    name: str, train: _Labelled, test: _Labelled, classes: tuple[str, ...], side: int, *, resize: bool
-) -> Data:
+def _data(name: str, train: _Labelled, test: _Labelled, classes: tuple[str, ...], side: int, *, resize: bool) -> Data:
     splits = []
     for labelled in (train, test):
         files = [file for file, _ in labelled]

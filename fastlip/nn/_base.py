@@ -119,9 +119,7 @@ def _same_stamp(kept: list[Any], current: list[Any]) -> bool:
     if len(kept) != len(current) or kept[0] != current[0]:
         return False
     # A tensor without a version counter (made in inference mode) may have changed unseen.
-    return all(
-        one[1:] == other[1:] and one[2] is not None for one, other in zip(kept[1:], current[1:], strict=True)
-    )
+    return all(one[1:] == other[1:] and one[2] is not None for one, other in zip(kept[1:], current[1:], strict=True))
 
 
 class LipschitzLinear(LipschitzLayer):

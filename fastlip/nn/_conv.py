@@ -50,9 +50,7 @@ class LipschitzConv2d(LipschitzLayer):
         self.groups = check_groups(groups, in_channels, out_channels)
         padding_mode = padding_mode or self.padding_modes[0]
         if padding_mode not in self.padding_modes:
-            raise ValueError(
-                f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, self.padding_modes))}"
-            )
+            raise ValueError(f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, self.padding_modes))}")
         self.padding_mode = padding_mode
         self.padding = padding
         self.pads = self._check_padding(padding)
@@ -82,8 +80,7 @@ class LipschitzConv2d(LipschitzLayer):
         """Raises ValueError unless x is (n, in_channels, h, w) or (in_channels, h, w)."""
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
             raise ValueError(
-                f"x: got shape {tuple(x.shape)}, expected (n, {self.in_channels}, h, w) or "
-                f"({self.in_channels}, h, w)"
+                f"x: got shape {tuple(x.shape)}, expected (n, {self.in_channels}, h, w) or ({self.in_channels}, h, w)"
             )
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -86,9 +86,7 @@ class HouseHolder(nn.Module):
     through. Parameter: ``theta`` (channels // 2). ValueError for another number of channels.
     """
 
-    def __init__(
-        self, channels: int, pairing: str = "adjacent", dim: int = 1, device: Any = None, dtype: Any = None
-    ):
+    def __init__(self, channels: int, pairing: str = "adjacent", dim: int = 1, device: Any = None, dtype: Any = None):
         super().__init__()
         if pairing not in PAIRINGS:
             raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, PAIRINGS))}")

@@ -7,7 +7,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
-__all__ = sorted(info.name for info in iter_modules(__path__) if info.ispkg)
+__all__ = sorted(info.name for info in iter_modules(__path__) if info.ispkg)  # pyright: ignore
 
 for _name in __all__:
     globals()[_name] = getattr(import_module(f"fastlip.ops.{_name}"), _name)

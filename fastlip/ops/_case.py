@@ -29,14 +29,14 @@ class Case:
         generator = torch.Generator().manual_seed(seed)
         tensors = {}
         for name, shape in self.shapes.items():
-            tensors[name] = self._lay_out(shape, generator).to(dtype=dtype, device=device)
+            tensors[name] = self._lay_out(shape, generator, dtype, device)
         return tensors
 
-    def _lay_out(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    def _lay_out(self, shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype, device: str) -> Tensor:
+        wide = (*shape[:-1], 2 * shape[-1]) if self.layout == "strided" else shape
+        value = torch.randn(*wide, generator=generator, dtype=torch.float64).to(dtype=dtype, device=device)
         if self.layout == "strided":
-            wide = torch.randn(*shape[:-1], 2 * shape[-1], generator=generator, dtype=torch.float64)
-            return wide[..., ::2]
-        value = torch.randn(*shape, generator=generator, dtype=torch.float64)
+            return value[..., ::2]
         if self.layout == "channels_last" and value.dim() == 4:
             return value.contiguous(memory_format=torch.channels_last)
         return value

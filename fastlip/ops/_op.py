@@ -135,13 +135,11 @@ class Operator:
         for device in ("CPU", "CUDA"):
             _LIBRARY.impl(self.name, self.run, device)
         torch.library.register_fake(f"fastlip::{self.name}", fake, lib=_LIBRARY)
-        torch.library.register_autograd(
-            f"fastlip::{self.name}", backward, setup_context=setup_context, lib=_LIBRARY
-        )
+        torch.library.register_autograd(f"fastlip::{self.name}", backward, setup_context=setup_context, lib=_LIBRARY)
         self.packet = getattr(torch.ops.fastlip, self.name).default
         function = _autograd_function(self.name, self.run, setup_context, backward)
         # What Function.apply calls once it has found that no functorch transform is active.
-        self.apply = super(torch.autograd.Function, function).apply
+        self.apply: Callable[..., Tensor] = getattr(super(torch.autograd.Function, function), "apply")  # noqa: B009
 
     def __call__(self, *arguments: Any) -> Tensor:
         if _is_compiling() or not _is_plain(arguments):

@@ -186,7 +186,7 @@ class Training:
         self.model.eval()
         with torch.no_grad():
             counts = [_correct_and_certified(self.model(x), y) for x, y in self.test_batches]
-        correct, certified = (sum(column).item() for column in zip(*counts, strict=True))
+        correct, certified = (int(torch.stack(column).sum()) for column in zip(*counts, strict=True))
         return correct / self.test_batches.image_count, certified / self.test_batches.image_count
 
 

@@ -58,7 +58,9 @@ def model_of(recipe: Recipe, data: Data) -> nn.Module:
         backend=recipe.backend,
     )
     model = model.to(device_of(recipe))
-    return model.to(memory_format=torch.channels_last) if recipe.channels_last else model
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return model
 
 
 def loss_of(recipe: Recipe) -> nn.Module:

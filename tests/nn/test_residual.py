@@ -17,9 +17,7 @@ LAYERS = (*CONVOLUTIONS, lip.SLLLinear, lip.CPLLinear)
 
 def convolution_matrix(weight, size, padding_mode):
     """The exact matrix of the same-padded convolution on images of this size."""
-    layer = lip.AOLConv2d(
-        weight.shape[1], weight.shape[0], weight.shape[2:], padding_mode=padding_mode, bias=False
-    )
+    layer = lip.AOLConv2d(weight.shape[1], weight.shape[0], weight.shape[2:], padding_mode=padding_mode, bias=False)
     images = torch.eye(weight.shape[1] * math.prod(size), dtype=weight.dtype).view(-1, weight.shape[1], *size)
     return layer.convolve(images, weight).flatten(1)
 
@@ -156,9 +154,7 @@ def test_fewer_and_more_channels_are_padded_and_truncated(cls):
     x = torch.randn(2, 4, 3, 3)
     wide = cls(4, 6, 3)
     padded = (
-        ops.sdp_residual(
-            torch.cat((x, torch.zeros(2, 2, 3, 3)), 1), wide.kernel, wide.bias, wide.effective(3, 3)[0]
-        )
+        ops.sdp_residual(torch.cat((x, torch.zeros(2, 2, 3, 3)), 1), wide.kernel, wide.bias, wide.effective(3, 3)[0])
         if cls is lip.CPLConv2d
         else None
     )

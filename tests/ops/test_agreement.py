@@ -91,8 +91,7 @@ def test_opcheck(op_name, backend, case_name, case):
     assert recorder.calls, "the call reached no registered operator"
     for packet, arguments in recorder.calls.items():
         inputs = [
-            a.detach().requires_grad_(a.is_floating_point()) if isinstance(a, torch.Tensor) else a
-            for a in arguments
+            a.detach().requires_grad_(a.is_floating_point()) if isinstance(a, torch.Tensor) else a for a in arguments
         ]
         tests = ["test_schema", "test_faketensor", "test_autograd_registration"]
         torch.library.opcheck(packet, tuple(inputs), test_utils=tests)

@@ -66,9 +66,7 @@ def _check(x: Any, kernel: Any, terms: Any, dilation: tuple[int, int], groups: i
             kind = getattr(tensor, "dtype", type(tensor).__name__)
             raise TypeError(f"{name}: got {kind}, expected a floating-point tensor")
     if kernel.dim() != 4 or kernel.shape[2] % 2 == 0 or kernel.shape[3] % 2 == 0:
-        raise ValueError(
-            f"kernel: got shape {tuple(kernel.shape)}, expected (c, c / groups, kh, kw), kh and kw odd"
-        )
+        raise ValueError(f"kernel: got shape {tuple(kernel.shape)}, expected (c, c / groups, kh, kw), kh and kw odd")
     channels = kernel.shape[0]
     if groups < 1 or channels % groups or kernel.shape[1] != channels // groups:
         raise ValueError(f"groups={groups}: expected kernel (c, c / groups, kh, kw), got {tuple(kernel.shape)}")

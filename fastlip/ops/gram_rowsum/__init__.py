@@ -110,9 +110,7 @@ def _fake_forward(weight: Tensor, psi: Tensor | None, groups: int, backend: str)
     return r, weight.new_empty(sign_words(weight.shape, groups), dtype=torch.int32)
 
 
-def _fake_backward(
-    gradient: Tensor, weight: Tensor, psi: Tensor | None, r: Tensor, *_: Any
-) -> tuple[Tensor, Tensor]:
+def _fake_backward(gradient: Tensor, weight: Tensor, psi: Tensor | None, r: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(weight), weight.new_empty(0 if psi is None else r.shape[0])
 
 

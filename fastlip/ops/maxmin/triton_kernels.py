@@ -115,6 +115,4 @@ AOT = [
     if integer == "i32" or dtype == "fp32"
     for neighbours in (True, False)
     for compare in (True, False)
-] + [
-    _compilation("fp32", "i32", neighbours, True, run_bytes=1, groups=1, second=1) for neighbours in (True, False)
-]
+] + [_compilation("fp32", "i32", neighbours, True, run_bytes=1, groups=1, second=1) for neighbours in (True, False)]
