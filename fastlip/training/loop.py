@@ -149,17 +149,26 @@ class Training:
 
     def _step(self, x: Tensor, y: Tensor) -> Sequence[float]:
         self.optimizer.zero_grad()
-        scores = self.model(x)
+        scores = self._forward(x)
         loss = self.loss(scores, y)
         figures = torch.stack((loss.detach(), *_correct_and_certified(scores.detach(), y)))
         loss.backward()
         figures = figures.tolist()  # waits for a GPU; by now it has the backward pass to work on
         if not math.isfinite(figures[0]):
-            where = f"epoch {self.progress.epoch + 1}, step {self.progress.batch + 1}: loss is {figures[0]}"
-            raise NotFiniteError(f"{where}: {explain_not_finite(self.model, x)}")
+            raise self._not_finite(f"loss is {figures[0]}", x)
         self.optimizer.step()
         self.scheduler.step()
         return figures
+
+    def _forward(self, x: Tensor) -> Tensor:
+        try:
+            return self.model(x)
+        except torch.linalg.LinAlgError as error:  # what a decomposition makes of NaN
+            raise self._not_finite("a decomposition failed", x) from error
+
+    def _not_finite(self, what: str, x: Tensor) -> NotFiniteError:
+        where = f"epoch {self.progress.epoch + 1}, step {self.progress.batch + 1}"
+        return NotFiniteError(f"{where}: {what}: {explain_not_finite(self.model, x)}")
 
     def _close_epoch(self) -> dict[str, float]:
         progress = self.progress

@@ -57,11 +57,18 @@ def explain_not_finite(model: nn.Module, x: Tensor) -> str:
     if not _finite(x):
         return "the input is not finite"
     reasons: list[str] = []
-    handles = [_watch(layer, _title(name, layer), reasons) for name, layer in model.named_modules()]
+    handles = [
+        handle
+        for name, layer in model.named_modules()
+        for handle in (
+            _watch_parameters(layer, _title(name, layer), reasons),
+            _watch(layer, _title(name, layer), reasons),
+        )
+    ]
     try:
         with torch.no_grad():
             model(x)
-    except ValueError as error:  # a layer may itself refuse what is not finite
+    except (ValueError, torch.linalg.LinAlgError) as error:  # a layer may itself refuse what is not finite
         reasons.append(str(error))
     finally:
         for handle in handles:
@@ -69,11 +76,18 @@ def explain_not_finite(model: nn.Module, x: Tensor) -> str:
     return reasons[0] if reasons else "every layer's output is finite: the loss itself is not"
 
 
-def _watch(layer: nn.Module, title: str, reasons: list[str]) -> Any:
-    def hook(_: nn.Module, __: Any, output: Any) -> None:
+def _watch_parameters(layer: nn.Module, title: str, reasons: list[str]) -> Any:
+    # Before the layer runs: a decomposition of NaN may raise.
+    def hook(_: nn.Module, __: Any) -> None:
         if found := _own_not_finite(layer):
             reasons.append(f"{title}: {found}")
-        elif isinstance(output, Tensor) and not _finite(output):
+
+    return layer.register_forward_pre_hook(hook)
+
+
+def _watch(layer: nn.Module, title: str, reasons: list[str]) -> Any:
+    def hook(_: nn.Module, __: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and not _finite(output):
             reasons.append(f"{title}: its output is not finite")
 
     return layer.register_forward_hook(hook)

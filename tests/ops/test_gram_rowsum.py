@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fastlip import testing
 from fastlip.ops import gram_rowsum
@@ -206,3 +208,20 @@ def test_double_backward_is_refused(native):
 def test_refuses(arguments, error, text):
     with pytest.raises(error, match=text):
         gram_rowsum(*arguments)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    groups=st.integers(1, 3),
+    rows=st.integers(0, 4),
+    columns=st.integers(0, 40),
+    kernel=st.lists(st.integers(1, 4), max_size=3),
+    with_psi=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_native_agrees_at_any_shape(groups, rows, columns, kernel, with_psi, seed, native):
+    weight = normal(groups * rows, columns, *kernel, seed=seed)
+    psi = normal(groups * columns, seed=seed + 1) if with_psi else None
+    r = gram_rowsum(weight, psi, groups, backend="native")
+    expected = gram_rowsum(weight, psi, groups, backend="reference")
+    torch.testing.assert_close(r, expected, rtol=1e-12, atol=0)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import fastlip
+from fastlip import nn as lip
 from fastlip.training import checkpoint, logs
 from fastlip.training.loop import EPS, Training
 from fastlip.training.setup import model_of
@@ -219,3 +220,11 @@ def test_tensorboard_gets_the_epochs(make_training, tiny_recipe):
     training = make_training(tiny_recipe(epochs=1))
     training.fit()
     assert list(training.folder.glob("events.out.tfevents.*"))
+
+
+def test_a_failed_decomposition_names_the_layer_whose_parameters_are_nan():
+    model = nn.Sequential(nn.Flatten(), lip.BjorckLinear(4, 4))
+    with torch.no_grad():
+        model[1].raw_weight[0, 0] = float("nan")
+    x = torch.ones(1, 4)
+    assert explain_not_finite(model, x) == "layer '1' (BjorckLinear): its parameter 'raw_weight' is not finite"
