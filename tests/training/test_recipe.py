@@ -65,5 +65,5 @@ def test_unknown_fields_are_named():
 def test_a_resumed_run_keeps_its_recipe_but_may_move():
     recipe = default_recipe({})
     recipe.refuse_changes({"device": "cpu", "lr": recipe.lr})
-    with pytest.raises(ValueError, match=r"epochs=999: the run has 60"):
+    with pytest.raises(ValueError, match=r"epochs=999: the run has 30"):
         recipe.refuse_changes({"epochs": 999})
