@@ -16,6 +16,8 @@ def test_defaults_reach_the_bar(method, tmp_path):
     result = CliRunner().invoke(main, ["train", f"--method={method}", "--out", str(folder), "--no-tensorboard"])
     assert result.exit_code == 0, result.stderr
     certificate = json.loads((folder / "certificate.json").read_text())
-    assert certificate["lipschitz"] <= 1 + 1e-6
+    # Orthogonal layers have norm 1 to rounding, and there are seventeen.
+    assert certificate["lipschitz"] <= 1 + (1e-6 if method in ("aol", "sll") else 1e-5)
     assert certificate["accuracy"] >= 0.94
-    assert certificate["cra"][str(36 / 255)] >= 0.88
+    assert certificate["joint_cra"][str(36 / 255)] >= 0.88
+    assert certificate["cra"][str(36 / 255)] >= certificate["joint_cra"][str(36 / 255)]
