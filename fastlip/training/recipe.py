@@ -109,7 +109,7 @@ _OF_DATA: dict[str, dict[str, Any]] = {
 _OF_DIGITS_METHOD: dict[str, dict[str, Any]] = {
     "bcop": {"lr": 0.02, "temperature": 0.1},
     "cayley": {"lr": 0.02, "temperature": 0.1},
-    "cpl": {"lr": 1.5},
+    "cpl": {"lr": 0.3},
     "lot": {"temperature": 0.1, "epochs": 40},
     "sll": {"lr": 1.5},
     "soc": {"temperature": 0.1},
