@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-import time
-import timeit
 
 import pytest
 import torch
@@ -78,19 +76,19 @@ for name in {hidden.split(",")!r}:
     assert result.returncode == 0, result.stderr
 
 
-def test_overhead_of_dispatch_and_autograd_is_small():
+def test_an_op_call_enters_few_python_functions():
+    # What benchmarks/bench_dispatch.py times: a count does not depend on how busy the machine is.
     if OP.status("native"):
         pytest.skip(OP.status("native"))
     x = torch.zeros(2, 4, requires_grad=True)
-    kernel = OP.modules["native"].maxmin_forward
-
-    def microseconds(function):
-        # Time of this thread: another process's share of the core does not count.
-        return min(timeit.repeat(function, number=500, repeat=40, timer=time.thread_time)) / 500 * 1e6
-
-    with_graph = microseconds(lambda: ops.maxmin(x, backend="native"))
-    bare = microseconds(lambda: kernel(x, "adjacent", 1))
-    assert with_graph - bare < 20, f"{with_graph:.1f} µs with dispatch and autograd, {bare:.1f} µs without"
+    ops.maxmin(x, backend="native")
+    entered = []
+    sys.setprofile(lambda frame, event, _: entered.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        ops.maxmin(x, backend="native")
+    finally:
+        sys.setprofile(None)
+    assert len(entered) <= 24, entered
 
 
 def test_dispatch_modes_see_the_registered_operator():
