@@ -53,7 +53,7 @@ def test_forward_and_backward(op_name, case, name, benchmark, gate):
 
 def rounds(case):
     elements = sum(torch.Size(shape).numel() for shape in case.shapes.values())
-    return 200 if elements < 10_000 else 9
+    return 200 if elements < 100_000 else 9
 
 
 def require(op_name, backend, case):
