@@ -110,7 +110,6 @@ _OF_DIGITS_METHOD: dict[str, dict[str, Any]] = {
     "bcop": {"lr": 0.02, "temperature": 0.1},
     "cayley": {"lr": 0.02, "temperature": 0.1},
     "cpl": {"lr": 0.3},
-    "lot": {"temperature": 0.1, "epochs": 40},
     "sll": {"lr": 1.5},
     "soc": {"temperature": 0.1},
 }
