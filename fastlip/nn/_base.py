@@ -6,8 +6,10 @@ from collections.abc import Hashable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastlip import ops
 from fastlip.ops._op import check_backend
 
 _CACHED_CONTEXTS = 8  # resolutions kept at once
@@ -149,6 +151,25 @@ class LipschitzLinear(LipschitzLayer):
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, backend={self.backend!r}"
+
+
+class MatrixLinear(LipschitzLinear):
+    """A dense layer y = weight x + bias: a method gives its matrix by ``parametrize() -> (weight,)``."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The effective matrix, differentiable in training."""
+        return self.effective()[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weight x + bias."""
+        self.check_input(x)
+        return F.linear(x, self.weight, self.bias)
+
+    @torch.no_grad()
+    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
+        """The largest singular value of the matrix, as products see it (rounded under autocast)."""
+        return ops.spectral_norm(as_it_runs(self.weight)).item()
 
 
 def make_bias(size: int, bias: bool, device: Any, dtype: Any) -> nn.Parameter | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -104,6 +105,25 @@ class LipschitzConv2d(LipschitzLayer):
         text += f", padding={self.padding!r}, dilation={self.dilation}, groups={self.groups}"
         text += f", bias={self.bias is not None}, padding_mode={self.padding_mode!r}, backend={self.backend!r}"
         return text
+
+
+class KernelConv2d(LipschitzConv2d):
+    """A drop-in ``torch.nn.Conv2d``: a method gives the convolution's kernel by ``parametrize() -> (weight,)``."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The effective kernel, (out_channels, in_channels / groups, kh, kw), differentiable in training."""
+        return self.effective()[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weight * x + bias."""
+        self.check_input(x)
+        return self.convolve(x, self.weight, self.bias)
+
+    @torch.no_grad()
+    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
+        """The norm of the convolution on images of this shape."""
+        return self.kernel_norm(self.weight, input_shape)
 
 
 def make_pair(name: str, value: Any, least: int = 1) -> Pair:

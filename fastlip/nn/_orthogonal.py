@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.nn._base import LipschitzLinear, at_least_float32
+from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32
 from fastlip.nn._conv import LipschitzConv2d, Pair
 from fastlip.ops._padding import same_pads
 from fastlip.ops.spectral_conv import kernel_spectrum, per_frequency
@@ -93,11 +93,11 @@ class OrthogonalConv2d(LipschitzConv2d):
         with torch.no_grad():
             (Q,) = self.effective(*torus)
         if not torus:
-            return float(ops.spectral_norm(Q, (height, width), groups=self.groups))
+            return float(ops.spectral_norm(as_it_runs(Q), (height, width), groups=self.groups))
         return largest_singular_value(Q.unflatten(1, (self.groups, -1)))
 
 
-class OrthogonalLinear(LipschitzLinear):
+class OrthogonalLinear(MatrixLinear):
     """A dense layer with an orthogonal matrix; a method adds ``orthogonalize``."""
 
     orthogonal = True
@@ -118,20 +118,6 @@ class OrthogonalLinear(LipschitzLinear):
     def parametrize(self) -> tuple[Tensor, ...]:
         """(Q,)."""
         return (self.orthogonalize(self.scaled_weight()),)
-
-    @property
-    def weight(self) -> Tensor:
-        """The effective matrix Q."""
-        return self.effective()[0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Q x + bias."""
-        self.check_input(x)
-        return F.linear(x, self.weight, self.bias)
-
-    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
-        """The largest singular value of Q, in float64."""
-        return float(ops.spectral_norm(self.weight))
 
 
 def space_to_depth(x: Tensor, stride: Pair) -> Tensor:

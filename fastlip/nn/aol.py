@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.nn._base import LipschitzLinear, as_it_runs, at_least_float32, check_nonnegative
-from fastlip.nn._conv import LipschitzConv2d
+from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32, check_nonnegative
+from fastlip.nn._conv import KernelConv2d
 
 # r is a sum of products, rounded at each step: enlarged by this many roundings, P stays within norm 1.
 _ROUNDINGS = 2
@@ -37,7 +36,7 @@ def certified_norm(layer: AOLConv2d | AOLLinear, exact: float, groups: int) -> f
     return min(exact, rows.amax().sqrt().item() * (1 + length * torch.finfo(torch.float64).eps))
 
 
-class AOLConv2d(LipschitzConv2d):
+class AOLConv2d(KernelConv2d):
     r"""Convolution with a rescaled kernel, P = W diag(r)^{-1/2}: a drop-in ``torch.nn.Conv2d``.
 
     .. math:: r_i = \sum_{j,\delta} \Bigl|\sum_{o,\tau} W[o,i,\tau]\, W[o,j,\tau+\delta]\Bigr|, \qquad
@@ -76,23 +75,13 @@ class AOLConv2d(LipschitzConv2d):
         """(P,): the rescaled kernel."""
         return (rescale(self.raw_weight, self.groups, self.epsilon, self.backend),)
 
-    @property
-    def weight(self) -> Tensor:
-        """The effective kernel P."""
-        return self.effective()[0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """P * x + bias."""
-        self.check_input(x)
-        return self.convolve(x, self.weight, self.bias)
-
     @torch.no_grad()
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
         """The norm of P on images of this shape, or the Gram row sums of P where they are smaller."""
-        return certified_norm(self, self.kernel_norm(self.weight, input_shape), self.groups)
+        return certified_norm(self, super().lipschitz_bound(input_shape), self.groups)
 
 
-class AOLLinear(LipschitzLinear):
+class AOLLinear(MatrixLinear):
     r"""Dense layer y = P x + b with P = W diag(r)^{-1/2}, r_i = sum_j |(W^T W)_ij|. Lipschitz constant at most 1.
 
     Prach, Lampert, ECCV 2022. Args and shapes as ``torch.nn.Linear``, and ``backend``.
@@ -115,20 +104,10 @@ class AOLLinear(LipschitzLinear):
         """(P,): the rescaled matrix."""
         return (rescale(self.raw_weight, 1, 0.0, self.backend),)
 
-    @property
-    def weight(self) -> Tensor:
-        """The effective matrix P."""
-        return self.effective()[0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """P x + bias."""
-        self.check_input(x)
-        return F.linear(x, self.weight, self.bias)
-
     @torch.no_grad()
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
         """The norm of P, or its Gram row sums where they are smaller."""
-        return certified_norm(self, ops.spectral_norm(as_it_runs(self.weight)).item(), 1)
+        return certified_norm(self, super().lipschitz_bound(input_shape), 1)
 
 
 def centre_orthogonal_(weight: Tensor, groups: int) -> None:

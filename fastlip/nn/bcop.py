@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.nn._base import LipschitzLinear, at_least_float32
-from fastlip.nn._conv import LipschitzConv2d
+from fastlip.nn._base import MatrixLinear, at_least_float32
+from fastlip.nn._conv import KernelConv2d
 from fastlip.ops.block_conv.reference import alternating_axes
 
 
-class BCOPConv2d(LipschitzConv2d):
+class BCOPConv2d(KernelConv2d):
     r"""Convolution with an orthogonal kernel, O (P_1 + (I - P_1) z_x)(P_2 + (I - P_2) z_y)...: a drop-in
     ``torch.nn.Conv2d``.
 
@@ -77,32 +76,8 @@ class BCOPConv2d(LipschitzConv2d):
         # As published, the chain acts on output channels: the kernel's matrices are transposed.
         return (K[..., :cout].permute(0, 4, 3, 1, 2).flatten(0, 1),)
 
-    @property
-    def weight(self) -> Tensor:
-        """The effective kernel, (out_channels, in_channels / groups, kh, kw)."""
-        return self.effective()[0]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """kernel * x + bias."""
-        self.check_input(x)
-        return self.convolve(x, self.weight, self.bias)
-
-    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
-        """The norm of the convolution on images of this size, from the kernel's singular values per frequency."""
-        height, width = input_shape[-2:]
-        with torch.no_grad():
-            return ops.spectral_norm(
-                self.weight,
-                (height, width),
-                self.stride,
-                self.pads,
-                self.dilation,
-                self.groups,
-                self.padding_mode,
-            ).item()
-
-
-class BjorckLinear(LipschitzLinear):
+class BjorckLinear(MatrixLinear):
     r"""Dense layer y = Q x + b with orthonormal rows (wide) or columns (tall), Q = polar(W).
 
     The limit of Björck's iteration Q <- 3/2 Q - 1/2 Q Q^T Q, computed exactly (Anil, Lucas, Grosse, *Sorting out
@@ -131,21 +106,6 @@ class BjorckLinear(LipschitzLinear):
     def parametrize(self) -> tuple[Tensor, ...]:
         """(Q,): the polar factor."""
         return (ops.polar(at_least_float32(self.raw_weight), backend=self.backend),)
-
-    @property
-    def weight(self) -> Tensor:
-        """The effective matrix Q."""
-        return self.effective()[0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Q x + bias."""
-        self.check_input(x)
-        return F.linear(x, self.weight, self.bias)
-
-    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
-        """The largest singular value of Q."""
-        with torch.no_grad():
-            return ops.spectral_norm(self.weight).item()
 
 
 def _identity_or_orthogonal(identity: bool, like: Tensor) -> Tensor:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastlip.nn._base import LipschitzLinear, at_least_float32
+from fastlip.nn._base import MatrixLinear, at_least_float32
 
 
-class NormalizedLinear(LipschitzLinear):
+class NormalizedLinear(MatrixLinear):
     r"""Dense layer with unit rows, y_j = <w_j, x> / |w_j| + b_j: each output is 1-Lipschitz, the layer is not.
 
     Singla, Singla, Feizi, *Improved deterministic l2 robustness on CIFAR-10 and CIFAR-100*, ICLR 2022. Zero rows
@@ -46,18 +45,3 @@ class NormalizedLinear(LipschitzLinear):
         rows = weight / torch.where(positive, largest, 1)
         norm = torch.where(positive, rows, 1).norm(dim=1, keepdim=True)
         return (rows / norm,)
-
-    @property
-    def weight(self) -> Tensor:
-        """The matrix with unit rows."""
-        return self.effective()[0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Weight x + bias."""
-        self.check_input(x)
-        return F.linear(x, self.weight, self.bias)
-
-    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
-        """The spectral norm of the normalised matrix, between 1 and sqrt(out_features)."""
-        with torch.no_grad():
-            return float(torch.linalg.matrix_norm(self.weight.double(), 2))

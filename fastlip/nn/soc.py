@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.nn._base import LipschitzLinear, at_least_float32
+from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32
 from fastlip.nn._conv import LipschitzConv2d
 from fastlip.nn._orthogonal import largest_singular_value, space_to_depth
 from fastlip.ops._padding import Pads, same_pads
@@ -200,12 +200,12 @@ class SOCConv2d(LipschitzConv2d):
         geometry = {"dilation": self.dilation, "groups": self.groups, "padding_mode": self.padding_mode}
         with torch.no_grad():
             if self.kernel_size == (1, 1):
-                return ops.spectral_norm(self.effective()[0], (height, width), groups=self.groups).item()
+                return ops.spectral_norm(as_it_runs(self.effective()[0]), (height, width), groups=self.groups).item()
             if self.exponential == "spectral":
                 (Q,) = self.effective(height, width)
                 return largest_singular_value(Q.unflatten(1, (self.groups, -1)))
             (kernel,) = self.effective()
-            norm = ops.spectral_norm(kernel, (height, width), pads=self.pads, **geometry).item()
+            norm = ops.spectral_norm(as_it_runs(kernel), (height, width), pads=self.pads, **geometry).item()
         return largest_modulus(self._terms(), norm) * self._gains[self._terms()]
 
     def extra_repr(self) -> str:
@@ -229,7 +229,7 @@ def _first_channels(x: Tensor, channels: int, groups: int) -> Tensor:
     return x.unflatten(-3, (groups, -1))[..., : channels // groups, :, :].flatten(-4, -3)
 
 
-class SOCLinear(LipschitzLinear):
+class SOCLinear(MatrixLinear):
     r"""Dense layer y = exp((K - K^T) / 2) x + b, the exact exponential of a skew matrix.
 
     The dense case of Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021: orthogonal with determinant 1; rows
@@ -258,18 +258,3 @@ class SOCLinear(LipschitzLinear):
         raw = at_least_float32(self.raw_weight)
         exponential = ops.spectral_exp((raw - raw.mT) / 2, backend=self.backend)
         return (exponential[: self.out_features, : self.in_features],)
-
-    @property
-    def weight(self) -> Tensor:
-        """The effective matrix Q."""
-        return self.effective()[0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Q x + bias."""
-        self.check_input(x)
-        return F.linear(x, self.weight, self.bias)
-
-    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
-        """The largest singular value of Q."""
-        with torch.no_grad():
-            return ops.spectral_norm(self.weight).item()
