@@ -71,7 +71,7 @@ class Op:
         """Why this backend cannot run these arguments; empty if it can."""
         if backend not in self.modules and (reason := self.status(backend)):
             return reason
-        if not _is_compiling() and _transforms_are_active():
+        if _transforms_are_active() and not _is_compiling():
             return "inside torch.func transforms only the reference runs"
         return self.modules[backend].supports(*arguments)
 
@@ -144,7 +144,7 @@ class Operator:
     def __call__(self, *arguments: Any) -> Tensor:
         if _is_compiling() or not _is_plain(arguments):
             outputs = self.packet(*arguments)
-        elif _is_grad_enabled():
+        elif _is_grad_enabled() and _any_requires_grad(arguments):
             return self.apply(*arguments)
         else:
             outputs = self.run(*arguments)
@@ -176,6 +176,10 @@ def _is_plain(arguments: tuple[Any, ...]) -> bool:
     if _dispatch_modes() or _transforms_are_active():
         return False
     return _PLAIN.issuperset(map(type, arguments))
+
+
+def _any_requires_grad(arguments: tuple[Any, ...]) -> bool:
+    return any(isinstance(argument, Tensor) and argument.requires_grad for argument in arguments)
 
 
 def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -110,17 +110,19 @@ def _fake_forward(weight: Tensor, psi: Tensor | None, groups: int, backend: str)
     return r, weight.new_empty(sign_words(weight.shape, groups), dtype=torch.int32)
 
 
-def _fake_backward(gradient: Tensor, weight: Tensor, psi: Tensor | None, r: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(weight), weight.new_empty(0 if psi is None else r.shape[0])
+def _fake_backward(gradient: Tensor, weight: Tensor, psi: Tensor | None, *_: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(weight), weight.new_empty(0 if psi is None else psi.shape[0])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     weight, psi, ctx.groups, ctx.backend = inputs
-    ctx.save_for_backward(weight, psi, *output)
+    r, signs = output
+    # Without psi the backward needs no r.
+    ctx.save_for_backward(weight, signs, *(() if psi is None else (psi, r)))
 
 
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, Tensor | None, None, None]:
-    weight, psi, r, signs = ctx.saved_tensors
+    weight, signs, psi, r = (*ctx.saved_tensors, None, None)[:4]
     weight_gradient, psi_gradient = _backward.outputs(gradient, weight, psi, r, signs, ctx.groups, ctx.backend)
     return weight_gradient, None if psi is None else psi_gradient, None, None
 
@@ -132,7 +134,7 @@ _forward = OP.define(
     backward=_gradients,
 )
 _backward = OP.define(
-    "gram_rowsum_backward(Tensor gradient, Tensor weight, Tensor? psi, Tensor r, Tensor signs, int groups,"
+    "gram_rowsum_backward(Tensor gradient, Tensor weight, Tensor? psi, Tensor? r, Tensor signs, int groups,"
     " str backend) -> (Tensor, Tensor)",
     fake=_fake_backward,
 )

@@ -35,23 +35,23 @@ def gram_rowsum_forward(weight: Tensor, psi: Tensor | None, groups: int) -> tupl
 
 
 def gram_rowsum_backward(
-    gradient: Tensor, weight: Tensor, psi: Tensor | None, r: Tensor, signs: Tensor, groups: int
+    gradient: Tensor, weight: Tensor, psi: Tensor | None, r: Tensor | None, signs: Tensor, groups: int
 ) -> tuple[Tensor, Tensor]:
     """The gradients for weight and psi; the latter is empty without psi."""
     weight_gradient = torch.empty_like(weight)
-    psi_gradient = weight.new_empty(0 if psi is None else r.shape[0])
+    psi_gradient = weight.new_empty(0 if psi is None else psi.shape[0])
     gradient, psi = gradient.contiguous(), psi if psi is None else psi.contiguous()
     kernel = _kernel("backward", weight.dtype, weight.device.type)
     kernel(
         gradient.data_ptr(),
         weight.data_ptr(),
         _address(psi),
-        r.data_ptr(),
+        _address(r),
         signs.data_ptr(),
         weight_gradient.data_ptr(),
         psi_gradient.data_ptr(),
         *_geometry(weight.shape, weight.stride(), groups)[0],
-        *_padded(weight_gradient.stride(), 0),
+        *_gradient_strides(weight_gradient.stride()),
     )
     return weight_gradient, psi_gradient
 
@@ -69,6 +69,11 @@ def _kernel(name: str, dtype: torch.dtype, device_type: str) -> Callable[..., No
 def _geometry(shape: torch.Size, stride: tuple[int, ...], groups: int) -> tuple[tuple[int, ...], int]:
     """What kernels need to know about the weight (with three spatial dimensions), and the words of its signs."""
     return (groups, *_padded(shape, 1), *_padded(stride, 0)), sign_words(shape, groups)
+
+
+@lru_cache(maxsize=256)
+def _gradient_strides(stride: tuple[int, ...]) -> tuple[int, ...]:
+    return _padded(stride, 0)
 
 
 def _padded(sizes: tuple[int, ...], fill: int) -> tuple[int, ...]:

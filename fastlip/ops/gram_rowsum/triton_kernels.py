@@ -197,7 +197,7 @@ def gram_rowsum_forward(weight: Tensor, psi: Tensor | None, groups: int) -> tupl
 
 
 def gram_rowsum_backward(
-    gradient: Tensor, weight: Tensor, psi: Tensor | None, r: Tensor, signs: Tensor, groups: int
+    gradient: Tensor, weight: Tensor, psi: Tensor | None, r: Tensor | None, signs: Tensor, groups: int
 ) -> tuple[Tensor, Tensor]:
     """The gradients for weight and psi; the latter is empty without psi."""
     weight_gradient = torch.empty_like(weight)
@@ -213,7 +213,7 @@ def gram_rowsum_backward(
         )  # fmt: skip
         unpacked = result.permute(0, 3, 2, 1).flatten(0, 1)  # (cout, cin / groups, taps)
         weight_gradient.copy_(unpacked.view(weight.shape))
-    if psi is None or weight.shape[1] == 1:  # alone in its group, a channel is weighted by 1
+    if psi is None or r is None or weight.shape[1] == 1:  # alone in its group, a channel is weighted by 1
         return weight_gradient, weight.new_zeros(0 if psi is None else groups)
     # ⟨W_k, W̄_k⟩ = Σ_j |v|_kj (E_kj + E_jk) = r̄_k r_k + (ψ̄_k + r̄_k r_k)
     products = (weight * weight_gradient).unflatten(0, (groups, -1)).transpose(1, 2).flatten(2)
