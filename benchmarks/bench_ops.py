@@ -20,7 +20,7 @@ def contestants():
 def function_of(op_name, case, name):
     baselines = getattr(testing.cases_of(op_name), "BASELINES", {})
     if name in baselines:
-        return lambda **tensors: baselines[name](**tensors, **case.options)
+        return lambda **tensors: baselines[name](**case.arguments(tensors))
     backend = "reference" if name == "compiled reference" else name
 
     def function(**tensors):

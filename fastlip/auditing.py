@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastlip._bounds import Bound, bound_module, lipschitz_bound, understands
 from fastlip.nn._base import LipschitzLayer
+from fastlip.nn.chain import Chain
 
 __all__ = ["Audit", "Bound", "LayerBound", "audit", "lipschitz_bound"]
 
@@ -131,11 +132,17 @@ def _unfold(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     wrapped = _unwrap(module)
     if wrapped is not None:
         yield from _unfold(name, wrapped)
-    elif type(module).forward is nn.Sequential.forward and "forward" not in vars(module) and not _hooks(module):
+    elif _is_sequence(module):
         for child_name, child in module.named_children():
             yield from _unfold(f"{name}.{child_name}" if name else child_name, child)
     else:
         yield name, module
+
+
+def _is_sequence(module: nn.Module) -> bool:
+    if "forward" in vars(module) or _hooks(module):
+        return False
+    return type(module).forward in (nn.Sequential.forward, Chain.forward)
 
 
 def _unwrap(module: nn.Module) -> nn.Module | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
+
+from fastlip.nn.chain import Chain
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -12,16 +14,31 @@ Model = TypeVar("Model", bound=nn.Module)
 def fuse(model: Model) -> Model:
     """Lets every fastlip module of the model use the fastest kernels that support its input.
 
-    Changes the ``backend`` attribute of its modules in place to ``"auto"`` and returns the model: the parameters,
-    their names, the state dict and, up to rounding, the results stay the same. Modules of other packages are left
-    alone. Raises TypeError unless model is a ``torch.nn.Module``.
+    In place, and returns the model: sets the ``backend`` of its modules to ``"auto"``, and makes each
+    ``torch.nn.Sequential`` (not of a subclass) a :class:`fastlip.nn.Chain`, which runs convolution -> MaxMin pairs in
+    one pass, those of ``torch.nn.Conv2d`` too. The parameters, their names, the state dict and, up to rounding, the
+    results stay the same; after a fused pair images are channels-last in memory. Other modules are left alone.
+    Raises TypeError unless model is a ``torch.nn.Module``.
     """
-    return _set_backend(model, "auto")
+    _set_backend(model, "auto")
+    for module in model.modules():
+        if type(module) is nn.Sequential:
+            _retype(module, Chain, converted=True)
+    return model
 
 
 def unfuse(model: Model) -> Model:
     """Lets every fastlip module of the model run its pure-PyTorch reference; the inverse of :func:`fuse`."""
-    return _set_backend(model, "reference")
+    _set_backend(model, "reference")
+    for module in model.modules():
+        if type(module) is Chain and module.converted:
+            _retype(module, nn.Sequential, converted=False)
+    return model
+
+
+def _retype(module: Any, kind: type[nn.Module], *, converted: bool) -> None:
+    module.__class__ = kind
+    module.converted = converted
 
 
 def _set_backend(model: Model, backend: str) -> Model:

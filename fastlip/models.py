@@ -26,7 +26,7 @@ _LAYERS = {
 METHODS = tuple(_LAYERS)
 
 
-class LipConvNet(nn.Sequential):
+class LipConvNet(lip.Chain):
     """The network that :func:`lip_conv_net` builds: a sequence of 1-Lipschitz modules with named parts."""
 
 
@@ -88,7 +88,7 @@ def lip_conv_net(
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     if check_positive_int("in_channels", in_channels) <= width:
         parts["pad"] = lip.ZeroChannelPad(width)
-    parts["stem"] = nn.Sequential(convolve(max(in_channels, width), width, 1), activate())
+    parts["stem"] = lip.Chain(convolve(max(in_channels, width), width, 1), activate())
     for index in range(blocks):
         block_width = width * 2**index
         kernel_size = 1 if index == blocks - 1 else 3
@@ -96,7 +96,7 @@ def lip_conv_net(
         for _ in range(layers_per_block):
             layers += [convolve(block_width, block_width, kernel_size), activate()]
         layers += [lip.FirstChannels(block_width // 2), lip.PixelUnshuffle(2)]
-        parts[f"block{index + 1}"] = nn.Sequential(*layers)
+        parts[f"block{index + 1}"] = lip.Chain(*layers)
     parts["pool"] = nn.AdaptiveMaxPool2d(1)
     if dense is None:
         parts["head"] = convolve(channels, channels, 1)

@@ -55,7 +55,7 @@ def op(op_name: str) -> Op:
 
 def call(op_name: str, backend: str, case: Case, tensors: dict[str, Tensor]) -> Tensor:
     """The op's public function on a case's inputs."""
-    return getattr(ops, op_name)(**tensors, **case.options, backend=backend)
+    return getattr(ops, op_name)(**case.arguments(tensors), backend=backend)
 
 
 def outputs_and_gradients(

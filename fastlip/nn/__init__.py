@@ -4,6 +4,7 @@ from fastlip.nn.activations import Abs, GroupSort, HouseHolder, MaxMin
 from fastlip.nn.aol import AOLConv2d, AOLLinear
 from fastlip.nn.bcop import BCOPConv2d, BjorckLinear
 from fastlip.nn.cayley import CayleyConv2d, CayleyLinear
+from fastlip.nn.chain import Chain
 from fastlip.nn.cpl import CPLConv2d, CPLLinear
 from fastlip.nn.lot import LOTConv2d, LOTLinear
 from fastlip.nn.normalized import NormalizedLinear
@@ -22,6 +23,7 @@ __all__ = [
     "CPLLinear",
     "CayleyConv2d",
     "CayleyLinear",
+    "Chain",
     "FirstChannels",
     "GroupSort",
     "HouseHolder",

@@ -115,6 +115,10 @@ class KernelConv2d(LipschitzConv2d):
         """The effective kernel, (out_channels, in_channels / groups, kh, kw), differentiable in training."""
         return self.effective()[0]
 
+    def factors(self) -> tuple[Tensor, Tensor | None]:
+        """The effective kernel as W diag(s): W and the factors s of its input channels, or the kernel and None."""
+        return self.weight, None
+
     def forward(self, x: Tensor) -> Tensor:
         """Weight * x + bias."""
         self.check_input(x)

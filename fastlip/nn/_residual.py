@@ -100,17 +100,20 @@ class ResidualConv2d(LipschitzConv2d):
             if self.bias is not None:
                 self.bias.zero_()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The residual map of x, between its paddings and truncation."""
+    def forward(self, x: Tensor, pairing: str = "none") -> Tensor:
+        """The residual map of x, between its paddings and truncation, and MaxMin behind it if a pairing is given."""
         self.check_input(x)
         images = self._widen(x)
         (scale,) = self.effective(*self.context(images.shape[-2:]))
         geometry = self.dilation, self.groups, self.padding_mode
-        y = ops.sdp_residual(images, self.kernel, self.bias, scale, *geometry, backend=self.backend)
-        if self.width == self.out_channels:
+        whole = self.width == self.out_channels
+        fused = pairing if whole else "none"
+        y = ops.sdp_residual(images, self.kernel, self.bias, scale, *geometry, fused, backend=self.backend)
+        if whole:
             return y
         kept = self.out_channels // self.groups
-        return y.unflatten(-3, (self.groups, -1))[..., :kept, :, :].flatten(-4, -3)
+        y = y.unflatten(-3, (self.groups, -1))[..., :kept, :, :].flatten(-4, -3)
+        return y if pairing == "none" else ops.maxmin(y, pairing, -3, backend=self.backend)
 
     def context(self, image_size: tuple[int, ...]) -> tuple[int, ...]:
         """What the scale depends on beside the parameters, for images of this size after the stride."""

@@ -15,12 +15,17 @@ from fastlip.nn._conv import KernelConv2d
 _ROUNDINGS = 2
 
 
-def rescale(raw_weight: Tensor, groups: int, epsilon: float, backend: str) -> Tensor:
-    """P = W (r + epsilon)^{-1/2} per input channel, r_i = sum_{j, delta} |v_ij(delta)|; r_i = 0 gives P = 0."""
-    weight = at_least_float32(raw_weight)
+def channel_scale(weight: Tensor, groups: int, epsilon: float, backend: str) -> Tensor:
+    """(r + epsilon)^{-1/2} of each input channel, r_i = sum_{j, delta} |v_ij(delta)|; 0 where r_i = 0."""
     r = ops.gram_rowsum(weight, groups=groups, backend=backend)
     r = r * (1 + _ROUNDINGS * torch.finfo(r.dtype).eps) + epsilon
-    scale = torch.where(r > 0, r, 1).rsqrt() * (r > 0)
+    return torch.where(r > 0, r, 1).rsqrt() * (r > 0)
+
+
+def rescale(raw_weight: Tensor, groups: int, epsilon: float, backend: str) -> Tensor:
+    """P = W (r + epsilon)^{-1/2} per input channel; r_i = 0 gives P = 0."""
+    weight = at_least_float32(raw_weight)
+    scale = channel_scale(weight, groups, epsilon, backend)
     per_group = scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))
     return (weight.unflatten(0, (groups, -1)) * per_group).flatten(0, 1)
 
@@ -74,6 +79,13 @@ class AOLConv2d(KernelConv2d):
     def parametrize(self) -> tuple[Tensor, ...]:
         """(P,): the rescaled kernel."""
         return (rescale(self.raw_weight, self.groups, self.epsilon, self.backend),)
+
+    def factors(self) -> tuple[Tensor, Tensor | None]:
+        """In training W and r^{-1/2}, so that the backward need not keep P as well; otherwise P from the cache."""
+        exact = self.raw_weight.dtype in (torch.float32, torch.float64)
+        if not self.training or self.groups > 1 or not exact:
+            return super().factors()
+        return self.raw_weight, channel_scale(self.raw_weight, 1, self.epsilon, self.backend)
 
     @torch.no_grad()
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:

@@ -32,6 +32,10 @@ class Case:
             tensors[name] = self._lay_out(shape, generator, dtype, device)
         return tensors
 
+    def arguments(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """The keyword arguments of the op's public function, from the tensors that :meth:`make` names."""
+        return {**tensors, **self.options}
+
     def _lay_out(self, shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype, device: str) -> Tensor:
         wide = (*shape[:-1], 2 * shape[-1]) if self.layout == "strided" else shape
         value = torch.randn(*wide, generator=generator, dtype=torch.float64).to(dtype=dtype, device=device)

@@ -30,8 +30,8 @@ _dispatch_modes = torch._C._len_torch_dispatch_stack
 _transforms_are_active = torch._C._are_functorch_transforms_active
 _is_grad_enabled = torch.is_grad_enabled
 
-# Argument types that a kernel may take as they are; tensor subclasses go through torch's dispatcher.
-_PLAIN = frozenset((Tensor, Parameter, str, int, bool, float, list, tuple, type(None)))
+# Argument types that a kernel may take as they are; tensor subclasses and lists go through torch's dispatcher.
+_PLAIN = frozenset((Tensor, Parameter, str, int, bool, float, tuple, type(None)))
 
 registered: dict[str, Op] = {}
 

@@ -67,7 +67,7 @@ IMAGE = {"x": torch.zeros(2, 4, 3, 3), "weight": torch.zeros(6, 4, 3, 3), "bias"
         ({"groups": 4}, ValueError, "groups=4"),
         ({"dilation": (1, 0)}, ValueError, r"dilation=\(1, 0\)"),
         ({"padding_mode": "reflect"}, ValueError, "padding_mode='reflect': allowed are 'zeros', 'circular'"),
-        ({"backend": "native"}, ValueError, "backend='native' cannot run here"),
+        ({"backend": "triton"}, ValueError, "backend='triton' cannot run here"),
     ],
 )
 def test_errors_name_the_argument(change, error, text):

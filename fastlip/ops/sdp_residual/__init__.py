@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastlip.ops._op import Op
+from fastlip.ops.conv_chain import mask_shape
+from fastlip.ops.maxmin import PAIRINGS, maxmin
 from fastlip.ops.sdp_residual import reference
 
 PADDING_MODES = ("zeros", "circular")
-OP = Op("sdp_residual", backends=())
+OP = Op("sdp_residual", backends=("native",))
 
 
 def sdp_residual(
@@ -21,6 +24,7 @@ def sdp_residual(
     dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
     padding_mode: str = "zeros",
+    pairing: str = "none",
     *,
     backend: str = "auto",
 ) -> Tensor:
@@ -44,7 +48,9 @@ def sdp_residual(
         scale: (m,), not negative.
         dilation, groups: as ``F.conv2d``.
         padding_mode: ``"zeros"`` or ``"circular"``.
-        backend: ``"auto"`` or ``"reference"``.
+        pairing: of a MaxMin over the channels of y, ``"adjacent"`` or ``"halves"``; ``"none"``: no activation.
+        backend: ``"auto"``, ``"reference"`` or ``"native"``. The kernels keep x and h = relu(W x + b) for the
+            backward.
 
     Returns:
         y of x's shape. Under autocast both products run in its dtype.
@@ -54,10 +60,17 @@ def sdp_residual(
         ValueError: shapes, groups, dilation or padding mode that do not fit, or a backend that cannot run here.
     """
     _check(x, weight, bias, scale, dilation, groups, padding_mode)
-    OP.choose(backend, x, weight, bias, scale, dilation, groups, padding_mode)
+    if pairing not in (*PAIRINGS, "none"):
+        raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, (*PAIRINGS, 'none')))}")
+    chosen = OP.choose(backend, x, weight, bias, scale, dilation, groups, padding_mode, pairing)
+    if chosen != "reference":
+        return _forward(x, weight, bias, scale, tuple(dilation), padding_mode, pairing, chosen)
     if weight.dim() == 2:
-        return reference.dense(x, weight, bias, scale)
-    return reference.convolutional(x, weight, bias, scale, dilation, groups, padding_mode)
+        y = reference.dense(x, weight, bias, scale)
+    else:
+        y = reference.convolutional(x, weight, bias, scale, dilation, groups, padding_mode)
+    channels = -1 if weight.dim() == 2 else -3
+    return y if pairing == "none" else maxmin(y, pairing, channels, backend=backend)
 
 
 def _check(
@@ -91,3 +104,41 @@ def _check(
         raise ValueError(f"dilation={dilation!r}: expected a pair of ints, at least 1")
     if padding_mode not in PADDING_MODES:
         raise ValueError(f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, PADDING_MODES))}")
+
+
+def _fake_forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, dilation: Any, mode: str, pairing: str, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    h = x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:]).contiguous(memory_format=torch.channels_last)
+    mask = x.new_empty(mask_shape(x, x.shape[1], pairing), dtype=torch.uint8)
+    return torch.empty_like(x, memory_format=torch.channels_last), h, mask
+
+
+def _fake_backward(gradient: Tensor, x: Tensor, weight: Tensor, scale: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    images = torch.empty_like(x, memory_format=torch.channels_last)
+    return images, weight.new_empty(weight.shape), torch.empty_like(scale), torch.empty_like(scale)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight, bias, scale, *ctx.options = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight, scale, *output[1:])
+
+
+def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    x_bar, weight_bar, bias_bar, scale_bar = _backward.outputs(gradient, *ctx.saved_tensors, *ctx.options)
+    return x_bar, weight_bar, bias_bar if ctx.has_bias else None, scale_bar, None, None, None, None
+
+
+_forward = OP.define(
+    "sdp_residual_forward(Tensor x, Tensor weight, Tensor? bias, Tensor scale, int[] dilation, str padding_mode,"
+    " str pairing, str backend) -> (Tensor, Tensor, Tensor)",
+    fake=_fake_forward,
+    setup_context=_save,
+    backward=_gradients,
+)
+_backward = OP.define(
+    "sdp_residual_backward(Tensor gradient, Tensor x, Tensor weight, Tensor scale, Tensor h, Tensor mask,"
+    " int[] dilation, str padding_mode, str pairing, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
+    fake=_fake_backward,
+)

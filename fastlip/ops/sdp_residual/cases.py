@@ -35,6 +35,7 @@ def _image(
     groups: int = 1,
     dilation: tuple[int, int] = (1, 1),
     padding_mode: str = "zeros",
+    pairing: str = "none",
     layout: str = "contiguous",
     bench: bool = False,
 ) -> Case:
@@ -45,7 +46,7 @@ def _image(
         "bias": (inner,),
         "scale": (inner,),
     }
-    options = {"dilation": dilation, "groups": groups, "padding_mode": padding_mode}
+    options = {"dilation": dilation, "groups": groups, "padding_mode": padding_mode, "pairing": pairing}
     length = kernel[0] * kernel[1] * (channels + inner) // groups
     return _ExactSigns(shapes, options, length, layout, bench)
 
@@ -65,8 +66,11 @@ CASES = {
     "1x1": _image(2, 8, (3, 3), (1, 1), inner=5),
     "groups": _image(2, 6, (4, 4), inner=9, groups=3),
     "dilation": _image(2, 4, (7, 6), dilation=(2, 3)),
+    "maxmin": _image(3, 6, (5, 4), pairing="adjacent"),
+    "maxmin odd circular": _image(2, 7, (3, 4), pairing="adjacent", padding_mode="circular"),
+    "maxmin halves circular": _image(2, 34, (4, 4), pairing="halves", padding_mode="circular"),
     "empty batch": _image(0, 4, (4, 4)),
-    "network 16": _image(256, 16, (32, 32), layout="channels_last", bench=True),
-    "network 32": _image(64, 32, (32, 32), layout="channels_last", bench=True),
-    "network 128": _image(64, 128, (8, 8), layout="channels_last", bench=True),
+    "network 16": _image(256, 16, (32, 32), pairing="adjacent", layout="channels_last", bench=True),
+    "network 32": _image(64, 32, (32, 32), pairing="adjacent", layout="channels_last", bench=True),
+    "network 128": _image(64, 128, (8, 8), pairing="adjacent", layout="channels_last", bench=True),
 }

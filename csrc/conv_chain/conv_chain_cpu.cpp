@@ -1,0 +1,94 @@
+// What surrounds the convolutions of a chain on channels-last images, one pass each way:
+// forward  y = maxmin(z + bias), one bit per pair, and y framed for the next circular convolution;
+// backward the pairs swapped back, the bias gradient, and the result framed for the convolution that is the adjoint.
+
+#include <cstdint>
+
+#include "common/frames.h"
+#include "common/registry.h"
+#include "maxmin/pairs.h"
+
+namespace fastlip {
+namespace {
+
+enum Activation : int64_t { kNone, kAdjacent, kHalves };
+
+// Pairs along a row: adjacent pairs of an even number of channels run through the whole row, others pixel by pixel.
+struct RowPairs {
+  int64_t activation, channels, pixels, run, bytes;
+
+  RowPairs(int64_t activation, const Frames& f) : activation(activation), channels(f.channels), pixels(f.width) {
+    if (activation == kAdjacent && f.channels % 2 == 0) channels = f.row(), pixels = 1;
+    run = channels / 2;
+    bytes = (run + 7) / 8;
+  }
+
+  int64_t row_bytes() const { return activation == kNone ? 0 : pixels * bytes; }
+
+  template <class Type, bool compare>
+  void apply(const typename Type::Storage* in, typename Type::Storage* out, uint8_t* bits) const {
+    for (int64_t pixel = 0; pixel < pixels; ++pixel, in += channels, out += channels, bits += bytes) {
+      if (activation == kHalves) {
+        separate_run<Type, compare>(in, in + run, out, out + run, bits, run);
+      } else {
+        interleaved_run<Type, compare>(in, out, bits, run);
+      }
+      if (channels % 2 != 0) out[channels - 1] = in[channels - 1];
+    }
+  }
+};
+
+// y and framed (either may be null) from z (+ bias, if not null), or from residual - z where there is a residual.
+template <class Type, class T = typename Type::Storage>
+void forward(const T* z, const T* bias, const T* residual, T* y, T* framed, uint8_t* bits, int64_t activation,
+             int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t left, int64_t right, int64_t top,
+             int64_t bottom) {
+  const Frames f{batch, height, width, channels, left, right, top, bottom};
+  const RowPairs pairs(activation, f);
+  std::vector<T> biases(bias == nullptr ? 0 : f.row());
+  for (size_t i = 0; i < biases.size(); ++i) biases[i] = bias[i % channels];
+  pass_over_rows(f, y, framed, [&](int64_t offset, int64_t row, T* target) {
+    const T* source = z + offset;
+    if (residual != nullptr) {
+      for (int64_t i = 0; i < f.row(); ++i) target[i] = residual[offset + i] - source[i];
+      source = target;
+    } else if (bias != nullptr) {
+      for (int64_t i = 0; i < f.row(); ++i) target[i] = source[i] + biases[i];
+      source = target;
+    }
+    if (activation != kNone) {
+      pairs.template apply<Type, true>(source, target, bits + row * pairs.row_bytes());
+    } else if (source != target) {
+      std::copy_n(source, f.row(), target);
+    }
+  });
+}
+
+// The gradient of z, plain or framed or both, and that of the bias where it is not null.
+template <class Type, class T = typename Type::Storage>
+void backward(const T* gradient, const uint8_t* bits, T* plain, T* framed, T* bias_gradient, int64_t activation,
+              int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t left, int64_t right, int64_t top,
+              int64_t bottom) {
+  const Frames f{batch, height, width, channels, left, right, top, bottom};
+  const RowPairs pairs(activation, f);
+  ChannelSums sums(f);
+  pass_over_rows(f, plain, framed, [&](int64_t offset, int64_t row, T* target) {
+    if (activation == kNone) {
+      std::copy_n(gradient + offset, f.row(), target);
+    } else {
+      // The swap only reads its bits.
+      pairs.template apply<Type, false>(gradient + offset, target, const_cast<uint8_t*>(bits) + row * pairs.row_bytes());
+    }
+    if (bias_gradient != nullptr) sums.add(row, target);
+  });
+  if (bias_gradient != nullptr) sums.store(bias_gradient);
+}
+
+}  // namespace
+
+FASTLIP_KERNEL(conv_chain_forward_float32, forward<Float32>);
+FASTLIP_KERNEL(conv_chain_forward_float64, forward<Float64>);
+FASTLIP_KERNEL(conv_chain_backward_float32, backward<Float32>);
+FASTLIP_KERNEL(conv_chain_backward_float64, backward<Float64>);
+
+}  // namespace fastlip

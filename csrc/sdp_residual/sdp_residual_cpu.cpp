@@ -1,0 +1,58 @@
+// The passes between the two convolutions of x - Wᵀ diag(s) relu(W x + b) on channels-last images:
+// forward  h = relu(z + b); backward, with v = W ȳ, u = s∘v where h > 0, and the sums Σ u and Σ v∘h per channel.
+
+#include <cstdint>
+#include <vector>
+
+#include "common/frames.h"
+#include "common/registry.h"
+
+namespace fastlip {
+namespace {
+
+// NaN stays NaN.
+template <class T>
+void relu(const T* z, const T* bias, T* h, T* framed, int64_t batch, int64_t height, int64_t width, int64_t channels,
+          int64_t left, int64_t right, int64_t top, int64_t bottom) {
+  const Frames f{batch, height, width, channels, left, right, top, bottom};
+  std::vector<T> biases(f.row());
+  for (int64_t i = 0; i < f.row(); ++i) biases[i] = bias[i % channels];
+  pass_over_rows(f, h, framed, [&](int64_t offset, int64_t, T* target) {
+    for (int64_t i = 0; i < f.row(); ++i) {
+      const T value = z[offset + i] + biases[i];
+      target[i] = value < 0 ? T{0} : value;
+    }
+  });
+}
+
+template <class T>
+void relu_backward(const T* v, const T* h, const T* scale, T* u, T* framed, T* u_sum, T* product_sum, int64_t batch,
+                   int64_t height, int64_t width, int64_t channels, int64_t left, int64_t right, int64_t top,
+                   int64_t bottom) {
+  const Frames f{batch, height, width, channels, left, right, top, bottom};
+  std::vector<T> scales(f.row());
+  for (int64_t i = 0; i < f.row(); ++i) scales[i] = scale[i % channels];
+  ChannelSums sums(f), products(f);
+  pass_over_rows(f, u, framed, [&](int64_t offset, int64_t row, T* target) {
+    thread_local std::vector<T> product;
+    product.resize(f.row());
+    for (int64_t i = 0; i < f.row(); ++i) {
+      const T hidden = h[offset + i], value = v[offset + i];
+      product[i] = value * hidden;
+      target[i] = hidden > 0 ? scales[i] * value : T{0};
+    }
+    products.add(row, product.data());
+    sums.add(row, target);
+  });
+  sums.store(u_sum);
+  products.store(product_sum);
+}
+
+}  // namespace
+
+FASTLIP_KERNEL(sdp_residual_relu_float32, relu<float>);
+FASTLIP_KERNEL(sdp_residual_relu_float64, relu<double>);
+FASTLIP_KERNEL(sdp_residual_relu_backward_float32, relu_backward<float>);
+FASTLIP_KERNEL(sdp_residual_relu_backward_float64, relu_backward<double>);
+
+}  // namespace fastlip

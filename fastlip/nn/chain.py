@@ -1,0 +1,122 @@
+"""A sequence of modules that runs its convolution -> MaxMin pairs fused."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from fastlip import ops
+from fastlip.nn._conv import KernelConv2d
+from fastlip.nn._residual import ResidualConv2d
+from fastlip.nn.activations import MaxMin
+from fastlip.ops._padding import same_pads
+from fastlip.ops.conv_chain import OP as CONV_CHAIN
+
+_FUSED_BACKENDS = ("auto", "native")
+
+
+class Chain(nn.Sequential):
+    """``torch.nn.Sequential``, with every convolution -> MaxMin pair in one pass after the convolution.
+
+    Recognises ``torch.nn.Conv2d`` and the fastlip layers with one kernel (AOL, BCOP, ...) at stride 1, with one
+    group and padding that keeps the image's size, and the residual layers (SLL, CPL), each followed by
+    :class:`MaxMin` over the channels. Everything else runs module by module; so does a pair with a hook, with
+    ``backend="reference"``, or where no kernel runs the chain (another device or dtype, autocast). Results are
+    those of ``Sequential`` to rounding, in channels-last memory format after a fused pair.
+
+    ``fastlip.fuse`` makes every ``torch.nn.Sequential`` of a model a Chain, and ``fastlip.unfuse`` undoes it.
+    """
+
+    # Whether fuse made it of a torch.nn.Sequential.
+    converted = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The modules of the sequence, one after the other."""
+        modules: list[Any] = list(self)
+        position = 0
+        while position < len(modules):
+            following = modules[position + 1] if position + 1 < len(modules) else None
+            if style := _style(modules[position], following):
+                run = _run_of(style, modules, position)
+                x = _fused(run, style, x)
+                position += len(run)
+            elif following is not None and _is_residual_pair(modules[position], following):
+                x = modules[position].forward(x, following.pairing)
+                position += 2
+            else:
+                x = modules[position](x)
+                position += 1
+        return x
+
+
+class Style(NamedTuple):
+    """What the pairs of one run have in common."""
+
+    padding_mode: str
+    dilation: tuple[int, int]
+    pairing: str
+
+
+def _style(convolution: Any, activation: Any) -> Style | None:
+    """How a pair takes part in a run; None if it does not."""
+    if not _is_activation(activation) or not _is_fusable(convolution, (nn.Conv2d, KernelConv2d)):
+        return None
+    if tuple(convolution.stride) != (1, 1) or convolution.groups != 1 or not _keeps_size(convolution):
+        return None
+    down, across = convolution.dilation
+    return Style(convolution.padding_mode, (down, across), activation.pairing)
+
+
+def _is_residual_pair(layer: Any, activation: Any) -> bool:
+    return _is_fusable(layer, (ResidualConv2d,)) and _is_activation(activation)
+
+
+def _is_activation(module: Any) -> bool:
+    return type(module) is MaxMin and module.dim in (1, -3) and _is_fusable(module, (MaxMin,))
+
+
+def _is_fusable(module: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether the module is of these kinds, with their own forward, no hooks, and not bound to another backend."""
+    if not any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds):
+        return False
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return not any(hooks) and getattr(module, "backend", "auto") in _FUSED_BACKENDS
+
+
+def _keeps_size(convolution: nn.Conv2d | KernelConv2d) -> bool:
+    left, right, top, bottom = pads = same_pads(convolution.kernel_size, convolution.dilation)
+    if isinstance(convolution, KernelConv2d):
+        return convolution.pads == pads
+    if convolution.padding_mode not in ("zeros", "circular"):
+        return False
+    return (left, top) == (right, bottom) and convolution.padding in ("same", (top, left))
+
+
+def _run_of(style: Style, modules: list[Any], position: int) -> list[Any]:
+    """The modules of as many pairs of one style as follow each other."""
+    end = position + 2
+    while end + 1 < len(modules) and _style(modules[end], modules[end + 1]) == style:
+        end += 2
+    return modules[position:end]
+
+
+def _fused(run: list[Any], style: Style, x: Tensor) -> Tensor:
+    convolutions = run[::2]
+    weights, scales = _factors(convolutions)
+    arguments = weights, [convolution.bias for convolution in convolutions], scales, *style
+    fits = x.dim() == 4 and x.shape[1] == weights[0].shape[1]
+    if fits and CONV_CHAIN.choose("auto", x, *arguments) != "reference":
+        return ops.conv_chain(x, *arguments)
+    for module in run:
+        x = module(x)
+    return x
+
+
+def _factors(convolutions: list[Any]) -> tuple[list[Tensor], list[Tensor]]:
+    """Every kernel as W diag(s), or every kernel as it is and no scales."""
+    factors = [c.factors() if isinstance(c, KernelConv2d) else (c.weight, None) for c in convolutions]
+    scales = [scale for _, scale in factors if scale is not None]
+    if len(scales) == len(convolutions):
+        return [weight for weight, _ in factors], scales
+    return [weight if scale is None else weight * scale[:, None, None] for weight, scale in factors], []

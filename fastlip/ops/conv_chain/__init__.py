@@ -1,0 +1,183 @@
+"""A chain of "same" convolutions, each with its bias and MaxMin, forward and backward in channels-last passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastlip.ops._op import Op
+from fastlip.ops.conv_chain import reference
+from fastlip.ops.maxmin import PAIRINGS
+
+PADDING_MODES = ("circular", "zeros")
+OP = Op("conv_chain", backends=("native",))
+
+
+def conv_chain(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None] | None = None,
+    scales: Sequence[Tensor] | None = None,
+    padding_mode: str = "circular",
+    dilation: tuple[int, int] = (1, 1),
+    pairing: str = "adjacent",
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    r"""x_i = maxmin(W_i diag(s_i) ∗ x_{i-1} + b_i) for i = 1 … L: convolutions that keep the image's size.
+
+    The reference pads, convolves, adds the bias and sorts pairs in passes of their own. The kernels keep images
+    channels-last between the layers and need one pass between two convolutions: bias, MaxMin, one bit per pair,
+    and the frame that the next circular convolution reads. The backward computes the gradient of an input as a
+    convolution of the framed output gradient with the flipped kernel, and that of a kernel from the same frame,
+    so that only W_i, s_i, x_{i-1} and the bits are kept.
+
+    Args:
+        x: (n, c_0, h, w).
+        weights: of layer i (c_i, c_{i-1}, kh, kw), one at least.
+        biases: of layer i (c_i,), or None; None for no biases at all.
+        scales: of layer i (c_{i-1},), factors of the kernel's input channels (AOL); None for ones.
+        padding_mode: ``"circular"`` (by index: a kernel may exceed the image) or ``"zeros"``; the odd element of an
+            even kernel's padding comes after the image.
+        dilation: as in ``torch.nn.functional.conv2d``, of every layer.
+        pairing: of MaxMin, ``"adjacent"`` or ``"halves"`` as in ``fastlip.ops.maxmin``, or ``"none"``: no activation.
+        backend: ``"auto"``, ``"reference"`` or ``"native"``.
+
+    Returns:
+        (n, c_L, h, w), by the kernels in channels-last format.
+
+    Raises:
+        TypeError: x is not a floating-point tensor.
+        ValueError: shapes, dilation, pairing or padding mode that do not fit, or a backend that cannot run here.
+    """
+    weights, biases, scales = list(weights), list(biases or [None] * len(weights)), list(scales or [])
+    dilation = _check(x, weights, biases, scales, padding_mode, dilation, pairing)
+    chosen = OP.choose(backend, x, weights, biases, scales, padding_mode, dilation, pairing)
+    if chosen == "reference":
+        return reference.conv_chain(x, weights, biases, scales, padding_mode, dilation, pairing)
+    filled = [w.new_zeros(w.shape[0]) if b is None else b for w, b in zip(weights, biases, strict=True)]
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights, *filled, *scales))
+    return _forward(x, weights, filled, scales, keep, padding_mode, list(dilation), pairing, chosen)
+
+
+def _check(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor | None],
+    scales: list[Tensor],
+    padding_mode: str,
+    dilation: tuple[int, int],
+    pairing: str,
+) -> tuple[int, int]:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"x: got {getattr(x, 'dtype', type(x).__name__)}, expected a floating-point tensor")
+    if x.dim() != 4:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, c, h, w)")
+    if not weights:
+        raise ValueError("weights: got none, expected at least one")
+    for name, values in (("biases", biases), ("scales", scales)):
+        if values and len(values) != len(weights):
+            raise ValueError(f"{name}: got {len(values)}, expected as many as weights, {len(weights)}")
+    channels = x.shape[1]
+    for i, weight in enumerate(weights):
+        if weight.dim() != 4 or weight.shape[1] != channels or 0 in weight.shape:
+            raise ValueError(f"weights[{i}]: got shape {tuple(weight.shape)}, expected (cout, {channels}, kh, kw)")
+        if scales and scales[i].shape != (channels,):
+            raise ValueError(f"scales[{i}]: got shape {tuple(scales[i].shape)}, expected ({channels},)")
+        channels = weight.shape[0]
+        if (bias := biases[i]) is not None and bias.shape != (channels,):
+            raise ValueError(f"biases[{i}]: got shape {tuple(bias.shape)}, expected ({channels},)")
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, PADDING_MODES))}")
+    if pairing not in (*PAIRINGS, "none"):
+        raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, (*PAIRINGS, 'none')))}")
+    if len(dilation) != 2 or min(dilation) < 1:
+        raise ValueError(f"dilation={dilation!r}: expected a pair of ints, at least 1")
+    return dilation[0], dilation[1]
+
+
+def mask_shape(x: Tensor, channels: int, pairing: str) -> tuple[int, int]:
+    """(rows, bytes) of a layer's bit mask (csrc/conv_chain): adjacent pairs of even channels run through a row."""
+    n, _, height, width = x.shape
+    if pairing == "none":
+        return n * height, 0
+    through = pairing == "adjacent" and channels % 2 == 0
+    return n * height, (width * channels // 2 + 7) // 8 if through else width * ((channels // 2 + 7) // 8)
+
+
+_Kept = tuple[Tensor, list[Tensor], list[Tensor]]
+
+
+def _fake_forward(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: Any,
+    scales: Any,
+    keep: bool,
+    mode: str,
+    dilation: Any,
+    pairing: str,
+    _: str,
+) -> _Kept:
+    n, _, height, width = x.shape
+    shapes = [(n, weight.shape[0], height, width) for weight in weights]
+    outputs = [torch.empty_like(x.new_empty(shape), memory_format=torch.channels_last) for shape in shapes]
+    masks = [x.new_empty(mask_shape(x, weight.shape[0], pairing), dtype=torch.uint8) for weight in weights]
+    return outputs[-1], outputs[:-1] if keep else [], masks if keep else []
+
+
+def _fake_backward(gradient: Tensor, x: Tensor, weights: list[Tensor], *_: Any) -> _Kept:
+    weight_gradients = [weight.new_empty(weight.shape) for weight in weights]
+    bias_gradients = [weight.new_empty(weight.shape[0]) for weight in weights]
+    return torch.empty_like(x, memory_format=torch.channels_last), weight_gradients, bias_gradients
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: _Kept) -> None:
+    x, weights, _, scales, _, *ctx.options = inputs
+    _, between, masks = output
+    ctx.counts = len(weights), len(scales), len(between)
+    ctx.save_for_backward(x, *weights, *scales, *between, *masks)
+
+
+def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
+    x, *rest = ctx.saved_tensors
+    weights, scales, between, masks = _split(rest, ctx.counts)
+    kernels = scaled(weights, scales)
+    needs_x = ctx.needs_input_grad[0]
+    x_bar, kernel_bars, bias_bars = _backward.outputs(gradient, x, kernels, between, masks, needs_x, *ctx.options)
+    weight_bars, scale_bars = scaled(kernel_bars, scales), []
+    if scales:
+        scale_bars = [(bar * weight).sum((0, 2, 3)) for bar, weight in zip(kernel_bars, weights, strict=True)]
+    return x_bar if needs_x else None, weight_bars, bias_bars, scale_bars, None, None, None, None, None
+
+
+def _split(tensors: list[Tensor], counts: tuple[int, ...]) -> list[list[Tensor]]:
+    parts = []
+    for count in counts:
+        parts.append(tensors[:count])
+        tensors = tensors[count:]
+    return [*parts, tensors]
+
+
+def scaled(weights: list[Tensor], scales: list[Tensor]) -> list[Tensor]:
+    """W diag(s) of each layer; the weights themselves without scales."""
+    if not scales:
+        return weights
+    return [weight * scale[:, None, None] for weight, scale in zip(weights, scales, strict=True)]
+
+
+_forward = OP.define(
+    "conv_chain_forward(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] scales, bool keep, str padding_mode,"
+    " int[] dilation, str pairing, str backend) -> (Tensor, Tensor[], Tensor[])",
+    fake=_fake_forward,
+    setup_context=_save,
+    backward=_gradients,
+)
+_backward = OP.define(
+    "conv_chain_backward(Tensor gradient, Tensor x, Tensor[] kernels, Tensor[] between, Tensor[] masks,"
+    " bool needs_x, str padding_mode, int[] dilation, str pairing, str backend) -> (Tensor, Tensor[], Tensor[])",
+    fake=_fake_backward,
+)
