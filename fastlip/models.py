@@ -23,6 +23,8 @@ _LAYERS = {
     "sll": ("SLLConv2d", None),
     "soc": ("SOCConv2d", None),
 }
+# Unless asked otherwise. An upper bound of sigma in every training step would cost half the network.
+_OPTIONS: dict[str, dict[str, Any]] = {"cpl": {"training_sigma": "power"}}
 METHODS = tuple(_LAYERS)
 
 
@@ -65,7 +67,7 @@ def lip_conv_net(
         layers_per_block: convolutions per block.
         pairing: of MaxMin, ``"adjacent"`` (published) or ``"halves"``.
         backend: of every layer and activation.
-        **layer_options: further keyword arguments of the method's convolutions.
+        **layer_options: further keyword arguments of the method's convolutions. CPL's have training_sigma="power".
 
     Returns:
         A ``torch.nn.Sequential``: (n, in_channels, image_size, image_size) -> (n, num_classes), Lipschitz constant
@@ -78,9 +80,10 @@ def lip_conv_net(
         raise ValueError(f"num_classes={num_classes}: expected at most the head's {channels} channels")
     check_positive_int("layers_per_block", layers_per_block)
     convolution, dense = (name and getattr(lip, name) for name in _LAYERS[method])
+    options = {**_OPTIONS.get(method, {}), **layer_options}
 
     def convolve(inputs: int, outputs: int, kernel_size: int) -> nn.Module:
-        return convolution(inputs, outputs, kernel_size, backend=backend, **layer_options)
+        return convolution(inputs, outputs, kernel_size, backend=backend, **options)
 
     def activate() -> nn.Module:
         return lip.MaxMin(pairing, backend=backend)
@@ -95,7 +98,7 @@ def lip_conv_net(
         layers: list[nn.Module] = []
         for _ in range(layers_per_block):
             layers += [convolve(block_width, block_width, kernel_size), activate()]
-        layers += [lip.FirstChannels(block_width // 2), lip.PixelUnshuffle(2)]
+        layers += [lip.FirstChannels(block_width // 2), lip.PixelUnshuffle(2, backend)]
         parts[f"block{index + 1}"] = lip.Chain(*layers)
     parts["pool"] = nn.AdaptiveMaxPool2d(1)
     if dense is None:

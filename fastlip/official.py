@@ -206,7 +206,7 @@ _METHODS: dict[str, tuple[_Convert, dict[str, Any]]] = {
     "aol": (_rename(weight="raw_weight"), {"epsilon": _EPSILON}),
     "bcop": (_bcop, {}),
     "cayley": (_cayley, {}),
-    "cpl": (_cpl, {"padding_mode": "zeros"}),
+    "cpl": (_cpl, {"padding_mode": "zeros", "training_sigma": "bound"}),
     "lot": (_rename(weight="raw_weight"), {"padding_mode": "zeros", "ridge": 1e-4, "steps": 10}),
     "sll": (_sll, {"padding_mode": "zeros", "epsilon": _EPSILON}),
     "soc": (_soc, {"padding_mode": "zeros", "terms": 5, "eval_terms": 12, "max_norm": _SOC_NORM}),

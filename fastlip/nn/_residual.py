@@ -73,9 +73,10 @@ class ResidualConv2d(LipschitzConv2d):
 
     padding_modes = ("zeros", "circular")
 
-    def __init__(self, *args: Any, inner_channels: int | None = None, **kwargs: Any):
+    def __init__(self, *args: Any, inner_channels: int | None = None, recompute: bool | None = None, **kwargs: Any):
         self.inner_channels = 0 if inner_channels is None else check_positive_int("inner_channels", inner_channels)
         super().__init__(*args, **kwargs)
+        self.recompute = recompute
 
     def _check_padding(self, padding: Any) -> Pads:
         if padding != "same":
@@ -108,7 +109,8 @@ class ResidualConv2d(LipschitzConv2d):
         geometry = self.dilation, self.groups, self.padding_mode
         whole = self.width == self.out_channels
         fused = pairing if whole else "none"
-        y = ops.sdp_residual(images, self.kernel, self.bias, scale, *geometry, fused, backend=self.backend)
+        arguments = images, self.kernel, self.bias, scale, *geometry, fused, self.recompute
+        y = ops.sdp_residual(*arguments, backend=self.backend)
         if whole:
             return y
         kept = self.out_channels // self.groups

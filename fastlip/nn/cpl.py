@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fastlip.nn._base import at_least_float32
 from fastlip.nn._residual import ResidualConv2d, ResidualLinear, safe_scale
+from fastlip.ops._padding import pad, same_pads
+from fastlip.ops.sdp_residual.reference import adjoint
 
 # Frequencies per axis and unit of the kernel's degree: at 17, sampling loses less than 1 % of sigma.
 _DENSITY = 17
 # Squarings of the Gram matrix: the bound of a c x c matrix is at most c^(1/128) too large, 2.2 % at c = 16.
 _SQUARINGS = 5
+TRAINING_SIGMAS = ("bound", "power")
+# Of the torus on which power iteration runs, per unit of the kernel's degree; and its steps at initialisation.
+_POWER_DENSITY = 6
+_POWER_STEPS = 10
 
 
 def squared_norm_bound(weight: Tensor, sides: tuple[int, int], groups: int) -> Tensor:
@@ -104,13 +112,33 @@ def _sample(side: int, kernel_size: int, dilation: int, padding_mode: str) -> tu
     equidistant samples is at least M cos^2(pi d / 2N).
     """
     degree = kernel_size - 1
-    torus = side if padding_mode == "circular" else side + -(-dilation * degree // 2)
     if degree == 0:
         return 1, 1.0
-    samples = _DENSITY * degree
+    samples, torus = _DENSITY * degree, _torus(side, degree, dilation, padding_mode)
     if torus <= samples:
-        return max(torus, 1), 1.0
+        return torus, 1.0
     return samples, 1 / math.cos(math.pi * degree / (2 * samples)) ** 2
+
+
+def _torus(side: int, degree: int, dilation: int, padding_mode: str) -> int:
+    return max(1, side if padding_mode == "circular" else side + -(-dilation * degree // 2))
+
+
+def power_step(weight: Tensor, vector: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """(sigma^2, v') of each group, v' = W^T W v / |W^T W v| and sigma^2 = |W v'|^2 with its gradient for W.
+
+    From below, on the torus of the vectors (groups, c / groups, h, w); a v that W maps to 0 stays.
+    """
+    pads = same_pads(weight.shape[2:], (1, 1))
+
+    def convolve(v: Tensor) -> Tensor:
+        return F.conv2d(pad(v.flatten(0, 1)[None], pads, "circular"), weight, groups=groups)
+
+    with torch.no_grad():
+        image = adjoint(convolve(vector), weight, (1, 1), groups, "circular").view_as(vector)
+        norm = torch.linalg.vector_norm(image, dim=(1, 2, 3), keepdim=True)
+        vector = torch.where(norm > 0, image / torch.where(norm > 0, norm, 1), vector)
+    return convolve(vector).view(groups, -1).square().sum(1), vector
 
 
 class _FixedScale:
@@ -150,26 +178,53 @@ class CPLConv2d(_FixedScale, ResidualConv2d):
 
     Guarantee: Lipschitz constant at most 1, for every kernel size, dilation and groups, zero or circular "same"
     padding, any image size. The function depends on the image size through sigma (not for 1 x 1 kernels, nor
-    for images larger than 17 (kernel_size - 1)); it is the same in train and eval mode, where sigma is computed
-    once per image size. Nothing in the state dict depends on the image size.
+    for images larger than 17 (kernel_size - 1)); in eval mode sigma is computed once per image size. Nothing in the
+    state dict depends on the image size.
     Cost: two convolutions at ``width`` channels, and about 17 c^3 multiply-adds for each of n^2 / 2 frequencies.
+
+    With ``training_sigma="power"`` that cost is paid in eval mode only: in train mode sigma comes from one step of a
+    power iteration per forward, on a torus of at most 6 (kernel_size - 1) pixels a side, warm-started from the
+    buffer ``power_vector``. It is not an upper bound: in train mode the layer may exceed 1 by a little, and
+    ``lipschitz_bound`` says by how much. Eval mode, and so every certificate, keeps the guarantee.
 
     Width, stride, padding of channels: as ``SLLConv2d``.
 
     Args: as ``torch.nn.Conv2d`` with ``padding="same"`` only and ``padding_mode`` "zeros" or "circular";
-    ``inner_channels`` (the rows of W, default width); ``backend``. Initialised at a tenth of Xavier normal (at
-    bias 0 the layer does not depend on the kernel's size, and learns faster where it is small), bias 0.
+    ``inner_channels`` (the rows of W, default width); ``training_sigma`` "bound" (default) or "power";
+    ``recompute`` (True keeps half as much for the backward, for one more convolution; default only for 1x1 kernels);
+    ``backend``. Initialised at a tenth of Xavier normal (at bias 0 the layer does not depend on the kernel's size,
+    and learns faster where it is small), bias 0.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to out_channels and ceil(h / stride_h).
     Parameters: ``kernel`` (inner_channels, width / groups, *kernel_size), ``bias`` (inner_channels). Buffer:
-    ``fixed_scale`` (groups), 0 unless ``freeze_scale`` set it. Raises ValueError for other paddings and padding
-    modes.
+    ``fixed_scale`` (groups), 0 unless ``freeze_scale`` set it; ``power_vector`` with ``training_sigma="power"``.
+    Raises ValueError for other paddings, padding modes and values of training_sigma.
     """
 
+    power_vector: Tensor
+
+    def __init__(self, *args: Any, training_sigma: str = "bound", **kwargs: Any):
+        if training_sigma not in TRAINING_SIGMAS:
+            raise ValueError(f"training_sigma={training_sigma!r}: allowed are 'bound', 'power'")
+        self.training_sigma = training_sigma
+        super().__init__(*args, **kwargs)
+
     def make_parameters(self, device: Any, dtype: Any) -> None:
-        """Kernel, bias and the buffer of a frozen scale."""
+        """Kernel, bias, the buffer of a frozen scale and that of the power iteration."""
         super().make_parameters(device, dtype)
         self.register_buffer("fixed_scale", torch.zeros(self.groups, device=device, dtype=dtype))
+        if self.training_sigma == "power":
+            sides = (max(1, _POWER_DENSITY * (k - 1)) for k in self.kernel_size)
+            shape = self.groups, self.width // self.groups, *sides
+            self.register_buffer("power_vector", torch.empty(shape, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        """Kernel at a tenth of Xavier normal in each group; bias 0; some steps of the power iteration."""
+        super().reset_parameters()
+        if self.training_sigma == "power":
+            nn.init.normal_(self.power_vector)
+            for _ in range(_POWER_STEPS):
+                self._power_step(self.power_vector.shape[2:])
 
     def context(self, image_size: tuple[int, ...]) -> tuple[int, ...]:
         """The image size: sigma is that of the convolution on such images."""
@@ -177,10 +232,23 @@ class CPLConv2d(_FixedScale, ResidualConv2d):
 
     def parametrize(self, *image_size: Any) -> tuple[Tensor, ...]:
         """(2 / sigma^2,): the scale of each inner channel, constant in each group."""
-        axes = zip(image_size, self.kernel_size, self.dilation, strict=True)
+        axes = list(zip(image_size, self.kernel_size, self.dilation, strict=True))
+        if self.training and self.training_sigma == "power":
+            tori = (_torus(side, k - 1, d, self.padding_mode) for side, k, d in axes)
+            sides = [min(torus, side) for torus, side in zip(tori, self.power_vector.shape[2:], strict=True)]
+            return (self._scale(self.kernel, self._power_step(sides)),)
         (rows, above), (columns, beside) = (_sample(*axis, self.padding_mode) for axis in axes)
         bound = squared_norm_bound(at_least_float32(self.kernel), (rows, columns), self.groups)
         return (self._scale(self.kernel, bound * (above * beside)),)
+
+    def _power_step(self, sides: Sequence[int]) -> Tensor:
+        """Sigma^2 of each group after one step on a torus of these sides; the vector is kept for the next."""
+        kept = self.power_vector[..., : sides[0], : sides[1]]
+        squared_norm, vector = power_step(at_least_float32(self.kernel), at_least_float32(kept), self.groups)
+        if not torch._C._are_functorch_transforms_active():
+            with torch.no_grad():
+                kept.copy_(vector)
+        return squared_norm
 
 
 class CPLLinear(_FixedScale, ResidualLinear):

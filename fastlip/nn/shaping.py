@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastlip import ops
 from fastlip.nn._base import check_positive_int
+from fastlip.ops._op import check_backend
 
 
 class ZeroChannelPad(nn.Module):
@@ -51,16 +53,17 @@ class PixelUnshuffle(nn.Module):
     As ``torch.nn.PixelUnshuffle``, but a size that the factor does not divide is padded with zeros at its end.
     """
 
-    def __init__(self, downscale_factor: int = 2):
+    def __init__(self, downscale_factor: int = 2, backend: str = "auto"):
         super().__init__()
         self.downscale_factor = check_positive_int("downscale_factor", downscale_factor)
+        self.backend = check_backend(backend)
 
     def forward(self, x: Tensor) -> Tensor:
         """Each f x f patch becomes f^2 channels."""
         bottom, right = (-size % self.downscale_factor for size in x.shape[-2:])
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom))
-        return F.pixel_unshuffle(x, self.downscale_factor)
+        return ops.pixel_unshuffle(x, self.downscale_factor, backend=self.backend)
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -41,7 +41,8 @@ class SLLConv2d(ResidualConv2d):
     the layer is the subsampled image.
 
     Args: as ``torch.nn.Conv2d`` with ``padding="same"`` only and ``padding_mode`` "zeros" or "circular";
-    ``inner_channels`` (the rows of W, default width); ``epsilon`` is added to T (default 0; the published code
+    ``inner_channels`` (the rows of W, default width); ``recompute`` (True keeps half as much for the backward, for
+    one more convolution; default only for 1x1 kernels); ``epsilon`` is added to T (default 0; the published code
     adds 1e-6); ``backend``. Initialised at a tenth of Xavier normal (at bias 0
     the layer does not depend on the kernel's size, and learns faster where it is small), psi and bias 0.
 

@@ -11,7 +11,7 @@ from fastlip.nn._base import LipschitzLayer
 HEADS = (lip.NormalizedLinear,)
 # Options that change a layer's function, beside the defaults.
 OPTIONS = {
-    "CPLConv2d": [{"inner_channels": 2}],
+    "CPLConv2d": [{"inner_channels": 2}],  # training_sigma="power" promises nothing in train mode: test_residual.py
     "CPLLinear": [{"inner_features": 2}],
     "LOTConv2d": [{"ridge": 1e-4, "steps": 10}],
     "LOTLinear": [{"ridge": 1e-4, "steps": 10}],

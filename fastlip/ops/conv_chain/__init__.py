@@ -111,17 +111,8 @@ def mask_shape(x: Tensor, channels: int, pairing: str) -> tuple[int, int]:
 _Kept = tuple[Tensor, list[Tensor], list[Tensor]]
 
 
-def _fake_forward(
-    x: Tensor,
-    weights: list[Tensor],
-    biases: Any,
-    scales: Any,
-    keep: bool,
-    mode: str,
-    dilation: Any,
-    pairing: str,
-    _: str,
-) -> _Kept:
+def _fake_forward(x: Tensor, weights: list[Tensor], *rest: Any) -> _Kept:
+    _, _, keep, _, _, pairing, _ = rest
     n, _, height, width = x.shape
     shapes = [(n, weight.shape[0], height, width) for weight in weights]
     outputs = [torch.empty_like(x.new_empty(shape), memory_format=torch.channels_last) for shape in shapes]

@@ -25,6 +25,7 @@ def sdp_residual(
     groups: int = 1,
     padding_mode: str = "zeros",
     pairing: str = "none",
+    recompute: bool | None = None,
     *,
     backend: str = "auto",
 ) -> Tensor:
@@ -49,8 +50,9 @@ def sdp_residual(
         dilation, groups: as ``F.conv2d``.
         padding_mode: ``"zeros"`` or ``"circular"``.
         pairing: of a MaxMin over the channels of y, ``"adjacent"`` or ``"halves"``; ``"none"``: no activation.
-        backend: ``"auto"``, ``"reference"`` or ``"native"``. The kernels keep x and h = relu(W x + b) for the
-            backward.
+        recompute: whether the kernels compute h = relu(W x + b) again in the backward, which costs one more
+            convolution, or keep it beside x. None: only for 1x1 kernels, where it is cheap. No effect on results.
+        backend: ``"auto"``, ``"reference"`` or ``"native"``.
 
     Returns:
         y of x's shape. Under autocast both products run in its dtype.
@@ -64,7 +66,8 @@ def sdp_residual(
         raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, (*PAIRINGS, 'none')))}")
     chosen = OP.choose(backend, x, weight, bias, scale, dilation, groups, padding_mode, pairing)
     if chosen != "reference":
-        return _forward(x, weight, bias, scale, tuple(dilation), padding_mode, pairing, chosen)
+        recompute = weight[0, 0].numel() == 1 if recompute is None else recompute
+        return _forward(x, weight, bias, scale, recompute, tuple(dilation), padding_mode, pairing, chosen)
     if weight.dim() == 2:
         y = reference.dense(x, weight, bias, scale)
     else:
@@ -107,38 +110,42 @@ def _check(
 
 
 def _fake_forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, dilation: Any, mode: str, pairing: str, *_: Any
+    x: Tensor, weight: Tensor, bias: Any, scale: Any, recompute: bool, _: Any, mode: str, pairing: str, *backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    h = x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:]).contiguous(memory_format=torch.channels_last)
+    shape = (0, 0, 0, 0) if recompute else (x.shape[0], weight.shape[0], *x.shape[2:])
+    h = torch.empty_like(x.new_empty(shape), memory_format=torch.channels_last)
     mask = x.new_empty(mask_shape(x, x.shape[1], pairing), dtype=torch.uint8)
     return torch.empty_like(x, memory_format=torch.channels_last), h, mask
 
 
-def _fake_backward(gradient: Tensor, x: Tensor, weight: Tensor, scale: Tensor, *_: Any) -> tuple[Tensor, ...]:
+def _fake_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, bias: Any, scale: Tensor, *_: Any
+) -> tuple[Tensor, ...]:
     images = torch.empty_like(x, memory_format=torch.channels_last)
     return images, weight.new_empty(weight.shape), torch.empty_like(scale), torch.empty_like(scale)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, weight, bias, scale, *ctx.options = inputs
+    x, weight, bias, scale, recompute, *ctx.options = inputs
+    _, h, mask = output
     ctx.has_bias = bias is not None
-    ctx.save_for_backward(x, weight, scale, *output[1:])
+    ctx.save_for_backward(x, weight, bias, scale, None if recompute else h, mask)
 
 
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     x_bar, weight_bar, bias_bar, scale_bar = _backward.outputs(gradient, *ctx.saved_tensors, *ctx.options)
-    return x_bar, weight_bar, bias_bar if ctx.has_bias else None, scale_bar, None, None, None, None
+    return x_bar, weight_bar, bias_bar if ctx.has_bias else None, scale_bar, None, None, None, None, None
 
 
 _forward = OP.define(
-    "sdp_residual_forward(Tensor x, Tensor weight, Tensor? bias, Tensor scale, int[] dilation, str padding_mode,"
-    " str pairing, str backend) -> (Tensor, Tensor, Tensor)",
+    "sdp_residual_forward(Tensor x, Tensor weight, Tensor? bias, Tensor scale, bool recompute, int[] dilation,"
+    " str padding_mode, str pairing, str backend) -> (Tensor, Tensor, Tensor)",
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,
 )
 _backward = OP.define(
-    "sdp_residual_backward(Tensor gradient, Tensor x, Tensor weight, Tensor scale, Tensor h, Tensor mask,"
-    " int[] dilation, str padding_mode, str pairing, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
+    "sdp_residual_backward(Tensor gradient, Tensor x, Tensor weight, Tensor? bias, Tensor scale, Tensor? h,"
+    " Tensor mask, int[] dilation, str padding_mode, str pairing, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
     fake=_fake_backward,
 )

@@ -36,6 +36,7 @@ def _image(
     dilation: tuple[int, int] = (1, 1),
     padding_mode: str = "zeros",
     pairing: str = "none",
+    recompute: bool | None = None,
     layout: str = "contiguous",
     bench: bool = False,
 ) -> Case:
@@ -47,6 +48,8 @@ def _image(
         "scale": (inner,),
     }
     options = {"dilation": dilation, "groups": groups, "padding_mode": padding_mode, "pairing": pairing}
+    if recompute is not None:
+        options["recompute"] = recompute
     length = kernel[0] * kernel[1] * (channels + inner) // groups
     return _ExactSigns(shapes, options, length, layout, bench)
 
@@ -67,6 +70,8 @@ CASES = {
     "groups": _image(2, 6, (4, 4), inner=9, groups=3),
     "dilation": _image(2, 4, (7, 6), dilation=(2, 3)),
     "maxmin": _image(3, 6, (5, 4), pairing="adjacent"),
+    "recompute": _image(2, 6, (5, 4), inner=4, padding_mode="circular", recompute=True),
+    "keep 1x1": _image(2, 8, (3, 3), (1, 1), inner=5, recompute=False),
     "maxmin odd circular": _image(2, 7, (3, 4), pairing="adjacent", padding_mode="circular"),
     "maxmin halves circular": _image(2, 34, (4, 4), pairing="halves", padding_mode="circular"),
     "empty batch": _image(0, 4, (4, 4)),

@@ -41,31 +41,29 @@ def sdp_residual_forward(
     weight: Tensor,
     bias: Tensor | None,
     scale: Tensor,
+    recompute: bool,
     dilation: Sequence[int],
     padding_mode: str,
     pairing: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Y, h = relu(W x + b), and the bits of MaxMin."""
+    """Y, h = relu(W x + b) unless it is to be computed again, and the bits of MaxMin."""
     x = x.contiguous(memory_format=images.LAST)
     frame = images.frame_of(weight, dilation, padding_mode)
-    h = images.convolve(images.framed(x, frame), weight, dilation, padding_mode)
-    h, framed, address = images.outputs_of(h, images.opposite(frame))
-    bias = h.new_zeros(h.shape[1]) if bias is None else bias.contiguous()
-    addresses = h.data_ptr(), bias.data_ptr(), h.data_ptr(), address
-    images.launch("sdp_residual_relu", h, *addresses, frame=images.opposite(frame))
+    h, framed = _hidden(x, weight, bias, dilation, padding_mode, images.opposite(frame))
     second = images.adjoint(scale[:, None, None, None] * weight)
     y = images.convolve(framed, second, dilation, padding_mode)
     mask = torch.empty(mask_shape(x, x.shape[1], pairing), dtype=torch.uint8)
     _subtract(x, y, images.ACTIVATIONS[pairing], mask)
-    return y, h, mask
+    return y, h.new_empty((0, 0, 0, 0)) if recompute else h, mask
 
 
 def sdp_residual_backward(
     gradient: Tensor,
     x: Tensor,
     weight: Tensor,
+    bias: Tensor | None,
     scale: Tensor,
-    h: Tensor,
+    h: Tensor | None,
     mask: Tensor,
     dilation: Sequence[int],
     padding_mode: str,
@@ -75,6 +73,8 @@ def sdp_residual_backward(
     frame = images.frame_of(weight, dilation, padding_mode)
     x, gradient = (image.contiguous(memory_format=images.LAST) for image in (x, gradient))
     scale = scale.contiguous()
+    if h is None:
+        h, _ = _hidden(x, weight, bias, dilation, padding_mode, images.NO_FRAME)
     residual, framed = _swap_back(gradient, mask, frame, pairing)
     v = images.convolve(framed, weight, dilation, padding_mode)
     adjoint = images.adjoint(weight)
@@ -91,6 +91,17 @@ def sdp_residual_backward(
     x_gradient = images.convolve(framed, adjoint, dilation, padding_mode)
     _subtract(residual, x_gradient, 0, mask)
     return x_gradient, -(first + scale[:, None, None, None] * second), -u_sum, -product_sum
+
+
+def _hidden(
+    x: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int], padding_mode: str, frame: Pads
+) -> tuple[Tensor, Tensor]:
+    """H = relu(W x + b), without and with the frame that the second convolution reads."""
+    framed = images.framed(x, images.frame_of(weight, dilation, padding_mode))
+    h, framed, address = images.outputs_of(images.convolve(framed, weight, dilation, padding_mode), frame)
+    bias = h.new_zeros(h.shape[1]) if bias is None else bias.contiguous()
+    images.launch("sdp_residual_relu", h, h.data_ptr(), bias.data_ptr(), h.data_ptr(), address, frame=frame)
+    return h, framed
 
 
 def _subtract(x: Tensor, y: Tensor, activation: int, mask: Tensor) -> None:

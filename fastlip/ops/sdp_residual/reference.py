@@ -26,10 +26,10 @@ def convolutional(
     """X − W₂ relu(W x + b), W the "same" padded convolution and W₂ = Wᵀ diag(scale) its scaled adjoint."""
     pads = same_pads(weight.shape[2:], dilation)
     hidden = F.conv2d(pad(x, pads, padding_mode), weight, bias, 1, 0, dilation, groups).relu()
-    return x - _adjoint(hidden, scale[:, None, None, None] * weight, dilation, groups, padding_mode)
+    return x - adjoint(hidden, scale[:, None, None, None] * weight, dilation, groups, padding_mode)
 
 
-def _adjoint(y: Tensor, weight: Tensor, dilation: tuple[int, int], groups: int, padding_mode: str) -> Tensor:
+def adjoint(y: Tensor, weight: Tensor, dilation: tuple[int, int], groups: int, padding_mode: str) -> Tensor:
     """The transpose of the padded convolution: what it padded before an image, its transpose pads after."""
     left, right, top, bottom = same_pads(weight.shape[2:], dilation)
     if padding_mode == "zeros" and left == right and top == bottom:

@@ -1,0 +1,98 @@
+// Space to depth on channels-last images: y[n, h, w, (c, dy, dx)] = x[n, f h + dy, f w + dx, c], and its adjoint.
+// Both move every element once: f² streams of pixels on one side, one stream on the other.
+
+#include <algorithm>
+#include <cstdint>
+
+#include "common/parallel.h"
+#include "common/registry.h"
+
+namespace fastlip {
+namespace {
+
+constexpr int64_t kGrainElements = 1 << 15;
+
+// Calls visit(row of y's pixels, offset of the row's first pixel in x, for dy = 0), for every row of the batch.
+template <class Visit>
+void for_rows(int64_t batch, int64_t height, int64_t row_elements, const Visit& visit) {
+  parallel_for(batch * height, std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, row_elements)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t row = begin; row < end; ++row) visit(row / height, row % height);
+               });
+}
+
+// Interleaves 4 streams of `count` elements; the fixed number lets the compiler use shuffles.
+template <class T>
+void interleave4(const T* a, const T* b, const T* c, const T* d, T* y, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    y[4 * i] = a[i];
+    y[4 * i + 1] = b[i];
+    y[4 * i + 2] = c[i];
+    y[4 * i + 3] = d[i];
+  }
+}
+
+template <class T>
+void deinterleave4(const T* y, T* a, T* b, T* c, T* d, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    a[i] = y[4 * i];
+    b[i] = y[4 * i + 1];
+    c[i] = y[4 * i + 2];
+    d[i] = y[4 * i + 3];
+  }
+}
+
+// x has strides (sn, sh, sw, 1); y is dense, (batch, height, width, channels * factor²).
+template <class T>
+void unshuffle(const T* x, T* y, int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t factor,
+               int64_t sn, int64_t sh, int64_t sw) {
+  const int64_t square = factor * factor, row = width * channels * square;
+  for_rows(batch, height, row, [&](int64_t n, int64_t h) {
+    T* target = y + (n * height + h) * row;
+    for (int64_t w = 0; w < width; ++w, target += channels * square) {
+      const T* source = x + n * sn + factor * h * sh + factor * w * sw;
+      if (factor == 2) {
+        interleave4(source, source + sw, source + sh, source + sh + sw, target, channels);
+        continue;
+      }
+      for (int64_t d = 0; d < square; ++d) {
+        const T* pixel = source + d / factor * sh + d % factor * sw;
+        for (int64_t c = 0; c < channels; ++c) target[c * square + d] = pixel[c];
+      }
+    }
+  });
+}
+
+// The adjoint and inverse: x is dense, (batch, factor * height, factor * width, channels).
+template <class T>
+void shuffle(const T* y, T* x, int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t factor) {
+  const int64_t square = factor * factor, row = width * channels * square;
+  const int64_t sw = channels, sh = factor * width * sw;
+  for_rows(batch, height, row, [&](int64_t n, int64_t h) {
+    const T* source = y + (n * height + h) * row;
+    for (int64_t w = 0; w < width; ++w, source += channels * square) {
+      T* target = x + (n * height + h) * factor * sh + factor * w * sw;
+      if (factor == 2) {
+        deinterleave4(source, target, target + sw, target + sh, target + sh + sw, channels);
+        continue;
+      }
+      for (int64_t d = 0; d < square; ++d) {
+        T* pixel = target + d / factor * sh + d % factor * sw;
+        for (int64_t c = 0; c < channels; ++c) pixel[c] = source[c * square + d];
+      }
+    }
+  });
+}
+
+}  // namespace
+
+FASTLIP_KERNEL(pixel_unshuffle_float32, unshuffle<int32_t>);
+FASTLIP_KERNEL(pixel_unshuffle_float64, unshuffle<int64_t>);
+FASTLIP_KERNEL(pixel_unshuffle_float16, unshuffle<int16_t>);
+FASTLIP_KERNEL(pixel_unshuffle_bfloat16, unshuffle<int16_t>);
+FASTLIP_KERNEL(pixel_shuffle_float32, shuffle<int32_t>);
+FASTLIP_KERNEL(pixel_shuffle_float64, shuffle<int64_t>);
+FASTLIP_KERNEL(pixel_shuffle_float16, shuffle<int16_t>);
+FASTLIP_KERNEL(pixel_shuffle_bfloat16, shuffle<int16_t>);
+
+}  // namespace fastlip
