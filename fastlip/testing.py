@@ -100,6 +100,12 @@ def check_agreement(op_name: str, backend: str, case: Case, dtype: torch.dtype, 
 
 def saved_bytes(function: Callable[..., Tensor], tensors: dict[str, Tensor]) -> int:
     """Bytes that autograd keeps for the backward pass of a call, each storage counted once."""
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+    return bytes_kept(lambda: function(**leaves))
+
+
+def bytes_kept(function: Callable[[], Any]) -> int:
+    """Bytes that autograd keeps for the backward pass of what the function computes, each storage counted once."""
     storages: dict[int, int] = {}
     kept: list[Tensor] = []
 
@@ -109,9 +115,8 @@ def saved_bytes(function: Callable[..., Tensor], tensors: dict[str, Tensor]) -> 
         kept.append(tensor)
         return tensor
 
-    leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        function(**leaves)
+        function()
     return sum(storages.values())
 
 

@@ -217,15 +217,16 @@ def test_a_bug_shows_its_traceback(cli, monkeypatch):
         cli("train")
 
 
-def test_bench_prints_ratios(cli):
+def test_bench_prints_ratios(cli, tmp_path):
     options = ("--method=aol", "--batch-size=2", "--image-size=4", "--layers-per-block=1", "--rounds=2")
     code, output, _ = cli("bench", *options)
     assert code == 0
-    assert "fused/plain" in output
-    code, output, _ = cli("bench", *options, "--json")
+    assert "ratios to plain" in output
+    code, output, _ = cli("bench", *options, "--json", "--contestant=fused", f"--plot={tmp_path / 'bench.png'}")
     (row,) = json.loads(output)["rows"]
-    assert row["fused_ms"] > 0
-    assert row["fused_to_plain"] > 0
+    assert row["contestant"] == "fused"
+    assert min(row["train"], row["evaluate"], row["saved"], row["train_ms"]) > 0
+    assert (tmp_path / "bench.png").stat().st_size > 1000
 
 
 def test_doctor_gives_a_reason_for_every_backend(cli):

@@ -10,6 +10,7 @@ from fastlip import nn as lip
 from fastlip import ops
 from fastlip.nn._residual import residual_bound, safe_scale
 from fastlip.nn.cpl import _sample, squared_norm_bound
+from fastlip.ops.spectral_conv import kernel_spectrum
 
 CONVOLUTIONS = (lip.SLLConv2d, lip.CPLConv2d)
 LAYERS = (*CONVOLUTIONS, lip.SLLLinear, lip.CPLLinear)
@@ -229,3 +230,52 @@ def test_the_residual_bound_is_attained():
     for code in range(8):
         mask = torch.tensor([code >> bit & 1 for bit in range(3)], dtype=torch.float64)
         assert norms(torch.eye(4, dtype=torch.float64) - second.T @ (mask[:, None] * first), 2) <= bound
+
+
+@pytest.mark.parametrize(
+    ("kernel", "size", "padding_mode"), [(3, 32, "zeros"), (3, 4, "zeros"), (3, 6, "circular"), (1, 5, "zeros")]
+)
+def test_power_iteration_drives_training_and_the_bound_evaluation(kernel, size, padding_mode):
+    options = {"padding_mode": padding_mode, "dtype": torch.float64}
+    layer = lip.CPLConv2d(8, 8, kernel, training_sigma="power", **options)
+    bounded = lip.CPLConv2d(8, 8, kernel, **options)
+    bounded.load_state_dict(layer.state_dict(), strict=False)
+    with torch.no_grad():
+        for _ in range(60):
+            (power,) = layer.effective(size, size)
+    (bound,) = bounded.effective(size, size)
+    # The torus of the power iteration misses a little of sigma, and the bound is a little above it.
+    torch.testing.assert_close(power, bound, rtol=0.1, atol=0)
+    (evaluated,) = layer.eval().effective(size, size)
+    assert torch.equal(evaluated, bounded.eval().effective(size, size)[0])
+
+
+def test_the_power_vector_is_state_and_follows_the_kernel():
+    layer = lip.CPLConv2d(4, 4, 3, training_sigma="power", groups=2)
+    x = torch.randn(2, 4, 8, 8)
+    before = layer.power_vector.clone()
+    layer(x)
+    assert not torch.equal(layer.power_vector, before)
+    again = lip.CPLConv2d(4, 4, 3, training_sigma="power", groups=2)
+    again.load_state_dict(layer.state_dict())
+    assert torch.equal(again(x), layer(x))
+    kept = layer.eval().power_vector.clone()
+    layer(x)
+    assert torch.equal(layer.power_vector, kept)
+
+
+def test_power_gradient_is_that_of_the_largest_singular_value():
+    layer = lip.CPLConv2d(3, 3, 3, training_sigma="power", padding_mode="circular", dtype=torch.float64)
+    side = 8
+    for _ in range(300):
+        (scale,) = layer.effective(side, side)
+    (gradient,) = torch.autograd.grad(scale[0], layer.kernel)
+    spectrum = kernel_spectrum(layer.kernel, (side, side))
+    sigma = torch.linalg.svdvals(spectrum).max()
+    (expected,) = torch.autograd.grad(2 / sigma**2, layer.kernel)
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_unknown_training_sigma_is_named():
+    with pytest.raises(ValueError, match="training_sigma='svd'"):
+        lip.CPLConv2d(4, 4, 3, training_sigma="svd")

@@ -1,0 +1,251 @@
+"""Training and evaluation steps of a method's network beside the same network of plain convolutions, in one run."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastlip.fusing import fuse, unfuse
+from fastlip.models import lip_conv_net
+from fastlip.nn._base import LipschitzLinear
+from fastlip.nn._conv import LipschitzConv2d
+from fastlip.nn.activations import MaxMin
+from fastlip.testing import bytes_kept
+
+CONTESTANTS = ("fused", "reference", "channels-last", "compiled")
+# Rounding differences grow through the network's layers: each sums thousands of products.
+_AGREEMENT = 1e-3
+_NOISE = 0.3  # of each parameter's standard deviation: away from initialisations where iterations end early
+_LEARNING_RATE = 1e-6  # so that nothing diverges while it is timed
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One method's network, its batch, and how it is timed."""
+
+    method: str
+    size: str = "XS"
+    batch_size: int = 256
+    image_size: int = 32
+    layers_per_block: int = 5
+    rounds: int = 7
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A contestant beside plain: medians over the rounds of time ratios, and the ratio of saved bytes."""
+
+    method: str
+    contestant: str
+    train: float
+    evaluate: float
+    saved: float
+    train_ms: float
+    evaluate_ms: float
+    plain_train_ms: float
+    plain_evaluate_ms: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+class DisagreementError(RuntimeError):
+    """Fused and reference networks differ by more than rounding: nothing is timed."""
+
+
+def run(setting: Setting, contestants: Sequence[str] = CONTESTANTS) -> list[Row]:
+    """Times the contestants and the plain network, alternating; after the agreement of gradients is checked.
+
+    Plain is the same network of zero-padded ``nn.Conv2d`` and ``nn.Linear``, contiguous, with MaxMin by maximum and
+    minimum as usually published. Contestants: ``"fused"``; ``"reference"``, the pure-PyTorch layers;
+    ``"channels-last"``, the reference in that memory format (what it alone is worth); ``"compiled"``, the reference
+    under ``torch.compile``.
+    """
+    torch.manual_seed(0)
+    model = _model(setting)
+    networks = {name: _network(name, model) for name in ("plain", *contestants)}
+    x = torch.rand(setting.batch_size, 3, setting.image_size, setting.image_size, device=setting.device)
+    y = torch.randint(10, (setting.batch_size,), device=setting.device)
+    _require_agreement(setting.method, model, x[:4], y[:4])
+    inputs = {name: _input(name, x) for name in networks}
+    losses = {name: _loss(network, inputs[name], y) for name, network in networks.items()}
+    sizes = dict.fromkeys(networks, 0)
+    train = _alternate({name: _training_step(networks[name], losses[name]) for name in networks}, setting)
+    for name, network in networks.items():
+        sizes[name] = bytes_kept(losses[name]) if name != "compiled" else 0
+        network.eval()
+    evaluate = _alternate({name: _evaluation_step(networks[name], inputs[name]) for name in networks}, setting)
+    return [_row(setting, name, train, evaluate, sizes) for name in contestants]
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """A copy of the model with ordinary layers in place of fastlip's: see :func:`run`."""
+    model = unfuse(copy.deepcopy(model))
+    for module in list(model.modules()):
+        for name, layer in module.named_children():
+            if isinstance(layer, LipschitzConv2d):
+                setattr(module, name, _plain_convolution(layer))
+            elif isinstance(layer, LipschitzLinear):
+                setattr(module, name, nn.Linear(layer.in_features, layer.out_features))
+            elif isinstance(layer, MaxMin):
+                setattr(module, name, MaximumMinimum(layer.pairing))
+    return model
+
+
+class MaximumMinimum(nn.Module):
+    """MaxMin by ``torch.maximum`` and ``torch.minimum``, which keep both inputs for the backward."""
+
+    def __init__(self, pairing: str):
+        super().__init__()
+        self.pairing = pairing
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The pairs of x, sorted in descending order."""
+        if self.pairing == "halves":
+            a, b = x.chunk(2, 1)
+            return torch.cat((torch.maximum(a, b), torch.minimum(a, b)), 1)
+        a, b = x.unflatten(1, (-1, 2)).unbind(2)
+        return torch.stack((torch.maximum(a, b), torch.minimum(a, b)), 2).flatten(1, 2)
+
+
+def keep_pages() -> bool:
+    """Asks glibc's allocator to keep freed memory, whose fresh pages would dominate timings; False if it cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    # Trim threshold, top pad and the threshold above which memory comes from mmap, at most 32 MiB.
+    options = ((-1, 2**31 - 1), (-2, 256 << 20), (-3, 32 << 20))
+    return mallopt is not None and all(mallopt(option, value) for option, value in options)
+
+
+def _model(setting: Setting) -> nn.Module:
+    model = lip_conv_net(
+        setting.method,
+        setting.size,
+        image_size=setting.image_size,
+        layers_per_block=setting.layers_per_block,
+    ).to(setting.device)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter += _NOISE * parameter.std() * torch.randn_like(parameter)
+    return model
+
+
+def _network(name: str, model: nn.Module) -> nn.Module:
+    if name == "plain":
+        return plain(model)
+    network = copy.deepcopy(model)
+    if name == "fused":
+        return fuse(network)
+    network = unfuse(network)
+    if name == "channels-last":
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if name == "compiled":
+        torch._dynamo.reset()
+        network.compile()
+    return network
+
+
+def _input(name: str, x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if name == "channels-last" else x
+
+
+def _plain_convolution(layer: LipschitzConv2d) -> nn.Conv2d:
+    height, width = layer.kernel_size
+    padding = height // 2, width // 2
+    return nn.Conv2d(
+        layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, padding, groups=layer.groups
+    ).to(next(layer.parameters()).device)
+
+
+def _loss(network: nn.Module, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
+    return lambda: F.cross_entropy(4 * network(x), y)
+
+
+def _require_agreement(method: str, model: nn.Module, x: Tensor, y: Tensor) -> None:
+    gradients = []
+    for network in (fuse(copy.deepcopy(model)), unfuse(copy.deepcopy(model))):
+        _loss(network, x, y)().backward()
+        gradients.append([p.grad for p in network.parameters()])
+    for (name, _), one, other in zip(model.named_parameters(), *gradients, strict=True):
+        if one is None or other is None:
+            continue
+        error = (one - other).norm() / other.norm().clamp_min(torch.finfo(one.dtype).tiny)
+        if not error <= _AGREEMENT:
+            raise DisagreementError(
+                f"{method}: gradients of {name} differ by {error:.1e} between fused and reference"
+            )
+
+
+def _training_step(network: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    optimizer = torch.optim.SGD(network.parameters(), lr=_LEARNING_RATE)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return step
+
+
+def _evaluation_step(network: nn.Module, x: Tensor) -> Callable[[], None]:
+    def step() -> None:
+        with torch.no_grad():
+            network(x)
+
+    return step
+
+
+def _alternate(steps: dict[str, Callable[[], None]], setting: Setting) -> dict[str, list[float]]:
+    """Seconds of each step, one after the other in every round; the first round warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(setting.rounds + 1):
+        for name, step in steps.items():
+            _wait(setting.device)
+            started = time.perf_counter()
+            step()
+            _wait(setting.device)
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def _wait(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _row(
+    setting: Setting,
+    name: str,
+    train: dict[str, list[float]],
+    evaluate: dict[str, list[float]],
+    sizes: dict[str, int],
+) -> Row:
+    def ratio(seconds: dict[str, list[float]]) -> float:
+        return statistics.median(a / b for a, b in zip(seconds[name], seconds["plain"], strict=True))
+
+    def milliseconds(seconds: list[float]) -> float:
+        return 1e3 * statistics.median(seconds)
+
+    return Row(
+        setting.method,
+        name,
+        ratio(train),
+        ratio(evaluate),
+        sizes[name] / sizes["plain"],
+        *map(milliseconds, (train[name], evaluate[name], train["plain"], evaluate["plain"])),
+    )

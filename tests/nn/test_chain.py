@@ -1,0 +1,175 @@
+"""Chain runs convolution -> MaxMin pairs fused, with the results, parameters and hooks of Sequential."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import fastlip
+from fastlip import nn as lip
+from fastlip import testing
+from fastlip.nn import chain
+
+
+def pairs_of(*convolutions, pairing="adjacent"):
+    modules = []
+    for convolution in convolutions:
+        modules += [convolution, lip.MaxMin(pairing)]
+    return modules
+
+
+def sequences():
+    torch.manual_seed(0)
+    aol, sll, cpl = lip.AOLConv2d, lip.SLLConv2d, lip.CPLConv2d
+    return {
+        "aol": pairs_of(aol(4, 6, 3), aol(6, 6, 3), aol(6, 4, 1)),
+        "zeros": pairs_of(aol(4, 6, 3, padding_mode="zeros"), aol(6, 6, 3, padding_mode="zeros")),
+        "plain": pairs_of(nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 4, 3, padding="same", bias=False)),
+        "plain circular": pairs_of(nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular")),
+        "mixed": pairs_of(aol(4, 6, 3), nn.Conv2d(6, 6, 3, padding=1, padding_mode="circular")),
+        "mixed modes": pairs_of(aol(4, 6, 3), nn.Conv2d(6, 6, 3, padding=1), aol(6, 4, 3)),
+        "residual": pairs_of(sll(4, 4, 3), cpl(4, 4, 3), aol(4, 4, 3)),
+        "residual widths": pairs_of(sll(4, 6, 3), sll(6, 4, 3, stride=2)),
+        "halves": pairs_of(aol(4, 6, 3), sll(6, 6, 3, padding_mode="circular"), pairing="halves"),
+        "not fusable": pairs_of(aol(4, 6, 3, stride=2), aol(6, 6, 3, groups=2), nn.Conv2d(6, 4, 3)),
+        "no activation": [aol(4, 4, 3), nn.ReLU(), aol(4, 4, 3)],
+        "orthogonal": pairs_of(lip.CayleyConv2d(4, 4, 3), lip.BCOPConv2d(4, 4, 3)),
+    }
+
+
+def results(module, x):
+    x = x.detach().clone().requires_grad_()
+    y = module(x)
+    return [y, *torch.autograd.grad(y, [x, *module.parameters()], torch.ones_like(y).cumsum(-1))]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", sequences())
+def test_equals_sequential(name, training):
+    modules = sequences()[name]
+    sequential = fastlip.unfuse(nn.Sequential(*modules).train(training).double())
+    fused = fastlip.fuse(copy.deepcopy(sequential))
+    assert type(fused) is lip.Chain
+    x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    for one, other in zip(results(fused, x), results(sequential, x), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.fixture
+def native():
+    if reason := chain.CONV_CHAIN.status("native"):
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How many pairs each call of the fused operator runs."""
+    seen = []
+    original = chain.ops.conv_chain
+
+    def record(x, weights, *rest, **options):
+        seen.append(len(weights))
+        return original(x, weights, *rest, **options)
+
+    monkeypatch.setattr(chain.ops, "conv_chain", record)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("aol", [3]),
+        ("plain", [2]),
+        ("mixed", [2]),
+        ("mixed modes", [1, 1, 1]),
+        ("residual", [1]),
+        ("not fusable", []),
+    ],
+)
+def test_which_pairs_run_together(name, expected, calls, native):
+    fastlip.fuse(nn.Sequential(*sequences()[name]))(torch.randn(2, 4, 8, 8))
+    assert calls == expected
+
+
+def test_a_hook_is_called_with_its_modules_output(calls, native):
+    model = fastlip.fuse(nn.Sequential(*sequences()["aol"]))
+    seen, x = [], torch.randn(2, 4, 5, 5)
+    expected = model[2](model[1](model[0](x)))
+    model[2].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model(x)
+    assert calls == [1, 1]
+    torch.testing.assert_close(seen[0], expected)
+
+
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_a_pair_bound_to_another_backend_is_not_fused(backend, calls):
+    model = fastlip.fuse(nn.Sequential(*sequences()["aol"]))
+    model[0].backend = backend
+    assert chain._style(model[0], model[1]) is None
+    model[0].backend, model[1].backend = "auto", backend
+    assert chain._style(model[0], model[1]) is None
+
+
+def test_other_dtypes_run_module_by_module(calls, native):
+    model = fastlip.fuse(nn.Sequential(*sequences()["aol"]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(torch.randn(2, 4, 5, 5))
+    assert calls == []
+    model(torch.randn(2, 4, 5, 5))
+    assert calls == [3]
+
+
+def test_fuse_keeps_names_and_is_undone():
+    model = nn.Sequential(nn.Sequential(*sequences()["aol"]), lip.Chain(*sequences()["plain"]))
+    names = list(model.state_dict())
+    fastlip.fuse(model)
+    assert [type(module) for module in (model, model[0], model[1])] == [lip.Chain] * 3
+    assert list(model.state_dict()) == names
+    copied = pickle.loads(pickle.dumps(model))
+    x = torch.randn(2, 4, 5, 5)
+    assert torch.equal(copied(x), model(x))
+    fastlip.unfuse(model)
+    assert [type(module) for module in (model, model[0], model[1])] == [nn.Sequential, nn.Sequential, lip.Chain]
+
+
+class Own(nn.Sequential):
+    """A user's subclass with a forward of its own."""
+
+    def forward(self, x):
+        return super().forward(x) + x
+
+
+def test_a_subclass_is_left_alone():
+    model = fastlip.fuse(Own(*sequences()["aol"]))
+    assert type(model) is Own
+
+
+def test_wrong_channels_name_the_argument():
+    with pytest.raises(ValueError, match="x: got shape"):
+        fastlip.fuse(nn.Sequential(*sequences()["aol"]))(torch.randn(2, 3, 5, 5))
+
+
+@pytest.mark.parametrize("method", ["aol", "sll", "cpl"])
+def test_a_network_compiles_without_graph_break(method):
+    torch.manual_seed(0)
+    model = fastlip.models.lip_conv_net(method, width=8, image_size=4, layers_per_block=2).train()
+    compiled_model, x = copy.deepcopy(model), torch.randn(2, 3, 4, 4)
+    torch._dynamo.reset()
+    compiled = torch.compile(compiled_model, fullgraph=True, backend="aot_eager")
+    model(x).sum().backward()
+    compiled(x).sum().backward()
+    for (name, one), other in zip(model.named_parameters(), compiled_model.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_the_aol_chain_keeps_inputs_weights_and_bits(native):
+    layers = [lip.AOLConv2d(8, 8, 3) for _ in range(3)]
+    model = fastlip.fuse(nn.Sequential(*pairs_of(*layers)))
+    x = torch.randn(4, 8, 6, 6, requires_grad=True)
+    kept = testing.bytes_kept(lambda: model(x))
+    images, bits = 3 * x.numel() * 4, 3 * x.numel() // 2 // 8
+    weights = 3 * 8 * 8 * 9 * 4
+    signs = 3 * 13 * 8 * 2 * 4  # half the offsets, two planes of 8 rows
+    assert images + bits + weights < kept <= images + bits + weights + signs + 3 * 10 * 8 * 4
