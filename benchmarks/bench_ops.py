@@ -33,10 +33,10 @@ def function_of(op_name, case, name):
 
 
 @pytest.mark.parametrize(("op_name", "case", "name"), list(contestants()))
-def test_forward_and_backward(op_name, case, name, benchmark, gate):
-    tensors = case.make(torch.float32)
+def test_forward_and_backward(op_name, case, name, benchmark, gate, device):
+    tensors = case.make(torch.float32, device)
     if name in testing.backends_of(op_name):
-        require(op_name, name, case)
+        require(op_name, name, case, device)
         gate(op_name, name)
     leaves = {key: tensor.requires_grad_() for key, tensor in tensors.items()}
     function = function_of(op_name, case, name)
@@ -44,6 +44,8 @@ def test_forward_and_backward(op_name, case, name, benchmark, gate):
 
     def step():
         torch.autograd.grad(function(**leaves), list(leaves.values()), cotangent)
+        if cotangent.is_cuda:
+            torch.cuda.synchronize()
 
     benchmark.group = f"{op_name}: {dict(case.shapes)} {case.options} {case.layout}"
     benchmark.extra_info["bytes saved"] = testing.saved_bytes(function, tensors)
@@ -56,11 +58,12 @@ def rounds(case):
     return 200 if elements < 100_000 else 9
 
 
-def require(op_name, backend, case):
+def require(op_name, backend, case, device):
     if backend == "reference":
         return
     reason = testing.op(op_name).status(backend)
-    small = {name: torch.zeros([min(size, 2) for size in shape]) for name, shape in case.shapes.items()}
+    shapes = {name: [min(size, 2) for size in shape] for name, shape in case.shapes.items()}
+    small = {name: torch.zeros(shape, device=device) for name, shape in shapes.items()}
     if not reason:
         try:
             testing.call(op_name, backend, case, small)

@@ -49,9 +49,9 @@ def _refusal(op_name, backend, case, tensors):
 
 
 @pytest.mark.parametrize(("op_name", "backend", "case_name", "dtype", "case"), _names(agreement_cases()))
-def test_agreement(op_name, backend, case_name, dtype, case):
-    require(op_name, backend, case, case.make(dtype))
-    testing.check_agreement(op_name, backend, case, dtype)
+def test_agreement(op_name, backend, case_name, dtype, case, device):
+    require(op_name, backend, case, case.make(dtype, device))
+    testing.check_agreement(op_name, backend, case, dtype, device)
 
 
 @pytest.mark.parametrize(("op_name", "backend", "case_name", "case"), _names(small_cases()))

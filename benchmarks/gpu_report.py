@@ -1,0 +1,124 @@
+"""Achieved bandwidth and FLOP rates of kernels on one device, beside a copy's, eager PyTorch's, and the floors.
+
+    python benchmarks/gpu_report.py [--device cuda] [--batch 256] [--rounds 50] [--output FILE]
+
+Floors in µs assume an H100: 3 TB/s and 133 TFLOP/s of 3xTF32 products. JSON, with machine, versions and commit.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from fastlip import nn as lip
+from fastlip import ops
+
+SHAPES = ((64, 32), (128, 16), (256, 8), (512, 4))
+BANDWIDTH, PRODUCTS = 3e12, 133e12
+
+
+def median_seconds(step, device, rounds):
+    """Median time of a step: by device events on CUDA, after warming up; by the clock elsewhere."""
+    for _ in range(3):
+        step()
+    if device.type != "cuda":
+        return statistics.median(_clock(step) for _ in range(rounds))
+    times = []
+    for _ in range(rounds):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        step()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3)
+    return statistics.median(times)
+
+
+def _clock(step):
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
+
+
+def copy_bandwidth(device, time_of, elements):
+    source = torch.randn(elements, device=device)
+    target = torch.empty_like(source)
+    return 8 * elements / time_of(lambda: target.copy_(source))
+
+
+def maxmin(device, time_of, batch, channels, side):
+    x = torch.randn(batch, channels, side, side, device=device)
+    moved = 8 * x.numel()
+    seconds = time_of(lambda: ops.maxmin(x))
+    return {"µs": 1e6 * seconds, "floor µs": 1e6 * moved / BANDWIDTH, "bytes/s": moved / seconds}
+
+
+def gram_rowsum(device, time_of, batch, channels, side):
+    weight = torch.randn(channels, channels, 3, 3, device=device).requires_grad_()
+    products = 81 * channels**3  # half of the offsets, the overlapping taps only, two operations each
+
+    def step(backend):
+        ops.gram_rowsum(weight, backend=backend).sum().backward()
+
+    forward = time_of(lambda: ops.gram_rowsum(weight.detach()))
+    ours, eager = time_of(lambda: step("auto")), time_of(lambda: step("reference"))
+    return {
+        "µs": 1e6 * forward,
+        "floor µs": 1e6 * products / PRODUCTS,
+        "flop/s": products / forward,
+        "training: eager / ours": eager / ours,
+    }
+
+
+def sll_layer(device, time_of, batch, channels, side):
+    layer = lip.SLLConv2d(channels, channels, 3, device=device)
+    x = torch.randn(batch, channels, side, side, device=device)
+    kernel = layer.kernel.detach()
+
+    def bare():
+        F.conv2d(F.conv2d(x, kernel, padding=1), kernel, padding=1)
+
+    with torch.no_grad():
+        ours, two = time_of(lambda: layer(x)), time_of(bare)
+    products = 36 * channels**2 * x[:, 0].numel()
+    return {"µs": 1e6 * ours, "floor µs": 1e6 * products / PRODUCTS, "two bare convolutions": ours / two}
+
+
+def machine(device):
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "python": platform.python_version()}
+    return {"device": name, **versions, "commit": commit.stdout.strip()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+
+    def time_of(step):
+        return median_seconds(step, device, options.rounds)
+
+    report = {**machine(device), "copy bytes/s": copy_bandwidth(device, time_of, options.batch << 18)}
+    for measure in (maxmin, gram_rowsum, sll_layer):
+        for channels, side in SHAPES:
+            figures = measure(device, time_of, options.batch, channels, side)
+            report[f"{measure.__name__} c={channels} s={side}"] = figures
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    print(text)
+    if options.output:
+        options.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""Options that tests and benchmarks share."""
+
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="where agreement tests and op benchmarks run: cpu, cuda")
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    return request.config.getoption("--device")
