@@ -6,6 +6,7 @@
 
 #include "common/parallel.h"
 #include "common/registry.h"
+#include "common/simd.h"
 
 namespace fastlip {
 namespace {
@@ -21,25 +22,52 @@ void for_rows(int64_t batch, int64_t height, int64_t row_elements, const Visit& 
                });
 }
 
-// Interleaves 4 streams of `count` elements; the fixed number lets the compiler use shuffles.
+template <class T>
+struct Pair {
+  Vec8<T> low, high;
+};
+
+// (a0, b0, a1, b1, ...) of sixteen, and the inverse.
+template <class T>
+Pair<T> zip(Vec8<T> a, Vec8<T> b) {
+  return {__builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11), __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)};
+}
+
+template <class T>
+Pair<T> unzip(Vec8<T> low, Vec8<T> high) {
+  return {__builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14),
+          __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15)};
+}
+
+// y = (a0, b0, c0, d0, a1, ...): zipping a with c and b with d, and then the two.
 template <class T>
 void interleave4(const T* a, const T* b, const T* c, const T* d, T* y, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    y[4 * i] = a[i];
-    y[4 * i + 1] = b[i];
-    y[4 * i + 2] = c[i];
-    y[4 * i + 3] = d[i];
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Pair<T> even = zip<T>(load8(a + i), load8(c + i)), odd = zip<T>(load8(b + i), load8(d + i));
+    const Pair<T> first = zip<T>(even.low, odd.low), second = zip<T>(even.high, odd.high);
+    store8<T>(y + 4 * i, first.low);
+    store8<T>(y + 4 * i + kLanes, first.high);
+    store8<T>(y + 4 * i + 2 * kLanes, second.low);
+    store8<T>(y + 4 * i + 3 * kLanes, second.high);
   }
+  for (; i < count; ++i) y[4 * i] = a[i], y[4 * i + 1] = b[i], y[4 * i + 2] = c[i], y[4 * i + 3] = d[i];
 }
 
 template <class T>
 void deinterleave4(const T* y, T* a, T* b, T* c, T* d, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    a[i] = y[4 * i];
-    b[i] = y[4 * i + 1];
-    c[i] = y[4 * i + 2];
-    d[i] = y[4 * i + 3];
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const T* source = y + 4 * i;
+    const Pair<T> first = unzip<T>(load8(source), load8(source + kLanes));
+    const Pair<T> second = unzip<T>(load8(source + 2 * kLanes), load8(source + 3 * kLanes));
+    const Pair<T> even = unzip<T>(first.low, second.low), odd = unzip<T>(first.high, second.high);
+    store8<T>(a + i, even.low);
+    store8<T>(c + i, even.high);
+    store8<T>(b + i, odd.low);
+    store8<T>(d + i, odd.high);
   }
+  for (; i < count; ++i) a[i] = y[4 * i], b[i] = y[4 * i + 1], c[i] = y[4 * i + 2], d[i] = y[4 * i + 3];
 }
 
 // x has strides (sn, sh, sw, 1); y is dense, (batch, height, width, channels * factor²).

@@ -106,7 +106,15 @@ def interrupted_at(step):
     return one_step
 
 
-def test_a_second_interrupt_acts_at_once(make_training, tiny_recipe, monkeypatch):
+@pytest.fixture
+def interrupts():
+    """Python's own handler: a process in the background may ignore the signal."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+def test_a_second_interrupt_acts_at_once(make_training, tiny_recipe, monkeypatch, interrupts):
     training = make_training(tiny_recipe())
     training.fit(stop_after=1, tensorboard=False)
     before = (training.folder / checkpoint.FILE_NAME).read_bytes()
