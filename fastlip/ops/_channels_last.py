@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip.ops import _native
@@ -46,7 +47,7 @@ def opposite(frame: Pads) -> Pads:
 
 def adjoint(weight: Tensor) -> Tensor:
     """The kernel of the adjoint convolution, by the opposite frame."""
-    return weight.flip(2, 3).transpose(0, 1)
+    return (weight if _is_matrix(weight) else weight.flip(2, 3)).transpose(0, 1)
 
 
 def framed(x: Tensor, frame: Pads) -> Tensor:
@@ -76,6 +77,8 @@ def outputs_of(x: Tensor, frame: Pads) -> tuple[Tensor, Tensor, int]:
 
 def convolve(image: Tensor, weight: Tensor, dilation: Sequence[int], mode: str) -> Tensor:
     """The "same" convolution of an image that has its frame, channels-last."""
+    if _is_matrix(weight):
+        return F.linear(image.permute(0, 2, 3, 1), weight[:, :, 0, 0]).permute(0, 3, 1, 2)
     weight = weight.contiguous(memory_format=LAST)
     y = torch.conv2d(image, weight, None, 1, _padding(weight, dilation, mode), dilation)
     return y.contiguous(memory_format=LAST)
@@ -83,6 +86,9 @@ def convolve(image: Tensor, weight: Tensor, dilation: Sequence[int], mode: str) 
 
 def weight_gradient(image: Tensor, gradient: Tensor, weight: Tensor, dilation: Sequence[int], mode: str) -> Tensor:
     """The gradient of a kernel from the layer's input, with its frame, and the output's gradient."""
+    if _is_matrix(weight):
+        pixels, gradients = (tensor.permute(0, 2, 3, 1).flatten(0, 2) for tensor in (image, gradient))
+        return (gradients.T @ pixels)[:, :, None, None]
     arguments = [1, 1], _padding(weight, dilation, mode), list(dilation), False, [0, 0], 1
     return _convolution_backward(gradient, image, weight, None, *arguments, [False, True, False])[1].contiguous()
 
@@ -96,6 +102,11 @@ def adjoint_weight_gradient(
     layer's input needs none.
     """
     return adjoint(weight_gradient(gradient, x, weight_adjoint, dilation, mode)).contiguous()
+
+
+def _is_matrix(weight: Tensor) -> bool:
+    """Whether a kernel has one tap: then channels-last images are the rows of a matrix, and nothing is copied."""
+    return weight.shape[2] == weight.shape[3] == 1
 
 
 def launch(name: str, image: Tensor, *arguments: int, frame: Pads) -> None:
