@@ -129,6 +129,17 @@ def box(bounds: Bounds, x: Tensor, where: str) -> tuple[Tensor, Tensor]:
     return torch.minimum(low, x), torch.maximum(high, x)
 
 
+def make_generator(seed: Any) -> torch.Generator:
+    """The generator given, or one with this seed."""
+    if isinstance(seed, torch.Generator):
+        return seed
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed={seed!r}: expected an int or a torch.Generator, got {type(seed).__name__}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed={seed}: expected 0 to 2**63 - 1")
+    return torch.Generator().manual_seed(seed)
+
+
 def check_bounds(bounds: Any) -> None:
     """Raises ValueError unless bounds are None or a pair."""
     if bounds is not None and (not isinstance(bounds, (tuple, list)) or len(bounds) != 2):

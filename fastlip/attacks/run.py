@@ -14,7 +14,7 @@ from fastlip._evaluation import bar, check_batch, check_model, full_precision, p
 from fastlip._labels import multiclass
 from fastlip.attacks.ball import Ball, Bounds, distances, per_image
 from fastlip.attacks.objective import Objective, forward, margins, rivals
-from fastlip.attacks.options import KINDS, Plan, Radii, box, check_bounds
+from fastlip.attacks.options import KINDS, Plan, Radii, box, check_bounds, make_generator
 from fastlip.attacks.result import AttackResult, BrokenCertificateWarning, broken_text
 from fastlip.attacks.search import apgd, pgd
 from fastlip.certificates import DEFAULT_EPS, Certificate
@@ -71,7 +71,8 @@ def attack(
         step_size: of pgd, as a share of the radius; 2.5 / steps by default.
         bounds: the least and largest pixel value, numbers or tensors that broadcast to an image; None: no bounds.
         certificate: of the same model and loader, unshuffled: every sample is attacked at its certified radius as
-            well, and what breaks there is reported (``broken``, a :class:`BrokenCertificateWarning`).
+            well (instead of at the smaller eps), and what breaks there is reported: ``broken``, and a
+            :class:`BrokenCertificateWarning`.
         seed: of the random starts, or a generator. The same seed and batches give the same result on a CPU.
         device: where to run; by default where the model is. The model itself is not moved.
         dtype: ``torch.float32`` or ``torch.float64``: attacks a copy of the model in that type.
@@ -90,7 +91,7 @@ def attack(
     check_bounds(bounds)
     plan = Plan.checked(kind, losses, steps, restarts, step_size)
     radii = Radii(eps, certificate)
-    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    generator = make_generator(seed)
     model, parameter = prepare(model, device, dtype)
     rows: list[dict[str, Tensor]] = []
     n = 0
@@ -181,8 +182,9 @@ def _attack_batch(
     asked, certified = radii.asked(start, count), radii.certified(start, count)
     labels = batch.true.long().argmax(1).cpu()
     radii.check_certificate(start, batch.margins.cpu(), labels)
-    levels = torch.cat((asked, certified[:, None]), 1).sort(1).values.to(batch.x.device)
-    distance, adversarial = _nearest(batch, levels, plan, generator)
+    # Inside its certified radius a sample is attacked once, at that radius: the largest of these balls.
+    levels = torch.cat((asked, certified[:, None]), 1).maximum(certified[:, None])
+    distance, adversarial = _nearest(batch, levels.sort(1).values.to(batch.x.device), plan, generator)
     found = (distance < torch.inf).nonzero()[:, 0]
     prediction = batch.logits.argmax(1)
     prediction[found] = forward(batch.model, adversarial[found], batch.where).argmax(1)

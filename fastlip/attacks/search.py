@@ -12,7 +12,7 @@ from fastlip.attacks.objective import Objective
 
 _MOMENTUM = 0.75  # alpha of Croce and Hein
 _PROGRESS = 0.75  # rho
-_FIRST_CHECKPOINT, _SHRINK, _SHORTEST = 0.22, 0.03, 0.06
+_FIRST_CHECKPOINT, _SHRINK, _SHORTEST = 22, 3, 6  # percent of the steps
 
 
 class Worst:
@@ -22,19 +22,21 @@ class Worst:
         self.images = x.clone()
         self.margins = torch.full((len(x),), math.inf, dtype=x.dtype, device=x.device)
 
-    def see(self, x: Tensor, margins: Tensor) -> None:
-        """Keeps what is worse than before."""
+    def see(self, x: Tensor, margins: Tensor) -> bool:
+        """Keeps what is worse than before; says whether every sample has been misclassified by now."""
         worse = margins < self.margins
         self.margins = torch.where(worse, margins, self.margins)
         self.images = torch.where(per_image(worse, x), x, self.images)
+        return bool((self.margins < 0).all())
 
 
 def pgd(objective: Objective, ball: Ball, start: Tensor, steps: int, step_size: float) -> Tensor:
-    """Projected gradient ascent (Madry et al., ICLR 2018) with steps of length step_size times the radius."""
+    """Projected gradient ascent (Madry et al., ICLR 2018) by step_size times the radius, until all are fooled."""
     x, worst = start, Worst(start)
     for _ in range(steps):
         _, gradient, margins = objective(x)
-        worst.see(x, margins)
+        if worst.see(x, margins):
+            return worst.images
         x = ball.step(x, gradient, step_size * ball.radius)
     worst.see(x, objective(x)[2])
     return worst.images
@@ -65,7 +67,8 @@ def apgd(objective: Objective, ball: Ball, start: Tensor, steps: int) -> Tensor:
             ahead = ball.project(x + _MOMENTUM * (ahead - x) + (1 - _MOMENTUM) * (x - previous))
         previous, x, before = x, ahead, value
         value, gradient, margins = objective(x)
-        worst.see(x, margins)
+        if worst.see(x, margins):
+            break
         climbs += value > before
         better = value > best_value
         best_value = torch.where(better, value, best_value)
@@ -87,8 +90,8 @@ def apgd(objective: Objective, ball: Ball, start: Tensor, steps: int) -> Tensor:
 
 def checkpoints(steps: int) -> set[int]:
     """w_j = ceil(p_j steps), p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06)."""
-    marks, before, share = set(), 0.0, _FIRST_CHECKPOINT
-    while share <= 1:
-        marks.add(math.ceil(share * steps))
+    marks, before, share = set(), 0, _FIRST_CHECKPOINT
+    while share <= 100:
+        marks.add(-(-share * steps // 100))
         before, share = share, share + max(share - before - _SHRINK, _SHORTEST)
     return marks
