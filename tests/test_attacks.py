@@ -282,7 +282,7 @@ def test_radii_of_zero_are_not_attacked(trained, some):
 
     model = Counting().eval()
     found = fastlip.attack(model, some, torch.zeros(120))
-    assert model.calls == 2 * 2  # each batch as it is, and its misclassified images
+    assert model.calls == 2  # each batch as it is
     assert not found.attacked.any()
     assert found.success_rate == [0.0]
 
@@ -406,6 +406,16 @@ def test_a_wrong_option_is_named(trained, some, options, error, text):
         fastlip.attack(trained, some, **{"steps": 1, "restarts": 1, **options})
 
 
+class Detached(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    @torch.no_grad()
+    def forward(self, x):
+        return self.model(x)
+
+
 def test_a_wrong_model_or_loader_is_named(trained, some):
     training = copy.deepcopy(trained)
     training.block1.train()
@@ -421,6 +431,8 @@ def test_a_wrong_model_or_loader_is_named(trained, some):
         fastlip.attack(trained, [(some[0][0], some[0][1] + 1)])
     with pytest.raises(ValueError, match=r"logits: got shape \(80, 1, 8, 8\)"):
         fastlip.attack(nn.Identity().eval(), some)
+    with pytest.raises(ValueError, match="model: autograd cannot follow"):
+        fastlip.attack(Detached(trained).eval(), some)
     broken = copy.deepcopy(trained)
     broken.head.raw_weight.data[0] = math.inf
     with pytest.raises(ValueError, match="raw_weight contains NaN or Inf"):

@@ -58,6 +58,10 @@ class Objective:
         with torch.enable_grad():
             logits = forward(self.model, x, self.where)
             values = self._values(logits)
+            if not values.requires_grad:
+                raise ValueError(
+                    "model: autograd cannot follow its logits back to the images; an attack needs gradients"
+                )
             (gradient,) = torch.autograd.grad(values.sum(), x)
         if not gradient.isfinite().all():
             raise ValueError(f"NaN or Inf in the gradients of {self.where}")

@@ -185,12 +185,12 @@ def _attack_batch(
     # Inside its certified radius a sample is attacked once, at that radius: the largest of these balls.
     levels = torch.cat((asked, certified[:, None]), 1).maximum(certified[:, None])
     distance, adversarial = _nearest(batch, levels.sort(1).values.to(batch.x.device), plan, generator)
-    found = (distance < torch.inf).nonzero()[:, 0]
-    prediction = batch.logits.argmax(1)
-    prediction[found] = forward(batch.model, adversarial[found], batch.where).argmax(1)
-    distance, adversarial, prediction = distance.cpu(), adversarial.cpu(), prediction.cpu()
-    broken = (distance <= certified) & (certified > 0)
     moved = (distance > 0) & (distance < torch.inf)
+    prediction = batch.logits.argmax(1)
+    if moved.any():
+        prediction[moved] = forward(batch.model, adversarial[moved], batch.where).argmax(1)
+    distance, adversarial, prediction, moved = (part.cpu() for part in (distance, adversarial, prediction, moved))
+    broken = (distance <= certified) & (certified > 0)
     index = start + torch.arange(count)
     return {
         "radii": asked,

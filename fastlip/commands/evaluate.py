@@ -76,7 +76,7 @@ def certify(
     found = None
     if attack is not None:
         found = attack_split(model, recipe, data, certificate, split=split, quiet=as_json, kind=attack, **how)
-        figures["attack"] = found.to_dict()
+        figures["attack"] = {**found.to_dict(), "seed": seed or 0}
     title = f"{recipe.method.upper()} {recipe.size}, {data.name} ({certificate.n} {split} images)"
     notes = write_report(folder, figures, certificate, found, title)
     if as_json:
