@@ -51,7 +51,7 @@ def radii_csv(certificate: Certificate, attack: AttackResult | None) -> str:
 
 def attack_lines(attack: AttackResult, certificate: Certificate, name: Callable[[float], str]) -> list[str]:
     """What the command prints of an attack; ``name`` writes a radius."""
-    how = f"(at most; {attack.kind}, {attack.steps} steps, {attack.restarts} restarts)"
+    how = f"(at most; {attack.kind}, {attack.steps} steps, restarts: {attack.restarts})"
     lines = [f"attacked at {name(eps):<7} {share:8.2%}   {how}" for eps, share in attack.robust_accuracy.items()]
     certified = int((certificate.radii > 0).sum())
     return [*lines, f"attacked within their certified radii: {len(attack.broken)} of {certified} images broken"]
