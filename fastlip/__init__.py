@@ -1,6 +1,7 @@
 """1-Lipschitz layers for PyTorch: references that read like their papers, fused kernels, certificates."""
 
 from fastlip import losses, models, nn, ops
+from fastlip.attacks import attack
 from fastlip.auditing import audit
 from fastlip.certificates import certify
 from fastlip.diagnosis import doctor
@@ -9,4 +10,16 @@ from fastlip.official import load_official
 
 __version__ = "0.1.0"
 
-__all__ = ["audit", "certify", "doctor", "fuse", "load_official", "losses", "models", "nn", "ops", "unfuse"]
+__all__ = [
+    "attack",
+    "audit",
+    "certify",
+    "doctor",
+    "fuse",
+    "load_official",
+    "losses",
+    "models",
+    "nn",
+    "ops",
+    "unfuse",
+]

@@ -2,18 +2,17 @@ r"""Certificates: how far each image may be moved, in L2 norm, without changing 
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastlip._evaluation import bar, check_batch, check_eps, check_model, full_precision, prepare
 from fastlip._labels import multiclass
-from fastlip.auditing import Audit, LayerBound, audit, chain, check_finite
+from fastlip.auditing import Audit, LayerBound, audit, chain
 from fastlip.nn._base import LipschitzLinear, as_it_runs
 from fastlip.nn._conv import LipschitzConv2d
 from fastlip.nn.shaping import FirstChannels
@@ -30,9 +29,10 @@ class Certificate:
     ``accuracy`` (a tie is an error); ``cra``: for each eps the share of samples that are classified correctly
     with a radius above eps; ``joint_cra``: the same by margin / (sqrt 2 L) alone, which is what papers report;
     ``radii`` (n,): certified L2 radii, 0 for misclassified samples; ``margins`` (n,):
-    f_y - max_{j != y} f_j as computed, negative for misclassified samples; ``lipschitz``: the audited bound L
-    of the network that divides the margins; ``rounding``: the largest bound of the forward's error in L2 norm;
-    ``audit``: every layer's bound.
+    f_y - max_{j != y} f_j as computed, negative for misclassified samples; ``labels`` and ``predictions`` (n,);
+    ``lipschitz``: the audited bound L of the network that divides the margins; ``rounding``: the largest bound of
+    the forward's error in L2 norm; ``audit``: every layer's bound; ``class_radii`` (n, c), if asked for: how far
+    each image may be moved with f_y still above f_j, 0 where it is not, inf at j = y.
     """
 
     accuracy: float
@@ -40,10 +40,19 @@ class Certificate:
     joint_cra: dict[float, float]
     radii: Tensor
     margins: Tensor
+    labels: Tensor
+    predictions: Tensor
     lipschitz: float
     rounding: float
     n: int
     audit: Audit = field(repr=False)
+    class_radii: Tensor | None = field(default=None, repr=False)
+
+    def curve(self, eps: Sequence[float] | Tensor) -> Tensor:
+        """Certified robust accuracy at many eps: (k,) radii in, (k,) shares in float64 out."""
+        eps = torch.as_tensor(eps, dtype=torch.float64)
+        check_eps(eps.tolist())
+        return (self.n - torch.searchsorted(self.radii.sort().values, eps, right=True)).double() / self.n
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON: eps become strings, tensors lists."""
@@ -77,16 +86,17 @@ def certify(
     input_shape: tuple[int, ...] | None = None,
     device: Any = None,
     dtype: torch.dtype | None = None,
+    per_class: bool = False,
     progress: bool = False,
 ) -> Certificate:
     r"""Certified robust accuracy (CRA) of a classifier on the batches (images, labels) of a loader.
 
-    .. math:: r(x) = \frac{\max(0,\; f_y - \max_{j \ne y} f_j - 2 \sqrt 2\, e)}{\sqrt 2\, L}, \qquad
-              r(x) = \min_{j \ne y} \frac{f_y - f_j - 2 \sqrt 2\, e}{L_{body} \|w_y - w_j\|}
+    .. math:: r_j(x) = \frac{\max(0,\; f_y - f_j - 2 \sqrt 2\, e)}{\min(\sqrt 2\, L,\; L_{body} \|w_y - w_j\|)},
+              \qquad r(x) = \min_{j \ne y} r_j(x)
 
-    L is the audited bound of the model (:func:`fastlip.audit`), never 1 on faith. The second form is used where
-    it is better, and where the model ends in a linear layer with rows w_j (then perhaps its first outputs
-    only): L_body is the bound of what comes before.
+    L is the audited bound of the model (:func:`fastlip.audit`), never 1 on faith. The second slope is there
+    where the model ends in a linear layer with rows w_j (then perhaps its first outputs only): L_body is the
+    bound of what comes before. r_j is the radius within which class j cannot overtake the label y.
 
     e is a bound of the L2 error of the computed outputs: the root of the sum over layers of the squares of
     u sqrt(n) L_l |x_l| times the bounds of the layers behind, u being the unit roundoff, n the number of roundings
@@ -102,6 +112,7 @@ def certify(
         device: where to run; by default where the model is. The model itself is not moved.
         dtype: ``torch.float32`` or ``torch.float64``: certifies a copy of the model in that type. By default the
             model's own.
+        per_class: keeps r_j for every sample and class, (n, c) float64, as ``class_radii``.
         progress: shows a bar.
 
     Returns:
@@ -112,11 +123,11 @@ def certify(
         ValueError: a model in training mode, NaN or Inf in parameters, images or outputs (naming batch and layer),
             labels out of range, an empty loader, a negative eps, another dtype.
     """
-    _check(model, eps, dtype)
-    model = _prepare(model, device, dtype)
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    with _full_precision(parameter.device.type), torch.no_grad():
-        outcome, found = _run(model, parameter, loader, input_shape, progress)
+    check_model(model, dtype)
+    check_eps(eps)
+    model, parameter = prepare(model, device, dtype)
+    with full_precision(parameter.device.type), torch.no_grad():
+        outcome, found = _run(model, parameter, bar(loader, "certify", progress), input_shape, per_class)
     correct = outcome["margin"] > 0
     radii, joint = (torch.where(correct, outcome[name], 0.0) for name in ("radius", "joint"))
     return Certificate(
@@ -125,37 +136,14 @@ def certify(
         joint_cra={float(value): (joint > value).double().mean().item() for value in eps},
         radii=radii,
         margins=outcome["margin"],
+        labels=outcome["label"],
+        predictions=outcome["prediction"],
         lipschitz=found.bound,
         rounding=outcome["error"].amax().item(),
         n=len(radii),
         audit=found,
+        class_radii=outcome.get("class_radii"),
     )
-
-
-def _check(model: nn.Module, eps: Sequence[float], dtype: torch.dtype | None) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
-    training = [name or "model" for name, module in model.named_modules() if module.training]
-    if training:
-        raise ValueError(f"model: {training[0]!r} is in training mode; call model.eval() before certifying")
-    for value in eps:
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"eps={value!r}: expected numbers, at least 0")
-    if dtype not in (None, torch.float32, torch.float64):
-        raise ValueError(f"dtype={dtype}: allowed are torch.float32, torch.float64 and None")
-    check_finite(model)
-
-
-def _prepare(model: nn.Module, device: Any, dtype: torch.dtype | None) -> nn.Module:
-    """The model, or a copy of it where its device or type must change."""
-    floating = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
-    if dtype is None and floating & {torch.float16, torch.bfloat16}:
-        dtype = torch.float32
-    devices = {tensor.device for tensor in model.parameters()}
-    moves = device is not None and devices != {torch.device(device)}
-    if moves or (dtype is not None and floating != {dtype}):
-        model = copy.deepcopy(model).to(device=device, dtype=dtype)
-    return model
 
 
 def _run(
@@ -163,35 +151,30 @@ def _run(
     parameter: Tensor,
     loader: Iterable[Any],
     input_shape: tuple[int, ...] | None,
-    progress: bool,
+    per_class: bool,
 ) -> tuple[dict[str, Tensor], Audit]:
     links = chain(model)
-    found, head = None, None
-    parts: dict[str, list[Tensor]] = {"margin": [], "joint": [], "radius": [], "error": []}
-    for index, batch in enumerate(_bar(loader) if progress else loader):
-        images, labels = _check_batch(index, batch, input_shape)
+    found, slopes = None, torch.empty(0)
+    parts: dict[str, list[Tensor]] = {}
+    for index, batch in enumerate(loader):
+        images, labels = check_batch(index, batch)
+        shape = tuple(images.shape[1:])
+        input_shape = shape if input_shape is None else tuple(input_shape)
+        if shape != input_shape:
+            raise ValueError(f"input_shape={input_shape}: batch {index} has images of {shape}")
         if found is None:
-            input_shape = tuple(images.shape[1:])
             found = audit(model, input_shape)
-            head = _head(links, found)
+            slopes = _slopes(links, found).to(parameter.device)
         outputs, error = _forward(index, links, found, images.to(parameter))
         logits, true = multiclass(outputs, labels.to(outputs.device))
-        for name, value in _measure(logits.double(), true, error, found, head).items():
-            parts[name].append(value.cpu())
+        measured = _measure(logits.double(), true, error, found, slopes)
+        if not per_class:
+            del measured["class_radii"]
+        for name, value in measured.items():
+            parts.setdefault(name, []).append(value.cpu())
     if found is None:
         raise ValueError("loader: it has no batches")
     return {name: torch.cat(values) for name, values in parts.items()}, found
-
-
-def _check_batch(index: int, batch: Any, input_shape: tuple[int, ...] | None) -> tuple[Tensor, Tensor]:
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise TypeError(f"loader: batch {index} is no pair of images and labels")
-    images, labels = batch
-    if input_shape is not None and tuple(images.shape[1:]) != tuple(input_shape):
-        raise ValueError(f"input_shape={tuple(input_shape)}: batch {index} has images of {tuple(images.shape[1:])}")
-    if not images.isfinite().all():
-        raise ValueError(f"loader: the images of batch {index} contain NaN or Inf")
-    return images, labels
 
 
 def _forward(index: int, links: list[tuple[str, nn.Module]], found: Audit, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,31 +200,32 @@ def _norms(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
 
 
-def _measure(
-    logits: Tensor, true: Tensor, error: Tensor, found: Audit, head: tuple[Tensor, float] | None
-) -> dict[str, Tensor]:
+def _measure(logits: Tensor, true: Tensor, error: Tensor, found: Audit, slopes: Tensor) -> dict[str, Tensor]:
     """Margins, and radii before misclassified samples are struck out."""
     gaps = logits.masked_fill(~true, 0).sum(1, keepdim=True) - logits  # (n, c): f_y - f_j
     gaps = gaps.masked_fill(true, math.inf)
-    allowance = 2 * _SQRT2 * error[:, None]
-    joint = radius = (gaps - allowance).amin(1) / _nonzero(_SQRT2 * found.bound)
-    if head is not None:
-        slopes, body = head
-        by_rows = (gaps - allowance) / _nonzero(slopes.to(gaps.device)[true.long().argmax(1)] * body)
-        radius = torch.maximum(joint, by_rows.amin(1))
-    largest = torch.finfo(torch.float64).max
+    certain = gaps - 2 * _SQRT2 * error[:, None]
+    labels = true.long().argmax(1)
+    # A constant function has infinite radii: gaps over the smallest positive number say so.
+    tiny, largest = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).max
+    class_radii = certain / slopes[labels].clamp_min(tiny)
     return {
         "margin": gaps.amin(1),
-        "joint": joint.clamp(0, largest),
-        "radius": radius.clamp(0, largest),
+        "joint": (certain.amin(1) / max(_SQRT2 * found.bound, tiny)).clamp(0, largest),
+        "radius": class_radii.amin(1).clamp(0, largest),
+        "class_radii": class_radii.clamp_min(0),
+        "label": labels,
+        "prediction": logits.argmax(1),
         "error": error,
     }
 
 
-def _nonzero(value: Any) -> Any:
-    # A constant function has infinite radii: gaps over the smallest positive number say so.
-    tiny = torch.finfo(torch.float64).tiny
-    return value.clamp_min(tiny) if isinstance(value, Tensor) else max(value, tiny)
+def _slopes(links: list[tuple[str, nn.Module]], found: Audit) -> Tensor:
+    """(c, c): how fast f_i - f_j can change, for all classes i and j."""
+    classes = (*found.layers[-1].output_shape, 1)[0]
+    joint = torch.full((classes, classes), _SQRT2 * found.bound, dtype=torch.float64)
+    head = _head(links, found)
+    return joint if head is None else torch.minimum(joint, head[0] * head[1])
 
 
 def _head(links: list[tuple[str, nn.Module]], found: Audit) -> tuple[Tensor, float] | None:
@@ -268,24 +252,3 @@ def _matrix(module: Any, row: LayerBound) -> Tensor | None:
         if weight is not None and row.input_shape[1:] == row.output_shape[1:] == weight.shape[2:] == (1, 1):
             return weight.flatten(1)
     return None
-
-
-def _bar(loader: Iterable[Any]) -> Iterable[Any]:
-    from tqdm import tqdm
-
-    return tqdm(loader, desc="certify", unit="batch", leave=False)
-
-
-@contextmanager
-def _full_precision(device: str) -> Iterator[None]:
-    """No autocast, no TF32 or bfloat16 inside float32 products; the settings come back afterwards."""
-    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
-    products = ((torch.backends.cuda, "matmul"), (cudnn, "conv"), (mkldnn, "matmul"), (mkldnn, "conv"))
-    switches = [getattr(library, product) for library, product in products]
-    with ExitStack() as stack:
-        for switch in switches:
-            stack.callback(setattr, switch, "fp32_precision", switch.fp32_precision)
-            switch.fp32_precision = "ieee"
-        for name in {"cpu", device}:
-            stack.enter_context(torch.autocast(name, enabled=False))
-        yield

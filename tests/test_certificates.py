@@ -197,6 +197,26 @@ def test_autocast_and_tf32_are_off_meanwhile_and_come_back(trained, digits):
     assert torch.equal(found.radii, plain.radii)
 
 
+def test_curves_and_class_radii_agree_with_the_radii(trained, digits):
+    images, labels = digits
+    found = fastlip.certify(trained, batches(digits), per_class=True)
+    eps = list(found.cra)
+    assert found.curve(eps).tolist() == list(found.cra.values())
+    assert found.curve(found.radii[:3]).tolist() == [(found.radii > r).double().mean() for r in found.radii[:3]]
+    with pytest.raises(ValueError, match="eps=-1"):
+        found.curve([0.1, -1.0])
+    assert torch.equal(found.labels, labels)
+    assert torch.equal(found.predictions, outputs(trained, images).argmax(1))
+    assert found.class_radii.shape == (500, 10)
+    assert (found.class_radii.gather(1, labels[:, None]) == math.inf).all()
+    correct = found.margins > 0
+    assert torch.equal(found.class_radii.amin(1)[correct], found.radii[correct])
+    # A misclassified image is 0 away from the class that it is taken for, and further from most others.
+    assert (found.class_radii.gather(1, found.predictions[:, None])[~correct] == 0).all()
+    assert (found.class_radii[~correct] > 0).any()
+    assert fastlip.certify(trained, batches(digits)).class_radii is None
+
+
 def test_results_print_and_serialise(trained, digits):
     found = fastlip.certify(trained, batches(digits), eps=[0.1], progress=True, input_shape=SHAPE)
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))

@@ -98,10 +98,12 @@ def _require_free(folder: Path, overwrite: bool) -> None:
 
 
 def _claim(folder: Path, recipe: Recipe) -> None:
-    """Makes the run folder and removes the files of a run that it replaces."""
+    """Makes the run folder and removes the files of a run that it replaces, and of reports on it."""
+    from fastlip.commands.report import FILES
     from fastlip.training.checkpoint import write_text
 
     folder.mkdir(parents=True, exist_ok=True)
-    for old in (*(folder / name for name in _OURS), *folder.glob("events.out.tfevents.*")):
+    reports = (report / name for report in folder.glob("certify-*") for name in FILES)
+    for old in (*(folder / name for name in _OURS), *folder.glob("events.out.tfevents.*"), *reports):
         old.unlink(missing_ok=True)
     write_text(folder / RECIPE, json.dumps(recipe.to_dict(), indent=2) + "\n")
