@@ -1,7 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from fastlip import ops
+from fastlip.ops.polar.decomposition import decompose
 from fastlip.ops.polar.reference import ridged_newton
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
@@ -140,3 +143,31 @@ def test_ridged_newton_converges_to_the_factor_of_the_ridged_matrix_from_below(s
     torch.testing.assert_close(ridged_newton(V, 1e-2, 40), expected, rtol=1e-10, atol=1e-10)
     for steps in (1, 3, 10):
         assert torch.linalg.matrix_norm(ridged_newton(V, 1e-4, steps), 2).max() < 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64, torch.complex128])
+@pytest.mark.parametrize("shape", [(3, 20, 20), (2, 30, 12), (2, 12, 30), (4, 1, 1)])
+@pytest.mark.parametrize("condition", [3.0, 1e6])
+def test_either_way_of_decomposing_is_accurate(shape, dtype, condition):
+    wide = torch.promote_types(dtype, torch.float64)
+    U, _, Wh = torch.linalg.svd(torch.randn(shape, dtype=wide), full_matrices=False)
+    s = torch.logspace(0, -math.log10(condition), Wh.shape[-2], dtype=torch.float64)
+    V = (7 * (U * s) @ Wh).to(dtype)
+    found, values, right = decompose(V)
+    eps = torch.finfo(dtype).eps * max(shape) ** 0.5
+    identity = torch.eye(Wh.shape[-2], dtype=dtype).expand(shape[0], -1, -1)
+    torch.testing.assert_close(found.mH @ found, identity, rtol=0, atol=8 * eps)
+    torch.testing.assert_close(right @ right.mH, identity, rtol=0, atol=8 * eps)
+    torch.testing.assert_close((found * values[..., None, :]) @ right, V, rtol=0, atol=8 * 7 * eps)
+
+
+def test_the_cheap_way_is_taken_where_it_is_accurate(monkeypatch):
+    calls = []
+    original = torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs))
+    well = torch.eye(5) + 0.1 * torch.randn(2, 5, 5)
+    decompose(well)
+    assert not calls
+    decompose(torch.stack((well[0], torch.diag(torch.tensor([1.0, 1, 1, 1, 1e-4])))))
+    decompose(torch.zeros(1, 3, 3))
+    assert len(calls) == 2

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastlip.ops.polar.decomposition import decompose
+
 
 # Tracing an autograd.Function makes torch.compile warn; a call left whole in the graph is traced by autograd.
 @torch.compiler.allow_in_graph
@@ -21,7 +23,7 @@ class _Polar(torch.autograd.Function):
 
     @staticmethod
     def forward(V: Tensor) -> tuple[Tensor, ...]:
-        U, s, Wh = torch.linalg.svd(V, full_matrices=False)
+        U, s, Wh = decompose(V)
         return polish(U @ Wh), U, s, Wh
 
     @staticmethod

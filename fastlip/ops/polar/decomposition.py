@@ -1,0 +1,51 @@
+"""The thin singular value decomposition behind a polar factor, by the cheaper way where that is accurate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def decompose(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(U, s, Wᴴ) with V = U diag(s) Wᴴ: U with orthonormal columns, s descending.
+
+    On the CPU from the eigenvectors W of the smaller Gram matrix, in a half to a third of the time, if the squared
+    condition number of every matrix stays below 1 / sqrt(eps): squaring costs that many digits, and two
+    Newton-Schulz steps win them back. Otherwise, and where the answer must not depend on values (tracing,
+    torch.func), by LAPACK's singular value decomposition.
+    """
+    if V.device.type == "cpu" and V.numel() > 0 and not _is_traced():
+        if V.shape[-2] < V.shape[-1]:
+            found = _by_eigenvectors(V.mH)
+            if found is not None:
+                U, s, Wh = found
+                return Wh.mH, s, U.mH
+        elif (found := _by_eigenvectors(V)) is not None:
+            return found
+    return torch.linalg.svd(V, full_matrices=False)
+
+
+def _is_traced() -> bool:
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
+
+
+def _by_eigenvectors(V: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The decomposition of tall or square matrices, or None where it would be inaccurate."""
+    scale = V.abs().amax((-2, -1), keepdim=True)
+    if not ((scale > 0) & scale.isfinite()).all():  # zeros, Inf, NaN
+        return None
+    scaled = V / scale
+    squares, W = torch.linalg.eigh(scaled.mH @ scaled)
+    if not (squares[..., 0] > torch.finfo(squares.dtype).eps ** 0.5 * squares[..., -1]).all():
+        return None
+    squares, W = squares.flip(-1), W.flip(-1)
+    image = scaled @ W
+    U = image / squares.sqrt()[..., None, :]
+    for _ in range(2):
+        U = U @ (1.5 * _identity(U) - 0.5 * (U.mH @ U))
+    s = (U.conj() * image).sum(-2).real * scale[..., 0]
+    return U, s, W.mH
+
+
+def _identity(U: Tensor) -> Tensor:
+    return torch.eye(U.shape[-1], dtype=U.dtype, device=U.device)
