@@ -4,9 +4,10 @@ from fastlip import losses, models, nn, ops
 from fastlip.auditing import audit
 from fastlip.certificates import certify
 from fastlip.diagnosis import doctor
+from fastlip.exporting import export
 from fastlip.fusing import fuse, unfuse
 from fastlip.official import load_official
 
 __version__ = "0.1.0"
 
-__all__ = ["audit", "certify", "doctor", "fuse", "load_official", "losses", "models", "nn", "ops", "unfuse"]
+__all__ = ["audit", "certify", "doctor", "export", "fuse", "load_official", "losses", "models", "nn", "ops", "unfuse"]

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fastlip._bounds import Bound, bound_module, lipschitz_bound, understands
+from fastlip._plain import thaw
 from fastlip.nn._base import LipschitzLayer
 from fastlip.nn.chain import Chain
 
@@ -129,6 +130,8 @@ def _is_understood(module: nn.Module) -> bool:
 
 
 def _unfold(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    if isinstance(module, fx.GraphModule) and not _hooks(module):
+        module = thaw(module) or module
     wrapped = _unwrap(module)
     if wrapped is not None:
         yield from _unfold(name, wrapped)
