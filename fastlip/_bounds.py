@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastlip import nn as lip
 from fastlip import ops
+from fastlip._plain import Plain
 from fastlip.nn._base import as_it_runs, at_least_float32
 
 
@@ -82,6 +83,8 @@ _PASSES = 4
 
 def _own_bound(module: Any, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Bound:
     value = float(module.lipschitz_bound(input_shape))
+    if isinstance(module, Plain):
+        return Bound(value, "effective weight", value * module.roundings(input_shape))
     weight = getattr(module, "weight", None)
     if isinstance(weight, Tensor) and weight.dim() > 1:
         return Bound(value, "effective weight", value * _sum_roundings(module, weight))

@@ -1,13 +1,15 @@
 """Modules of torch alone, into which ``fastlip.export`` turns what ``torch.nn`` has no module for.
 
-Each is written so that ``torch.fx`` can trace it. :func:`freeze` makes a ``torch.fx.GraphModule`` of it, which holds
-its tensors and its own code, and needs no fastlip to be unpickled or run; :func:`thaw` finds the module again, for the
-audit, and only if the graph still is the one that :func:`freeze` made.
+Each is written so that ``torch.fx`` can trace it. :func:`freeze` makes a ``torch.fx.GraphModule`` of it, which
+holds its tensors and its own code, and needs no fastlip to be unpickled or run; :func:`thaw` finds the module
+again, for the audit, and only if the graph still is the one that :func:`freeze` made.
 """
 
 from __future__ import annotations
 
+import ast
 import math
+import operator
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from fastlip.nn._residual import effective_norms, residual_bound
 from fastlip.ops.conv_exp.truncation import largest_modulus
 
 Shape = tuple[int, ...]
-_KIND, _CONFIG = "fastlip_kind", "fastlip_config"
+_PASSES = 4.0
 
 
 class Plain(nn.Module):
@@ -46,6 +48,10 @@ class Plain(nn.Module):
     def lipschitz_bound(self, input_shape: Shape) -> float:
         """An upper bound of the L2 Lipschitz constant, as it runs."""
         return 1.0
+
+    def roundings(self, input_shape: Shape) -> float:
+        """Roundings behind an output for a bound of 1, as ``fastlip.auditing.Bound`` counts them."""
+        return 0.0
 
 
 class SortPairs(Plain):
@@ -125,6 +131,10 @@ class Reflection(Plain):
             return math.inf
         return torch.hypot(cosine, sine).amax().clamp_min(1).item() if cosine.numel() else 1.0
 
+    def roundings(self, input_shape: Shape) -> float:
+        """Two products and a sum."""
+        return _PASSES
+
 
 class FirstEntries(Plain):
     """The first ``count`` entries along ``dim``, in each of ``groups`` groups."""
@@ -137,7 +147,9 @@ class FirstEntries(Plain):
         """A part of x."""
         if self.groups == 1:
             return x.narrow(self.dim, 0, self.count)
-        return x.unflatten(self.dim, (self.groups, -1)).narrow(self.dim, 0, self.count).flatten(self.dim - 1, self.dim)
+        return (
+            x.unflatten(self.dim, (self.groups, -1)).narrow(self.dim, 0, self.count).flatten(self.dim - 1, self.dim)
+        )
 
 
 class PadChannels(Plain):
@@ -191,6 +203,10 @@ class ScaledPool(Plain):
         """The scaled averages of x."""
         return F.avg_pool2d(x, self.kernel_size) * math.sqrt(math.prod(self.kernel_size))
 
+    def roundings(self, input_shape: Shape) -> float:
+        """A sum over the window."""
+        return _PASSES * math.sqrt(math.prod(self.kernel_size))
+
 
 class NormPool(Plain):
     """L2 norm of disjoint windows."""
@@ -204,6 +220,10 @@ class NormPool(Plain):
         covered = x.narrow(-2, 0, height * down).narrow(-1, 0, width * across)
         windows = covered.unflatten(-1, (-1, across)).unflatten(-3, (-1, down))
         return torch.linalg.vector_norm(windows, dim=(-3, -1))
+
+    def roundings(self, input_shape: Shape) -> float:
+        """A sum over the window, and a root."""
+        return _PASSES * math.sqrt(math.prod(self.kernel_size))
 
 
 class PlainConvolution(Plain):
@@ -254,6 +274,11 @@ class PlainConvolution(Plain):
         """The arguments of ``fastlip.ops.spectral_norm``, without the stride."""
         names = "pads", "dilation", "groups", "padding_mode"
         return {name: getattr(self, name) for name in names}
+
+    def roundings(self, input_shape: Shape) -> float:
+        """Sums over the taps of all channels, each pixel in as many windows."""
+        kernel = getattr(self, self.TENSORS[0])
+        return _PASSES * math.sqrt(input_shape[0]) * math.prod(kernel.shape[2:])
 
 
 class Convolution(PlainConvolution):
@@ -311,6 +336,10 @@ class ResidualDense(Plain):
         """From the norm of the scaled matrix."""
         return residual_bound(*effective_norms(self.kernel, self.scale))
 
+    def roundings(self, input_shape: Shape) -> float:
+        """Sums over the inputs, and over the inner features."""
+        return _PASSES * math.sqrt(max(self.kernel.shape))
+
 
 class Exponential(PlainConvolution):
     """gain sum_{t <= terms} K^t x / t! + bias for a skew kernel K (SOC)."""
@@ -357,7 +386,9 @@ class SpectralConvolution(Plain):
     def make_tables(self) -> None:
         """The matrices of the transforms, in double precision."""
         if self.fourier == "matrices":
-            for name, table in zip(("across", "down", "up", "back"), _transforms(self.image, self.torus), strict=True):
+            for name, table in zip(
+                ("across", "down", "up", "back"), _transforms(self.image, self.torus), strict=True
+            ):
                 self.register_buffer(name, table)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -381,7 +412,9 @@ class SpectralConvolution(Plain):
         """Q * x with real matrices; real and imaginary parts (2) stand beside what the comments name."""
         (height, _), (rows, columns) = self.image, (self.torus[0], self.torus[1] // 2 + 1)
         dtype = self.spectrum.dtype
-        X = (x @ self.get_buffer("across").to(dtype)).unflatten(-1, (2, columns)).movedim(-2, -3).flatten(-3, -2)  # (c, 2 h, columns)
+        X = (
+            (x @ self.get_buffer("across").to(dtype)).unflatten(-1, (2, columns)).movedim(-2, -3).flatten(-3, -2)
+        )  # (c, 2 h, columns)
         X = (self.get_buffer("down").to(dtype) @ X).unflatten(-2, (2, rows)).flatten(-2)  # (c, 2, frequencies)
         X = X.unflatten(-3, (self.groups, -1)).movedim(-2, -3).flatten(-3, -2)  # (group, 2 cin, frequencies)
         real, imaginary = self.spectrum.select(-1, 0), self.spectrum.select(-1, 1)
@@ -395,6 +428,11 @@ class SpectralConvolution(Plain):
     def lipschitz_bound(self, input_shape: Shape) -> float:
         """The largest singular value of the matrices: transforms, embedding and cropping add no norm."""
         return largest_singular_value(torch.view_as_complex(self.spectrum.detach().contiguous()))
+
+    def roundings(self, input_shape: Shape) -> float:
+        """Complex sums along rows and columns, over the channels, and back."""
+        lengths = *self.torus, *self.torus, self.spectrum.shape[3]
+        return _PASSES * sum(math.sqrt(2 * length) for length in lengths)
 
 
 def _transforms(image: tuple[int, int], torus: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -435,18 +473,36 @@ def freeze(plain: Plain) -> fx.GraphModule:
     graph = tracer.trace(plain)
     for node in graph.nodes:
         node.type = None  # annotations are text here, which does not pickle
-    frozen = fx.GraphModule(plain, graph, type(plain).__name__)
-    setattr(frozen, _KIND, type(plain).__name__)
-    setattr(frozen, _CONFIG, plain.config)
-    return frozen.eval()
+    _sign(graph, plain)
+    return fx.GraphModule(plain, graph, type(plain).__name__).eval()
+
+
+def _sign(graph: fx.Graph, plain: Plain) -> None:
+    """Writes what the graph is into a check that always holds: copies and pickles of a graph keep nothing else."""
+    (x,) = (node for node in graph.nodes if node.op == "placeholder")
+    with graph.inserting_after(x):
+        rank = graph.call_method("dim", (x,))
+    with graph.inserting_after(rank):
+        positive = graph.call_function(operator.gt, (rank, 0))
+    with graph.inserting_after(positive):
+        graph.call_function(torch._assert, (positive, f"{type(plain).__name__}{plain.config!r}"))
+
+
+def _read_signature(graph: fx.Graph) -> tuple[type[Plain], dict[str, Any]] | None:
+    for node in graph.nodes:
+        if node.target is torch._assert and isinstance(node.args[1], str):
+            kind, brace, config = node.args[1].partition("{")
+            return (KINDS[kind], ast.literal_eval(brace + config)) if kind in KINDS else None
+    return None
 
 
 def thaw(module: fx.GraphModule) -> Plain | None:
     """The module that was frozen, with the tensors that it has now; None if its graph or tables were changed."""
-    kind = KINDS.get(getattr(module, _KIND, ""))
-    if kind is None or "forward" in vars(module):
+    signature = _read_signature(module.graph)
+    if signature is None or "forward" in vars(module):
         return None
-    plain = kind({name: getattr(module, name, None) for name in kind.TENSORS}, **getattr(module, _CONFIG))
+    kind, config = signature
+    plain = kind({name: getattr(module, name, None) for name in kind.TENSORS}, **config)
     tables = dict(plain.named_buffers())
     for name, buffer in module.named_buffers():
         if name not in tables or not torch.equal(tables[name].to(buffer), buffer):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip._labels import multiclass
+from fastlip._plain import FirstEntries
 from fastlip.auditing import Audit, LayerBound, audit, chain, check_finite
 from fastlip.nn._base import LipschitzLinear, as_it_runs
 from fastlip.nn._conv import LipschitzConv2d
@@ -247,7 +248,7 @@ def _nonzero(value: Any) -> Any:
 def _head(links: list[tuple[str, nn.Module]], found: Audit) -> tuple[Tensor, float] | None:
     """Where the network ends in a linear layer: |w_i - w_j| for all classes, and the bound of what precedes it."""
     last = len(links) - 1
-    while last > 0 and isinstance(links[last][1], _SELECTIONS):
+    while last > 0 and _keeps_the_first(links[last][1]):
         last -= 1
     weight = _matrix(links[last][1], found.layers[last])
     if weight is None:
@@ -257,6 +258,11 @@ def _head(links: list[tuple[str, nn.Module]], found: Audit) -> tuple[Tensor, flo
     distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
     body = math.prod(row.bound for row in found.layers[:last])
     return distances * (1 + rows.shape[1] * eps), body * (1 + last * eps)
+
+
+def _keeps_the_first(module: nn.Module) -> bool:
+    """Whether the outputs are the inputs, or the first of them."""
+    return isinstance(module, _SELECTIONS) or (isinstance(module, FirstEntries) and module.groups == 1)
 
 
 def _matrix(module: Any, row: LayerBound) -> Tensor | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastlip import _plain as plain
 from fastlip import nn as lip
 from fastlip.auditing import check_finite, evaluating
-from fastlip.nn._base import LipschitzLayer, MatrixLinear, at_least_float32
+from fastlip.nn._base import MatrixLinear, at_least_float32
 from fastlip.nn._conv import KernelConv2d, LipschitzConv2d
 from fastlip.nn._orthogonal import OrthogonalConv2d
 from fastlip.nn._residual import ResidualConv2d, ResidualLinear
@@ -103,7 +103,9 @@ def _is_ours(module: nn.Module) -> bool:
 
 def _convert(module: nn.Module, target: Target, memo: dict[int, Any]) -> nn.Module:
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-        return nn.Sequential(OrderedDict((name, copy.deepcopy(child, memo)) for name, child in module.named_children()))
+        return nn.Sequential(
+            OrderedDict((name, copy.deepcopy(child, memo)) for name, child in module.named_children())
+        )
     known = next((base for base in type(module).__mro__ if base in exported.registry and base is not object), None)
     hooks = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
     if known is None or hooks or not _has_our_forward(module):
@@ -209,7 +211,9 @@ def _convolution(layer: LipschitzConv2d, weight: Tensor, target: Target) -> nn.M
 def _one_tap(layer: LipschitzConv2d, weight: Tensor) -> nn.Conv2d:
     """A 1 x 1 convolution of patches."""
     cout, cin = weight.shape[:2]
-    convolution = nn.Conv2d(cin * layer.groups, cout, 1, groups=layer.groups, bias=layer.bias is not None, device="meta")
+    convolution = nn.Conv2d(
+        cin * layer.groups, cout, 1, groups=layer.groups, bias=layer.bias is not None, device="meta"
+    )
     return _with_tensors(convolution, weight, layer.bias)
 
 
