@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastlip._bounds import Bound, bound_module
+from fastlip._graphs import Branch
 from fastlip._labels import multiclass
 from fastlip._plain import FirstEntries
 from fastlip.auditing import Audit, LayerBound, audit, chain, check_finite
@@ -57,7 +59,7 @@ class Certificate:
             "n": self.n,
             "radii": self.radii.tolist(),
             "margins": self.margins.tolist(),
-            "audit": self.audit.to_dict(),
+            "audit": self.audit.to_dict(cost=False),
         }
 
     def __str__(self) -> str:
@@ -197,21 +199,46 @@ def _check_batch(index: int, batch: Any, input_shape: tuple[int, ...] | None) ->
 
 def _forward(index: int, links: list[tuple[str, nn.Module]], found: Audit, x: Tensor) -> tuple[Tensor, Tensor]:
     """The outputs, and for each sample a bound of their error in L2 norm."""
-    unit = torch.finfo(x.dtype).eps / 2
     error = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for (name, module), row in zip(links, found.layers, strict=True):
-        y = module(x)
-        error = error * row.bound
-        if row.roundings:
-            # The norms are of the computed x and y, which are off by the error itself at most.
-            own = unit * (row.roundings * _norms(x) + row.constant + 2 * _norms(y))
-            error = torch.hypot(error, own)
+    return _follow(index, links, found.layers, x, error)
+
+
+def _follow(
+    index: int, links: list[tuple[str, nn.Module]], rows: Sequence[LayerBound], x: Tensor, error: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The outputs of links, and their errors if those of x are given."""
+    unit = torch.finfo(x.dtype).eps / 2
+    for (name, module), row in zip(links, rows, strict=True):
+        if isinstance(module, Branch):
+            y, error = _follow_branch(index, module, row, x, error)
+        else:
+            y = module(x)
+            error = error * row.bound
+            if row.roundings:
+                error = torch.hypot(error, unit * _own_rounding(row, x, y))
         if not y.isfinite().all():
             raise ValueError(
                 f"NaN or Inf in the outputs of batch {index}, first in layer {name!r} ({type(module).__name__})"
             )
         x = y
     return x, error
+
+
+def _follow_branch(index: int, branch: Branch, row: LayerBound, x: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    unit = torch.finfo(x.dtype).eps / 2
+    rows = list(row.parts)
+
+    def call(node: Any, value: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        links = branch.links[node]
+        own, rows[: len(links)] = rows[: len(links)], []
+        return _follow(index, links, own, value, size)
+
+    return branch.propagate(x, error, call, bound_module, lambda x, y, found: unit * _own_rounding(found, x, y))
+
+
+def _own_rounding(found: Bound | LayerBound, x: Tensor, y: Tensor) -> Tensor:
+    # The norms are of the computed x and y, which are off by the error itself at most.
+    return found.roundings * _norms(x) + found.constant + 2 * _norms(y)
 
 
 def _norms(x: Tensor) -> Tensor:
