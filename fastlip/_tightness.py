@@ -54,11 +54,13 @@ def layer_is_exact(module: nn.Module, input_shape: tuple[int, ...]) -> bool:
         return module.roundings(input_shape) == 0
     if isinstance(module, MatrixLinear):
         return matrix_is_exact((module.out_features, module.in_features))
-    return isinstance(module, LipschitzConv2d) and _is_whole(module)
+    return isinstance(module, LipschitzConv2d) and _is_whole(module, input_shape)
 
 
-def _is_whole(layer: LipschitzConv2d) -> bool:
-    """Whether every frequency's matrix acts: neither embedded in zeros nor truncated."""
+def _is_whole(layer: LipschitzConv2d, input_shape: tuple[int, ...]) -> bool:
+    """Whether every frequency's matrix acts as it is: no zeros around the image, or after it."""
+    if any(side % step for side, step in zip(input_shape[-2:], layer.stride, strict=True)):
+        return False
     if isinstance(layer, OrthogonalConv2d):
         return layer.padding_mode == "circular" or layer.taps == (1, 1)
     return isinstance(layer, lip.SOCConv2d) and layer.kernel_size == (1, 1)

@@ -11,6 +11,8 @@ from torch import nn
 import fastlip
 from fastlip import nn as lip
 
+# torch.nn.Conv2d's own, for even kernels.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
 CONFIGURATIONS = 500
 ORDINARY = 40
 # Their bound covers every mask of their relu, or every skew kernel of the same norm.
