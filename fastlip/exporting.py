@@ -102,7 +102,7 @@ def _is_ours(module: nn.Module) -> bool:
 
 
 def _convert(module: nn.Module, target: Target, memo: dict[int, Any]) -> nn.Module:
-    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+    if isinstance(module, nn.Sequential) and type(module).forward in (nn.Sequential.forward, lip.Chain.forward):
         return nn.Sequential(
             OrderedDict((name, copy.deepcopy(child, memo)) for name, child in module.named_children())
         )

@@ -1,4 +1,4 @@
-"""Networks of the literature, built from one method's layers."""
+"""The comparison paper's ConvNet, built from one method's layers."""
 
 from __future__ import annotations
 
