@@ -16,15 +16,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+from torch.fx.proxy import TraceError
 
 from fastlip import nn as lip
 
 # What tracing code of others raises: it may do anything with a proxy.
-_UNTRACEABLE = (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, LookupError)
+_UNTRACEABLE = (TraceError, TypeError, ValueError, RuntimeError, AttributeError, LookupError)
 _SUMS = {operator.add, operator.sub, torch.add, torch.sub, "add", "sub"}
 _FACTORS = {operator.mul, operator.truediv, torch.mul, torch.div, torch.true_divide, "mul", "div", "true_divide"}
 _NEGATIONS = {operator.neg, torch.neg, "neg"}
-_JOINS = {torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack, torch.dstack}
+_JOINS = {torch.cat, torch.concat, torch.concatenate, torch.stack}
 _QUERIES = {"size", "dim", "numel", "ndimension"}
 _MOVES = {
     *(operator.getitem, torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze),
@@ -231,7 +233,7 @@ class Branch(nn.Module):
 
     def evaluate(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         """The value of a node for those of its arguments."""
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda used: values[used])
+        args, kwargs = map_arg((node.args, node.kwargs), lambda used: values[used])
         if node.op == "call_module":
             return self.owner.get_submodule(str(node.target))(*args, **kwargs)
         if node.op == "get_attr":
@@ -249,11 +251,14 @@ class Branch(nn.Module):
             copies = math.sqrt(self._copies(node, sources, values))
             return lambda size: copies * size, None
         if target in _JOINS:
-            if output.shape[0] != values[sources[0]].shape[0]:
+            dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+            if dim in (0, -output.dim()):
                 raise UnknownError(f"{_text(node)} joins samples")
             return lambda *sizes: sum(size * size for size in sizes) ** 0.5, None
         shapes = tuple(values[sources[0]].shape[1:]), tuple(output.shape[1:])
         if target in _SUMS or target in _NEGATIONS or target in _FACTORS:
+            if any(values[used].dim() != output.dim() for used in sources):
+                raise UnknownError(f"{_text(node)} broadcasts samples")
             spreads = [_spread(values[used], output) for used in sources]
             constant = self._constant_factor(node, values) if target in _FACTORS else 1.0
             identity = bound(nn.Identity(), *shapes)
@@ -286,6 +291,8 @@ class Branch(nn.Module):
         samples = torch.cat([torch.arange(len(piece)).repeat_interleave(piece[0].numel()) for piece in joint])
         found = torch.zeros(count, dtype=torch.long)
         for piece in moved if isinstance(moved, (tuple, list)) else (moved,):
+            if piece.dim() == 0 or len(piece) != len(joint[0]):
+                raise UnknownError(f"{_text(node)} moves entries between samples")
             whole = piece - _OFFSET
             is_label = (whole.round() - whole).abs() < 1e-6
             labels = whole[is_label].round().long()
@@ -299,7 +306,7 @@ class Branch(nn.Module):
 def _arguments(node: fx.Node) -> list[fx.Node]:
     """The nodes among the arguments, each as often as it occurs."""
     found: list[fx.Node] = []
-    fx.node.map_arg((node.args, node.kwargs), lambda used: found.append(used) or used)
+    map_arg((node.args, node.kwargs), lambda used: found.append(used) or used)
     return found
 
 
@@ -315,7 +322,7 @@ def _spread(source: Tensor, output: Tensor) -> float:
 def _require_known(node: fx.Node, live: set[fx.Node]) -> None:
     """UnknownError unless the function has a rule for these arguments."""
     sources, target = [used for used in _arguments(node) if used in live], node.target
-    inplace = bool(node.kwargs.get("inplace"))
+    inplace, first = bool(node.kwargs.get("inplace")), _is_in(next(iter(node.args), None), live)
     known = (
         (target in _SUMS and len(node.args) == 2 and not node.kwargs)
         or (
@@ -328,8 +335,8 @@ def _require_known(node: fx.Node, live: set[fx.Node]) -> None:
         or (target in _NEGATIONS)
         or (target in _JOINS)
         or (target in _MOVES and len(sources) == 1)
-        or (target in _AS_MODULES and len(sources) == 1 and not inplace and _same_order(node))
-        or ((target is F.linear or target in _CONVOLUTIONS) and len(sources) == 1 and _is_in(node.args[0], live))
+        or (target in _AS_MODULES and len(sources) == 1 and first and not inplace and _same_order(node))
+        or ((target is F.linear or target in _CONVOLUTIONS) and len(sources) == 1 and first)
     )
     if not known:
         raise UnknownError(f"no rule for {_text(node)} of {len(sources)} tensors")
@@ -352,8 +359,8 @@ def _same_order(node: fx.Node) -> bool:
 
 
 def _module_form(node: fx.Node, values: dict[fx.Node, Any]) -> nn.Module:
-    args, kwargs = fx.node.map_arg((node.args[1:], dict(node.kwargs)), lambda used: values[used])
-    kwargs = {name: value for name, value in kwargs.items() if name not in ("inplace", "input")}
+    given: Any = map_arg((node.args[1:], dict(node.kwargs)), lambda used: values[used])
+    args, kwargs = given[0], {name: value for name, value in given[1].items() if name != "inplace"}
     if node.target is F.linear:
         return _holding(nn.Linear(1, 1, device="meta"), args[0] if args else kwargs["weight"])
     if node.target not in _CONVOLUTIONS:

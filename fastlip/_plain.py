@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 
 from fastlip import ops
 from fastlip.nn._base import as_it_runs
@@ -522,7 +523,7 @@ def _steps(module: fx.GraphModule) -> list[tuple[str, Any, str]]:
             names[node] = f"self.{node.target}"
             continue
         names[node] = f"%{len(steps)}"
-        arguments = fx.node.map_arg((node.args, node.kwargs), lambda used: _Name(names[used]))
+        arguments = map_arg((node.args, node.kwargs), lambda used: _Name(names[used]))
         steps.append((node.op, node.target, repr(arguments)))
     return steps
 

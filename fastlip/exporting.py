@@ -202,7 +202,7 @@ def _convolution(layer: LipschitzConv2d, weight: Tensor, target: Target) -> nn.M
         layer.dilation,
         layer.groups,
         layer.bias is not None,
-        layer.padding_mode if circular else "zeros",
+        "circular" if circular else "zeros",
         device="meta",
     )
     return _with_tensors(plain_layer, weight, layer.bias)
@@ -350,11 +350,12 @@ def _reflections(module: lip.HouseHolder, target: Target) -> nn.Module:
 
 @exported.register
 def _channel_pad(module: lip.ZeroChannelPad, target: Target) -> nn.Module:
-    shape = target.input_shape
-    if shape is None or len(shape) > 3:
+    shape: tuple[int, ...] = target.input_shape or ()
+    paddings = {1: nn.ZeroPad1d, 2: nn.ZeroPad2d, 3: nn.ZeroPad3d}
+    kind = paddings.get(len(shape))
+    if kind is None:
         return plain.freeze(plain.PadChannels(channels=module.channels))
-    padding = (*(0, 0) * (len(shape) - 1), 0, module.channels - shape[0])
-    return {1: nn.ZeroPad1d, 2: nn.ZeroPad2d, 3: nn.ZeroPad3d}[len(shape)](padding)  # pyright: ignore
+    return kind((*(0, 0) * (len(shape) - 1), 0, module.channels - shape[-len(shape)]))
 
 
 @exported.register

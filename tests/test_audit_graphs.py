@@ -114,6 +114,10 @@ REFUSED = {
     "samples moved": (lambda a, b: a.flip(0) + b, TypeError, "between samples"),
     "samples swapped": (lambda a, b: a.transpose(0, 1).reshape(2, -1) + b, TypeError, "between samples"),
     "samples joined": (lambda a, b: torch.cat((a, b)), TypeError, "joins samples"),
+    "samples stacked": (lambda a, b: torch.stack((a, b)).flatten(1), TypeError, "joins samples"),
+    "one sample": (lambda a, b: a.unsqueeze(1) + b.unsqueeze(1)[0], TypeError, "between samples"),
+    "samples broadcast": (lambda a, b: a.unsqueeze(1) + b, TypeError, "broadcasts samples"),
+    "as a slope": (lambda a, b: F.leaky_relu(torch.ones(2, 4), b) + a, TypeError, "no rule for leaky_relu"),
     "batch norm": (lambda a, b: F.layer_norm(a, (4,)) + b, TypeError, "no rule for layer_norm"),
     "two outputs": (lambda a, b: (a, b), TypeError, "returns no single tensor"),
 }
