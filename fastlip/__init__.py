@@ -5,11 +5,13 @@ from fastlip.attacks import attack
 from fastlip.auditing import audit
 from fastlip.certificates import certify
 from fastlip.diagnosis import doctor
+from fastlip.exporting import export
 from fastlip.fusing import fuse, unfuse
 from fastlip.official import load_official
 
 __version__ = "0.1.0"
 
+<<<<<<< HEAD
 __all__ = [
     "attack",
     "audit",
@@ -23,3 +25,6 @@ __all__ = [
     "ops",
     "unfuse",
 ]
+=======
+__all__ = ["audit", "certify", "doctor", "export", "fuse", "load_official", "losses", "models", "nn", "ops", "unfuse"]
+>>>>>>> export

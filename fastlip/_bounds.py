@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from fastlip import nn as lip
 from fastlip import ops
+from fastlip._plain import Plain
+from fastlip._tightness import convolution_is_exact, layer_is_exact, matrix_is_exact
 from fastlip.nn._base import as_it_runs, at_least_float32
 
 
@@ -21,13 +23,14 @@ class Bound(NamedTuple):
 
     With unit roundoff u, the module's arithmetic adds an error of L2 norm about u (roundings |x| + constant + 2
     |y|) for input x and output y, as independent roundings add up; roundings = 0 says that it only moves,
-    compares or drops entries, without any error.
+    compares or drops entries, without any error. ``exact``: the value is attained (up to rounding), not only a bound.
     """
 
     value: float
     how: str
     roundings: float = 0.0
     constant: float = 0.0
+    exact: bool = False
 
 
 @singledispatch
@@ -82,12 +85,15 @@ _PASSES = 4
 
 def _own_bound(module: Any, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Bound:
     value = float(module.lipschitz_bound(input_shape))
+    exact = layer_is_exact(module, input_shape)
+    if isinstance(module, Plain):
+        return Bound(value, "effective weight", value * module.roundings(input_shape), exact=exact)
     weight = getattr(module, "weight", None)
     if isinstance(weight, Tensor) and weight.dim() > 1:
-        return Bound(value, "effective weight", value * _sum_roundings(module, weight))
+        return Bound(value, "effective weight", value * _sum_roundings(module, weight), exact=exact)
     # Residual, series and spectral layers pass several times over data of a few times the input's norm.
     taps = math.prod(getattr(module, "kernel_size", ()))
-    return Bound(value, "effective weight", _PASSES * value * math.sqrt(input_shape[0]) * taps)
+    return Bound(value, "effective weight", _PASSES * value * math.sqrt(input_shape[0]) * taps, exact=exact)
 
 
 def _register(*types: type[nn.Module]) -> Any:
@@ -107,7 +113,7 @@ def _register(*types: type[nn.Module]) -> Any:
     *(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d),
 )
 def _moves_entries(module: Any, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Bound:
-    return Bound(1.0, "1 by construction")
+    return Bound(1.0, "1 by construction", exact=True)
 
 
 @lipschitz_bound.register
@@ -115,7 +121,7 @@ def _reflection(module: lip.HouseHolder, input_shape: tuple[int, ...], output_sh
     theta = at_least_float32(module.theta)
     cosine, sine = (as_it_runs(value.to(module.theta.dtype)) for value in (theta.cos(), theta.sin()))
     longest = torch.hypot(cosine, sine).amax().item() if len(theta) else 1.0
-    return Bound(max(1.0, longest), "reflections as rounded", 4.0)
+    return Bound(max(1.0, longest), "reflections as rounded", 4.0, exact=True)
 
 
 # The largest slope of each, rounded up. GELU: at sqrt(2), Phi + sqrt(2) phi; SiLU and Mish: numerically.
@@ -143,7 +149,7 @@ _ELEMENTWISE = 16.0
 @_register(*_SLOPES)
 def _smooth_activation(module: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Bound:
     slope = next(_SLOPES[base] for base in type(module).__mro__ if base in _SLOPES)
-    return Bound(slope, "largest slope", _ELEMENTWISE)
+    return Bound(slope, "largest slope", _ELEMENTWISE, exact=True)
 
 
 @_register(nn.LeakyReLU, nn.PReLU, nn.ELU)
@@ -152,13 +158,14 @@ def _sloped_activation(module: Any, input_shape: tuple[int, ...], output_shape: 
         slope = module.weight.abs().amax().item()
     else:
         slope = abs(module.negative_slope if isinstance(module, nn.LeakyReLU) else module.alpha)
-    return Bound(max(1.0, slope), "largest slope", _ELEMENTWISE)
+    return Bound(max(1.0, slope), "largest slope", _ELEMENTWISE, exact=True)
 
 
 @lipschitz_bound.register
 def _linear(module: nn.Linear, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Bound:
     value = ops.spectral_norm(as_it_runs(module.weight)).item()
-    return Bound(value, "float64 singular values", value * _sum_roundings(module, module.weight))
+    roundings = value * _sum_roundings(module, module.weight)
+    return Bound(value, "float64 singular values", roundings, exact=matrix_is_exact(module.weight.shape))
 
 
 @_register(nn.Conv1d, nn.Conv2d)
@@ -172,8 +179,10 @@ def _convolution(module: Any, input_shape: tuple[int, ...], output_shape: tuple[
         factor, image = _duplication(image, pads, mode)
         how += f", times {factor:.4g} for {mode} padding"
         pads, mode = (0, 0, 0, 0), "zeros"
-    value = factor * ops.spectral_norm(weight, image, stride, pads, dilation, module.groups, mode).item()
-    return Bound(value, how, value * _sum_roundings(module, module.weight))
+    geometry = image, stride, pads, dilation, module.groups, mode
+    value = factor * ops.spectral_norm(weight, *geometry).item()
+    exact = factor == 1 and convolution_is_exact(weight.shape, *geometry)
+    return Bound(value, how, value * _sum_roundings(module, module.weight), exact=exact)
 
 
 @lipschitz_bound.register
@@ -223,7 +232,7 @@ _ADAPTIVE_AVERAGE_POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.Adapti
 @_register(*_MAX_POOLS, *_ADAPTIVE_MAX_POOLS)
 def _max_pool(module: Any, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Bound:
     overlap = math.prod(int(windows.sum(0).amax()) for windows in _windows(module, input_shape, output_shape))
-    return Bound(math.sqrt(overlap), f"a pixel is in at most {overlap} windows")
+    return Bound(math.sqrt(overlap), f"a pixel is in at most {overlap} windows", exact=True)
 
 
 @_register(*_AVERAGE_POOLS, *_ADAPTIVE_AVERAGE_POOLS)
@@ -238,7 +247,7 @@ def _average_pool(module: Any, input_shape: tuple[int, ...], output_shape: tuple
         value *= ops.spectral_norm(weights).item()
         length *= int(windows.sum(1).amax())
     value = value / divisor if divisor else value
-    return Bound(value, "exact", math.sqrt(length) * max(1.0, value))
+    return Bound(value, "windows", math.sqrt(length) * max(1.0, value), exact=True)
 
 
 def _windows(module: Any, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Iterable[Tensor]:
@@ -281,7 +290,7 @@ def _batch_norm(module: Any, input_shape: tuple[int, ...], output_shape: tuple[i
     value = scale.amax().item() * (1 + 8 * torch.finfo(torch.float64).eps)
     pixels = math.prod(input_shape[1:])
     constant = (scale * module.running_mean.double().abs()).norm().item() * math.sqrt(pixels)
-    return Bound(value, "running statistics", _ELEMENTWISE * value, _ELEMENTWISE * constant)
+    return Bound(value, "running statistics", _ELEMENTWISE * value, _ELEMENTWISE * constant, exact=True)
 
 
 @_register(nn.LayerNorm, nn.GroupNorm)

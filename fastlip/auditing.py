@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fastlip._bounds import Bound, bound_module, lipschitz_bound, understands
+from fastlip._graphs import Branch, UnknownError, graph_of, parts_of
+from fastlip._plain import thaw
 from fastlip.nn._base import LipschitzLayer
 from fastlip.nn.chain import Chain
 
@@ -24,7 +27,11 @@ _KNOWN_HOOKS = ("WeightNorm", "SpectralNorm")
 
 @dataclass(frozen=True)
 class LayerBound:
-    """One layer of an audit: shapes have no batch dimension; ``how`` says what the bound comes from."""
+    """One layer of an audit: shapes have no batch dimension; ``how`` says what the bound comes from.
+
+    ``exact``: the bound is the layer's constant up to rounding; ``seconds``: what finding it took; ``parts``: the
+    modules inside a layer that branches.
+    """
 
     name: str
     kind: str
@@ -34,6 +41,15 @@ class LayerBound:
     how: str
     roundings: float = field(default=0.0, repr=False)
     constant: float = field(default=0.0, repr=False)
+    exact: bool = False
+    seconds: float = field(default=0.0, repr=False, compare=False)
+    parts: tuple[LayerBound, ...] = ()
+
+    def to_dict(self, *, cost: bool = True) -> dict[str, Any]:
+        """Plain values, ready for JSON; cost: with the seconds, which differ from run to run."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if cost or item.name != "seconds"}
+        shapes = {name: list(values[name]) for name in ("input_shape", "output_shape")}
+        return {**values, **shapes, "parts": [part.to_dict(cost=cost) for part in self.parts]}
 
 
 @dataclass(frozen=True)
@@ -44,29 +60,37 @@ class Audit:
     layers: list[LayerBound]
     input_shape: tuple[int, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+    @property
+    def seconds(self) -> float:
+        """What the audit of all layers took."""
+        return sum(layer.seconds for layer in self.layers)
+
+    def to_dict(self, *, cost: bool = True) -> dict[str, Any]:
+        """Plain values, ready for JSON; cost: with the seconds, which differ from run to run."""
         return {
             "bound": self.bound,
             "input_shape": list(self.input_shape),
-            "layers": [
-                {**asdict(layer), "input_shape": list(layer.input_shape), "output_shape": list(layer.output_shape)}
-                for layer in self.layers
-            ],
+            "layers": [layer.to_dict(cost=cost) for layer in self.layers],
+            **({"seconds": self.seconds} if cost else {}),
         }
 
     def __str__(self) -> str:
-        head = ("layer", "type", "input", "bound", "how")
-        rows = [
-            (layer.name, layer.kind, "x".join(map(str, layer.input_shape)), f"{layer.bound:.9g}", layer.how)
-            for layer in self.layers
-        ]
+        head = ("layer", "type", "input", "bound", "tight", "seconds", "how")
+        rows = [row for layer in self.layers for row in _table_rows(layer)]
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)
         ]
-        lines.append(f"product of {len(rows)} layers: Lipschitz constant at most {self.bound:.9g}")
+        lines.append(f"product of {len(self.layers)} layers: Lipschitz constant at most {self.bound:.9g}")
         return "\n".join(line.rstrip() for line in lines)
+
+
+def _table_rows(layer: LayerBound, indent: str = "") -> Iterator[tuple[str, ...]]:
+    size = "x".join(map(str, layer.input_shape))
+    tight, seconds = "exact" if layer.exact else "bound", f"{layer.seconds:.3f}"
+    yield indent + layer.name, layer.kind, size, f"{layer.bound:.9g}", tight, seconds, layer.how
+    for part in layer.parts:
+        yield from _table_rows(part, indent + "  ")
 
 
 def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
@@ -81,9 +105,14 @@ def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
     (``fastlip.ops.spectral_norm``). Layers of fastlip: their ``lipschitz_bound(input_shape)``. Pools,
     activations and normalisation in eval mode: their exact constants.
 
-    The model is a layer, or nested ``torch.nn.Sequential`` (also compiled, or wrapped for data parallelism). A
-    module is understood if it has a method ``lipschitz_bound(input_shape) -> float`` or if a rule for its type
-    is registered with ``fastlip.auditing.lipschitz_bound.register``.
+    The model is a layer, nested ``torch.nn.Sequential`` (also compiled, or wrapped for data parallelism), or any
+    module whose forward ``torch.fx`` can trace. A module is understood if it has a method
+    ``lipschitz_bound(input_shape) -> float``, if a rule for its type is registered with
+    ``fastlip.auditing.lipschitz_bound.register``, or if its forward only calls such modules, adds, concatenates,
+    multiplies by constants, moves entries, pools and activates: a sum adds bounds, a concatenation takes the root
+    of the sum of their squares. So are parametrized layers (``torch.nn.utils.parametrize``); a subclass of
+    ``torch.nn.Conv2d`` with a forward of its own is bounded by what that forward does. Everything else is named in
+    an error, never ignored.
 
     The model is left as it was: its mode, buffers and caches. One batch of zeros is run through it to find shapes.
 
@@ -92,7 +121,8 @@ def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
         input_shape: of one sample, such as (3, 32, 32).
 
     Returns:
-        An :class:`Audit`: ``bound``, ``layers``; ``str()`` of it is a table, ``to_dict()`` plain values.
+        An :class:`Audit`: ``bound``, ``layers`` with cost and tightness; ``str()`` of it is a table, ``to_dict()``
+        plain values.
 
     Raises:
         TypeError: modules that are not understood, all named.
@@ -105,44 +135,77 @@ def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
         x = torch.zeros(_BATCH, *input_shape, **_placement(model))
         rows = []
         for name, module in chain(model):
-            y = module(x)
-            rows.append(_bound_layer(name, module, x, y))
-            x = y
+            row, x = _bound_link(name, module, x)
+            rows.append(row)
     bound = math.prod(row.bound for row in rows) * (1 + len(rows) * torch.finfo(torch.float64).eps)
     return Audit(bound, rows, tuple(input_shape))
 
 
 def chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules that the model applies one after the other, with their names; TypeError names those unknown."""
-    links = list(_unfold("", model))
-    unknown = [f"{name or 'model'} ({type(module).__name__})" for name, module in links if not _is_understood(module)]
+    """The modules that the model applies one after the other, with their names; TypeError names those unknown.
+
+    What branches is one link, a :class:`fastlip._graphs.Branch`.
+    """
+    reasons: list[str] = []
+    links = list(_unfold("", model, reasons))
+    unknown = [f"{name or 'model'} ({type(module).__name__})" for name, module in _unknown(links)]
     if unknown:
+        detail = f" ({'; '.join(reasons)})" if reasons else ""
         raise TypeError(
-            f"the audit does not understand {', '.join(unknown)}: give the module a method "
+            f"the audit does not understand {', '.join(unknown)}{detail}: give the module a method "
             "lipschitz_bound(input_shape), register a rule with fastlip.auditing, or remove its hooks"
         )
     return links
+
+
+def _unknown(links: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in links:
+        if isinstance(module, Branch):
+            for inner in module.links.values():
+                yield from _unknown(inner)
+        elif not _is_understood(module):
+            yield name, module
 
 
 def _is_understood(module: nn.Module) -> bool:
     return not _hooks(module) and understands(module)
 
 
-def _unfold(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _unfold(name: str, module: nn.Module, reasons: list[str]) -> Iterator[tuple[str, nn.Module]]:
+    if isinstance(module, fx.GraphModule) and not _hooks(module):
+        module = thaw(module) or module
     wrapped = _unwrap(module)
     if wrapped is not None:
-        yield from _unfold(name, wrapped)
+        yield from _unfold(name, wrapped, reasons)
+    elif _hooks(module) or _is_understood(module):
+        yield name, module
     elif _is_sequence(module):
         for child_name, child in module.named_children():
-            yield from _unfold(f"{name}.{child_name}" if name else child_name, child)
+            yield from _unfold(f"{name}.{child_name}" if name else child_name, child, reasons)
     else:
+        yield from _unfold_graph(name, module, reasons)
+
+
+def _unfold_graph(name: str, module: nn.Module, reasons: list[str]) -> Iterator[tuple[str, nn.Module]]:
+    graph = graph_of(module)
+    if graph is None:
+        yield name, module
+        return
+    try:
+        for part in parts_of(name, module, graph):
+            if isinstance(part.module, Branch):
+                for node, child_name, child in part.module.children_called():
+                    part.module.links[node] = list(_unfold(child_name, child, reasons))
+                yield part.name, part.module
+            else:
+                yield from _unfold(part.name, part.module, reasons)
+    except UnknownError as error:
+        reasons.append(f"{name or 'model'}: {error}")
         yield name, module
 
 
 def _is_sequence(module: nn.Module) -> bool:
-    if "forward" in vars(module) or _hooks(module):
-        return False
-    return type(module).forward in (nn.Sequential.forward, Chain.forward)
+    return "forward" not in vars(module) and type(module).forward in (nn.Sequential.forward, Chain.forward)
 
 
 def _unwrap(module: nn.Module) -> nn.Module | None:
@@ -156,11 +219,55 @@ def _hooks(module: nn.Module) -> list[Any]:
     return [hook for hook in hooks if type(hook).__name__ not in _KNOWN_HOOKS]
 
 
-def _bound_layer(name: str, module: nn.Module, x: Tensor, y: Any) -> LayerBound:
-    kind = type(module).__name__
+def _bound_link(name: str, module: nn.Module, x: Tensor) -> tuple[LayerBound, Tensor]:
+    """The bound of a link of the chain, and its output."""
+    started = time.perf_counter()
+    if isinstance(module, Branch):
+        row, y = _bound_branch(name, module, x)
+    else:
+        y = module(x)
+        started = time.perf_counter()
+        row = _bound_layer(name, module, x, y)
+    return replace(row, seconds=time.perf_counter() - started), y
+
+
+def _bound_branch(name: str, branch: Branch, x: Tensor) -> tuple[LayerBound, Tensor]:
+    parts: list[LayerBound] = []
+
+    def call(node: fx.Node, value: Any, bound: float) -> tuple[Any, float]:
+        inplace = False
+        for child_name, child in branch.links[node]:
+            inplace = inplace or getattr(child, "inplace", False)
+            row, value = _bound_link(child_name, child, value)
+            parts.append(row)
+            bound *= row.bound
+        if inplace and len(node.all_input_nodes[0].users) > 1:
+            raise TypeError(f"the audit does not understand {name}: {node.target} changes in place what others use")
+        return value, bound
+
+    try:
+        y, bound = branch.propagate(x, 1.0, call, bound_module)
+    except UnknownError as error:
+        raise TypeError(f"the audit does not understand {name}: {error}") from None
+    _check_output(name, "branch", x, y)
+    steps = len(branch.nodes)
+    bound *= 1 + 8 * steps * torch.finfo(torch.float64).eps
+    return LayerBound(name, "branch", *_shapes(x, y), bound, f"graph of {steps} steps", parts=tuple(parts)), y
+
+
+def _check_output(name: str, kind: str, x: Tensor, y: Any) -> None:
     if not isinstance(y, Tensor) or y.shape[:1] != x.shape[:1]:
         raise ValueError(f"layer {name!r} ({kind}): its output is no tensor of as many samples as its input")
-    shapes = tuple(x.shape[1:]), tuple(y.shape[1:])
+
+
+def _shapes(x: Tensor, y: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return tuple(x.shape[1:]), tuple(y.shape[1:])
+
+
+def _bound_layer(name: str, module: nn.Module, x: Tensor, y: Any) -> LayerBound:
+    kind = type(module).__name__
+    _check_output(name, kind, x, y)
+    shapes = _shapes(x, y)
     found = bound_module(module, *shapes)
     if not math.isfinite(found.value):
         raise ValueError(f"layer {name!r} ({kind}): its Lipschitz bound is {found.value}")

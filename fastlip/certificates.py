@@ -10,9 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+<<<<<<< HEAD
 from fastlip._evaluation import bar, check_batch, check_eps, check_model, full_precision, prepare
 from fastlip._labels import multiclass
 from fastlip.auditing import Audit, LayerBound, audit, chain
+=======
+from fastlip._bounds import Bound, bound_module
+from fastlip._graphs import Branch
+from fastlip._labels import multiclass
+from fastlip._plain import FirstEntries
+from fastlip.auditing import Audit, LayerBound, audit, chain, check_finite
+>>>>>>> export
 from fastlip.nn._base import LipschitzLinear, as_it_runs
 from fastlip.nn._conv import LipschitzConv2d
 from fastlip.nn.shaping import FirstChannels
@@ -65,7 +73,7 @@ class Certificate:
             "n": self.n,
             "radii": self.radii.tolist(),
             "margins": self.margins.tolist(),
-            "audit": self.audit.to_dict(),
+            "audit": self.audit.to_dict(cost=False),
         }
 
     def __str__(self) -> str:
@@ -179,21 +187,46 @@ def _run(
 
 def _forward(index: int, links: list[tuple[str, nn.Module]], found: Audit, x: Tensor) -> tuple[Tensor, Tensor]:
     """The outputs, and for each sample a bound of their error in L2 norm."""
-    unit = torch.finfo(x.dtype).eps / 2
     error = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for (name, module), row in zip(links, found.layers, strict=True):
-        y = module(x)
-        error = error * row.bound
-        if row.roundings:
-            # The norms are of the computed x and y, which are off by the error itself at most.
-            own = unit * (row.roundings * _norms(x) + row.constant + 2 * _norms(y))
-            error = torch.hypot(error, own)
+    return _follow(index, links, found.layers, x, error)
+
+
+def _follow(
+    index: int, links: list[tuple[str, nn.Module]], rows: Sequence[LayerBound], x: Tensor, error: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The outputs of links, and their errors if those of x are given."""
+    unit = torch.finfo(x.dtype).eps / 2
+    for (name, module), row in zip(links, rows, strict=True):
+        if isinstance(module, Branch):
+            y, error = _follow_branch(index, module, row, x, error)
+        else:
+            y = module(x)
+            error = error * row.bound
+            if row.roundings:
+                error = torch.hypot(error, unit * _own_rounding(row, x, y))
         if not y.isfinite().all():
             raise ValueError(
                 f"NaN or Inf in the outputs of batch {index}, first in layer {name!r} ({type(module).__name__})"
             )
         x = y
     return x, error
+
+
+def _follow_branch(index: int, branch: Branch, row: LayerBound, x: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    unit = torch.finfo(x.dtype).eps / 2
+    rows = list(row.parts)
+
+    def call(node: Any, value: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        links = branch.links[node]
+        own, rows[: len(links)] = rows[: len(links)], []
+        return _follow(index, links, own, value, size)
+
+    return branch.propagate(x, error, call, bound_module, lambda x, y, found: unit * _own_rounding(found, x, y))
+
+
+def _own_rounding(found: Bound | LayerBound, x: Tensor, y: Tensor) -> Tensor:
+    # The norms are of the computed x and y, which are off by the error itself at most.
+    return found.roundings * _norms(x) + found.constant + 2 * _norms(y)
 
 
 def _norms(x: Tensor) -> Tensor:
@@ -231,7 +264,7 @@ def _slopes(links: list[tuple[str, nn.Module]], found: Audit) -> Tensor:
 def _head(links: list[tuple[str, nn.Module]], found: Audit) -> tuple[Tensor, float] | None:
     """Where the network ends in a linear layer: |w_i - w_j| for all classes, and the bound of what precedes it."""
     last = len(links) - 1
-    while last > 0 and isinstance(links[last][1], _SELECTIONS):
+    while last > 0 and _keeps_the_first(links[last][1]):
         last -= 1
     weight = _matrix(links[last][1], found.layers[last])
     if weight is None:
@@ -241,6 +274,11 @@ def _head(links: list[tuple[str, nn.Module]], found: Audit) -> tuple[Tensor, flo
     distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
     body = math.prod(row.bound for row in found.layers[:last])
     return distances * (1 + rows.shape[1] * eps), body * (1 + last * eps)
+
+
+def _keeps_the_first(module: nn.Module) -> bool:
+    """Whether the outputs are the inputs, or the first of them."""
+    return isinstance(module, _SELECTIONS) or (isinstance(module, FirstEntries) and module.groups == 1)
 
 
 def _matrix(module: Any, row: LayerBound) -> Tensor | None:

@@ -13,6 +13,7 @@ import fastlip
 from fastlip.commands.bench import bench
 from fastlip.commands.doctor import doctor
 from fastlip.commands.evaluate import audit, certify
+from fastlip.commands.export import export
 from fastlip.commands.train import train
 from fastlip.training.watch import Interrupted, NotFiniteError
 
@@ -58,5 +59,5 @@ def main(traceback: bool) -> None:
     """Trains, certifies and compares 1-Lipschitz networks."""
 
 
-for command in (train, certify, audit, bench, doctor):
+for command in (train, certify, audit, export, bench, doctor):
     main.add_command(command)

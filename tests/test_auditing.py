@@ -263,9 +263,9 @@ class Residual(nn.Module):
         return x + self.inner(x)
 
 
-class Doubled(nn.Linear):
+class Normalising(nn.Linear):
     def forward(self, x):
-        return 2 * super().forward(x)
+        return F.normalize(super().forward(x))
 
 
 class Certified(Residual):
@@ -273,18 +273,30 @@ class Certified(Residual):
         return 1 + torch.linalg.matrix_norm(self.inner.weight.double(), 2).item()
 
 
+class Gated(Residual):
+    def forward(self, x):
+        return x * self.inner(x)
+
+
+class Deciding(Residual):
+    def forward(self, x):
+        return self.inner(x) if x.sum() > 0 else x
+
+
 def test_unknown_modules_are_all_named():
     hooked = nn.ReLU()
     hooked.register_forward_hook(lambda module, args, y: 2 * y)
     patched = nn.ReLU()
     patched.forward = lambda x: 3 * x
-    model = nn.Sequential(nn.Linear(4, 4), Residual(), nn.Sequential(Doubled(4, 4)), hooked, patched, nn.Hardshrink())
+    model = nn.Sequential(
+        nn.Linear(4, 4), Gated(), nn.Sequential(Normalising(4, 4)), hooked, patched, nn.Hardshrink()
+    )
     with pytest.raises(
-        TypeError, match=r"1 \(Residual\), 2\.0 \(Doubled\), 3 \(ReLU\), 4 \(ReLU\), 5 \(Hardshrink\)"
+        TypeError, match=r"1 \(Gated\), 2\.0 \(Normalising\), 3 \(ReLU\), 4 \(ReLU\), 5 \(Hardshrink\)"
     ):
         fastlip.audit(model, (4,))
-    with pytest.raises(TypeError, match=r"model \(Residual\)"):
-        fastlip.audit(Residual(), (4,))
+    with pytest.raises(TypeError, match=r"model \(Deciding\)"):
+        fastlip.audit(Deciding(), (4,))
 
 
 def test_own_bounds_and_registered_rules_are_used():
@@ -294,7 +306,7 @@ def test_own_bounds_and_registered_rules_are_used():
 
     class Triple(nn.Module):
         def forward(self, x):
-            return 3 * x
+            return 3 * x.sin()
 
     with pytest.raises(TypeError, match="Triple"):
         fastlip.audit(Triple(), (4,))

@@ -190,6 +190,45 @@ def test_audit_names_every_layer(cli, trained):
     assert json.loads(output)["bound"] <= 1 + 1e-6
 
 
+@pytest.mark.parametrize("name", ["net.pt", "net.pt2"])
+def test_export_writes_a_network_that_needs_no_fastlip(cli, trained, tmp_path, name):
+    code, output, errors = cli("export", trained, "--out", name, "--json")
+    assert code == 0, errors
+    about = json.loads(output)
+    assert about["input_shape"] == [1, 8, 8]
+    assert about["difference"] <= 1e-6
+    assert about["lipschitz"] <= 1 + 1e-6
+    x = torch.rand(5, 1, 8, 8)
+    if name == "net.pt":
+        net = torch.load(tmp_path / name, weights_only=False)
+        assert type(net) is torch.nn.Sequential
+    else:
+        net = torch.export.load(tmp_path / name).module()
+    assert net(x).shape == (5, 10)
+    _, text, _ = cli("export", trained, "--out", name)
+    assert "Lipschitz bound" in text
+    assert "stored value / 16 - [0." in text
+
+
+def test_export_refuses_in_one_line(cli, trained, monkeypatch):
+    from fastlip.commands import export
+
+    assert_one_line(cli("export", "runs/none", "--out", "net.pt"), "runs/none: no such checkpoint")
+    assert_one_line(cli("export", trained, "--out", "nowhere/net.pt"), "nowhere: No such file")
+    assert_one_line(cli("export", trained, "--out", "net.pt", "--format=tflite"), "'--format'", 2)
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    assert_one_line(cli("export", trained, "--out", "net.onnx"), "needs onnx and onnxscript: pip install")
+
+
+def test_the_sll_network_trains(cli, tmp_path):
+    small = [*(option for option in SMALL if "layers" not in option), "--epochs=1", "--batch-size=512"]
+    code, output, errors = cli("train", "--model=sll_net", *small, "--out", "sll")
+    assert code == 0, errors
+    assert "sll_net S:" in output
+    assert json.loads((tmp_path / "sll" / "certificate.json").read_text())["method"] == "sll"
+    assert_one_line(cli("train", "--model=sll_net", "--method=aol"), "method='aol': model='sll_net'")
+
+
 def test_an_existing_run_is_not_overwritten_unasked(cli, trained):
     before = (trained / "checkpoint.pt").read_bytes()
     assert_one_line(cli("train", *SMALL, "--out", trained), "exists; --resume continues it", 2)

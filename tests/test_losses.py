@@ -333,3 +333,37 @@ def test_types_are_checked():
         losses.MultiMargin()(LOGITS8, CLASSES8.float())
     with pytest.raises(TypeError, match="logits"):
         losses.MultiMargin()(LOGITS8.int(), CLASSES8)
+
+
+def test_the_extremes_of_temperature_cross_entropy_are_kr_and_the_worst_rival():
+    """tau -> 0: the gradient of KR where each class is as frequent; tau -> infinity: that of max_j f_j - f_y."""
+    logits, labels = torch.randn(9, 3, generator=torch.Generator().manual_seed(4)), torch.arange(9) % 3
+    small = gradient(losses.TemperatureCrossEntropy(1e-4), logits, labels)
+    kr = gradient(lambda *both: -losses.MulticlassKR()(*both), logits, labels)
+    # One against the rest in three classes of three: 3/2 (1/c - onehot), averaged over the three classes.
+    torch.testing.assert_close(kr, 1.5 * small, atol=2e-4, rtol=0)
+    large = gradient(losses.TemperatureCrossEntropy(1e5), logits, labels)
+    worst = gradient(lambda f, y: (f.amax(1) - f.gather(1, y[:, None])[:, 0]).mean(), logits, labels)
+    torch.testing.assert_close(large, worst)
+
+
+# (ours, the name and arguments of deel-torchlip's, its factor): its alpha' = alpha / (1 + alpha).
+THEIRS = [
+    (losses.MulticlassKR(), "KRMulticlassLoss", {}, 1.0),
+    (losses.MulticlassHinge(0.8), "HingeMulticlassLoss", {"min_margin": 0.8}, 1.0),
+    (losses.MulticlassHKR(0.75, 0.8), "HKRMulticlassLoss", {"alpha": 0.75, "min_margin": 0.8}, 1.0),
+    (losses.CategoricalHinge(0.8), "CategoricalHingeLoss", {"min_margin": 0.8}, 1.0),
+    (losses.TemperatureCrossEntropy(3.0), "TauCrossEntropyLoss", {"tau": 3.0}, 1.0),
+]
+
+
+@pytest.mark.parametrize(("loss", "their_name", "options", "factor"), THEIRS, ids=lambda value: str(value)[:24])
+def test_values_equal_those_of_deel_torchlip_where_it_is_installed(loss, their_name, options, factor):
+    torchlip = pytest.importorskip("deel.torchlip")
+    theirs = getattr(torchlip, their_name)(**options)
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(3):
+        logits, labels = torch.randn(16, 5, generator=generator), torch.randint(5, (16,), generator=generator)
+        one_hot = F.one_hot(labels, 5)
+        labels_of_theirs = labels if their_name == "TauCrossEntropyLoss" else one_hot
+        torch.testing.assert_close(loss(logits, labels), factor * theirs(logits, labels_of_theirs))

@@ -1,12 +1,14 @@
 """The comparison paper's ConvNet for every method; fuse and unfuse."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 import fastlip
 from fastlip import nn as lip
-from fastlip.models import METHODS, SIZES, lip_conv_net
+from fastlip.models import METHODS, SIZES, lip_conv_net, sll_net
 
 # Of the paper's table, in millions; the others differ by Cayley's alpha.
 PUBLISHED = {"XS": 1.572, "S": 6.283, "M": 25.12, "L": 100.46}
@@ -66,6 +68,53 @@ def test_every_method_runs_backward_and_is_audited(method):
 def test_wrong_arguments_are_named(arguments, text):
     with pytest.raises(ValueError, match=text):
         lip_conv_net(**{"method": "aol"} | arguments)
+
+
+# Of the SLL paper, in millions.
+@pytest.mark.parametrize(("size", "published"), [("S", 41), ("M", 78), ("L", 118), ("XL", 236)])
+def test_the_sll_network_has_the_papers_sizes(size, published):
+    with torch.device("meta"):
+        assert int(count(sll_net(size))) == published
+
+
+def test_the_sll_network_is_certified_by_the_rows_of_its_head():
+    sizes = {"width": 6, "convolutions": 2, "dense_layers": 2, "inner_features": 12}
+    model = sll_net("XL", num_classes=5, image_size=9, in_channels=2, **sizes)
+    assert [type(layer).__name__ for layer in model.convolutions] == ["SLLConv2d"] * 2
+    assert model.convolutions[0].kernel.shape == (5, 6, 3, 3)
+    assert model.dense[0].kernel.shape == (12, 24)
+    images, labels = torch.rand(6, 2, 9, 9), torch.arange(6) % 5
+    loss = fastlip.losses.OffsetCrossEntropy(3 / 2**0.5, 0.25)(model(images), labels)
+    loss.backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+    model.eval()
+    body = math.prod(row.bound for row in fastlip.audit(model, model.input_shape).layers[:-1])
+    assert body <= 1 + 1e-6
+    with torch.no_grad():
+        logits = model(images).double()
+        labels = logits.argmax(1)
+        rows = model.head.weight.double()
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(5, dtype=torch.float64), rtol=1e-6, atol=0)
+    gaps = (logits.gather(1, labels[:, None]) - logits).scatter(1, labels[:, None], math.inf)
+    exact = (gaps / (rows[labels][:, None] - rows).norm(dim=2)).amin(1) / body
+    found = fastlip.certify(model, [(images, labels)], dtype=torch.float64)
+    torch.testing.assert_close(found.radii, exact, rtol=1e-4, atol=1e-5)
+    assert model.margin_slope >= (rows[:, None] - rows).norm(dim=2).amax()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"size": "XS"}, "size='XS': allowed are 'S', 'M', 'L', 'XL'"),
+        ({"in_channels": 50}, "in_channels=50: expected at most the width 45"),
+        ({"image_size": 3}, "image_size=3: expected at least 4"),
+        ({"num_classes": 1}, "num_classes=1: expected at least 2"),
+        ({"backend": "cuda"}, "backend='cuda'"),
+    ],
+)
+def test_wrong_arguments_of_the_sll_network_are_named(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        sll_net(**arguments)
 
 
 def test_fuse_and_unfuse_change_the_backend_and_nothing_else():

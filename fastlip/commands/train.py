@@ -58,7 +58,8 @@ def _run(recipe: Recipe, folder: Path, state: dict[str, Any] | None, stop_after:
         _claim(folder, recipe)
     training = Training(model, recipe, data, folder, state)
     count = sum(parameter.numel() for parameter in model.parameters())
-    click.echo(f"{recipe.method} {recipe.size}: {count / 1e6:.3f} M parameters, run folder {folder}")
+    network = recipe.method if recipe.model == "lip_conv_net" else recipe.model
+    click.echo(f"{network} {recipe.size}: {count / 1e6:.3f} M parameters, run folder {folder}")
     training.fit(stop_after, tensorboard)
     if training.progress.epoch < recipe.epochs:
         click.echo(f"stopped after {training.progress.epoch} of {recipe.epochs} epochs; --resume continues")
@@ -81,7 +82,8 @@ def _load(folder: Path, given: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
 
 
 def _default_folder(recipe: Recipe) -> Path:
-    return Path("runs") / f"{recipe.data}-{recipe.method}-{recipe.size}"
+    network = recipe.method if recipe.model == "lip_conv_net" else recipe.model
+    return Path("runs") / f"{recipe.data}-{network}-{recipe.size}"
 
 
 def _require_free(folder: Path, overwrite: bool) -> None:

@@ -151,7 +151,7 @@ class Training:
         self.optimizer.zero_grad()
         scores = self._forward(x)
         loss = self.loss(scores, y)
-        figures = torch.stack((loss.detach(), *_correct_and_certified(scores.detach(), y)))
+        figures = torch.stack((loss.detach(), *self._correct_and_certified(scores.detach(), y)))
         loss.backward()
         figures = figures.tolist()  # waits for a GPU; by now it has the backward pass to work on
         if not math.isfinite(figures[0]):
@@ -159,6 +159,14 @@ class Training:
         self.optimizer.step()
         self.scheduler.step()
         return figures
+
+    def _correct_and_certified(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """How many are right, and how many by a margin that EPS cannot close if the layers keep their word."""
+        true = scores.gather(1, y[:, None])[:, 0]
+        others = scores.scatter(1, y[:, None], -math.inf).amax(1)
+        margin = true - others
+        slope = getattr(self.model, "margin_slope", math.sqrt(2))
+        return (margin > 0).sum(), (margin > slope * EPS).sum()
 
     def _forward(self, x: Tensor) -> Tensor:
         try:
@@ -194,7 +202,7 @@ class Training:
         """Accuracy and CRA on the test images: a forward pass, cheaper than the audited certificate."""
         self.model.eval()
         with torch.no_grad():
-            counts = [_correct_and_certified(self.model(x), y) for x, y in self.test_batches]
+            counts = [self._correct_and_certified(self.model(x), y) for x, y in self.test_batches]
         correct, certified = (int(torch.stack(column).sum()) for column in zip(*counts, strict=True))
         return correct / self.test_batches.image_count, certified / self.test_batches.image_count
 
@@ -223,11 +231,3 @@ def load_model(model: nn.Module, state: dict[str, Any], data: Data) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise checkpoint.CheckpointError(f"checkpoint: its weights do not fit the model: {reason}") from None
-
-
-def _correct_and_certified(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """How many are right, and how many by a margin above √2·EPS: certified if the model is 1-Lipschitz."""
-    true = scores.gather(1, y[:, None])[:, 0]
-    others = scores.scatter(1, y[:, None], -math.inf).amax(1)
-    margin = true - others
-    return (margin > 0).sum(), (margin > math.sqrt(2) * EPS).sum()

@@ -11,7 +11,8 @@ from fastlip.data import DATASETS
 from fastlip.ops._op import check_backend
 
 LOSSES = ("offset-ce", "temperature-ce", "hkr")
-SIZES = ("XS", "S", "M", "L")
+MODELS = ("lip_conv_net", "sll_net")
+SIZES = ("XS", "S", "M", "L", "XL")
 # What may differ when a run is resumed or evaluated elsewhere: where things are, not what is computed.
 MOVABLE = ("path", "device")
 
@@ -31,10 +32,11 @@ class Recipe:
     data: str = _option("digits", "data set", choices=DATASETS)
     path: str = _option("", "folder of the data set's files")
     image_size: int = _option(0, "resize a folder's images to this side; 0: as stored", least=0)
-    method: str = _option("aol", "parametrization of the layers")
-    size: str = _option("XS", "size of the network", choices=SIZES)
+    model: str = _option("lip_conv_net", "network; sll_net: that of the SLL paper", choices=MODELS)
+    method: str = _option("aol", "parametrization of the layers (sll_net: sll)")
+    size: str = _option("XS", "size of the network (sll_net: S to XL)", choices=SIZES)
     width: int = _option(0, "channels of the first block; 0: as the size says", least=0)
-    layers_per_block: int = _option(5, "convolutions in each block", least=1)
+    layers_per_block: int = _option(5, "convolutions in each block of lip_conv_net", least=1)
     backend: str = _option("auto", "kernels: auto, reference, native or triton")
     epochs: int = _option(100, "passes over the training images", least=1)
     batch_size: int = _option(256, "images in a training step", least=1)
@@ -62,6 +64,8 @@ class Recipe:
             _check_type(item.name, getattr(self, item.name), type(item.default))
             _check_value(item.name, getattr(self, item.name), item.metadata)
         check_backend(self.backend)
+        if self.model == "sll_net" and self.method != "sll":
+            raise ValueError(f"method={self.method!r}: model='sll_net' has layers of 'sll' only")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True: needs momentum above 0")
         if self.data == "digits" and self.path:
@@ -88,10 +92,12 @@ class Recipe:
 
 
 def default_recipe(given: Mapping[str, Any]) -> Recipe:
-    """The recipe for the given fields, with the defaults of their data set and method for the rest."""
+    """The recipe for the given fields, with the defaults of their data set, network and method for the rest."""
     defaults = {item.name: item.default for item in fields(Recipe)}
-    data, method = (given.get(name, defaults[name]) for name in ("data", "method"))
-    merged = {**defaults, **_OF_DATA.get(data, {}), **_of_method(data, method), **given}
+    data, model = (given.get(name, defaults[name]) for name in ("data", "model"))
+    of_model = {**_SLL_NET, **(_SLL_NET_ON_DIGITS if data == "digits" else {})} if model == "sll_net" else {}
+    method = {**defaults, **of_model, **given}["method"]
+    merged = {**defaults, **_OF_DATA.get(data, {}), **_of_method(data, method), **of_model, **given}
     return Recipe.from_dict(merged)
 
 
@@ -113,6 +119,9 @@ _OF_DIGITS_METHOD: dict[str, dict[str, Any]] = {
     "sll": {"lr": 1.5},
     "soc": {"temperature": 0.1},
 }
+# The paper's loss: for a head with unit rows its offset is 3 / sqrt(2).
+_SLL_NET = {"method": "sll", "size": "S", "offset": 3 / 2**0.5, "temperature": 0.25}
+_SLL_NET_ON_DIGITS = {"offset": Recipe.offset, "temperature": 0.05, "lr": 1.0}
 # (lr, weight decay) that the comparison paper's random search found for the XS network on CIFAR-10, rounded, from
 # the settings published with its code.
 _SEARCHED = {

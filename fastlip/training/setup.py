@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from fastlip import losses
 from fastlip.data import Batches, Data, Images
 from fastlip.data.batches import Augmentation
-from fastlip.models import lip_conv_net
+from fastlip.models import lip_conv_net, sll_net
 from fastlip.training.recipe import Recipe
 
 
@@ -45,18 +46,20 @@ def device_of(recipe: Recipe) -> torch.device:
 
 
 def model_of(recipe: Recipe, data: Data) -> nn.Module:
-    """The comparison paper's ConvNet for the data's images and classes, on the recipe's device."""
+    """The recipe's network for the data's images and classes, on the recipe's device."""
     c, h, _ = data.shape
-    model = lip_conv_net(
-        recipe.method,
-        size=recipe.size,
-        num_classes=len(data.classes),
-        image_size=h,
-        in_channels=c,
-        width=recipe.width or None,
-        layers_per_block=recipe.layers_per_block,
-        backend=recipe.backend,
-    )
+    sizes: dict[str, Any] = {
+        "size": recipe.size,
+        "num_classes": len(data.classes),
+        "image_size": h,
+        "in_channels": c,
+        "width": recipe.width or None,
+        "backend": recipe.backend,
+    }
+    if recipe.model == "sll_net":
+        model = sll_net(**sizes)
+    else:
+        model = lip_conv_net(recipe.method, **sizes, layers_per_block=recipe.layers_per_block)
     model = model.to(device_of(recipe))
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

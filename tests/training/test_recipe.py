@@ -23,11 +23,21 @@ def test_defaults_follow_the_data_set_and_what_is_given_wins():
     assert default_recipe({"data": "cifar10", "path": "x", "method": "cayley"}).lr == 0.017
 
 
+def test_the_sll_network_has_a_recipe_of_its_own():
+    recipe = default_recipe({"model": "sll_net", "data": "cifar10", "path": "x"})
+    assert (recipe.method, recipe.size) == ("sll", "S")
+    assert recipe.offset == pytest.approx(3 / 2**0.5)
+    assert default_recipe({"model": "sll_net", "size": "XL", "lr": 0.3}).lr == 0.3
+    with pytest.raises(ValueError, match="method='aol': model='sll_net'"):
+        default_recipe({"model": "sll_net", "method": "aol"})
+
+
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
         ("data", "mnist", "data='mnist': allowed are 'digits'"),
-        ("size", "XXL", "size='XXL': allowed are 'XS', 'S', 'M', 'L'"),
+        ("size", "XXL", "size='XXL': allowed are 'XS', 'S', 'M', 'L', 'XL'"),
+        ("model", "resnet", "model='resnet': allowed are 'lip_conv_net', 'sll_net'"),
         ("backend", "fast", "backend='fast': allowed are 'auto'"),
         ("epochs", 0, "epochs=0: must be at least 1"),
         ("batch_size", -1, "batch_size=-1: must be at least 1"),

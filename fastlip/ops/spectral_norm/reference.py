@@ -21,7 +21,7 @@ def matrix_norm(weight: Tensor) -> Tensor:
     if weight.numel() == 0:
         return weight.new_zeros(())
     scale = weight.abs().amax()
-    largest = _largest_singular_value(weight[None] / _nonzero(scale), exact=_is_cheap(1, min(weight.shape)))
+    largest = _largest_singular_value(weight[None] / _nonzero(scale), exact=is_cheap(1, min(weight.shape)))
     return scale * largest * _inflation(weight.shape[0], weight.shape[1])
 
 
@@ -48,7 +48,7 @@ def convolution_norm(
     grouped = (weight / _nonzero(scale)).unflatten(0, (groups, -1))
     cout, cin = grouped.shape[1], grouped.shape[2] * math.prod(steps)
     count = groups * (sides[0] // steps[0]) * (sides[1] // steps[1] // 2 + 1)
-    exact = _is_cheap(count, min(cout, cin))
+    exact = is_cheap(count, min(cout, cin))
     largest = weight.new_zeros(())
     with _one_thread() if exact else nullcontext():
         for matrices in transfer_matrices(grouped, sides, steps, dilation):
@@ -159,7 +159,8 @@ def gram_iteration(gram: Tensor) -> Tensor:
     return bound.amax()
 
 
-def _is_cheap(count: int, size: int) -> bool:
+def is_cheap(count: int, size: int) -> bool:
+    """Whether the eigenvalues of so many matrices of this size are computed, not bounded by Gram iteration."""
     return count * size**3 <= EXACT_COST
 
 

@@ -1,4 +1,4 @@
-"""Networks of the literature, built from one method's layers."""
+"""The comparison paper's ConvNet, built from one method's layers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ METHODS = tuple(_LAYERS)
 
 
 class LipConvNet(lip.Chain):
-    """The network that :func:`lip_conv_net` builds: a sequence of 1-Lipschitz modules with named parts."""
+    """The network that :func:`lip_conv_net` builds: a sequence of 1-Lipschitz modules with named parts.
+
+    ``input_shape`` is that of one image.
+    """
+
+    input_shape: tuple[int, int, int]
 
 
 def lip_conv_net(
@@ -109,6 +114,7 @@ def lip_conv_net(
         parts["head"] = dense(channels, channels, backend=backend)
     parts["classes"] = lip.FirstChannels(num_classes)
     net = LipConvNet(parts)
+    net.input_shape = in_channels, image_size, image_size
     if method == "aol":
         # As published: between identities, the first and the last layer mix channels from the start.
         for name in ("stem.0.raw_weight", "head.raw_weight"):

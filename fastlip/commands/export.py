@@ -1,0 +1,118 @@
+"""``fastlip export``."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any
+
+import click
+import torch
+from torch import Tensor, nn
+
+import fastlip
+from fastlip.commands.evaluate import open_run
+
+_SUFFIXES = {".onnx": "onnx", ".pt2": "pt2"}
+_ONNX_PACKAGES = ("onnx", "onnxscript")
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["torch", "onnx", "pt2"]),
+    help="What to write.  [default: by the file's suffix, else torch]",
+)
+@click.option("--path", help="Folder of the data set's files, if it has moved.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def export(run: Path, out: Path, kind: str | None, path: str | None, as_json: bool):
+    """Writes the network of RUN as a file that needs no fastlip to load or run.
+
+    torch: a module for torch.load(FILE, weights_only=False). pt2: a program for torch.export.load. onnx: a model for
+    any ONNX runtime. All take images (n, c, h, w) of any n, scaled and centred as the output says.
+    """
+    from fastlip.training.checkpoint import write_atomically
+
+    kind = kind or _SUFFIXES.get(out.suffix, "torch")
+    missing = [name for name in _ONNX_PACKAGES if kind == "onnx" and find_spec(name) is None]
+    if missing:
+        raise click.ClickException(f"--format=onnx: needs {' and '.join(missing)}: pip install 'fastlip[onnx]'")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out.parent))
+    recipe, data, model = open_run(run, {"path": path, "device": "cpu"})
+    plain = fastlip.export(model.eval(), data.shape, fourier="matrices" if kind == "onnx" else "fft")
+    x = torch.rand(2, *data.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        difference = (plain(x) - model(x)).abs().amax().item()
+    write_atomically(out, lambda file: _WRITERS[kind](plain, x, file))
+    about = {
+        "file": str(out),
+        "format": kind,
+        "input_shape": list(data.shape),
+        "divisor": data.divisor,
+        "mean": list(data.mean) if recipe.center else [],
+        "difference": difference,
+        "lipschitz": fastlip.audit(plain, data.shape).bound,
+    }
+    click.echo(json.dumps(about, indent=2) if as_json else _describe(about, out))
+
+
+def _describe(about: dict[str, Any], out: Path) -> str:
+    size, shape = out.stat().st_size / 1e6, ", ".join(map(str, about["input_shape"]))
+    centred = f" - {about['mean']}" if about["mean"] else ""
+    return (
+        f"{out}: {about['format']}, {size:.2f} MB; its outputs differ by {about['difference']:.1e}\n"
+        f"Lipschitz bound    {about['lipschitz']:.7f}  (audited)\n"
+        f"input              (n, {shape}): stored value / {about['divisor']:g}{centred}"
+    )
+
+
+def _write_torch(plain: nn.Module, x: Tensor, file: IO[bytes]) -> None:
+    torch.save(plain, file)
+
+
+def _write_pt2(plain: nn.Module, x: Tensor, file: IO[bytes]) -> None:
+    torch.export.save(_program(plain, x), file)
+
+
+def _write_onnx(plain: nn.Module, x: Tensor, file: IO[bytes]) -> None:
+    from torch.onnx.errors import OnnxExporterError
+
+    with _quiet("torch.onnx"):
+        try:
+            model = torch.onnx.export(_program(plain, x), dynamo=True, verbose=False)
+        except OnnxExporterError as error:
+            reason = str(error).partition("\n")[0]
+            raise click.ClickException(f"--format=onnx: this network has no ONNX form: {reason}") from error
+    file.write(model.model_proto.SerializeToString())  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def _program(plain: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
+    return torch.export.export(plain, (x,), dynamic_shapes=({0: torch.export.Dim("n")},))
+
+
+@contextmanager
+def _quiet(logger_name: str) -> Iterator[None]:
+    """The exporter logs and warns about packages and internals of its own."""
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+_WRITERS = {"torch": _write_torch, "pt2": _write_pt2, "onnx": _write_onnx}

@@ -1,0 +1,111 @@
+"""The network of the SLL paper: residual layers, one pool, and a head with unit rows."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from torch import nn
+
+from fastlip import nn as lip
+from fastlip.nn._base import check_positive_int
+from fastlip.ops._op import check_backend
+
+
+class SLLSize(NamedTuple):
+    """Convolutions, dense layers, and channels of the images between them."""
+
+    convolutions: int
+    dense: int
+    width: int
+
+
+# As published with the paper's code (github.com/araujoalexandre/Lipschitz-SLL-Networks): S, M, L, XL have 41, 78,
+# 118 and 236 million parameters for CIFAR-10, nearly all in the dense layers.
+SLL_SIZES = {"S": SLLSize(20, 7, 45), "M": SLLSize(30, 10, 60), "L": SLLSize(50, 10, 90), "XL": SLLSize(70, 15, 120)}
+_INNER_CHANNELS = 5
+_INNER_FEATURES = 2048
+_POOL = 4
+
+
+class SLLNet(lip.Chain):
+    """The network that :func:`sll_net` builds. ``input_shape`` is that of one image.
+
+    ``margin_slope``: margins change by at most this times the perturbation, |w_y - w_j| <= 2 for unit rows.
+    """
+
+    input_shape: tuple[int, int, int]
+    margin_slope = 2.0
+
+
+def sll_net(
+    size: str = "S",
+    num_classes: int = 10,
+    image_size: int = 32,
+    in_channels: int = 3,
+    *,
+    width: int | None = None,
+    convolutions: int | None = None,
+    dense_layers: int | None = None,
+    inner_channels: int = _INNER_CHANNELS,
+    inner_features: int = _INNER_FEATURES,
+    backend: str = "auto",
+) -> SLLNet:
+    r"""The network of Araujo, Havens, Delattre, Allauzen, Hu, *A Unified Algebraic Perspective on Lipschitz Neural
+    Networks* (ICLR 2023).
+
+    Zero-pads the channels to the width w, then SLL convolutions w -> w (3x3, zero padding, ``inner_channels`` rows),
+    the average pool of 4x4 windows times 4 (norm 1), SLL dense layers (``inner_features`` rows), and a dense head
+    with unit rows. No further activations: each SLL layer has a relu of its own.
+
+    The head is not 1-Lipschitz; the network's certificate, with L the bound of the layers before it, is
+
+    .. math:: \min_{j \neq y} \frac{f_y - f_j}{L \, |w_y - w_j|}
+
+    which :func:`fastlip.certify` reports as ``radii``; the paper's network was trained with
+    ``losses.OffsetCrossEntropy(offset=3 / sqrt(2), temperature=0.25)``.
+
+    Args:
+        size: ``"S"``, ``"M"``, ``"L"`` or ``"XL"``: 20, 30, 50, 70 convolutions, 7, 10, 10, 15 dense layers,
+            w = 45, 60, 90, 120.
+        num_classes: outputs, at least 2.
+        image_size: side of the images, at least 4 (published: 32, 64); a side that 4 does not divide loses what
+            is left over.
+        in_channels: channels of the images, at most w.
+        width, convolutions, dense_layers: instead of those that ``size`` names.
+        inner_channels, inner_features: rows of the layers' kernels and matrices (published: 5 and 2048).
+        backend: of every layer.
+
+    Returns:
+        A ``torch.nn.Sequential``: (n, in_channels, image_size, image_size) -> (n, num_classes).
+
+    Raises:
+        ValueError: an argument out of range, named.
+    """
+    if size not in SLL_SIZES:
+        raise ValueError(f"size={size!r}: allowed are {', '.join(map(repr, SLL_SIZES))}")
+    check_backend(backend)
+    sizes = SLL_SIZES[size]
+    width = sizes.width if width is None else check_positive_int("width", width)
+    convolutions = sizes.convolutions if convolutions is None else check_positive_int("convolutions", convolutions)
+    dense_layers = sizes.dense if dense_layers is None else check_positive_int("dense_layers", dense_layers)
+    if check_positive_int("in_channels", in_channels) > width:
+        raise ValueError(f"in_channels={in_channels}: expected at most the width {width}")
+    if check_positive_int("image_size", image_size) < _POOL:
+        raise ValueError(f"image_size={image_size}: expected at least {_POOL}")
+    if check_positive_int("num_classes", num_classes) < 2:
+        raise ValueError(f"num_classes={num_classes}: expected at least 2")
+    features = width * (image_size // _POOL) ** 2
+    convolve = {"inner_channels": check_positive_int("inner_channels", inner_channels), "backend": backend}
+    connect = {"inner_features": check_positive_int("inner_features", inner_features), "backend": backend}
+    parts: OrderedDict[str, nn.Module] = OrderedDict(
+        pad=lip.ZeroChannelPad(width),
+        convolutions=nn.Sequential(*(lip.SLLConv2d(width, width, 3, **convolve) for _ in range(convolutions))),
+        pool=lip.ScaledAvgPool2d(_POOL),
+        flatten=nn.Flatten(),
+        dense=nn.Sequential(*(lip.SLLLinear(features, features, **connect) for _ in range(dense_layers))),
+        head=lip.NormalizedLinear(features, num_classes, backend=backend),
+    )
+    net = SLLNet(parts)
+    net.input_shape = in_channels, image_size, image_size
+    return net

@@ -1,0 +1,117 @@
+"""Faults of the kind that published certificates overlook: the bound rises above 1, and every radius shrinks."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import fastlip
+from fastlip import nn as lip
+from fastlip.nn.cpl import CPLConv2d
+
+SHAPE = (3, 6, 6)
+HONEST = 1 + 1e-5
+
+
+def network(layer):
+    """An orthogonal network around a layer of three channels; no linear head, whose rows give other radii."""
+    torch.manual_seed(0)
+    head = lip.CayleyLinear(108, 5), lip.Abs()
+    return nn.Sequential(lip.CayleyConv2d(3, 3, 3), layer, lip.MaxMin(), nn.Flatten(), *head).eval()
+
+
+def away_from_initialisation(layer, seed=0):
+    torch.manual_seed(seed)
+    for parameter in layer.parameters():
+        parameter.data = torch.randn(parameter.shape)
+    return layer
+
+
+class Scaled(lip.BCOPConv2d):
+    def parametrize(self):
+        return (1.01 * super().parametrize()[0],)
+
+
+class OneTerm(lip.SOCConv2d):
+    """One term of the series, without the gain that makes up for it."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, terms=1, **kwargs)
+        self._gains = {1: 1.0}
+
+
+class OneStep(CPLConv2d):
+    """sigma from a single step of power iteration, as published for training."""
+
+    def parametrize(self, *image_size):
+        u = torch.randn(1, self.inner_channels, *image_size, generator=torch.Generator().manual_seed(1))
+        v = nn.functional.conv_transpose2d(u, self.kernel, padding=1)
+        sigma = nn.functional.conv2d(v / v.norm(), self.kernel, padding=1).norm()
+        return ((2 / sigma**2).expand(self.inner_channels),)
+
+
+class TF32(lip.BCOPConv2d):
+    """The kernel with the ten bits of mantissa that TF32 keeps."""
+
+    def parametrize(self):
+        bits = super().parametrize()[0].contiguous().view(torch.int32)
+        return (((bits + (1 << 12)) & ~((1 << 13) - 1)).view(torch.float32),)
+
+
+def reflecting():
+    layer = nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")
+    layer.weight.data = lip.BCOPConv2d(3, 3, 3).weight.detach()
+    return layer
+
+
+# (faulty layer, the same without its fault, how far above 1 the bound must be)
+FAULTS = {
+    "scaled by 1.01": (lambda: Scaled(3, 3, 3), lambda: lip.BCOPConv2d(3, 3, 3), 0.0099),
+    "one term of SOC": (lambda: OneTerm(3, 3, 3), lambda: lip.SOCConv2d(3, 3, 3), 0.1),
+    "one power step of CPL": (lambda: OneStep(3, 3, 3), lambda: CPLConv2d(3, 3, 3), 0.1),
+    "reflected padding": (reflecting, lambda: lip.BCOPConv2d(3, 3, 3, padding_mode="zeros"), 0.1),
+    "TF32 weights": (lambda: TF32(3, 3, 3), lambda: lip.BCOPConv2d(3, 3, 3), 1e-5),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_raises_the_bound_and_shrinks_certificates(name):
+    make, make_honest, excess = FAULTS[name]
+    faulty = make() if name == "reflected padding" else away_from_initialisation(make())
+    honest = away_from_initialisation(make_honest())
+    assert fastlip.audit(honest, SHAPE).bound <= HONEST
+    bound = fastlip.audit(faulty, SHAPE).bound
+    assert bound > 1 + excess
+
+    found = certificate(network(faulty))
+    assert math.isclose(found.lipschitz, bound, rel_tol=1e-4)
+    on_faith = found.margins / math.sqrt(2)
+    assert (on_faith > 0).all()
+    assert (found.radii <= on_faith / (1 + excess)).all()
+
+
+def certificate(model):
+    """Of its own predictions, so that every margin counts."""
+    images = torch.rand(32, *SHAPE, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        return fastlip.certify(model, [(images, model(images).argmax(1))])
+
+
+def test_a_stale_cache_shrinks_certificates():
+    model = network(away_from_initialisation(lip.AOLConv2d(3, 3, 3)))
+    honest = certificate(model)
+    with torch.no_grad():
+        model[1].effective()
+        model[1]._cache[()][1][0].mul_(1.5)
+    stale = certificate(model)
+    assert math.isclose(stale.lipschitz, 1.5 * honest.lipschitz, rel_tol=1e-5)
+    assert (stale.radii <= stale.margins / math.sqrt(2) / stale.lipschitz).all()
+
+
+def test_a_copy_in_another_precision_is_audited_as_it_is():
+    layer = away_from_initialisation(lip.BCOPConv2d(3, 3, 3)).eval()
+    low = copy.deepcopy(layer).bfloat16()
+    assert fastlip.audit(layer, SHAPE).bound <= HONEST
+    assert fastlip.audit(low, SHAPE).bound > 1 + 1e-4
