@@ -11,12 +11,12 @@ from fastlip.official import load_official
 
 __version__ = "0.1.0"
 
-<<<<<<< HEAD
 __all__ = [
     "attack",
     "audit",
     "certify",
     "doctor",
+    "export",
     "fuse",
     "load_official",
     "losses",
@@ -25,6 +25,3 @@ __all__ = [
     "ops",
     "unfuse",
 ]
-=======
-__all__ = ["audit", "certify", "doctor", "export", "fuse", "load_official", "losses", "models", "nn", "ops", "unfuse"]
->>>>>>> export

@@ -10,17 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-<<<<<<< HEAD
-from fastlip._evaluation import bar, check_batch, check_eps, check_model, full_precision, prepare
-from fastlip._labels import multiclass
-from fastlip.auditing import Audit, LayerBound, audit, chain
-=======
 from fastlip._bounds import Bound, bound_module
+from fastlip._evaluation import bar, check_batch, check_eps, check_model, full_precision, prepare
 from fastlip._graphs import Branch
 from fastlip._labels import multiclass
 from fastlip._plain import FirstEntries
-from fastlip.auditing import Audit, LayerBound, audit, chain, check_finite
->>>>>>> export
+from fastlip.auditing import Audit, LayerBound, audit, chain
 from fastlip.nn._base import LipschitzLinear, as_it_runs
 from fastlip.nn._conv import LipschitzConv2d
 from fastlip.nn.shaping import FirstChannels
