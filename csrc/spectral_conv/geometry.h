@@ -50,6 +50,7 @@ template <class T>
 struct Spectrum {
   static constexpr int64_t lanes = kLaneCount<T>;
   static constexpr int64_t kLine = 64 / sizeof(T);
+  static constexpr int64_t kCacheBytes = 4 << 20;
   T* data;
   Frequencies frequencies;
   int64_t images;
@@ -57,6 +58,7 @@ struct Spectrum {
   // A line is left out after each frequency: distances that are powers of two would share few sets of a cache.
   int64_t own_size = images * chunks * lanes + kLine;
   int64_t size = images * chunks * 2 * lanes + kLine;
+  bool exceeds_cache = frequencies.count * size * static_cast<int64_t>(sizeof(T)) > kCacheBytes;
 
   static int64_t elements(const Frequencies& frequencies, int64_t images, int64_t chunks) {
     return frequencies.count * (images * chunks * 2 * lanes + kLine);

@@ -17,27 +17,46 @@ namespace fastlip::spectral_conv {
 template <class T>
 constexpr int kRows = kPanelRows < kLaneCount<T> ? kPanelRows : kLaneCount<T>;
 
-// `rows` rows of one vector of columns.
+// `rows` rows of one vector of columns. Real products alternate between two sums, which do not wait for each other.
 template <class T, int rows, bool is_complex>
 struct Tile {
   Lanes<T> re[rows] = {};
-  Lanes<T> im[is_complex ? rows : 1] = {};
+  Lanes<T> im[rows] = {};
 
-  // += a bᵀ for one column a, whose entries are `stride` apart and their imaginary parts a vector further on.
-  [[gnu::always_inline]] void add(const T* a, int64_t stride, const T* b) {
-    constexpr int64_t lanes = kLaneCount<T>;
-    const Lanes<T> b_re = load_lanes(b), b_im = is_complex ? load_lanes(b + lanes) : b_re;
+  // += a bᵀ for one column a, whose entries are `stride` apart and their imaginary parts `part` further on.
+  template <int turn>
+  [[gnu::always_inline]] void add(const T* a, int64_t stride, int64_t part, const T* b) {
+    const Lanes<T> b_re = load_lanes(b);
+    if constexpr (is_complex) {
+      const Lanes<T> b_im = load_lanes(b + kLaneCount<T>);
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-      const T a_re = a[r * stride];
-      re[r] += b_re * a_re;
-      if constexpr (is_complex) {
-        const T a_im = a[r * stride + lanes];
+      for (int r = 0; r < rows; ++r) {
+        const T a_re = a[r * stride], a_im = a[r * stride + part];
+        re[r] += b_re * a_re;
         im[r] += b_im * a_re;
         re[r] -= b_im * a_im;
         im[r] += b_re * a_im;
       }
+    } else {
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r) (turn == 0 ? re : im)[r] += b_re * a[r * stride];
     }
+  }
+
+  // `count` columns of a, and of b.
+  [[gnu::always_inline]] void add_all(const T* a, int64_t a_step, int64_t stride, int64_t part, const T* b,
+                                      int64_t count) {
+    constexpr int64_t b_step = is_complex ? 2 * kLaneCount<T> : kLaneCount<T>;
+    for (int64_t pair = 0; pair < count / 2; ++pair, a += 2 * a_step, b += 2 * b_step) {
+      add<0>(a, stride, part, b);
+      add<1>(a + a_step, stride, part, b + b_step);
+    }
+    if (count % 2 != 0) add<0>(a, stride, part, b);
+  }
+
+  ComplexLanes<T> row(int r) const {
+    if constexpr (is_complex) return {re[r], im[r]};
+    return {re[r] + im[r], Lanes<T>{}};
   }
 };
 
@@ -64,6 +83,32 @@ inline void store_interleaved(T* target, ComplexLanes<T> value, int64_t count, s
   if (2 * count > lanes) store_first<T>(target + lanes, high, 2 * count - lanes);
 }
 
+template <class T>
+inline void add_interleaved(T* target, ComplexLanes<T> value, int64_t count, bool add) {
+  if (add) {
+    const ComplexLanes<T> before = load_interleaved(target, count);
+    value = {value.re + before.re, value.im + before.im};
+  }
+  store_interleaved(target, value, count, std::make_integer_sequence<int, kLaneCount<T>>{});
+}
+
+// Asks for a stretch of memory in equal parts while other work goes on.
+template <class T>
+struct Approach {
+  const T* data = nullptr;
+  int64_t size = 0;
+  int64_t steps = 1;
+  int64_t part = (size + steps - 1) / steps;
+
+  void advance() {
+    constexpr int64_t line = 64 / sizeof(T);
+    const int64_t count = std::min(part, size);
+    for (int64_t i = 0; i < count; i += line) __builtin_prefetch(data + i, 1, 2);
+    data += count;
+    size -= count;
+  }
+};
+
 // The matrices Q (F, outputs, inputs per group), complex.
 template <class T>
 class Mixing {
@@ -73,48 +118,49 @@ class Mixing {
   Mixing(const T* matrices, Channels<T> inputs, Channels<T> outputs)
       : matrices_(matrices), inputs_(inputs), outputs_(outputs) {}
 
-  // Images [begin, end) of the spectrum at a frequency: x to Q x, or with `adjoint` y to Qᴴ y, in place.
-  void apply(const Spectrum<T>& spectrum, int64_t frequency, int64_t begin, int64_t end, bool adjoint) const {
+  // Images [begin, end) of the spectrum at a frequency: x to Q x, or with `adjoint` y to Qᴴ y, in place. Meanwhile the
+  // same images at the frequency `next` come nearer (none if it is negative).
+  void apply(const Spectrum<T>& spectrum, int64_t frequency, int64_t next, int64_t begin, int64_t end,
+             bool adjoint) const {
     const bool is_real = spectrum.is_real(frequency);
     const T* panels = adjoint ? pack_adjoint(frequency, is_real) : pack(frequency, is_real);
     const Channels<T>& from = adjoint ? outputs_ : inputs_;
     const Channels<T>& to = adjoint ? inputs_ : outputs_;
-    const int64_t row = spectrum.row(frequency);
+    // Rows a vector apart from powers of two do not compete for the same lines of the cache.
+    const int64_t row = spectrum.row(frequency), padded = row + lanes;
     const int64_t step = std::max<int64_t>(kRows<T>, kBlockElements / row / kRows<T> * kRows<T>);
-    T* block = scratch<T, struct MixingBlock>(step * row);
+    T* block = scratch<T, struct MixingBlock>(step * padded);
     for (int64_t image = begin; image < end; image += step) {
       const int64_t count = std::min(step, end - image);
       T* target = spectrum.at(frequency, image, 0);
-      std::copy_n(target, count * row, block);
+      for (int64_t i = 0; i < count; ++i) std::copy_n(target + i * row, row, block + i * padded);
+      Approach<T> approach;
+      if (next >= 0) {
+        const int64_t tiles = to.chunks * ((count + kRows<T> - 1) / kRows<T>);
+        approach = {spectrum.at(next, image, 0), count * spectrum.row(next), tiles};
+      }
       if (is_real) {
-        multiply<false>(block, panels, target, count, row, from, to);
+        multiply<false>({block, padded, count}, panels, target, row, from, to, approach);
       } else {
-        multiply<true>(block, panels, target, count, row, from, to);
+        multiply<true>({block, padded, count}, panels, target, row, from, to, approach);
       }
     }
   }
 
-  // The gradient of the rows of Q for one chunk of its input channels at a frequency: scale Σ Ȳ Xᴴ over all images.
-  void gradient(const Spectrum<T>& x, const Spectrum<T>& y, int64_t frequency, int64_t chunk, T scale, bool add,
-                T* target) const {
-    const bool is_real = x.is_real(frequency);
-    const int64_t vectors = is_real ? 1 : 2;
-    T* panel = scratch<T, struct MixingPanels>(x.images * vectors * lanes);
-    for (int64_t image = 0; image < x.images; ++image) {
-      const T* source = x.at(frequency, image, chunk);
-      T* packed = panel + image * vectors * lanes;
-      store_lanes<T>(packed, load_lanes(source) * scale);
-      if (!is_real) store_lanes<T>(packed + lanes, load_lanes(source + lanes) * -scale);
-    }
-    if (is_real) {
-      gradient_rows<false>(y, frequency, chunk, panel, add, target);
+  // The gradient of Q at a frequency for chunks [begin, end) of its input channels: scale Σ Ȳ Xᴴ over all images.
+  void gradient(const Spectrum<T>& x, const Spectrum<T>& y, int64_t frequency, int64_t begin, int64_t end, T scale,
+                bool add, T* target) const {
+    if (x.is_real(frequency)) {
+      gradient_of<false>(x, y, frequency, begin, end, scale, add, target);
     } else {
-      gradient_rows<true>(y, frequency, chunk, panel, add, target);
+      gradient_of<true>(x, y, frequency, begin, end, scale, add, target);
     }
   }
 
  private:
   static constexpr int64_t kBlockElements = 64 * 1024;
+  static constexpr int64_t kChunksAtATime = 4;
+  static constexpr int64_t kAhead = 8;  // images that are far apart are asked for early
 
   const T* matrix(int64_t frequency, int64_t row) const {
     return matrices_ + (frequency * outputs_.count + row) * inputs_.per_group * 2;
@@ -136,6 +182,8 @@ class Mixing {
         Lanes<T> re[lanes] = {}, im[lanes] = {};
         for (int64_t r = 0; r < rows; ++r) {
           const T* source = matrix(frequency, outputs_.first(chunk) + r) + 2 * i;
+          __builtin_prefetch(source + 8 * lanes);
+          __builtin_prefetch(source + 9 * lanes);
           const ComplexLanes<T> value = load_interleaved(source, count);
           re[r] = value.re;
           im[r] = value.im;
@@ -155,31 +203,44 @@ class Mixing {
   const T* pack_adjoint(int64_t frequency, bool is_real) const {
     const int64_t size = outputs_.per_group, step = is_real ? lanes : 2 * lanes;
     T* const result = panels(size, inputs_);
-    T* target = result;
-    for (int64_t chunk = 0; chunk < inputs_.chunks; ++chunk) {
-      const int64_t group = chunk / inputs_.chunks_per_group, within = chunk % inputs_.chunks_per_group;
-      for (int64_t o = 0; o < size; ++o, target += step) {
-        const T* source = matrix(frequency, group * size + o) + 2 * within * lanes;
-        const ComplexLanes<T> value = load_interleaved(source, inputs_.width_in_group(within));
-        store_lanes<T>(target, value.re);
-        if (!is_real) store_lanes<T>(target + lanes, -value.im);
+    // Some chunks at a time: they are neighbours in a row of Q, whose rows may be pages apart.
+    for (int64_t group = 0; group < inputs_.groups; ++group) {
+      for (int64_t begin = 0; begin < inputs_.chunks_per_group; begin += kChunksAtATime) {
+        const int64_t end = std::min(begin + kChunksAtATime, inputs_.chunks_per_group);
+        for (int64_t o = 0; o < size; ++o) {
+          const T* source = matrix(frequency, group * size + o) + 2 * lanes * begin;
+          __builtin_prefetch(source + kAhead * inputs_.per_group * 2);
+          for (int64_t within = begin; within < end; ++within, source += 2 * lanes) {
+            const ComplexLanes<T> value = load_interleaved(source, inputs_.width_in_group(within));
+            T* target = result + ((group * inputs_.chunks_per_group + within) * size + o) * step;
+            store_lanes<T>(target, value.re);
+            if (!is_real) store_lanes<T>(target + lanes, -value.im);
+          }
+        }
       }
     }
     return result;
   }
 
+  struct Block {
+    const T* data;
+    int64_t row;
+    int64_t images;
+  };
+
   template <bool is_complex>
-  static void multiply(const T* block, const T* panels, T* target, int64_t images, int64_t row, const Channels<T>& from,
-                       const Channels<T>& to) {
+  static void multiply(const Block& block, const T* panels, T* target, int64_t row, const Channels<T>& from,
+                       const Channels<T>& to, Approach<T>& approach) {
     constexpr int64_t step = is_complex ? 2 * lanes : lanes;
     for (int64_t chunk = 0; chunk < to.chunks; ++chunk) {
       const T* panel = panels + chunk * from.per_group * step;
-      const T* source = block + chunk / to.chunks_per_group * from.chunks_per_group * step;
+      const T* source = block.data + chunk / to.chunks_per_group * from.chunks_per_group * step;
       int64_t image = 0;
       const auto run = [&]<int rows>(std::integral_constant<int, rows>) {
-        for (; image + rows <= images; image += rows) {
-          tile_product<rows, is_complex>(source + image * row, row, panel, from.per_group,
-                                         target + image * row + chunk * step);
+        for (; image + rows <= block.images; image += rows) {
+          approach.advance();
+          tile_product<rows, is_complex>(source + image * block.row, block.row, panel, from.per_group,
+                                         target + image * row + chunk * step, row);
         }
       };
       run(std::integral_constant<int, kRows<T>>{});
@@ -190,42 +251,81 @@ class Mixing {
   }
 
   template <int rows, bool is_complex>
-  static void tile_product(const T* a, int64_t row, const T* b, int64_t length, T* target) {
+  static void tile_product(const T* a, int64_t a_row, const T* b, int64_t length, T* target, int64_t row) {
     constexpr int64_t step = is_complex ? 2 * lanes : lanes;
     Tile<T, rows, is_complex> tile;
-    for (int64_t begin = 0; begin < length; begin += lanes, a += step) {
-      const int64_t count = std::min(lanes, length - begin);
-#pragma GCC unroll 4
-      for (int64_t k = 0; k < count; ++k, b += step) tile.add(a + k, row, b);
+    for (int64_t begin = 0; begin < length; begin += lanes, a += step, b += lanes * step) {
+      tile.add_all(a, 1, a_row, lanes, b, std::min(lanes, length - begin));
     }
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
-      store_lanes<T>(target + r * row, tile.re[r]);
-      if constexpr (is_complex) store_lanes<T>(target + r * row + lanes, tile.im[r]);
+      const ComplexLanes<T> value = tile.row(r);
+      store_lanes<T>(target + r * row, value.re);
+      if constexpr (is_complex) store_lanes<T>(target + r * row + lanes, value.im);
     }
   }
 
   template <bool is_complex>
-  void gradient_rows(const Spectrum<T>& y, int64_t frequency, int64_t chunk, const T* panel, bool add,
-                     T* target) const {
+  void gradient_of(const Spectrum<T>& x, const Spectrum<T>& y, int64_t frequency, int64_t begin, int64_t end, T scale,
+                   bool add, T* target) const {
     constexpr int64_t step = is_complex ? 2 * lanes : lanes;
-    const int64_t group = chunk / inputs_.chunks_per_group, within = chunk % inputs_.chunks_per_group;
-    const int64_t count = inputs_.width_in_group(within), row = y.row(frequency);
-    for (int64_t o = 0; o < outputs_.per_group; o += kRows<T>) {
-      const T* a = y.at(frequency, 0, group * outputs_.chunks_per_group + o / lanes) + o % lanes;
-      const T* b = panel;
-      Tile<T, kRows<T>, is_complex> tile;
-      for (int64_t image = 0; image < y.images; ++image, a += row, b += step) tile.add(a, 1, b);
-      const int64_t rows = std::min<int64_t>(kRows<T>, outputs_.per_group - o);
-      for (int64_t r = 0; r < rows; ++r) {
-        const int64_t q = frequency * outputs_.count + group * outputs_.per_group + o + r;
-        T* place = target + (q * inputs_.per_group + within * lanes) * 2;
-        ComplexLanes<T> value{tile.re[r], is_complex ? tile.im[is_complex ? r : 0] : Lanes<T>{}};
-        if (add) {
-          const ComplexLanes<T> before = load_interleaved(place, count);
-          value = {value.re + before.re, value.im + before.im};
+    T* panel = scratch<T, struct MixingBlock>(x.images * step);
+    int64_t packed = -1;
+    const T* rows = nullptr;
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      const int64_t group = chunk / inputs_.chunks_per_group;
+      if (group != packed) rows = pack_rows<is_complex>(y, frequency, group);
+      packed = group;
+      const T* source = x.at(frequency, 0, chunk);
+      const int64_t row = x.row(frequency);
+      for (int64_t image = 0; image < x.images; ++image, source += row) {
+        __builtin_prefetch(source + kAhead * row);
+        store_lanes<T>(panel + image * step, load_lanes(source) * scale);
+        if constexpr (is_complex) store_lanes<T>(panel + image * step + lanes, load_lanes(source + lanes) * -scale);
+      }
+      gradient_rows<is_complex>(rows, x.images, frequency, chunk, panel, add, target);
+    }
+  }
+
+  // Ȳ of a group as [kRows channels][image][real, imaginary part][channel].
+  template <bool is_complex>
+  const T* pack_rows(const Spectrum<T>& y, int64_t frequency, int64_t group) const {
+    constexpr int64_t parts = is_complex ? 2 : 1;
+    const int64_t chunks = outputs_.chunks_per_group, row = y.row(frequency);
+    const int64_t size = y.images * parts * kRows<T>;
+    T* result = scratch<T, struct MixingPanels>(chunks * lanes / kRows<T> * size);
+    for (int64_t o = 0; o < chunks * lanes; o += lanes) {
+      const T* source = y.at(frequency, 0, group * chunks + o / lanes);
+      T* target = result + o / kRows<T> * size;
+      for (int64_t image = 0; image < y.images; ++image, source += row, target += parts * kRows<T>) {
+        __builtin_prefetch(source + kAhead * row);
+#pragma GCC unroll 8
+        for (int64_t part = 0; part < lanes; part += kRows<T>) {
+          T* place = target + part / kRows<T> * size;
+          std::copy_n(source + part, kRows<T>, place);
+          if constexpr (is_complex) std::copy_n(source + lanes + part, kRows<T>, place + kRows<T>);
         }
-        store_interleaved(place, value, count, std::make_integer_sequence<int, lanes>{});
+      }
+    }
+    return result;
+  }
+
+  template <bool is_complex>
+  void gradient_rows(const T* rows, int64_t images, int64_t frequency, int64_t chunk, const T* panel, bool add,
+                     T* target) const {
+    constexpr int64_t a_step = (is_complex ? 2 : 1) * kRows<T>;
+    const int64_t group = chunk / inputs_.chunks_per_group, within = chunk % inputs_.chunks_per_group;
+    const int64_t count = inputs_.width_in_group(within), size = inputs_.per_group;
+    for (int64_t o = 0; o < outputs_.per_group; o += kRows<T>) {
+      const T* a = rows + o * images * (is_complex ? 2 : 1);
+      Tile<T, kRows<T>, is_complex> tile;
+      tile.add_all(a, a_step, 1, kRows<T>, panel, images);
+      const int64_t limit = outputs_.per_group - o, q = frequency * outputs_.count + group * outputs_.per_group + o;
+      T* place = target + (q * size + within * lanes) * 2;
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows<T>; ++r) {
+        if (r >= limit) break;
+        add_interleaved<T>(place + r * size * 2, tile.row(r), count, add);
       }
     }
   }

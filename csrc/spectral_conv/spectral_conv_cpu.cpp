@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "common/pages.h"
 #include "common/parallel.h"
 #include "common/registry.h"
 #include "common/scratch.h"
@@ -18,10 +19,12 @@
 namespace fastlip::spectral_conv {
 namespace {
 
-constexpr int64_t kPassBytes = 16 << 20;
+constexpr int64_t kPassBytes = 32 << 20;
 constexpr int64_t kSerialElements = 8192;
 constexpr int64_t kFewFrequencies = 32;
-constexpr int64_t kImagesPerJob = 64;
+constexpr int64_t kImagesPerJob = 256;
+constexpr int64_t kFrequenciesPerJob = 8;
+constexpr int64_t kChunksPerJob = 8;
 
 template <class T>
 class Convolution {
@@ -68,7 +71,9 @@ class Convolution {
 
   template <class Tag>
   Spectrum<T> spectrum(int64_t begin) const {
-    T* data = scratch<T, Tag>(Spectrum<T>::elements(frequencies(), pass_, chunks_));
+    const int64_t size = Spectrum<T>::elements(frequencies(), pass_, chunks_);
+    T* data = scratch<T, Tag>(size);
+    prefer_large_pages(data, size);
     return {data, frequencies(), std::min(pass_, images_ - begin), chunks_};
   }
 
@@ -95,20 +100,25 @@ class Convolution {
   }
 
   void mix(const Spectrum<T>& spectrum, bool adjoint) const {
-    const int64_t step = frequencies().count < kFewFrequencies ? kImagesPerJob : spectrum.images;
+    const int64_t count = frequencies().count;
+    const int64_t step = count < kFewFrequencies ? kImagesPerJob : spectrum.images;
     const int64_t blocks = (spectrum.images + step - 1) / step;
-    parallel_jobs(frequencies().count * blocks, parallel_, [&](int64_t job) {
-      const int64_t begin = job % blocks * step;
-      mixing_.apply(spectrum, job / blocks, begin, std::min(begin + step, spectrum.images), adjoint);
+    const int64_t run = count < kFewFrequencies ? 1 : kFrequenciesPerJob;
+    parallel_jobs((count + run - 1) / run * blocks, parallel_, [&](int64_t job) {
+      const int64_t begin = job % blocks * step, first = job / blocks * run, last = std::min(first + run, count);
+      for (int64_t k = first; k < last; ++k) {
+        mixing_.apply(spectrum, k, k + 1 < last ? k + 1 : -1, begin, std::min(begin + step, spectrum.images), adjoint);
+      }
     });
   }
 
   void differentiate(const Spectrum<T>& x, const Spectrum<T>& gradient, bool add, T* target) const {
     const T scale = T{1} / static_cast<T>(transform_.area());
-    parallel_jobs(frequencies().count * inputs_.chunks, parallel_, [&](int64_t job) {
-      const int64_t frequency = job / inputs_.chunks;
-      mixing_.gradient(x, gradient, frequency, job % inputs_.chunks, x.is_real(frequency) ? scale : 2 * scale, add,
-                       target);
+    const int64_t step = frequencies().count < kFewFrequencies ? kChunksPerJob : inputs_.chunks;
+    const int64_t parts = (inputs_.chunks + step - 1) / step;
+    parallel_jobs(frequencies().count * parts, parallel_, [&](int64_t job) {
+      const int64_t frequency = job / parts, begin = job % parts * step, end = std::min(begin + step, inputs_.chunks);
+      mixing_.gradient(x, gradient, frequency, begin, end, x.is_real(frequency) ? scale : 2 * scale, add, target);
     });
   }
 
@@ -138,6 +148,7 @@ void forward(const T* x, const T* matrices, const T* bias, T* y, int64_t n, int6
              int64_t h, int64_t w, int64_t torus_h, int64_t torus_w, int64_t channels_last) {
   const Convolution<T> convolution(matrices, n, {groups, cin / groups}, {groups, cout / groups},
                                    {h, w, torus_h, torus_w});
+  prefer_large_pages(y, n * cout * h * w);
   convolution.forward({x, cin, h, w, channels_last != 0}, bias, {y, cout, h, w, channels_last != 0});
 }
 
@@ -149,6 +160,7 @@ void backward(const T* gradient, const T* x, const T* matrices, T* x_gradient, T
   const Convolution<T> convolution(matrices, n, {groups, cin / groups}, {groups, cout / groups},
                                    {h, w, torus_h, torus_w});
   const bool last = channels_last != 0;
+  if (x_gradient != nullptr) prefer_large_pages(x_gradient, n * cin * h * w);
   convolution.backward({gradient, cout, h, w, gradient_channels_last != 0}, {x, cin, h, w, last},
                        {x_gradient, cin, h, w, last}, matrix_gradient, bias_gradient);
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "common/pages.h"
 #include "common/scratch.h"
 #include "spectral_conv/fft.h"
 #include "spectral_conv/geometry.h"
@@ -41,12 +42,15 @@ class Transform {
     }
     split_ends(along_y_(work.columns, work.first, work.second), spectrum, slot, chunk);
     for (int64_t kx = 1; kx <= frequencies.x.halves; ++kx) {
+      if (!spectrum.exceeds_cache) prefetch_column(spectrum, slot, chunk, kx);
       const T* z = along_y_(work.columns + kx * column_size_, work.first, work.second);
-      for (int64_t ky = 0; ky < frequencies.y.length; ++ky) {
-        const ComplexLanes<T> value = load_complex(z + ky * 2 * lanes);
-        store_complex<T>(spectrum.at(frequencies.at_column(ky, kx), slot, chunk), value.re, value.im);
+      if (spectrum.exceeds_cache) {
+        put_column<true>(z, spectrum, slot, chunk, kx);
+      } else {
+        put_column<false>(z, spectrum, slot, chunk, kx);
       }
     }
+    finish_streaming();
   }
 
   // scale · (area · IDFT) + bias of one chunk of the spectrum; bias may be null.
@@ -60,6 +64,7 @@ class Transform {
         const ComplexLanes<T> value = load_complex(spectrum.at(frequencies.at_column(ky, kx), slot, chunk));
         store_complex<T>(work.band.data + ky * 2 * lanes, value.im, value.re);
       }
+      if (kx < frequencies.x.halves) prefetch_column(spectrum, slot, chunk, kx + 1);
       keep_column(along_y_(work.band.data, work.first, work.second), work.columns + kx * column_size_);
     }
     const Lanes<T> shift = bias == nullptr ? Lanes<T>{} : load_first(bias, channels);
@@ -95,6 +100,29 @@ class Transform {
     const int64_t columns = (frequencies.x.halves + 1) * column_size_;
     T* memory = scratch<T, struct TransformWorkspace>(band + 2 * longest + columns);
     return {{memory, frequencies.x.length}, memory + band, memory + band + longest, memory + band + 2 * longest};
+  }
+
+  template <bool streams>
+  void put_column(const T* z, const Spectrum<T>& spectrum, int64_t slot, int64_t chunk, int64_t kx) const {
+    for (int64_t ky = 0; ky < frequencies.y.length; ++ky) {
+      const ComplexLanes<T> value = load_complex(z + ky * 2 * lanes);
+      T* target = spectrum.at(frequencies.at_column(ky, kx), slot, chunk);
+      if constexpr (streams) {
+        stream_lanes<T>(target, value.re);
+        stream_lanes<T>(target + lanes, value.im);
+      } else {
+        store_complex<T>(target, value.re, value.im);
+      }
+    }
+  }
+
+  // One line of each frequency, far apart: no hardware foresees them.
+  void prefetch_column(const Spectrum<T>& spectrum, int64_t slot, int64_t chunk, int64_t kx) const {
+    for (int64_t ky = 0; ky < frequencies.y.length; ++ky) {
+      const T* line = spectrum.at(frequencies.at_column(ky, kx), slot, chunk);
+      __builtin_prefetch(line, 1);
+      __builtin_prefetch(line + lanes, 1);
+    }
   }
 
   void clear_rows_beyond_image(const Workspace& work) const {
