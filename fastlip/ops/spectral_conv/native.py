@@ -22,6 +22,13 @@ def supports(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int
     return _native.missing(f"spectral_conv_forward_{_NAMES[Q.dtype]}", x.device.type)
 
 
+def unprofitable(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> str:
+    """Empty, or why the reference is faster."""
+    if max(Q.shape[1] // groups, Q.shape[2]) <= 2:
+        return "vectors across the channels of a group would be nearly empty"
+    return ""
+
+
 def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> Tensor:
     """IDFT(Q DFT(x)) + bias."""
     x, Q = _dense(x, Q), Q.resolve_conj().contiguous()
