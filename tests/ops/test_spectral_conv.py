@@ -82,6 +82,18 @@ def test_gradients(size):
     assert torch.autograd.gradcheck(convolve, (x, weight, bias), fast_mode=True)
 
 
+def test_a_table_of_phases_made_in_inference_serves_training():
+    weight, size = random(2, 2, 3, 3).requires_grad_(), (6, 11)
+    with torch.inference_mode():
+        spectrum = kernel_spectrum(weight, size)
+    again = kernel_spectrum(weight, size)
+    assert torch.equal(again, spectrum)
+    again.abs().square().sum().backward()
+    assert weight.grad is not None
+    by_transform, _ = torch.func.vjp(lambda w: kernel_spectrum(w, (7, 11)), weight.detach())
+    assert torch.equal(by_transform, kernel_spectrum(weight, (7, 11)))
+
+
 def test_gradient_of_the_spectrum_is_that_of_the_design(backend):
     size, x, G = (4, 5), random(2, 3, 4, 5), random(2, 2, 4, 5)
     Q = kernel_spectrum(random(2, 3, 3, 3), size).requires_grad_()
