@@ -35,7 +35,8 @@ class Convolution {
     const int64_t bytes = Spectrum<T>::elements(frequencies(), 1, chunks_) * static_cast<int64_t>(sizeof(T));
     // Few images per pass would read the matrices too often.
     const int64_t least = std::max(inputs.per_group, outputs.per_group) / 4;
-    pass_ = std::clamp<int64_t>(std::max(kPassBytes / bytes, least) / 8 * 8, 8, std::max<int64_t>(8, images));
+    const int64_t most = std::max<int64_t>({kPassBytes / bytes, least, 8}), passes = (images + most - 1) / most;
+    pass_ = passes <= 1 ? images : (images + 8 * passes - 1) / (8 * passes) * 8;
     parallel_ = images * chunks_ * kLaneCount<T> * transform_.area() > kSerialElements;
   }
 
