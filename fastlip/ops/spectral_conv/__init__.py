@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from fastlip.ops.spectral_conv.frequencies import (
 
 __all__ = ["half_plane", "kernel_spectrum", "per_frequency", "spectral_conv", "unique_frequencies"]
 
-OP = Op("spectral_conv", backends=())
+OP = Op("spectral_conv", backends=("native",))
 
 
 def spectral_conv(
@@ -42,10 +44,11 @@ def spectral_conv(
         bias: (cout,).
         torus: (height, width) of the circular image, at least that of x, which is the default.
         groups: as in ``torch.nn.functional.conv2d``.
-        backend: ``"auto"`` or ``"reference"``.
+        backend: ``"auto"``, ``"reference"`` or ``"native"``.
 
     Returns:
-        (n, cout, h, w) or (cout, h, w), in the dtype of x, or that of ``conv2d`` under autocast.
+        (n, cout, h, w) or (cout, h, w), in the dtype of x, or that of ``conv2d`` under autocast. Kernels keep the
+        memory format of x.
 
     Raises:
         TypeError: x is not real, or of more precision than Q; Q is not complex64 or complex128.
@@ -53,13 +56,18 @@ def spectral_conv(
     """
     torus = torus or (x.shape[-2], x.shape[-1])
     _check(x, Q, torus, groups)
-    OP.choose(backend, x, Q)
     device = x.device.type
     dtype = x.dtype
     if dtype == torch.float32 and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-    with torch.autocast(device, enabled=False):
-        y = reference.spectral_conv(x if x.dim() == 4 else x[None], Q, bias, torus, groups)
+    images = x if x.dim() == 4 else x[None]
+    bias = bias if bias is None else bias.to(reference.REAL[Q.dtype])
+    chosen = OP.choose(backend, images, Q, bias, torus, groups)
+    if chosen == "reference":
+        with torch.autocast(device, enabled=False):
+            y = reference.spectral_conv(images, Q, bias, torus, groups)
+    else:
+        y = _forward(images, Q, bias, torus, groups, chosen)
     return (y if x.dim() == 4 else y[0]).to(dtype)
 
 
@@ -85,3 +93,56 @@ def _check(x: Tensor, Q: Tensor, torus: Size, groups: int) -> None:
             f"groups={groups}: {x.shape[-3]} channels of x and Q of shape {tuple(Q.shape)} do not fit; "
             f"expected (F, cout, cin / groups) with cout divisible by groups"
         )
+
+
+def dense_format(x: Tensor) -> torch.memory_format:
+    """The memory format that kernels read and write: channels-last where x is, otherwise contiguous."""
+    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def _fake_forward(x: Tensor, Q: Tensor, *_: Any) -> Tensor:
+    shape = (x.shape[0], Q.shape[1], x.shape[2], x.shape[3])
+    return torch.empty(shape, dtype=reference.REAL[Q.dtype], device=x.device, memory_format=dense_format(x))
+
+
+def _fake_backward(
+    gradient: Tensor, x: Tensor, Q: Tensor, torus: Size, groups: int, wanted: list[bool], backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    return empty_gradients(x, Q, wanted)
+
+
+def empty_gradients(x: Tensor, Q: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+    """Uninitialised gradients of x, Q and the bias, without elements where they are not wanted."""
+    return (
+        torch.empty_like(x, memory_format=dense_format(x)) if wanted[0] else x.new_empty(0),
+        Q.new_empty(Q.shape if wanted[1] else 0),
+        Q.new_empty(Q.shape[1] if wanted[2] else 0, dtype=reference.REAL[Q.dtype]),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, Q, _, *ctx.options = inputs
+    ctx.save_for_backward(x, Q)
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    torus, groups, backend = ctx.options
+    wanted = list(ctx.needs_input_grad[:3])
+    gradients = _backward.outputs(gradient, *ctx.saved_tensors, torus, groups, wanted, backend)
+    found = (value if want else None for value, want in zip(gradients, wanted, strict=True))
+    return *found, None, None, None
+
+
+_forward = OP.define(
+    "spectral_conv_forward(Tensor x, Tensor Q, Tensor? bias, int[] torus, int groups, str backend) -> Tensor",
+    fake=_fake_forward,
+    setup_context=_save,
+    backward=_gradients,
+)
+_backward = OP.define(
+    "spectral_conv_backward(Tensor gradient, Tensor x, Tensor Q, int[] torus, int groups, bool[] wanted, str backend)"
+    " -> (Tensor, Tensor, Tensor)",
+    fake=_fake_backward,
+)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Size = tuple[int, int]
+
+_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_transforms_are_active = torch._C._are_functorch_transforms_active
 
 
 def _count(size: Size) -> tuple[int, int]:
@@ -50,7 +56,7 @@ def kernel_spectrum(weight: Tensor, size: Size, dilation: Size = (1, 1)) -> Tens
     kernel is larger than the image.
 
     Args:
-        weight: (cout, cin, kh, kw), real.
+        weight: (cout, cin, kh, kw), float32 or float64.
         size: (h, w) of the image.
         dilation: (dh, dw).
 
@@ -58,13 +64,27 @@ def kernel_spectrum(weight: Tensor, size: Size, dilation: Size = (1, 1)) -> Tens
         (F, cout, cin), complex, in the order of :func:`unique_frequencies`; real at the self-conjugate ones.
     """
     cout, cin, *kernel = weight.shape
-    cosines, sines = (table.to(weight.dtype) for table in _phases(kernel, size, dilation, weight.device))
     taps = weight.flatten(2).permute(2, 0, 1).flatten(1)
-    return torch.complex(cosines @ taps, sines @ taps).unflatten(1, (cout, cin))
+    phases = _phases((kernel[0], kernel[1]), size, dilation, weight.device, _COMPLEX[weight.dtype])
+    return (phases @ taps.to(phases.dtype)).unflatten(1, (cout, cin))
 
 
-def _phases(kernel: list[int], size: Size, dilation: Size, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(F, kh kw) cosines and sines in float64: turns are reduced as integers, so that no phase loses digits."""
+def _phases(kernel: Size, size: Size, dilation: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(F, kh kw) phases, kept between calls unless they belong to a trace or to a transform of it."""
+    arguments = kernel, (size[0], size[1]), (dilation[0], dilation[1]), device, dtype
+    if torch.compiler.is_compiling() or _dispatch_modes() or _transforms_are_active():
+        return _make_phases(*arguments)
+    return _keep_phases(*arguments)
+
+
+@lru_cache(maxsize=32)
+def _keep_phases(*arguments: Any) -> Tensor:
+    with torch.inference_mode(False):  # autograd saves the table, also if inference needed it first
+        return _make_phases(*arguments)
+
+
+def _make_phases(kernel: Size, size: Size, dilation: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Computed in float64, of turns that are reduced as integers, so that no phase loses digits."""
     frequencies = unique_frequencies(size, device)
     turns = []
     for axis, k in enumerate(kernel):
@@ -74,7 +94,7 @@ def _phases(kernel: list[int], size: Size, dilation: Size, device: torch.device)
     angles = 2 * math.pi * (turns[0][:, :, None] + turns[1][:, None, :]).flatten(1)
     sines = angles.sin()
     sines[: _count(size)[0]] = 0
-    return angles.cos(), sines
+    return torch.complex(angles.cos(), sines).to(dtype)
 
 
 def per_frequency(function: Callable[[Tensor], Tensor], V: Tensor, size: Size) -> Tensor:

@@ -1,0 +1,179 @@
+// y = IDFT(Q_k DFT(x)_k) + bias on a torus at least as large as the images, on the CPU.
+//
+// A pass takes some images through three stages: transforms to a spectrum that is frequency-major, matrix products at
+// each frequency in place, transforms back. The spectrum of a pass stays in cache where it can.
+// Results do not depend on the number of threads: each job owns what it writes, and sums have a fixed order.
+
+#include <algorithm>
+#include <cstdint>
+
+#include "common/pages.h"
+#include "common/parallel.h"
+#include "common/registry.h"
+#include "common/scratch.h"
+#include "spectral_conv/geometry.h"
+#include "spectral_conv/image.h"
+#include "spectral_conv/mix.h"
+#include "spectral_conv/transform.h"
+
+namespace fastlip::spectral_conv {
+namespace {
+
+constexpr int64_t kPassBytes = 32 << 20;
+constexpr int64_t kSerialElements = 8192;
+constexpr int64_t kFewFrequencies = 32;
+constexpr int64_t kImagesPerJob = 256;
+constexpr int64_t kFrequenciesPerJob = 8;
+constexpr int64_t kChunksPerJob = 8;
+
+template <class T>
+class Convolution {
+ public:
+  Convolution(const T* matrices, int64_t images, Channels<T> inputs, Channels<T> outputs, Transform<T> transform)
+      : images_(images), inputs_(inputs), outputs_(outputs), transform_(std::move(transform)),
+        mixing_(matrices, inputs, outputs), chunks_(std::max(inputs.chunks, outputs.chunks)) {
+    const int64_t bytes = Spectrum<T>::elements(frequencies(), 1, chunks_) * static_cast<int64_t>(sizeof(T));
+    // Few images per pass would read the matrices too often.
+    const int64_t least = std::max(inputs.per_group, outputs.per_group) / 4;
+    const int64_t most = std::max<int64_t>({kPassBytes / bytes, least, 8}), passes = (images + most - 1) / most;
+    pass_ = passes <= 1 ? images : (images + 8 * passes - 1) / (8 * passes) * 8;
+    parallel_ = images * chunks_ * kLaneCount<T> * transform_.area() > kSerialElements;
+  }
+
+  void forward(const Images<const T>& x, const T* bias, const Images<T>& y) const {
+    for (int64_t begin = 0; begin < images_; begin += pass_) {
+      const Spectrum<T> spectrum = this->spectrum<struct ForwardSpectrum>(begin);
+      analyse(x, inputs_, begin, spectrum);
+      mix(spectrum, false);
+      synthesise(spectrum, outputs_, begin, bias, y);
+    }
+  }
+
+  // Any of the gradients for x, Q and bias may be null.
+  void backward(const Images<const T>& gradient, const Images<const T>& x, const Images<T>& x_gradient,
+                T* matrix_gradient, T* bias_gradient) const {
+    for (int64_t begin = 0; begin < images_; begin += pass_) {
+      const Spectrum<T> spectrum = this->spectrum<struct ForwardSpectrum>(begin);
+      analyse(gradient, outputs_, begin, spectrum);
+      if (bias_gradient != nullptr) sum_images(spectrum, begin > 0, bias_gradient);
+      if (matrix_gradient != nullptr) {
+        const Spectrum<T> x_spectrum = this->spectrum<struct InputSpectrum>(begin);
+        analyse(x, inputs_, begin, x_spectrum);
+        differentiate(x_spectrum, spectrum, begin > 0, matrix_gradient);
+      }
+      if (x_gradient.data == nullptr) continue;
+      mix(spectrum, true);
+      synthesise(spectrum, inputs_, begin, nullptr, x_gradient);
+    }
+  }
+
+ private:
+  const Frequencies& frequencies() const { return transform_.frequencies; }
+
+  template <class Tag>
+  Spectrum<T> spectrum(int64_t begin) const {
+    const int64_t size = Spectrum<T>::elements(frequencies(), pass_, chunks_);
+    T* data = scratch<T, Tag>(size);
+    prefer_large_pages(data, size);
+    return {data, frequencies(), std::min(pass_, images_ - begin), chunks_};
+  }
+
+  void analyse(const Images<const T>& images, const Channels<T>& channels, int64_t begin,
+               const Spectrum<T>& spectrum) const {
+    parallel_jobs(spectrum.images, parallel_, [&](int64_t slot) {
+      for (int64_t chunk = 0; chunk < channels.chunks; ++chunk) {
+        const T* image = images.at(begin + slot, channels.first(chunk));
+        transform_.forward(images, image, channels.width(chunk), spectrum, slot, chunk);
+      }
+    });
+  }
+
+  void synthesise(const Spectrum<T>& spectrum, const Channels<T>& channels, int64_t begin, const T* bias,
+                  const Images<T>& images) const {
+    const T scale = T{1} / static_cast<T>(transform_.area());
+    parallel_jobs(spectrum.images, parallel_, [&](int64_t slot) {
+      for (int64_t chunk = 0; chunk < channels.chunks; ++chunk) {
+        const int64_t first = channels.first(chunk);
+        transform_.inverse(spectrum, slot, chunk, scale, bias == nullptr ? nullptr : bias + first,
+                           channels.width(chunk), images, images.at(begin + slot, first));
+      }
+    });
+  }
+
+  void mix(const Spectrum<T>& spectrum, bool adjoint) const {
+    const int64_t count = frequencies().count;
+    const int64_t step = count < kFewFrequencies ? kImagesPerJob : spectrum.images;
+    const int64_t blocks = (spectrum.images + step - 1) / step;
+    const int64_t run = count < kFewFrequencies ? 1 : kFrequenciesPerJob;
+    parallel_jobs((count + run - 1) / run * blocks, parallel_, [&](int64_t job) {
+      const int64_t begin = job % blocks * step, first = job / blocks * run, last = std::min(first + run, count);
+      for (int64_t k = first; k < last; ++k) {
+        mixing_.apply(spectrum, k, k + 1 < last ? k + 1 : -1, begin, std::min(begin + step, spectrum.images), adjoint);
+      }
+    });
+  }
+
+  void differentiate(const Spectrum<T>& x, const Spectrum<T>& gradient, bool add, T* target) const {
+    const T scale = T{1} / static_cast<T>(transform_.area());
+    const int64_t step = frequencies().count < kFewFrequencies ? kChunksPerJob : inputs_.chunks;
+    const int64_t parts = (inputs_.chunks + step - 1) / step;
+    parallel_jobs(frequencies().count * parts, parallel_, [&](int64_t job) {
+      const int64_t frequency = job / parts, begin = job % parts * step, end = std::min(begin + step, inputs_.chunks);
+      mixing_.gradient(x, gradient, frequency, begin, end, x.is_real(frequency) ? scale : 2 * scale, add, target);
+    });
+  }
+
+  // The frequency 0 is the sum over pixels.
+  void sum_images(const Spectrum<T>& spectrum, bool add, T* target) const {
+    for (int64_t chunk = 0; chunk < outputs_.chunks; ++chunk) {
+      Lanes<T> sum = {};
+      for (int64_t slot = 0; slot < spectrum.images; ++slot) sum += load_lanes(spectrum.at(0, slot, chunk));
+      T* place = target + outputs_.first(chunk);
+      const int64_t width = outputs_.width(chunk);
+      store_first<T>(place, add ? load_first(place, width) + sum : sum, width);
+    }
+  }
+
+  int64_t images_;
+  Channels<T> inputs_, outputs_;
+  Transform<T> transform_;
+  Mixing<T> mixing_;
+  int64_t chunks_;
+  int64_t pass_;
+  bool parallel_;
+};
+
+// x is (n, cin, h, w), y (n, cout, h, w), matrices (F, cout, cin / groups, 2), bias (cout) or null.
+template <class T>
+void forward(const T* x, const T* matrices, const T* bias, T* y, int64_t n, int64_t groups, int64_t cin, int64_t cout,
+             int64_t h, int64_t w, int64_t torus_h, int64_t torus_w, int64_t channels_last) {
+  const Convolution<T> convolution(matrices, n, {groups, cin / groups}, {groups, cout / groups},
+                                   {h, w, torus_h, torus_w});
+  prefer_large_pages(y, n * cout * h * w);
+  convolution.forward({x, cin, h, w, channels_last != 0}, bias, {y, cout, h, w, channels_last != 0});
+}
+
+// The gradients have the shapes of what they belong to, and each may be null; x_gradient lies in memory like x.
+template <class T>
+void backward(const T* gradient, const T* x, const T* matrices, T* x_gradient, T* matrix_gradient, T* bias_gradient,
+              int64_t n, int64_t groups, int64_t cin, int64_t cout, int64_t h, int64_t w, int64_t torus_h,
+              int64_t torus_w, int64_t gradient_channels_last, int64_t channels_last) {
+  const Convolution<T> convolution(matrices, n, {groups, cin / groups}, {groups, cout / groups},
+                                   {h, w, torus_h, torus_w});
+  const bool last = channels_last != 0;
+  if (x_gradient != nullptr) prefer_large_pages(x_gradient, n * cin * h * w);
+  convolution.backward({gradient, cout, h, w, gradient_channels_last != 0}, {x, cin, h, w, last},
+                       {x_gradient, cin, h, w, last}, matrix_gradient, bias_gradient);
+}
+
+}  // namespace
+}  // namespace fastlip::spectral_conv
+
+namespace fastlip {
+
+FASTLIP_KERNEL(spectral_conv_forward_float32, spectral_conv::forward<float>);
+FASTLIP_KERNEL(spectral_conv_forward_float64, spectral_conv::forward<double>);
+FASTLIP_KERNEL(spectral_conv_backward_float32, spectral_conv::backward<float>);
+FASTLIP_KERNEL(spectral_conv_backward_float64, spectral_conv::backward<double>);
+
+}  // namespace fastlip
