@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <utility>
 
 #include "common/gemm.h"
 #include "common/simd.h"
+#include "common/transpose.h"
 #include "gram_rowsum/geometry.h"
 
 namespace fastlip::gram_rowsum {
@@ -36,27 +36,6 @@ inline void store_first(T* target, Lanes<T> value, int64_t count) {
 #else
   for (int64_t lane = 0; lane < count; ++lane) target[lane] = value[lane];
 #endif
-}
-
-template <int step, class V, int... lane>
-inline void exchange(V& low, V& high, std::integer_sequence<int, lane...>) {
-  constexpr int size = sizeof...(lane);
-  const V first = __builtin_shufflevector(low, high, ((lane & step) ? size + lane - step : lane)...);
-  high = __builtin_shufflevector(low, high, ((lane & step) ? size + lane : lane + step)...);
-  low = first;
-}
-
-// Transposes a square of vectors: blocks of `step` elements across the diagonal change places, for each power of two.
-template <class T, int step = 1>
-inline void transpose(Lanes<T>* x) {
-  constexpr int lanes = kLaneCount<T>;
-  if constexpr (step < lanes) {
-#pragma GCC unroll 16
-    for (int i = 0; i < lanes; ++i) {
-      if ((i & step) == 0) exchange<step>(x[i], x[i + step], std::make_integer_sequence<int, lanes>{});
-    }
-    transpose<T, 2 * step>(x);
-  }
 }
 
 // Where the weights of a tile lie: either channels are neighbours in memory, or (o, τ) form runs of neighbours.
