@@ -66,7 +66,7 @@ class Transform {
       multiply(inverse_, adjoint_, v_, n_, n_, extra_, true, T{1}, parallel_);
     }
     std::copy_n(inverse_.data, Matrix::size(n_, n_), forward_.data);
-    Inverse<T, complex>(inverse_, n_, parallel_).run();
+    invert<T, complex>(part(inverse_, 0, 0), n_, parallel_);
     if (extra_ > 0) multiply(product_, v_, inverse_, extra_, n_, n_, false, T{1}, parallel_);
   }
 

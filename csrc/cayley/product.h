@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "cayley/planar.h"
 #include "common/gemm.h"
@@ -23,6 +24,7 @@ struct Part {
   int64_t row;
   int64_t plane;
 
+  Part at(int64_t i, int64_t j) const { return {data + i * row + j, row, plane}; }
   operator Part<const T>() const { return {data, row, plane}; }
 };
 
@@ -31,10 +33,29 @@ Part<T> part(const Planar<T, complex>& matrix, int64_t i, int64_t j) {
   return {matrix.at(i, j), matrix.row, matrix.plane};
 }
 
-// C = (add ? C : 0) + sign A B for `rows` rows and `vectors` vectors of columns; A has `length` columns.
+template <class T>
+using LaneIndex = Lanes<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
+
+template <class T>
+inline LaneIndex<T> lane_index(int64_t first) {
+  LaneIndex<T> lane;
+  for (int i = 0; i < kLaneCount<T>; ++i) lane[i] = static_cast<int32_t>(first) + i;
+  return lane;
+}
+
+// Columns [begin, end) of a tile of C count as 0 before the product is added.
+struct Cleared {
+  int64_t begin;
+  int64_t end;
+};
+constexpr Cleared kNone{0, 0};
+template <class T>
+constexpr Cleared kAll{0, kStrip<T>};
+
+// C += sign A B for `rows` rows and `vectors` vectors of columns; A has `length` columns.
 template <class T, bool complex, int rows, int vectors>
-inline void multiply_tile(const Part<T>& c, const Part<const T>& a, const Part<const T>& b, int64_t length, bool add,
-                          T sign) {
+inline void multiply_tile(const Part<T>& c, const Part<const T>& a, const Part<const T>& b, int64_t length,
+                          const Cleared& cleared, T sign) {
   constexpr int lanes = kLaneCount<T>;
   Lanes<T> re[rows][vectors] = {}, im[rows][vectors] = {};
   const T *pa = a.data, *pb = b.data;
@@ -61,17 +82,18 @@ inline void multiply_tile(const Part<T>& c, const Part<const T>& a, const Part<c
       }
     }
   }
+  const bool all = cleared.begin == 0 && cleared.end >= vectors * lanes;
   const Lanes<T> zero = {};
-#pragma GCC unroll 8
-  for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) {
+  for (int v = 0; v < vectors; ++v) {
+    const LaneIndex<T> lane = lane_index<T>(v * lanes);
+    const auto clear = (lane >= static_cast<int32_t>(cleared.begin)) & (lane < static_cast<int32_t>(cleared.end));
+    const auto kept = [&](const T* target) { return all ? zero : clear ? zero : load_lanes(target); };
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
       T* target = c.data + r * c.row + v * lanes;
-      store_lanes<T>(target, (add ? load_lanes(target) : zero) + sign * re[r][v]);
-      if constexpr (complex) {
-        target += c.plane;
-        store_lanes<T>(target, (add ? load_lanes(target) : zero) + sign * im[r][v]);
-      }
+      store_lanes<T>(target, kept(target) + sign * re[r][v]);
+      if constexpr (complex) store_lanes<T>(target + c.plane, kept(target + c.plane) + sign * im[r][v]);
     }
   }
 }
@@ -79,25 +101,26 @@ inline void multiply_tile(const Part<T>& c, const Part<const T>& a, const Part<c
 // The same for up to kTileRows rows and kPanelVectors vectors.
 template <class T, bool complex, int most = kTileRows<complex>>
 inline void multiply_tile(int64_t rows, int64_t vectors, const Part<T>& c, const Part<const T>& a,
-                          const Part<const T>& b, int64_t length, bool add, T sign) {
+                          const Part<const T>& b, int64_t length,
+                          const Cleared& cleared, T sign) {
   static_assert(kPanelVectors == 2);
   if constexpr (most > 1) {
-    if (rows < most) return multiply_tile<T, complex, most - 1>(rows, vectors, c, a, b, length, add, sign);
+    if (rows < most) return multiply_tile<T, complex, most - 1>(rows, vectors, c, a, b, length, cleared, sign);
   }
   if (vectors == 2) {
-    multiply_tile<T, complex, most, 2>(c, a, b, length, add, sign);
+    multiply_tile<T, complex, most, 2>(c, a, b, length, cleared, sign);
   } else {
-    multiply_tile<T, complex, most, 1>(c, a, b, length, add, sign);
+    multiply_tile<T, complex, most, 1>(c, a, b, length, cleared, sign);
   }
 }
 
 // The same for any number of rows.
 template <class T, bool complex>
 void multiply_rows(int64_t rows, int64_t vectors, Part<T> c, Part<const T> a, const Part<const T>& b, int64_t length,
-                   bool add, T sign) {
+                   const Cleared& cleared, T sign) {
   constexpr int64_t kRows = kTileRows<complex>;
   for (; rows > 0; rows -= kRows, c.data += kRows * c.row, a.data += kRows * a.row) {
-    multiply_tile<T, complex>(std::min(kRows, rows), vectors, c, a, b, length, add, sign);
+    multiply_tile<T, complex>(std::min(kRows, rows), vectors, c, a, b, length, cleared, sign);
   }
 }
 
@@ -110,7 +133,7 @@ void multiply(const Planar<T, complex>& c, const Planar<T, complex>& a, const Pl
     const int64_t j = strip * kStrip<T>, vectors = std::min(kStrip<T>, c.plane - j) / kLaneCount<T>;
     for (int64_t l = 0; l < length; l += kLength) {
       multiply_rows<T, complex>(rows, vectors, part(c, 0, j), part(a, 0, l), part(b, l, j),
-                                std::min(kLength, length - l), add || l > 0, sign);
+                                std::min(kLength, length - l), add || l > 0 ? kNone : kAll<T>, sign);
     }
   });
 }
