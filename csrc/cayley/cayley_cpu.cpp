@@ -1,10 +1,10 @@
 // Batched Cayley transforms Q = [2B - I; -2VB], B = (I + U - Uᴴ + VᴴV)⁻¹, and their gradients, on the CPU.
 //
 // I + A has a Hermitian part of at least I, and so has every Schur complement: elimination needs no pivoting, but its
-// rounding error grows with ‖A‖. A cheap estimate of that error decides whether float32 suffices; otherwise the matrix
-// is transformed in float64, as tall ones always are. What is too inaccurate even then is reported to the caller.
-// Each matrix is one thread's work (or, where there are too few, each strip of its columns): results do not depend on
-// the number of threads.
+// rounding error grows with ‖A‖. A cheap estimate of QᴴQ - I decides whether float32 suffices; otherwise the matrix is
+// transformed in float64, as tall ones always are. What is too inaccurate even then is reported to the caller.
+// Each matrix is one thread's work (or, where there are few, each strip of its columns): results do not depend on the
+// number of threads.
 
 #include <algorithm>
 #include <cstdint>
@@ -18,8 +18,8 @@
 namespace fastlip::cayley {
 namespace {
 
-// The error that is allowed, in roundings of the result: far above what well-conditioned input shows (README.md).
-constexpr double kRoundings = 16;
+// The defect of orthonormality that is allowed, in roundings: twice what it allows of the singular values (README.md).
+constexpr double kRoundings = 48;
 
 // Whether the threads share each matrix, and how many matrices make a job.
 struct Schedule {
@@ -29,7 +29,7 @@ struct Schedule {
 
   Schedule(int64_t batch, int64_t rows, int64_t n) {
     const int64_t cost = rows * n * n + 1, least = 64 * 1024;
-    inside = batch < 4 && n >= 256;
+    inside = batch < 4 && n >= 96;
     parallel = !inside && batch * cost > 2 * least;
     job = cost < least ? least / cost : 1;
   }
@@ -46,7 +46,7 @@ template <class T, bool complex, class S>
 bool transform(const S* m, S* q, S* inverse, int64_t rows, int64_t n, bool inside) {
   Transform<T, complex> transform(n, rows - n, inside);
   transform.run(m);
-  if (!(transform.error() <= kRoundings * std::numeric_limits<S>::epsilon())) return false;
+  if (!(transform.defect() <= kRoundings * std::numeric_limits<S>::epsilon())) return false;
   transform.write(q, inverse);
   return true;
 }

@@ -12,9 +12,7 @@
 
 namespace fastlip::cayley {
 
-constexpr int64_t kSmallBlock = 32;
-constexpr int64_t kLargeBlock = 64;
-constexpr int64_t kLargeFrom = 64;
+constexpr int64_t kBlock = kMaxLength;
 
 // row -= row[k] * pivot on `vectors` vectors, where row[k] counts as 0 on the left: pivot[k] is the reciprocal.
 template <class T, bool complex>
@@ -54,7 +52,7 @@ inline void divide_by_pivot(T* row, int64_t plane, int64_t vectors, int64_t k, L
   }
 }
 
-// Gauss-Jordan elimination in place for a block of at most kSmallBlock rows, by kPivots rows at a time: these first, then the
+// Gauss-Jordan elimination in place for a block of at most kBlock rows, by kPivots rows at a time: these first, then the
 // others, in which what the pivots' columns held counts as 0 once it has been multiplied.
 template <class T, bool complex>
 class BlockInverse {
@@ -99,8 +97,8 @@ class BlockInverse {
 
   void update_tile(int64_t i, int64_t rows, int64_t j, int64_t begin, int64_t end) const {
     const int64_t vectors = std::min<int64_t>(kPanelVectors, vectors_ - j / kLanes);
-    multiply_tile<T, complex>(rows, vectors, block_.at(i, j), block_.at(i, begin), block_.at(begin, j), end - begin,
-                              Cleared{begin - j, end - j}, T{-1});
+    multiply_in_place<T, complex>(rows, vectors, block_.at(i, j), block_.at(i, begin), block_.at(begin, j),
+                                  end - begin, Cleared{begin - j, end - j}, T{-1});
   }
 
   const Part<T> block_;
@@ -108,85 +106,58 @@ class BlockInverse {
   const int64_t vectors_;
 };
 
-template <class T, bool complex>
-void invert(const Part<T>& matrix, int64_t size, bool parallel);
-
-// With E the inverse of the diagonal block of the rows and columns K, the rows of K become R = E A[K, :], and every other
+// Replaces a matrix by its inverse. With E the inverse of the diagonal block of the rows and columns K, the rows of K
+// become R = E A[K, :], and every other
 // row A[i, :] - A[i, K] R, where A[:, K] counts as 0 and A[K, K] as I; for one block K after another.
 template <class T, bool complex>
 class Inverse {
  public:
-  Inverse(const Part<T>& matrix, int64_t size, int64_t block, bool parallel)
-      : matrix_(matrix), size_(size), block_(block), parallel_(parallel) {}
+  Inverse(const Part<T>& matrix, int64_t size, bool parallel) : matrix_(matrix), size_(size), parallel_(parallel) {}
 
   void run() {
     const int64_t strips = (size_ + kStrip<T> - 1) / kStrip<T>;
+    const int64_t size = left_panel_size<complex>(size_), block = left_panel_size<complex>(kBlock);
+    before_ = scratch<T, struct Factors>(2 * size + block);
+    behind_ = before_ + size;
+    inverse_ = behind_ + size;
     for (begin_ = 0; begin_ < size_; begin_ = end_) {
-      end_ = std::min(begin_ + block_, size_);
-      invert<T, complex>(matrix_.at(begin_, begin_), end_ - begin_, false);
-      parallel_jobs(strips, parallel_, [&](int64_t strip) {
-        const int64_t j = strip * kStrip<T>;
-        if (j < begin_ || j >= end_) update_strip(j);
-      });
-      update_block_columns(0, begin_);
-      update_block_columns(end_, size_);
+      end_ = std::min(begin_ + kBlock, size_);
+      length_ = end_ - begin_;
+      BlockInverse<T, complex>(matrix_.at(begin_, begin_), length_).run();
+      if (length_ == size_) return;
+      pack_left<T, complex>(matrix_.at(0, begin_), begin_, length_, before_);
+      pack_left<T, complex>(matrix_.at(end_, begin_), size_ - end_, length_, behind_);
+      pack_left<T, complex>(matrix_.at(begin_, begin_), length_, length_, inverse_);
+      parallel_jobs(strips, parallel_, [&](int64_t strip) { update(strip * kStrip<T>); });
     }
   }
 
  private:
-  int64_t vectors(int64_t j) const { return std::min(kStrip<T>, padded<T>(size_) - j) / kLaneCount<T>; }
-
-  void update_strip(int64_t j) const {
-    const int64_t length = end_ - begin_;
-    const Part<T> rows{scratch<T, struct PivotRows>(kLargeBlock * 2 * kStrip<T>), 2 * kStrip<T>, kStrip<T>};
-    copy(matrix_.at(begin_, j), length, vectors(j) * kLaneCount<T>, rows);
+  // One strip of columns.
+  void update(int64_t j) const {
+    const int64_t vectors = std::min(kStrip<T>, padded<T>(size_) - j) / kLaneCount<T>;
+    const bool inside = j >= begin_ && j < end_;
     const Part<T> pivots = matrix_.at(begin_, j);
-    multiply_rows<T, complex>(length, vectors(j), pivots, matrix_.at(begin_, begin_), rows, length, kAll<T>, T{1});
-    for (const auto& [begin, end] : {std::pair{int64_t{0}, begin_}, std::pair{end_, size_}}) {
-      multiply_rows<T, complex>(end - begin, vectors(j), matrix_.at(begin, j), matrix_.at(begin, begin_), pivots, length,
-                                kNone, T{-1});
+    T* panel = scratch<T, struct PivotRows>(kRightPanel<T, complex>);
+    if (!inside) {
+      pack_right<T, complex>(pivots, length_, vectors, panel);
+      multiply_panels<T, complex>(pivots, length_, vectors, inverse_, panel, length_, kAll<T>, T{1});
     }
-  }
-
-  // A[i, K] = -A[i, K] E for the rows [begin, end).
-  void update_block_columns(int64_t begin, int64_t end) const {
-    const int64_t length = end_ - begin_;
-    alignas(64) T memory[kTileRows<complex> * 2 * kLargeBlock];
-    const Part<T> rows{memory, 2 * kLargeBlock, kLargeBlock};
-    for (int64_t i = begin; i < end; i += kTileRows<complex>) {
-      const int64_t count = std::min(kTileRows<complex>, end - i);
-      copy(matrix_.at(i, begin_), count, length, rows);
-      for (int64_t j = begin_; j < end_; j += kStrip<T>) {
-        multiply_tile<T, complex>(count, vectors(j), matrix_.at(i, j), rows, matrix_.at(begin_, j), length, kAll<T>,
-                                  T{-1});
-      }
-    }
-  }
-
-  static void copy(const Part<T>& source, int64_t rows, int64_t columns, const Part<T>& target) {
-    for (int64_t i = 0; i < rows; ++i) {
-      std::copy_n(source.data + i * source.row, columns, target.data + i * target.row);
-      if constexpr (!complex) continue;
-      std::copy_n(source.data + i * source.row + source.plane, columns, target.data + i * target.row + target.plane);
-    }
+    pack_right<T, complex>(pivots, length_, vectors, panel);
+    const Cleared cleared = inside ? kAll<T> : kNone;
+    multiply_panels<T, complex>(matrix_.at(0, j), begin_, vectors, before_, panel, length_, cleared, T{-1});
+    multiply_panels<T, complex>(matrix_.at(end_, j), size_ - end_, vectors, behind_, panel, length_, cleared, T{-1});
   }
 
   const Part<T> matrix_;
   const int64_t size_;
-  const int64_t block_;
   const bool parallel_;
   int64_t begin_ = 0;  // of K
   int64_t end_ = 0;
+  int64_t length_ = 0;
+  T* before_ = nullptr;  // panels of A[i, K] for the rows before K, and for those behind
+  T* behind_ = nullptr;
+  T* inverse_ = nullptr;  // of E
 };
-
-// Replaces a matrix by its inverse. Each block is a pass over the matrix: large ones where it exceeds the near cache.
-template <class T, bool complex>
-void invert(const Part<T>& matrix, int64_t size, bool parallel) {
-  if (size <= kSmallBlock) {
-    BlockInverse<T, complex>(matrix, size).run();
-  } else {
-    Inverse<T, complex>(matrix, size, size > kLargeFrom ? kLargeBlock : kSmallBlock, parallel).run();
-  }
-}
 
 }  // namespace fastlip::cayley

@@ -53,11 +53,13 @@ def cayley_backward(gradient: Tensor, Q: Tensor | None, M: Tensor | None, B: Ten
 
 def _repair(M: Tensor, Q: Tensor, B: Tensor, failed: Tensor) -> None:
     """Leaves to the reference, with its pivots, the matrices whose elimination without pivots is too inaccurate."""
+    wide = torch.complex128 if M.is_complex() else torch.float64
     with torch.autocast(M.device.type, enabled=False):
-        Q[failed] = reference.cayley(M[failed])
+        exact = reference.cayley(M[failed].to(wide))
+    Q[failed] = exact.to(Q.dtype)
     if B.numel() > 0:
         columns = M.shape[-1]
-        B[failed] = (Q[failed][..., :columns, :] + torch.eye(columns, dtype=M.dtype)) / 2
+        B[failed] = ((exact[..., :columns, :] + torch.eye(columns, dtype=wide)) / 2).to(B.dtype)
 
 
 def _plain(tensor: Tensor) -> Tensor:
