@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 #include "cayley/inverse.h"
 #include "cayley/planar.h"
@@ -13,47 +14,69 @@
 
 namespace fastlip::cayley {
 
-template <class T>
-inline T sum_lanes(Lanes<T> value) {
-  T lane[kLaneCount<T>];
-  store_lanes<T>(lane, value);
-  for (int width = kLaneCount<T> / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
+template <class V, int... lane>
+inline auto sum_lanes(V value, std::integer_sequence<int, lane...>) {
+  constexpr int half = sizeof...(lane);
+  if constexpr (half == 1) {
+    return value[0] + value[1];
+  } else {
+    const auto sum =
+        __builtin_shufflevector(value, value, lane...) + __builtin_shufflevector(value, value, (half + lane)...);
+    return sum_lanes(sum, std::make_integer_sequence<int, half / 2>{});
   }
-  return lane[0];
 }
 
-// z += Cᴴ C x for C = scale A, or scale A - I. Vectors hold all real parts, then, A's `plane` behind them, all imaginary
-// parts.
-template <class T, bool complex, bool identity>
-void add_gram_product(const Planar<T, complex>& a, int64_t rows, T scale, const T* x, T* z) {
+// z += scale Aᴴ y with y = C x, for `rows` rows of A and C from the i-th on. C = scale A or, with the identity,
+// scale A - I; then y is kept, since z is to be reduced by it. Vectors hold all real parts, then, A's `plane` behind
+// them, all imaginary parts.
+template <class T, bool complex, bool identity, int rows>
+inline void add_gram_rows(const Planar<T, complex>& a, int64_t i, T scale, const T* x, T* y, T* z) {
   constexpr int lanes = kLaneCount<T>;
   const int64_t plane = a.plane;
-  for (int64_t i = 0; i < rows; ++i) {
-    const T *re = a.at(i, 0), *im = re + plane;
-    Lanes<T> dot_re = {}, dot_im = {};
-    for (int64_t j = 0; j < plane; j += lanes) {
-      dot_re += load_lanes(re + j) * load_lanes(x + j);
+  const auto element = [&](int r, int64_t j) { return load_lanes(a.at(i + r, j)); };
+  Lanes<T> dot_re[rows] = {}, dot_im[rows] = {};
+  for (int64_t j = 0; j < plane; j += lanes) {
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r) {
+      dot_re[r] += element(r, j) * load_lanes(x + j);
       if constexpr (complex) {
-        dot_re -= load_lanes(im + j) * load_lanes(x + plane + j);
-        dot_im += load_lanes(re + j) * load_lanes(x + plane + j);
-        dot_im += load_lanes(im + j) * load_lanes(x + j);
+        dot_im[r] += element(r, j) * load_lanes(x + plane + j);
+        dot_re[r] -= element(r, plane + j) * load_lanes(x + plane + j);
+        dot_im[r] += element(r, plane + j) * load_lanes(x + j);
       }
     }
-    const T y_re = scale * sum_lanes<T>(dot_re) - (identity ? x[i] : T{0});
-    const T y_im = complex ? scale * sum_lanes<T>(dot_im) - (identity ? x[plane + i] : T{0}) : T{0};
-    const T s_re = scale * y_re, s_im = scale * y_im;
-    for (int64_t j = 0; j < plane; j += lanes) {
-      Lanes<T> sum = load_lanes(z + j) + s_re * load_lanes(re + j);
-      if constexpr (complex) {
-        sum += s_im * load_lanes(im + j);
-        store_lanes<T>(z + plane + j, load_lanes(z + plane + j) + s_im * load_lanes(re + j) - s_re * load_lanes(im + j));
-      }
-      store_lanes<T>(z + j, sum);
-    }
-    if constexpr (identity) z[i] -= y_re;
-    if constexpr (identity && complex) z[plane + i] -= y_im;
   }
+  T s_re[rows], s_im[rows];
+  const std::make_integer_sequence<int, lanes / 2> half;
+  for (int r = 0; r < rows; ++r) {
+    const T y_re = scale * sum_lanes(dot_re[r], half) - (identity ? x[i + r] : T{0});
+    const T y_im = complex ? scale * sum_lanes(dot_im[r], half) - (identity ? x[plane + i + r] : T{0}) : T{0};
+    s_re[r] = scale * y_re;
+    s_im[r] = scale * y_im;
+    if constexpr (identity) y[i + r] = y_re;
+    if constexpr (identity && complex) y[plane + i + r] = y_im;
+  }
+  for (int64_t j = 0; j < plane; j += lanes) {
+    Lanes<T> re = {}, im = {};
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r) {
+      re += s_re[r] * element(r, j);
+      if constexpr (complex) {
+        re += s_im[r] * element(r, plane + j);
+        im += s_im[r] * element(r, j);
+        im -= s_re[r] * element(r, plane + j);
+      }
+    }
+    store_lanes<T>(z + j, load_lanes(z + j) + re);
+    if constexpr (complex) store_lanes<T>(z + plane + j, load_lanes(z + plane + j) + im);
+  }
+}
+
+template <class T, bool complex, bool identity>
+void add_gram_product(const Planar<T, complex>& a, int64_t rows, T scale, const T* x, T* y, T* z) {
+  int64_t i = 0;
+  for (; i + 4 <= rows; i += 4) add_gram_rows<T, complex, identity, 4>(a, i, scale, x, y, z);
+  for (; i < rows; ++i) add_gram_rows<T, complex, identity, 1>(a, i, scale, x, y, z);
 }
 
 // The transform Q = [2B - I; -2VB] of an (n + extra) x n matrix [U; V], B = (I + U - Uᴴ + VᴴV)⁻¹, computed in T.
@@ -63,7 +86,7 @@ class Transform {
   Transform(int64_t n, int64_t extra, bool parallel) : n_(n), extra_(extra), parallel_(parallel) {
     const int64_t square = Matrix::size(n, n), tall = extra > 0 ? Matrix::size(extra, n) : 0;
     const int64_t wide = extra > 0 ? Matrix::size(n, extra) : 0;
-    T* memory = scratch<T, Transform>(square + 2 * tall + wide + 2 * vector_size());
+    T* memory = scratch<T, Transform>(square + 2 * tall + wide + 3 * vector_size());
     const auto take = [&](int64_t size) { return memory += size, memory - size; };
     inverse_.data = take(square);
     v_.data = take(tall);
@@ -112,11 +135,14 @@ class Transform {
 
   int64_t vector_size() const { return Matrix::kPlanes * inverse_.plane; }
 
-  // y = D x
-  void apply_defect(const T* x, T* y) const {
-    for (int64_t i = 0; i < vector_size(); ++i) y[i] = -x[i];
-    add_gram_product<T, complex, true>(inverse_, n_, T{2}, x, y);
-    if (extra_ > 0) add_gram_product<T, complex, false>(product_, extra_, T{2}, x, y);
+  // z = D x
+  void apply_defect(const T* x, T* z) const {
+    T* y = vectors_ + 2 * vector_size();
+    std::fill_n(z, vector_size(), T{0});
+    std::fill_n(y, vector_size(), T{0});
+    add_gram_product<T, complex, true>(inverse_, n_, T{2}, x, y, z);
+    if (extra_ > 0) add_gram_product<T, complex, false>(product_, extra_, T{2}, x, y, z);
+    for (int64_t i = 0; i < vector_size(); ++i) z[i] -= y[i] + x[i];
   }
 
   double square_norm(const T* x) const {
