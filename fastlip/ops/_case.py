@@ -38,7 +38,8 @@ class Case:
 
     def _lay_out(self, shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype, device: str) -> Tensor:
         wide = (*shape[:-1], 2 * shape[-1]) if self.layout == "strided" else shape
-        value = torch.randn(*wide, generator=generator, dtype=torch.float64).to(dtype=dtype, device=device)
+        drawn = torch.complex128 if dtype.is_complex else torch.float64
+        value = torch.randn(*wide, generator=generator, dtype=drawn).to(dtype=dtype, device=device)
         if self.layout == "strided":
             return value[..., ::2]
         if self.layout == "channels_last" and value.dim() == 4:

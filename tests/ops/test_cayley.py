@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from fastlip import ops
+from fastlip import ops, testing
+from fastlip.ops import _native
+from fastlip.ops._op import registered
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 SHAPES = ((3, 4, 4), (2, 5, 3), (2, 3, 5), (1, 1), (4, 1, 3), (0, 3, 3))
@@ -86,5 +88,96 @@ def test_compile_agrees_with_eager():
 def test_arguments_are_checked():
     with pytest.raises(TypeError, match=r"M: got torch\.int64"):
         ops.cayley(torch.eye(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match="native"):
-        ops.cayley(torch.eye(2), backend="native")
+    with pytest.raises(ValueError, match="triton"):
+        ops.cayley(torch.eye(2), backend="triton")
+
+
+@pytest.fixture
+def _with_native():
+    if reason := registered["cayley"].status("native"):
+        pytest.skip(reason)
+
+
+@pytest.mark.usefixtures("_with_native")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize("shape", [(3, 4, 4), (2, 5, 3), (2, 3, 5), (1, 18, 18), (1, 35, 35)], ids=str)
+def test_native_gradcheck(shape, dtype):
+    M = random(shape, dtype).requires_grad_()
+    assert torch.autograd.gradcheck(lambda M: ops.cayley(M, backend="native"), M, fast_mode=M.numel() > 200)
+
+
+def large(kind, channels, norm, dtype):
+    """Matrices whose skew part has a given norm: spread, of rank two, or with a few large entries."""
+    shape = (2, channels, channels)
+    M = random(shape, dtype)
+    if kind == "low rank":
+        M = M[..., :1] @ random(shape, dtype, 1)[:, :1]
+    if kind == "sparse":
+        M *= 0.01
+        M[:, 0, 1], M[:, 3, 2], M[:, -1, 0] = 1, 5, -3
+    return M * (norm / torch.linalg.matrix_norm(M - M.mH, 2).amax())
+
+
+@pytest.mark.usefixtures("_with_native")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+@pytest.mark.parametrize("channels", [16, 64, 100])
+@pytest.mark.parametrize("kind", ["spread", "low rank", "sparse"])
+@pytest.mark.parametrize("norm", [40, 140, 1000, 1e6])
+def test_native_stays_orthogonal_for_large_skew_parts(kind, channels, norm, dtype):
+    M = large(kind, channels, norm, dtype)
+    Q = ops.cayley(M, backend="native")
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    values = torch.linalg.svdvals(Q.to(wide))
+    assert (values - 1).abs().max() < 1e-5
+    if norm <= 1000:
+        torch.testing.assert_close(Q.to(wide), ops.cayley(M.to(wide), backend="reference"), rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_with_native")
+@pytest.mark.parametrize("shape", [(3, 20, 20), (3, 30, 20), (3, 20, 30)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_native_leaves_what_it_cannot_invert_to_the_reference(shape, dtype):
+    M = random(shape, dtype)
+    M[1] *= 1e12
+    Q = ops.cayley(M, backend="native")
+    assert defect(Q) < 1e-5 if dtype in (torch.float32, torch.complex64) else defect(Q) < 1e-12
+    torch.testing.assert_close(Q[::2], ops.cayley(M[::2], backend="native"), rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("_with_native")
+@pytest.mark.parametrize("shape", [(20, 16, 16), (5, 70, 70), (3, 40, 33), (1, 300, 300)], ids=str)
+def test_bits_do_not_depend_on_the_number_of_threads(shape):
+    M, G = random(shape, torch.complex64), random(shape, torch.complex64, 1)
+    library, results = _native.library("cpu"), []
+    try:
+        for loop in (0, _native._torch_parallel_for()):
+            library.set_parallel_for(loop)
+            leaf = M.clone().requires_grad_()
+            Q = ops.cayley(leaf, backend="native")
+            results.append((Q.detach(), *torch.autograd.grad(Q, leaf, G)))
+    finally:
+        library.set_parallel_for(_native._torch_parallel_for())
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.usefixtures("_with_native")
+def test_native_reads_views_as_they_are_meant():
+    M = random((3, 6, 6), torch.complex64)
+    for view in (M.mH, M.conj(), M.transpose(0, 1)[:3], M[:, ::2, ::2], M.real, M.conj().imag, M[:, :, :4].mT):
+        expected = ops.cayley(view.clone().resolve_conj(), backend="reference")
+        torch.testing.assert_close(ops.cayley(view, backend="native"), expected)
+
+
+@pytest.mark.usefixtures("_with_native")
+def test_native_saves_the_result_alone():
+    M = random((4, 8, 8), torch.complex64)
+    assert testing.saved_bytes(lambda M: ops.cayley(M, backend="native"), {"M": M}) == M.nbytes
+
+
+@pytest.mark.usefixtures("_with_native")
+@pytest.mark.parametrize("shape", [(2, 4, 4), (2, 5, 3), (2, 3, 5)], ids=str)
+def test_native_compiles_without_graph_break(shape):
+    M = random(shape, torch.complex64)
+    compiled = torch.compile(lambda M: ops.cayley(M, backend="native"), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(M), ops.cayley(M, backend="reference"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from fastlip.ops._check import matrices
 from fastlip.ops._op import Op
 from fastlip.ops.cayley import reference
 
-OP = Op("cayley", backends=())
+OP = Op("cayley", backends=("native",))
 
 
 def cayley(M: Tensor, *, backend: str = "auto") -> Tensor:
@@ -21,16 +23,55 @@ def cayley(M: Tensor, *, backend: str = "auto") -> Tensor:
 
     Args:
         M: (..., m, n), real or complex. float16 and bfloat16 are computed and returned in float32.
-        backend: ``"auto"`` or ``"reference"``.
+        backend: ``"auto"``, ``"reference"`` or ``"native"``.
 
     Returns:
         Q: the shape of M.
 
     Raises:
         TypeError: M is not a real or complex floating-point tensor.
-        ValueError: M has fewer than two dimensions, or matrices without entries; unknown backend.
+        ValueError: M has fewer than two dimensions, or matrices without entries; a backend that
+            cannot run here.
     """
     M = matrices("M", M)
-    OP.choose(backend, M)
+    chosen = OP.choose(backend, M)
+    if chosen != "reference":
+        return _forward(M.mH, chosen).mH if M.shape[-2] < M.shape[-1] else _forward(M, chosen)
     with torch.autocast(M.device.type, enabled=False):
         return reference.cayley(M)
+
+
+def _fake_forward(M: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(M, memory_format=torch.contiguous_format), new_inverse(M)
+
+
+def new_inverse(M: Tensor) -> Tensor:
+    """Room for B, which the gradient of a tall M needs; for a square one it follows from Q."""
+    columns = M.shape[-1]
+    return M.new_empty(0 if M.shape[-2] == columns else (*M.shape[:-2], columns, columns))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    M, ctx.backend = inputs
+    Q, B = output
+    ctx.save_for_backward(*((Q, None, None) if B.numel() == 0 else (None, M, B)))
+
+
+def _gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None]:
+    return _backward(gradient, *ctx.saved_tensors, ctx.backend), None
+
+
+def _fake_backward(gradient: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(gradient, memory_format=torch.contiguous_format)
+
+
+_forward = OP.define(
+    "cayley_forward(Tensor M, str backend) -> (Tensor, Tensor)",
+    fake=_fake_forward,
+    setup_context=_save,
+    backward=_gradient,
+)
+_backward = OP.define(
+    "cayley_backward(Tensor gradient, Tensor? Q, Tensor? M, Tensor? B, str backend) -> Tensor",
+    fake=_fake_backward,
+)

@@ -1,0 +1,102 @@
+// Batched Cayley transforms Q = [2B - I; -2VB], B = (I + U - Uᴴ + VᴴV)⁻¹, and their gradients, on the CPU.
+//
+// I + A has a Hermitian part of at least I, and so has every Schur complement: elimination needs no pivoting, but its
+// rounding error grows with ‖A‖. A cheap estimate of QᴴQ - I decides whether float32 suffices; otherwise the matrix is
+// transformed in float64, as tall ones always are. What is too inaccurate even then is reported to the caller.
+// Each matrix is one thread's work (or, where there are few, each strip of its columns): results do not depend on the
+// number of threads.
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "cayley/backward.h"
+#include "cayley/forward.h"
+#include "common/parallel.h"
+#include "common/registry.h"
+
+namespace fastlip::cayley {
+namespace {
+
+// The defect of orthonormality that is allowed, in roundings: twice what it allows of the singular values (README.md).
+constexpr double kRoundings = 48;
+
+// Whether the threads share each matrix, and how many matrices make a job.
+struct Schedule {
+  bool inside;
+  bool parallel;
+  int64_t job;
+
+  Schedule(int64_t batch, int64_t rows, int64_t n) {
+    const int64_t cost = rows * n * n + 1, least = 64 * 1024;
+    inside = batch < 4 && n >= 96;
+    parallel = !inside && batch * cost > 2 * least;
+    job = cost < least ? least / cost : 1;
+  }
+
+  template <class Body>
+  void run(int64_t batch, const Body& body) const {
+    parallel_jobs((batch + job - 1) / job, parallel, [&](int64_t index) {
+      for (int64_t i = index * job; i < std::min(batch, (index + 1) * job); ++i) body(i);
+    });
+  }
+};
+
+template <class T, bool complex, class S>
+bool transform(const S* m, S* q, S* inverse, int64_t rows, int64_t n, bool inside) {
+  Transform<T, complex> transform(n, rows - n, inside);
+  transform.run(m);
+  if (!(transform.defect() <= kRoundings * std::numeric_limits<S>::epsilon())) return false;
+  transform.write(q, inverse);
+  return true;
+}
+
+// m is (batch, rows, n) with rows >= n, inverse (batch, n, n) where rows > n, else null. failed[i] is whether Q[i] could
+// not be computed; it is left unwritten then.
+template <class T, bool complex>
+void forward(const T* m, T* q, T* inverse, bool* failed, int64_t batch, int64_t rows, int64_t n) {
+  constexpr int64_t kPlanes = complex ? 2 : 1;
+  const Schedule schedule(batch, rows, n);
+  schedule.run(batch, [&](int64_t i) {
+    const int64_t at = i * rows * n * kPlanes;
+    T* b = inverse == nullptr ? inverse : inverse + i * n * n * kPlanes;
+    if (sizeof(T) < sizeof(double) && rows == n) {
+      failed[i] = !transform<T, complex>(m + at, q + at, b, rows, n, schedule.inside);
+      if (!failed[i]) return;
+    }
+    failed[i] = !transform<double, complex>(m + at, q + at, b, rows, n, schedule.inside);
+  });
+}
+
+// gradient and m_gradient are (batch, rows, n). Square matrices are given by Q alone, tall ones by M and B.
+template <class T, bool complex>
+void backward(const T* gradient, const T* q, const T* m, const T* inverse, T* m_gradient, int64_t batch, int64_t rows,
+              int64_t n) {
+  constexpr int64_t kPlanes = complex ? 2 : 1;
+  const Schedule schedule(batch, rows, n);
+  schedule.run(batch, [&](int64_t i) {
+    const int64_t at = i * rows * n * kPlanes;
+    const Adjoint<T, complex> adjoint(n, rows - n, schedule.inside);
+    if (rows == n) {
+      adjoint.run(gradient + at, q + at, m_gradient + at);
+    } else {
+      adjoint.run_tall(gradient + at, m + at, inverse + i * n * n * kPlanes, m_gradient + at);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace fastlip::cayley
+
+namespace fastlip {
+
+FASTLIP_KERNEL(cayley_forward_float32, cayley::forward<float, false>);
+FASTLIP_KERNEL(cayley_forward_float64, cayley::forward<double, false>);
+FASTLIP_KERNEL(cayley_forward_complex64, cayley::forward<float, true>);
+FASTLIP_KERNEL(cayley_forward_complex128, cayley::forward<double, true>);
+FASTLIP_KERNEL(cayley_backward_float32, cayley::backward<float, false>);
+FASTLIP_KERNEL(cayley_backward_float64, cayley::backward<double, false>);
+FASTLIP_KERNEL(cayley_backward_complex64, cayley::backward<float, true>);
+FASTLIP_KERNEL(cayley_backward_complex128, cayley::backward<double, true>);
+
+}  // namespace fastlip
