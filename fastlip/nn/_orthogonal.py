@@ -26,6 +26,8 @@ class OrthogonalConv2d(LipschitzConv2d):
     """
 
     orthogonal = True
+    # Whether orthogonalize maps complex matrices without imaginary part to such: then one batch does for all.
+    keeps_real = False
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -65,6 +67,8 @@ class OrthogonalConv2d(LipschitzConv2d):
             return (self.orthogonalize(matrices).reshape(weight.shape),)
         height, width = torus
         spectrum = kernel_spectrum(weight, (height, width), self.dilation).unflatten(1, (self.groups, -1))
+        if self.keeps_real:
+            return (self.orthogonalize(spectrum).flatten(1, 2),)
         return (per_frequency(self.orthogonalize, spectrum, (height, width)).flatten(1, 2),)
 
     def torus(self, height: int, width: int) -> tuple[int, ...]:

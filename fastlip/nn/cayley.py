@@ -59,6 +59,8 @@ class CayleyConv2d(OrthogonalConv2d):
     strides.
     """
 
+    keeps_real = True
+
     def make_parameters(self, device: Any, dtype: Any) -> None:
         """raw_weight and alpha."""
         super().make_parameters(device, dtype)

@@ -225,3 +225,13 @@ def test_linear_layers_are_the_ops_on_their_weight():
         expected = op(layer.alpha * W / W.norm() if cls is CayleyLinear else W)
         torch.testing.assert_close(layer.weight, expected)
         torch.testing.assert_close(layer(x), F.linear(x, expected, layer.bias))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize(("channels", "groups", "side"), [((6, 6), 1, 8), ((40, 40), 1, 5), ((6, 12), 3, 4)])
+def test_cayley_is_real_where_the_frequency_is_its_own_conjugate(channels, groups, side, backend):
+    layer = lip.CayleyConv2d(*channels, 3, groups=groups, backend=backend)
+    (Q,) = layer.effective(side, side)
+    own = (2 - side % 2) ** 2
+    assert (Q[:own].imag == 0).all()
+    assert (Q[own:].imag != 0).any()

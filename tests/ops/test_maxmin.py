@@ -1,5 +1,7 @@
 """MaxMin beyond agreement: ties, NaN, layouts, gradients of gradients, the size of what is saved."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -99,7 +101,7 @@ def test_functorch_transforms_run_on_the_reference():
     x = torch.randn(4, 6)
     jacobian = torch.func.vmap(torch.func.jacrev(lambda v: ops.maxmin(v[None])[0]))(x)
     assert torch.equal(jacobian.abs().sum(-1), torch.ones(4, 6))
-    with pytest.raises(ValueError, match=OP.status("native") or r"torch\.func"):
+    with pytest.raises(ValueError, match=re.escape(OP.status("native") or "torch.func")):
         torch.func.vmap(lambda v: ops.maxmin(v[None], backend="native"))(x)
 
 
