@@ -214,7 +214,7 @@ def test_the_spectrum_is_computed_once_per_image_size(cls, monkeypatch):
     with torch.no_grad():
         for image in (x, x, x[..., :5], x, x[..., :5]):
             layer(image)
-    assert calls == [4, 16, 2, 14]
+    assert calls == ([20, 16] if cls is CayleyConv2d else [4, 16, 2, 14])
 
 
 def test_linear_layers_are_the_ops_on_their_weight():
@@ -230,7 +230,7 @@ def test_linear_layers_are_the_ops_on_their_weight():
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize(("channels", "groups", "side"), [((6, 6), 1, 8), ((40, 40), 1, 5), ((6, 12), 3, 4)])
 def test_cayley_is_real_where_the_frequency_is_its_own_conjugate(channels, groups, side, backend):
-    layer = lip.CayleyConv2d(*channels, 3, groups=groups, backend=backend)
+    layer = CayleyConv2d(*channels, 3, groups=groups, backend=backend)
     (Q,) = layer.effective(side, side)
     own = (2 - side % 2) ** 2
     assert (Q[:own].imag == 0).all()
