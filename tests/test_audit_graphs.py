@@ -230,3 +230,21 @@ def test_layers_of_deel_torchlip():
     found = fastlip.audit(model, (1, 8, 8))
     assert 0 < found.bound < 2
     assert found.bound >= jacobian_norm(copy.deepcopy(model), (1, 8, 8)) * (1 - 1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_layers_of_orthogonium():
+    theirs = pytest.importorskip("orthogonium.layers")
+    geometry = {"padding": 1, "padding_mode": "circular"}
+    model = nn.Sequential(
+        theirs.AdaptiveOrthoConv2d(3, 8, 3, **geometry),
+        nn.ReLU(),
+        theirs.AdaptiveOrthoConv2d(8, 16, 3, stride=2, **geometry),
+        nn.Flatten(),
+        theirs.OrthoLinear(16 * 16, 10),
+    ).eval()
+    audit = fastlip.audit(model, (3, 8, 8))
+    assert all(layer.bound == pytest.approx(1, abs=1e-4) for layer in audit.layers)
+    scaled = nn.Sequential(model[0], nn.Conv2d(8, 8, 1, bias=False))
+    scaled[1].weight.data.copy_(1.5 * torch.eye(8)[:, :, None, None])
+    assert fastlip.audit(scaled.eval(), (3, 8, 8)).bound == pytest.approx(1.5, abs=1e-3)
