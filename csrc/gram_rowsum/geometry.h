@@ -44,8 +44,8 @@ struct Geometry {
   int64_t first_offset(bool diagonal) const { return diagonal ? offsets / 2 : 0; }
   int64_t width(int64_t tile) const { return std::min(kTile, channels - tile * kTile); }
 
-  // Cost of a pass in vector instructions, roughly: below some 200 000 a second thread does not pay.
-  bool is_large() const { return groups * tiles * tiles * taps * taps * (outputs + 8) * 16 > 200000; }
+  // Cost of a pass in vector instructions, roughly: below some 33 000 a second thread does not pay.
+  bool is_large() const { return groups * tiles * tiles * taps * taps * (outputs + 8) * 16 > 33000; }
 
   // Words of the sign planes of the tile (i, j), i <= j, as [offset][positive, negative][row i], and where they begin.
   int64_t sign_words(int64_t i, int64_t j) const { return (offsets - first_offset(i == j)) * 2 * width(i); }
