@@ -37,12 +37,12 @@ class Chain(nn.Sequential):
         position = 0
         while position < len(modules):
             following = modules[position + 1] if position + 1 < len(modules) else None
-            if style := _style(modules[position], following):
+            if x.dim() == 4 and (style := _style(modules[position], following)):
                 run = _run_of(style, modules, position)
                 x = _fused(run, style, x)
                 position += len(run)
-            elif following is not None and _is_residual_pair(modules[position], following):
-                x = modules[position].forward(x, following.pairing)
+            elif x.dim() == 4 and _is_residual_pair(modules[position], following):
+                x = modules[position].forward(x, modules[position + 1].pairing)
                 position += 2
             else:
                 x = modules[position](x)
@@ -86,11 +86,12 @@ def _is_fusable(module: Any, kinds: tuple[type, ...]) -> bool:
 
 def _keeps_size(convolution: nn.Conv2d | KernelConv2d) -> bool:
     left, right, top, bottom = pads = same_pads(convolution.kernel_size, convolution.dilation)
+    symmetric = (left, top) == (right, bottom)
     if isinstance(convolution, KernelConv2d):
-        return convolution.pads == pads
+        return convolution.pads == pads and (symmetric or convolution.padding_mode == "circular")
     if convolution.padding_mode not in ("zeros", "circular"):
         return False
-    return (left, top) == (right, bottom) and convolution.padding in ("same", (top, left))
+    return symmetric and convolution.padding in ("same", (top, left))
 
 
 def _run_of(style: Style, modules: list[Any], position: int) -> list[Any]:
@@ -103,14 +104,18 @@ def _run_of(style: Style, modules: list[Any], position: int) -> list[Any]:
 
 def _fused(run: list[Any], style: Style, x: Tensor) -> Tensor:
     convolutions = run[::2]
-    weights, scales = _factors(convolutions)
-    arguments = weights, [convolution.bias for convolution in convolutions], scales, *style
-    fits = x.dim() == 4 and x.shape[1] == weights[0].shape[1]
-    if fits and CONV_CHAIN.choose("auto", x, *arguments) != "reference":
-        return ops.conv_chain(x, *arguments)
+    biases = [convolution.bias for convolution in convolutions]
+    # Before the weights, which cost a parametrization: a chain that cannot run leaves that to its modules.
+    if x.shape[1] == convolutions[0].in_channels and _kernels_run(x, biases, style):
+        weights, scales = _factors(convolutions)
+        return ops.conv_chain(x, weights, biases, scales, *style)
     for module in run:
         x = module(x)
     return x
+
+
+def _kernels_run(x: Tensor, biases: list[Tensor | None], style: Style) -> bool:
+    return CONV_CHAIN.choose("auto", x, [], biases, [], *style) != "reference"
 
 
 def _factors(convolutions: list[Any]) -> tuple[list[Tensor], list[Tensor]]:

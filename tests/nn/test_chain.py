@@ -121,6 +121,40 @@ def test_other_dtypes_run_module_by_module(calls, native):
     assert calls == [3]
 
 
+def test_where_the_chain_cannot_run_weights_are_computed_once(monkeypatch):
+    layer = lip.AOLConv2d(4, 4, 3).train()
+    model, counts = fastlip.fuse(nn.Sequential(layer, lip.MaxMin())), []
+    original = chain.ops.gram_rowsum
+    monkeypatch.setattr(chain.ops, "gram_rowsum", lambda *a, **k: counts.append(1) or original(*a, **k))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(torch.randn(2, 4, 5, 5))
+    assert len(counts) == 1
+
+
+@pytest.mark.parametrize("dim", [1, -3])
+@pytest.mark.parametrize("layer", [lip.SLLConv2d, lip.AOLConv2d])
+def test_an_image_without_batch_is_sorted_along_the_dimension_asked_for(layer, dim):
+    sequential = nn.Sequential(layer(4, 4, 3), lip.MaxMin(dim=dim)).double()
+    x = torch.randn(4, 6, 6, dtype=torch.float64)
+    expected = sequential(x)
+    torch.testing.assert_close(fastlip.fuse(sequential)(x), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_fused_chain_follows_load_state_dict_and_a_second_resolution(training):
+    sequential = nn.Sequential(*pairs_of(lip.AOLConv2d(4, 4, 3), lip.SLLConv2d(4, 4, 3), lip.CPLConv2d(4, 4, 3)))
+    fused = fastlip.fuse(copy.deepcopy(sequential).train(training))
+    sequential = fastlip.unfuse(sequential).train(training)
+    with torch.no_grad():
+        fused(torch.randn(2, 4, 6, 6))
+        for parameter in sequential.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        fused.load_state_dict(sequential.state_dict())
+        for size in ((6, 6), (5, 7), (6, 6)):
+            x = torch.randn(2, 4, *size)
+            torch.testing.assert_close(fused(x), sequential(x), rtol=1e-4, atol=1e-5)
+
+
 def test_fuse_keeps_names_and_is_undone():
     model = nn.Sequential(nn.Sequential(*sequences()["aol"]), lip.Chain(*sequences()["plain"]))
     names = list(model.state_dict())
