@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastlip import _peers
 from fastlip.fusing import fuse, unfuse
 from fastlip.models import lip_conv_net
 from fastlip.nn._base import LipschitzLinear
@@ -22,7 +23,7 @@ from fastlip.nn._conv import LipschitzConv2d
 from fastlip.nn.activations import MaxMin
 from fastlip.testing import bytes_kept
 
-CONTESTANTS = ("fused", "reference", "channels-last", "compiled")
+CONTESTANTS = ("fused", "reference", "channels-last", "compiled", *_peers.PEERS)
 # In float64: in float32 a pair or a maximum that rounding decides may fall either way, and moves gradients visibly.
 _AGREEMENT = 1e-6
 _NOISE = 0.3  # of each parameter's standard deviation: away from initialisations where iterations end early
@@ -71,11 +72,19 @@ def run(setting: Setting, contestants: Sequence[str] = CONTESTANTS) -> list[Row]
     Plain is the same network of zero-padded ``nn.Conv2d`` and ``nn.Linear``, contiguous, with MaxMin by maximum and
     minimum as usually published. Contestants: ``"fused"``; ``"reference"``, the pure-PyTorch layers;
     ``"channels-last"``, the reference in that memory format (what it alone is worth); ``"compiled"``, the reference
-    under ``torch.compile``.
+    under ``torch.compile``; ``"orthogonium"`` and ``"deel-torchlip"``, the same network of that package's layers,
+    from their own initialisation and as they evaluate by themselves.
+
+    Raises:
+        ValueError: a contestant that cannot run (see :func:`why_not`).
+        DisagreementError: fused and reference differ by more than rounding; nothing was timed.
     """
+    for contestant in contestants:
+        if reason := why_not(contestant, setting.method):
+            raise ValueError(f"contestants: {reason}")
     torch.manual_seed(0)
     model = _model(setting)
-    networks = {name: _network(name, model) for name in ("plain", *contestants)}
+    networks = {name: _network(name, setting.method, model) for name in ("plain", *contestants)}
     x = torch.rand(setting.batch_size, 3, setting.image_size, setting.image_size, device=setting.device)
     y = torch.randint(10, (setting.batch_size,), device=setting.device)
     _require_agreement(setting.method, model, x[:4], y[:4])
@@ -90,17 +99,33 @@ def run(setting: Setting, contestants: Sequence[str] = CONTESTANTS) -> list[Row]
     return [_row(setting, name, train, evaluate, sizes) for name in contestants]
 
 
+def why_not(contestant: str, method: str) -> str:
+    """Why this contestant cannot be timed beside this method; empty if it can."""
+    if contestant not in CONTESTANTS:
+        return f"got {contestant!r}, allowed are {', '.join(map(repr, CONTESTANTS))}"
+    return _peers.why_not(contestant, method) if contestant in _peers.PEERS else ""
+
+
 def plain(model: nn.Module) -> nn.Module:
     """A copy of the model with ordinary layers in place of fastlip's: see :func:`run`."""
+    return _replaced(model, _plain_convolution, nn.Linear, MaximumMinimum)
+
+
+def _replaced(
+    model: nn.Module,
+    convolution: Callable[[LipschitzConv2d], nn.Module],
+    dense: Callable[[int, int], nn.Module],
+    sorting: Callable[[str], nn.Module] = MaxMin,
+) -> nn.Module:
     model = unfuse(copy.deepcopy(model))
     for module in list(model.modules()):
         for name, layer in module.named_children():
             if isinstance(layer, LipschitzConv2d):
-                setattr(module, name, _plain_convolution(layer))
+                setattr(module, name, convolution(layer))
             elif isinstance(layer, LipschitzLinear):
-                setattr(module, name, nn.Linear(layer.in_features, layer.out_features))
+                setattr(module, name, dense(layer.in_features, layer.out_features))
             elif isinstance(layer, MaxMin):
-                setattr(module, name, MaximumMinimum(layer.pairing))
+                setattr(module, name, sorting(layer.pairing))
     return model
 
 
@@ -144,9 +169,15 @@ def _model(setting: Setting) -> nn.Module:
     return model
 
 
-def _network(name: str, model: nn.Module) -> nn.Module:
+def _network(name: str, method: str, model: nn.Module) -> nn.Module:
     if name == "plain":
         return plain(model)
+    if name in _peers.PEERS:
+        return _replaced(
+            model,
+            lambda layer: _peers.convolution(name, method, *_arguments(layer), padding="same", groups=layer.groups),
+            lambda inputs, outputs: _peers.dense(name, inputs, outputs),
+        ).to(next(model.parameters()).device)
     network = copy.deepcopy(model)
     if name == "fused":
         return fuse(network)
@@ -165,10 +196,12 @@ def _input(name: str, x: Tensor) -> Tensor:
 
 def _plain_convolution(layer: LipschitzConv2d) -> nn.Conv2d:
     height, width = layer.kernel_size
-    padding = height // 2, width // 2
-    return nn.Conv2d(
-        layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, padding, groups=layer.groups
-    ).to(next(layer.parameters()).device)
+    convolution = nn.Conv2d(*_arguments(layer), padding=(height // 2, width // 2), groups=layer.groups)
+    return convolution.to(next(layer.parameters()).device)
+
+
+def _arguments(layer: LipschitzConv2d) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
+    return layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride
 
 
 def _loss(network: nn.Module, x: Tensor, y: Tensor) -> Callable[[], Tensor]:

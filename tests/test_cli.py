@@ -367,6 +367,29 @@ def test_bench_prints_ratios(cli, tmp_path):
     assert (tmp_path / "bench.png").stat().st_size > 1000
 
 
+def test_bench_says_which_contestant_it_leaves_out(cli, monkeypatch):
+    options = ("--method=aol", "--batch-size=2", "--image-size=4", "--layers-per-block=1", "--rounds=1")
+    code, output, errors = cli("bench", *options, "--contestant=fused", "--contestant=deel-torchlip")
+    assert code == 0
+    assert "deel-torchlip has no counterpart of aol" in errors
+    assert "deel-torchlip" not in output
+    monkeypatch.setitem(sys.modules, "orthogonium.layers.conv.AOL.aol", None)
+    code, _, errors = cli("bench", *options, "--contestant=orthogonium")
+    assert code == 1
+    assert "pip install 'fastlip[peers]'" in errors
+    assert "nothing was timed" in errors
+
+
+def test_bench_times_another_package_where_it_is_installed(cli):
+    pytest.importorskip("orthogonium")
+    options = ("--method=aol", "--batch-size=2", "--image-size=4", "--layers-per-block=1", "--rounds=1")
+    code, output, _ = cli("bench", *options, "--json", "--contestant=orthogonium")
+    assert code == 0
+    (row,) = json.loads(output)["rows"]
+    assert row["contestant"] == "orthogonium"
+    assert min(row["train"], row["evaluate"], row["saved"]) > 0
+
+
 def test_doctor_gives_a_reason_for_every_backend(cli):
     code, output, _ = cli("doctor")
     assert code == 0

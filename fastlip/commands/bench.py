@@ -10,7 +10,7 @@ from typing import Any
 import click
 import torch
 
-from fastlip.benchmarking import CONTESTANTS, DisagreementError, Row, Setting, keep_pages, run
+from fastlip.benchmarking import CONTESTANTS, DisagreementError, Row, Setting, keep_pages, run, why_not
 from fastlip.models import METHODS, SIZES
 
 _BATCH_SIZES = {"XS": 256, "S": 64, "M": 32, "L": 16}
@@ -44,19 +44,31 @@ def bench(methods: tuple[str, ...], contestants: tuple[str, ...], as_json: bool,
     pages_kept = keep_pages()
     rows: list[Row] = []
     for method in methods or METHODS:
+        able = [name for name in contestants or ("fused", "reference") if not _left_out(name, method)]
+        if not able:
+            continue
         try:
-            found = run(Setting(method, **options), contestants or ("fused", "reference"))
+            found = run(Setting(method, **options), able)
         except DisagreementError as error:
             raise click.ClickException(f"{error}: not timed") from None
         for row in found:
             if not as_json:
                 _print_row(row, header=not rows)
             rows.append(row)
+    if not rows:
+        raise click.ClickException("nothing was timed: no contestant can run beside these methods")
     if plot:
         _plot(rows, plot, f"ConvNet {options['size']}, batch {options['batch_size']}, {options['device']}")
     if as_json:
         about = {**options, **_machine(), "pages_kept": pages_kept}
         click.echo(json.dumps({"options": about, "rows": [row.to_dict() for row in rows]}, indent=2))
+
+
+def _left_out(contestant: str, method: str) -> bool:
+    reason = why_not(contestant, method)
+    if reason:
+        click.echo(f"left out: {reason}", err=True)
+    return bool(reason)
 
 
 def _machine() -> dict[str, Any]:
