@@ -200,7 +200,7 @@ def _plain_convolution(layer: LipschitzConv2d) -> nn.Conv2d:
     return convolution.to(next(layer.parameters()).device)
 
 
-def _arguments(layer: LipschitzConv2d) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
+def _arguments(layer: LipschitzConv2d) -> tuple[Any, ...]:
     return layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride
 
 
