@@ -12,7 +12,7 @@ from fastlip import ops
 from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32
 from fastlip.nn._conv import LipschitzConv2d, Pair
 from fastlip.ops._padding import same_pads
-from fastlip.ops.spectral_conv import kernel_spectrum, per_frequency
+from fastlip.ops.spectral_conv import kernel_spectrum, own_frequencies
 
 
 class OrthogonalConv2d(LipschitzConv2d):
@@ -26,8 +26,6 @@ class OrthogonalConv2d(LipschitzConv2d):
     """
 
     orthogonal = True
-    # Whether orthogonalize maps complex matrices without imaginary part to such: then one batch does for all.
-    keeps_real = False
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -55,8 +53,8 @@ class OrthogonalConv2d(LipschitzConv2d):
         """The kernel whose matrices are made orthogonal, at least float32."""
         return at_least_float32(self.raw_weight)
 
-    def orthogonalize(self, V: Tensor) -> Tensor:
-        """Orthonormal rows or columns from a batch of real or complex matrices."""
+    def orthogonalize(self, V: Tensor, reals: int = 0) -> Tensor:
+        """Orthonormal rows or columns from a batch of matrices, real for the first ``reals`` of a complex batch."""
         raise NotImplementedError
 
     def parametrize(self, *torus: int) -> tuple[Tensor, ...]:
@@ -67,9 +65,7 @@ class OrthogonalConv2d(LipschitzConv2d):
             return (self.orthogonalize(matrices).reshape(weight.shape),)
         height, width = torus
         spectrum = kernel_spectrum(weight, (height, width), self.dilation).unflatten(1, (self.groups, -1))
-        if self.keeps_real:
-            return (self.orthogonalize(spectrum).flatten(1, 2),)
-        return (per_frequency(self.orthogonalize, spectrum, (height, width)).flatten(1, 2),)
+        return (self.orthogonalize(spectrum, own_frequencies((height, width))).flatten(1, 2),)
 
     def torus(self, height: int, width: int) -> tuple[int, ...]:
         """The circular image on which the convolution acts, for an image after space-to-depth; () for one tap."""

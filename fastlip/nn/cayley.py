@@ -59,8 +59,6 @@ class CayleyConv2d(OrthogonalConv2d):
     strides.
     """
 
-    keeps_real = True
-
     def make_parameters(self, device: Any, dtype: Any) -> None:
         """raw_weight and alpha."""
         super().make_parameters(device, dtype)
@@ -74,8 +72,8 @@ class CayleyConv2d(OrthogonalConv2d):
         """M = alpha W / ||W||_F."""
         return normalize(self.raw_weight, self.alpha)
 
-    def orthogonalize(self, V: Tensor) -> Tensor:
-        """The Cayley transform."""
+    def orthogonalize(self, V: Tensor, reals: int = 0) -> Tensor:
+        """The Cayley transform, which is real where V is."""
         return ops.cayley(V, backend=self.backend)
 
 

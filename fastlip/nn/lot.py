@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastlip import ops
 from fastlip.nn._orthogonal import OrthogonalConv2d, OrthogonalLinear
 from fastlip.nn.aol import centre_orthogonal_
-from fastlip.ops.polar.reference import ridged_newton
+from fastlip.ops.polar.reference import join, ridged_newton, split
 
 
 def check_iteration(ridge: float | None, steps: int | None) -> tuple[float | None, int | None]:
@@ -23,11 +23,11 @@ def check_iteration(ridge: float | None, steps: int | None) -> tuple[float | Non
     return ridge, steps
 
 
-def polar(V: Tensor, ridge: float | None, steps: int | None, backend: str) -> Tensor:
+def polar(V: Tensor, ridge: float | None, steps: int | None, backend: str, reals: int = 0) -> Tensor:
     """The exact polar factor, or the published iteration's approximation."""
     if ridge is None or steps is None:
-        return ops.polar(V, backend=backend)
-    return ridged_newton(V, ridge, steps)
+        return ops.polar(V, reals, backend=backend)
+    return join([ridged_newton(part, ridge, steps) for part in split(V, reals)], V.dtype)
 
 
 class LOTConv2d(OrthogonalConv2d):
@@ -70,9 +70,9 @@ class LOTConv2d(OrthogonalConv2d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def orthogonalize(self, V: Tensor) -> Tensor:
+    def orthogonalize(self, V: Tensor, reals: int = 0) -> Tensor:
         """The polar factor."""
-        return polar(V, self.ridge, self.steps, self.backend)
+        return polar(V, self.ridge, self.steps, self.backend, reals)
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""

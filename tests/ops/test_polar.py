@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from fastlip import ops
+from fastlip import ops, testing
 from fastlip.ops.polar.decomposition import decompose
 from fastlip.ops.polar.reference import ridged_newton
 
@@ -102,6 +102,27 @@ def test_transforms_and_compile_agree_with_eager():
     torch.testing.assert_close(leaf.grad, eager)
 
 
+@pytest.mark.parametrize("shape", [(5, 4, 4), (5, 2, 4, 3), (5, 3, 4)], ids=str)
+@pytest.mark.parametrize("reals", [0, 2, 5])
+def test_some_matrices_of_a_batch_are_taken_as_real(shape, reals):
+    V, G = random(shape, torch.complex128).requires_grad_(), random(shape, torch.complex128, 1)
+    parts = [V[:reals].real, V[reals:]]
+    expected = torch.cat([ops.polar(part).to(V.dtype) for part in parts])
+    Q = ops.polar(V, reals)
+    assert (Q[:reals].imag == 0).all()
+    torch.testing.assert_close(Q, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(value, V, G)[0] for value in (Q, expected)))
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 4), (5, 6, 3), (5, 3, 6)], ids=str)
+def test_keeps_the_factor_the_smaller_basis_and_the_singular_values(shape):
+    V, least = random(shape, torch.complex64).requires_grad_(), min(shape[-2:])
+    kept = testing.bytes_kept(lambda: ops.polar(V, 2))
+    complex_bytes, real_bytes = 5 * math.prod(shape[1:]) * 8, 5 * least * 4
+    bases = (2 * 4 + 3 * 8) * least**2
+    assert kept == complex_bytes + bases + real_bytes
+
+
 def test_second_derivatives_are_refused():
     V = random((3, 3), torch.float64).requires_grad_()
     (gradient,) = torch.autograd.grad(ops.polar(V).sin().sum(), V, create_graph=True)
@@ -128,6 +149,9 @@ def test_arguments_are_checked():
         ops.polar(torch.ones(3))
     with pytest.raises(ValueError, match=r"V: got shape \(2, 0, 3\)"):
         ops.polar(torch.ones(2, 0, 3))
+    for V, reals in ((torch.eye(2), 1), (torch.ones(2, 2, 2, dtype=torch.complex64), 3)):
+        with pytest.raises(ValueError, match=f"reals={reals}"):
+            ops.polar(V, reals)
     with pytest.raises(ValueError, match="backend='fast'"):
         ops.polar(torch.eye(2), backend="fast")
     with pytest.raises(ValueError, match="native"):

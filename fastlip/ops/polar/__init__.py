@@ -12,7 +12,7 @@ from fastlip.ops.polar import reference
 OP = Op("polar", backends=())
 
 
-def polar(V: Tensor, *, backend: str = "auto") -> Tensor:
+def polar(V: Tensor, reals: int = 0, *, backend: str = "auto") -> Tensor:
     r"""The polar factor Q = V (VᴴV)^{-1/2} of each matrix; wide ones by their adjoint, (VVᴴ)^{-1/2} V.
 
     Orthonormal columns (tall) or rows (wide), unitary if square: the matrix of that kind nearest to V. It is
@@ -26,6 +26,8 @@ def polar(V: Tensor, *, backend: str = "auto") -> Tensor:
 
     Args:
         V: (..., m, n), real or complex. float16 and bfloat16 are computed and returned in float32.
+        reals: of a complex V, how many of the first matrices (along its first dimension) are taken as real; those
+            of Q are real then. A convolution has such matrices at its self-conjugate frequencies.
         backend: ``"auto"`` or ``"reference"``.
 
     Returns:
@@ -33,9 +35,12 @@ def polar(V: Tensor, *, backend: str = "auto") -> Tensor:
 
     Raises:
         TypeError: V is not a real or complex floating-point tensor.
-        ValueError: V has fewer than two dimensions, or matrices without entries; unknown backend.
+        ValueError: V has fewer than two dimensions, or matrices without entries; reals that V has not; unknown
+            backend.
     """
     V = matrices("V", V)
-    OP.choose(backend, V)
+    if reals != 0 and not (V.is_complex() and V.dim() > 2 and 0 < reals <= V.shape[0]):
+        raise ValueError(f"reals={reals}: expected at most the matrices of a complex batch, got {tuple(V.shape)}")
+    OP.choose(backend, V, reals)
     with torch.autocast(V.device.type, enabled=False):
-        return reference.polar(V)
+        return reference.polar(V, reals)

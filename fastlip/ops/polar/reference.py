@@ -13,32 +13,59 @@ from fastlip.ops.polar.decomposition import decompose
 
 # Tracing an autograd.Function makes torch.compile warn; a call left whole in the graph is traced by autograd.
 @torch.compiler.allow_in_graph
-def polar(V: Tensor) -> Tensor:
-    """Q = U Wᴴ for the thin decomposition V = U diag(s) Wᴴ."""
-    return _Polar.apply(V)[0]
+def polar(V: Tensor, reals: int = 0) -> Tensor:
+    """Q = U Wᴴ for the thin decomposition V = U diag(s) Wᴴ, the first ``reals`` matrices taken as real."""
+    return _Polar.apply(V, reals)[0]
 
 
 class _Polar(torch.autograd.Function):
+    """Saves Q, the singular values, and of the singular bases only the smaller: the other follows from Q."""
+
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(V: Tensor) -> tuple[Tensor, ...]:
-        U, s, Wh = decompose(V)
-        return polish(U @ Wh), U, s, Wh
+    def forward(V: Tensor, reals: int) -> tuple[Tensor, ...]:
+        parts = [_factor(part) for part in split(V, reals)]
+        return join([Q for Q, _, _ in parts], V.dtype), *(tensor for part in parts for tensor in part[1:])
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output[1:])
+        ctx.save_for_backward(*output)
+        ctx.reals = inputs[1]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        Q, *factors = ctx.saved_tensors
+        bases, values = factors[::2], factors[1::2]
         with torch.autocast(gradient.device.type, enabled=False):
-            return polar_adjoint(gradient, *ctx.saved_tensors)
+            pieces = zip(split(gradient, ctx.reals), split(Q, ctx.reals), bases, values, strict=True)
+            return join([polar_adjoint(G, *_bases(part, basis), s) for G, part, basis, s in pieces], Q.dtype), None
 
 
-def polar_adjoint(gradient: Tensor, U: Tensor, s: Tensor, Wh: Tensor) -> Tensor:
+def split(V: Tensor, reals: int) -> list[Tensor]:
+    """The real parts of the first ``reals`` entries, and the others; only one of them where that is all."""
+    return [V] if reals == 0 else [part for part in (V[:reals].real, V[reals:]) if part.shape[0] > 0]
+
+
+def join(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """The inverse of :func:`split`."""
+    return parts[0].to(dtype) if len(parts) == 1 else torch.cat([part.to(dtype) for part in parts])
+
+
+def _factor(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Q = U Wᴴ, the smaller of the bases U and W, and the singular values."""
+    U, s, Wh = decompose(V)
+    return polish(U @ Wh), U if V.shape[-2] < V.shape[-1] else Wh.mH, s
+
+
+def _bases(Q: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """U and Wᴴ, from Q = U Wᴴ and the smaller of them."""
+    return (basis, basis.mH @ Q) if Q.shape[-2] < Q.shape[-1] else (Q @ basis, basis.mH)
+
+
+def polar_adjoint(gradient: Tensor, U: Tensor, Wh: Tensor, s: Tensor) -> Tensor:
     """The gradient of V = U diag(s) Wᴴ from that of its polar factor (README.md)."""
     left, right = _clamped(s, U.shape[-2], Wh.shape[-1])
     UhG = U.mH @ gradient

@@ -13,11 +13,19 @@ from fastlip.ops.spectral_conv.frequencies import (
     Size,
     half_plane,
     kernel_spectrum,
+    own_frequencies,
     per_frequency,
     unique_frequencies,
 )
 
-__all__ = ["half_plane", "kernel_spectrum", "per_frequency", "spectral_conv", "unique_frequencies"]
+__all__ = [
+    "half_plane",
+    "kernel_spectrum",
+    "own_frequencies",
+    "per_frequency",
+    "spectral_conv",
+    "unique_frequencies",
+]
 
 OP = Op("spectral_conv", backends=("native",))
 
