@@ -6,13 +6,12 @@
 // Each matrix is one thread's work (or, where there are few, each strip of its columns): results do not depend on the
 // number of threads.
 
-#include <algorithm>
 #include <cstdint>
 #include <limits>
 
 #include "cayley/backward.h"
 #include "cayley/forward.h"
-#include "common/parallel.h"
+#include "cayley/schedule.h"
 #include "common/registry.h"
 
 namespace fastlip::cayley {
@@ -20,27 +19,6 @@ namespace {
 
 // The defect of orthonormality that is allowed, in roundings: twice what it allows of the singular values (README.md).
 constexpr double kRoundings = 48;
-
-// Whether the threads share each matrix, and how many matrices make a job.
-struct Schedule {
-  bool inside;
-  bool parallel;
-  int64_t job;
-
-  Schedule(int64_t batch, int64_t rows, int64_t n) {
-    const int64_t cost = rows * n * n + 1, least = 64 * 1024;
-    inside = batch < 4 && n >= 96;
-    parallel = !inside && batch * cost > 2 * least;
-    job = cost < least ? least / cost : 1;
-  }
-
-  template <class Body>
-  void run(int64_t batch, const Body& body) const {
-    parallel_jobs((batch + job - 1) / job, parallel, [&](int64_t index) {
-      for (int64_t i = index * job; i < std::min(batch, (index + 1) * job); ++i) body(i);
-    });
-  }
-};
 
 template <class T, bool complex, class S>
 bool transform(const S* m, S* q, S* inverse, int64_t rows, int64_t n, bool inside) {

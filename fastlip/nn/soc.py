@@ -16,7 +16,7 @@ from fastlip.nn._orthogonal import largest_singular_value, space_to_depth
 from fastlip.ops._padding import Pads, same_pads
 from fastlip.ops.conv_exp import check_terms
 from fastlip.ops.conv_exp.truncation import largest_modulus, stable_norm
-from fastlip.ops.spectral_conv import kernel_spectrum, per_frequency
+from fastlip.ops.spectral_exp import kernel_exp
 
 EXPONENTIALS = ("series", "spectral")
 DEFAULT_TERMS = 4
@@ -163,11 +163,7 @@ class SOCConv2d(LipschitzConv2d):
         return (self._per_frequency(kernel, context),) if context else (kernel.flatten(0, 1),)
 
     def _per_frequency(self, kernel: Tensor, size: tuple[int, int]) -> Tensor:
-        def exponential(matrices: Tensor) -> Tensor:
-            blocks = matrices.unflatten(1, (self.groups, -1))
-            return ops.spectral_exp(blocks, backend=self.backend).flatten(1, 2)
-
-        return per_frequency(exponential, kernel_spectrum(kernel.flatten(0, 1), size, self.dilation), size)
+        return kernel_exp(kernel.flatten(0, 1), size, self.dilation, self.groups, backend=self.backend)
 
     def forward(self, x: Tensor) -> Tensor:
         """exp(L) x + bias."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 Size = tuple[int, int]
 
-_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _transforms_are_active = torch._C._are_functorch_transforms_active
 
@@ -27,6 +27,11 @@ def _count(size: Size) -> tuple[int, int]:
 def own_frequencies(size: Size) -> int:
     """g, how many unique frequencies are self-conjugate: the matrices of real kernels are real there."""
     return _count(size)[0]
+
+
+def count_frequencies(size: Size) -> int:
+    """F, how many unique frequencies there are."""
+    return (size[0] * size[1] + own_frequencies(size)) // 2
 
 
 def unique_frequencies(size: Size, device: torch.device | None = None) -> Tensor:
@@ -70,8 +75,15 @@ def kernel_spectrum(weight: Tensor, size: Size, dilation: Size = (1, 1)) -> Tens
     """
     cout, cin, *kernel = weight.shape
     taps = weight.flatten(2).permute(2, 0, 1).flatten(1)
-    phases = _phases((kernel[0], kernel[1]), size, dilation, weight.device, _COMPLEX[weight.dtype])
+    phases = _phases((kernel[0], kernel[1]), size, dilation, weight.device, COMPLEX[weight.dtype])
     return (phases @ taps.to(phases.dtype)).unflatten(1, (cout, cin))
+
+
+def kernel_spectrum_adjoint(gradient: Tensor, kernel: tuple[int, ...], size: Size, dilation: Size) -> Tensor:
+    """The gradient of a weight of the shape ``kernel`` from that of its spectrum."""
+    cout, cin, *taps = kernel
+    phases = _phases((taps[0], taps[1]), size, dilation, gradient.device, gradient.dtype)
+    return (phases.mH @ gradient.flatten(1)).real.unflatten(1, (cout, cin)).permute(1, 2, 0).contiguous().view(kernel)
 
 
 def _phases(kernel: Size, size: Size, dilation: Size, device: torch.device, dtype: torch.dtype) -> Tensor:

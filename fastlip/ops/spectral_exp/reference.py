@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastlip.ops.polar.reference import polish
+from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum, per_frequency
 
 
 # Tracing an autograd.Function makes torch.compile warn; a call left whole in the graph is traced by autograd.
@@ -19,12 +20,21 @@ def spectral_exp(K: Tensor) -> Tensor:
     return _Exponential.apply(K)[0]
 
 
+def kernel_exp(kernel: Tensor, size: Size, dilation: Size, groups: int) -> Tensor:
+    """The exponentials of a kernel's matrices at each frequency, (F, c, c / groups)."""
+
+    def exponential(matrices: Tensor) -> Tensor:
+        return spectral_exp(matrices.unflatten(1, (groups, -1))).flatten(1, 2)
+
+    return per_frequency(exponential, kernel_spectrum(kernel, size, dilation), size)
+
+
 class _Exponential(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        angles, V = torch.linalg.eigh(0.5j * (K - K.mH))
+        angles, V = decompose(K)
         E = V * torch.polar(torch.ones_like(angles), -angles)[..., None, :] @ V.mH
         return polish(E if K.is_complex() else E.real), angles, V
 
@@ -38,6 +48,12 @@ class _Exponential(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
         with torch.autocast(gradient.device.type, enabled=False):
             return exponential_adjoint(gradient, *ctx.saved_tensors)
+
+
+def decompose(K: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of the Hermitian i (K - Kᴴ) / 2."""
+    angles, V = torch.linalg.eigh(0.5j * (K - K.mH))
+    return angles, V
 
 
 def exponential_adjoint(gradient: Tensor, angles: Tensor, V: Tensor) -> Tensor:

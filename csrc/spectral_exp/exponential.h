@@ -1,0 +1,191 @@
+// The exponential of one skew-Hermitian matrix by a polynomial and squarings, and its gradient.
+//
+// With A = (K - Kᴴ) / 2^(m + 1) small enough, T(A) = Σ_{k <= 8} Aᵏ / k! takes three products (Bader, Blanes, Casas,
+// "Computing the matrix exponential with an optimized Taylor polynomial approximation", Mathematics 2019):
+// A₂ = A², A₄ = A₂ (x₁ A + x₂ A₂), T = y₀ + y₁ A + y₂ A₂ + (x₃ A₂ + A₄) (x₄ + x₅ A + x₆ A₂ + x₇ A₄).
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <utility>
+
+#include "cayley/planar.h"
+#include "cayley/product.h"
+#include "common/scratch.h"
+
+namespace fastlip::spectral_exp {
+
+using cayley::Planar;
+
+constexpr double kRoot = 13.304134695650071;  // of 177
+constexpr double kX3 = 2.0 / 3, kX1 = kX3 * (1 + kRoot) / 88, kX2 = kX3 * (1 + kRoot) / 352;
+constexpr double kX4 = (-271 + 29 * kRoot) / (315 * kX3), kX5 = 11 * (-1 + kRoot) / (1260 * kX3);
+constexpr double kX6 = 11 * (-9 + kRoot) / (5040 * kX3), kX7 = (89 - kRoot) / (5040 * kX3 * kX3);
+constexpr double kY0 = 1, kY1 = 1, kY2 = (857 - 58 * kRoot) / 630;
+
+// Up to this norm the remainder, norm⁹ / 9!, is half a rounding; and beyond so many squarings, which double errors,
+// another method is more accurate.
+template <class T>
+constexpr double kLargestNorm = sizeof(T) == 4 ? 0.6 : 0.065;
+template <class T>
+constexpr int kMostSquarings = sizeof(T) == 4 ? 4 : 8;
+
+template <class T, bool complex>
+struct Term {
+  double factor;
+  const Planar<T, complex>& matrix;
+};
+
+// target = Σ factor * matrix + diagonal * I, where target may be one of the matrices.
+template <class T, bool complex, size_t count>
+void combine(const Planar<T, complex>& target, int64_t n, const Term<T, complex> (&terms)[count], double diagonal) {
+  constexpr int64_t lanes = kLaneCount<T>;
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < target.kPlanes * target.plane; j += lanes) {
+      Lanes<T> sum = static_cast<T>(terms[0].factor) * load_lanes(terms[0].matrix.at(i, j));
+#pragma GCC unroll 4
+      for (size_t t = 1; t < count; ++t) {
+        sum += static_cast<T>(terms[t].factor) * load_lanes(terms[t].matrix.at(i, j));
+      }
+      store_lanes<T>(target.at(i, j), sum);
+    }
+  }
+  if (diagonal != 0) cayley::add_to_diagonal(target, n, static_cast<T>(diagonal));
+}
+
+template <class T, bool complex>
+class Exponential {
+ public:
+  Exponential(int64_t n, bool differentiates, bool parallel)
+      : n_(n), differentiates_(differentiates), parallel_(parallel) {
+    constexpr int64_t own = 5;
+    const int64_t size = Matrix::size(n, n);
+    const int64_t powers = differentiates ? kMostSquarings<T> + 1 : 2, more = differentiates ? 4 : 0;
+    T* memory = scratch<T, Exponential>((own + powers + more) * size);
+    const auto take = [&] { return memory += size, memory - size; };
+    for (Matrix* matrix : {&a_, &a2_, &a4_, &left_, &right_}) matrix->data = take();
+    for (int64_t i = 0; i < powers; ++i) power_[i].data = take();
+    if (!differentiates) return;
+    for (Matrix* matrix : {&g_, &h_, &p_, &q_}) matrix->data = take();
+  }
+
+  // exp((K - Kᴴ) / 2), or false where K is too large for it.
+  bool run(const T* k, T* result) {
+    if (!scale(k)) return false;
+    raise(squarings_);
+    store(power(squarings_), n_, n_, T{1}, T{0}, result);
+    return true;
+  }
+
+  // The gradient of K from that of the exponential, or false.
+  bool pull_back(const T* gradient, const T* k, T* result) {
+    if (!scale(k)) return false;
+    raise(squarings_ - 1);
+    load(gradient, n_, n_, g_);
+    for (int j = squarings_ - 1; j >= 0; --j) {  // E² : E̅ = G Eᴴ + Eᴴ G
+      conjugate_transpose(power(j), n_, n_, T{1}, p_);
+      product(h_, g_, p_);
+      product(h_, p_, g_, T{1}, true);
+      std::swap(g_.data, h_.data);
+    }
+    pull_back_polynomial();
+    store(g_, n_, n_, static_cast<T>(std::ldexp(0.5, -squarings_)), T{0}, result);
+    return true;
+  }
+
+ private:
+  using Matrix = Planar<T, complex>;
+
+  const Matrix& power(int j) const { return power_[differentiates_ ? j : j % 2]; }
+
+  void product(const Matrix& c, const Matrix& a, const Matrix& b, T factor = T{1}, bool add = false) const {
+    cayley::multiply(c, a, b, n_, n_, n_, add, factor, parallel_);
+  }
+
+  // A, divided by a power of two such that its norm is small, and A².
+  bool scale(const T* k) {
+    load(k, n_, n_, a_);
+    subtract_adjoint(a_, n_);
+    combine(a_, n_, {{0.5, a_}}, 0);
+    product(a2_, a_, a_);
+    double bound = std::sqrt(frobenius_norm(a2_));  // ‖A‖² = ‖A²‖, for A is normal
+    for (squarings_ = 0; bound > kLargestNorm<T> && squarings_ < kMostSquarings<T>; ++squarings_) bound /= 2;
+    if (!(bound <= kLargestNorm<T>)) return false;
+    if (squarings_ > 0) {
+      combine(a_, n_, {{std::ldexp(1, -squarings_), a_}}, 0);
+      combine(a2_, n_, {{std::ldexp(1, -2 * squarings_), a2_}}, 0);
+    }
+    combine(left_, n_, {{kX1, a_}, {kX2, a2_}}, 0);
+    product(a4_, a2_, left_);
+    combine(left_, n_, {{kX3, a2_}, {1, a4_}}, 0);
+    combine(right_, n_, {{kX5, a_}, {kX6, a2_}, {kX7, a4_}}, kX4);
+    return true;
+  }
+
+  // The powers exp(A)^(2^j), j <= last; none if it is negative.
+  void raise(int last) const {
+    if (last < 0) return;
+    product(power(0), left_, right_);
+    combine(power(0), n_, {{1, power(0)}, {kY1, a_}, {kY2, a2_}}, kY0);
+    for (int j = 1; j <= last; ++j) product(power(j), power(j - 1), power(j - 1));
+  }
+
+  // From the gradient g of T(A) to twice that of A, in place: its skew part only.
+  void pull_back_polynomial() const {
+    conjugate_transpose(right_, n_, n_, T{1}, p_);
+    product(h_, g_, p_);  // of x₃ A₂ + A₄
+    conjugate_transpose(left_, n_, n_, T{1}, p_);
+    product(q_, p_, g_);  // of x₄ + x₅ A + x₆ A₂ + x₇ A₄
+    const Matrix &of_a = g_, &of_a2 = left_, &of_a4 = right_;
+    combine(of_a2, n_, {{kX3, h_}, {kX6, q_}, {kY2, g_}}, 0);
+    combine(of_a4, n_, {{1, h_}, {kX7, q_}}, 0);
+    combine(of_a, n_, {{kX5, q_}, {kY1, g_}}, 0);
+    combine(p_, n_, {{-kX1, a_}, {kX2, a2_}}, 0);  // (x₁ A + x₂ A₂)ᴴ
+    product(of_a2, of_a4, p_, T{1}, true);
+    product(q_, a2_, of_a4);
+    combine(of_a2, n_, {{1, of_a2}, {kX2, q_}}, 0);
+    combine(of_a, n_, {{1, of_a}, {kX1, q_}}, 0);
+    // A₂ = A²: with S the Hermitian part of its gradient, -(S A + A S) = (S A)ᴴ - S A; the other part gives no skew one.
+    conjugate_transpose(of_a2, n_, n_, T{1}, p_);
+    combine(p_, n_, {{0.5, p_}, {0.5, of_a2}}, 0);
+    product(of_a, p_, a_, T{-2}, true);
+    subtract_adjoint(of_a, n_);
+  }
+
+  double frobenius_norm(const Matrix& matrix) const {
+    double sum = 0;
+    for (int64_t i = 0; i < n_; ++i) {
+      Lanes<T> squares = {};
+      for (int64_t j = 0; j < matrix.kPlanes * matrix.plane; j += kLaneCount<T>) {
+        const Lanes<T> value = load_lanes(matrix.at(i, j));
+        squares += value * value;
+      }
+      for (int lane = 0; lane < kLaneCount<T>; ++lane) sum += squares[lane];
+    }
+    return std::sqrt(sum);
+  }
+
+  const int64_t n_;
+  const bool differentiates_;
+  const bool parallel_;
+  int squarings_ = 0;
+  Matrix a_{nullptr, n_};
+  Matrix a2_{nullptr, n_};
+  Matrix a4_{nullptr, n_};
+  Matrix left_{nullptr, n_};
+  Matrix right_{nullptr, n_};
+  Matrix g_{nullptr, n_};
+  Matrix h_{nullptr, n_};
+  Matrix p_{nullptr, n_};
+  Matrix q_{nullptr, n_};
+  std::array<Matrix, kMostSquarings<T> + 1> power_ = filled(std::make_index_sequence<kMostSquarings<T> + 1>{}, n_);
+
+  template <size_t... index>
+  static std::array<Matrix, sizeof...(index)> filled(std::index_sequence<index...>, int64_t n) {
+    return {((void)index, Matrix{nullptr, n})...};
+  }
+};
+
+}  // namespace fastlip::spectral_exp
