@@ -40,12 +40,12 @@ class Convolution {
     parallel_ = images * chunks_ * kLaneCount<T> * transform_.area() > kSerialElements;
   }
 
-  void forward(const Images<const T>& x, const T* bias, const Images<T>& y) const {
+  void forward(const Images<const T>& x, const T* bias, bool sorts, const Images<T>& y) const {
     for (int64_t begin = 0; begin < images_; begin += pass_) {
       const Spectrum<T> spectrum = this->spectrum<struct ForwardSpectrum>(begin);
       analyse(x, inputs_, begin, spectrum);
       mix(spectrum, false);
-      synthesise(spectrum, outputs_, begin, bias, y);
+      synthesise(spectrum, outputs_, begin, bias, sorts, y);
     }
   }
 
@@ -63,7 +63,7 @@ class Convolution {
       }
       if (x_gradient.data == nullptr) continue;
       mix(spectrum, true);
-      synthesise(spectrum, inputs_, begin, nullptr, x_gradient);
+      synthesise(spectrum, inputs_, begin, nullptr, false, x_gradient);
     }
   }
 
@@ -88,13 +88,13 @@ class Convolution {
     });
   }
 
-  void synthesise(const Spectrum<T>& spectrum, const Channels<T>& channels, int64_t begin, const T* bias,
+  void synthesise(const Spectrum<T>& spectrum, const Channels<T>& channels, int64_t begin, const T* bias, bool sorts,
                   const Images<T>& images) const {
     const T scale = T{1} / static_cast<T>(transform_.area());
     parallel_jobs(spectrum.images, parallel_, [&](int64_t slot) {
       for (int64_t chunk = 0; chunk < channels.chunks; ++chunk) {
         const int64_t first = channels.first(chunk);
-        transform_.inverse(spectrum, slot, chunk, scale, bias == nullptr ? nullptr : bias + first,
+        transform_.inverse(spectrum, slot, chunk, scale, bias == nullptr ? nullptr : bias + first, sorts,
                            channels.width(chunk), images, images.at(begin + slot, first));
       }
     });
@@ -143,14 +143,16 @@ class Convolution {
   bool parallel_;
 };
 
-// x is (n, cin, h, w), y (n, cout, h, w), matrices (F, cout, cin / groups, 2), bias (cout) or null.
+// x is (n, cin, h, w), y (n, cout, h, w), matrices (F, cout, cin / groups, 2), bias (cout) or null. With `sorts`, pairs of
+// neighbouring channels are in descending order: cout is even and there is one group.
 template <class T>
 void forward(const T* x, const T* matrices, const T* bias, T* y, int64_t n, int64_t groups, int64_t cin, int64_t cout,
-             int64_t h, int64_t w, int64_t torus_h, int64_t torus_w, int64_t channels_last) {
+             int64_t h, int64_t w, int64_t torus_h, int64_t torus_w, int64_t channels_last,
+             int64_t y_channels_last, int64_t sorts) {
   const Convolution<T> convolution(matrices, n, {groups, cin / groups}, {groups, cout / groups},
                                    {h, w, torus_h, torus_w});
   prefer_large_pages(y, n * cout * h * w);
-  convolution.forward({x, cin, h, w, channels_last != 0}, bias, {y, cout, h, w, channels_last != 0});
+  convolution.forward({x, cin, h, w, channels_last != 0}, bias, sorts != 0, {y, cout, h, w, y_channels_last != 0});
 }
 
 // The gradients have the shapes of what they belong to, and each may be null; x_gradient lies in memory like x.

@@ -76,15 +76,24 @@ class OrthogonalConv2d(LipschitzConv2d):
         reach = [d * (k - 1) for d, k in zip(self.dilation, self.taps, strict=True)]
         return height + reach[0], width + reach[1]
 
+    @property
+    def is_spectral(self) -> bool:
+        """Whether the layer is one ``fastlip.ops.spectral_conv``."""
+        return self.taps != (1, 1)
+
     def forward(self, x: Tensor) -> Tensor:
         """Q * x + bias."""
+        if self.is_spectral:
+            return ops.spectral_conv(*self.spectral_arguments(x), backend=self.backend)
+        self.check_input(x)
+        return F.conv2d(space_to_depth(x, self.stride), self.effective()[0], self.bias, groups=self.groups)
+
+    def spectral_arguments(self, x: Tensor) -> tuple[Any, ...]:
+        """What ``fastlip.ops.spectral_conv`` takes for the input x, by position."""
         self.check_input(x)
         x = space_to_depth(x, self.stride)
         torus = self.torus(*x.shape[-2:])
-        (Q,) = self.effective(*torus)
-        if not torus:
-            return F.conv2d(x, Q, self.bias, groups=self.groups)
-        return ops.spectral_conv(x, Q, self.bias, torus, self.groups, backend=self.backend)
+        return x, self.effective(*torus)[0], self.bias, torus, self.groups
 
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
         """The largest singular value of the matrices that are applied to images of this (c, h, w), in float64."""

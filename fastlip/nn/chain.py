@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.nn._conv import KernelConv2d
+from fastlip.nn._orthogonal import OrthogonalConv2d
 from fastlip.nn._residual import ResidualConv2d
 from fastlip.nn.activations import MaxMin
+from fastlip.nn.soc import SOCConv2d
 from fastlip.ops._padding import same_pads
 from fastlip.ops.conv_chain import OP as CONV_CHAIN
+from fastlip.ops.spectral_conv import spectral_conv_maxmin
 
 _FUSED_BACKENDS = ("auto", "native")
 
@@ -20,10 +24,11 @@ class Chain(nn.Sequential):
     """``torch.nn.Sequential``, with every convolution -> MaxMin pair in one pass after the convolution.
 
     Recognises ``torch.nn.Conv2d`` and the fastlip layers with one kernel (AOL, BCOP, ...) at stride 1, with one
-    group and padding that keeps the image's size, and the residual layers (SLL, CPL), each followed by
-    :class:`MaxMin` over the channels. Everything else runs module by module; so does a pair with a hook, with
-    ``backend="reference"``, or where no kernel runs the chain (another device or dtype, autocast). Results are
-    those of ``Sequential`` to rounding, in channels-last memory format after a fused pair.
+    group and padding that keeps the image's size, the residual layers (SLL, CPL), and under ``no_grad`` the layers
+    applied per frequency (Cayley, LOT, spectral SOC; neighbouring pairs), each followed by :class:`MaxMin` over the
+    channels. Everything else runs module by module; so does a pair with a hook, with ``backend="reference"``, or
+    where no kernel runs the chain (another device or dtype, autocast). Results are those of ``Sequential`` to
+    rounding, in channels-last memory format after a fused pair.
 
     ``fastlip.fuse`` makes every ``torch.nn.Sequential`` of a model a Chain, and ``fastlip.unfuse`` undoes it.
     """
@@ -43,6 +48,9 @@ class Chain(nn.Sequential):
                 position += len(run)
             elif x.dim() == 4 and _is_residual_pair(modules[position], following):
                 x = modules[position].forward(x, modules[position + 1].pairing)
+                position += 2
+            elif x.dim() == 4 and _is_spectral_pair(modules[position], following):
+                x = spectral_conv_maxmin(*modules[position].spectral_arguments(x))
                 position += 2
             else:
                 x = modules[position](x)
@@ -70,6 +78,13 @@ def _style(convolution: Any, activation: Any) -> Style | None:
 
 def _is_residual_pair(layer: Any, activation: Any) -> bool:
     return _is_fusable(layer, (ResidualConv2d,)) and _is_activation(activation)
+
+
+def _is_spectral_pair(layer: Any, activation: Any) -> bool:
+    """Whether MaxMin can be the last step of the layer's inverse transform, which keeps no bits for a gradient."""
+    if torch.is_grad_enabled() or not _is_activation(activation) or activation.pairing != "adjacent":
+        return False
+    return _is_fusable(layer, (OrthogonalConv2d, SOCConv2d)) and layer.is_spectral
 
 
 def _is_activation(module: Any) -> bool:

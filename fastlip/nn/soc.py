@@ -165,8 +165,23 @@ class SOCConv2d(LipschitzConv2d):
     def _per_frequency(self, kernel: Tensor, size: tuple[int, int]) -> Tensor:
         return kernel_exp(kernel.flatten(0, 1), size, self.dilation, self.groups, backend=self.backend)
 
+    @property
+    def is_spectral(self) -> bool:
+        """Whether the layer is one ``fastlip.ops.spectral_conv``."""
+        whole = self.width == self.out_channels == self.in_channels * math.prod(self.stride)
+        return whole and self.exponential == "spectral" and self.kernel_size != (1, 1)
+
+    def spectral_arguments(self, x: Tensor) -> tuple[Any, ...]:
+        """What ``fastlip.ops.spectral_conv`` takes for the input x, by position."""
+        self.check_input(x)
+        x = space_to_depth(x, self.stride)
+        size = x.shape[-2], x.shape[-1]
+        return x, self.effective(*size)[0], self.bias, size, self.groups
+
     def forward(self, x: Tensor) -> Tensor:
         """exp(L) x + bias."""
+        if self.is_spectral:
+            return ops.spectral_conv(*self.spectral_arguments(x), backend=self.backend)
         self.check_input(x)
         x = space_to_depth(x, self.stride)
         if self.kernel_size == (1, 1):

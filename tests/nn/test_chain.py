@@ -207,3 +207,28 @@ def test_the_aol_chain_keeps_inputs_weights_and_bits(native):
     weights = 3 * 8 * 8 * 9 * 4
     signs = 3 * 13 * 8 * 2 * 4  # half the offsets, two planes of 8 rows
     assert images + bits + weights < kept <= images + bits + weights + signs + 3 * 10 * 8 * 4
+
+
+SPECTRAL = {
+    "cayley": (lip.CayleyConv2d, {}),
+    "lot": (lip.LOTConv2d, {"padding_mode": "zeros"}),
+    "soc": (lip.SOCConv2d, {"exponential": "spectral"}),
+}
+
+
+@pytest.mark.parametrize(("channels", "side"), [(4, 5), (34, 8), (5, 4)])
+@pytest.mark.parametrize("name", SPECTRAL)
+def test_layers_per_frequency_sort_in_their_last_transform(name, channels, side, monkeypatch):
+    cls, options = SPECTRAL[name]
+    sequential = nn.Sequential(*pairs_of(*[cls(channels, channels, 3, dtype=torch.float64, **options)] * 2)).eval()
+    fused, seen = fastlip.fuse(copy.deepcopy(sequential)), []
+    original = chain.spectral_conv_maxmin
+    monkeypatch.setattr(chain, "spectral_conv_maxmin", lambda *args: seen.append(1) or original(*args))
+    x = torch.randn(3, channels, side, side, dtype=torch.float64)
+    expected = fastlip.unfuse(sequential)(x).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), expected, rtol=1e-10, atol=1e-10)
+        assert len(seen) == 2
+    x.requires_grad_()
+    torch.testing.assert_close(fused(x).detach(), expected, rtol=1e-10, atol=1e-10)
+    assert len(seen) == 2  # a gradient needs the bits

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from layer_catalog import perturb, singular_values
 
 from fastlip import ops
-from fastlip.nn import CayleyConv2d, CayleyLinear, LOTConv2d, LOTLinear
+from fastlip.nn import CayleyConv2d, CayleyLinear, LOTConv2d, LOTLinear, SOCConv2d
 
 both = pytest.mark.parametrize("cls", [CayleyConv2d, LOTConv2d])
 PUBLISHED = {"ridge": 1e-4, "steps": 10}
@@ -235,3 +235,54 @@ def test_cayley_is_real_where_the_frequency_is_its_own_conjugate(channels, group
     own = (2 - side % 2) ** 2
     assert (Q[:own].imag == 0).all()
     assert (Q[own:].imag != 0).any()
+
+
+TRAINED = {
+    "cayley": lambda channels: CayleyConv2d(channels, channels, 3),
+    "lot": lambda channels: LOTConv2d(channels, channels, 3),
+    "soc": lambda channels: SOCConv2d(channels, channels, 3, exponential="spectral"),
+}
+
+
+def trained(layer, side, steps, batch=4):
+    """The layer after so many steps of Adam towards a random convolution."""
+    target = torch.nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
+    for _ in range(steps):
+        x = torch.randn(batch, layer.in_channels, side, side)
+        optimizer.zero_grad()
+        (layer(x) - 3 * target(x).detach()).square().mean().backward()
+        optimizer.step()
+    return layer
+
+
+def deviation(layer, side):
+    """How far the singular values of the matrices that run are from 1."""
+    with torch.no_grad():
+        (Q,) = layer.effective(side, side)
+    return (torch.linalg.svdvals(Q.to(torch.complex128)) - 1).abs().max().item()
+
+
+def check_after_training(name, channels, side):
+    torch.manual_seed(0)
+    layer = TRAINED[name](channels)
+    start = layer.raw_weight.detach().clone()
+    trained(layer, side, 100)
+    assert (layer.raw_weight - start).norm() > 0.5 * start.norm()
+    assert deviation(layer, side) <= 1e-5
+    assert deviation(layer.eval(), side + 1) <= 1e-5
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_singular_values_stay_at_1_in_single_precision_after_100_steps(name):
+    check_after_training(name, 8, 6)
+    torch.manual_seed(0)
+    largest, smallest = singular_values(trained(TRAINED[name](4), 5, 100), (4, 5, 5), torch.float32)
+    assert 1 - 1e-5 <= smallest <= largest <= 1 + 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("channels", "side"), [(32, 32), (128, 8), (256, 4)])
+@pytest.mark.parametrize("name", TRAINED)
+def test_wide_layers_stay_orthogonal_after_100_steps(name, channels, side):
+    check_after_training(name, channels, side)

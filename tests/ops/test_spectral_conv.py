@@ -7,7 +7,14 @@ import torch.nn.functional as F
 from fastlip import ops, testing
 from fastlip.ops._op import registered
 from fastlip.ops._padding import pad, same_pads
-from fastlip.ops.spectral_conv import half_plane, kernel_spectrum, per_frequency, unique_frequencies
+from fastlip.ops.spectral_conv import (
+    OP,
+    half_plane,
+    kernel_spectrum,
+    per_frequency,
+    spectral_conv_maxmin,
+    unique_frequencies,
+)
 
 SIZES = ((1, 1), (1, 2), (2, 1), (2, 2), (3, 3), (4, 4), (5, 4), (4, 5), (7, 3), (1, 6))
 KERNELS = ((1, 1), (2, 2), (3, 3), (5, 4), (7, 3))
@@ -265,3 +272,37 @@ def test_arguments_are_checked():
         ops.spectral_conv(x, Q, groups=2)
     with pytest.raises(ValueError, match="triton"):
         ops.spectral_conv(x, Q, backend="triton")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("channels", "groups"), [(6, 1), (34, 1), (5, 1), (4, 2)])
+def test_sorting_in_the_last_step_is_maxmin_of_the_convolution(channels, groups, layout, dtype):
+    if reason := OP.status("native"):
+        pytest.skip(reason)
+    x = torch.randn(3, channels, 4, 5, dtype=dtype).to(memory_format=layout)
+    x[0] = 0  # ties
+    Q = torch.randn(14, channels, channels // groups, dtype=torch.promote_types(dtype, torch.complex64))
+    bias = torch.randn(channels, dtype=dtype)
+    bias[:2] = 1
+    torus = (4, 6)
+    plain = ops.spectral_conv(x, Q, bias, torus, groups, backend="native")
+    y = spectral_conv_maxmin(x, Q, bias, torus, groups, backend="native")
+    assert torch.equal(y, ops.maxmin(plain))
+    assert groups > 1 or channels % 2 or y.is_contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    y = spectral_conv_maxmin(x, Q, bias, torus, groups, backend="native")
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    (expected,) = torch.autograd.grad(ops.maxmin(ops.spectral_conv(x, Q, bias, torus, groups)).sum(), x)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_sorting_in_the_last_step_as_an_operator():
+    if reason := OP.status("native"):
+        pytest.skip(reason)
+    x, Q = torch.randn(2, 4, 4, 4), torch.randn(10, 4, 4, dtype=torch.complex64)
+    operator = torch.ops.fastlip.spectral_conv_maxmin.default
+    tests = ["test_schema", "test_faketensor"]
+    torch.library.opcheck(operator, (x, Q, None, [4, 4], 1, "native"), test_utils=tests)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert spectral_conv_maxmin(x, Q).dtype == torch.bfloat16

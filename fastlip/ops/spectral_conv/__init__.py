@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastlip.ops._op import Op
+from fastlip.ops.maxmin import maxmin
 from fastlip.ops.spectral_conv import reference
 from fastlip.ops.spectral_conv.frequencies import (
     Size,
@@ -24,6 +25,7 @@ __all__ = [
     "own_frequencies",
     "per_frequency",
     "spectral_conv",
+    "spectral_conv_maxmin",
     "unique_frequencies",
 ]
 
@@ -64,10 +66,7 @@ def spectral_conv(
     """
     torus = torus or (x.shape[-2], x.shape[-1])
     _check(x, Q, torus, groups)
-    device = x.device.type
-    dtype = x.dtype
-    if dtype == torch.float32 and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    device, dtype = x.device.type, _output_dtype(x)
     images = x if x.dim() == 4 else x[None]
     bias = bias if bias is None else bias.to(reference.REAL[Q.dtype])
     chosen = OP.choose(backend, images, Q, bias, torus, groups)
@@ -77,6 +76,44 @@ def spectral_conv(
     else:
         y = _forward(images, Q, bias, torus, groups, chosen)
     return (y if x.dim() == 4 else y[0]).to(dtype)
+
+
+def spectral_conv_maxmin(
+    x: Tensor,
+    Q: Tensor,
+    bias: Tensor | None = None,
+    torus: Size | None = None,
+    groups: int = 1,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """``maxmin(spectral_conv(...))``, of neighbouring channels.
+
+    Where no gradient can be asked for, kernels sort batches in the last step of the inverse transform, and write
+    channels-last whatever the memory format of x (for one group and an even number of outputs; otherwise one op
+    follows the other). Arguments as in :func:`spectral_conv`.
+    """
+    torus = torus or (x.shape[-2], x.shape[-1])
+    _check(x, Q, torus, groups)
+    if x.dim() == 4 and groups == 1 and Q.shape[1] % 2 == 0 and not _records(x, Q, bias):
+        bias = bias if bias is None else bias.to(reference.REAL[Q.dtype])
+        chosen = OP.choose(backend, x, Q, bias, torus, groups)
+        if chosen != "reference":
+            return _sorted(x, Q, bias, torus, groups, chosen).to(_output_dtype(x))
+    y = spectral_conv(x, Q, bias, torus, groups, backend=backend)
+    return maxmin(y, dim=-3, backend=backend)
+
+
+def _records(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def _output_dtype(x: Tensor) -> torch.dtype:
+    """That of x, or that of ``conv2d`` under autocast."""
+    device = x.device.type
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
 
 
 def _check(x: Tensor, Q: Tensor, torus: Size, groups: int) -> None:
@@ -113,6 +150,11 @@ def dense_format(x: Tensor) -> torch.memory_format:
 def _fake_forward(x: Tensor, Q: Tensor, *_: Any) -> Tensor:
     shape = (x.shape[0], Q.shape[1], x.shape[2], x.shape[3])
     return torch.empty(shape, dtype=reference.REAL[Q.dtype], device=x.device, memory_format=dense_format(x))
+
+
+def _fake_sorted(x: Tensor, Q: Tensor, *_: Any) -> Tensor:
+    shape = (x.shape[0], Q.shape[1], x.shape[2], x.shape[3])
+    return torch.empty(shape, dtype=reference.REAL[Q.dtype], device=x.device, memory_format=torch.channels_last)
 
 
 def _fake_backward(
@@ -153,4 +195,8 @@ _backward = OP.define(
     "spectral_conv_backward(Tensor gradient, Tensor x, Tensor Q, int[] torus, int groups, bool[] wanted, str backend)"
     " -> (Tensor, Tensor, Tensor)",
     fake=_fake_backward,
+)
+_sorted = OP.define(
+    "spectral_conv_maxmin(Tensor x, Tensor Q, Tensor? bias, int[] torus, int groups, str backend) -> Tensor",
+    fake=_fake_sorted,
 )

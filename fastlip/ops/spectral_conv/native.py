@@ -31,15 +31,33 @@ def unprofitable(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups:
 
 def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> Tensor:
     """IDFT(Q DFT(x)) + bias."""
+    return _forward(x, Q, bias, torus, groups, dense_format(x), sorts=False)
+
+
+def spectral_conv_maxmin(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> Tensor:
+    """The same in channels-last, neighbouring channels in descending order: one group, an even number of them."""
+    return _forward(x, Q, bias, torus, groups, torch.channels_last, sorts=True)
+
+
+def _forward(
+    x: Tensor,
+    Q: Tensor,
+    bias: Tensor | None,
+    torus: Size,
+    groups: int,
+    memory_format: torch.memory_format,
+    *,
+    sorts: bool,
+) -> Tensor:
     x, Q = _dense(x, Q), Q.resolve_conj().contiguous()
     bias = bias if bias is None else bias.contiguous()
     n, cin, height, width = x.shape
-    cout, last = Q.shape[1], dense_format(x)
-    y = torch.empty((n, cout, height, width), dtype=x.dtype, device=x.device, memory_format=last)
+    y = torch.empty((n, Q.shape[1], height, width), dtype=x.dtype, device=x.device, memory_format=memory_format)
     kernel = _native.kernel(f"spectral_conv_forward_{_NAMES[Q.dtype]}", x.device.type)
-    sizes = (n, groups, cin, cout, height, width, *torus)
+    sizes = (n, groups, cin, Q.shape[1], height, width, *torus)
+    formats = (value is torch.channels_last for value in (dense_format(x), memory_format))
     address = 0 if bias is None else bias.data_ptr()
-    kernel(x.data_ptr(), Q.data_ptr(), address, y.data_ptr(), *sizes, last is torch.channels_last)
+    kernel(x.data_ptr(), Q.data_ptr(), address, y.data_ptr(), *sizes, *formats, sorts)
     return y
 
 

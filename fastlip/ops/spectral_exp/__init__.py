@@ -21,10 +21,10 @@ def spectral_exp(K_hat: Tensor, *, backend: str = "auto") -> Tensor:
     r"""The unitary matrices exp((K - Kᴴ) / 2): the exponential itself where K is skew-Hermitian.
 
     SOC's layer per frequency (Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021), with the limit of its
-    series: the spectrum of a skew kernel is skew-Hermitian. The reference uses the eigendecomposition of the Hermitian
-    matrix i (K - Kᴴ) / 2, unitary to rounding whatever the norm of K, and in its gradient divided differences of the
-    exponential, finite for repeated eigenvalues; kernels use a polynomial and squarings where the norm is moderate.
-    The gradient can itself not be differentiated.
+    series: the spectrum of a skew kernel is skew-Hermitian. The reference uses the eigendecomposition of the
+    Hermitian matrix i (K - Kᴴ) / 2, unitary to rounding whatever the norm of K, and in its gradient divided
+    differences of the exponential, finite for repeated eigenvalues; kernels use a polynomial and squarings where the
+    norm is moderate. The gradient can itself not be differentiated.
 
     Args:
         K_hat: (..., c, c), real or complex. float16 and bfloat16 are computed and returned in float32.
@@ -53,7 +53,7 @@ def kernel_exp(
     """The matrices of a circular convolution exponential: :func:`spectral_exp` at each frequency of a kernel.
 
     Args:
-        kernel: (c, c / groups, kh, kw), float32 or float64; its skew part counts: half of the kernel less its adjoint.
+        kernel: (c, c / groups, kh, kw), float32 or float64; only its skew part counts.
         size: (h, w) of the image.
         dilation: (dh, dw).
         groups: as in ``torch.nn.functional.conv2d``.
@@ -69,7 +69,8 @@ def kernel_exp(
     if kernel.dtype not in COMPLEX:
         raise TypeError(f"kernel: got {kernel.dtype}, allowed are {', '.join(map(str, COMPLEX))}")
     if kernel.dim() != 4 or kernel.shape[0] != groups * kernel.shape[1] or 0 in kernel.shape:
-        raise ValueError(f"kernel: got shape {tuple(kernel.shape)}, expected (c, c / groups, kh, kw), groups={groups}")
+        shape = tuple(kernel.shape)
+        raise ValueError(f"kernel: got shape {shape}, expected (c, c / groups, kh, kw), groups={groups}")
     chosen = OP.choose(backend, kernel)
     if chosen != "reference":
         return _kernel_forward(kernel, size, dilation, groups, chosen)

@@ -1,6 +1,6 @@
 """Matrices for the agreement tests and the benchmarks, and the same function by torch.linalg.matrix_exp.
 
-Length: the backward is products of n terms, of complex numbers two parts each; phases are rounded relative to the norm.
+Length: the backward is products of n terms, of complex numbers two parts each; phases round relative to the norm.
 """
 
 from __future__ import annotations
