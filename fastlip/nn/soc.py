@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fastlip import ops
 from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32
@@ -33,6 +34,13 @@ def skew(raw: Tensor) -> Tensor:
 
 
 def norm_bound(kernel: Tensor) -> Tensor:
+    """:func:`_norm_bound`, which is computed again for the gradient: it would keep twice the kernel's memory."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return _norm_bound(kernel)
+    return checkpoint(_norm_bound, kernel, use_reentrant=False, preserve_rng_state=False)
+
+
+def _norm_bound(kernel: Tensor) -> Tensor:
     """(groups,): bounds of the norms of the convolutions (groups, c, c, kh, kw), for any image, zeros or circular.
 
     K at any frequency is R E with R the c x (kh kw c) matrix of the taps and E of norm sqrt(kh kw) (Singla, Feizi,
@@ -78,8 +86,8 @@ class SOCConv2d(LipschitzConv2d):
     padding. Spectral form and 1 x 1 kernels: orthogonal where no channels are truncated
     (in_channels * stride^2 <= out_channels); series: all singular values at least the smallest |p_T(i theta)| up
     to the norm of L: at T = 4, 0.994 for a norm of 1 and 0.97 for 1.3, at T = 8 0.9999 for both.
-    Cost: T convolutions, in evaluation too, and some 50 c^3 operations for the bound (spectral: an
-    eigendecomposition per frequency in training, one spectral convolution). Training and evaluation compute the
+    Cost: T convolutions, in evaluation too, and some 50 c^3 operations for the bound (spectral: a
+    matrix exponential per frequency in training, one spectral convolution). Training and evaluation compute the
     same function unless ``eval_terms`` says otherwise (the paper: ``terms=5, eval_terms=12``).
 
     A stride first moves patches into channels (images that it does not divide are padded with zeros at their end);
@@ -248,7 +256,7 @@ class SOCLinear(MatrixLinear):
     ``torch.nn.Linear``, and ``backend``. Parameters: ``raw_weight`` K (c, c) with c = max(in_features,
     out_features), initialised normal with standard deviation 0.1 / sqrt(c), near the identity, and ``bias``,
     initialised 0. ``weight`` is the effective matrix.
-    Cost: one eigendecomposition per training step; in eval mode it is computed once.
+    Cost: one matrix exponential per training step; in eval mode it is computed once.
     """
 
     orthogonal = True
