@@ -1,4 +1,4 @@
-"""block_conv by torch's matrix products, one for all taps of a factor; the backward recomputes the partial kernels."""
+"""block_conv by torch's matrix products, one for all taps of a factor; the backward recomputes partial kernels."""
 
 from __future__ import annotations
 
