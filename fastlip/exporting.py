@@ -54,10 +54,10 @@ def export(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, four
     r"""A copy of the model, in eval mode, whose fastlip modules became ``torch.nn`` layers of the same function.
 
     ``torch.nn.Conv2d`` (AOC, AOL, BCOP, one-tap kernels), ``ConvTranspose2d`` (AOC), ``Linear`` (all matrices),
-    ``ZeroPad``, ``PixelUnshuffle`` and ``Sequential`` where they agree exactly. What torch.nn has no layer for (residual layers, convolution
-    exponentials, spectral convolutions, sorting activations, paddings that Conv2d lacks) becomes a
-    ``torch.fx.GraphModule`` that holds its tensors and its code, which calls torch only. Modules of other packages
-    are copied as they are.
+    ``ZeroPad``, ``PixelUnshuffle`` and ``Sequential`` where they agree exactly. What torch.nn has no layer for
+    (residual layers, convolution exponentials, spectral convolutions, sorting activations, paddings that Conv2d
+    lacks) becomes a ``torch.fx.GraphModule`` that holds its tensors and its code, which calls torch only. Modules
+    of other packages are copied as they are.
 
     The result runs, is copied and moved without fastlip, and so does ``torch.load(file, weights_only=False)`` of
     what ``torch.save(plain, file)`` wrote; ``torch.export`` and ONNX take it. Weights are those that eval mode
