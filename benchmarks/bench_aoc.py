@@ -1,6 +1,6 @@
 """An AOC layer's training and evaluation step beside orthogonium's, where it is installed, and plain nn.Conv2d.
 
-Both have kernels that are orthogonal to 1e-4 and evaluate with the kernel they keep; circular padding.
+Circular padding, weights away from their initialisation; orthogonium's layers with its default orthogonalisation.
 """
 
 import pytest
@@ -44,8 +44,10 @@ def test_step(mode, name, contestant, benchmark, gate):
     layer = layer_of(contestant, arguments, options).train(mode == "training")
     x = torch.randn(batch, arguments[0], side, side, requires_grad=mode == "training")
 
+    inputs = [x, *(parameter for parameter in layer.parameters() if parameter.requires_grad)]
+
     def train():
-        torch.autograd.grad(layer(x).square().sum(), [x, *layer.parameters()], allow_unused=True)
+        torch.autograd.grad(layer(x).square().sum(), inputs)
 
     def evaluate():
         with torch.no_grad():
