@@ -7,8 +7,8 @@ import ctypes
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ class Setting:
     layers_per_block: int = 5
     rounds: int = 7
     device: str = "cpu"
+    layer_options: Mapping[str, Any] = field(default_factory=dict)  # of the method's convolutions
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ def _model(setting: Setting) -> nn.Module:
         setting.size,
         image_size=setting.image_size,
         layers_per_block=setting.layers_per_block,
+        **setting.layer_options,
     ).to(setting.device)
     with torch.no_grad():
         for parameter in model.parameters():

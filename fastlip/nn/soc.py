@@ -13,9 +13,10 @@ from fastlip import ops
 from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32
 from fastlip.nn._conv import LipschitzConv2d
 from fastlip.nn._orthogonal import largest_singular_value, space_to_depth
+from fastlip.nn._skew import norm_bound, skew
 from fastlip.ops._padding import Pads, same_pads
 from fastlip.ops.conv_exp import check_terms
-from fastlip.ops.conv_exp.truncation import largest_modulus, stable_norm
+from fastlip.ops.conv_exp.truncation import degree_for, economized, largest_modulus, stable_norm, taylor
 from fastlip.ops.spectral_conv import kernel_spectrum, per_frequency
 
 EXPONENTIALS = ("series", "spectral")
@@ -23,37 +24,8 @@ DEFAULT_TERMS = 4
 # The paper's limit is 0.7 k for the best of four reshaped kernels; ours is the cheapest of them, 8 to 20 % above.
 _NORM_PER_SIDE = 0.8
 _LARGEST_NORM = 2.8  # 4, 8, 12 and 16 terms are 1-Lipschitz up to here, and 8, 12, 16 up to 3.3
-_SQUARINGS = 5  # the bound of a c x c matrix is at most c^(1/128) too large: 2 % for c = 16, 4 % for c = 256
+_SPECTRUM_BYTES = 2**28  # of a layer's matrices per frequency, for evaluation: beyond, the series runs
 _INITIAL_DEVIATION = 0.1  # of the paper's: near the identity, a deep network learns faster
-
-
-def skew(raw: Tensor) -> Tensor:
-    """(K - K^T) / 2 of (groups, c, c, kh, kw): the adjoint of a convolution has the transposed, flipped kernel."""
-    return (raw - raw.transpose(1, 2).flip(3, 4)) / 2
-
-
-def norm_bound(kernel: Tensor) -> Tensor:
-    """(groups,): bounds of the norms of the convolutions (groups, c, c, kh, kw), for any image, zeros or circular.
-
-    K at any frequency is R E with R the c x (kh kw c) matrix of the taps and E of norm sqrt(kh kw) (Singla, Feizi,
-    *Fantastic Four*, ICLR 2021); ||R||^2 <= |(R R^T)^(2^n)|_F^(1 / 2^n). No singular value decomposition, no
-    synchronisation with the host; differentiable, finite at 0.
-    """
-    R = kernel.flatten(2)
-    size = R.detach().abs().amax((1, 2))
-    size = torch.where(size > 0, size, 1)
-    R = R / size[:, None, None]
-    # The largest entry of R is 1: eps hardly enlarges the bound, and keeps the gradient finite at R = 0.
-    identity = torch.eye(R.shape[1], dtype=R.dtype, device=R.device)
-    gram = R @ R.mT + torch.finfo(R.dtype).eps * identity
-    norm = torch.linalg.matrix_norm(gram)
-    logarithm = norm.log()
-    for step in range(1, _SQUARINGS + 1):
-        gram = gram / norm[:, None, None]
-        gram = gram @ gram
-        norm = torch.linalg.matrix_norm(gram)
-        logarithm = logarithm + norm.log() / 2**step
-    return size * math.sqrt(math.prod(kernel.shape[3:])) * (logarithm / 2).exp()
 
 
 class SOCConv2d(LipschitzConv2d):
@@ -78,9 +50,17 @@ class SOCConv2d(LipschitzConv2d):
     padding. Spectral form and 1 x 1 kernels: orthogonal where no channels are truncated
     (in_channels * stride^2 <= out_channels); series: all singular values at least the smallest |p_T(i theta)| up
     to the norm of L: at T = 4, 0.994 for a norm of 1 and 0.97 for 1.3, at T = 8 0.9999 for both.
-    Cost: T convolutions, in evaluation too, and some 50 c^3 operations for the bound (spectral: an
-    eigendecomposition per frequency in training, one spectral convolution). Training and evaluation compute the
-    same function unless ``eval_terms`` says otherwise (the paper: ``terms=5, eval_terms=12``).
+    Training and evaluation compute the same function unless ``eval_terms`` says otherwise (the paper: ``terms=5,
+    eval_terms=12``).
+
+    Cost in training: T convolutions and some 50 c^3 operations for the bound (spectral: an eigendecomposition per
+    frequency, one spectral convolution; 1 x 1: one matrix exponential). In eval mode, where no gradient of a
+    parameter can be asked for, the same function to rounding costs less. With circular padding p_T(L) is one
+    matrix per frequency, computed once per image size and applied by one spectral convolution, unless these matrices
+    exceed 256 MiB. With zero padding every power of L cuts at the image's border anew, so that no single kernel
+    and no spectrum is that function; there p_T is replaced by the polynomial of least degree that is equal to it up
+    to 6e-8 (in float32) on the spectrum of any L of this norm: of 12 terms remain 6 up to a norm of 0.57, 8 up to
+    1.2, 10 up to 2.0.
 
     A stride first moves patches into channels (images that it does not divide are padded with zeros at their end);
     fewer channels than max(in_channels * stride^2, out_channels) are padded with zeros, more are truncated after
@@ -90,6 +70,8 @@ class SOCConv2d(LipschitzConv2d):
         exponential: ``"series"`` or ``"spectral"``.
         terms: T, 1 to 16.
         eval_terms: T in eval mode; None: ``terms``.
+        recompute: whether the kernels keep x alone for the backward, or T - 1 sums beside it, which saves as
+            many convolutions there.
         max_norm: m; None: min(0.8 sqrt(kh kw), 2.8), or a larger norm up to which T terms are 1-Lipschitz.
         padding_mode: None: "zeros" for the series, "circular" for the spectral form.
 
@@ -110,6 +92,7 @@ class SOCConv2d(LipschitzConv2d):
         terms: int = DEFAULT_TERMS,
         eval_terms: int | None = None,
         max_norm: float | None = None,
+        recompute: bool = False,
         **kwargs: Any,
     ):
         if exponential not in EXPONENTIALS:
@@ -124,6 +107,7 @@ class SOCConv2d(LipschitzConv2d):
         self.max_norm = self._default_norm() if max_norm is None else float(max_norm)
         if not 0 < self.max_norm < math.inf:
             raise ValueError(f"max_norm={max_norm}: expected a positive number")
+        self.recompute = recompute
         self._gains = {t: 1 / largest_modulus(t, self.max_norm) for t in (self.terms, self.eval_terms)}
 
     def _default_norm(self) -> float:
@@ -151,23 +135,42 @@ class SOCConv2d(LipschitzConv2d):
             nn.init.zeros_(self.bias)
 
     def parametrize(self, *context: Any) -> tuple[Tensor, ...]:
-        """(a matrix as 1 x 1 kernel,), (skew kernel,), or for an image size (unitary matrices per frequency,)."""
-        kernel = skew(at_least_float32(self.raw_weight).unflatten(0, (self.groups, -1)))
+        """(a matrix as 1 x 1 kernel,), (skew kernel,), or for an image size (matrices per frequency,).
+
+        For ``"degree"`` that of the polynomial that evaluation uses in place of the series, on the CPU.
+        """
+        raw = at_least_float32(self.raw_weight).unflatten(0, (self.groups, -1))
         if self.kernel_size == (1, 1):
-            exponential = ops.spectral_exp(kernel[..., 0, 0], backend=self.backend)
+            exponential = ops.skew_exp(raw[..., 0, 0], backend=self.backend)
             inputs = self.in_channels * math.prod(self.stride) // self.groups
             matrices = exponential[:, : self.out_channels // self.groups, :inputs]
             return (matrices.flatten(0, 1)[:, :, None, None],)
-        scale = self.max_norm / norm_bound(kernel).clamp_min(self.max_norm)
-        kernel = kernel * scale[:, None, None, None, None]
+        kernel = skew(raw)
+        norm = norm_bound(kernel)
+        if context == ("degree",):
+            largest = min(norm.max().item(), self.max_norm)
+            return (torch.tensor(degree_for(self.eval_terms, largest, self._tolerance())),)
+        kernel = kernel * (self.max_norm / norm.clamp_min(self.max_norm))[:, None, None, None, None]
         return (self._per_frequency(kernel, context),) if context else (kernel.flatten(0, 1),)
 
     def _per_frequency(self, kernel: Tensor, size: tuple[int, int]) -> Tensor:
-        def exponential(matrices: Tensor) -> Tensor:
-            blocks = matrices.unflatten(1, (self.groups, -1))
-            return ops.spectral_exp(blocks, backend=self.backend).flatten(1, 2)
+        """exp of the kernel's matrices, or the truncated series."""
 
-        return per_frequency(exponential, kernel_spectrum(kernel.flatten(0, 1), size, self.dilation), size)
+        def function(matrices: Tensor) -> Tensor:
+            blocks = matrices.unflatten(1, (self.groups, -1))
+            if self.exponential == "spectral":
+                return ops.spectral_exp(blocks, backend=self.backend).flatten(1, 2)
+            identity = torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
+            total = identity
+            for t in range(self.eval_terms, 0, -1):
+                total = identity + blocks @ total / t
+            return self._gains[self.eval_terms] * total.flatten(1, 2)
+
+        return per_frequency(function, kernel_spectrum(kernel.flatten(0, 1), size, self.dilation), size)
+
+    def _tolerance(self) -> float:
+        """The unit roundoff."""
+        return torch.finfo(torch.promote_types(self.raw_weight.dtype, torch.float32)).eps / 2
 
     def forward(self, x: Tensor) -> Tensor:
         """exp(L) x + bias."""
@@ -176,17 +179,43 @@ class SOCConv2d(LipschitzConv2d):
         if self.kernel_size == (1, 1):
             return F.conv2d(x, self.effective()[0], self.bias, groups=self.groups)
         x = _pad_channels(x, self.width, self.groups)
-        if self.exponential == "spectral":
-            (Q,) = self.effective(x.shape[-2], x.shape[-1])
-            y = ops.spectral_conv(x, Q, groups=self.groups, backend=self.backend)
+        whole = self.width == self.out_channels
+        bias = self.bias if whole else None
+        size = x.shape[-2], x.shape[-1]
+        if self._runs_per_frequency(size):
+            (Q,) = self.effective(*size)
+            y = ops.spectral_conv(x, Q, bias, groups=self.groups, backend=self.backend)
         else:
-            (kernel,) = self.effective()
-            geometry = self.dilation, self.groups, self.padding_mode
-            y = ops.conv_exp(x, kernel, self._terms(), *geometry, backend=self.backend)
-            gain = self._gains[self._terms()]
-            y = y if gain == 1 else y * gain
+            y = self._series(x, bias)
+        if whole:
+            return y
         y = _first_channels(y, self.out_channels, self.groups)
         return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
+
+    def _runs_per_frequency(self, size: tuple[int, int]) -> bool:
+        """Always in the spectral form; the series where its matrices are computed once, and not too large."""
+        if self.exponential == "spectral":
+            return True
+        if self.padding_mode != "circular" or not self._may_cache() or min(size) == 0:
+            return False
+        # Half the frequencies, of complex numbers.
+        return math.prod(size) * self.raw_weight[:, :, 0, 0].numel() * 4 <= _SPECTRUM_BYTES
+
+    def _series(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        (kernel,) = self.effective()
+        terms, gain = self._terms(), self._gains[self._terms()]
+        degree = self._degree()
+        coefficients = taylor(terms) if degree == terms else economized(terms, degree, self._tolerance())[0]
+        if gain != 1:
+            coefficients = tuple(gain * value for value in coefficients)
+        geometry = self.dilation, self.groups, self.padding_mode
+        return ops.conv_exp(
+            x, kernel, len(coefficients) - 1, *geometry, bias, coefficients, self.recompute, backend=self.backend
+        )
+
+    def _degree(self) -> int:
+        """The degree of the polynomial that runs, at most the number of terms."""
+        return int(self.effective("degree")[0]) if self._may_cache() else self._terms()
 
     def _terms(self) -> int:
         return self.terms if self.training else self.eval_terms
@@ -206,7 +235,8 @@ class SOCConv2d(LipschitzConv2d):
                 return largest_singular_value(Q.unflatten(1, (self.groups, -1)))
             (kernel,) = self.effective()
             norm = ops.spectral_norm(as_it_runs(kernel), (height, width), pads=self.pads, **geometry).item()
-        return largest_modulus(self._terms(), norm) * self._gains[self._terms()]
+            difference = self._tolerance() if self._degree() < self._terms() else 0.0
+        return (largest_modulus(self._terms(), norm) + difference) * self._gains[self._terms()]
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""
@@ -237,7 +267,7 @@ class SOCLinear(MatrixLinear):
     ``torch.nn.Linear``, and ``backend``. Parameters: ``raw_weight`` K (c, c) with c = max(in_features,
     out_features), initialised normal with standard deviation 0.1 / sqrt(c), near the identity, and ``bias``,
     initialised 0. ``weight`` is the effective matrix.
-    Cost: one eigendecomposition per training step; in eval mode it is computed once.
+    Cost: one matrix exponential per training step; in eval mode it is computed once.
     """
 
     orthogonal = True
@@ -255,6 +285,5 @@ class SOCLinear(MatrixLinear):
 
     def parametrize(self) -> tuple[Tensor, ...]:
         """(Q,): rows and columns of the exponential."""
-        raw = at_least_float32(self.raw_weight)
-        exponential = ops.spectral_exp((raw - raw.mT) / 2, backend=self.backend)
+        exponential = ops.skew_exp(at_least_float32(self.raw_weight), backend=self.backend)
         return (exponential[: self.out_features, : self.in_features],)
