@@ -13,7 +13,7 @@ from fastlip import ops
 from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32
 from fastlip.nn._conv import LipschitzConv2d
 from fastlip.nn._orthogonal import largest_singular_value, space_to_depth
-from fastlip.nn._skew import norm_bound, skew
+from fastlip.nn._skew import matrix_bound, norm_bound, skew
 from fastlip.ops._padding import Pads, same_pads
 from fastlip.ops.conv_exp import check_terms
 from fastlip.ops.conv_exp.truncation import degree_for, economized, largest_modulus, stable_norm, taylor
@@ -137,7 +137,7 @@ class SOCConv2d(LipschitzConv2d):
     def parametrize(self, *context: Any) -> tuple[Tensor, ...]:
         """(a matrix as 1 x 1 kernel,), (skew kernel,), or for an image size (matrices per frequency,).
 
-        For ``"degree"`` that of the polynomial that evaluation uses in place of the series, on the CPU.
+        For ``"degree"`` and an image size that of the polynomial that evaluation uses in place of the series.
         """
         raw = at_least_float32(self.raw_weight).unflatten(0, (self.groups, -1))
         if self.kernel_size == (1, 1):
@@ -146,12 +146,12 @@ class SOCConv2d(LipschitzConv2d):
             matrices = exponential[:, : self.out_channels // self.groups, :inputs]
             return (matrices.flatten(0, 1)[:, :, None, None],)
         kernel = skew(raw)
-        norm = norm_bound(kernel)
-        if context == ("degree",):
-            largest = min(norm.max().item(), self.max_norm)
-            return (torch.tensor(degree_for(self.eval_terms, largest, self._tolerance())),)
-        kernel = kernel * (self.max_norm / norm.clamp_min(self.max_norm))[:, None, None, None, None]
-        return (self._per_frequency(kernel, context),) if context else (kernel.flatten(0, 1),)
+        kernel = kernel * (self.max_norm / norm_bound(kernel).clamp_min(self.max_norm))[:, None, None, None, None]
+        if not context:
+            return (kernel.flatten(0, 1),)
+        if context[0] == "degree":
+            return (torch.tensor(self._lowest_degree(kernel, *context[1:])),)
+        return (self._per_frequency(kernel, context),)
 
     def _per_frequency(self, kernel: Tensor, size: tuple[int, int]) -> Tensor:
         """exp of the kernel's matrices, or the truncated series."""
@@ -167,6 +167,17 @@ class SOCConv2d(LipschitzConv2d):
             return self._gains[self.eval_terms] * total.flatten(1, 2)
 
         return per_frequency(function, kernel_spectrum(kernel.flatten(0, 1), size, self.dilation), size)
+
+    def _lowest_degree(self, kernel: Tensor, height: int, width: int) -> int:
+        """The degree that evaluation needs on images of this size."""
+        norm = norm_bound(kernel).max().item()
+        # With zero padding the operator is part of one on this larger torus.
+        reach = [d * (k // 2) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+        torus = (height, width) if self.padding_mode == "circular" else (height + reach[0], width + reach[1])
+        if self._fits(torus):
+            spectrum = kernel_spectrum(kernel.flatten(0, 1), torus, self.dilation)
+            norm = min(norm, matrix_bound(spectrum.unflatten(1, (self.groups, -1))).max().item())
+        return degree_for(self.eval_terms, norm, self._tolerance())
 
     def _tolerance(self) -> float:
         """The unit roundoff."""
@@ -196,15 +207,16 @@ class SOCConv2d(LipschitzConv2d):
         """Always in the spectral form; the series where its matrices are computed once, and not too large."""
         if self.exponential == "spectral":
             return True
-        if self.padding_mode != "circular" or not self._may_cache() or min(size) == 0:
-            return False
-        # Half the frequencies, of complex numbers.
-        return math.prod(size) * self.raw_weight[:, :, 0, 0].numel() * 4 <= _SPECTRUM_BYTES
+        return self.padding_mode == "circular" and self._may_cache() and self._fits(size)
+
+    def _fits(self, size: tuple[int, int]) -> bool:
+        """Whether the matrices per frequency are few enough: half as many as pixels, of complex numbers."""
+        return 0 < math.prod(size) * self.raw_weight[:, :, 0, 0].numel() * 4 <= _SPECTRUM_BYTES
 
     def _series(self, x: Tensor, bias: Tensor | None) -> Tensor:
         (kernel,) = self.effective()
         terms, gain = self._terms(), self._gains[self._terms()]
-        degree = self._degree()
+        degree = self._degree((x.shape[-2], x.shape[-1]))
         coefficients = taylor(terms) if degree == terms else economized(terms, degree, self._tolerance())[0]
         if gain != 1:
             coefficients = tuple(gain * value for value in coefficients)
@@ -213,9 +225,9 @@ class SOCConv2d(LipschitzConv2d):
             x, kernel, len(coefficients) - 1, *geometry, bias, coefficients, self.recompute, backend=self.backend
         )
 
-    def _degree(self) -> int:
-        """The degree of the polynomial that runs, at most the number of terms."""
-        return int(self.effective("degree")[0]) if self._may_cache() else self._terms()
+    def _degree(self, size: tuple[int, int]) -> int:
+        """The degree of the polynomial that runs on images of this size, at most the number of terms."""
+        return int(self.effective("degree", *size)[0]) if self._may_cache() else self._terms()
 
     def _terms(self) -> int:
         return self.terms if self.training else self.eval_terms
@@ -235,7 +247,7 @@ class SOCConv2d(LipschitzConv2d):
                 return largest_singular_value(Q.unflatten(1, (self.groups, -1)))
             (kernel,) = self.effective()
             norm = ops.spectral_norm(as_it_runs(kernel), (height, width), pads=self.pads, **geometry).item()
-            difference = self._tolerance() if self._degree() < self._terms() else 0.0
+            difference = self._tolerance() if self._degree((height, width)) < self._terms() else 0.0
         return (largest_modulus(self._terms(), norm) + difference) * self._gains[self._terms()]
 
     def extra_repr(self) -> str:

@@ -45,6 +45,7 @@ def conv_exp_forward(
 ) -> tuple[Tensor, list[Tensor]]:
     """Y, and if they are to be kept the sums of Horner's rule that are neither x nor y, innermost first."""
     x = x.contiguous(memory_format=images.LAST)
+    kernel = kernel.contiguous(memory_format=images.LAST)
     sums, outermost = [], x
     for plain, framed in _sums(x, kernel, coefficients, keep, dilation, padding_mode):
         outermost = framed
@@ -70,10 +71,11 @@ def conv_exp_backward(
     if x is not None:
         x = x.contiguous(memory_format=images.LAST)
         if len(sums) < len(coefficients) - 2:
-            inputs = [plain for plain, _ in _sums(x, kernel, coefficients, True, dilation, padding_mode)]
+            last = kernel.contiguous(memory_format=images.LAST)
+            inputs = [plain for plain, _ in _sums(x, last, coefficients, True, dilation, padding_mode)]
         else:
             inputs = [x, *sums]
-    adjoint = images.adjoint(kernel)
+    adjoint = images.adjoint(kernel).contiguous(memory_format=images.LAST)
     frame = images.opposite(images.frame_of(kernel, dilation, padding_mode))
     x_gradient = gradient * coefficients[0]
     adjoint_gradient = torch.zeros_like(adjoint, memory_format=torch.contiguous_format)
