@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fastlip import ops
+from fastlip.ops.spectral_conv.frequencies import Size
 
 _SQUARINGS = 5  # the bound of a c x c matrix is at most c^(1/128) too large: 2 % for c = 16, 4 % for c = 256
 
@@ -25,19 +31,67 @@ def norm_bound(kernel: Tensor) -> Tensor:
     return matrix_bound(kernel.flatten(2)) * math.sqrt(math.prod(kernel.shape[3:]))
 
 
+# Tracing an autograd.Function makes torch.compile warn; a call left whole in the graph is traced by autograd.
+@torch.compiler.allow_in_graph
 def matrix_bound(R: Tensor) -> Tensor:
-    """(*): bounds of the norms of matrices (*, m, n), by ||R||^2 <= |(R Rᴴ)^(2^p)|_F^(1 / 2^p)."""
-    size = R.detach().abs().amax((-2, -1), keepdim=True)
+    """(*): bounds of the norms of matrices (*, m, n), by ||R||^2 <= |S^p|_F^(1 / p), S = R Rᴴ, p = 2^5."""
+    return _MatrixBound.apply(R)
+
+
+class _MatrixBound(torch.autograd.Function):
+    """Keeps R alone: the gradient of b = |S^p|_F^(1 / 2p) is b S^(2p - 1) R / tr S^(2p)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(R: Tensor) -> Tensor:
+        size, scaled = _scaled(R)
+        _, norms = _powers(scaled)
+        logarithm = sum(norm.log() / 2**step for step, norm in enumerate(norms))
+        return (size * (logarithm / 2).exp())[..., 0, 0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        R, bound = ctx.saved_tensors
+        size, scaled = _scaled(R)
+        powers, norms = _powers(scaled)
+        product = powers[0]  # S^1 S^2 S^4 ... up to a factor, which the trace divides out
+        for power in powers[1:]:
+            product = product @ power
+        trace = (product * powers[0].mT).sum((-2, -1), keepdim=True) * norms[0]
+        return (gradient * bound)[..., None, None] / (size * trace) * (product @ scaled)
+
+
+def _scaled(R: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest entry of each matrix, 1 for a zero matrix, and R divided by it."""
+    size = R.abs().amax((-2, -1), keepdim=True)
     size = torch.where(size > 0, size, 1)
-    R = R / size
+    return size, R / size
+
+
+def _powers(R: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """S, S^2, S^4, ..., each the square of the one before divided by its norm, and those norms."""
     # The largest entry of R is 1: eps hardly enlarges the bound, and keeps the gradient finite at R = 0.
-    identity = torch.eye(R.shape[-2], dtype=R.dtype, device=R.device)
-    gram = R @ R.mH + torch.finfo(R.dtype).eps * identity
-    norm = torch.linalg.matrix_norm(gram, keepdim=True)
-    logarithm = norm.log()
-    for step in range(1, _SQUARINGS + 1):
-        gram = gram / norm
-        gram = gram @ gram
-        norm = torch.linalg.matrix_norm(gram, keepdim=True)
-        logarithm = logarithm + norm.log() / 2**step
-    return (size * (logarithm / 2).exp())[..., 0, 0]
+    power = R @ R.mH + torch.finfo(R.dtype).eps * torch.eye(R.shape[-2], dtype=R.dtype, device=R.device)
+    norms = [torch.linalg.matrix_norm(power, keepdim=True)]
+    powers = [power / norms[0]]
+    for _ in range(_SQUARINGS):
+        power = powers[-1] @ powers[-1]
+        norms.append(torch.linalg.matrix_norm(power, keepdim=True))
+        powers.append(power / norms[-1])
+    return powers, norms
+
+
+def series_by_spectra(
+    x: Tensor, spectrum: Tensor, coefficients: Sequence[float], torus: Size, **options: Any
+) -> Tensor:
+    """sum_t c_t K^t x by Horner's rule, K by its matrices per frequency of a torus that holds the padded image."""
+    y = x
+    for following, coefficient in zip(coefficients[:0:-1], coefficients[-2::-1], strict=True):
+        y = torch.add(x, ops.spectral_conv(y, spectrum, torus=torus, **options), alpha=following / coefficient)
+    return y if coefficients[0] == 1 else y * coefficients[0]
