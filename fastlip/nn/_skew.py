@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastlip import ops
-from fastlip.ops.spectral_conv.frequencies import Size
+from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum
 
 _SQUARINGS = 5  # the bound of a c x c matrix is at most c^(1/128) too large: 2 % for c = 16, 4 % for c = 256
 
@@ -29,6 +29,12 @@ def norm_bound(kernel: Tensor) -> Tensor:
     finite at 0.
     """
     return matrix_bound(kernel.flatten(2)) * math.sqrt(math.prod(kernel.shape[3:]))
+
+
+def norm_on(torus: Size, kernel: Tensor, dilation: Size) -> Tensor:
+    """A tighter bound, of all groups' norms on this circular image, and on zero-padded ones that it holds."""
+    spectrum = kernel_spectrum(kernel.flatten(0, 1), torus, dilation)
+    return matrix_bound(spectrum.unflatten(1, (len(kernel), -1))).max()
 
 
 # Tracing an autograd.Function makes torch.compile warn; a call left whole in the graph is traced by autograd.
@@ -85,6 +91,15 @@ def _powers(R: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         norms.append(torch.linalg.matrix_norm(power, keepdim=True))
         powers.append(power / norms[-1])
     return powers, norms
+
+
+def matrix_series(matrices: Tensor, terms: int) -> Tensor:
+    """sum_{t <= terms} K^t / t! of (*, c, c), by Horner's rule."""
+    identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    total = identity
+    for t in range(terms, 0, -1):
+        total = identity + matrices @ total / t
+    return total
 
 
 def series_by_spectra(

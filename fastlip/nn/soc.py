@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32
+from fastlip.nn._channels import first_channels, pad_channels
 from fastlip.nn._conv import LipschitzConv2d, Pair
 from fastlip.nn._orthogonal import largest_singular_value, space_to_depth
-from fastlip.nn._skew import matrix_bound, norm_bound, series_by_spectra, skew
+from fastlip.nn._skew import matrix_series, norm_bound, norm_on, series_by_spectra, skew
 from fastlip.ops._padding import Pads, same_pads
 from fastlip.ops.conv_exp import check_terms
 from fastlip.ops.conv_exp.truncation import degree_for, economized, largest_modulus, stable_norm, taylor
@@ -58,12 +59,12 @@ class SOCConv2d(LipschitzConv2d):
 
     Cost in training: T convolutions and some 50 c^3 operations for the bound (spectral: an eigendecomposition per
     frequency, one spectral convolution; 1 x 1: one matrix exponential). In eval mode, where no gradient of a
-    parameter can be asked for, the same function to rounding costs less. With circular padding p_T(L) is one
-    matrix per frequency, computed once per image size and applied by one spectral convolution, unless these matrices
-    exceed 256 MiB. With zero padding every power of L cuts at the image's border anew, so that no single kernel
-    and no spectrum is that function; there p_T is replaced by the polynomial of least degree that is equal to it up
-    to 6e-8 (in float32) on the spectrum of any L of this norm: of 12 terms remain 6 up to a norm of 0.57, 8 up to
-    1.2, 10 up to 2.0.
+    parameter can be asked for, the same function to rounding costs less. With circular padding p_T(L) is one matrix
+    per frequency, computed once per image size and applied by one spectral convolution (if all take up at most
+    256 MiB). With zero padding every power of L cuts at the border anew: no single kernel or spectrum is p_T(L).
+    There a polynomial of least degree stands for p_T, equal up to 6e-8 (float32) on the spectrum of L: of 12 terms
+    remain 6 for norms up to 0.57, 8 up to 1.2, 10 up to 2.0. Where it has a kernel, a spectral convolution on a
+    torus that holds the padded image applies L to 64 channels and 16 images or more.
 
     A stride first moves patches into channels (images that it does not divide are padded with zeros at their end);
     fewer channels than max(in_channels * stride^2, out_channels) are padded with zeros, more are truncated after
@@ -73,8 +74,7 @@ class SOCConv2d(LipschitzConv2d):
         exponential: ``"series"`` or ``"spectral"``.
         terms: T, 1 to 16.
         eval_terms: T in eval mode; None: ``terms``.
-        recompute: whether the kernels keep x alone for the backward, or T - 1 sums beside it, which saves as
-            many convolutions there.
+        recompute: keep x alone for the backward, not T - 1 sums beside it, for as many more convolutions there.
         max_norm: m; None: min(0.8 sqrt(kh kw), 2.8), or a larger norm up to which T terms are 1-Lipschitz.
         padding_mode: None: "zeros" for the series, "circular" for the spectral form.
 
@@ -140,8 +140,8 @@ class SOCConv2d(LipschitzConv2d):
     def parametrize(self, *context: Any) -> tuple[Tensor, ...]:
         """(a matrix as 1 x 1 kernel,), (skew kernel,), or for an image size (matrices of exp L per frequency,).
 
-        For ``"kernel"`` and a size L's own matrices; for ``"degree"`` and a size that of the polynomial that evaluation
-        uses in place of the series.
+        For ``"kernel"`` and a size L's own matrices; for ``"degree"`` and a size that of the polynomial by which
+        evaluation replaces the series.
         """
         raw = at_least_float32(self.raw_weight).unflatten(0, (self.groups, -1))
         if self.kernel_size == (1, 1):
@@ -155,7 +155,9 @@ class SOCConv2d(LipschitzConv2d):
             return (kernel.flatten(0, 1),)
         *what, height, width = context
         if what == ["degree"]:
-            return (torch.tensor(self._lowest_degree(kernel, (height, width))),)
+            torus = self._torus((height, width))
+            norm = norm_on(torus, kernel, self.dilation) if self._fits(torus) else norm_bound(kernel).max()
+            return (torch.tensor(degree_for(self.eval_terms, norm.item(), self._tolerance())),)
         spectrum = kernel_spectrum(kernel.flatten(0, 1), (height, width), self.dilation)
         return (spectrum if what else per_frequency(self._exponential, spectrum, (height, width)),)
 
@@ -164,19 +166,7 @@ class SOCConv2d(LipschitzConv2d):
         blocks = matrices.unflatten(1, (self.groups, -1))
         if self.exponential == "spectral":
             return ops.spectral_exp(blocks, backend=self.backend).flatten(1, 2)
-        identity = torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
-        total = identity
-        for t in range(self.eval_terms, 0, -1):
-            total = identity + blocks @ total / t
-        return self._gains[self.eval_terms] * total.flatten(1, 2)
-
-    def _lowest_degree(self, kernel: Tensor, size: Pair) -> int:
-        """The degree that evaluation needs on images of this size."""
-        norm, torus = norm_bound(kernel).max().item(), self._torus(size)
-        if self._fits(torus):
-            spectrum = kernel_spectrum(kernel.flatten(0, 1), torus, self.dilation)
-            norm = min(norm, matrix_bound(spectrum.unflatten(1, (self.groups, -1))).max().item())
-        return degree_for(self.eval_terms, norm, self._tolerance())
+        return self._gains[self.eval_terms] * matrix_series(blocks, self.eval_terms).flatten(1, 2)
 
     def _torus(self, size: Pair) -> Pair:
         """The circular image that an image's convolution is part of: with zero padding a larger one."""
@@ -195,7 +185,7 @@ class SOCConv2d(LipschitzConv2d):
         x = space_to_depth(x, self.stride)
         if self.kernel_size == (1, 1):
             return F.conv2d(x, self.effective()[0], self.bias, groups=self.groups)
-        x = _pad_channels(x, self.width, self.groups)
+        x = pad_channels(x, self.width, self.groups)
         whole = self.width == self.out_channels
         bias = self.bias if whole else None
         size = x.shape[-2], x.shape[-1]
@@ -206,10 +196,10 @@ class SOCConv2d(LipschitzConv2d):
             y = self._series(x, bias)
         if whole:
             return y
-        y = _first_channels(y, self.out_channels, self.groups)
+        y = first_channels(y, self.out_channels, self.groups)
         return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
 
-    def _runs_per_frequency(self, size: tuple[int, int]) -> bool:
+    def _runs_per_frequency(self, size: Pair) -> bool:
         """Always in the spectral form; the series where its matrices are computed once, and not too large."""
         if self.exponential == "spectral":
             return True
@@ -224,31 +214,29 @@ class SOCConv2d(LipschitzConv2d):
         spectrum = torch.empty(1, *self.raw_weight.shape[:2], dtype=precision, device="meta")
         return SPECTRAL_CONV.choose(self.backend, x, spectrum, None, x.shape[-2:], self.groups) == "native"
 
-    def _fits(self, size: tuple[int, int]) -> bool:
+    def _fits(self, size: Pair) -> bool:
         """Whether the matrices per frequency are few enough: half as many as pixels, of complex numbers."""
         return 0 < math.prod(size) * self.raw_weight[:, :, 0, 0].numel() * 4 <= _SPECTRUM_BYTES
 
     def _series(self, x: Tensor, bias: Tensor | None) -> Tensor:
         (kernel,) = self.effective()
-        terms, gain = self._terms(), self._gains[self._terms()]
-        size = x.shape[-2], x.shape[-1]
+        terms, size = self._terms(), (x.shape[-2], x.shape[-1])
         degree = self._degree(size)
         coefficients = taylor(terms) if degree == terms else economized(terms, degree, self._tolerance())[0]
-        if gain != 1:
-            coefficients = tuple(gain * value for value in coefficients)
+        coefficients = tuple(self._gains[terms] * value for value in coefficients)
         if self._steps_per_frequency(x):
             torus = self._torus(size)
             (spectrum,) = self.effective("kernel", *torus)
             y = series_by_spectra(x, spectrum, coefficients, torus, groups=self.groups, backend=self.backend)
             return y if bias is None else y.add_(bias[:, None, None])
-        geometry = self.dilation, self.groups, self.padding_mode
-        return ops.conv_exp(
-            x, kernel, len(coefficients) - 1, *geometry, bias, coefficients, self.recompute, backend=self.backend
-        )
+        arguments = degree, self.dilation, self.groups, self.padding_mode, bias, coefficients, self.recompute
+        return ops.conv_exp(x, kernel, *arguments, backend=self.backend)
 
-    def _degree(self, size: tuple[int, int]) -> int:
+    def _degree(self, size: Pair) -> int:
         """The degree of the polynomial that runs on images of this size, at most the number of terms."""
-        return int(self.effective("degree", *size)[0]) if self._may_cache() else self._terms()
+        if not self._may_cache() or self._runs_per_frequency(size):
+            return self._terms()
+        return int(self.effective("degree", *size)[0])
 
     def _terms(self) -> int:
         return self.terms if self.training else self.eval_terms
@@ -275,21 +263,6 @@ class SOCConv2d(LipschitzConv2d):
         """The arguments that differ from layer to layer."""
         text = f"{super().extra_repr()}, exponential={self.exponential!r}, terms={self.terms}"
         return f"{text}, eval_terms={self.eval_terms}, max_norm={self.max_norm:.4g}"
-
-
-def _pad_channels(x: Tensor, width: int, groups: int) -> Tensor:
-    """Appends zero channels to each group, up to ``width`` channels in total."""
-    if x.shape[-3] == width:
-        return x
-    channels = x.unflatten(-3, (groups, -1))
-    return F.pad(channels, (0, 0, 0, 0, 0, width // groups - channels.shape[-3])).flatten(-4, -3)
-
-
-def _first_channels(x: Tensor, channels: int, groups: int) -> Tensor:
-    """Keeps the first channels of each group, ``channels`` in total."""
-    if x.shape[-3] == channels:
-        return x
-    return x.unflatten(-3, (groups, -1))[..., : channels // groups, :, :].flatten(-4, -3)
 
 
 class SOCLinear(MatrixLinear):

@@ -16,13 +16,13 @@ from functools import cache
 import numpy as np
 
 MAX_TERMS = 16  # beyond, the series has converged in double precision for every norm that the layers use
+_TAYLOR = tuple(1 / math.factorial(t) for t in range(MAX_TERMS + 1))
 _HALVINGS = 40
 
 
-@cache
 def taylor(terms: int) -> tuple[float, ...]:
     """The coefficients 1 / t! for t = 0 to terms."""
-    return tuple(1 / math.factorial(t) for t in range(terms + 1))
+    return _TAYLOR[: terms + 1]
 
 
 @cache

@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from fastlip.ops.polar.reference import polish
-
 _LARGEST_ANGLE = 2.0  # of the series: its terms stay below e^2, and so does what rounding is magnified by
 
 
@@ -19,7 +17,7 @@ def supports(K: Tensor) -> str:
 
 def skew_exp_forward(K: Tensor) -> Tensor:
     """exp((K - Kᵀ) / 2), orthogonal to rounding."""
-    return polish(torch.linalg.matrix_exp((K - K.mT) / 2)).contiguous()
+    return _correct(torch.linalg.matrix_exp((K - K.mT) / 2)).contiguous()
 
 
 def skew_exp_backward(gradient: Tensor, K: Tensor, E: Tensor) -> Tensor:
@@ -42,6 +40,17 @@ def skew_exp_backward(gradient: Tensor, K: Tensor, E: Tensor) -> Tensor:
             total = (total + rotation.mT @ total @ rotation) / 2
             rotation = rotation @ rotation
     return total
+
+
+def _correct(E: Tensor) -> Tensor:
+    """One Newton-Schulz step as a small correction, E + E (I - EᵀE) / 2, whose own rounding hardly counts.
+
+    It maps singular values up to sqrt(3) to at most 1. An E that may exceed that is scaled down first.
+    """
+    gram, identity = E.mT @ E, torch.eye(E.shape[-1], dtype=E.dtype, device=E.device)
+    square = ((1 + torch.linalg.matrix_norm(gram - identity, keepdim=True)) / 3).clamp(min=1)
+    E = E * square.rsqrt()
+    return E + E @ ((identity - gram / square) / 2)
 
 
 def _terms(angle: float, eps: float) -> int:
