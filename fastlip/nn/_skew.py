@@ -53,7 +53,7 @@ class _MatrixBound(torch.autograd.Function):
     def forward(R: Tensor) -> Tensor:
         size, scaled = _scaled(R)
         _, norms = _powers(scaled)
-        logarithm = sum(norm.log() / 2**step for step, norm in enumerate(norms))
+        logarithm = torch.stack([norm.log() / 2**step for step, norm in enumerate(norms)]).sum(0)
         return (size * (logarithm / 2).exp())[..., 0, 0]
 
     @staticmethod
