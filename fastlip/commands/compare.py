@@ -18,6 +18,7 @@ from fastlip.study.settings import (
     contenders_of,
     continued,
     default_budget,
+    default_options,
     load,
     save,
     seconds_of,
@@ -79,18 +80,22 @@ def compare(
     Measures steps and memory, turns the budget into epochs, trains and certifies every network, and writes a table
     (table.csv, table.json), plots and report.html. The same command goes on with a study that was stopped (Ctrl-C);
     runs that are finished are not repeated, and further methods, sizes and backends are added. A run that fails is a
-    row with its reason. Options beyond these are those of `fastlip train`, for all runs.
+    row with its reason. Options beyond these are those of `fastlip train`, for all runs; on digits there are two
+    layers in a block where the published network has five (--layers-per-block), so that all runs learn something.
     """
     given = {name: value for name, value in options.items() if value is not None}
     data = given.get("data", "digits")
     folder = out or Path("runs") / f"compare-{data}"
     lists = [[name for names in chosen for name in names] for chosen in (methods, sizes, backends)]
     known = _known(folder)
+    if report_only and known is None:
+        raise click.UsageError(f"{folder}: no study there, and --report-only runs none")
     data = (known.options if known else given).get("data", "digits")
     contenders = contenders_of(lists[0], lists[1], lists[2], data)
     seconds = None if budget is None else seconds_of(budget)
     if known is None:
-        settings = Settings(default_budget(data, len(contenders)) if seconds is None else seconds, search or 0, given)
+        seconds = default_budget(data, len(contenders)) if seconds is None else seconds
+        settings = Settings(seconds, search or 0, default_options(given))
     else:
         settings = continued(folder, known, seconds, search, given)
     _study(folder, settings, contenders, new=known is None, retry=retry, report_only=report_only)

@@ -1,4 +1,4 @@
-"""Every method under one budget: measure, search, train, certify; every step can be stopped and goes on later."""
+"""Every method under one budget: measure, search, train, certify; each step can be stopped and goes on later."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from fastlip.study.searching import BUDGET_SHARE, search
 from fastlip.study.settings import Contender, Settings
 from fastlip.study.table import Row, to_csv
 from fastlip.training.checkpoint import write_text
-from fastlip.training.recipe import Recipe
+from fastlip.training.recipe import Recipe, default_recipe
 
 TABLE, TABLE_CSV = "table.json", "table.csv"
 NOT_RUN = "not run yet"
 # Rounds of timing go on for this share of the budget, and for at least so many seconds.
 _MEASURING_SHARE, _MEASURING_LEAST = 0.02, 2.0
+# An epoch that all but fits is trained: the measurement is no more exact than that.
+_ROUNDED_UP = 0.05
 # Epochs while a recipe is only measured: any number does.
 _ANY = 1
 
@@ -61,12 +63,13 @@ class Comparison:
         Raises:
             Interrupted: a signal arrived during training; the run is saved.
         """
-        for _, group in groupby(self.contenders, key=lambda contender: contender[:2]):
-            self._measure(list(group))
-        for index, contender in enumerate(self.contenders, 1):
-            if running.result_of(self.folder / contender.name) is None:
-                self._train(contender, f"[{index}/{len(self.contenders)}] {' '.join(contender)}")
-                self.write_table()
+        for _, group in groupby(enumerate(self.contenders, 1), key=lambda numbered: numbered[1][:2]):
+            numbered = list(group)
+            self._measure([contender for _, contender in numbered])
+            for index, contender in numbered:
+                if running.result_of(self.folder / contender.name) is None:
+                    self._train(contender, f"[{index}/{len(self.contenders)}] {' '.join(contender)}")
+                    self.write_table()
         self.write_table()
 
     def retry(self) -> None:
@@ -101,7 +104,7 @@ class Comparison:
 
     def _earlier(self) -> Iterable[Contender]:
         for file in sorted(self.folder.glob("measured/*.json")):
-            contender = Contender(*file.stem.split("-"))
+            contender = Contender(*file.stem.rsplit("-", 2))
             if contender not in self.contenders and running.result_of(self.folder / contender.name):
                 yield contender
 
@@ -156,7 +159,7 @@ class Comparison:
         return self.settings.recipe(contender, epochs=epochs)
 
     def _epochs(self, measured: Measured, share: float = 1.0) -> int:
-        return int(share * self.settings.budget / measured.seconds_per_epoch)
+        return int(share * self.settings.budget / measured.seconds_per_epoch + _ROUNDED_UP)
 
     def _measured_file(self, contender: Contender) -> Path:
         return self.folder / "measured" / f"{contender.name}.json"
@@ -178,7 +181,7 @@ def machine(settings: Settings) -> dict[str, Any]:
     on_gpu = torch.cuda.is_available() and not wanted.startswith("cpu")
     return {
         "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
+        "threads": default_recipe(settings.options).threads or torch.get_num_threads(),
         "torch": torch.__version__,
         "fastlip": fastlip.__version__,
     }

@@ -111,7 +111,8 @@ def _radar(rows: Sequence[Row]) -> Any:
     sizes = _distinct(row.contender.size for row in rows)
     columns = min(4, len(methods))
     lines = -(-len(methods) // columns)
-    figure = new_figure(3.0 * columns, 3.1 * lines + 0.6)
+    figure = new_figure(3.0 * columns, 3.5 * lines + 0.4)
+    figure.get_layout_engine().set(h_pad=0.22)
     found = list(zip(rows, scores(rows), strict=True))
     angles = [math.tau * i / len(_AXES) for i in range(len(_AXES) + 1)]
     for index, method in enumerate(methods):
@@ -128,7 +129,9 @@ def _radar(rows: Sequence[Row]) -> Any:
         if len(sizes) > 1:
             axes.legend(loc="upper left", bbox_to_anchor=(-0.25, 1.2), frameon=False, fontsize=7)
     backend = rows[0].contender.backend
-    figure.suptitle(f"Scores from 1 (centre, worst here) to 5 (best here); backend {backend}", fontsize=10)
+    figure.suptitle(
+        f"Scores from 1 (inner ring, worst here) to 5 (outer ring, best here); backend {backend}", fontsize=10
+    )
     return figure
 
 

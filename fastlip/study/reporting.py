@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ _CAPTIONS = {
         "The comparison paper's axes. Best here is 5, worst here 1: shares linearly, times and bytes by their"
         " logarithm. Grey: the other methods.",
     ),
-    plots.TIME: ("Accuracy against time", "A point for each epoch; evaluation and checkpoints are not counted."),
+    plots.TIME: ("Accuracy against time", "After each epoch; evaluation and checkpoints are not counted."),
     plots.CERTIFIED: (
         "Certified accuracy against radius",
         "Share of test images that are classified correctly with a certified radius above ε.",
@@ -55,7 +55,11 @@ def write_report(comparison: Comparison) -> list[str]:
 
 def _render(comparison: Comparison, rows: Sequence[Row], figures: list[dict[str, str]], missing: str) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fastlip.study", "."), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("fastlip.study", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     lines = [row.values() for row in rows]
     return environment.get_template("report.html.jinja").render(
@@ -69,7 +73,7 @@ def _render(comparison: Comparison, rows: Sequence[Row], figures: list[dict[str,
         colors={line["method"]: plots.color(line["method"]) for line in lines},
         figures=figures,
         missing=missing,
-        audited=json.dumps(_audited(lines)),
+        audited=max((line["lipschitz"] for line in lines if line["lipschitz"] is not None), default=None),
         command=_command(comparison),
     )
 
@@ -112,10 +116,6 @@ def _gains(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return gains
 
 
-def _audited(lines: Sequence[dict[str, Any]]) -> float | None:
-    return max((line["lipschitz"] for line in lines if line["lipschitz"] is not None), default=None)
-
-
 def _command(comparison: Comparison) -> str:
     """The command that gives this study."""
     settings = comparison.settings
@@ -123,7 +123,9 @@ def _command(comparison: Comparison) -> str:
     words += [f"--search {settings.search}"] if settings.search else []
     for name, value in settings.options.items():
         flag = name.replace("_", "-")
-        words.append(f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {value}")
+        words.append(
+            f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {shlex.quote(str(value))}"
+        )
     rows = [row.contender for row in comparison.rows()]
     for flag, index in (("method", 0), ("size", 1), ("backend", 2)):
         words.append(f"--{flag} {','.join(dict.fromkeys(c[index] for c in rows))}")

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from fastlip.study import comparing, running
+from fastlip.study import comparing, plots, running
 from fastlip.study.measuring import Measured
 from fastlip.training.loop import Training
 
@@ -18,6 +18,7 @@ SMALL = ("--width=2", "--layers-per-block=1", "--batch-size=256", "--budget=2", 
 TWO = (*SMALL, "--methods=aol,sll")
 EPOCH = Measured(500, 256, 1437, 1 / 6, 0.0, 0.01, 0.02, 3000, 2500, 2000)
 SLOW = Measured(500, 256, 1437, 1 / 5.4, 0.0, 0.02, 0.03, 6000, 2500, 2000)
+DRAW = plots.draw
 
 
 @pytest.fixture
@@ -30,6 +31,7 @@ def clock(monkeypatch):
         return found, {name: "RuntimeError: no kernel" for name in recipes if name in failing}
 
     monkeypatch.setattr(comparing, "measure", measure)
+    monkeypatch.setattr(plots, "draw", lambda folder, rows: [])  # takes longer than all the rest
     return failing
 
 
@@ -78,7 +80,8 @@ def test_a_study_is_complete_and_not_repeated(cli, tmp_path, clock, monkeypatch)
     assert before == {name: (folder / name / "checkpoint.pt").read_bytes() for name in rows}
 
 
-def test_the_report_needs_nothing_beside_it(cli, tmp_path, clock):
+def test_the_report_needs_nothing_beside_it(cli, tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(plots, "draw", DRAW)
     assert cli("compare", *TWO)[0] == 0
     folder = tmp_path / "study"
     report = (folder / "report.html").read_text()
@@ -183,6 +186,19 @@ def test_a_study_grows_and_keeps_its_settings(cli, tmp_path, clock):
     assert_one_line(cli("compare", "--out=study", "--seed=3"), "seed=3: the study in study has the recipe's")
 
 
+def test_the_best_trial_of_a_search_is_what_trains(cli, tmp_path, clock):
+    options = (*SMALL, "--method=aol", "--backends=auto,reference", "--search=1")
+    code, output, errors = cli("compare", *options)
+    assert code == 0, errors
+    assert "aol XS: 2 trials of 1 epochs" in output
+    folder = tmp_path / "study"
+    trials = [json.loads(file.read_text()) for file in (folder / "search" / "aol-XS").glob("*/trial.json")]
+    best = max(trials, key=lambda trial: trial["cra"])
+    assert len({trial["lr"] for trial in trials}) == 2
+    for row in rows_of(folder).values():
+        assert (row["lr"], row["weight_decay"]) == (best["lr"], best["weight_decay"])
+
+
 def test_a_budget_below_an_epoch_is_a_row(cli, tmp_path, clock):
     small = [option for option in SMALL if "budget" not in option]
     result = cli("compare", *small, "--method=aol", "--budget=0.5")
@@ -217,6 +233,7 @@ def test_without_matplotlib_the_report_says_so(cli, tmp_path, clock, monkeypatch
         (["--batch-size=0"], "batch_size=0: must be at least 1", 1),
         (["--device=gpu"], "device='gpu': cannot be used here", 1),
         (["--epochs=3"], "--epochs", 2),
+        (["--report-only"], "runs/compare-digits: no study there", 2),
     ],
 )
 def test_a_wrong_option_is_one_line(cli, tmp_path, arguments, text, code):

@@ -16,7 +16,13 @@ TITLE = "1-Lipschitz networks memorise random labels, with small margins"
 
 
 def run(
-    seed: int = 0, *, count: int = 400, width: int = 256, depth: int = 3, steps: int = 600, temperature: float = 100.0
+    seed: int = 0,
+    *,
+    count: int = 1000,
+    width: int = 256,
+    depth: int = 3,
+    steps: int = 350,
+    temperature: float = 100.0,
 ) -> dict[str, Any]:
     """Fits digits with their labels, and with labels drawn at random; certifies both networks on what they fitted."""
     (images, labels), _ = digits()

@@ -49,7 +49,7 @@ def run(
         "mean_error": errors.mean().item(),
         "largest_error": errors.max().item(),
         "claims": [
-            claim("mean gradient norm", norms.mean().item(), least=0.98),
+            claim("mean gradient norm", norms.mean().item(), least=0.95),
             claim("largest gradient norm", norms.max().item(), most=fastlip.audit(model, (2,)).bound + 1e-5),
             claim("mean |f - signed distance|", errors.mean().item(), most=0.03),
             claim(
@@ -88,8 +88,8 @@ def draw(found: dict[str, Any]) -> Any:
     size = found["grid"]
     axis = torch.linspace(-1, 1, size)
     images = (
-        ("learnt f", found["values"], "RdBu", (-0.9, 0.9)),
-        ("signed distance", found["true"], "RdBu", (-0.9, 0.9)),
+        ("learnt f", found["values"], "RdBu", (-1.1, 1.1)),
+        ("signed distance", found["true"], "RdBu", (-1.1, 1.1)),
         ("gradient norm of f", found["norms"], "viridis", (0.8, 1.0)),
     )
     true = torch.tensor(found["true"]).view(size, size).T
@@ -97,7 +97,7 @@ def draw(found: dict[str, Any]) -> Any:
         image = torch.tensor(values).view(size, size).T
         shown = axes.pcolormesh(axis, axis, image, cmap=colors, vmin=low, vmax=high, shading="gouraud")
         if colors == "RdBu":
-            levels = [0.1 * i for i in range(-9, 10)]
+            levels = [0.1 * i for i in range(-11, 12)]
             axes.contour(axis, axis, image, levels=levels, colors=GREY, linewidths=0.5)
             axes.contour(axis, axis, image, levels=[0.0], colors=INK, linewidths=1.8)
         else:

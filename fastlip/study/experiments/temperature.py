@@ -113,10 +113,11 @@ def _draw_line(axes: Any, data: dict[str, Any], one: dict[str, Any]) -> None:
     x, y = torch.tensor(data["x"])[:, 0], torch.tensor(data["y"])
     axes.plot([point[0] for point in data["grid"]], one["scores"], color=INK, linewidth=1.6)
     axes.axhline(0, color=GREY, linewidth=0.8)
-    bottom = min(one["scores"]) - 0.3
+    low, high = min(one["scores"]), max(one["scores"])
+    step = 0.06 * (high - low)
     for label, color in ((0, ORANGE), (1, BLUE)):
         points = x[y == label]
-        axes.plot(points, torch.full_like(points, bottom - 0.15 * label), "|", color=color, markersize=7)
+        axes.plot(points, torch.full_like(points, low - (2 + label) * step), "|", color=color, markersize=7)
     axes.set_xlabel("x (ticks: points of class 0 and 1)")
     axes.set_ylabel("score")
     plain_axes(axes)
