@@ -30,11 +30,11 @@ def test_kr_of_two_diracs_is_their_distance():
 
 
 def test_the_signed_distance_has_gradients_of_norm_one():
-    found = signed_distance.run(width=32, depth=3, steps=250, batch_size=256, grid=31)
+    found = signed_distance.run(width=32, depth=4, steps=700, batch_size=256, lr=0.05, grid=31)
     norms = torch.tensor(found["norms"])
-    assert norms.mean() >= 0.93
+    assert norms.mean() >= 0.9
     assert norms.max() <= 1 + 1e-4
-    assert found["mean_error"] <= 0.06
+    assert found["mean_error"] <= 0.04
 
 
 def test_the_true_distance():

@@ -25,7 +25,14 @@ def distance(x: Tensor) -> Tensor:
 
 
 def run(
-    seed: int = 0, *, width: int = 64, depth: int = 4, steps: int = 1500, batch_size: int = 512, grid: int = 81
+    seed: int = 0,
+    *,
+    width: int = 64,
+    depth: int = 4,
+    steps: int = 2000,
+    batch_size: int = 512,
+    lr: float = 0.01,
+    grid: int = 81,
 ) -> dict[str, Any]:
     """HKR with nearly all weight on the hinge: the sign is right, and KR makes |f| as large as 1-Lipschitz allows.
 
@@ -34,7 +41,7 @@ def run(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = dense_network((2, *[width] * depth, 1))
-    fit(model, HKR(0.99, _MARGIN), lambda _: _points(batch_size, generator), steps, 0.01)
+    fit(model, HKR(0.99, _MARGIN), lambda _: _points(batch_size, generator), steps, lr)
     axis = torch.linspace(-1, 1, grid)
     x = torch.cartesian_prod(axis, axis)
     values, norms = _values_and_gradients(model, x)
