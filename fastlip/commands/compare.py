@@ -140,9 +140,9 @@ def _run(comparison: Any) -> None:
         comparison.run()
     except (Interrupted, KeyboardInterrupt) as stop:
         comparison.write_table()
-        error = click.ClickException(f"{str(stop) or 'stopped by SIGINT'}; the same command goes on from here")
-        error.exit_code = stop.exit_code if isinstance(stop, Interrupted) else 128 + signal.SIGINT
-        raise error from None
+        code = stop.exit_code if isinstance(stop, Interrupted) else 128 + signal.SIGINT
+        click.echo(f"Error: {str(stop) or 'stopped by SIGINT'}; the same command goes on from here", err=True)
+        raise click.exceptions.Exit(code) from None
 
 
 def _conclude(comparison: Any) -> None:

@@ -181,10 +181,10 @@ def _bytes(tensors: list[Tensor]) -> int:
     return sum(storages.values())
 
 
-def _times(recipes: Mapping[str, Recipe], data: Data, seconds: float) -> dict[str, dict[str, float]]:
+def _times(recipes: Mapping[str, Recipe], data: Data, seconds: float) -> dict[str, dict[str, Any]]:
     contestants = {name: _Contestant(recipe, data) for name, recipe in recipes.items()}
     device = device_of(next(iter(recipes.values())))
-    found: dict[str, dict[str, float]] = {name: {"fetch": _fetch(recipes[name], data)} for name in recipes}
+    found: dict[str, dict[str, Any]] = {name: {"fetch": _fetch(recipes[name], data)} for name in recipes}
     for what, key in (("train", "step"), ("evaluate_fresh", "evaluate_fresh"), ("evaluate", "evaluate")):
         for contestant in contestants.values():
             contestant.model.train(what == "train")
