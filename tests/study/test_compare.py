@@ -138,24 +138,25 @@ def test_nan_is_a_row_with_a_layer(cli, tmp_path, clock):
 
 
 def test_ctrl_c_loses_nothing(cli, tmp_path, clock, monkeypatch):
-    assert cli("compare", *TWO[:-2], "--out=whole", TWO[-1])[0] == 0
+    fused = ("--methods=aol,sll", "--backend=auto")
+    assert cli("compare", *SMALL[:-1], "--out=whole", *fused)[0] == 0
     step, count = Training._step, 0
 
     def interrupted(self, x, y):
         nonlocal count
         count += 1
-        if count == 22:  # in the third run
+        if count == 15:  # in the second run
             signal.raise_signal(signal.SIGINT)
         return step(self, x, y)
 
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_step", interrupted)
-        assert_one_line(cli("compare", *TWO), "stopped by SIGINT; the same command goes on from here", 130)
-    states = [row["status"] for row in rows_of(tmp_path / "study").values()]
-    assert states == ["finished", "finished", "not run yet", "not run yet"]
-    assert cli("compare", "--out=study", "--report-only", TWO[-1])[0] == 0
+        result = cli("compare", *SMALL, *fused)
+        assert_one_line(result, "stopped by SIGINT; the same command goes on from here", 130)
+    assert [row["status"] for row in rows_of(tmp_path / "study").values()] == ["finished", "not run yet"]
+    assert cli("compare", "--out=study", "--report-only", *fused)[0] == 0
     assert "not run yet" in (tmp_path / "study" / "report.html").read_text()
-    assert cli("compare", *TWO)[0] == 0
+    assert cli("compare", *SMALL, *fused)[0] == 0
     for name in rows_of(tmp_path / "study"):
         one, other = (
             torch.load(tmp_path / study / name / "checkpoint.pt", weights_only=True)["model"]

@@ -30,7 +30,7 @@ def test_kr_of_two_diracs_is_their_distance():
 
 
 def test_the_signed_distance_has_gradients_of_norm_one():
-    found = signed_distance.run(width=32, depth=4, steps=700, batch_size=256, lr=0.05, grid=31)
+    found = signed_distance.run(width=32, depth=4, steps=600, batch_size=256, lr=0.05, grid=31)
     norms = torch.tensor(found["norms"])
     assert norms.mean() >= 0.9
     assert norms.max() <= 1 + 1e-4
@@ -51,7 +51,7 @@ def test_random_labels_are_memorised():
 
 
 def test_temperature_trades_robustness_for_accuracy():
-    found = temperature.run(temperatures=(0.1, 64.0), count=160, width=16, steps=150)
+    found = temperature.run(temperatures=(0.1, 64.0), count=120, width=16, steps=100)
     for name in ("mixture", "moons"):
         cold, hot = found[name]["runs"]
         assert hot["accuracy"] > cold["accuracy"]
