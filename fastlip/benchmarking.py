@@ -146,6 +146,15 @@ class MaximumMinimum(nn.Module):
         return torch.stack((torch.maximum(a, b), torch.minimum(a, b)), 2).flatten(1, 2)
 
 
+@torch.no_grad()
+def perturb(model: nn.Module) -> nn.Module:
+    """Moves the weights, in place, away from an initialisation where iterations would end early."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter += _NOISE * parameter.std() * torch.randn_like(parameter)
+    return model
+
+
 def keep_pages() -> bool:
     """Asks glibc's allocator to keep freed memory, whose fresh pages would dominate timings; False if it cannot."""
     if not sys.platform.startswith("linux"):
@@ -164,11 +173,7 @@ def _model(setting: Setting) -> nn.Module:
         layers_per_block=setting.layers_per_block,
         **setting.layer_options,
     ).to(setting.device)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter += _NOISE * parameter.std() * torch.randn_like(parameter)
-    return model
+    return perturb(model)
 
 
 def _network(name: str, method: str, model: nn.Module) -> nn.Module:
