@@ -1,4 +1,4 @@
-"""LaTeX formulas of docstrings as lines of Unicode, which need no script and no font from elsewhere."""
+"""Docstrings as Markdown: formulas as lines of Unicode, which need no script and no font from elsewhere; roles as links."""
 
 from __future__ import annotations
 
@@ -17,7 +17,17 @@ _FRACTION = re.compile(r"\\t?frac\s*(?:\{([^{}]*)\}\s*\{([^{}]*)\}|(\w)\s*(\w))"
 _ROOT = re.compile(r"\\sqrt\s*(?:\{([^{}]*)\}|(\w))")
 _INDEX = re.compile(r"([_^])\{([^{}]*)\}")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
+_FORMULA = re.compile(r"^([ ]*)\.\. math:: (.*\n(?:\1[ ]+\S.*\n)*)", re.M)
+_ROLE = re.compile(r":(?:func|class|meth|mod):`([^`]*)`")
+_CODE = re.compile(r"(^ *```.*?^ *```$|``.*?``|`[^`]*`)", re.M | re.S)
 _RAISED = {"^T": "ᵀ", "^H": "ᴴ", "^2": "²", "^(-1)": "⁻¹"}
+
+
+def to_markdown(docstring: str) -> str:
+    """The docstring in Markdown, without text that looks like HTML."""
+    text = _ROLE.sub(_link, _FORMULA.sub(_block, docstring + "\n"))
+    parts = _CODE.split(text)
+    return "".join(part if index % 2 else part.replace("<", "&lt;") for index, part in enumerate(parts))
 
 
 def to_unicode(latex: str) -> str:
@@ -36,6 +46,16 @@ def to_unicode(latex: str) -> str:
     text = re.sub(r" *([,;)\]⌋])", r"\1", re.sub(r"⌊ +", "⌊", text))
     text = re.sub(r"‖ (\w+) ‖", r"‖\1‖", text)
     return "\n".join(" ".join(line.split()) for line in text.split("\n"))
+
+
+def _block(match: re.Match[str]) -> str:
+    lines = ("```text", *to_unicode(match[2]).split("\n"), "```")
+    return "".join(f"{match[1]}{line}\n" for line in lines)
+
+
+def _link(match: re.Match[str]) -> str:
+    name = match[1]
+    return f"[`{name}`][{name}]" if name.startswith("fastlip.") else f"`{name}`"
 
 
 def _unbrace(text: str) -> str:
