@@ -1,9 +1,9 @@
 """CIFAR-10 from its official binary files: training with augmentation, then the certificate.
 
-Shows the data interface and the comparison paper's recipe in a loop of one's own: XS ConvNet, SGD with OneCycle, offset
-cross-entropy, shifts of 4 pixels and flips. ``PATH`` is the folder that holds ``data_batch_1.bin`` ... ``test_batch.bin``, or the one
-above it. An epoch takes about two minutes on two cores; ``fastlip train --data cifar10 --path PATH`` does the same with
-checkpoints and logs.
+Shows the data interface and the comparison paper's recipe in a loop of one's own: XS ConvNet, SGD with OneCycle,
+offset cross-entropy, shifts of 4 pixels and flips. ``PATH`` is the folder that holds ``data_batch_1.bin`` ...
+``test_batch.bin``, or the one above it. An epoch takes about two minutes on two cores; ``fastlip train --data cifar10
+--path PATH`` does the same with checkpoints and logs.
 """
 
 import argparse
@@ -55,7 +55,9 @@ def main(arguments=None):
     except DataError as error:
         sys.exit(f"cifar10.py: {error}")
     print(data)
-    model = fastlip.models.lip_conv_net(options.method, width=options.width, layers_per_block=options.layers_per_block)
+    model = fastlip.models.lip_conv_net(
+        options.method, width=options.width, layers_per_block=options.layers_per_block
+    )
     model.to(options.device)
     placement = {"mean": data.mean, "device": options.device}
     augmented = Batches(data.train, data.divisor, 256, augmentation=Augmentation(shift=4, flip=True), **placement)

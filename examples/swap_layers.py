@@ -1,8 +1,8 @@
 """An existing network made 1-Lipschitz: its layers are swapped in place, its weights are kept as a start.
 
-Takes a plain convolutional network, audits it (its bound is large), replaces every ``nn.Conv2d``, ``nn.Linear`` and ``nn.ReLU`` by
-AOL layers and MaxMin with the same arguments, copies the weights, and audits again: at most 1. Then both learn the digits
-for a few epochs, and are certified. Takes about half a minute on two cores.
+A plain convolutional network is audited (its bound is large); every ``nn.Conv2d``, ``nn.Linear`` and ``nn.ReLU``
+becomes an AOL layer or MaxMin with the same arguments and weights; and the audit finds at most 1. Then both learn the
+digits for a few epochs, and are certified. Takes about half a minute on two cores.
 """
 
 import argparse

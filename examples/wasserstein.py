@@ -1,10 +1,10 @@
 """The Wasserstein distance of two point clouds, by a 1-Lipschitz network.
 
 For a 1-Lipschitz function f, mean f over one cloud less mean f over the other is at most the Wasserstein-1 distance
-(Kantorovich and Rubinstein), and the best f attains it. A small dense network maximises that difference; it is divided by the
-audited Lipschitz bound, so that the estimate is a lower bound whatever the training did. The exact distance of clouds
-of equal size is an assignment problem, which SciPy solves. With ``--alpha`` above 0 the HKR loss trains f to separate the clouds as
-well, and the estimate falls short of the distance. Takes about ten seconds on two cores.
+(Kantorovich and Rubinstein), and the best f attains it. A small dense network maximises that difference, which is
+divided by the audited Lipschitz bound: a lower bound whatever the training did. The exact distance of clouds of equal
+size is an assignment problem, which SciPy solves. With ``--alpha`` above 0 the HKR loss trains f to separate the
+clouds as well, and the estimate falls short of the distance. Takes about ten seconds on two cores.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Every code block of the documentation runs, and prints what the page says that it prints.
 
 The blocks of a page run in order, in one namespace and one temporary folder. ``fastlip`` commands run in this process
-with the settings of ``SMALL`` behind their own. A ``text`` block right behind a block is its output, … being anything.
+with the settings of ``SMALL`` behind their own. A ``text`` block right behind a block is its output; … is anything.
 A block with a title is a file. What CI runs elsewhere has a marker in the page and a line in ``ELSEWHERE``.
 """
 
@@ -45,7 +45,8 @@ ELSEWHERE = {
     "run by tests/test_new_backend.py": "tests/test_new_backend.py",
 }
 BLOCK = re.compile(
-    r"^(?:<!-- (?P<marker>[\w./ -]+) -->\n)?```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<code>.*?)^```\n"
+    r"^(?:<!-- (?P<marker>[\w./ -]+) -->\n)?"
+    r"```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<code>.*?)^```\n"
     r"(?:\n```text\n(?P<expected>.*?)^```\n)?",
     re.M | re.S,
 )
@@ -60,7 +61,12 @@ class Block(NamedTuple):
 
 
 def pages():
-    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("fastlip/ops/*/README.md")]
+    found = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("fastlip/ops/*/README.md"),
+    ]
     return {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in sorted(found)}
 
 
@@ -72,7 +78,9 @@ PAGES = pages()
 BLOCKS = {page: blocks_of(text) for page, text in PAGES.items()}
 
 
-@pytest.mark.parametrize("page", [page for page, blocks in BLOCKS.items() if any(b.language != "text" for b in blocks)])
+@pytest.mark.parametrize(
+    "page", [page for page, blocks in BLOCKS.items() if any(b.language != "text" for b in blocks)]
+)
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
@@ -105,6 +113,7 @@ def run_command(line, marker):
         line = line.rpartition(" && ")[2]
     program, command, *arguments = shlex.split(line.partition("  # ")[0])
     assert program == "fastlip", f"nothing runs {line!r}"
+    assert command in SMALL, f"{line!r}: no small settings for it"
     result = CliRunner().invoke(main, [command, *arguments, *SMALL[command]])
     if not isinstance(result.exception, (SystemExit, type(None))):
         raise result.exception
@@ -141,7 +150,7 @@ def test_what_runs_elsewhere_is_short_and_runs_there():
 
 
 def test_two_commands_set_up_a_fresh_machine():
-    setup, tests = (block for block in BLOCKS["README.md"] if block.language == "bash")
+    setup, tests = [block for block in BLOCKS["README.md"] if block.language == "bash"][:2]
     assert (setup.marker, setup.code) == ("set-up", f"{SETUP} . && fastlip train\n")
     assert (tests.marker, tests.code) == ("tests", f'{SETUP} ".[test]" && pytest\n')
 
@@ -169,8 +178,8 @@ def test_every_page_of_the_mathematics_is_an_op_readme():
 
 
 def test_formulas_become_unicode():
-    text = "Bound.\n\n    .. math:: r_i = \\sum_{j,\\delta} |v_{ij}|, \\qquad\n              P = W / \\sqrt{r_i}\n\nOf <w, x>, :func:`fastlip.audit`."
-    assert to_markdown(text).rstrip() == (
-        "Bound.\n\n    ```text\n    r_i = Σ_(j,δ) |v_ij|,\n    P = W / √r_i\n    ```\n\n"
-        "Of &lt;w, x>, [`fastlip.audit`][fastlip.audit]."
-    )
+    formula = "    .. math:: r_i = \\sum_{j,\\delta} |v_{ij}|, \\qquad\n              P = W / \\sqrt{r_i}\n"
+    lines = "    ```text\n    r_i = Σ_(j,δ) |v_ij|,\n    P = W / √r_i\n    ```\n"
+    assert to_markdown(f"Bound.\n\n{formula}").rstrip() == f"Bound.\n\n{lines}".rstrip()
+    link = "[`fastlip.audit`][fastlip.audit]"
+    assert to_markdown("Of <w, x>, :func:`fastlip.audit`.").rstrip() == f"Of &lt;w, x>, {link}."

@@ -9,7 +9,7 @@ from typing import Any
 import griffe
 
 sys.path.insert(0, str(Path(__file__).parent))
-from markup import to_markdown  # noqa: E402
+from markup import to_markdown
 
 
 class Docstrings(griffe.Extension):

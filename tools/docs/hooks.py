@@ -19,6 +19,7 @@ import click
 import fastlip
 import fastlip.nn
 from fastlip.cli import main as command_line
+from fastlip.nn._base import LipschitzLayer
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -65,7 +66,7 @@ def layers() -> str:
         names.setdefault(getattr(fastlip.nn, name).__module__, []).append(name)
     return "\n\n".join(
         f"## {_title(module)}\n\n" + "\n\n".join(f"::: fastlip.nn.{name}" for name in names[module])
-        for module in sorted(names)
+        for module in sorted(names, key=lambda module: (not _has_weights(names[module]), module))
     )
 
 
@@ -114,6 +115,10 @@ def _step_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
 def _cell(found: dict[str, dict[str, Any]], column: str) -> str:
     reference = f" ({found['reference'][column]:.2f})" if "reference" in found else ""
     return f"{found['fused'][column]:.2f}{reference}"
+
+
+def _has_weights(names: list[str]) -> bool:
+    return any(issubclass(getattr(fastlip.nn, name), LipschitzLayer) for name in names)
 
 
 def _title(module: str) -> str:

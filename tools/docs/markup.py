@@ -1,4 +1,4 @@
-"""Docstrings as Markdown: formulas as lines of Unicode, which need no script and no font from elsewhere; roles as links."""
+"""Docstrings as Markdown: formulas as lines of Unicode, which need no script and no font; roles as links."""
 
 from __future__ import annotations
 
