@@ -40,7 +40,6 @@ SETUP = "python3 -m venv .venv && . .venv/bin/activate && pip install -c constra
 # Marker of a block, and the file that runs it.
 ELSEWHERE = {
     "tests": ".ci/run",
-    "run by .ci/run": ".ci/run",
     "run by tests/test_examples.py": "tests/test_examples.py",
     "run by tests/test_new_backend.py": "tests/test_new_backend.py",
 }

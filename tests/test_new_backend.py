@@ -1,6 +1,5 @@
 """The op and the backend that docs/extend/backend.md adds: its files, compiled and run in a copy of the package."""
 
-import re
 import shutil
 import subprocess
 import sys
@@ -25,10 +24,11 @@ def build(folder):
     name = _native._MODULE_OF_CAPABILITY.get(torch.backends.cpu.get_cpu_capability(), "_native_default")
     target = folder / "fastlip" / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     flags = ["-std=c++20", "-O0", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
-    includes = [f"-I{ROOT / 'csrc'}", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
+    foreign = ["-isystem", pybind11.get_include(), "-isystem", sysconfig.get_path("include")]
     about = [f"-DFASTLIP_MODULE={name}", '-DFASTLIP_INSTRUCTION_SET="test"', '-DFASTLIP_COMPILER="g++"']
     sources = [*(str(ROOT / source) for source in KERNELS), *map(str, folder.glob("csrc/*/*.cpp"))]
-    subprocess.run([compiler, *flags, *includes, *about, *sources, "-o", str(target)], check=True)
+    command = [compiler, *flags, f"-I{ROOT / 'csrc'}", *foreign, *about, *sources, "-o", str(target)]
+    subprocess.run(command, check=True)
 
 
 def test_the_page_adds_an_op_with_a_kernel(tmp_path):
@@ -46,14 +46,9 @@ def test_the_page_adds_an_op_with_a_kernel(tmp_path):
     check_output(process.stdout, check.expected)
 
 
-def test_the_files_meet_the_rules():
+def test_the_page_shows_every_file_of_the_folder():
     code = {block.title: block.code for block in PAGE if block.title.endswith(".py")}
     assert set(code) == {f"fastlip/ops/shrink/{name}.py" for name in ("__init__", "reference", "native", "cases")}
-    for title, text in code.items():
-        ruff = [sys.executable, "-m", "ruff", "check", "--stdin-filename", title, "-"]
-        if shutil.which("ruff") is None:
-            pytest.skip("ruff is not installed")
-        process = subprocess.run(ruff, input=text, text=True, capture_output=True, cwd=ROOT, check=False)
-        assert process.returncode == 0, process.stdout
+    for text in code.values():
+        assert text.startswith('"""')
         assert max(map(len, text.splitlines())) <= 118
-        assert re.match(r'"""', text)
