@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip import ops
+from fastlip.nn import _spectra
 from fastlip.nn._base import LipschitzLayer, as_it_runs, check_positive_int, make_bias
 from fastlip.ops._padding import Pads, pad, same_pads
 
@@ -120,9 +121,21 @@ class KernelConv2d(LipschitzConv2d):
         return self.weight, None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weight * x + bias."""
+        """Weight * x + bias: ``conv2d``, or in evaluation by the kernel's spectrum where that is cheaper."""
         self.check_input(x)
+        if torus := self.torus_for(x):
+            return self.apply_spectrum(x, torus)
         return self.convolve(x, self.weight, self.bias)
+
+    def torus_for(self, x: Tensor) -> Pair | None:
+        """The torus on which evaluation applies the kernel to x by its spectrum; None: by ``conv2d``."""
+        return _spectra.torus_for(self, x, (self.in_channels, self.out_channels))
+
+    def apply_spectrum(self, x: Tensor, torus: Pair, pairing: str = "none") -> Tensor:
+        """Weight * x + bias by the kernel's spectrum on a torus, and MaxMin behind it if a pairing is given."""
+        weight = self.weight
+        (spectrum,) = self.spectra(torus, (weight,), lambda: _spectra.spectra_of(weight, torus, self.dilation))
+        return _spectra.apply(x, spectrum, self.bias, pairing)
 
     @torch.no_grad()
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
