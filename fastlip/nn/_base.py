@@ -13,7 +13,7 @@ from fastlip import ops
 from fastlip.ops._op import check_backend
 
 _CACHED_CONTEXTS = 8  # resolutions kept at once
-_CACHED_SPECTRA = 2
+_CACHED_DERIVATIVES = 2  # of each kind
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -75,9 +75,9 @@ class LipschitzLayer(nn.Module):
         sources = (*self.parameters(), *self.buffers())
         return self._recall(context, sources, lambda: self._compute(context), _CACHED_CONTEXTS)
 
-    def spectra(self, torus: tuple[int, int], sources: Iterable[Tensor], compute: Callable[[], Any]) -> Any:
-        """What compute() makes of sources for a torus, in evaluation: kept until one of them changes."""
-        return self._recall(("spectra", *torus), sources, compute, _CACHED_SPECTRA)
+    def derive(self, kind: str, context: Hashable, sources: Iterable[Tensor], compute: Callable[[], Any]) -> Any:
+        """What compute() makes of sources, where :meth:`may_cache` holds: kept until one of them changes."""
+        return self._recall((kind, context), sources, compute, _CACHED_DERIVATIVES)
 
     def _recall(
         self, key: tuple[Hashable, ...], sources: Iterable[Tensor], compute: Callable[[], Any], most: int
@@ -89,7 +89,7 @@ class LipschitzLayer(nn.Module):
             with torch.inference_mode(False), torch.no_grad():
                 kept = stamp, compute()
         self._cache[key] = kept
-        alike = [other for other in self._cache if ("spectra" in other) == ("spectra" in key)]
+        alike = [other for other in self._cache if _kind(other) == _kind(key)]
         for oldest in alike[:-most]:
             del self._cache[oldest]
         return kept[1]
@@ -128,6 +128,10 @@ class LipschitzLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}}
+
+
+def _kind(key: tuple[Hashable, ...]) -> str:
+    return key[0] if key and isinstance(key[0], str) else "weights"
 
 
 def _same_stamp(kept: list[Any], current: list[Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,6 +89,10 @@ class LipschitzConv2d(LipschitzLayer):
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """F.conv2d with this layer's stride, padding, dilation and groups."""
         left, right, top, bottom = self.pads
+        if x.dim() == 4 and x.shape[-2:] == weight.shape[2:] == (1, 1) and not any(self.pads) and self.groups == 1:
+            return F.linear(x.flatten(1), weight.flatten(1), bias)[
+                :, :, None, None
+            ]  # oneDNN would reorder the weight
         if self.padding_mode == "zeros" and left == right and top == bottom:
             return F.conv2d(x, weight, bias, self.stride, (top, left), self.dilation, self.groups)
         return F.conv2d(
@@ -134,7 +139,8 @@ class KernelConv2d(LipschitzConv2d):
     def apply_spectrum(self, x: Tensor, torus: Pair, pairing: str = "none") -> Tensor:
         """Weight * x + bias by the kernel's spectrum on a torus, and MaxMin behind it if a pairing is given."""
         weight = self.weight
-        (spectrum,) = self.spectra(torus, (weight,), lambda: _spectra.spectra_of(weight, torus, self.dilation))
+        compute = partial(_spectra.spectra_of, weight, torus, self.dilation)
+        (spectrum,) = self.derive("spectra", torus, (weight,), compute)
         return _spectra.apply(x, spectrum, self.bias, pairing)
 
     @torch.no_grad()

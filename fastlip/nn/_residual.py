@@ -15,6 +15,7 @@ from fastlip.nn import _spectra
 from fastlip.nn._base import LipschitzLinear, as_it_runs, check_positive_int, make_bias
 from fastlip.nn._conv import LipschitzConv2d
 from fastlip.ops._padding import Pads
+from fastlip.ops.sdp_residual import folded
 from fastlip.ops.spectral_conv import spectral_conv_fixed
 
 # A scale is a quotient by sums of products, rounded at each step: they are enlarged by this many roundings.
@@ -122,11 +123,15 @@ class ResidualConv2d(LipschitzConv2d):
         if torus := _spectra.torus_for(self, x, (self.width, self.inner_channels)):
             x = x.contiguous(memory_format=torch.channels_last)
             compute = partial(_spectra.spectra_of, self.kernel, torus, self.dilation, scale)
-            first, second = self.spectra(torus, (self.kernel, scale), compute)
+            first, second = self.derive("spectra", torus, (self.kernel, scale), compute)
             h = spectral_conv_fixed(x, first, self.bias, activation="relu")
             return _spectra.apply(h, second, None, pairing, residual=x)
+        second = None
+        if self.may_cache() and self.groups == 1 and self.backend != "reference":
+            compute = partial(folded, self.kernel, scale)
+            second = self.derive("folded", (), (self.kernel, scale), compute)
         geometry = self.dilation, self.groups, self.padding_mode
-        arguments = x, self.kernel, self.bias, scale, *geometry, pairing, self.recompute
+        arguments = x, self.kernel, self.bias, scale, *geometry, pairing, self.recompute, second
         return ops.sdp_residual(*arguments, backend=self.backend)
 
     def context(self, image_size: tuple[int, ...]) -> tuple[int, ...]:

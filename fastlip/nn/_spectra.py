@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 
 _DTYPES = (torch.float32, torch.float64)
-# What else a convolution through its spectrum costs, in multiply-adds: the transforms of a pixel of a channel (of the
-# torus, input and output together twice that), and reading a number of the spectrum. Fitted to (c, side) = (32, 32),
-# (64, 16), (128, 8), (256, 4) and batch 64 on two cores with AVX-512, where it tells times within 10 %.
-_TRANSFORM = 65
+# What else a convolution through its spectrum costs, in multiply-adds: the transforms, for each pixel of the torus in
+# each channel, and reading a number of the spectrum. Fitted to (c, side) = (32, 32), (64, 16), (128, 8), (256, 4) at
+# batch 64, on the image's torus and on the next larger one, on two cores with AVX-512.
+_TRANSFORM = 130
 _READ = 30
 _LARGEST_SPECTRUM = 32 << 20  # bytes
 _LARGEST_FACTOR = 17  # of a side of the torus: transforms of larger primes are slow
@@ -56,7 +56,7 @@ def is_cheaper(batch: int, channels: Size, image: Size, torus: Size, taps: int, 
     """Whether the spectrum fits its limit of 32 MiB and saves time, by a count of multiply-adds.
 
     Per image, a kernel of k taps takes k h w cin cout. Its spectrum on a torus of N pixels, g of its frequencies
-    their own conjugates, takes (2 N - g) cin cout, and the transforms as much as 65 N (cin + cout); the N cin cout
+    their own conjugates, takes (2 N - g) cin cout, and the transforms as much as 130 N (cin + cout); the N cin cout
     numbers of the spectrum are read once for the whole batch.
     """
     inputs, outputs = channels

@@ -114,11 +114,14 @@ def spectral_conv_fixed(
     fits = channels == spectrum.inputs and height <= spectrum.torus[0] and width <= spectrum.torus[1]
     if not fits or x.dtype != spectrum.panels.dtype:
         raise ValueError(
-            f"x: got shape {tuple(x.shape)} and {x.dtype}, expected (n, {spectrum.inputs}, h, w) with sides of at most "
-            f"{spectrum.torus} and {spectrum.panels.dtype}"
+            f"x: got shape {tuple(x.shape)} of {x.dtype}, expected (n, {spectrum.inputs}, h, w) of "
+            f"{spectrum.panels.dtype}, with sides of at most {spectrum.torus}"
         )
-    if residual is not None and (residual.shape != (n, spectrum.outputs, height, width) or residual.dtype != x.dtype):
-        raise ValueError(f"residual: got shape {tuple(residual.shape)}, expected that of the output, in the dtype of x")
+    expected = n, spectrum.outputs, height, width
+    if residual is not None and (residual.shape != expected or residual.dtype != x.dtype):
+        raise ValueError(
+            f"residual: got shape {tuple(residual.shape)} of {residual.dtype}, expected {expected} of {x.dtype}"
+        )
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation={activation!r}: allowed are {', '.join(map(repr, ACTIVATIONS))}")
     return _fixed(x, spectrum.panels, bias, residual, spectrum.outputs, spectrum.torus, activation, "native")
