@@ -311,5 +311,6 @@ def _sum_roundings(module: Any, weight: Tensor) -> float:
     """
     strides = getattr(module, "stride", (1,) * (weight.dim() - 2))
     windows = math.prod(-(-k // s) for k, s in zip(weight.shape[2:], strides, strict=True))
-    inputs = weight.shape[0] if isinstance(module, nn.ConvTranspose2d) else weight.shape[1]
+    transposed = isinstance(module, (nn.ConvTranspose2d, lip.AOCConvTranspose2d))
+    inputs = weight.shape[0] if transposed else weight.shape[1]
     return math.sqrt(inputs * math.prod(weight.shape[2:]) * windows)

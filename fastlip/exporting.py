@@ -53,11 +53,11 @@ class Target:
 def export(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, fourier: str = "fft") -> nn.Module:
     r"""A copy of the model, in eval mode, whose fastlip modules became ``torch.nn`` layers of the same function.
 
-    ``torch.nn.Conv2d`` (AOL, BCOP, one-tap kernels), ``Linear`` (all matrices), ``ZeroPad``, ``PixelUnshuffle``
-    and ``Sequential`` where they agree exactly. What torch.nn has no layer for (residual layers, convolution
-    exponentials, spectral convolutions, sorting activations, paddings that Conv2d lacks) becomes a
-    ``torch.fx.GraphModule`` that holds its tensors and its code, which calls torch only. Modules of other packages
-    are copied as they are.
+    ``torch.nn.Conv2d`` (AOC, AOL, BCOP, one-tap kernels), ``ConvTranspose2d`` (AOC), ``Linear`` (all matrices),
+    ``ZeroPad``, ``PixelUnshuffle`` and ``Sequential`` where they agree exactly. What torch.nn has no layer for
+    (residual layers, convolution exponentials, spectral convolutions, sorting activations, paddings that Conv2d
+    lacks) becomes a ``torch.fx.GraphModule`` that holds its tensors and its code, which calls torch only. Modules
+    of other packages are copied as they are.
 
     The result runs, is copied and moved without fastlip, and so does ``torch.load(file, weights_only=False)`` of
     what ``torch.save(plain, file)`` wrote; ``torch.export`` and ONNX take it. Weights are those that eval mode
@@ -253,6 +253,23 @@ def _spectral(layer: LipschitzConv2d, Q: Tensor, torus: tuple[int, int], bias: T
             fourier=target.fourier,
         )
     )
+
+
+@exported.register
+def _transposed(layer: lip.AOCConvTranspose2d, target: Target) -> nn.Module:
+    plain_layer = nn.ConvTranspose2d(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,
+        layer.stride,
+        layer.padding,
+        layer.output_padding,
+        layer.groups,
+        layer.bias is not None,
+        layer.dilation,  # pyright: ignore[reportArgumentType]
+        device="meta",
+    )
+    return _with_tensors(plain_layer, layer.weight, layer.bias)
 
 
 @exported.register

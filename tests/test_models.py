@@ -12,6 +12,7 @@ from fastlip.models import METHODS, SIZES, lip_conv_net, sll_net
 
 # Of the paper's table, in millions; the others differ by Cayley's alpha.
 PUBLISHED = {"XS": 1.572, "S": 6.283, "M": 25.12, "L": 100.46}
+NOT_IN_THE_PAPER = ("aoc",)
 PUBLISHED_XS = {"bcop": 1.137, "sll": 1.575}
 
 
@@ -19,7 +20,7 @@ def count(model):
     return sum(parameter.numel() for parameter in model.parameters()) / 1e6
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in NOT_IN_THE_PAPER])
 def test_parameter_counts_are_the_papers(method):
     with torch.device("meta"):
         model = lip_conv_net(method)

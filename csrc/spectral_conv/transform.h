@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <utility>
 
 #include "common/pages.h"
 #include "common/scratch.h"
@@ -15,20 +14,6 @@
 #include "spectral_conv/image.h"
 
 namespace fastlip::spectral_conv {
-
-template <class T, int... lane>
-inline Lanes<T> sort_pairs(Lanes<T> value, std::integer_sequence<int, lane...>) {
-  const Lanes<T> first = __builtin_shufflevector(value, value, (lane / 2 * 2)...);
-  const Lanes<T> second = __builtin_shufflevector(value, value, (lane / 2 * 2 + 1)...);
-  const Lanes<T> exchanged = __builtin_shufflevector(value, value, (lane ^ 1)...);
-  return second > first ? exchanged : value;
-}
-
-// Neighbouring lanes (a, b) as (max, min); as they are where neither is larger.
-template <class T>
-inline Lanes<T> sort_pairs(Lanes<T> value) {
-  return sort_pairs<T>(value, std::make_integer_sequence<int, kLaneCount<T>>{});
-}
 
 template <class T>
 class Transform {
@@ -68,10 +53,11 @@ class Transform {
     finish_streaming();
   }
 
-  // scale · (area · IDFT) + bias of one chunk of the spectrum, pairs of channels in descending order where `sorts`; bias
-  // may be null.
-  void inverse(const Spectrum<T>& spectrum, int64_t slot, int64_t chunk, T scale, const T* bias, bool sorts,
-               int64_t channels, const Images<T>& images, T* image) const {
+  // scale · (area · IDFT) + bias of one chunk of the spectrum; bias may be null. finish(band, first row, rows) may change
+  // the pixels before they are stored.
+  template <class Finish>
+  void inverse(const Spectrum<T>& spectrum, int64_t slot, int64_t chunk, T scale, const T* bias, int64_t channels,
+               const Images<T>& images, T* image, const Finish& finish) const {
     const Workspace work = workspace();
     join_ends(spectrum, slot, chunk, work.band.data);
     keep_column(along_y_(work.band.data, work.first, work.second), work.columns);
@@ -92,13 +78,18 @@ class Transform {
         const T* z = along_x_(pair, work.first, work.second);
         for (int64_t x = 0; x < width_; ++x) {
           const ComplexLanes<T> value = load_complex(z + x * 2 * lanes);
-          const Lanes<T> upper = value.im * scale + shift, lower = value.re * scale + shift;
-          const auto result = [sorts](Lanes<T> row) { return sorts ? sort_pairs<T>(row) : row; };
-          store_complex<T>(pair + x * 2 * lanes, result(upper), result(lower));
+          store_complex<T>(pair + x * 2 * lanes, value.im * scale + shift, value.re * scale + shift);
         }
       }
+      finish(work.band, y, rows);
       store_band(work.band, channels, y, rows, images, image);
     }
+  }
+
+  // Scratch memory for a band beside the one that is being transformed.
+  Band<T> second_band() const {
+    const int64_t size = band_rows_ * frequencies.x.length * lanes;
+    return {scratch<T, struct SecondBand>(size), frequencies.x.length};
   }
 
  private:

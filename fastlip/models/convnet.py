@@ -15,6 +15,7 @@ SIZES = {"XS": 16, "S": 32, "M": 64, "L": 128}
 MAX_BLOCKS = 5
 # Each method's convolution and, where the published network has one, its dense head.
 _LAYERS = {
+    "aoc": ("AOCConv2d", None),
     "aol": ("AOLConv2d", None),
     "bcop": ("BCOPConv2d", "BjorckLinear"),
     "cayley": ("CayleyConv2d", "CayleyLinear"),

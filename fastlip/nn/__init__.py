@@ -1,6 +1,7 @@
 """1-Lipschitz layers with torch.nn's argument order and names."""
 
 from fastlip.nn.activations import Abs, GroupSort, HouseHolder, MaxMin
+from fastlip.nn.aoc import AOCConv2d, AOCConvTranspose2d
 from fastlip.nn.aol import AOLConv2d, AOLLinear
 from fastlip.nn.bcop import BCOPConv2d, BjorckLinear
 from fastlip.nn.cayley import CayleyConv2d, CayleyLinear
@@ -14,6 +15,8 @@ from fastlip.nn.sll import SLLConv2d, SLLLinear
 from fastlip.nn.soc import SOCConv2d, SOCLinear
 
 __all__ = [
+    "AOCConv2d",
+    "AOCConvTranspose2d",
     "AOLConv2d",
     "AOLLinear",
     "Abs",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,13 +11,46 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32
+from fastlip.nn import _spectra
+from fastlip.nn._base import CACHED_CONTEXTS, MatrixLinear, as_it_runs, at_least_float32
 from fastlip.nn._conv import LipschitzConv2d, Pair
 from fastlip.ops._padding import same_pads
-from fastlip.ops.spectral_conv import kernel_spectrum, own_frequencies
+from fastlip.ops.spectral_conv import FixedSpectrum, kernel_spectrum, own_frequencies
 
 
-class OrthogonalConv2d(LipschitzConv2d):
+class PerFrequencyConv2d(LipschitzConv2d):
+    """A convolution after space-to-depth by one matrix per frequency of a torus: by ``parametrize(*torus)``.
+
+    In evaluation, where nothing is differentiated, the matrices are kept as the kernels read them, whatever their
+    size. These take the place of ``effective(*torus)``, which is kept beside them only where something else asks for
+    it, such as a bound or a gradient of the input. A method adds ``torus``.
+    """
+
+    def torus(self, height: int, width: int) -> tuple[int, ...]:
+        """The circular image on which the matrices act, for an image after space-to-depth; () where none do."""
+        raise NotImplementedError
+
+    def torus_for(self, x: Tensor) -> Pair | None:
+        """The torus on which evaluation applies kept matrices to x; None where they are not kept."""
+        if not _spectra.is_fixed(self, x) or 0 in x.shape[-2:]:
+            return None
+        height, width = (-(-side // step) for side, step in zip(x.shape[-2:], self.stride, strict=True))
+        torus = self.torus(height, width)
+        return (torus[0], torus[1]) if torus else None
+
+    def apply_spectrum(self, x: Tensor, torus: Pair, pairing: str = "none") -> Tensor:
+        """Q * x + bias by kept matrices, and MaxMin behind it if a pairing is given."""
+        sources = *self.parameters(), *self.buffers()
+        spectrum = self.derive("spectra", torus, sources, partial(self._fixed, torus), CACHED_CONTEXTS)[0]
+        return _spectra.apply(space_to_depth(x, self.stride), spectrum, self.bias, pairing)
+
+    def _fixed(self, torus: Pair) -> tuple[FixedSpectrum]:
+        (Q,) = self._compute(torus)
+        inputs = self.in_channels * math.prod(self.stride)
+        return (_spectra.fix(Q[:, : self.out_channels, :inputs], torus),)
+
+
+class OrthogonalConv2d(PerFrequencyConv2d):
     """A convolution given by one orthogonal matrix per frequency; a method adds ``orthogonalize``.
 
     Circular padding: the frequencies of the image. Zero padding: those of a torus that is larger by
@@ -76,24 +111,17 @@ class OrthogonalConv2d(LipschitzConv2d):
         reach = [d * (k - 1) for d, k in zip(self.dilation, self.taps, strict=True)]
         return height + reach[0], width + reach[1]
 
-    @property
-    def is_spectral(self) -> bool:
-        """Whether the layer is one ``fastlip.ops.spectral_conv``."""
-        return self.taps != (1, 1)
-
     def forward(self, x: Tensor) -> Tensor:
         """Q * x + bias."""
-        if self.is_spectral:
-            return ops.spectral_conv(*self.spectral_arguments(x), backend=self.backend)
         self.check_input(x)
-        return F.conv2d(space_to_depth(x, self.stride), self.effective()[0], self.bias, groups=self.groups)
-
-    def spectral_arguments(self, x: Tensor) -> tuple[Any, ...]:
-        """What ``fastlip.ops.spectral_conv`` takes for the input x, by position."""
-        self.check_input(x)
+        if fixed := self.torus_for(x):
+            return self.apply_spectrum(x, fixed)
         x = space_to_depth(x, self.stride)
         torus = self.torus(*x.shape[-2:])
-        return x, self.effective(*torus)[0], self.bias, torus, self.groups
+        (Q,) = self.effective(*torus)
+        if not torus:
+            return F.conv2d(x, Q, self.bias, groups=self.groups)
+        return ops.spectral_conv(x, Q, self.bias, torus, self.groups, backend=self.backend)
 
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
         """The largest singular value of the matrices that are applied to images of this (c, h, w), in float64."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import takewhile
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.nn._conv import KernelConv2d
-from fastlip.nn._orthogonal import OrthogonalConv2d
+from fastlip.nn._orthogonal import OrthogonalConv2d, PerFrequencyConv2d
 from fastlip.nn._residual import ResidualConv2d
 from fastlip.nn.activations import MaxMin
 from fastlip.nn.soc import SOCConv2d
 from fastlip.ops._padding import same_pads
 from fastlip.ops.conv_chain import OP as CONV_CHAIN
-from fastlip.ops.spectral_conv import spectral_conv_maxmin
 
 _FUSED_BACKENDS = ("auto", "native")
 
@@ -24,11 +24,11 @@ class Chain(nn.Sequential):
     """``torch.nn.Sequential``, with every convolution -> MaxMin pair in one pass after the convolution.
 
     Recognises ``torch.nn.Conv2d`` and the fastlip layers with one kernel (AOL, BCOP, ...) at stride 1, with one
-    group and padding that keeps the image's size, the residual layers (SLL, CPL), and under ``no_grad`` the layers
-    applied per frequency (Cayley, LOT, spectral SOC; neighbouring pairs), each followed by :class:`MaxMin` over the
-    channels. Everything else runs module by module; so does a pair with a hook, with ``backend="reference"``, or
-    where no kernel runs the chain (another device or dtype, autocast). Results are those of ``Sequential`` to
-    rounding, in channels-last memory format after a fused pair.
+    group and padding that keeps the image's size, the residual layers (SLL, CPL), and in evaluation the layers
+    applied per frequency (Cayley, LOT, circular SOC), each followed by :class:`MaxMin` over the channels.
+    Everything else runs module by module; so does a pair with a hook, with ``backend="reference"``, or where no
+    kernel runs the chain (another device or dtype, autocast). Results are those of ``Sequential`` to rounding, in
+    channels-last memory format after a fused pair.
 
     ``fastlip.fuse`` makes every ``torch.nn.Sequential`` of a model a Chain, and ``fastlip.unfuse`` undoes it.
     """
@@ -49,8 +49,8 @@ class Chain(nn.Sequential):
             elif x.dim() == 4 and _is_residual_pair(modules[position], following):
                 x = modules[position].forward(x, modules[position + 1].pairing)
                 position += 2
-            elif x.dim() == 4 and _is_spectral_pair(modules[position], following):
-                x = spectral_conv_maxmin(*modules[position].spectral_arguments(x))
+            elif _is_spectral_pair(modules[position], following) and (torus := modules[position].torus_for(x)):
+                x = _by_spectrum(modules[position], x, torus, modules[position + 1].pairing)
                 position += 2
             else:
                 x = modules[position](x)
@@ -81,10 +81,7 @@ def _is_residual_pair(layer: Any, activation: Any) -> bool:
 
 
 def _is_spectral_pair(layer: Any, activation: Any) -> bool:
-    """Whether MaxMin can be the last step of the layer's inverse transform, which keeps no bits for a gradient."""
-    if torch.is_grad_enabled() or not _is_activation(activation) or activation.pairing != "adjacent":
-        return False
-    return _is_fusable(layer, (OrthogonalConv2d, SOCConv2d)) and layer.is_spectral
+    return _is_fusable(layer, (OrthogonalConv2d, SOCConv2d)) and _is_activation(activation)
 
 
 def _is_activation(module: Any) -> bool:
@@ -118,6 +115,32 @@ def _run_of(style: Style, modules: list[Any], position: int) -> list[Any]:
 
 
 def _fused(run: list[Any], style: Style, x: Tensor) -> Tensor:
+    while run:
+        if torus := _torus_for(run[0], x):
+            x = _by_spectrum(run[0], x, torus, style.pairing)
+            run = run[2:]
+        else:
+            direct = takewhile(partial(_runs_directly, x), run[::2])
+            count = 2 * len(list(direct))
+            x = _chained(run[:count], style, x)
+            run = run[count:]
+    return x
+
+
+def _by_spectrum(layer: KernelConv2d | PerFrequencyConv2d, x: Tensor, torus: tuple[int, int], pairing: str) -> Tensor:
+    layer.check_input(x)
+    return layer.apply_spectrum(x, torus, pairing)
+
+
+def _torus_for(convolution: nn.Conv2d | KernelConv2d, x: Tensor) -> tuple[int, int] | None:
+    return convolution.torus_for(x) if isinstance(convolution, KernelConv2d) else None
+
+
+def _runs_directly(x: Tensor, convolution: nn.Conv2d | KernelConv2d) -> bool:
+    return _torus_for(convolution, x) is None
+
+
+def _chained(run: list[Any], style: Style, x: Tensor) -> Tensor:
     convolutions = run[::2]
     biases = [convolution.bias for convolution in convolutions]
     # Before the weights, which cost a parametrization: a chain that cannot run leaves that to its modules.

@@ -113,6 +113,7 @@ _OF_DATA: dict[str, dict[str, Any]] = {
     "folder": _PHOTOGRAPHS,
 }
 _OF_DIGITS_METHOD: dict[str, dict[str, Any]] = {
+    "aoc": {"lr": 0.02, "temperature": 0.1},
     "bcop": {"lr": 0.02, "temperature": 0.1},
     "cayley": {"lr": 0.02, "temperature": 0.1},
     "cpl": {"lr": 0.3},

@@ -10,7 +10,7 @@ from torch import nn
 import fastlip
 from fastlip import nn as lip
 from fastlip import testing
-from fastlip.nn import chain
+from fastlip.nn import _spectra, chain
 
 
 def pairs_of(*convolutions, pairing="adjacent"):
@@ -212,23 +212,60 @@ def test_the_aol_chain_keeps_inputs_weights_and_bits(native):
 SPECTRAL = {
     "cayley": (lip.CayleyConv2d, {}),
     "lot": (lip.LOTConv2d, {"padding_mode": "zeros"}),
-    "soc": (lip.SOCConv2d, {"exponential": "spectral"}),
+    "spectral soc": (lip.SOCConv2d, {"exponential": "spectral"}),
+    "circular soc": (lip.SOCConv2d, {"padding_mode": "circular", "terms": 12}),
 }
 
 
-@pytest.mark.parametrize(("channels", "side"), [(4, 5), (34, 8), (5, 4)])
+@pytest.fixture
+def activations(monkeypatch):
+    """What follows each convolution by kept matrices in its last transform."""
+    seen, original = [], _spectra.spectral_conv_fixed
+
+    def record(x, spectrum, bias, residual, activation, memory_format):
+        seen.append(activation)
+        return original(x, spectrum, bias, residual, activation, memory_format)
+
+    monkeypatch.setattr(_spectra, "spectral_conv_fixed", record)
+    return seen
+
+
+@pytest.mark.parametrize("pairing", ["adjacent", "halves"])
+@pytest.mark.parametrize(("widths", "side"), [((4, 4), 5), ((34, 34), 8), ((1, 5), 4), ((7, 4), 3)], ids=str)
 @pytest.mark.parametrize("name", SPECTRAL)
-def test_layers_per_frequency_sort_in_their_last_transform(name, channels, side, monkeypatch):
+def test_layers_per_frequency_sort_in_their_last_transform(name, widths, side, pairing, activations):
     cls, options = SPECTRAL[name]
-    sequential = nn.Sequential(*pairs_of(*[cls(channels, channels, 3, dtype=torch.float64, **options)] * 2)).eval()
-    fused, seen = fastlip.fuse(copy.deepcopy(sequential)), []
-    original = chain.spectral_conv_maxmin
-    monkeypatch.setattr(chain, "spectral_conv_maxmin", lambda *args: seen.append(1) or original(*args))
-    x = torch.randn(3, channels, side, side, dtype=torch.float64)
+    convolutions = cls(*widths, 3, **options), cls(widths[1], 6, 3, stride=2 if name != "lot" else 1, **options)
+    sequential = nn.Sequential(*(m for c in convolutions for m in (c, lip.MaxMin(pairing)))).double().eval()
+    fused = fastlip.fuse(copy.deepcopy(sequential))
+    x = torch.randn(3, widths[0], side, side, dtype=torch.float64)
     expected = fastlip.unfuse(sequential)(x).detach()
     with torch.no_grad():
-        torch.testing.assert_close(fused(x), expected, rtol=1e-10, atol=1e-10)
-        assert len(seen) == 2
+        y = fused(x)
+        torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        assert activations == ["maxmin" if pairing == "adjacent" else "none"] * 2
+        torch.testing.assert_close(fused[0](x), fastlip.unfuse(sequential)[0](x), rtol=1e-10, atol=1e-10)
+        assert activations.pop() == "none"
     x.requires_grad_()
     torch.testing.assert_close(fused(x).detach(), expected, rtol=1e-10, atol=1e-10)
-    assert len(seen) == 2  # a gradient needs the bits
+    assert len(activations) == 2  # a gradient needs the bits
+
+
+@pytest.mark.parametrize("name", SPECTRAL)
+@torch.no_grad()
+def test_kept_matrices_follow_the_parameters_and_take_the_place_of_others(name):
+    cls, options = SPECTRAL[name]
+    layer = cls(6, 4, 3, **options).double().eval()
+    x = torch.randn(2, 6, 5, 5, dtype=torch.float64)
+    before = layer(x)
+    assert [key[0] for key in layer._cache] == ["spectra"]
+    for change in (lambda: layer.raw_weight.add_(torch.randn_like(layer.raw_weight)), lambda: layer.bias.add_(1)):
+        change()
+        after = layer(x)
+        torch.testing.assert_close(after, fastlip.unfuse(copy.deepcopy(layer))(x), rtol=1e-10, atol=1e-10)
+        assert not torch.allclose(before, after)
+        before = after
+    for side in range(3, 14):
+        layer(x[:, :, :1, :1].expand(-1, -1, side, side))
+    assert len(layer._cache) == 8

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from fastlip import ops
+from fastlip import ops, testing
 from fastlip.ops.block_conv.reference import alternating_axes
 
 
@@ -35,10 +35,11 @@ def published(matrix, projectors):
     return kernel
 
 
+@pytest.mark.parametrize("backend", ["reference", "native"])
 @pytest.mark.parametrize(("channels", "kernel_size"), [(1, 3), (2, 2), (4, 3), (5, 4), (7, 5), (16, 3)])
-def test_equals_the_published_formula(channels, kernel_size):
+def test_equals_the_published_formula(channels, kernel_size, backend):
     matrix, projectors = chain(channels, projectors=2 * (kernel_size - 1))
-    K = ops.block_conv(matrix, projectors, alternating_axes((kernel_size, kernel_size)))
+    K = ops.block_conv(matrix, projectors, alternating_axes((kernel_size, kernel_size)), backend=backend)
     assert K.shape == (kernel_size, kernel_size, channels, channels)
     for (x, y), expected in published(matrix, projectors).items():
         torch.testing.assert_close(K[y, x], expected, rtol=0, atol=1e-12)
@@ -59,6 +60,36 @@ def test_rows_of_the_matrix_give_rows_of_the_kernel():
     whole = ops.block_conv(matrix, projectors, (1, 0, 1, 0))
     part = ops.block_conv(matrix[:2], projectors, (1, 0, 1, 0))
     torch.testing.assert_close(part, whole[..., :2, :], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+def test_a_kernel_as_first_factor_is_a_sum_of_shifted_kernels(backend):
+    axes, taps = (1, 0, 0), torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    _, projectors = chain(5, projectors=3)
+    expected = torch.zeros(4, 4, 4, 5, dtype=torch.float64)
+    for y, x in itertools.product(range(2), range(3)):
+        expected[y : y + 3, x : x + 2] += ops.block_conv(taps[y, x], projectors, axes, backend="reference")
+    result = ops.block_conv(taps, projectors, axes, backend=backend)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
+
+
+def test_the_operator_keeps_its_arguments_only():
+    tensors = dict(zip(("matrix", "projectors"), chain(8, projectors=4), strict=True))
+
+    def kept(backend):
+        return testing.saved_bytes(lambda **t: ops.block_conv(**t, axes=(1, 0, 1, 0), backend=backend), tensors)
+
+    assert kept("native") == sum(tensor.nbytes for tensor in tensors.values())
+    assert kept("reference") > 2 * kept("native")
+
+
+@pytest.mark.parametrize("wide", [torch.complex64, torch.float32])
+def test_complex_kernels_and_autocast(wide):
+    matrix, projectors = torch.randn(2, 3, 3, dtype=wide), torch.randn(2, 2, 3, 3, dtype=wide)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = ops.block_conv(matrix, projectors, (1, 0), backend="native")
+    expected = ops.block_conv(matrix, projectors, (1, 0), backend="reference")
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_projector_and_its_complement_cancel_to_a_shift():

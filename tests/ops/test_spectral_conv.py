@@ -9,10 +9,11 @@ from fastlip.ops._op import registered
 from fastlip.ops._padding import pad, same_pads
 from fastlip.ops.spectral_conv import (
     OP,
+    fix_spectrum,
     half_plane,
     kernel_spectrum,
     per_frequency,
-    spectral_conv_maxmin,
+    spectral_conv_fixed,
     unique_frequencies,
 )
 
@@ -274,35 +275,36 @@ def test_arguments_are_checked():
         ops.spectral_conv(x, Q, backend="triton")
 
 
+def fixed(inputs, outputs, dtype, torus=(4, 6)):
+    if reason := OP.status("native"):
+        pytest.skip(reason)
+    Q = torch.randn(14, outputs, inputs, dtype=torch.promote_types(dtype, torch.complex64))
+    return Q, fix_spectrum(Q, torus, OP.modules["native"].lanes(dtype))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize(("channels", "groups"), [(6, 1), (34, 1), (5, 1), (4, 2)])
-def test_sorting_in_the_last_step_is_maxmin_of_the_convolution(channels, groups, layout, dtype):
-    if reason := OP.status("native"):
-        pytest.skip(reason)
-    x = torch.randn(3, channels, 4, 5, dtype=dtype).to(memory_format=layout)
+@pytest.mark.parametrize("target", [None, torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize(("inputs", "outputs"), [(6, 6), (3, 34), (34, 5)])
+def test_fixed_matrices_and_what_follows_them(inputs, outputs, layout, target, dtype):
+    Q, spectrum = fixed(inputs, outputs, dtype)
+    x = torch.randn(3, inputs, 4, 5, dtype=dtype).to(memory_format=layout)
     x[0] = 0  # ties
-    Q = torch.randn(14, channels, channels // groups, dtype=torch.promote_types(dtype, torch.complex64))
-    bias = torch.randn(channels, dtype=dtype)
+    bias = torch.randn(outputs, dtype=dtype)
     bias[:2] = 1
-    torus = (4, 6)
-    plain = ops.spectral_conv(x, Q, bias, torus, groups, backend="native")
-    y = spectral_conv_maxmin(x, Q, bias, torus, groups, backend="native")
-    assert torch.equal(y, ops.maxmin(plain))
-    assert groups > 1 or channels % 2 or y.is_contiguous(memory_format=torch.channels_last)
-    x.requires_grad_()
-    y = spectral_conv_maxmin(x, Q, bias, torus, groups, backend="native")
-    (gradient,) = torch.autograd.grad(y.sum(), x)
-    (expected,) = torch.autograd.grad(ops.maxmin(ops.spectral_conv(x, Q, bias, torus, groups)).sum(), x)
-    torch.testing.assert_close(gradient, expected)
+    residual = torch.randn(3, outputs, 4, 5, dtype=dtype)
+    plain = ops.spectral_conv(x, Q, bias, (4, 6), backend="native")
+    for subtrahend, z in ((None, plain), (residual, residual - plain)):
+        for activation, expected in (("none", z), ("relu", z.relu()), ("maxmin", ops.maxmin(z))):
+            y = spectral_conv_fixed(x, spectrum, bias, subtrahend, activation, target)
+            assert torch.equal(y, expected)
+            assert y.is_contiguous(memory_format=target or layout)
 
 
-def test_sorting_in_the_last_step_as_an_operator():
-    if reason := OP.status("native"):
-        pytest.skip(reason)
-    x, Q = torch.randn(2, 4, 4, 4), torch.randn(10, 4, 4, dtype=torch.complex64)
-    operator = torch.ops.fastlip.spectral_conv_maxmin.default
-    tests = ["test_schema", "test_faketensor"]
-    torch.library.opcheck(operator, (x, Q, None, [4, 4], 1, "native"), test_utils=tests)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert spectral_conv_maxmin(x, Q).dtype == torch.bfloat16
+def test_fixed_matrices_as_an_operator():
+    _, spectrum = fixed(4, 5, torch.float32)
+    x, tests = torch.randn(2, 4, 4, 4), ["test_schema", "test_faketensor"]
+    operator = torch.ops.fastlip.spectral_conv_fixed.default
+    for last in (False, True):
+        arguments = x, spectrum.panels, None, None, 5, [4, 6], "maxmin", last, "native"
+        torch.library.opcheck(operator, arguments, test_utils=tests)

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def block_conv(matrix: Tensor, projectors: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """(..., m, c) and (..., n, c, c) to the kernel (..., kh, kw, m, c)."""
-    K = matrix[..., None, None, :, :]
+def block_conv(kernel: Tensor, projectors: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """(..., th, tw, m, c) and (..., n, c, c) to the kernel (..., kh, kw, m, c)."""
+    K = kernel
     for P, axis in zip(projectors.unbind(-3), axes, strict=True):
         KP = K @ P[..., None, None, :, :]
         K = _after(KP, axis) + _before(K - KP, axis)

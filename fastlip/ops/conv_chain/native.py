@@ -62,26 +62,32 @@ def conv_chain_backward(
     between: list[Tensor],
     masks: list[Tensor],
     needs_x: bool,
+    needs_kernels: list[bool],
+    needs_biases: list[bool],
     padding_mode: str,
     dilation: Sequence[int],
     pairing: str,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The gradients of x (empty unless needed), of the kernels and of the biases."""
+    """The gradients of x (without values unless needed), of the kernels and of the biases (empty unless needed)."""
     inputs = [x.contiguous(memory_format=images.LAST), *between]
     gradient = gradient.contiguous(memory_format=images.LAST)
     weight_gradients, bias_gradients = [], []
-    for kernel, mask, layer_input in zip(reversed(kernels), reversed(masks), reversed(inputs), strict=True):
+    for i in reversed(range(len(kernels))):
+        kernel = kernels[i]
         frame = images.opposite(images.frame_of(kernel, dilation, padding_mode))
         # Without a frame the pass writes a plain image.
         framed = images.empty_frame(gradient, frame)
         addresses = (0, framed.data_ptr()) if any(frame) else (framed.data_ptr(), 0)
-        bias_gradient = gradient.new_empty(kernel.shape[0])
-        addresses = gradient.data_ptr(), mask.data_ptr(), *addresses, bias_gradient.data_ptr()
+        bias_gradient = gradient.new_empty(kernel.shape[0] if needs_biases[i] else 0)
+        address = bias_gradient.data_ptr() if needs_biases[i] else 0
+        addresses = gradient.data_ptr(), masks[i].data_ptr(), *addresses, address
         images.launch("conv_chain_backward", gradient, *addresses, images.ACTIVATIONS[pairing], frame=frame)
         adjoint = images.adjoint(kernel)
-        weight_gradients.append(images.adjoint_weight_gradient(layer_input, framed, adjoint, dilation, padding_mode))
+        arguments = inputs[i], framed, adjoint, dilation, padding_mode
+        bar = images.adjoint_weight_gradient(*arguments) if needs_kernels[i] else kernel.new_empty(0)
+        weight_gradients.append(bar)
         bias_gradients.append(bias_gradient)
-        if needs_x or layer_input is not inputs[0]:
+        if needs_x or i > 0:
             gradient = images.convolve(framed, adjoint, dilation, padding_mode)
     x_gradient = gradient if needs_x else torch.empty_like(inputs[0])
     return x_gradient, weight_gradients[::-1], bias_gradients[::-1]

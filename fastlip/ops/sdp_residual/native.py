@@ -14,6 +14,7 @@ from fastlip.ops import _channels_last as images
 from fastlip.ops import _native
 from fastlip.ops._padding import Pads
 from fastlip.ops.conv_chain import mask_shape
+from fastlip.ops.sdp_residual import folded
 
 _native.require()
 
@@ -41,6 +42,7 @@ def sdp_residual_forward(
     weight: Tensor,
     bias: Tensor | None,
     scale: Tensor,
+    second: Tensor | None,
     recompute: bool,
     dilation: Sequence[int],
     padding_mode: str,
@@ -50,7 +52,7 @@ def sdp_residual_forward(
     x = x.contiguous(memory_format=images.LAST)
     frame = images.frame_of(weight, dilation, padding_mode)
     h, framed = _hidden(x, weight, bias, dilation, padding_mode, images.opposite(frame))
-    second = images.adjoint(scale[:, None, None, None] * weight)
+    second = folded(weight, scale) if second is None else second
     y = images.convolve(framed, second, dilation, padding_mode)
     mask = torch.empty(mask_shape(x, x.shape[1], pairing), dtype=torch.uint8)
     _subtract(x, y, images.ACTIVATIONS[pairing], mask)
@@ -65,11 +67,13 @@ def sdp_residual_backward(
     scale: Tensor,
     h: Tensor | None,
     mask: Tensor,
+    needs_x: bool,
+    needs_weight: bool,
     dilation: Sequence[int],
     padding_mode: str,
     pairing: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of x, weight, bias and scale."""
+    """The gradients of x and weight, empty unless needed (each costs convolutions), of bias and scale."""
     frame = images.frame_of(weight, dilation, padding_mode)
     x, gradient = (image.contiguous(memory_format=images.LAST) for image in (x, gradient))
     scale = scale.contiguous()
@@ -79,7 +83,7 @@ def sdp_residual_backward(
     v = images.convolve(framed, weight, dilation, padding_mode)
     adjoint = images.adjoint(weight)
     # Σ_n of the gradient of W₂ᵀ; the scale is a factor of its rows.
-    second = images.weight_gradient(framed, h, weight, dilation, padding_mode)
+    second = images.weight_gradient(framed, h, weight, dilation, padding_mode) if needs_weight else None
     u, framed, address = images.outputs_of(v, images.opposite(frame))
     u_sum, product_sum = torch.empty_like(scale), torch.empty_like(scale)
     pointers = v.data_ptr(), h.data_ptr(), scale.data_ptr(), u.data_ptr(), address
@@ -87,10 +91,14 @@ def sdp_residual_backward(
         "sdp_residual_relu_backward", u, *pointers, u_sum.data_ptr(), product_sum.data_ptr(),
         frame=images.opposite(frame),
     )  # fmt: skip
-    first = images.adjoint_weight_gradient(x, framed, adjoint, dilation, padding_mode)
-    x_gradient = images.convolve(framed, adjoint, dilation, padding_mode)
-    _subtract(residual, x_gradient, 0, mask)
-    return x_gradient, -(first + scale[:, None, None, None] * second), -u_sum, -product_sum
+    weight_gradient = x_gradient = x.new_empty(0)
+    if second is not None:
+        first = images.adjoint_weight_gradient(x, framed, adjoint, dilation, padding_mode)
+        weight_gradient = -(first + scale[:, None, None, None] * second)
+    if needs_x:
+        x_gradient = images.convolve(framed, adjoint, dilation, padding_mode)
+        _subtract(residual, x_gradient, 0, mask)
+    return x_gradient, weight_gradient, -u_sum, -product_sum
 
 
 def _hidden(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fastlip.ops._op import Op
-from fastlip.ops.maxmin import maxmin
 from fastlip.ops.spectral_conv import reference
+from fastlip.ops.spectral_conv.fixed import FixedSpectrum, fix_spectrum
 from fastlip.ops.spectral_conv.frequencies import (
     Size,
     half_plane,
@@ -20,16 +20,19 @@ from fastlip.ops.spectral_conv.frequencies import (
 )
 
 __all__ = [
+    "FixedSpectrum",
+    "fix_spectrum",
     "half_plane",
     "kernel_spectrum",
     "own_frequencies",
     "per_frequency",
     "spectral_conv",
-    "spectral_conv_maxmin",
+    "spectral_conv_fixed",
     "unique_frequencies",
 ]
 
 OP = Op("spectral_conv", backends=("native",))
+ACTIVATIONS = {"none": 0, "relu": 1, "maxmin": 2}  # as csrc/spectral_conv/finish.h numbers them
 
 
 def spectral_conv(
@@ -66,7 +69,10 @@ def spectral_conv(
     """
     torus = torus or (x.shape[-2], x.shape[-1])
     _check(x, Q, torus, groups)
-    device, dtype = x.device.type, _output_dtype(x)
+    device = x.device.type
+    dtype = x.dtype
+    if dtype == torch.float32 and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
     images = x if x.dim() == 4 else x[None]
     bias = bias if bias is None else bias.to(reference.REAL[Q.dtype])
     chosen = OP.choose(backend, images, Q, bias, torus, groups)
@@ -78,42 +84,50 @@ def spectral_conv(
     return (y if x.dim() == 4 else y[0]).to(dtype)
 
 
-def spectral_conv_maxmin(
+def spectral_conv_fixed(
     x: Tensor,
-    Q: Tensor,
+    spectrum: FixedSpectrum,
     bias: Tensor | None = None,
-    torus: Size | None = None,
-    groups: int = 1,
-    *,
-    backend: str = "auto",
+    residual: Tensor | None = None,
+    activation: str = "none",
+    memory_format: torch.memory_format | None = None,
 ) -> Tensor:
-    """``maxmin(spectral_conv(...))``, of neighbouring channels.
+    r"""activation(Q * x + bias), or activation(residual - Q * x - bias): a fixed convolution and what follows it.
 
-    Where no gradient can be asked for, kernels sort batches in the last step of the inverse transform, and write
-    channels-last whatever the memory format of x (for one group and an even number of outputs; otherwise one op
-    follows the other). Arguments as in :func:`spectral_conv`.
+    What :func:`spectral_conv` computes, with matrices that are laid out beforehand (by :func:`fix_spectrum`), and
+    with the activation and the residual in the last stage of the transforms instead of passes of their own. Native
+    only, and without a derivative: for evaluation.
+
+    Args:
+        x: (n, cin, h, w), float32 or float64.
+        spectrum: of a torus at least as large as x, in the precision of x.
+        bias: (cout,).
+        residual: (n, cout, h, w).
+        activation: ``"none"``, ``"relu"``, or ``"maxmin"`` of the channels 2i and 2i + 1.
+        memory_format: of the result, ``torch.contiguous_format`` or ``torch.channels_last``; None: that of x.
+
+    Returns:
+        (n, cout, h, w).
+
+    Raises:
+        ValueError: shapes, dtypes or activations that do not fit, or no native kernels here.
     """
-    torus = torus or (x.shape[-2], x.shape[-1])
-    _check(x, Q, torus, groups)
-    if x.dim() == 4 and groups == 1 and Q.shape[1] % 2 == 0 and not _records(x, Q, bias):
-        bias = bias if bias is None else bias.to(reference.REAL[Q.dtype])
-        chosen = OP.choose(backend, x, Q, bias, torus, groups)
-        if chosen != "reference":
-            return _sorted(x, Q, bias, torus, groups, chosen).to(_output_dtype(x))
-    y = spectral_conv(x, Q, bias, torus, groups, backend=backend)
-    return maxmin(y, dim=-3, backend=backend)
-
-
-def _records(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-
-
-def _output_dtype(x: Tensor) -> torch.dtype:
-    """That of x, or that of ``conv2d`` under autocast."""
-    device = x.device.type
-    if x.dtype == torch.float32 and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return x.dtype
+    n, channels, height, width = x.shape
+    fits = channels == spectrum.inputs and height <= spectrum.torus[0] and width <= spectrum.torus[1]
+    if not fits or x.dtype != spectrum.panels.dtype:
+        raise ValueError(
+            f"x: got shape {tuple(x.shape)} of {x.dtype}, expected (n, {spectrum.inputs}, h, w) of "
+            f"{spectrum.panels.dtype}, with sides of at most {spectrum.torus}"
+        )
+    expected = n, spectrum.outputs, height, width
+    if residual is not None and (residual.shape != expected or residual.dtype != x.dtype):
+        raise ValueError(
+            f"residual: got shape {tuple(residual.shape)} of {residual.dtype}, expected {expected} of {x.dtype}"
+        )
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation={activation!r}: allowed are {', '.join(map(repr, ACTIVATIONS))}")
+    last = (memory_format or dense_format(x)) is torch.channels_last
+    return _fixed(x, spectrum.panels, bias, residual, spectrum.outputs, spectrum.torus, activation, last, "native")
 
 
 def _check(x: Tensor, Q: Tensor, torus: Size, groups: int) -> None:
@@ -152,9 +166,25 @@ def _fake_forward(x: Tensor, Q: Tensor, *_: Any) -> Tensor:
     return torch.empty(shape, dtype=reference.REAL[Q.dtype], device=x.device, memory_format=dense_format(x))
 
 
-def _fake_sorted(x: Tensor, Q: Tensor, *_: Any) -> Tensor:
-    shape = (x.shape[0], Q.shape[1], x.shape[2], x.shape[3])
-    return torch.empty(shape, dtype=reference.REAL[Q.dtype], device=x.device, memory_format=torch.channels_last)
+def _fake_fixed(
+    x: Tensor,
+    panels: Tensor,
+    bias: Any,
+    residual: Any,
+    outputs: int,
+    torus: Size,
+    activation: str,
+    channels_last: bool,
+    backend: str,
+) -> Tensor:
+    return empty_images(x, outputs, channels_last)
+
+
+def empty_images(x: Tensor, channels: int, channels_last: bool) -> Tensor:
+    """Uninitialised images like x, with so many channels."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    shape = x.shape[0], channels, x.shape[2], x.shape[3]
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
 def _fake_backward(
@@ -196,7 +226,8 @@ _backward = OP.define(
     " -> (Tensor, Tensor, Tensor)",
     fake=_fake_backward,
 )
-_sorted = OP.define(
-    "spectral_conv_maxmin(Tensor x, Tensor Q, Tensor? bias, int[] torus, int groups, str backend) -> Tensor",
-    fake=_fake_sorted,
+_fixed = OP.define(
+    "spectral_conv_fixed(Tensor x, Tensor panels, Tensor? bias, Tensor? residual, int outputs, int[] torus,"
+    " str activation, bool channels_last, str backend) -> Tensor",
+    fake=_fake_fixed,
 )

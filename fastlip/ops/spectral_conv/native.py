@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from fastlip.ops import _native
-from fastlip.ops.spectral_conv import dense_format, empty_gradients
+from fastlip.ops.spectral_conv import ACTIVATIONS, dense_format, empty_gradients, empty_images
 from fastlip.ops.spectral_conv.frequencies import Size
 from fastlip.ops.spectral_conv.reference import REAL
 
 _native.require()
 
 _NAMES = {torch.complex64: "float32", torch.complex128: "float64"}
+_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def supports(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> str:
@@ -31,34 +32,48 @@ def unprofitable(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups:
 
 def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> Tensor:
     """IDFT(Q DFT(x)) + bias."""
-    return _forward(x, Q, bias, torus, groups, dense_format(x), sorts=False)
-
-
-def spectral_conv_maxmin(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> Tensor:
-    """The same in channels-last, neighbouring channels in descending order: one group, an even number of them."""
-    return _forward(x, Q, bias, torus, groups, torch.channels_last, sorts=True)
-
-
-def _forward(
-    x: Tensor,
-    Q: Tensor,
-    bias: Tensor | None,
-    torus: Size,
-    groups: int,
-    memory_format: torch.memory_format,
-    *,
-    sorts: bool,
-) -> Tensor:
     x, Q = _dense(x, Q), Q.resolve_conj().contiguous()
     bias = bias if bias is None else bias.contiguous()
     n, cin, height, width = x.shape
-    y = torch.empty((n, Q.shape[1], height, width), dtype=x.dtype, device=x.device, memory_format=memory_format)
+    cout, last = Q.shape[1], dense_format(x)
+    y = torch.empty((n, cout, height, width), dtype=x.dtype, device=x.device, memory_format=last)
     kernel = _native.kernel(f"spectral_conv_forward_{_NAMES[Q.dtype]}", x.device.type)
-    sizes = (n, groups, cin, Q.shape[1], height, width, *torus)
-    formats = (value is torch.channels_last for value in (dense_format(x), memory_format))
+    sizes = (n, groups, cin, cout, height, width, *torus)
     address = 0 if bias is None else bias.data_ptr()
-    kernel(x.data_ptr(), Q.data_ptr(), address, y.data_ptr(), *sizes, *formats, sorts)
+    kernel(x.data_ptr(), Q.data_ptr(), address, y.data_ptr(), *sizes, last is torch.channels_last)
     return y
+
+
+def spectral_conv_fixed(
+    x: Tensor,
+    panels: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    outputs: int,
+    torus: Size,
+    activation: str,
+    channels_last: bool,
+) -> Tensor:
+    """activation(Q * x + bias), or of what it leaves of a residual."""
+    images = x.contiguous(memory_format=dense_format(x))
+    bias = bias if bias is None else bias.contiguous()
+    y = empty_images(x, outputs, channels_last)
+    if residual is not None:
+        residual = residual.contiguous(memory_format=dense_format(y))
+    n, inputs, height, width = x.shape
+    pointers = (0 if tensor is None else tensor.data_ptr() for tensor in (images, panels, bias, residual, y))
+    sizes = (n, inputs, outputs, height, width, *torus)
+    kernel = _native.kernel(f"spectral_conv_fixed_{_DTYPES[x.dtype]}", x.device.type)
+    x_channels_last = dense_format(images) is torch.channels_last
+    kernel(*pointers, ACTIVATIONS[activation], *sizes, x_channels_last, channels_last)
+    return y
+
+
+def lanes(dtype: torch.dtype) -> int:
+    """How many channels of a real dtype make one vector of the kernels."""
+    count = torch.empty((), dtype=torch.int64)
+    _native.kernel(f"spectral_conv_lanes_{_DTYPES[dtype]}", "cpu")(count.data_ptr())
+    return int(count)
 
 
 def spectral_conv_backward(
