@@ -68,6 +68,8 @@ def test_train_prints_its_certificate_and_writes_the_run(cli, tmp_path):
         "checkpoint.pt",
         "log.csv",
         "certificate.json",
+        "card.json",
+        "README.md",
     }
     certificate = json.loads((folder / "certificate.json").read_text())
     assert certificate["lipschitz"] <= 1 + 1e-6
