@@ -14,7 +14,7 @@ from fastlip.training.recipe import Recipe
 
 
 class Run(NamedTuple):
-    """A run as its checkpoint has it: recipe, what it remembers of its data, model, and card (empty until it ends)."""
+    """A run as its checkpoint has it: recipe, what it knows of its data, model, and card (empty until it ends)."""
 
     recipe: Recipe
     data: dict[str, Any]

@@ -74,12 +74,11 @@ class World:
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model as it trains: gradients become their mean over processes as soon as they are there.
 
-        Every process computes all parametrizations: they are functions of the parameters, which all have. Buffers
-        are too (CPL's power iteration), and so they stay equal without being sent.
+        Every process computes all parametrizations: they are functions of the parameters, which all have.
         """
         if self.size == 1:
             return model
-        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def join(device: str) -> World:
