@@ -98,6 +98,7 @@ class Training:
         self.loss = loss_of(recipe, reduction="sum", multi_gpu=self.world.size > 1)
         self.train_batches = batches_of(recipe, data, data.train, augment=True, share=self.world.share)
         self.test_batches = batches_of(recipe, data, data.test, share=self.world.share)
+        self._check_shares()
         self.network: nn.Module = self.world.wrap(_compiled(model) if recipe.compile else model)
         self.interrupt = Interrupt(patient=self.world.size > 1)
         self.optimizer = optimizer_of(recipe, model)
@@ -130,6 +131,15 @@ class Training:
                 board.epoch(row)
                 if self._agree_to_stop():
                     raise Interrupted(self.interrupt.number)
+
+    def _check_shares(self) -> None:
+        """HKR compares the classes of a whole batch: every process must have some of it."""
+        fewest = self.train_batches.counts(len(self.train_batches) - 1)[1]
+        if self.recipe.loss == "hkr" and fewest < self.world.size:
+            raise ValueError(
+                f"batch_size={self.recipe.batch_size}: the last step of an epoch has {fewest} images for"
+                f" {self.world.size} processes, and loss='hkr' needs one for each"
+            )
 
     def save(self) -> None:
         """Writes the checkpoint, then the log that belongs to it; refuses parameters that are not finite."""
@@ -185,7 +195,7 @@ class Training:
             with self._sending_gradients(index == parts - 1):
                 # A process without images of its own runs one and counts none.
                 scores, y_part = self._forward(x_part)[:mine], y_part[:mine]
-                loss = self.loss(scores, y_part) / total
+                loss = self.loss(scores, y_part) / total if mine else scores.sum()
                 with torch.no_grad():
                     figures += torch.stack((loss, *self._correct_and_certified(scores, y_part)))
                 (loss * self.world.size).backward()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import sys
 import traceback
 
+from torch.distributed import TCPStore
+
 MODULES = ["torch", "fastlip.cli", "fastlip.training.loop", "sklearn.datasets", "sklearn.model_selection", __name__]
+
+_stores = []
 
 
 def start(function, *arguments, environment=None, folder="."):
@@ -21,16 +24,11 @@ def start(function, *arguments, environment=None, folder="."):
 
 
 def start_ranks(function, *arguments, size=2, folder="."):
-    """The same function in as many processes, with what torchrun tells them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(size),
-        "TORCHELASTIC_RUN_ID": "1",
-    }
+    """The same function in as many processes, with what torchrun tells them; this one keeps its store."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    _stores.append(store)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(size)}
+    shared |= {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     return [
         start(
             function,

@@ -1,10 +1,11 @@
 """Several processes are one: the same steps for every method, one checkpoint, one line for an error."""
 
 import dataclasses
+import signal
 
 import pytest
 import torch
-from fresh_processes import join, start_ranks
+from fresh_processes import command, join, start, start_ranks
 
 from fastlip.data import TensorImages, load
 from fastlip.models import METHODS
@@ -94,3 +95,72 @@ def prepared(recipe):
 
 def test_only_the_first_process_writes(runs):
     assert not list((runs / "aol-1").iterdir())
+
+
+LINE = ("train", "--width=2", "--layers-per-block=1", "--batch-size=512", "--threads=1", "--no-tensorboard")
+
+
+def lines(folder):
+    """What the processes wrote to the terminal."""
+    return "".join(path.read_text() for path in sorted(folder.glob("output-*.txt")))
+
+
+def test_a_run_continues_with_another_number_of_processes(tmp_path):
+    options = (*LINE, "--epochs=2", "--out=run")
+    assert join(start_ranks(command, *options, "--stop-after=1", folder=tmp_path)) == [0, 0], lines(tmp_path)
+    output = lines(tmp_path)
+    assert output.count("epoch 1/2") == output.count("2 processes") == output.count("--resume continues") == 1
+    resumed = [start(command, *options, "--resume", folder=tmp_path)]
+    whole = [start(command, *options, "--out=whole", folder=tmp_path, environment={"RANK": "whole"})]
+    assert join(resumed + whole) == [0, 0], lines(tmp_path)
+    found, expected = (checkpoint.load(tmp_path / name / "checkpoint.pt")["model"] for name in ("run", "whole"))
+    for name, value in expected.items():
+        assert (found[name] - value).abs().max() <= 1e-5, name
+
+
+def break_second(kind):
+    """The command line, with something broken in the second process only."""
+    import fastlip.training.loop as loop
+
+    original, steps = Training._step, []
+
+    def step(self, x, y):
+        steps.append(None)
+        if self.world.rank == 1 and len(steps) == 2:
+            if kind == "error":
+                raise OSError(28, "No space left on device", "somewhere")
+            if kind == "killed":
+                signal.raise_signal(signal.SIGKILL)
+            if kind == "nan":
+                x = x * float("nan")
+            if kind == "signal":
+                signal.raise_signal(signal.SIGTERM)
+        return original(self, x, y)
+
+    loop.Training._step = step
+    command(*LINE, "--epochs=3", "--out=run")
+
+
+@pytest.mark.parametrize(
+    ("kind", "codes", "text"),
+    [
+        ("error", [1, 1], "somewhere: No space left on device"),
+        ("killed", [1, -9], "another process of the run has ended"),
+        ("nan", [1, 1], "epoch 1, step 2: loss is nan: the input is not finite"),
+        ("signal", [143, 143], "stopped by SIGTERM; `--resume` continues the run"),
+    ],
+)
+def test_what_ends_one_process_ends_all_with_one_line(tmp_path, kind, codes, text):
+    assert join(start_ranks(break_second, kind, folder=tmp_path)) == codes, lines(tmp_path)
+    errors = [line for line in lines(tmp_path).splitlines() if line.startswith("Error: ")]
+    assert errors == [f"Error: {text}"]
+    assert "Traceback" not in lines(tmp_path)
+    state = checkpoint.load(tmp_path / "run" / "checkpoint.pt")
+    assert state["progress"]["batch"] == (2 if kind == "signal" else 0)
+
+
+@pytest.mark.parametrize(("option", "text"), [("--lr=-1", "lr=-1.0: must be above 0"), ("--colour=red", "--colour")])
+def test_a_mistake_that_all_make_is_one_line(tmp_path, option, text):
+    assert 0 not in join(start_ranks(command, "train", option, folder=tmp_path))
+    (line,) = lines(tmp_path).splitlines()
+    assert text in line
