@@ -145,7 +145,7 @@ def break_second(kind):
     ("kind", "codes", "text"),
     [
         ("error", [1, 1], "somewhere: No space left on device"),
-        ("killed", [1, -9], "another process of the run has ended"),
+        ("killed", [1, -9], "another process of the run has ended; `--resume` continues the run"),
         ("nan", [1, 1], "epoch 1, step 2: loss is nan: the input is not finite"),
         ("signal", [143, 143], "stopped by SIGTERM; `--resume` continues the run"),
     ],
