@@ -14,6 +14,7 @@ from PIL import Image
 
 import fastlip
 from fastlip.cli import main
+from fastlip.models import METHODS
 
 SMALL = ["--width=2", "--layers-per-block=1", "--batch-size=256", "--epochs=2", "--threads=1", "--no-tensorboard"]
 
@@ -305,7 +306,7 @@ def test_a_recipe_and_its_keys(cli, tmp_path):
     assert_one_line(cli("train", "--out=run", "--resume", "--set=optimizer.lr=1"), "lr=1.0: the run has 0.3")
 
 
-@pytest.mark.parametrize("method", ("aol", "bcop", "cayley", "cpl", "lot", "sll", "soc"))
+@pytest.mark.parametrize("method", METHODS)
 def test_activations_in_sixteen_bits(cli, tmp_path, method):
     options = [*SMALL, "--epochs=1", "--batch-size=512", f"--method={method}", "--precision=bf16", "--accumulate=2"]
     code, _, errors = cli("train", *options, "--deterministic", "--out=run")
