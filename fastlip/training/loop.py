@@ -99,7 +99,7 @@ class Training:
         self.train_batches = batches_of(recipe, data, data.train, augment=True, share=self.world.share)
         self.test_batches = batches_of(recipe, data, data.test, share=self.world.share)
         self._check_shares()
-        self.network: nn.Module = self.world.wrap(_compiled(model) if recipe.compile else model)
+        self.network: nn.Module = self.world.wrap(_compiled(model, data.shape) if recipe.compile else model)
         self.interrupt = Interrupt(patient=self.world.size > 1)
         self.optimizer = optimizer_of(recipe, model)
         self.scheduler = scheduler_of(recipe, self.optimizer, len(self.train_batches))
@@ -281,7 +281,12 @@ class Training:
         return correct / self.test_batches.image_count, certified / self.test_batches.image_count
 
 
-def _compiled(model: nn.Module) -> nn.Module:
+def _compiled(model: nn.Module, shape: Sequence[int]) -> nn.Module:
+    # Kernels are looked up when they are first called, which a compiler cannot follow.
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    with torch.no_grad():
+        model.train()(torch.zeros(2, *shape, device=next(model.parameters()).device))
+    _put_back(model, buffers)
     return cast(nn.Module, torch.compile(model))
 
 
