@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastlip import ops
-from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum
+from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum, per_frequency
 
 _SQUARINGS = 5  # the bound of a c x c matrix is at most c^(1/128) too large: 2 % for c = 16, 4 % for c = 256
 
@@ -100,6 +100,15 @@ def matrix_series(matrices: Tensor, terms: int) -> Tensor:
     for t in range(terms, 0, -1):
         total = identity + matrices @ total / t
     return total
+
+
+def series_of_spectrum(spectrum: Tensor, torus: Size, groups: int, terms: int) -> Tensor:
+    """The matrices per frequency of a kernel's truncated series, from those of the kernel."""
+
+    def series(matrices: Tensor) -> Tensor:
+        return matrix_series(matrices.unflatten(1, (groups, -1)), terms).flatten(1, 2)
+
+    return per_frequency(series, spectrum, torus)
 
 
 def series_by_spectra(

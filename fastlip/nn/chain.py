@@ -49,7 +49,7 @@ class Chain(nn.Sequential):
             elif x.dim() == 4 and _is_residual_pair(modules[position], following):
                 x = modules[position].forward(x, modules[position + 1].pairing)
                 position += 2
-            elif _is_spectral_pair(modules[position], following) and (torus := modules[position].torus_for(x)):
+            elif _is_per_frequency_pair(modules[position], following) and (torus := modules[position].torus_for(x)):
                 x = _by_spectrum(modules[position], x, torus, modules[position + 1].pairing)
                 position += 2
             else:
@@ -80,7 +80,7 @@ def _is_residual_pair(layer: Any, activation: Any) -> bool:
     return _is_fusable(layer, (ResidualConv2d,)) and _is_activation(activation)
 
 
-def _is_spectral_pair(layer: Any, activation: Any) -> bool:
+def _is_per_frequency_pair(layer: Any, activation: Any) -> bool:
     return _is_fusable(layer, (OrthogonalConv2d, SOCConv2d)) and _is_activation(activation)
 
 

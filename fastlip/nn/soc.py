@@ -14,12 +14,12 @@ from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32
 from fastlip.nn._channels import first_channels, pad_channels
 from fastlip.nn._conv import Pair
 from fastlip.nn._orthogonal import PerFrequencyConv2d, largest_singular_value, space_to_depth
-from fastlip.nn._skew import matrix_series, norm_bound, norm_on, series_by_spectra, skew
+from fastlip.nn._skew import norm_bound, norm_on, series_by_spectra, series_of_spectrum, skew
 from fastlip.ops._padding import Pads, same_pads
 from fastlip.ops.conv_exp import check_terms
 from fastlip.ops.conv_exp.truncation import degree_for, economized, largest_modulus, stable_norm, taylor
 from fastlip.ops.spectral_conv import OP as SPECTRAL_CONV
-from fastlip.ops.spectral_conv import kernel_spectrum, per_frequency
+from fastlip.ops.spectral_conv import kernel_spectrum
 from fastlip.ops.spectral_exp import kernel_exp
 
 EXPONENTIALS = ("series", "spectral")
@@ -163,12 +163,10 @@ class SOCConv2d(PerFrequencyConv2d):
         if self.exponential == "spectral":
             return (kernel_exp(kernel, (height, width), self.dilation, self.groups, backend=self.backend),)
         spectrum = kernel_spectrum(kernel, (height, width), self.dilation)
-        return (spectrum if what else per_frequency(self._truncated_series, spectrum, (height, width)),)
-
-    def _truncated_series(self, matrices: Tensor) -> Tensor:
-        """The series of a kernel's matrices."""
-        blocks = matrices.unflatten(1, (self.groups, -1))
-        return self._gains[self.eval_terms] * matrix_series(blocks, self.eval_terms).flatten(1, 2)
+        if what:
+            return (spectrum,)
+        series = series_of_spectrum(spectrum, (height, width), self.groups, self.eval_terms)
+        return (self._gains[self.eval_terms] * series,)
 
     def torus(self, height: int, width: int) -> tuple[int, ...]:
         """The image itself where the exponential, or its series, is taken per frequency."""
@@ -196,9 +194,8 @@ class SOCConv2d(PerFrequencyConv2d):
         x = pad_channels(x, self.width, self.groups)
         whole = self.width == self.out_channels
         bias = self.bias if whole else None
-        size = x.shape[-2], x.shape[-1]
-        if self._runs_per_frequency(size):
-            (Q,) = self.effective(*size)
+        if torus := self.torus(x.shape[-2], x.shape[-1]):
+            (Q,) = self.effective(*torus)
             y = ops.spectral_conv(x, Q, bias, groups=self.groups, backend=self.backend)
         else:
             y = self._series(x, bias)
@@ -209,11 +206,8 @@ class SOCConv2d(PerFrequencyConv2d):
 
     def _runs_per_frequency(self, size: Pair) -> bool:
         """Always in the spectral form; the series where its matrices are computed once, and not too large."""
-        if self.kernel_size == (1, 1):
-            return False
-        if self.exponential == "spectral":
-            return True
-        return self.padding_mode == "circular" and self.may_cache() and self._fits(size)
+        kept = self.padding_mode == "circular" and self.may_cache() and self._fits(size)
+        return self.kernel_size != (1, 1) and (self.exponential == "spectral" or kept)
 
     def _steps_per_frequency(self, x: Tensor) -> bool:
         """Whether evaluation applies K to these images by its spectrum: in half to nine tenths of the time."""
