@@ -5,6 +5,7 @@ import hashlib
 import shutil
 import struct
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,16 @@ def build(name, *options):
     target = folder / name
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        files = ["-x", "c++", *SOURCES, ROOT / "csrc/common/runtime.cpp", SHIM / "driver.cpp"]
+        files = [*SOURCES, ROOT / "csrc/common/runtime.cpp", SHIM / "driver.cpp"]
+        objects = [folder / f"{name}.{path.stem}.o" for path in files]
+        commands = [
+            [compiler, *FLAGS, *options, "-c", "-x", "c++", path, "-o", target]
+            for path, target in zip(files, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda command: subprocess.run(command, cwd=ROOT, check=True), commands))
         partial = folder / f"{name}.partial"
-        subprocess.run([compiler, *FLAGS, *options, *files, "-o", partial], cwd=ROOT, check=True)
+        subprocess.run([compiler, *FLAGS, *options, *objects, "-o", partial], cwd=ROOT, check=True)
         partial.rename(target)
     return target
 

@@ -6,7 +6,7 @@ import pytest
 import shim
 import torch
 
-from fastlip import testing
+from fastlip import ops, testing
 from fastlip.ops import _native
 
 SMALL = 4000
@@ -27,8 +27,9 @@ CASES = [
 @pytest.fixture(autouse=True)
 def _extension():
     """The op's native.py calls the kernels, and it needs the built extension."""
-    if reason := testing.op("maxmin").status("native"):
-        pytest.skip(reason)
+    for op_name in shim.OPS:
+        if reason := testing.op(op_name).status("native"):
+            pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,13 @@ def _poisoned():
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(autouse=True)
+def _small_chips(monkeypatch):
+    """Cayley's 2 x 2 blocks are reached by small cases too."""
+    native = testing.op("cayley").modules["native"]
+    monkeypatch.setattr(native, "_LARGEST", dict.fromkeys(native._LARGEST, 16))
+
+
 def replace_native(monkeypatch, names, kernels):
     for name in names:
         monkeypatch.setitem(_native._kernels, ("cpu", name), kernels[name])
@@ -54,6 +62,27 @@ def test_agreement(op_name, case, kernels, monkeypatch):
     replace_native(monkeypatch, kernels.names, kernels)
     for dtype in testing.dtypes_of(op_name):
         testing.check_agreement(op_name, "native", case, dtype)
+
+
+@pytest.mark.parametrize("dtype", testing.dtypes_of("cayley"), ids=str)
+@pytest.mark.parametrize("shape", [(2, 12, 12), (2, 37, 37), (2, 9, 6)], ids=str)
+def test_cayley_is_never_expanding(shape, dtype, kernels, monkeypatch):
+    """Matrices too large for elimination without pivots are transformed again; NaN stays NaN."""
+    replace_native(monkeypatch, kernels.names, kernels)
+    M = torch.randn(3, *shape, dtype=dtype)
+    M *= torch.tensor([1, 300, 1e6]).view(3, 1, 1, 1)
+    M[1, 0, 0, 1] = float("nan")
+    Q = ops.cayley(M, backend="native")
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    assert Q[1, 0].isnan().any()
+    Q[1, 0] = Q[1, 1]
+    single = dtype in (torch.float32, torch.complex64)
+    values = torch.linalg.svdvals(Q.to(wide))
+    assert (values.amax() - 1).item() < (1e-5 if single else 1e-13)
+    expected = ops.cayley(M[:2].to(wide), backend="reference")
+    expected[1, 0] = expected[1, 1]
+    error = (Q[:2] - expected).abs().amax().item()
+    assert error < (1e-5 if single else 1e-9)
 
 
 @pytest.fixture(scope="module", params=["thread", "address,alignment"])
