@@ -65,6 +65,12 @@ def test_the_interpreter_is_active(op_name):
 @inside
 @pytest.mark.parametrize(("op_name", "case"), CASES)
 def test_agreement(op_name, case):
+    try:
+        testing.call(op_name, "triton", case, case.make(torch.float32))
+    except ValueError as error:
+        if "cannot run here: " not in str(error):
+            raise
+        pytest.skip(str(error))
     testing.check_agreement(op_name, "triton", case, torch.float32)
 
 
