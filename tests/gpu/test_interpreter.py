@@ -93,6 +93,15 @@ def test_maxmin_is_exact_with_ties_and_nan(dtype, pairing, channels_last):
         assert torch.equal(ours.nan_to_num(), expected.nan_to_num())
 
 
+@inside
+@pytest.mark.parametrize("case_name", ["c1_s7", "torus_s4_6", "torus_s3x5_to_10x7"])
+def test_spectral_conv_by_fft_as_on_larger_images(case_name, monkeypatch):
+    kernels_of("spectral_conv")
+    monkeypatch.setattr(testing.op("spectral_conv").modules["triton"], "_SMALL", 0)
+    case = testing.cases_of("spectral_conv").CASES[case_name]
+    testing.check_agreement("spectral_conv", "triton", case, torch.float32)
+
+
 def test_outside_the_interpreter_a_cpu_tensor_is_refused_with_the_reason():
     if ACTIVE:
         pytest.skip("the interpreter is active")

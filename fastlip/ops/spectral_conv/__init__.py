@@ -19,7 +19,7 @@ from fastlip.ops.spectral_conv.frequencies import (
 
 __all__ = ["half_plane", "kernel_spectrum", "per_frequency", "spectral_conv", "unique_frequencies"]
 
-OP = Op("spectral_conv", backends=("native",))
+OP = Op("spectral_conv")
 
 
 def spectral_conv(
@@ -44,7 +44,7 @@ def spectral_conv(
         bias: (cout,).
         torus: (height, width) of the circular image, at least that of x, which is the default.
         groups: as in ``torch.nn.functional.conv2d``.
-        backend: ``"auto"``, ``"reference"`` or ``"native"``.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
         (n, cout, h, w) or (cout, h, w), in the dtype of x, or that of ``conv2d`` under autocast. Kernels keep the

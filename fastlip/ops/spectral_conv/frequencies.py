@@ -24,6 +24,11 @@ def _count(size: Size) -> tuple[int, int]:
     return (2 - height % 2) * ends, ((height + 1) // 2 - 1) * ends
 
 
+def count_self_conjugate(size: Size) -> int:
+    """How many of the unique frequencies are their own conjugates: the first ones."""
+    return _count(size)[0]
+
+
 def unique_frequencies(size: Size, device: torch.device | None = None) -> Tensor:
     """(F, 2): one (k_y, k_x) of each conjugate pair, F = (h w + g) / 2; the g self-conjugate ones come first."""
     ends, halves, everything = [], [], []
