@@ -91,7 +91,7 @@ def _activate_kernel(
             a, b = tl.split(tl.reshape(both, (PIXELS, 8 * BYTES, 2)))
 
     if ACTIVATION == 1 or ACTIVATION == 2:
-        swap = (b > a) & (o_pair < pairs)  # [PIXELS, 8 BYTES]
+        swap = (b > a) & (o_pair < pairs)  # [PIXELS, 8 BYTES]  # pyright: ignore[reportOperatorIssue]
         bits = tl.reshape(swap.to(tl.int32), (PIXELS, BYTES, 8)) << tl.arange(0, 8)[None, None, :]
         o_byte = first + tl.arange(0, BYTES)[None, :]
         m_byte = m_inside & (o_byte < mask_bytes)
