@@ -7,8 +7,8 @@ import ctypes
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ class Setting:
     layers_per_block: int = 5
     rounds: int = 7
     device: str = "cpu"
+    layer_options: Mapping[str, Any] = field(default_factory=dict)  # of the method's convolutions
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,15 @@ class MaximumMinimum(nn.Module):
         return torch.stack((torch.maximum(a, b), torch.minimum(a, b)), 2).flatten(1, 2)
 
 
+@torch.no_grad()
+def perturb(model: nn.Module) -> nn.Module:
+    """Moves the weights, in place, away from an initialisation where iterations would end early."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter += _NOISE * parameter.std() * torch.randn_like(parameter)
+    return model
+
+
 def keep_pages() -> bool:
     """Asks glibc's allocator to keep freed memory, whose fresh pages would dominate timings; False if it cannot."""
     if not sys.platform.startswith("linux"):
@@ -161,12 +171,9 @@ def _model(setting: Setting) -> nn.Module:
         setting.size,
         image_size=setting.image_size,
         layers_per_block=setting.layers_per_block,
+        **setting.layer_options,
     ).to(setting.device)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter += _NOISE * parameter.std() * torch.randn_like(parameter)
-    return model
+    return perturb(model)
 
 
 def _network(name: str, method: str, model: nn.Module) -> nn.Module:

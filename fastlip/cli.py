@@ -11,8 +11,10 @@ import torch
 
 import fastlip
 from fastlip.commands.bench import bench
+from fastlip.commands.compare import compare
 from fastlip.commands.doctor import doctor
 from fastlip.commands.evaluate import audit, certify
+from fastlip.commands.experiment import experiment
 from fastlip.commands.export import export
 from fastlip.commands.train import train
 from fastlip.training.watch import Interrupted, NotFiniteError
@@ -59,5 +61,5 @@ def main(traceback: bool) -> None:
     """Trains, certifies and compares 1-Lipschitz networks."""
 
 
-for command in (train, certify, audit, export, bench, doctor):
+for command in (train, certify, audit, export, compare, experiment, bench, doctor):
     main.add_command(command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -104,9 +104,13 @@ def saved_bytes(function: Callable[..., Tensor], tensors: dict[str, Tensor]) -> 
     return bytes_kept(lambda: function(**leaves))
 
 
-def bytes_kept(function: Callable[[], Any]) -> int:
-    """Bytes that autograd keeps for the backward pass of what the function computes, each storage counted once."""
+def bytes_kept(function: Callable[[], Any], apart_from: Iterable[Tensor] = ()) -> int:
+    """Bytes that autograd keeps for the backward pass of what the function computes, each storage counted once.
+
+    The storages of the tensors in apart_from do not count.
+    """
     storages: dict[int, int] = {}
+    others = {tensor.untyped_storage().data_ptr() for tensor in apart_from}
     kept: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:
@@ -117,7 +121,7 @@ def bytes_kept(function: Callable[[], Any]) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         function()
-    return sum(storages.values())
+    return sum(size for address, size in storages.items() if address not in others)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -367,6 +367,21 @@ def test_bench_prints_ratios(cli, tmp_path):
     assert (tmp_path / "bench.png").stat().st_size > 1000
 
 
+def test_bench_passes_options_to_the_layers(cli):
+    options = ("--method=soc", "--batch-size=2", "--image-size=4", "--layers-per-block=1", "--rounds=1")
+    code, output, _ = cli(
+        "bench", *options, "--contestant=fused", "--json", "--option=terms=2", "--option=recompute=True"
+    )
+    assert code == 0
+    assert json.loads(output)["options"]["layer_options"] == {"terms": 2, "recompute": True}
+    code, _, errors = cli("bench", *options, "--option=terms=x")
+    assert code == 1
+    assert "soc: terms='x'" in errors
+    code, _, errors = cli("bench", *options, "--option=nothing")
+    assert code == 2
+    assert "expected NAME=VALUE" in errors
+
+
 def test_bench_says_which_contestant_it_leaves_out(cli, monkeypatch):
     options = ("--method=aol", "--batch-size=2", "--image-size=4", "--layers-per-block=1", "--rounds=1")
     code, output, errors = cli("bench", *options, "--contestant=fused", "--contestant=deel-torchlip")

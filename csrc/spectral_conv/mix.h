@@ -13,21 +13,24 @@
 
 namespace fastlip::spectral_conv {
 
-// The matrices Q (F, outputs, inputs per group), complex.
+// The matrices Q (F, outputs, inputs per group), complex; or, where they are fixed, their panels: what pack makes of each
+// frequency, one after the other.
 template <class T>
 class Mixing {
  public:
   static constexpr int64_t lanes = kLaneCount<T>;
 
-  Mixing(const T* matrices, Channels<T> inputs, Channels<T> outputs)
-      : matrices_(matrices), inputs_(inputs), outputs_(outputs) {}
+  Mixing(const T* matrices, const T* fixed_panels, Channels<T> inputs, Channels<T> outputs)
+      : matrices_(matrices), fixed_panels_(fixed_panels), inputs_(inputs), outputs_(outputs) {}
 
   // Images [begin, end) of the spectrum at a frequency: x to Q x, or with `adjoint` y to Qᴴ y, in place. Meanwhile the
   // same images at the frequency `next` come nearer (none if it is negative).
   void apply(const Spectrum<T>& spectrum, int64_t frequency, int64_t next, int64_t begin, int64_t end,
              bool adjoint) const {
     const bool is_real = spectrum.is_real(frequency);
-    const T* panels = adjoint ? pack_adjoint(frequency, is_real) : pack(frequency, is_real);
+    const T* panels = adjoint                    ? pack_adjoint(frequency, is_real)
+                      : fixed_panels_ == nullptr ? pack(frequency, is_real)
+                                                 : fixed_panels(frequency, spectrum.frequencies.own);
     const Channels<T>& from = adjoint ? outputs_ : inputs_;
     const Channels<T>& to = adjoint ? inputs_ : outputs_;
     // Rows a vector apart from powers of two do not compete for the same lines of the cache.
@@ -68,6 +71,12 @@ class Mixing {
 
   const T* matrix(int64_t frequency, int64_t row) const {
     return matrices_ + (frequency * outputs_.count + row) * inputs_.per_group * 2;
+  }
+
+  // Real frequencies have half as much.
+  const T* fixed_panels(int64_t frequency, int64_t own) const {
+    const int64_t half = outputs_.chunks * inputs_.per_group * lanes;
+    return fixed_panels_ + (frequency < own ? frequency : 2 * frequency - own) * half;
   }
 
   T* panels(int64_t rows, const Channels<T>& columns) const {
@@ -235,6 +244,7 @@ class Mixing {
   }
 
   const T* matrices_;
+  const T* fixed_panels_;
   Channels<T> inputs_, outputs_;
 };
 

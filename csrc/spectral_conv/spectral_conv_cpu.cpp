@@ -11,6 +11,7 @@
 #include "common/parallel.h"
 #include "common/registry.h"
 #include "common/scratch.h"
+#include "spectral_conv/finish.h"
 #include "spectral_conv/geometry.h"
 #include "spectral_conv/image.h"
 #include "spectral_conv/mix.h"
@@ -29,9 +30,9 @@ constexpr int64_t kChunksPerJob = 8;
 template <class T>
 class Convolution {
  public:
-  Convolution(const T* matrices, int64_t images, Channels<T> inputs, Channels<T> outputs, Transform<T> transform)
-      : images_(images), inputs_(inputs), outputs_(outputs), transform_(std::move(transform)),
-        mixing_(matrices, inputs, outputs), chunks_(std::max(inputs.chunks, outputs.chunks)) {
+  Convolution(Mixing<T> mixing, int64_t images, Channels<T> inputs, Channels<T> outputs, Transform<T> transform)
+      : images_(images), inputs_(inputs), outputs_(outputs), transform_(std::move(transform)), mixing_(mixing),
+        chunks_(std::max(inputs.chunks, outputs.chunks)) {
     const int64_t bytes = Spectrum<T>::elements(frequencies(), 1, chunks_) * static_cast<int64_t>(sizeof(T));
     // Few images per pass would read the matrices too often.
     const int64_t least = std::max(inputs.per_group, outputs.per_group) / 4;
@@ -40,12 +41,12 @@ class Convolution {
     parallel_ = images * chunks_ * kLaneCount<T> * transform_.area() > kSerialElements;
   }
 
-  void forward(const Images<const T>& x, const T* bias, const Images<T>& y) const {
+  void forward(const Images<const T>& x, const T* bias, const Images<T>& y, const Finish<T>& finish = {}) const {
     for (int64_t begin = 0; begin < images_; begin += pass_) {
       const Spectrum<T> spectrum = this->spectrum<struct ForwardSpectrum>(begin);
       analyse(x, inputs_, begin, spectrum);
       mix(spectrum, false);
-      synthesise(spectrum, outputs_, begin, bias, y);
+      synthesise(spectrum, outputs_, begin, bias, y, finish);
     }
   }
 
@@ -63,7 +64,7 @@ class Convolution {
       }
       if (x_gradient.data == nullptr) continue;
       mix(spectrum, true);
-      synthesise(spectrum, inputs_, begin, nullptr, x_gradient);
+      synthesise(spectrum, inputs_, begin, nullptr, x_gradient, {});
     }
   }
 
@@ -89,13 +90,17 @@ class Convolution {
   }
 
   void synthesise(const Spectrum<T>& spectrum, const Channels<T>& channels, int64_t begin, const T* bias,
-                  const Images<T>& images) const {
+                  const Images<T>& images, const Finish<T>& finish) const {
     const T scale = T{1} / static_cast<T>(transform_.area());
     parallel_jobs(spectrum.images, parallel_, [&](int64_t slot) {
       for (int64_t chunk = 0; chunk < channels.chunks; ++chunk) {
         const int64_t first = channels.first(chunk);
-        transform_.inverse(spectrum, slot, chunk, scale, bias == nullptr ? nullptr : bias + first,
-                           channels.width(chunk), images, images.at(begin + slot, first));
+        const int64_t width = channels.width(chunk);
+        transform_.inverse(spectrum, slot, chunk, scale, bias == nullptr ? nullptr : bias + first, width, images,
+                           images.at(begin + slot, first), [&](const Band<T>& band, int64_t y, int64_t rows) {
+                             if (finish.is_identity()) return;
+                             finish.apply(band, transform_.second_band(), begin + slot, first, width, y, rows);
+                           });
       }
     });
   }
@@ -147,10 +152,28 @@ class Convolution {
 template <class T>
 void forward(const T* x, const T* matrices, const T* bias, T* y, int64_t n, int64_t groups, int64_t cin, int64_t cout,
              int64_t h, int64_t w, int64_t torus_h, int64_t torus_w, int64_t channels_last) {
-  const Convolution<T> convolution(matrices, n, {groups, cin / groups}, {groups, cout / groups},
-                                   {h, w, torus_h, torus_w});
+  const Channels<T> inputs{groups, cin / groups}, outputs{groups, cout / groups};
+  const Convolution<T> convolution({matrices, nullptr, inputs, outputs}, n, inputs, outputs, {h, w, torus_h, torus_w});
   prefer_large_pages(y, n * cout * h * w);
   convolution.forward({x, cin, h, w, channels_last != 0}, bias, {y, cout, h, w, channels_last != 0});
+}
+
+// finish(b + Q x) with the panels of a fixed Q and one group; residual, like y, may be null.
+template <class T>
+void apply_fixed(const T* x, const T* panels, const T* bias, const T* residual, T* y, int64_t activation, int64_t n,
+                 int64_t cin, int64_t cout, int64_t h, int64_t w, int64_t torus_h, int64_t torus_w,
+                 int64_t channels_last) {
+  const Channels<T> inputs{1, cin}, outputs{1, cout};
+  const Convolution<T> convolution({nullptr, panels, inputs, outputs}, n, inputs, outputs, {h, w, torus_h, torus_w});
+  const bool last = channels_last != 0;
+  prefer_large_pages(y, n * cout * h * w);
+  convolution.forward({x, cin, h, w, last}, bias, {y, cout, h, w, last},
+                      {{residual, cout, h, w, last}, static_cast<Activation>(activation)});
+}
+
+template <class T>
+void lanes(int64_t* count) {
+  *count = kLaneCount<T>;
 }
 
 // The gradients have the shapes of what they belong to, and each may be null; x_gradient lies in memory like x.
@@ -158,8 +181,8 @@ template <class T>
 void backward(const T* gradient, const T* x, const T* matrices, T* x_gradient, T* matrix_gradient, T* bias_gradient,
               int64_t n, int64_t groups, int64_t cin, int64_t cout, int64_t h, int64_t w, int64_t torus_h,
               int64_t torus_w, int64_t gradient_channels_last, int64_t channels_last) {
-  const Convolution<T> convolution(matrices, n, {groups, cin / groups}, {groups, cout / groups},
-                                   {h, w, torus_h, torus_w});
+  const Channels<T> inputs{groups, cin / groups}, outputs{groups, cout / groups};
+  const Convolution<T> convolution({matrices, nullptr, inputs, outputs}, n, inputs, outputs, {h, w, torus_h, torus_w});
   const bool last = channels_last != 0;
   if (x_gradient != nullptr) prefer_large_pages(x_gradient, n * cin * h * w);
   convolution.backward({gradient, cout, h, w, gradient_channels_last != 0}, {x, cin, h, w, last},
@@ -173,6 +196,10 @@ namespace fastlip {
 
 FASTLIP_KERNEL(spectral_conv_forward_float32, spectral_conv::forward<float>);
 FASTLIP_KERNEL(spectral_conv_forward_float64, spectral_conv::forward<double>);
+FASTLIP_KERNEL(spectral_conv_fixed_float32, spectral_conv::apply_fixed<float>);
+FASTLIP_KERNEL(spectral_conv_fixed_float64, spectral_conv::apply_fixed<double>);
+FASTLIP_KERNEL(spectral_conv_lanes_float32, spectral_conv::lanes<float>);
+FASTLIP_KERNEL(spectral_conv_lanes_float64, spectral_conv::lanes<double>);
 FASTLIP_KERNEL(spectral_conv_backward_float32, spectral_conv::backward<float>);
 FASTLIP_KERNEL(spectral_conv_backward_float64, spectral_conv::backward<double>);
 

@@ -53,9 +53,11 @@ class Transform {
     finish_streaming();
   }
 
-  // scale · (area · IDFT) + bias of one chunk of the spectrum; bias may be null.
+  // scale · (area · IDFT) + bias of one chunk of the spectrum; bias may be null. finish(band, first row, rows) may change
+  // the pixels before they are stored.
+  template <class Finish>
   void inverse(const Spectrum<T>& spectrum, int64_t slot, int64_t chunk, T scale, const T* bias, int64_t channels,
-               const Images<T>& images, T* image) const {
+               const Images<T>& images, T* image, const Finish& finish) const {
     const Workspace work = workspace();
     join_ends(spectrum, slot, chunk, work.band.data);
     keep_column(along_y_(work.band.data, work.first, work.second), work.columns);
@@ -79,8 +81,15 @@ class Transform {
           store_complex<T>(pair + x * 2 * lanes, value.im * scale + shift, value.re * scale + shift);
         }
       }
+      finish(work.band, y, rows);
       store_band(work.band, channels, y, rows, images, image);
     }
+  }
+
+  // Scratch memory for a band beside the one that is being transformed.
+  Band<T> second_band() const {
+    const int64_t size = band_rows_ * frequencies.x.length * lanes;
+    return {scratch<T, struct SecondBand>(size), frequencies.x.length};
   }
 
  private:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import platform
 from pathlib import Path
@@ -31,6 +32,13 @@ _BATCH_SIZES = {"XS": 256, "S": 64, "M": 32, "L": 16}
     multiple=True,
     help="Give it once for each.  [default: fused, reference]",
 )
+@click.option(
+    "--option",
+    "layer_options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Of the methods' convolutions, such as terms=5 or recompute=True. Give it once for each.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write the ratios as a picture.")
 def bench(methods: tuple[str, ...], contestants: tuple[str, ...], as_json: bool, plot: Path | None, **options: Any):
@@ -41,6 +49,7 @@ def bench(methods: tuple[str, ...], contestants: tuple[str, ...], as_json: bool,
     autograd keeps for the backward.
     """
     options["batch_size"] = options["batch_size"] or _BATCH_SIZES[options["size"]]
+    options["layer_options"] = dict(map(_parse_option, options["layer_options"]))
     pages_kept = keep_pages()
     rows: list[Row] = []
     for method in methods or METHODS:
@@ -51,6 +60,10 @@ def bench(methods: tuple[str, ...], contestants: tuple[str, ...], as_json: bool,
             found = run(Setting(method, **options), able)
         except DisagreementError as error:
             raise click.ClickException(f"{error}: not timed") from None
+        except (TypeError, ValueError) as error:  # an option that the method's layers do not take
+            if not options["layer_options"]:
+                raise
+            raise click.ClickException(f"{method}: {error}") from None
         for row in found:
             if not as_json:
                 _print_row(row, header=not rows)
@@ -62,6 +75,17 @@ def bench(methods: tuple[str, ...], contestants: tuple[str, ...], as_json: bool,
     if as_json:
         about = {**options, **_machine(), "pages_kept": pages_kept}
         click.echo(json.dumps({"options": about, "rows": [row.to_dict() for row in rows]}, indent=2))
+
+
+def _parse_option(text: str) -> tuple[str, Any]:
+    """NAME=VALUE with a Python literal as value, or else a string."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise click.BadParameter(f"{text!r}: expected NAME=VALUE", param_hint="--option")
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value
 
 
 def _left_out(contestant: str, method: str) -> bool:

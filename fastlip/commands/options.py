@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from fractions import Fraction
 from typing import Any
@@ -48,9 +48,11 @@ def radius_name(eps: float) -> str:
     return f"{steps}/255" if abs(eps * 255 - steps) < 1e-9 and steps % 255 else f"{eps:g}"
 
 
-def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """One option for each field of :class:`Recipe`; those not given arrive as None."""
+def recipe_options(command: Callable[..., Any], without: Collection[str] = ()) -> Callable[..., Any]:
+    """One option for each field of :class:`Recipe` but those in without; options not given arrive as None."""
     for item in reversed(fields(Recipe)):
+        if item.name in without:
+            continue
         name = item.name.replace("_", "-")
         kind, choices = type(item.default), item.metadata.get("choices")
         flag = f"--{name}/--no-{name}" if kind is bool else f"--{name}"

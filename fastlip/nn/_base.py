@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from fastlip import ops
 from fastlip.ops._op import check_backend
 
 _CACHED_CONTEXTS = 8  # resolutions kept at once
+_CACHED_DERIVATIVES = 2  # of each kind
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -46,7 +47,7 @@ class LipschitzLayer(nn.Module):
     def __init__(self, backend: str):
         super().__init__()
         self.backend = check_backend(backend)
-        self._cache: dict[tuple[Hashable, ...], tuple[list[Any], tuple[Tensor, ...]]] = {}
+        self._cache: dict[tuple[Hashable, ...], tuple[list[Any], Any]] = {}
 
     def make_parameters(self, device: Any, dtype: Any) -> None:
         """Creates the parameters and buffers, empty."""
@@ -69,17 +70,28 @@ class LipschitzLayer(nn.Module):
 
     def effective(self, *context: Hashable) -> tuple[Tensor, ...]:
         """The effective weights in the parameters' dtype, from the cache where that is sound."""
-        if not self._may_cache():
+        if not self.may_cache():
             return self._compute(context)
-        stamp = self._stamp()
-        kept = self._cache.pop(context, None)
+        sources = (*self.parameters(), *self.buffers())
+        return self._recall(context, sources, lambda: self._compute(context), _CACHED_CONTEXTS)
+
+    def derive(self, kind: str, context: Hashable, sources: Iterable[Tensor], compute: Callable[[], Any]) -> Any:
+        """What compute() makes of sources, where :meth:`may_cache` holds: kept until one of them changes."""
+        return self._recall((kind, context), sources, compute, _CACHED_DERIVATIVES)
+
+    def _recall(
+        self, key: tuple[Hashable, ...], sources: Iterable[Tensor], compute: Callable[[], Any], most: int
+    ) -> Any:
+        stamp = self._stamp(sources)
+        kept = self._cache.pop(key, None)
         if kept is None or not _same_stamp(kept[0], stamp):
             # Inference tensors could not be used later where autograd records.
             with torch.inference_mode(False), torch.no_grad():
-                kept = stamp, self._compute(context)
-        self._cache[context] = kept
-        while len(self._cache) > _CACHED_CONTEXTS:
-            self._cache.pop(next(iter(self._cache)))
+                kept = stamp, compute()
+        self._cache[key] = kept
+        alike = [other for other in self._cache if _kind(other) == _kind(key)]
+        for oldest in alike[:-most]:
+            del self._cache[oldest]
         return kept[1]
 
     def _compute(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
@@ -89,17 +101,18 @@ class LipschitzLayer(nn.Module):
         # Spectra stay complex, and in at least float32: no sixteen-bit complex type has kernels.
         return tuple(weight if weight.is_complex() else weight.to(reference.dtype) for weight in weights)
 
-    def _may_cache(self) -> bool:
+    def may_cache(self) -> bool:
+        """Whether results for fixed parameters may be kept: in evaluation, outside traces and transforms."""
         if self.training or torch.compiler.is_compiling():
             return False
         if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
             return False
         return not (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()))
 
-    def _stamp(self) -> list[Any]:
+    def _stamp(self, sources: Iterable[Tensor]) -> list[Any]:
         # The alias keeps the storage alive, so that its address cannot come back as another tensor's.
         stamp: list[Any] = [self.backend]
-        for tensor in (*self.parameters(), *self.buffers()):
+        for tensor in sources:
             version = None if tensor.is_inference() else tensor._version
             stamp.append((tensor.detach(), tensor.data_ptr(), version, tensor.dtype, tensor.device))
         return stamp
@@ -115,6 +128,10 @@ class LipschitzLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}}
+
+
+def _kind(key: tuple[Hashable, ...]) -> str:
+    return key[0] if key and isinstance(key[0], str) else "weights"
 
 
 def _same_stamp(kept: list[Any], current: list[Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip import ops
+from fastlip.nn import _spectra
 from fastlip.nn._base import LipschitzLayer, as_it_runs, check_positive_int, make_bias
 from fastlip.ops._padding import Pads, pad, same_pads
 
@@ -87,6 +89,10 @@ class LipschitzConv2d(LipschitzLayer):
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """F.conv2d with this layer's stride, padding, dilation and groups."""
         left, right, top, bottom = self.pads
+        if x.dim() == 4 and x.shape[-2:] == weight.shape[2:] == (1, 1) and not any(self.pads) and self.groups == 1:
+            return F.linear(x.flatten(1), weight.flatten(1), bias)[
+                :, :, None, None
+            ]  # oneDNN would reorder the weight
         if self.padding_mode == "zeros" and left == right and top == bottom:
             return F.conv2d(x, weight, bias, self.stride, (top, left), self.dilation, self.groups)
         return F.conv2d(
@@ -120,9 +126,22 @@ class KernelConv2d(LipschitzConv2d):
         return self.weight, None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weight * x + bias."""
+        """Weight * x + bias: ``conv2d``, or in evaluation by the kernel's spectrum where that is cheaper."""
         self.check_input(x)
+        if torus := self.torus_for(x):
+            return self.apply_spectrum(x, torus)
         return self.convolve(x, self.weight, self.bias)
+
+    def torus_for(self, x: Tensor) -> Pair | None:
+        """The torus on which evaluation applies the kernel to x by its spectrum; None: by ``conv2d``."""
+        return _spectra.torus_for(self, x, (self.in_channels, self.out_channels))
+
+    def apply_spectrum(self, x: Tensor, torus: Pair, pairing: str = "none") -> Tensor:
+        """Weight * x + bias by the kernel's spectrum on a torus, and MaxMin behind it if a pairing is given."""
+        weight = self.weight
+        compute = partial(_spectra.spectra_of, weight, torus, self.dilation)
+        (spectrum,) = self.derive("spectra", torus, (weight,), compute)
+        return _spectra.apply(x, spectrum, self.bias, pairing)
 
     @torch.no_grad()
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,9 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.nn import _spectra
 from fastlip.nn._base import LipschitzLinear, as_it_runs, check_positive_int, make_bias
 from fastlip.nn._conv import LipschitzConv2d
 from fastlip.ops._padding import Pads
+from fastlip.ops.sdp_residual import folded
+from fastlip.ops.spectral_conv import spectral_conv_fixed
 
 # A scale is a quotient by sums of products, rounded at each step: they are enlarged by this many roundings.
 _ROUNDINGS = 8
@@ -106,16 +110,29 @@ class ResidualConv2d(LipschitzConv2d):
         self.check_input(x)
         images = self._widen(x)
         (scale,) = self.effective(*self.context(images.shape[-2:]))
-        geometry = self.dilation, self.groups, self.padding_mode
         whole = self.width == self.out_channels
-        fused = pairing if whole else "none"
-        arguments = images, self.kernel, self.bias, scale, *geometry, fused, self.recompute
-        y = ops.sdp_residual(*arguments, backend=self.backend)
+        y = self._residual_map(images, scale, pairing if whole else "none")
         if whole:
             return y
         kept = self.out_channels // self.groups
         y = y.unflatten(-3, (self.groups, -1))[..., :kept, :, :].flatten(-4, -3)
         return y if pairing == "none" else ops.maxmin(y, pairing, -3, backend=self.backend)
+
+    def _residual_map(self, x: Tensor, scale: Tensor, pairing: str) -> Tensor:
+        """maxmin(x - W^T diag(scale) relu(W x + b)), in evaluation by the kernel's spectrum where that is cheaper."""
+        if torus := _spectra.torus_for(self, x, (self.width, self.inner_channels)):
+            x = x.contiguous(memory_format=torch.channels_last)
+            compute = partial(_spectra.spectra_of, self.kernel, torus, self.dilation, scale)
+            first, second = self.derive("spectra", torus, (self.kernel, scale), compute)
+            h = spectral_conv_fixed(x, first, self.bias, activation="relu")
+            return _spectra.apply(h, second, None, pairing, residual=x)
+        second = None
+        if self.may_cache() and self.groups == 1 and self.backend != "reference":
+            compute = partial(folded, self.kernel, scale)
+            second = self.derive("folded", (), (self.kernel, scale), compute)
+        geometry = self.dilation, self.groups, self.padding_mode
+        arguments = x, self.kernel, self.bias, scale, *geometry, pairing, self.recompute, second
+        return ops.sdp_residual(*arguments, backend=self.backend)
 
     def context(self, image_size: tuple[int, ...]) -> tuple[int, ...]:
         """What the scale depends on beside the parameters, for images of this size after the stride."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import takewhile
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from fastlip import ops
@@ -103,6 +106,28 @@ def _run_of(style: Style, modules: list[Any], position: int) -> list[Any]:
 
 
 def _fused(run: list[Any], style: Style, x: Tensor) -> Tensor:
+    while run:
+        if torus := _torus_for(run[0], x):
+            run[0].check_input(x)
+            x = run[0].apply_spectrum(x.contiguous(memory_format=torch.channels_last), torus, style.pairing)
+            run = run[2:]
+        else:
+            direct = takewhile(partial(_runs_directly, x), run[::2])
+            count = 2 * len(list(direct))
+            x = _chained(run[:count], style, x)
+            run = run[count:]
+    return x
+
+
+def _torus_for(convolution: nn.Conv2d | KernelConv2d, x: Tensor) -> tuple[int, int] | None:
+    return convolution.torus_for(x) if isinstance(convolution, KernelConv2d) else None
+
+
+def _runs_directly(x: Tensor, convolution: nn.Conv2d | KernelConv2d) -> bool:
+    return _torus_for(convolution, x) is None
+
+
+def _chained(run: list[Any], style: Style, x: Tensor) -> Tensor:
     convolutions = run[::2]
     biases = [convolution.bias for convolution in convolutions]
     # Before the weights, which cost a parametrization: a chain that cannot run leaves that to its modules.

@@ -80,12 +80,12 @@ def outputs_of(x: Tensor, frame: Pads) -> tuple[Tensor, Tensor, int]:
     return x, result, result.data_ptr()
 
 
-def convolve(image: Tensor, weight: Tensor, dilation: Sequence[int], mode: str) -> Tensor:
+def convolve(image: Tensor, weight: Tensor, dilation: Sequence[int], mode: str, bias: Tensor | None = None) -> Tensor:
     """The "same" convolution of an image that has its frame, channels-last."""
     if _is_matrix(weight):
-        return F.linear(image.permute(0, 2, 3, 1), weight[:, :, 0, 0]).permute(0, 3, 1, 2)
+        return F.linear(image.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
     weight = weight.contiguous(memory_format=LAST)
-    y = torch.conv2d(image, weight, None, 1, _padding(weight, dilation, mode), dilation)
+    y = torch.conv2d(image, weight, bias, 1, _padding(weight, dilation, mode), dilation)
     return y.contiguous(memory_format=LAST)
 
 

@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from layer_catalog import jacobians, perturb
 
+from fastlip import testing
 from fastlip.nn import SOCConv2d, SOCLinear
+from fastlip.nn._skew import matrix_bound
 from fastlip.nn.soc import norm_bound, skew
 from fastlip.ops.conv_exp.truncation import largest_modulus
 
@@ -43,6 +46,98 @@ def test_the_bound_of_the_norm_is_finite_at_0_and_differentiable():
     for factor in (1e-30, 1e30):
         large = norm_bound(kernel.detach().float() * factor) / factor
         torch.testing.assert_close(large.double(), norm_bound(kernel.detach()), rtol=1e-5, atol=0)
+
+
+def test_the_bound_of_matrices_and_what_it_keeps():
+    matrices = torch.randn(2, 3, 5, 4, dtype=torch.complex128)
+    values = torch.linalg.svdvals(matrices)[..., 0]
+    bounds = matrix_bound(matrices)
+    assert (bounds >= values).all()
+    assert (bounds <= values * 5 ** (1 / 128) * (1 + 1e-12)).all()
+    K = torch.randn(3, 5, 7)
+    assert testing.saved_bytes(matrix_bound, {"R": K}) == 4 * (K.numel() + 3)
+
+
+EVALUATIONS = [
+    ({"in_channels": 3}, (2, 5, 4)),
+    ({"in_channels": 3, "kernel_size": (3, 5), "dilation": (2, 1)}, (2, 3, 2)),
+    ({"in_channels": 4, "groups": 2, "stride": (1, 2)}, (3, 4, 7)),
+    ({"in_channels": 66, "dilation": (1, 2)}, (16, 5, 4)),
+    ({"in_channels": 128, "groups": 2, "kernel_size": (1, 3)}, (17, 2, 3)),
+    ({"in_channels": 64, "out_channels": 8}, (16, 3, 3)),
+]
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+@pytest.mark.parametrize("norm", [0.05, 0.5, 2.0])
+@pytest.mark.parametrize(("options", "images"), EVALUATIONS, ids=str)
+def test_evaluation_is_the_series_by_other_means(options, images, norm, padding_mode):
+    options = {"out_channels": options["in_channels"], "kernel_size": 3, "terms": 5, "eval_terms": 12, **options}
+    layer = SOCConv2d(**options, padding_mode=padding_mode, dtype=torch.float64)
+    with torch.no_grad():
+        layer.bias.normal_()
+        layer.raw_weight *= norm / norm_bound(skew(layer.raw_weight.unflatten(0, (layer.groups, -1)))).max()
+    x = torch.randn(images[0], options["in_channels"], *images[1:], dtype=torch.float64)
+    series = layer.eval()(x)  # parameters that may be asked for gradients: nothing is computed ahead
+    assert not layer._cache
+    layer.requires_grad_(False)
+    for dtype, tolerance in ((torch.float64, 1e-14), (torch.float32, 5e-6)):
+        y = layer.to(dtype)(x.to(dtype))
+        torch.testing.assert_close(y.double(), series, rtol=0, atol=tolerance * x.abs().max().item() * 5)
+        assert y.shape == series.shape
+        contexts = set(layer._cache)
+        image = (images[1], -(-images[2] // layer.stride[1]))
+        assert (image in contexts) == (padding_mode == "circular")
+        if padding_mode == "zeros" and dtype == torch.float32:
+            assert layer._degree(image) < 12
+            wide = layer.width // layer.groups >= 64 and not testing.op("spectral_conv").status("native")
+            assert any(context[:1] == ("kernel",) for context in contexts) == wide
+
+
+@pytest.mark.parametrize("channels", [3, 64])
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+def test_evaluation_keeps_the_bound_and_has_input_gradients(channels, padding_mode):
+    layer = SOCConv2d(channels, channels, 3, terms=5, eval_terms=12, padding_mode=padding_mode, dtype=torch.float64)
+    layer.eval().requires_grad_(False)
+    x = torch.randn(16, channels, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(layer, x, fast_mode=True)
+    columns = layer(torch.eye(channels * 4, dtype=torch.float64).view(-1, channels, 2, 2)) - layer.bias[:, None, None]
+    largest = torch.linalg.matrix_norm(columns.flatten(1), 2).item()
+    assert largest <= layer.lipschitz_bound((channels, 2, 2)) * (1 + 1e-12)
+    assert largest >= 1 - 1e-6
+
+
+def test_large_spectra_are_not_kept():
+    layer = SOCConv2d(256, 256, 3, padding_mode="circular").eval().requires_grad_(False)
+    assert layer._runs_per_frequency((32, 32))
+    assert not layer._runs_per_frequency((32, 33))
+    assert not layer._runs_per_frequency((0, 4))
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+def test_recompute_changes_memory_alone(padding_mode):
+    x = torch.randn(4, 8, 9, 9).contiguous(memory_format=torch.channels_last)
+    layers = [SOCConv2d(8, 8, 3, terms=5, padding_mode=padding_mode, recompute=r) for r in (False, True)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    gradients = []
+    for layer in layers:
+        layer(x).square().sum().backward()
+        gradients.append([p.grad for p in layer.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
+    if not testing.op("conv_exp").status("native"):
+        kept = [testing.bytes_kept(lambda layer=layer: layer(x)) for layer in layers]
+        assert kept[0] - kept[1] == 4 * 4 * x.numel()
+
+
+def test_dense_layers_are_orthogonal_to_rounding():
+    matrix = perturb(SOCLinear(256, 256)).weight.detach().double()
+    assert (torch.linalg.svdvals(matrix) - 1).abs().max() < 5e-7
+    layer = SOCConv2d(6, 6, 1, groups=2)
+    x = torch.randn(2, 6, 3, 3)
+    blocks = [torch.linalg.matrix_exp(skew(K[None])[0, ..., 0, 0]) for K in layer.raw_weight.detach().chunk(2)]
+    expected = F.conv2d(x, torch.cat(blocks)[:, :, None, None], groups=2)
+    torch.testing.assert_close(layer(x).detach(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from fastlip import ops
+from fastlip import ops, testing
+from fastlip.ops._op import registered
 from fastlip.ops._padding import pad, same_pads
-from fastlip.ops.conv_exp.truncation import largest_modulus, modulus, stable_norm
+from fastlip.ops.conv_exp.truncation import degree_for, economized, largest_modulus, modulus, stable_norm, taylor
 
 GEOMETRIES = [
     {"kernel": (3, 3), "image": (4, 5)},
@@ -58,6 +59,60 @@ def test_a_kernel_that_is_not_skew_is_exponentiated_too():
     torch.testing.assert_close(y.flatten(1), x.flatten(1) @ torch.linalg.matrix_exp(K).T, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_any_polynomial_and_a_bias(backend):
+    kernel, x = skew_kernel(3, (3, 3)), torch.randn(2, 3, 4, 3, dtype=torch.float64)
+    K = operator(kernel, (4, 3), (1, 1), 1, "zeros")
+    bias, coefficients = torch.randn(3, dtype=torch.float64), (0.9, -1.1, 0.3, 2.0)
+    polynomial = sum(c * torch.linalg.matrix_power(K, t) for t, c in enumerate(coefficients))
+    expected = (x.flatten(1) @ polynomial.T).view_as(x) + bias[:, None, None]
+    y = ops.conv_exp(x, kernel, 3, bias=bias, coefficients=coefficients, backend=backend)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+def test_what_is_kept_for_the_backward(padding_mode):
+    if reason := registered["conv_exp"].status("native"):
+        pytest.skip(reason)
+    x, kernel = torch.randn(2, 4, 5, 6, dtype=torch.float64), skew_kernel(4, (3, 3))
+    x = x.contiguous(memory_format=torch.channels_last)
+
+    def run(recompute):
+        return lambda x, kernel: ops.conv_exp(x, kernel, 5, padding_mode=padding_mode, recompute=recompute)
+
+    tensors = {"x": x, "kernel": kernel}
+    image, weights = 8 * x.numel(), 8 * kernel.numel()
+    assert testing.saved_bytes(run(True), tensors) == image + weights
+    assert testing.saved_bytes(run(False), tensors) == 5 * image + weights
+    frozen = testing.saved_bytes(lambda x: run(False)(x, kernel), {"x": x})
+    assert frozen == weights
+    kept = testing.outputs_and_gradients(run(False), tensors)
+    for name, value in testing.outputs_and_gradients(run(True), tensors).items():
+        assert torch.equal(value, kept[name]), name
+
+
+@pytest.mark.parametrize("terms", [2, 5, 8, 12, 16])
+@pytest.mark.parametrize("tolerance", [2**-24, 1e-3])
+def test_economized_polynomials_stay_within_the_tolerance(terms, tolerance):
+    limits = []
+    for degree in range(1, terms + 1):
+        coefficients, norm = economized(terms, degree, tolerance)
+        limits.append(norm)
+        theta = torch.linspace(-min(norm, 3), min(norm, 3), 1001, dtype=torch.float64)
+        full, short = (
+            sum(c * (1j * theta) ** t for t, c in enumerate(polynomial))
+            for polynomial in (taylor(terms), coefficients)
+        )
+        assert (full - short).abs().max() <= tolerance + 1e-15
+        if norm < 10:  # and hardly farther
+            beyond = 1j * norm * 1.2
+            error = sum(c * beyond**t for t, c in enumerate(taylor(terms)))
+            assert abs(error - sum(c * beyond**t for t, c in enumerate(coefficients))) > tolerance
+    assert limits == sorted(limits)
+    assert degree_for(terms, limits[0], tolerance) == 1
+    assert degree_for(terms, limits[-2] * 1.001, tolerance) == degree_for(terms, math.nan, tolerance) == terms
+
+
 @pytest.mark.parametrize("terms", range(1, 17))
 def test_the_modulus_of_the_series(terms):
     theta = torch.linspace(0, 4, 4001, dtype=torch.float64)
@@ -90,7 +145,10 @@ def test_the_stable_norms_of_the_literature():
         ({"x": torch.zeros(2, 3, 4, 4)}, ValueError, "x: got shape"),
         ({"dilation": (0, 1)}, ValueError, "dilation="),
         ({"padding_mode": "reflect"}, ValueError, "padding_mode='reflect'"),
-        ({"backend": "native"}, ValueError, "backend='native'"),
+        ({"bias": torch.zeros(3)}, ValueError, r"bias: got shape \(3,\), expected \(4,\)"),
+        ({"coefficients": (1, 1, 1)}, ValueError, "coefficients=.*expected terms \\+ 1 = 5 numbers"),
+        ({"coefficients": (1, 1, 0, 1, 1)}, ValueError, "coefficients=.*none of them 0"),
+        ({"backend": "triton"}, ValueError, "backend='triton' cannot run here"),
     ],
 )
 def test_errors_name_the_argument(change, error, text):

@@ -123,9 +123,10 @@ def _fake_forward(x: Tensor, weights: list[Tensor], *rest: Any) -> _Kept:
     return outputs[-1], outputs[:-1] if keep else [], masks if keep else []
 
 
-def _fake_backward(gradient: Tensor, x: Tensor, weights: list[Tensor], *_: Any) -> _Kept:
-    weight_gradients = [weight.new_empty(weight.shape) for weight in weights]
-    bias_gradients = [weight.new_empty(weight.shape[0]) for weight in weights]
+def _fake_backward(gradient: Tensor, x: Tensor, weights: list[Tensor], *rest: Any) -> _Kept:
+    _, _, _, needs_weights, needs_biases, *_ = rest
+    weight_gradients = [w.new_empty(w.shape if need else 0) for w, need in zip(weights, needs_weights, strict=True)]
+    bias_gradients = [w.new_empty(w.shape[0] if need else 0) for w, need in zip(weights, needs_biases, strict=True)]
     return torch.empty_like(x, memory_format=torch.channels_last), weight_gradients, bias_gradients
 
 
@@ -139,13 +140,20 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: _Kept) -> None:
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     x, *rest = ctx.saved_tensors
     weights, scales, between, masks = _split(rest, ctx.counts)
-    kernels = scaled(weights, scales)
-    needs_x = ctx.needs_input_grad[0]
-    x_bar, kernel_bars, bias_bars = _backward.outputs(gradient, x, kernels, between, masks, needs_x, *ctx.options)
-    weight_bars, scale_bars = scaled(kernel_bars, scales), []
-    if scales:
-        scale_bars = [(bar * weight).sum((0, 2, 3)) for bar, weight in zip(kernel_bars, weights, strict=True)]
-    return x_bar if needs_x else None, weight_bars, bias_bars, scale_bars, None, None, None, None, None
+    needs_x, needs_weights, needs_biases, needs_scales = ctx.needs_input_grad[:4]
+    # A kernel's gradient costs as much as that of its input: frozen kernels, as of a network under attack, have none.
+    needs_kernels = [any(needs) for needs in zip(needs_weights, *[needs_scales] * bool(scales), strict=True)]
+    options = needs_x, needs_kernels, list(needs_biases), *ctx.options
+    x_bar, kernel_bars, bias_bars = _backward.outputs(gradient, x, scaled(weights, scales), between, masks, *options)
+    weight_bars: list[Tensor | None] = [None] * len(weights)
+    scale_bars: list[Tensor | None] = [None] * len(scales)
+    for i, bar in enumerate(kernel_bars):
+        if needs_weights[i]:
+            weight_bars[i] = bar * scales[i][:, None, None] if scales else bar
+        if scales and needs_scales[i]:
+            scale_bars[i] = (bar * weights[i]).sum((0, 2, 3))
+    bias_gradients = [bar if need else None for bar, need in zip(bias_bars, needs_biases, strict=True)]
+    return x_bar if needs_x else None, weight_bars, bias_gradients, scale_bars, *[None] * 5
 
 
 def _split(tensors: list[Tensor], counts: tuple[int, ...]) -> list[list[Tensor]]:
@@ -172,6 +180,7 @@ _forward = OP.define(
 )
 _backward = OP.define(
     "conv_chain_backward(Tensor gradient, Tensor x, Tensor[] kernels, Tensor[] between, Tensor[] masks,"
-    " bool needs_x, str padding_mode, int[] dilation, str pairing, str backend) -> (Tensor, Tensor[], Tensor[])",
+    " bool needs_x, bool[] needs_kernels, bool[] needs_biases, str padding_mode, int[] dilation, str pairing,"
+    " str backend) -> (Tensor, Tensor[], Tensor[])",
     fake=_fake_backward,
 )

@@ -28,7 +28,7 @@ class Passes(Protocol):
     def deactivate(
         self, gradient: Tensor, mask: Tensor, pairing: str, frame: Pads, keep: bool, sums: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient before MaxMin (only if it is kept), the same with its frame, its sums per channel."""
+        """The gradient before MaxMin (only if kept), the same with its frame, its sums per channel (if wanted)."""
         ...
 
 
@@ -62,21 +62,26 @@ def backward(
     between: list[Tensor],
     masks: list[Tensor],
     needs_x: bool,
+    needs_kernels: list[bool],
+    needs_biases: list[bool],
     padding_mode: str,
     dilation: Sequence[int],
     pairing: str,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The gradients of x (empty unless needed), of the kernels and of the biases."""
+    """The gradients of x (without values unless needed), of the kernels and of the biases (empty unless needed)."""
     inputs = [x.contiguous(memory_format=images.LAST), *between]
     gradient = gradient.contiguous(memory_format=images.LAST)
     weight_gradients, bias_gradients = [], []
-    for kernel, mask, layer_input in zip(reversed(kernels), reversed(masks), reversed(inputs), strict=True):
+    for i in reversed(range(len(kernels))):
+        kernel = kernels[i]
         frame = images.opposite(images.frame_of(kernel, dilation, padding_mode))
-        _, framed, bias_gradient = passes.deactivate(gradient, mask, pairing, frame, keep=False, sums=True)
+        _, framed, sums = passes.deactivate(gradient, masks[i], pairing, frame, keep=False, sums=needs_biases[i])
         adjoint = images.adjoint(kernel)
-        weight_gradients.append(images.adjoint_weight_gradient(layer_input, framed, adjoint, dilation, padding_mode))
-        bias_gradients.append(bias_gradient)
-        if needs_x or layer_input is not inputs[0]:
+        arguments = inputs[i], framed, adjoint, dilation, padding_mode
+        bar = images.adjoint_weight_gradient(*arguments) if needs_kernels[i] else kernel.new_empty(0)
+        weight_gradients.append(bar)
+        bias_gradients.append(sums)
+        if needs_x or i > 0:
             gradient = images.convolve(framed, adjoint, dilation, padding_mode)
     x_gradient = gradient if needs_x else torch.empty_like(inputs[0])
     return x_gradient, weight_gradients[::-1], bias_gradients[::-1]

@@ -49,12 +49,15 @@ def conv_chain_backward(
     between: list[Tensor],
     masks: list[Tensor],
     needs_x: bool,
+    needs_kernels: list[bool],
+    needs_biases: list[bool],
     padding_mode: str,
     dilation: Sequence[int],
     pairing: str,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The gradients of x (empty unless needed), of the kernels and of the biases."""
-    return layers.backward(Passes(), gradient, x, kernels, between, masks, needs_x, padding_mode, dilation, pairing)
+    """The gradients of x (without values unless needed), of the kernels and of the biases (empty unless needed)."""
+    needs = needs_x, needs_kernels, needs_biases
+    return layers.backward(Passes(), gradient, x, kernels, between, masks, *needs, padding_mode, dilation, pairing)
 
 
 class Passes:
@@ -79,7 +82,7 @@ class Passes:
     def deactivate(
         self, gradient: Tensor, mask: Tensor, pairing: str, frame: Pads, keep: bool, sums: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient before MaxMin (only if it is kept), the same with its frame, its sums per channel."""
+        """The gradient before MaxMin (only if kept), the same with its frame, its sums per channel (if wanted)."""
         if any(frame):
             framed = images.empty_frame(gradient, frame)
             plain = torch.empty_like(gradient) if keep else gradient
@@ -87,7 +90,7 @@ class Passes:
         else:
             plain = framed = torch.empty_like(gradient)
             addresses = plain.data_ptr(), 0
-        total = gradient.new_empty(gradient.shape[1])
+        total = gradient.new_empty(gradient.shape[1] if sums else 0)
         addresses = gradient.data_ptr(), mask.data_ptr(), *addresses, total.data_ptr() if sums else 0
         images.launch("conv_chain_backward", gradient, *addresses, images.ACTIVATIONS[pairing], frame=frame)
         return plain, framed, total

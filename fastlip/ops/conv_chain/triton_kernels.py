@@ -196,12 +196,15 @@ def conv_chain_backward(
     between: list[Tensor],
     masks: list[Tensor],
     needs_x: bool,
+    needs_kernels: list[bool],
+    needs_biases: list[bool],
     padding_mode: str,
     dilation: Sequence[int],
     pairing: str,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The gradients of x (empty unless needed), of the kernels and of the biases."""
-    return layers.backward(Passes(), gradient, x, kernels, between, masks, needs_x, padding_mode, dilation, pairing)
+    """The gradients of x (without values unless needed), of the kernels and of the biases (empty unless needed)."""
+    needs = needs_x, needs_kernels, needs_biases
+    return layers.backward(Passes(), gradient, x, kernels, between, masks, *needs, padding_mode, dilation, pairing)
 
 
 class Passes:
@@ -232,7 +235,7 @@ class Passes:
     def deactivate(
         self, gradient: Tensor, mask: Tensor, pairing: str, frame: Pads, keep: bool, sums: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient before MaxMin (only if it is kept), the same with its frame, its sums per channel."""
+        """The gradient before MaxMin (only if kept), the same with its frame, its sums per channel (if wanted)."""
         framed = images.empty_frame(gradient, frame) if any(frame) else torch.empty_like(gradient)
         plain = torch.empty_like(gradient) if keep and any(frame) else framed
         parts = partial_sums(gradient, frame) if sums else gradient.new_zeros(0)
@@ -240,7 +243,7 @@ class Passes:
             _deactivate_kernel, gradient, frame, gradient, mask, plain, framed, parts,
             ACTIVATION=ACTIVATIONS[pairing], SUMS=sums, PLAIN=keep or not any(frame),
         )  # fmt: skip
-        return plain, framed, parts.sum(0)
+        return plain, framed, parts.sum(0) if sums else parts
 
 
 def tile(channels: int) -> tuple[int, int]:

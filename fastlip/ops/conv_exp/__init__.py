@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastlip.ops._op import Op
 from fastlip.ops.conv_exp import reference
+from fastlip.ops.conv_exp.truncation import MAX_TERMS, taylor
 
 PADDING_MODES = ("zeros", "circular")
-MAX_TERMS = 16  # beyond, the series has converged in double precision for every norm that the layers use
-OP = Op("conv_exp", backends=())
+OP = Op("conv_exp", backends=("native",))
 
 
 def conv_exp(
@@ -21,10 +23,13 @@ def conv_exp(
     dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
     padding_mode: str = "zeros",
+    bias: Tensor | None = None,
+    coefficients: Sequence[float] | None = None,
+    recompute: bool = False,
     *,
     backend: str = "auto",
 ) -> Tensor:
-    r"""y = sum_{t <= terms} K^t x / t!, with K the convolution of ``conv2d`` that keeps the image's size.
+    r"""y = sum_{t <= terms} K^t x / t! + b, with K the convolution of ``conv2d`` that keeps the image's size.
 
     Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021. If the kernel is skew, K[o, i, tau] = -K[i, o, -tau],
     then so is the operator, with zero or circular padding, and exp(K) is orthogonal. What the truncation costs is
@@ -37,18 +42,27 @@ def conv_exp(
         dilation: per axis (vertical, horizontal).
         groups: as ``conv2d``.
         padding_mode: ``"zeros"`` or ``"circular"``; images may be smaller than the kernel.
-        backend: ``"auto"`` or ``"reference"``: this op has no kernels yet.
+        bias: (c,), or None.
+        coefficients: of K^0 to K^terms in place of 1 / t!, none of them 0.
+        recompute: whether the kernels keep x alone for the backward and compute the partial sums of Horner's rule
+            again, which costs terms - 1 more convolutions; otherwise they keep those too. No effect on results.
+        backend: ``"auto"``, ``"reference"`` or ``"native"``.
 
     Returns:
-        The shape of x.
+        The shape of x; by the kernels in channels-last format.
 
     Raises:
         TypeError: x or kernel is not a floating-point tensor, or terms is not an int.
-        ValueError: an even kernel, and shapes or options that do not fit.
+        ValueError: an even kernel, shapes or options that do not fit, or a backend that cannot run here.
     """
-    OP.choose(backend)
-    _check(x, kernel, terms, dilation, groups, padding_mode)
-    return reference.conv_exp(x, kernel, terms, dilation, groups, padding_mode)
+    _check(x, kernel, terms, dilation, groups, padding_mode, bias)
+    coefficients = taylor(terms) if coefficients is None else _check_coefficients(coefficients, terms)
+    dilation = (dilation[0], dilation[1])
+    chosen = OP.choose(backend, x, kernel, bias, coefficients, dilation, groups, padding_mode)
+    if chosen == "reference":
+        return reference.conv_exp(x, kernel, bias, coefficients, dilation, groups, padding_mode)
+    keep = not recompute and torch.is_grad_enabled() and kernel.requires_grad
+    return _forward(x, kernel, bias, coefficients, keep, dilation, padding_mode, chosen)
 
 
 def check_terms(name: str, terms: Any) -> int:
@@ -60,7 +74,22 @@ def check_terms(name: str, terms: Any) -> int:
     return terms
 
 
-def _check(x: Any, kernel: Any, terms: Any, dilation: tuple[int, int], groups: int, padding_mode: str) -> None:
+def _check_coefficients(coefficients: Sequence[float], terms: int) -> tuple[float, ...]:
+    values = tuple(float(value) for value in coefficients)
+    if len(values) != terms + 1 or 0 in values:
+        raise ValueError(f"coefficients={values}: expected terms + 1 = {terms + 1} numbers, none of them 0")
+    return values
+
+
+def _check(
+    x: Any,
+    kernel: Any,
+    terms: Any,
+    dilation: tuple[int, int],
+    groups: int,
+    padding_mode: str,
+    bias: Tensor | None,
+) -> None:
     for name, tensor in (("x", x), ("kernel", kernel)):
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             kind = getattr(tensor, "dtype", type(tensor).__name__)
@@ -72,8 +101,51 @@ def _check(x: Any, kernel: Any, terms: Any, dilation: tuple[int, int], groups: i
         raise ValueError(f"groups={groups}: expected kernel (c, c / groups, kh, kw), got {tuple(kernel.shape)}")
     if x.dim() not in (3, 4) or x.shape[-3] != channels:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, {channels}, h, w) or ({channels}, h, w)")
+    if bias is not None and bias.shape != (channels,):
+        raise ValueError(f"bias: got shape {tuple(bias.shape)}, expected ({channels},)")
     check_terms("terms", terms)
     if len(dilation) != 2 or min(dilation) < 1:
         raise ValueError(f"dilation={dilation!r}: expected a pair of ints, at least 1")
     if padding_mode not in PADDING_MODES:
         raise ValueError(f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, PADDING_MODES))}")
+
+
+def _fake_forward(
+    x: Tensor, kernel: Tensor, bias: Any, coefficients: Sequence[float], keep: bool, *_: Any
+) -> tuple[Tensor, list[Tensor]]:
+    def image() -> Tensor:
+        return torch.empty_like(x, memory_format=torch.channels_last)
+
+    return image(), [image() for _ in range(len(coefficients) - 2)] if keep else []
+
+
+def _fake_backward(gradient: Tensor, x: Tensor | None, kernel: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    images = torch.empty_like(gradient, memory_format=torch.channels_last)
+    return images, kernel.new_empty(kernel.shape if x is not None else (0, 0, 0, 0)), kernel.new_empty(len(kernel))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
+    x, kernel, bias, coefficients, _, *geometry = inputs
+    ctx.has_bias, ctx.options = bias is not None, (coefficients, *geometry)
+    # A frozen kernel's gradient is all that needs x and the sums.
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, kernel, *output[1])
+
+
+def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    x, kernel, *sums = ctx.saved_tensors
+    x_bar, kernel_bar, bias_bar = _backward.outputs(gradient, x, kernel, sums, *ctx.options)
+    return x_bar, None if x is None else kernel_bar, bias_bar if ctx.has_bias else None, *[None] * 5
+
+
+_forward = OP.define(
+    "conv_exp_forward(Tensor x, Tensor kernel, Tensor? bias, float[] coefficients, bool keep, int[] dilation,"
+    " str padding_mode, str backend) -> (Tensor, Tensor[])",
+    fake=_fake_forward,
+    setup_context=_save,
+    backward=_gradients,
+)
+_backward = OP.define(
+    "conv_exp_backward(Tensor gradient, Tensor? x, Tensor kernel, Tensor[] sums, float[] coefficients,"
+    " int[] dilation, str padding_mode, str backend) -> (Tensor, Tensor, Tensor)",
+    fake=_fake_backward,
+)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.ops._channels_last import adjoint
 from fastlip.ops._op import Op
 from fastlip.ops.conv_chain import mask_shape
 from fastlip.ops.maxmin import PAIRINGS, maxmin
@@ -26,6 +27,7 @@ def sdp_residual(
     padding_mode: str = "zeros",
     pairing: str = "none",
     recompute: bool | None = None,
+    second: Tensor | None = None,
     *,
     backend: str = "auto",
 ) -> Tensor:
@@ -52,6 +54,7 @@ def sdp_residual(
         pairing: of a MaxMin over the channels of y, ``"adjacent"`` or ``"halves"``; ``"none"``: no activation.
         recompute: whether the kernels compute h = relu(W x + b) again in the backward, which costs one more
             convolution, or keep it beside x. None: only for 1x1 kernels, where it is cheap. No effect on results.
+        second: what :func:`folded` makes of weight and scale, if it is at hand; has no gradient of its own.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
@@ -67,13 +70,18 @@ def sdp_residual(
     chosen = OP.choose(backend, x, weight, bias, scale, dilation, groups, padding_mode, pairing)
     if chosen != "reference":
         recompute = weight[0, 0].numel() == 1 if recompute is None else recompute
-        return _forward(x, weight, bias, scale, recompute, tuple(dilation), padding_mode, pairing, chosen)
+        return _forward(x, weight, bias, scale, second, recompute, tuple(dilation), padding_mode, pairing, chosen)
     if weight.dim() == 2:
         y = reference.dense(x, weight, bias, scale)
     else:
         y = reference.convolutional(x, weight, bias, scale, dilation, groups, padding_mode)
     channels = -1 if weight.dim() == 2 else -3
     return y if pairing == "none" else maxmin(y, pairing, channels, backend=backend)
+
+
+def folded(weight: Tensor, scale: Tensor) -> Tensor:
+    """The kernel (c, m, kh, kw) of the convolution W₂ = Wᵀ diag(scale), as the kernels read it: channels-last."""
+    return adjoint(scale[:, None, None, None] * weight).contiguous(memory_format=torch.channels_last)
 
 
 def _check(
@@ -110,42 +118,53 @@ def _check(
 
 
 def _fake_forward(
-    x: Tensor, weight: Tensor, bias: Any, scale: Any, recompute: bool, _: Any, mode: str, pairing: str, backend: str
+    x: Tensor, weight: Tensor, bias: Any, scale: Any, second: Any, recompute: bool, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = (0, 0, 0, 0) if recompute else (x.shape[0], weight.shape[0], *x.shape[2:])
     h = torch.empty_like(x.new_empty(shape), memory_format=torch.channels_last)
+    _, _, pairing, backend = options
     mask = x.new_empty(mask_shape(x, x.shape[1], pairing, backend), dtype=torch.uint8)
     return torch.empty_like(x, memory_format=torch.channels_last), h, mask
 
 
 def _fake_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, bias: Any, scale: Tensor, *_: Any
+    gradient: Tensor, x: Tensor, weight: Tensor, bias: Any, scale: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    images = torch.empty_like(x, memory_format=torch.channels_last)
-    return images, weight.new_empty(weight.shape), torch.empty_like(scale), torch.empty_like(scale)
+    _, _, needs_x, needs_weight, *_ = rest
+    images = torch.empty_like(x, memory_format=torch.channels_last) if needs_x else x.new_empty(0)
+    return (
+        images,
+        weight.new_empty(weight.shape if needs_weight else 0),
+        torch.empty_like(scale),
+        torch.empty_like(scale),
+    )
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, weight, bias, scale, recompute, *ctx.options = inputs
+    x, weight, bias, scale, _, recompute, *ctx.options = inputs
     _, h, mask = output
     ctx.has_bias = bias is not None
     ctx.save_for_backward(x, weight, bias, scale, None if recompute else h, mask)
 
 
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    x_bar, weight_bar, bias_bar, scale_bar = _backward.outputs(gradient, *ctx.saved_tensors, *ctx.options)
-    return x_bar, weight_bar, bias_bar if ctx.has_bias else None, scale_bar, None, None, None, None, None
+    needs_x, needs_weight = ctx.needs_input_grad[:2]
+    options = needs_x, needs_weight, *ctx.options
+    x_bar, weight_bar, bias_bar, scale_bar = _backward.outputs(gradient, *ctx.saved_tensors, *options)
+    x_bar, weight_bar = x_bar if needs_x else None, weight_bar if needs_weight else None
+    return x_bar, weight_bar, bias_bar if ctx.has_bias else None, scale_bar, *[None] * 6
 
 
 _forward = OP.define(
-    "sdp_residual_forward(Tensor x, Tensor weight, Tensor? bias, Tensor scale, bool recompute, int[] dilation,"
-    " str padding_mode, str pairing, str backend) -> (Tensor, Tensor, Tensor)",
+    "sdp_residual_forward(Tensor x, Tensor weight, Tensor? bias, Tensor scale, Tensor? second, bool recompute,"
+    " int[] dilation, str padding_mode, str pairing, str backend) -> (Tensor, Tensor, Tensor)",
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,
 )
 _backward = OP.define(
     "sdp_residual_backward(Tensor gradient, Tensor x, Tensor weight, Tensor? bias, Tensor scale, Tensor? h,"
-    " Tensor mask, int[] dilation, str padding_mode, str pairing, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
+    " Tensor mask, bool needs_x, bool needs_weight, int[] dilation, str padding_mode, str pairing, str backend)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
     fake=_fake_backward,
 )

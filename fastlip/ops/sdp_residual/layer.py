@@ -10,6 +10,7 @@ from torch import Tensor
 from fastlip.ops import _channels_last as images
 from fastlip.ops._padding import Pads
 from fastlip.ops.conv_chain import layers
+from fastlip.ops.sdp_residual import folded
 
 
 class Passes(layers.Passes, Protocol):
@@ -37,6 +38,7 @@ def forward(
     weight: Tensor,
     bias: Tensor | None,
     scale: Tensor,
+    second: Tensor | None,
     recompute: bool,
     dilation: Sequence[int],
     padding_mode: str,
@@ -46,7 +48,7 @@ def forward(
     x = x.contiguous(memory_format=images.LAST)
     frame = images.opposite(images.frame_of(weight, dilation, padding_mode))
     h, framed = _hidden(passes, x, weight, bias, dilation, padding_mode, frame, not recompute)
-    second = images.adjoint(scale[:, None, None, None] * weight)
+    second = folded(weight, scale) if second is None else second
     z = images.convolve(framed, second, dilation, padding_mode)
     y, _, mask = passes.activate(z, None, x, pairing, images.NO_FRAME, True)
     return y, h.new_empty((0, 0, 0, 0)) if recompute else h, mask
@@ -61,11 +63,13 @@ def backward(
     scale: Tensor,
     h: Tensor | None,
     mask: Tensor,
+    needs_x: bool,
+    needs_weight: bool,
     dilation: Sequence[int],
     padding_mode: str,
     pairing: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of x, weight, bias and scale."""
+    """The gradients of x and weight, empty unless needed (each costs convolutions), of bias and scale."""
     frame = images.frame_of(weight, dilation, padding_mode)
     x, gradient = (image.contiguous(memory_format=images.LAST) for image in (x, gradient))
     if h is None:
@@ -76,12 +80,16 @@ def backward(
     v = images.convolve(framed, weight, dilation, padding_mode)
     adjoint = images.adjoint(weight)
     # Σ_n of the gradient of W₂ᵀ; the scale is a factor of its rows.
-    second = images.weight_gradient(framed, h, weight, dilation, padding_mode)
+    second = images.weight_gradient(framed, h, weight, dilation, padding_mode) if needs_weight else None
     framed, u_sum, product_sum = passes.relu_backward(v, h, scale.contiguous(), images.opposite(frame))
-    first = images.adjoint_weight_gradient(x, framed, adjoint, dilation, padding_mode)
-    z = images.convolve(framed, adjoint, dilation, padding_mode)
-    x_gradient, _, _ = passes.activate(z, None, residual, "none", images.NO_FRAME, True)
-    return x_gradient, -(first + scale[:, None, None, None] * second), -u_sum, -product_sum
+    weight_gradient = x_gradient = x.new_empty(0)
+    if second is not None:
+        first = images.adjoint_weight_gradient(x, framed, adjoint, dilation, padding_mode)
+        weight_gradient = -(first + scale[:, None, None, None] * second)
+    if needs_x:
+        z = images.convolve(framed, adjoint, dilation, padding_mode)
+        x_gradient, _, _ = passes.activate(z, None, residual, "none", images.NO_FRAME, True)
+    return x_gradient, weight_gradient, -u_sum, -product_sum
 
 
 def _hidden(

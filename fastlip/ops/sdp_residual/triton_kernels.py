@@ -69,13 +69,14 @@ def sdp_residual_forward(
     weight: Tensor,
     bias: Tensor | None,
     scale: Tensor,
+    second: Tensor | None,
     recompute: bool,
     dilation: Sequence[int],
     padding_mode: str,
     pairing: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Y, h = relu(W x + b) unless it is to be computed again, and the bits of MaxMin."""
-    return layer.forward(Passes(), x, weight, bias, scale, recompute, dilation, padding_mode, pairing)
+    return layer.forward(Passes(), x, weight, bias, scale, second, recompute, dilation, padding_mode, pairing)
 
 
 def sdp_residual_backward(
@@ -86,12 +87,15 @@ def sdp_residual_backward(
     scale: Tensor,
     h: Tensor | None,
     mask: Tensor,
+    needs_x: bool,
+    needs_weight: bool,
     dilation: Sequence[int],
     padding_mode: str,
     pairing: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of x, weight, bias and scale."""
-    return layer.backward(Passes(), gradient, x, weight, bias, scale, h, mask, dilation, padding_mode, pairing)
+    """The gradients of x and weight, empty unless needed (each costs convolutions), of bias and scale."""
+    kept = x, weight, bias, scale, h, mask
+    return layer.backward(Passes(), gradient, *kept, needs_x, needs_weight, dilation, padding_mode, pairing)
 
 
 class Passes(conv_chain.Passes):

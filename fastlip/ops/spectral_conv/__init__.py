@@ -9,17 +9,30 @@ from torch import Tensor
 
 from fastlip.ops._op import Op
 from fastlip.ops.spectral_conv import reference
+from fastlip.ops.spectral_conv.fixed import FixedSpectrum, fix_spectrum
 from fastlip.ops.spectral_conv.frequencies import (
     Size,
     half_plane,
     kernel_spectrum,
+    own_frequencies,
     per_frequency,
     unique_frequencies,
 )
 
-__all__ = ["half_plane", "kernel_spectrum", "per_frequency", "spectral_conv", "unique_frequencies"]
+__all__ = [
+    "FixedSpectrum",
+    "fix_spectrum",
+    "half_plane",
+    "kernel_spectrum",
+    "own_frequencies",
+    "per_frequency",
+    "spectral_conv",
+    "spectral_conv_fixed",
+    "unique_frequencies",
+]
 
 OP = Op("spectral_conv")
+ACTIVATIONS = {"none": 0, "relu": 1, "maxmin": 2}  # as csrc/spectral_conv/finish.h numbers them
 
 
 def spectral_conv(
@@ -71,6 +84,49 @@ def spectral_conv(
     return (y if x.dim() == 4 else y[0]).to(dtype)
 
 
+def spectral_conv_fixed(
+    x: Tensor,
+    spectrum: FixedSpectrum,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    activation: str = "none",
+) -> Tensor:
+    r"""activation(Q * x + bias), or activation(residual - Q * x - bias): a fixed convolution and what follows it.
+
+    What :func:`spectral_conv` computes, with matrices that are laid out beforehand (by :func:`fix_spectrum`), and
+    with the activation and the residual in the last stage of the transforms instead of passes of their own. Native
+    only, and without a derivative: for evaluation.
+
+    Args:
+        x: (n, cin, h, w), float32 or float64.
+        spectrum: of a torus at least as large as x, in the precision of x.
+        bias: (cout,).
+        residual: (n, cout, h, w).
+        activation: ``"none"``, ``"relu"``, or ``"maxmin"`` of the channels 2i and 2i + 1.
+
+    Returns:
+        (n, cout, h, w), in the memory format of x.
+
+    Raises:
+        ValueError: shapes, dtypes or activations that do not fit, or no native kernels here.
+    """
+    n, channels, height, width = x.shape
+    fits = channels == spectrum.inputs and height <= spectrum.torus[0] and width <= spectrum.torus[1]
+    if not fits or x.dtype != spectrum.panels.dtype:
+        raise ValueError(
+            f"x: got shape {tuple(x.shape)} of {x.dtype}, expected (n, {spectrum.inputs}, h, w) of "
+            f"{spectrum.panels.dtype}, with sides of at most {spectrum.torus}"
+        )
+    expected = n, spectrum.outputs, height, width
+    if residual is not None and (residual.shape != expected or residual.dtype != x.dtype):
+        raise ValueError(
+            f"residual: got shape {tuple(residual.shape)} of {residual.dtype}, expected {expected} of {x.dtype}"
+        )
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation={activation!r}: allowed are {', '.join(map(repr, ACTIVATIONS))}")
+    return _fixed(x, spectrum.panels, bias, residual, spectrum.outputs, spectrum.torus, activation, "native")
+
+
 def _check(x: Tensor, Q: Tensor, torus: Size, groups: int) -> None:
     if Q.dtype not in reference.REAL:
         raise TypeError(f"Q: got {Q.dtype}, allowed are {', '.join(map(str, reference.REAL))}")
@@ -105,6 +161,10 @@ def dense_format(x: Tensor) -> torch.memory_format:
 def _fake_forward(x: Tensor, Q: Tensor, *_: Any) -> Tensor:
     shape = (x.shape[0], Q.shape[1], x.shape[2], x.shape[3])
     return torch.empty(shape, dtype=reference.REAL[Q.dtype], device=x.device, memory_format=dense_format(x))
+
+
+def _fake_fixed(x: Tensor, panels: Tensor, bias: Any, residual: Any, outputs: int, *_: Any) -> Tensor:
+    return x.new_empty((x.shape[0], outputs, *x.shape[2:])).contiguous(memory_format=dense_format(x))
 
 
 def _fake_backward(
@@ -145,4 +205,9 @@ _backward = OP.define(
     "spectral_conv_backward(Tensor gradient, Tensor x, Tensor Q, int[] torus, int groups, bool[] wanted, str backend)"
     " -> (Tensor, Tensor, Tensor)",
     fake=_fake_backward,
+)
+_fixed = OP.define(
+    "spectral_conv_fixed(Tensor x, Tensor panels, Tensor? bias, Tensor? residual, int outputs, int[] torus,"
+    " str activation, str backend) -> Tensor",
+    fake=_fake_fixed,
 )

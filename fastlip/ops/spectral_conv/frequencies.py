@@ -24,8 +24,8 @@ def _count(size: Size) -> tuple[int, int]:
     return (2 - height % 2) * ends, ((height + 1) // 2 - 1) * ends
 
 
-def count_self_conjugate(size: Size) -> int:
-    """How many of the unique frequencies are their own conjugates: the first ones."""
+def own_frequencies(size: Size) -> int:
+    """g, how many unique frequencies are self-conjugate: the matrices of real kernels are real there."""
     return _count(size)[0]
 
 
@@ -98,11 +98,11 @@ def _make_phases(kernel: Size, size: Size, dilation: Size, device: torch.device,
         turns.append((frequencies[:, axis, None] * position % length).double() / length)
     angles = 2 * math.pi * (turns[0][:, :, None] + turns[1][:, None, :]).flatten(1)
     sines = angles.sin()
-    sines[: _count(size)[0]] = 0
+    sines[: own_frequencies(size)] = 0
     return torch.complex(angles.cos(), sines).to(dtype)
 
 
 def per_frequency(function: Callable[[Tensor], Tensor], V: Tensor, size: Size) -> Tensor:
     """function at each unique frequency, at self-conjugate ones of real matrices: the result is real there."""
-    own = _count(size)[0]
+    own = own_frequencies(size)
     return torch.cat((function(V[:own].real).to(V.dtype), function(V[own:])))

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from fastlip.ops import _native
-from fastlip.ops.spectral_conv import dense_format, empty_gradients
+from fastlip.ops.spectral_conv import ACTIVATIONS, dense_format, empty_gradients
 from fastlip.ops.spectral_conv.frequencies import Size
 from fastlip.ops.spectral_conv.reference import REAL
 
 _native.require()
 
 _NAMES = {torch.complex64: "float32", torch.complex128: "float64"}
+_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def supports(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> str:
@@ -41,6 +42,36 @@ def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size
     address = 0 if bias is None else bias.data_ptr()
     kernel(x.data_ptr(), Q.data_ptr(), address, y.data_ptr(), *sizes, last is torch.channels_last)
     return y
+
+
+def spectral_conv_fixed(
+    x: Tensor,
+    panels: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    outputs: int,
+    torus: Size,
+    activation: str,
+) -> Tensor:
+    """activation(Q * x + bias), or of what it leaves of a residual."""
+    last = dense_format(x)
+    images = x.contiguous(memory_format=last)
+    bias = bias if bias is None else bias.contiguous()
+    residual = residual if residual is None else residual.contiguous(memory_format=last)
+    n, inputs, height, width = x.shape
+    y = torch.empty((n, outputs, height, width), dtype=x.dtype, device=x.device, memory_format=last)
+    pointers = (0 if tensor is None else tensor.data_ptr() for tensor in (images, panels, bias, residual, y))
+    sizes = (n, inputs, outputs, height, width, *torus)
+    kernel = _native.kernel(f"spectral_conv_fixed_{_DTYPES[x.dtype]}", x.device.type)
+    kernel(*pointers, ACTIVATIONS[activation], *sizes, last is torch.channels_last)
+    return y
+
+
+def lanes(dtype: torch.dtype) -> int:
+    """How many channels of a real dtype make one vector of the kernels."""
+    count = torch.empty((), dtype=torch.int64)
+    _native.kernel(f"spectral_conv_lanes_{_DTYPES[dtype]}", "cpu")(count.data_ptr())
+    return int(count)
 
 
 def spectral_conv_backward(

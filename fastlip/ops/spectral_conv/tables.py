@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fastlip.ops.spectral_conv.frequencies import Size, count_self_conjugate, unique_frequencies
+from fastlip.ops.spectral_conv.frequencies import Size, own_frequencies, unique_frequencies
 
 
 @lru_cache(maxsize=32)
@@ -22,7 +22,7 @@ def positions(torus: Size, device: torch.device) -> Tensor:
 def weights(torus: Size, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(F,): what each unique frequency stands for, itself or two conjugates, divided by the area."""
     result = torch.full((len(unique_frequencies(torus)),), 2 / (torus[0] * torus[1]), dtype=torch.float64)
-    result[: count_self_conjugate(torus)] /= 2
+    result[: own_frequencies(torus)] /= 2
     return result.to(device=device, dtype=dtype)
 
 
@@ -40,7 +40,7 @@ def transform(torus: Size, image: Size, weighted: bool, dtype: torch.dtype, devi
     ]
     angles = 2 * math.pi * (turns[0][:, :, None] + turns[1][:, None, :]).flatten(1)
     sines = -angles.sin()
-    sines[: count_self_conjugate(torus)] = 0
+    sines[: own_frequencies(torus)] = 0
     parts = torch.stack((angles.cos(), sines))
     if weighted:
         parts *= weights(torus, torch.float64, torch.device("cpu"))[:, None]

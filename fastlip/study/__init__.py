@@ -1,0 +1,1 @@
+"""Studies: every method under one budget of time (``fastlip compare``), and experiments on what losses do."""

@@ -1,0 +1,187 @@
+"""Every method under one budget: measure, search, train, certify; each step can be stopped and goes on later."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fastlip
+from fastlip.data import Data
+from fastlip.study import running
+from fastlip.study.measuring import Measured, measure
+from fastlip.study.searching import BUDGET_SHARE, search
+from fastlip.study.settings import Contender, Settings
+from fastlip.study.table import Row, to_csv
+from fastlip.training.checkpoint import write_text
+from fastlip.training.recipe import Recipe, default_recipe
+
+TABLE, TABLE_CSV = "table.json", "table.csv"
+NOT_RUN = "not run yet"
+# Rounds of timing go on for this share of the budget, and for at least so many seconds.
+_MEASURING_SHARE, _MEASURING_LEAST = 0.02, 2.0
+# An epoch that all but fits is trained: the measurement is no more exact than that.
+_ROUNDED_UP = 0.05
+# Epochs while a recipe is only measured: any number does.
+_ANY = 1
+
+
+class Comparison:
+    """A study in its folder.
+
+    Args:
+        folder: ``study.json`` is there; a folder for each run, ``measured/`` and ``search/`` are made in it.
+        settings: budget, search and recipe.
+        contenders: the runs asked for now.
+        data: what all train on.
+        say: takes a line on what happens.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        contenders: Sequence[Contender],
+        data: Data,
+        say: Callable[[str], None],
+    ):
+        self.folder = folder
+        self.settings = settings
+        self.contenders = contenders
+        self.data = data
+        self.say = say
+
+    def run(self) -> None:
+        """Does what is not done yet, and writes the table after each run.
+
+        Raises:
+            Interrupted: a signal arrived during training; the run is saved.
+        """
+        for _, group in groupby(enumerate(self.contenders, 1), key=lambda numbered: numbered[1][:2]):
+            numbered = list(group)
+            self._measure([contender for _, contender in numbered])
+            for index, contender in numbered:
+                if running.result_of(self.folder / contender.name) is None:
+                    self._train(contender, f"[{index}/{len(self.contenders)}] {' '.join(contender)}")
+                    self.write_table()
+        self.write_table()
+
+    def retry(self) -> None:
+        """Forgets the failures of the contenders, so that :meth:`run` tries them again from the start."""
+        for contender in self.contenders:
+            if (running.result_of(self.folder / contender.name) or {}).get("reason"):
+                running.clear(self.folder / contender.name)
+            if self._kept(contender) and not isinstance(self._measured(contender), Measured):
+                self._measured_file(contender).unlink()
+
+    def rows(self) -> list[Row]:
+        """A row for each contender, and for the runs of the folder that were asked for before."""
+        return [self._row(contender) for contender in (*self.contenders, *self._earlier())]
+
+    def write_table(self) -> None:
+        """Replaces table.json and table.csv."""
+        rows = self.rows()
+        about = {**self.settings.to_dict(), "machine": machine(self.settings), "rows": [row.values() for row in rows]}
+        write_text(self.folder / TABLE, json.dumps(about, indent=2) + "\n")
+        write_text(self.folder / TABLE_CSV, to_csv(rows))
+
+    def _row(self, contender: Contender) -> Row:
+        found = self._measured(contender)
+        result = running.result_of(self.folder / contender.name) or {}
+        reason = result.get("reason", "")
+        if not result:
+            reason = NOT_RUN if isinstance(found, Measured) or not found else found
+        if isinstance(found, Measured) and not result and not self._epochs(found):
+            reason = f"an epoch takes {found.seconds_per_epoch:.3g} s, the budget is {self.settings.budget:g} s"
+        measured = found if isinstance(found, Measured) else None
+        return Row(contender, self.settings.budget, measured, result, reason)
+
+    def _earlier(self) -> Iterable[Contender]:
+        for file in sorted(self.folder.glob("measured/*.json")):
+            contender = Contender(*file.stem.rsplit("-", 2))
+            if contender not in self.contenders and running.result_of(self.folder / contender.name):
+                yield contender
+
+    def _measure(self, group: list[Contender]) -> None:
+        missing = [contender for contender in group if not self._kept(contender)]
+        if not missing:
+            return
+        self.say(f"measuring {' '.join(group[0][:2])}: {', '.join(c.backend for c in missing)}")
+        recipes = {contender.name: self._recipe(contender, _ANY) for contender in missing}
+        seconds = max(_MEASURING_LEAST, _MEASURING_SHARE * self.settings.budget)
+        found, failed = measure(recipes, self.data, seconds)
+        for contender in missing:
+            name = contender.name
+            kept = found[name].to_dict() if name in found else {"reason": failed[name]}
+            self._measured_file(contender).parent.mkdir(exist_ok=True)
+            write_text(self._measured_file(contender), json.dumps(kept, indent=2) + "\n")
+
+    def _train(self, contender: Contender, title: str) -> None:
+        found = self._measured(contender)
+        if not isinstance(found, Measured) or not self._epochs(found):
+            self.say(f"{title}: {self._row(contender).reason}")
+            return
+        recipe = self._recipe(contender, self._epochs(found))
+        if self.settings.search:
+            recipe = self._searched(contender, recipe)
+        seconds = found.seconds_per_epoch
+        self.say(f"{title}: {recipe.epochs} epochs of {seconds:.3g} s, {found.images / seconds:.0f} images/s")
+        result = running.run(recipe, self.data, self.folder / contender.name)
+        if reason := result.get("reason"):
+            self.say(f"{title}: failed: {reason}")
+            return
+        self.say(
+            f"{title}: accuracy {result['accuracy']:.1%}, CRA at 36/255 {result['cra'][0]:.1%},"
+            f" audited L {result['lipschitz']:.7f}"
+        )
+
+    def _searched(self, contender: Contender, recipe: Recipe) -> Recipe:
+        """The recipe with the best pair of the search, which all backends of a method and size share."""
+        first = next(
+            c
+            for c in (*self.contenders, contender)
+            if c[:2] == contender[:2] and isinstance(self._measured(c), Measured)
+        )
+        measured = self._measured(first)
+        epochs = max(1, self._epochs(measured, BUDGET_SHARE)) if isinstance(measured, Measured) else 1
+        self.say(f"{' '.join(contender[:2])}: {self.settings.search + 1} trials of {epochs} epochs")
+        folder = self.folder / "search" / "-".join(contender[:2])
+        best = search(self._recipe(first, epochs), self.data, folder, self.settings.search)[0]
+        return dataclasses.replace(recipe, lr=best["lr"], weight_decay=best["weight_decay"])
+
+    def _recipe(self, contender: Contender, epochs: int) -> Recipe:
+        return self.settings.recipe(contender, epochs=epochs)
+
+    def _epochs(self, measured: Measured, share: float = 1.0) -> int:
+        return int(share * self.settings.budget / measured.seconds_per_epoch + _ROUNDED_UP)
+
+    def _measured_file(self, contender: Contender) -> Path:
+        return self.folder / "measured" / f"{contender.name}.json"
+
+    def _kept(self, contender: Contender) -> bool:
+        return self._measured_file(contender).is_file()
+
+    def _measured(self, contender: Contender) -> Measured | str:
+        """What was measured, or why nothing could be; "" where it was not tried."""
+        if not self._kept(contender):
+            return ""
+        kept = json.loads(self._measured_file(contender).read_text())
+        return kept["reason"] if "reason" in kept else Measured(**kept)
+
+
+def machine(settings: Settings) -> dict[str, Any]:
+    """On what the study ran."""
+    wanted = settings.options.get("device", "auto")
+    on_gpu = torch.cuda.is_available() and not wanted.startswith("cpu")
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine(),
+        "threads": default_recipe(settings.options).threads or torch.get_num_threads(),
+        "torch": torch.__version__,
+        "fastlip": fastlip.__version__,
+    }

@@ -1,0 +1,82 @@
+"""What the experiments share: a dense 1-Lipschitz network, its training, and claims."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastlip import nn as lip
+
+INK, GREY = "#222222", "#777777"
+BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
+Batch = tuple[Tensor, Tensor]
+
+
+def dense_network(features: Sequence[int]) -> nn.Sequential:
+    """Cayley layers (orthogonal) with MaxMin between them: where it is differentiable, a gradient of norm 1.
+
+    Such networks are dense in the 1-Lipschitz functions (Anil, Lucas, Grosse, ICML 2019).
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(features):
+        layers += [lip.CayleyLinear(inputs, outputs), lip.MaxMin()]
+    return nn.Sequential(*layers[:-1])
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    batch: Callable[[int], Batch],
+    steps: int,
+    lr: float,
+    watch: Callable[[Tensor, Tensor], float] | None = None,
+) -> list[float]:
+    """Adam with a cosine decay to nothing; returns what watch says of (outputs, labels) before each step."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    seen = []
+    for step in range(steps):
+        x, y = batch(step)
+        outputs = model(x)
+        if watch is not None:
+            seen.append(watch(outputs.detach(), y))
+        optimizer.zero_grad()
+        loss(outputs, y).backward()
+        optimizer.step()
+        schedule.step()
+    model.eval()
+    return seen
+
+
+def minibatches(x: Tensor, y: Tensor, size: int, seed: int) -> Callable[[int], Batch]:
+    """Random batches of a set, the same for the same seed and step."""
+
+    def batch(step: int) -> Batch:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        chosen = torch.randint(len(x), (size,), generator=generator)
+        return x[chosen], y[chosen]
+
+    return batch
+
+
+def claim(text: str, value: float, *, least: float | None = None, most: float | None = None) -> dict[str, Any]:
+    """A claim with the value found and its bounds."""
+    holds = (least is None or value >= least) and (most is None or value <= most)
+    return {"claim": text, "value": value, "least": least, "most": most, "holds": holds}
+
+
+def digits() -> tuple[Batch, Batch]:
+    """Training and test digits: images (n, 64) with values in [0, 1], labels (n,)."""
+    from fastlip.data import Data, Images, load
+
+    data: Data = load("digits")
+
+    def tensors(images: Images) -> Batch:
+        pixels = images.pixels(torch.arange(len(images.labels)))
+        return pixels.flatten(1).float() / data.divisor, images.labels
+
+    return tensors(data.train), tensors(data.test)

@@ -1,0 +1,231 @@
+"""What a step of each contender costs, in time and memory, before any of them trains."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastlip.benchmarking import perturb
+from fastlip.data import Data
+from fastlip.nn._base import LipschitzLayer
+from fastlip.study.failures import FAILURES, reason
+from fastlip.testing import bytes_kept
+from fastlip.training.recipe import Recipe
+from fastlip.training.setup import batches_of, device_of, loss_of, model_of, optimizer_of, prepare_process
+
+_ROUNDS = 7
+_LEARNING_RATE = 1e-6  # so that nothing diverges while it is timed
+_FETCHED = 8  # batches over which fetching is timed
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Costs of one contender: seconds of steps (medians) and bytes.
+
+    ``step``: a training step with the batch at hand. ``fetch``: preparing a batch, which overlaps with the step
+    before. ``evaluate``: a batch in evaluation with the effective weights kept from the batch before,
+    ``evaluate_fresh`` with none kept. Memory on a GPU is the peak of ``torch.cuda.max_memory_allocated``; on a CPU it
+    is that of parameters and buffers, plus what autograd keeps for the backward (``train_memory``) or the effective
+    weights kept (``evaluate_memory``).
+    """
+
+    parameters: int
+    batch_size: int
+    images: int
+    step: float
+    fetch: float
+    evaluate: float
+    evaluate_fresh: float
+    train_memory: int
+    evaluate_memory: int
+    evaluate_fresh_memory: int
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Of training steps; waiting for data where that is slower."""
+        return max(self.step, self.fetch) * -(-self.images // self.batch_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+class _Contestant:
+    """A contender's network with one batch, ready to step."""
+
+    def __init__(self, recipe: Recipe, data: Data):
+        prepare_process(recipe)
+        self.model = perturb(model_of(recipe, data))
+        self.loss = loss_of(recipe)
+        self.optimizer = optimizer_of(recipe, self.model)
+        for group in self.optimizer.param_groups:
+            group["lr"] = _LEARNING_RATE
+        self.x, self.y = next(iter(batches_of(recipe, data, data.train, augment=True).epoch(0)))
+
+    def train(self) -> None:
+        """A training step."""
+        self.optimizer.zero_grad()
+        self.forward().backward()
+        self.optimizer.step()
+
+    def forward(self) -> Tensor:
+        """The loss."""
+        return self.loss(self.model(self.x), self.y)
+
+    def evaluate(self) -> None:
+        """A batch, with the effective weights that are kept."""
+        with torch.no_grad():
+            self.model(self.x)
+
+    def evaluate_fresh(self) -> None:
+        """A batch, with nothing kept."""
+        self.model.eval()
+        self.evaluate()
+
+
+def measure(recipes: Mapping[str, Recipe], data: Data, seconds: float) -> tuple[dict[str, Measured], dict[str, str]]:
+    """Measures contenders beside each other, alternating in this process after a warm-up.
+
+    Args:
+        recipes: of each contender, on one device.
+        data: whose training batches are used.
+        seconds: after so long no further round is timed.
+
+    Returns:
+        What was measured, and why the others could not be.
+    """
+    memory, failed = {}, {}
+    for name, recipe in recipes.items():
+        try:
+            memory[name] = _memory(recipe, data)
+        except FAILURES as error:
+            failed[name] = reason(error)
+        _free()
+    able = {name: recipe for name, recipe in recipes.items() if name in memory}
+    found = {}
+    for group in _together(able, memory):
+        try:
+            times = _times({name: able[name] for name in group}, data, seconds)
+        except FAILURES as error:
+            failed.update(dict.fromkeys(group, reason(error)))
+        else:
+            found.update({name: Measured(**memory[name], **times[name]) for name in group})
+        _free()
+    return found, failed
+
+
+def _together(recipes: Mapping[str, Recipe], memory: Mapping[str, dict[str, int]]) -> list[list[str]]:
+    """All in one group, where a GPU has room for all; otherwise each alone."""
+    names = list(recipes)
+    if names and (device := device_of(recipes[names[0]])).type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if sum(memory[name]["train_memory"] for name in names) > 0.8 * free:
+            return [[name] for name in names]
+    return [names] if names else []
+
+
+def _memory(recipe: Recipe, data: Data) -> dict[str, int]:
+    contestant = _Contestant(recipe, data)
+    model = contestant.model
+    sizes = {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "batch_size": recipe.batch_size,
+        "images": len(data.train.labels),
+    }
+    device = device_of(recipe)
+    if device.type == "cuda":
+        names = ("train", "evaluate_fresh", "evaluate")
+        return sizes | {f"{name}_memory": _peak(getattr(contestant, name), model, device) for name in names}
+    weights = _bytes([*model.parameters(), *model.buffers()])
+    saved = bytes_kept(contestant.forward, apart_from=[*model.parameters(), *model.buffers()])
+    contestant.evaluate_fresh()
+    return sizes | {
+        "train_memory": weights + saved,
+        "evaluate_fresh_memory": weights,
+        "evaluate_memory": weights + _kept_weights(model),
+    }
+
+
+def _peak(step: Callable[[], None], model: nn.Module, device: torch.device) -> int:
+    model.train(step.__name__ == "train")
+    step()  # warms up: workspaces of libraries, the optimiser's state
+    if step.__name__ == "evaluate_fresh":
+        model.eval()
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    return torch.cuda.max_memory_allocated(device)
+
+
+def _kept_weights(model: nn.Module) -> int:
+    """Bytes of the effective weights that evaluation keeps, beyond the parameters themselves."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = (
+        tensor
+        for layer in model.modules()
+        if isinstance(layer, LipschitzLayer)
+        for _, tensors in layer._cache.values()
+        for tensor in tensors
+    )
+    return _bytes([tensor for tensor in kept if tensor.untyped_storage().data_ptr() not in own])
+
+
+def _bytes(tensors: list[Tensor]) -> int:
+    storages = {storage.data_ptr(): storage.nbytes() for storage in (t.untyped_storage() for t in tensors)}
+    return sum(storages.values())
+
+
+def _times(recipes: Mapping[str, Recipe], data: Data, seconds: float) -> dict[str, dict[str, Any]]:
+    contestants = {name: _Contestant(recipe, data) for name, recipe in recipes.items()}
+    device = device_of(next(iter(recipes.values())))
+    found: dict[str, dict[str, Any]] = {name: {"fetch": _fetch(recipes[name], data)} for name in recipes}
+    for what, key in (("train", "step"), ("evaluate_fresh", "evaluate_fresh"), ("evaluate", "evaluate")):
+        for contestant in contestants.values():
+            contestant.model.train(what == "train")
+        steps = {name: getattr(contestant, what) for name, contestant in contestants.items()}
+        for name, value in _alternate(steps, device, seconds).items():
+            found[name][key] = value
+    return found
+
+
+def _alternate(steps: Mapping[str, Callable[[], None]], device: torch.device, seconds: float) -> dict[str, float]:
+    """Median seconds of each step, one after the other in every round; the first round warms up."""
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    begun = time.perf_counter()
+    for turn in range(_ROUNDS + 1):
+        for name, step in steps.items():
+            started = _now(device)
+            step()
+            if turn:
+                taken[name].append(_now(device) - started)
+        if turn and time.perf_counter() - begun > seconds:
+            break
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def _fetch(recipe: Recipe, data: Data) -> float:
+    batches = batches_of(replace(recipe, device="cpu"), data, data.train, augment=True)
+    count, started = 0, time.perf_counter()
+    for _ in batches.epoch(0):
+        count += 1
+        if count == _FETCHED:
+            break
+    return (time.perf_counter() - started) / count
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

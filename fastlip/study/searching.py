@@ -1,0 +1,86 @@
+"""Random search of learning rate and weight decay, on images held out from the training images."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastlip.data import Data, Images
+from fastlip.study import running
+from fastlip.study.failures import FAILURES, reason
+from fastlip.training import checkpoint
+from fastlip.training.checkpoint import write_text
+from fastlip.training.recipe import Recipe
+
+FILE = "trial.json"
+# A trial trains for this share of a run's budget, and is judged on this share of the training images.
+BUDGET_SHARE = 0.2
+_HELD_OUT = 0.2
+_LR_DECADES = 1.0  # on either side of the recipe's
+_WEIGHT_DECAY = (-6.0, -3.0)  # powers of ten
+
+
+class Selected:
+    """Some images of a set."""
+
+    def __init__(self, images: Images, indices: Tensor):
+        self.images = images
+        self.indices = indices
+        self.labels = images.labels[indices]
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        """The images at these of the selected indices."""
+        return self.images.pixels(self.indices[indices])
+
+
+def held_out(data: Data, seed: int) -> Data:
+    """The training images, split at random into training and test images: the true test images are not looked at."""
+    n = len(data.train.labels)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    count = max(1, round(_HELD_OUT * n))
+    parts = Selected(data.train, order[count:]), Selected(data.train, order[:count])
+    return dataclasses.replace(data, train=parts[0], test=parts[1])
+
+
+def pairs(recipe: Recipe, count: int) -> list[tuple[float, float]]:
+    """(learning rate, weight decay) of each trial: the recipe's own, then log-uniform draws by the recipe's seed."""
+    draw = random.Random(recipe.seed)
+    drawn = [
+        (recipe.lr * 10 ** draw.uniform(-_LR_DECADES, _LR_DECADES), 10 ** draw.uniform(*_WEIGHT_DECAY))
+        for _ in range(count)
+    ]
+    return [(recipe.lr, recipe.weight_decay), *drawn]
+
+
+def search(recipe: Recipe, data: Data, folder: Path, count: int) -> list[dict[str, Any]]:
+    """Trains count random trials beside the recipe's own; the best by CRA on held-out images comes first.
+
+    A trial that is finished is not repeated, and one that was stopped goes on. A trial that fails is judged as 0.
+    """
+    part = held_out(data, recipe.seed)
+    trials = []
+    for index, (lr, weight_decay) in enumerate(pairs(recipe, count)):
+        trial = dataclasses.replace(recipe, lr=lr, weight_decay=weight_decay)
+        trials.append(_trial(trial, part, folder / f"trial-{index:02}"))
+    return sorted(trials, key=lambda trial: -trial["cra"])
+
+
+def _trial(recipe: Recipe, data: Data, folder: Path) -> dict[str, Any]:
+    file = folder / FILE
+    if file.is_file():
+        return json.loads(file.read_text())
+    found: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "epochs": recipe.epochs}
+    try:
+        last = running.train(recipe, data, folder).progress.history[-1]
+        found |= {"accuracy": last["test_accuracy"], "cra": last["test_cra"]}
+    except FAILURES as error:
+        found |= {"accuracy": 0.0, "cra": 0.0, "reason": reason(error)}
+    write_text(file, json.dumps(found, indent=2) + "\n")
+    (folder / checkpoint.FILE_NAME).unlink(missing_ok=True)
+    return found

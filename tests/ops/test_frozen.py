@@ -1,0 +1,64 @@
+"""Frozen kernels, as of a network under attack, cost no weight gradients; what is wanted is right."""
+
+import pytest
+import torch
+
+from fastlip import ops
+from fastlip.ops import _channels_last
+from fastlip.ops.conv_chain import OP
+
+X, FIRST, SECOND = (2, 4, 5, 5), (6, 4, 3, 3), (4, 6, 3, 3)
+
+
+@pytest.fixture
+def count(monkeypatch):
+    """The weight gradients that the kernels compute."""
+    seen = []
+    original = _channels_last.weight_gradient
+    monkeypatch.setattr(_channels_last, "weight_gradient", lambda *a: seen.append(1) or original(*a))
+    return seen
+
+
+@pytest.fixture(autouse=True)
+def native():
+    if reason := OP.status("native"):
+        pytest.skip(reason)
+
+
+def random(shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def chain(backend, x, first, second, bias0, bias1, scale0, scale1):
+    scales = None if scale0 is None else [scale0, scale1]
+    return ops.conv_chain(x, [first, second], [bias0, bias1], scales, backend=backend)
+
+
+def residual(backend, x, weight, bias, scale):
+    return ops.sdp_residual(x, weight, bias, scale, pairing="adjacent", backend=backend)
+
+
+def gradients(function, backend, tensors, wanted):
+    leaves = [t.clone().requires_grad_(i in wanted) for i, t in enumerate(tensors)]
+    y = function(backend, *leaves)
+    return torch.autograd.grad(y.square().sum(), [leaves[i] for i in wanted])
+
+
+@pytest.mark.parametrize("wanted", [[0], [0, 1], [2], [3, 4], [5], [0, 6], [0, 1, 2, 3, 4, 5, 6]], ids=str)
+def test_conv_chain(wanted, count):
+    tensors = [random(shape) for shape in (X, FIRST, SECOND, (6,), (4,), (4,), (6,))]
+    found = gradients(chain, "native", tensors, wanted)
+    expected = gradients(chain, "reference", tensors, wanted)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    assert len(count) == bool({1, 5} & {*wanted}) + bool({2, 6} & {*wanted})
+
+
+@pytest.mark.parametrize("wanted", [[0], [1], [2], [3], [0, 2], [0, 1, 2, 3]], ids=str)
+def test_sdp_residual(wanted, count):
+    tensors = [random(X), random(FIRST), random((6,)), random((6,)).abs()]
+    found = gradients(residual, "native", tensors, wanted)
+    expected = gradients(residual, "reference", tensors, wanted)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    assert len(count) == 2 * (1 in wanted)

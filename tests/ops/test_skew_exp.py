@@ -1,0 +1,69 @@
+"""skew_exp beyond agreement: orthogonality, the gradient for large angles, what is kept, errors."""
+
+import pytest
+import torch
+
+from fastlip import ops, testing
+
+BACKENDS = ("reference", "native")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_takes_the_skew_part(backend):
+    K = torch.randn(2, 5, 5, dtype=torch.float64)
+    expected = torch.linalg.matrix_exp((K - K.mT) / 2)
+    torch.testing.assert_close(ops.skew_exp(K, backend=backend), expected, rtol=0, atol=1e-13)
+    assert ops.skew_exp(K.bfloat16(), backend=backend).dtype == torch.float32
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 100.0])
+@pytest.mark.parametrize("size", [1, 9, 200])
+def test_is_orthogonal_to_rounding(size, scale):
+    Q = ops.skew_exp(torch.randn(size, size) * scale / size**0.5)
+    defect = (Q.double().T @ Q.double() - torch.eye(size, dtype=torch.float64)).abs().max()
+    assert defect < 20 * torch.finfo(torch.float32).eps
+    assert torch.linalg.slogdet(Q.double())[0] == 1
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.01, 1.0, 3.0, 30.0])
+def test_the_gradient_is_that_of_the_matrix_exponential(scale):
+    K = torch.randn(3, 6, 6, dtype=torch.float64) * scale
+    if scale == 0.01:
+        K[1], K[2] = 0, torch.nan  # every matrix is its own
+
+    def gradient(backend, K):
+        return testing.outputs_and_gradients(lambda K: ops.skew_exp(K, backend=backend), {"K": K})["gradient of K"]
+
+    if scale == 0.01:
+        assert gradient("native", K[2]).isnan().all()
+        K = K[:2]
+    torch.testing.assert_close(gradient("native", K), gradient("reference", K), rtol=1e-11, atol=1e-12)
+
+
+def test_only_the_argument_and_the_result_are_kept():
+    K = torch.randn(8, 8)
+    assert testing.saved_bytes(ops.skew_exp, {"K": K}) == 2 * 4 * 64
+
+
+def test_transforms_run_the_reference():
+    K, G = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+
+    def loss(matrix, weight):
+        return (ops.skew_exp(matrix) * weight).sum()
+
+    expected = torch.func.grad(loss)(K, G)
+    torch.testing.assert_close(torch.vmap(torch.func.grad(loss))(K, G), expected)
+
+
+@pytest.mark.parametrize(
+    ("K", "error", "text"),
+    [
+        (torch.zeros(2, 3), ValueError, r"K: got shape \(2, 3\), expected square"),
+        (torch.zeros(3), ValueError, r"K: got shape \(3,\)"),
+        (torch.zeros(2, 2, dtype=torch.complex64), TypeError, "K: got torch.complex64, expected a real"),
+        (torch.zeros(2, 2, dtype=torch.int32), TypeError, "K: got torch.int32"),
+    ],
+)
+def test_errors_name_the_argument(K, error, text):
+    with pytest.raises(error, match=text):
+        ops.skew_exp(K)

@@ -1,0 +1,122 @@
+"""The parts of a study: durations, measuring, searching, scores."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from fastlip.data import load
+from fastlip.models import METHODS
+from fastlip.study import plots, running, searching
+from fastlip.study.measuring import Measured, measure
+from fastlip.study.searching import held_out, pairs, search
+from fastlip.study.settings import Contender, contenders_of, seconds_of
+from fastlip.study.table import Row
+from fastlip.training.recipe import default_recipe
+
+TINY = {"width": 2, "layers_per_block": 1, "batch_size": 256, "epochs": 1, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("20", 20), ("1.5s", 1.5), (" 15m", 900), ("2h", 7200), (".5", 0.5)])
+def test_durations(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-3", "1d", "1e3", "2 h 3"])
+def test_what_is_no_duration(text):
+    with pytest.raises(ValueError, match="expected a duration"):
+        seconds_of(text)
+
+
+def test_the_default_is_every_method_on_both_backends():
+    assert {c.method for c in contenders_of((), (), (), "digits")} == set(METHODS)
+    assert {c.backend for c in contenders_of((), (), (), "digits")} == {"auto", "reference"}
+    assert {c.backend for c in contenders_of((), (), (), "cifar10")} == {"auto"}
+
+
+def test_measuring(digits):
+    recipes = {
+        backend: default_recipe({**TINY, "method": "cayley", "backend": backend}) for backend in ("auto", "reference")
+    }
+    recipes["odd"] = default_recipe({**TINY, "width": 3})
+    found, failed = measure(recipes, digits, 0.0)
+    assert list(failed) == ["odd"]
+    assert failed["odd"].startswith("width=3")
+    assert list(found) == ["auto", "reference"]
+    one, other = found.values()
+    assert one.parameters == other.parameters > 100
+    for m in (one, other):
+        assert m.seconds_per_epoch == max(m.step, m.fetch) * 6
+        assert min(m.step, m.fetch, m.evaluate, m.evaluate_fresh) > 0
+        # Weights are float32; alpha and biases too. Cayley keeps spectra for evaluation.
+        assert m.evaluate_fresh_memory == 4 * m.parameters
+        assert m.evaluate_memory > m.evaluate_fresh_memory
+        assert m.train_memory > m.evaluate_fresh_memory + 4 * 256 * 2 * 64, "at least the first activation is kept"
+    assert Measured(**one.to_dict()) == one
+
+
+def test_a_search_looks_at_training_images_only(digits):
+    part = held_out(digits, 0)
+    assert len(part.train.labels) + len(part.test.labels) == len(digits.train.labels)
+    chosen = torch.cat((part.train.indices, part.test.indices))
+    assert torch.equal(chosen.sort().values, torch.arange(len(digits.train.labels)))
+    some = torch.tensor([5, 0])
+    assert torch.equal(part.test.pixels(some), digits.train.pixels(part.test.indices[some]))
+
+
+def test_the_best_trial_comes_first_and_none_is_repeated(digits, tmp_path, monkeypatch):
+    recipe = default_recipe({**TINY, "seed": 3})
+    tried = pairs(recipe, 3)
+    assert tried[0] == (recipe.lr, recipe.weight_decay)
+    assert tried == pairs(recipe, 3)
+    assert tried != pairs(dataclasses.replace(recipe, seed=4), 3)
+    assert all(recipe.lr / 10 <= lr <= recipe.lr * 10 and 1e-6 <= wd <= 1e-3 for lr, wd in tried[1:])
+    cra = {lr: share for (lr, _), share in zip(tried, (0.2, 0.1, 0.7, 0.4), strict=True)}
+
+    class Trained:
+        def __init__(self, recipe):
+            row = {"test_accuracy": 0.9, "test_cra": cra[recipe.lr]}
+            self.progress = type("Progress", (), {"history": [row]})
+
+    def train(recipe, data, folder):
+        folder.mkdir(parents=True)
+        if recipe.lr == tried[1][0]:
+            raise RuntimeError("diverged")
+        return Trained(recipe)
+
+    monkeypatch.setattr(running, "train", train)
+    best, *_, worst = search(recipe, digits, tmp_path, 3)
+    assert (best["lr"], best["cra"]) == (tried[2][0], 0.7)
+    assert (worst["cra"], worst["reason"]) == (0.0, "RuntimeError: diverged")
+    monkeypatch.setattr(running, "train", None)
+    assert search(recipe, digits, tmp_path, 3)[0] == best
+
+
+def test_a_search_trains(digits, tmp_path):
+    (best, other) = search(default_recipe(TINY), digits, tmp_path, 1)
+    assert best["cra"] >= other["cra"]
+    assert {best["lr"], other["lr"]} == {lr for lr, _ in pairs(default_recipe(TINY), 1)}
+    assert not (tmp_path / "trial-00" / "checkpoint.pt").exists()
+    assert (tmp_path / "trial-01" / searching.FILE).exists()
+
+
+def test_scores_run_from_one_to_five():
+    def row(method, accuracy, step):
+        measured = Measured(1, 10, 10, step, 0.0, step, step, 100, 100, 100)
+        result = {"accuracy": accuracy, "cra": [0.5] * 4}
+        return Row(Contender(method, "XS", "auto"), 10.0, measured, result, "")
+
+    scores = plots.scores([row("aol", 0.9, 0.1), row("sll", 0.5, 1.0), row("cpl", 0.8, 10.0)])
+    accuracy, cra, training, *_ = zip(*scores, strict=True)
+    assert accuracy == pytest.approx((5, 1, 4))
+    assert cra == (5, 5, 5), "where all are equal, all are best"
+    assert training == pytest.approx((5, 3, 1)), "by the logarithm of seconds"
+
+
+def test_every_method_has_its_own_colour():
+    assert len({plots.color(method) for method in METHODS}) == len(METHODS)

@@ -1,0 +1,74 @@
+"""Every script of examples/ runs, and shows what its docstring says that it shows."""
+
+import ast
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SMALL = ["--method=cayley", "--width=4", "--layers-per-block=1", "--epochs=2"]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Calls the main function of a script in an empty folder, and gives back torch's threads."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield lambda name, *arguments: runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](list(arguments))
+    torch.set_num_threads(threads)
+
+
+def test_certified_digits(run, capsys):
+    certificate, attack = run("certified_digits", *SMALL)
+    assert certificate.lipschitz <= 1 + 1e-5
+    assert certificate.accuracy > 0.5
+    assert len(attack.broken) == 0
+    for eps, share in certificate.cra.items():
+        assert share <= attack.robust_accuracy[eps]
+    assert "epoch 2: loss" in capsys.readouterr().out
+
+
+def test_wasserstein(run):
+    estimate, exact = run("wasserstein", "--points=64", "--steps=120", "--width=32")
+    # The dual function is a lower bound for every 1-Lipschitz function; both are means of float32 coordinates.
+    assert 0.9 * exact <= estimate <= exact * (1 + 1e-5)
+    separated, same = run("wasserstein", "--points=64", "--steps=20", "--width=32", "--alpha=0.9")
+    assert same == exact
+    assert separated < estimate
+
+
+def test_swap_layers(run, capsys):
+    plain, swapped = run("swap_layers", "--epochs=2")
+    assert swapped.lipschitz <= 1 + 1e-6 < plain.lipschitz
+    assert swapped.cra[36 / 255] > plain.cra[36 / 255]
+    assert "swapped: audited L" in capsys.readouterr().out
+
+
+def test_cifar10(run, tmp_path, capsys):
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for name in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"):
+        records = generator.integers(0, 256, (4, 3073), dtype=np.uint8)
+        records[:, 0] %= 10
+        (folder / name).write_bytes(records.tobytes())
+    certificate = run("cifar10", str(tmp_path), "--device=cpu", *SMALL)
+    assert certificate.n == 4
+    assert certificate.lipschitz <= 1 + 1e-5
+    assert "20 training and 4 test images" in capsys.readouterr().out
+
+
+def test_cifar10_without_data_ends_in_one_line(run):
+    with pytest.raises(SystemExit, match=r"cifar10\.py: nowhere: no such folder"):
+        run("cifar10", "nowhere")
+
+
+@pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_every_example_says_how_long_it_takes_and_is_run_here(script):
+    about = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
+    assert "akes about" in about
+    assert "minute" in about or "second" in about
+    assert f'run("{script.stem}"' in Path(__file__).read_text(encoding="utf-8")

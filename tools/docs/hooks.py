@@ -1,0 +1,135 @@
+"""What the documentation takes from the package, so that it is written once: mkdocs calls this for every page.
+
+A line ``<!-- insert: NAME argument -->`` of a page is replaced by what the function NAME of ``INSERTIONS`` returns.
+The README of each op becomes a page of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+import fastlip
+import fastlip.nn
+from fastlip.cli import main as command_line
+from fastlip.nn._base import LipschitzLayer
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+MATHEMATICS = "Mathematics"
+_INSERTION = re.compile(r"^<!-- insert: (\w+) ?(.*?) -->$", re.M)
+
+
+def on_config(config: Any) -> Any:
+    """Adds a page for every op to the navigation."""
+    (chapter,) = (entry[MATHEMATICS] for entry in config.nav if MATHEMATICS in entry)
+    chapter += [{name: f"ops/{name}.md"} for name in fastlip.ops.__all__]
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Makes a page of each op's README."""
+    from mkdocs.structure.files import File
+
+    for name in fastlip.ops.__all__:
+        files.append(File.generated(config, f"ops/{name}.md", content=op_page(name)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Replaces the insertions of a page."""
+    return expand(markdown)
+
+
+def expand(markdown: str) -> str:
+    """The page with its insertions; KeyError names one that is unknown."""
+    return _INSERTION.sub(lambda match: INSERTIONS[match[1]](*match[2].split()), markdown)
+
+
+def op_page(name: str) -> str:
+    """An op's mathematics."""
+    text = (ROOT / "fastlip" / "ops" / name / "README.md").read_text(encoding="utf-8")
+    return f"{text}\nThe function: [`fastlip.ops.{name}`][fastlip.ops.{name}.{name}].\n"
+
+
+def layers() -> str:
+    """Every public name of fastlip.nn, under the first line of the module that defines it."""
+    names: dict[str, list[str]] = {}
+    for name in fastlip.nn.__all__:
+        names.setdefault(getattr(fastlip.nn, name).__module__, []).append(name)
+    return "\n\n".join(
+        f"## {_title(module)}\n\n" + "\n\n".join(f"::: fastlip.nn.{name}" for name in names[module])
+        for module in sorted(names, key=lambda module: (not _has_weights(names[module]), module))
+    )
+
+
+def operators() -> str:
+    """Every op's public function."""
+    return "\n\n".join(f"## {name}\n\n::: fastlip.ops.{name}.{name}" for name in fastlip.ops.__all__)
+
+
+def members(module: str) -> str:
+    """Every public name of a module."""
+    return "\n\n".join(f"::: {module}.{name}" for name in importlib.import_module(module).__all__)
+
+
+def commands() -> str:
+    """The help of every command."""
+    sections = []
+    for name, command in command_line.commands.items():
+        context = click.Context(command, info_name=f"fastlip {name}", max_content_width=100)
+        sections.append(f"## fastlip {name}\n\n```text\n{command.get_help(context)}\n```")
+    return "\n\n".join(sections)
+
+
+def steps(size: str) -> str:
+    """The table of one network's training and evaluation steps, from the benchmark's results."""
+    (file,) = RESULTS.glob(f"steps_{size}_cpu_*.json")
+    found = json.loads(file.read_text(encoding="utf-8"))
+    options = found["options"]
+    head = "| method | training step | evaluation | saved for backward |\n|---|---|---|---|"
+    about = (
+        f"Network {options['size']}, batch {options['batch_size']}, {options['image_size']}×{options['image_size']}"
+        f" images; {options['machine']}, torch {options['torch'].partition('+')[0]}, {options['threads']} threads:"
+        f" `benchmarks/results/{file.name}`. Fused, and in brackets the reference where it was measured."
+    )
+    return "\n".join((about, "", head, *_step_rows(found["rows"])))
+
+
+def _step_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
+    by_method: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        by_method.setdefault(row["method"], {})[row["contestant"]] = row
+    for method, found in sorted(by_method.items(), key=lambda item: item[1]["fused"]["train"]):
+        cells = [_cell(found, column) for column in ("train", "evaluate", "saved")]
+        yield f"| {method.upper() if len(method) < 5 else method.title()} | {' | '.join(cells)} |"
+
+
+def _cell(found: dict[str, dict[str, Any]], column: str) -> str:
+    reference = f" ({found['reference'][column]:.2f})" if "reference" in found else ""
+    return f"{found['fused'][column]:.2f}{reference}"
+
+
+def _has_weights(names: list[str]) -> bool:
+    return any(issubclass(getattr(fastlip.nn, name), LipschitzLayer) for name in names)
+
+
+def _title(module: str) -> str:
+    text = inspect.getdoc(importlib.import_module(module)) or module
+    return text.partition("\n")[0].rstrip(".")
+
+
+INSERTIONS: dict[str, Callable[..., str]] = {
+    "commands": commands,
+    "layers": layers,
+    "members": members,
+    "operators": operators,
+    "steps": steps,
+}
