@@ -16,7 +16,9 @@ from fastlip.commands.doctor import doctor
 from fastlip.commands.evaluate import audit, certify
 from fastlip.commands.experiment import experiment
 from fastlip.commands.export import export
+from fastlip.commands.importing import import_
 from fastlip.commands.train import train
+from fastlip.training import distributed
 from fastlip.training.watch import Interrupted, NotFiniteError
 
 # What a user can cause: wrong values, files and numbers. Anything else is our mistake and shows its traceback.
@@ -40,6 +42,10 @@ class OneLineErrors(click.Group):
             if "--traceback" in sys.argv:
                 raise
             _fail(_text(error), 1)
+        except RuntimeError as error:
+            if not distributed.is_lost(error):
+                raise
+            _fail("another process of the run has ended; `--resume` continues the run", 1)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -50,7 +56,8 @@ def _text(error: BaseException) -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    if distributed.may_report():
+        click.echo(f"Error: {' '.join(message.split())}", err=True)
     sys.exit(code)
 
 
@@ -61,5 +68,5 @@ def main(traceback: bool) -> None:
     """Trains, certifies and compares 1-Lipschitz networks."""
 
 
-for command in (train, certify, audit, export, compare, experiment, bench, doctor):
+for command in (train, certify, audit, export, import_, compare, experiment, bench, doctor):
     main.add_command(command)

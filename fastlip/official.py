@@ -49,18 +49,16 @@ def load_official(
         ValueError: an unknown method; entries that are missing, left over or of another shape, by name; an image
             size that the published network does not take.
     """
-    if method not in _METHODS:
-        raise ValueError(f"method={method!r}: allowed are {', '.join(map(repr, METHODS))}")
+    _check_method(method)
     if image_size < 1 or image_size % 2**_BLOCKS:
         raise ValueError(f"image_size={image_size}: expected a multiple of {2**_BLOCKS}")
-    convert, options = _METHODS[method]
     layers = _group(state_dict)
-    width, layers_per_block = _read_sizes(layers)
-    model = lip_conv_net(
-        method, num_classes=num_classes, image_size=image_size, width=width, layers_per_block=layers_per_block,
-        **options,
-    )  # fmt: skip
+    width, layers_per_block = read_sizes(state_dict)
+    model = published_conv_net(
+        method, num_classes=num_classes, image_size=image_size, width=width, layers_per_block=layers_per_block
+    )
     model = model.to(next(iter(state_dict.values())).dtype)
+    convert, _ = _METHODS[method]
     names = _names(model, layers_per_block, image_size)
     _compare("layers", set(layers), set(names))
     with torch.no_grad():
@@ -73,6 +71,25 @@ def load_official(
     return model.eval()
 
 
+def published_conv_net(method: str, size: str = "XS", **options: Any) -> LipConvNet:
+    """``lip_conv_net`` with the layer options by which :func:`load_official` keeps the published function."""
+    _check_method(method)
+    return lip_conv_net(method, size, **{**_METHODS[method][1], **options})
+
+
+def read_sizes(state_dict: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Width and layers per block of a published ConvNet's state dict; ValueError where it is none."""
+    bias = state_dict.get("FirstConv.bias")
+    if bias is None:
+        raise ValueError("state_dict: got no entry 'FirstConv.bias', expected a published ConvNet's state dict")
+    return torch.as_tensor(bias).numel(), sum(name.startswith("Block1.") for name in _group(state_dict))
+
+
+def _check_method(method: str) -> None:
+    if method not in _METHODS:
+        raise ValueError(f"method={method!r}: allowed are {', '.join(map(repr, METHODS))}")
+
+
 def _group(state_dict: Mapping[str, Tensor]) -> dict[str, Entries]:
     """Entries by layer: {"Block1.0": {"weight": ...}}; AOL's and BCOP's parametrized weights under ``weight``."""
     layers: dict[str, Entries] = {}
@@ -83,13 +100,6 @@ def _group(state_dict: Mapping[str, Tensor]) -> dict[str, Entries]:
             layer, _, entry = key.replace("parametrizations.weight.original", "weight").rpartition(".")
         layers.setdefault(layer, {})[entry] = torch.as_tensor(value)
     return layers
-
-
-def _read_sizes(layers: dict[str, Entries]) -> tuple[int, int]:
-    if "FirstConv" not in layers or "bias" not in layers["FirstConv"]:
-        raise ValueError("state_dict: got no entry 'FirstConv.bias', expected a published ConvNet's state dict")
-    width = layers["FirstConv"]["bias"].numel()
-    return width, sum(name.startswith("Block1.") for name in layers)
 
 
 def _names(model: LipConvNet, layers_per_block: int, image_size: int) -> dict[str, tuple[nn.Module, int]]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 import fastlip
 from fastlip.cli import main
+from fastlip.models import METHODS
 
 SMALL = ["--width=2", "--layers-per-block=1", "--batch-size=256", "--epochs=2", "--threads=1", "--no-tensorboard"]
 
@@ -68,6 +69,8 @@ def test_train_prints_its_certificate_and_writes_the_run(cli, tmp_path):
         "checkpoint.pt",
         "log.csv",
         "certificate.json",
+        "card.json",
+        "README.md",
     }
     certificate = json.loads((folder / "certificate.json").read_text())
     assert certificate["lipschitz"] <= 1 + 1e-6
@@ -285,6 +288,32 @@ def test_ctrl_c_saves_the_run_and_exits_with_130(cli, trained, tmp_path, monkeyp
     code, _, _ = cli("train", "--out", "stopped", "--resume", "--no-tensorboard")
     assert code == 0
     assert_equal_weights(trained, tmp_path / "stopped")
+
+
+def test_a_recipe_and_its_keys(cli, tmp_path):
+    (tmp_path / "mine.toml").write_text('base = "digits"\n[optimizer]\nlr = 0.3\n[schedule]\nepochs = 1\n')
+    small = [option for option in SMALL if "epochs" not in option]
+    options = ("--recipe=mine.toml", "--set", "optimizer.momentum=0.5", "--set=loss.temperature=0.2")
+    code, _, errors = cli("train", *small, *options, "--out=run")
+    assert code == 0, errors
+    recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert [recipe[name] for name in ("lr", "epochs", "momentum", "temperature", "width")] == [0.3, 1, 0.5, 0.2, 2]
+    assert_one_line(cli("train", "--recipe=none"), "recipe='none': allowed are cifar10-comparison")
+    assert_one_line(cli("train", "--recipe=none.toml"), "none.toml: No such file")
+    assert_one_line(cli("train", "--set=optimizer.lr=-1"), "--set optimizer.lr=-1: must be above 0")
+    assert_one_line(cli("train", "--lr=1", "--set=optimizer.lr=1"), "lr is given twice", 2)
+    assert_one_line(cli("train", "--resume", "--recipe=digits"), "--resume and --recipe exclude each other", 2)
+    assert_one_line(cli("train", "--out=run", "--resume", "--set=optimizer.lr=1"), "lr=1.0: the run has 0.3")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_activations_in_sixteen_bits(cli, tmp_path, method):
+    options = [*SMALL, "--epochs=1", "--batch-size=512", f"--method={method}", "--precision=bf16", "--accumulate=2"]
+    code, _, errors = cli("train", *options, "--deterministic", "--out=run")
+    assert code == 0, errors
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert all(value.dtype == torch.float32 for value in state["model"].values())
+    assert json.loads((tmp_path / "run" / "certificate.json").read_text())["lipschitz"] <= 1 + 1e-5
 
 
 def test_nan_stops_with_the_name_of_a_layer(cli):

@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fastlip.data import Batches, DataError, TensorImages, load
+from fastlip.data import Batches, DataError, Share, TensorImages, load
 from fastlip.data.batches import Augmentation
+from fastlip.data.images import FileList
 
 
 def write_cifar(folder, label_bytes, files, records, labels=10):
@@ -265,3 +266,49 @@ def test_evaluation_is_in_order_and_not_augmented():
     x = next(iter(batches))[0]
     assert x.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(x[:, 0, 0, 0], torch.arange(1, 6) / 12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_the_shares_of_all_processes_are_the_batches(count):
+    options = {"augmentation": Augmentation(shift=1, flip=True)}
+    whole = make_batches(**options)
+    parts = [make_batches(share=Share(rank, count), **options) for rank in range(count)]
+    for batch, pairs in enumerate(zip(whole.epoch(4), *(part.epoch(4) for part in parts), strict=True)):
+        (x, y), *shares = pairs
+        counts = [part.counts(batch)[0] for part in parts]
+        assert max(counts) - min(counts) <= 1
+        assert torch.equal(torch.cat([images[:n] for (images, _), n in zip(shares, counts, strict=True)]), x)
+        assert torch.equal(torch.cat([labels[:n] for (_, labels), n in zip(shares, counts, strict=True)]), y)
+        assert all(len(images) >= 1 for images, _ in shares)
+    assert sorted(label for part in parts for labels in labels_of(part) for label in labels) == list(range(12))
+
+
+def test_worker_processes_hand_out_the_same_batches(image_folder):
+    data = load("folder", image_folder)
+    options = {"augmentation": Augmentation(shift=1, flip=True), "seed": 2}
+    here, there = (Batches(data.train, data.divisor, 2, workers=workers, **options) for workers in (0, 2))
+    for start in (0, 1):
+        for (x, y), (x_there, y_there) in zip(here.epoch(1, start), there.epoch(1, start), strict=True):
+            assert torch.equal(x, x_there)
+            assert torch.equal(y, y_there)
+    (image_folder / "train" / "dog" / "1.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"^\S*dog/1\.png: cannot be decoded[^\n]*$"):
+        list(there.epoch(0))
+
+
+def test_small_sets_are_decoded_once_and_large_ones_as_needed(image_folder, monkeypatch):
+    images = load("folder", image_folder).train
+    every = torch.arange(6)
+    first = images.pixels(every[:4])
+    for file in images.files[:4]:
+        file.write_bytes(b"no image")
+    assert torch.equal(images.pixels(every)[:4], first)
+    monkeypatch.setattr("fastlip.data.images.KEPT_BYTES", 6 * 3 * 6 * 6 - 1)
+    with pytest.raises(DataError, match="cannot be decoded"):
+        images.pixels(every)
+
+
+def test_a_million_paths_take_little_memory():
+    files = FileList([f"/data/train/n{i // 1000:05d}/é_{i:06d}.jpeg" for i in range(100_000)])
+    assert files.block.nbytes < 100 * len(files)
+    assert str(files[99_999]) == "/data/train/n00099/é_099999.jpeg"

@@ -14,6 +14,7 @@ import click
 from torch import nn
 
 import fastlip
+from fastlip import hub
 from fastlip.attacks import KINDS, AttackResult, BrokenCertificateWarning
 from fastlip.attacks.result import broken_text
 from fastlip.certificates import Certificate
@@ -90,14 +91,13 @@ def certify(
 
 @click.command()
 @_RUN
-@_PATH
 @_DEVICE
 @_BACKEND
 @_JSON
 def audit(run: Path, as_json: bool, **moved: str | None):
     """Prints an upper bound on the Lipschitz constant of each layer of RUN, and their product."""
-    _, data, model = open_run(run, moved)
-    result = fastlip.audit(model.eval(), input_shape=data.shape)
+    opened = hub.read(run, **moved)
+    result = fastlip.audit(opened.model, input_shape=tuple(opened.data["shape"]))
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
     else:

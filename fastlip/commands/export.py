@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import fastlip
-from fastlip.commands.evaluate import open_run
+from fastlip import hub
 
 _SUFFIXES = {".onnx": "onnx", ".pt2": "pt2"}
 _ONNX_PACKAGES = ("onnx", "onnxscript")
@@ -33,9 +33,8 @@ _ONNX_PACKAGES = ("onnx", "onnxscript")
     type=click.Choice(["torch", "onnx", "pt2"]),
     help="What to write.  [default: by the file's suffix, else torch]",
 )
-@click.option("--path", help="Folder of the data set's files, if it has moved.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def export(run: Path, out: Path, kind: str | None, path: str | None, as_json: bool):
+def export(run: Path, out: Path, kind: str | None, as_json: bool):
     """Writes the network of RUN as a file that needs no fastlip to load or run.
 
     torch: a module for torch.load(FILE, weights_only=False). pt2: a program for torch.export.load. onnx: a model for
@@ -49,20 +48,21 @@ def export(run: Path, out: Path, kind: str | None, path: str | None, as_json: bo
         raise click.ClickException(f"--format=onnx: needs {' and '.join(missing)}: pip install 'fastlip[onnx]'")
     if not out.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out.parent))
-    recipe, data, model = open_run(run, {"path": path, "device": "cpu"})
-    plain = fastlip.export(model.eval(), data.shape, fourier="matrices" if kind == "onnx" else "fft")
-    x = torch.rand(2, *data.shape, generator=torch.Generator().manual_seed(0))
+    recipe, data, model, _ = hub.read(run, device="cpu")
+    shape = tuple(data["shape"])
+    plain = fastlip.export(model, shape, fourier="matrices" if kind == "onnx" else "fft")
+    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         difference = (plain(x) - model(x)).abs().amax().item()
     write_atomically(out, lambda file: _WRITERS[kind](plain, x, file))
     about = {
         "file": str(out),
         "format": kind,
-        "input_shape": list(data.shape),
-        "divisor": data.divisor,
-        "mean": list(data.mean) if recipe.center else [],
+        "input_shape": list(shape),
+        "divisor": data["divisor"],
+        "mean": list(data["mean"]) if recipe.center else [],
         "difference": difference,
-        "lipschitz": fastlip.audit(plain, data.shape).bound,
+        "lipschitz": fastlip.audit(plain, shape).bound,
     }
     click.echo(json.dumps(about, indent=2) if as_json else _describe(about, out))
 

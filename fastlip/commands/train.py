@@ -5,80 +5,140 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fastlip.commands.options import EPS, recipe_options
+from fastlip.training import distributed
+from fastlip.training.distributed import World
 from fastlip.training.recipe import MOVABLE, Recipe, default_recipe
+from fastlip.training.recipe_files import parse_setting
+
+if TYPE_CHECKING:
+    from fastlip.training.loop import Training
 
 RECIPE = "recipe.json"
 CERTIFICATE = "certificate.json"
-_OURS = (RECIPE, CERTIFICATE, "checkpoint.pt", "log.csv")
+# In the order in which they go when a run is replaced: without its checkpoint it cannot be continued by mistake.
+_OURS = ("checkpoint.pt", CERTIFICATE, "card.json", "README.md", "log.csv")
 
 
 @click.command()
+@click.option("--recipe", "source", default="", help="Recipe: a name or a TOML file.  [default: by data and model]")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A recipe's key: optimizer.lr=0.05.")
 @recipe_options
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATA-METHOD-SIZE]")
 @click.option("--resume", is_flag=True, help="Continue the run in the run folder from its last checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in the run folder.")
 @click.option("--stop-after", type=click.IntRange(0), default=0, help="Stop after so many epochs; 0: never.")
 @click.option("--tensorboard/--no-tensorboard", default=True, help="Write TensorBoard events if it is installed.")
-def train(out: Path | None, resume: bool, overwrite: bool, stop_after: int, tensorboard: bool, **options: Any):
+def train(
+    source: str,
+    settings: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    stop_after: int,
+    tensorboard: bool,
+    **options: Any,
+):
     """Trains a 1-Lipschitz network and prints its certificate.
 
-    The run folder receives recipe.json, checkpoint.pt and log.csv (after each epoch) and certificate.json. The
-    defaults of epochs, batch size, learning rate and augmentation are those of digits; other data sets and
-    methods have their own. Ctrl-C saves the run; `--resume` continues it bit for bit (on a CPU).
+    The run folder receives recipe.json, checkpoint.pt and log.csv (after each epoch), certificate.json and the
+    model's card (card.json, README.md). The defaults of epochs, batch size, learning rate and augmentation are those
+    of digits; other data sets, networks and methods have their own recipes. Ctrl-C saves the run; `--resume`
+    continues it bit for bit (on a CPU). `torchrun --nproc-per-node N -m fastlip train ...` trains with N processes.
     """
+    if resume and (overwrite or source):
+        raise click.UsageError(f"--resume and --{'overwrite' if overwrite else 'recipe'} exclude each other")
+    given = _given(options, settings)
+    world = distributed.join(options["device"] or Recipe.device)
+    recipe, state, folder = None, None, None
+    if world.is_chief:
+        recipe, state, folder = _prepare(given, source, out, resume, overwrite)
+    recipe, state, folder = world.of_chief((recipe, state, folder))
+    _run(recipe, folder, state, stop_after, tensorboard, world)
+
+
+def _given(options: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
+    """The fields that the command line decides."""
     given = {name: value for name, value in options.items() if value is not None}
-    if resume and overwrite:
-        raise click.UsageError("--resume and --overwrite exclude each other")
-    if resume:
-        folder = out or _default_folder(default_recipe(given))
-        recipe, state = _load(folder, given)
-    else:
-        recipe, state = default_recipe(given), None
+    for text in settings:
+        name, value = parse_setting(text)
+        if name in given:
+            raise click.UsageError(f"--set {text}: {name} is given twice")
+        given[name] = value
+    return given
+
+
+def _prepare(
+    given: dict[str, Any], source: str, out: Path | None, resume: bool, overwrite: bool
+) -> tuple[Recipe, dict[str, Any] | None, Path]:
+    if not resume:
+        recipe = default_recipe(given, source)
         folder = out or _default_folder(recipe)
-        _require_free(folder, overwrite)
-    _run(recipe, folder, state, stop_after, tensorboard)
+        require_free(folder, overwrite)
+        return recipe, None, folder
+    folder = out or _default_folder(default_recipe(given))
+    recipe, state = _load(folder)
+    recipe.refuse_changes(given)
+    moved = {name: given[name] for name in MOVABLE if name in given}
+    return dataclasses.replace(recipe, **moved), state, folder
 
 
-def _run(recipe: Recipe, folder: Path, state: dict[str, Any] | None, stop_after: int, tensorboard: bool) -> None:
-    from fastlip.commands.evaluate import report_certificate
+def _run(
+    recipe: Recipe, folder: Path, state: dict[str, Any] | None, stop_after: int, tensorboard: bool, world: World
+) -> None:
     from fastlip.data import load
     from fastlip.training.loop import Training
     from fastlip.training.setup import model_of, prepare_process
 
     prepare_process(recipe)
     data = load(recipe.data, recipe.path, recipe.image_size)
-    click.echo(str(data))
     model = model_of(recipe, data)
+    if state is None and world.is_chief:
+        claim(folder, recipe)
+    training = Training(model, recipe, data, folder, state, world)
+    if world.is_chief:
+        count = sum(parameter.numel() for parameter in model.parameters())
+        network = recipe.method if recipe.model == "lip_conv_net" else recipe.model
+        together = f", {world.size} processes" if world.size > 1 else ""
+        click.echo(str(data))
+        click.echo(f"{network} {recipe.size}: {count / 1e6:.3f} M parameters, run folder {folder}{together}")
     if state is None:
-        _claim(folder, recipe)
-    training = Training(model, recipe, data, folder, state)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    network = recipe.method if recipe.model == "lip_conv_net" else recipe.model
-    click.echo(f"{network} {recipe.size}: {count / 1e6:.3f} M parameters, run folder {folder}")
+        training.save()
     training.fit(stop_after, tensorboard)
+    distributed.leave()
+    if not world.is_chief:
+        return
     if training.progress.epoch < recipe.epochs:
         click.echo(f"stopped after {training.progress.epoch} of {recipe.epochs} epochs; --resume continues")
         return
-    result = report_certificate(model, recipe, data, EPS)
-    text = json.dumps(result, indent=2)
+    _certify(training, folder)
+
+
+def _certify(training: Training, folder: Path) -> None:
+    from fastlip.commands.evaluate import report_certificate
+    from fastlip.training.card import make_card, put_card
     from fastlip.training.checkpoint import write_text
+    from fastlip.training.loop import describe
 
-    write_text(folder / CERTIFICATE, text + "\n")
+    recipe, data = training.recipe, training.data
+    figures = report_certificate(training.model, recipe, data, EPS)
+    write_text(folder / CERTIFICATE, json.dumps(figures, indent=2) + "\n")
+    put_card(folder, make_card(training.model, recipe, describe(data), figures))
 
 
-def _load(folder: Path, given: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+def _load(folder: Path) -> tuple[Recipe, dict[str, Any] | None]:
+    """A run's recipe and its state: none where it ended before its first checkpoint."""
     from fastlip.training import checkpoint
 
-    state = checkpoint.load(folder / checkpoint.FILE_NAME)
-    recipe = Recipe.from_dict(state["recipe"])
-    recipe.refuse_changes(given)
-    moved = {name: given[name] for name in MOVABLE if name in given}
-    return dataclasses.replace(recipe, **moved), state
+    path = folder / checkpoint.FILE_NAME
+    if not path.exists() and (folder / RECIPE).is_file():
+        return Recipe.from_dict(json.loads((folder / RECIPE).read_text())), None
+    state = checkpoint.load(path)
+    return Recipe.from_dict(state["recipe"]), state
 
 
 def _default_folder(recipe: Recipe) -> Path:
@@ -86,7 +146,8 @@ def _default_folder(recipe: Recipe) -> Path:
     return Path("runs") / f"{recipe.data}-{network}-{recipe.size}"
 
 
-def _require_free(folder: Path, overwrite: bool) -> None:
+def require_free(folder: Path, overwrite: bool) -> None:
+    """UsageError where the folder holds something that must not be replaced."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not folder.is_dir():
@@ -99,7 +160,7 @@ def _require_free(folder: Path, overwrite: bool) -> None:
         raise click.UsageError(f"{folder}: is not a run folder (no {RECIPE}); --overwrite replaces only runs")
 
 
-def _claim(folder: Path, recipe: Recipe) -> None:
+def claim(folder: Path, recipe: Recipe) -> None:
     """Makes the run folder and removes the files of a run that it replaces, and of reports on it."""
     from fastlip.commands.report import FILES
     from fastlip.training.checkpoint import write_text

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastlip.data.batches import Batches
+from fastlip.data.batches import Batches, Share
 from fastlip.data.cifar import cifar10, cifar100
 from fastlip.data.digits import digits
 from fastlip.data.folder import folder, tinyimagenet
@@ -22,6 +22,7 @@ __all__ = [
     "DataError",
     "FolderImages",
     "Images",
+    "Share",
     "TensorImages",
     "cifar10",
     "cifar100",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".
 _TINY_SIDE = 64
 # Of ImageNet's photographs, as the published runs on TinyImageNet have it.
 _MEAN = (0.485, 0.456, 0.406)
-_Labelled = list[tuple[Path, int]]
+_Labelled = list[tuple[str, int]]
 
 
 def folder(root: Path, image_size: int = 0) -> Data:
@@ -75,13 +76,24 @@ def _classes(train: Path) -> tuple[str, ...]:
 def _by_class(split: Path, classes: tuple[str, ...], *, all_classes: bool) -> _Labelled:
     images: _Labelled = []
     for label, name in enumerate(classes):
-        files = sorted(file for file in (split / name).rglob("*") if file.suffix.lower() in _SUFFIXES)
+        files = sorted(_image_files(split / name))
         if all_classes and not files:
             raise DataError(f"{split / name}: no images of class {name!r}")
         images += [(file, label) for file in files]
     if not images:
         raise DataError(f"{split}: no images in subfolders named as the classes")
     return images
+
+
+def _image_files(folder: Path) -> list[str]:
+    # Strings: at a million files, paths would take seconds and gigabytes.
+    found = os.walk(folder)
+    return [
+        os.path.join(here, file)
+        for here, _, files in found
+        for file in files
+        if os.path.splitext(file)[1].lower() in _SUFFIXES
+    ]
 
 
 def _annotated(annotations: Path, labels: dict[str, int]) -> _Labelled:
@@ -94,13 +106,13 @@ def _annotated(annotations: Path, labels: dict[str, int]) -> _Labelled:
         file = annotations.parent / "images" / name
         if not file.is_file():
             raise DataError(f"{file}: no such file, named in {annotations}:{number}")
-        images.append((file, labels[wnid]))
+        images.append((str(file), labels[wnid]))
     if not images:
         raise DataError(f"{annotations}: names no images")
     return images
 
 
-def _side(file: Path) -> int:
+def _side(file: str) -> int:
     from PIL import Image
 
     try:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, overload
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 _DECODING_THREADS = 4
+# Decoded images stay in memory where all of a set take no more than this: TinyImageNet takes 1.2e9 bytes.
+KEPT_BYTES = 2**31
 
 
 class DataError(ValueError):
@@ -41,21 +45,59 @@ class TensorImages:
         return self.all_pixels[indices]
 
 
+class FileList(Sequence[Path]):
+    """Paths in one block of bytes: a million of them in 100 MB, which worker processes share."""
+
+    def __init__(self, files: Sequence[str | Path]):
+        self.block = np.array([os.fsencode(file) for file in files], dtype=np.bytes_)
+
+    def __len__(self) -> int:
+        return len(self.block)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Path]: ...
+
+    def __getitem__(self, index: int | slice) -> Path | list[Path]:
+        if isinstance(index, slice):
+            return [Path(os.fsdecode(name)) for name in self.block[index]]
+        return Path(os.fsdecode(self.block[index]))
+
+
 class FolderImages:
     """Image files, decoded as RGB when they are asked for, several at a time (Pillow releases the lock).
 
     side = 0 expects every image to be of the given size and square; otherwise an image is resized so that its
-    shorter side has this length, and cropped at its centre.
+    shorter side has this length, and cropped at its centre. A set of at most ``KEPT_BYTES`` is decoded once and kept
+    (not in worker processes); of a larger one no more is in memory than was asked for.
     """
 
-    def __init__(self, files: Sequence[Path], labels: Tensor, side: int, resize: bool):
-        self.files = files
+    def __init__(self, files: Sequence[str | Path], labels: Tensor, side: int, resize: bool):
+        self.files = FileList(files)
         self.labels = labels
         self.side = side
         self.resize = resize
+        self._kept: Tensor | None = None
+        self._known = torch.zeros(len(files), dtype=torch.bool)
 
     def pixels(self, indices: Tensor) -> Tensor:
         """The images at these indices; DataError names a file that cannot be decoded."""
+        if len(self.files) * 3 * self.side**2 > KEPT_BYTES or get_worker_info() is not None:
+            return self._read(indices)
+        if self._kept is None:
+            self._kept = torch.empty(len(self.files), 3, self.side, self.side, dtype=torch.uint8)
+        new = indices[~self._known[indices]]
+        if len(new):
+            self._kept[new] = self._read(new)
+            self._known[new] = True
+        return self._kept[indices]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_kept": None, "_known": torch.zeros_like(self._known)}
+
+    def _read(self, indices: Tensor) -> Tensor:
         files = [self.files[index] for index in indices.tolist()]
         with ThreadPoolExecutor(_DECODING_THREADS) as pool:
             images = list(pool.map(self._decode, files))

@@ -203,12 +203,12 @@ class SOCConv2d(LipschitzConv2d):
         """Always in the spectral form; the series where its matrices are computed once, and not too large."""
         if self.exponential == "spectral":
             return True
-        return self.padding_mode == "circular" and self._may_cache() and self._fits(size)
+        return self.padding_mode == "circular" and self.may_cache() and self._fits(size)
 
     def _steps_per_frequency(self, x: Tensor) -> bool:
         """Whether evaluation applies K to these images by its spectrum: in half to nine tenths of the time."""
         wide = self.width // self.groups >= _WIDE and x.dim() == 4 and x.shape[0] >= _MANY
-        if not wide or not self._may_cache() or not self._fits(self._torus((x.shape[-2], x.shape[-1]))):
+        if not wide or not self.may_cache() or not self._fits(self._torus((x.shape[-2], x.shape[-1]))):
             return False
         precision = torch.promote_types(self.raw_weight.dtype, torch.complex64)
         spectrum = torch.empty(1, *self.raw_weight.shape[:2], dtype=precision, device="meta")
@@ -234,7 +234,7 @@ class SOCConv2d(LipschitzConv2d):
 
     def _degree(self, size: Pair) -> int:
         """The degree of the polynomial that runs on images of this size, at most the number of terms."""
-        if not self._may_cache() or self._runs_per_frequency(size):
+        if not self.may_cache() or self._runs_per_frequency(size):
             return self._terms()
         return int(self.effective("degree", *size)[0])
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 FILE_NAME = "checkpoint.pt"
-_FORMAT = 1
+_FORMAT = 2
 _ENTRIES = {"format", "recipe", "data", "model", "optimizer", "scheduler", "random", "progress"}
 
 
@@ -52,19 +52,24 @@ def load(path: Path) -> dict[str, Any]:
     """Reads what :func:`save` wrote, on the CPU. CheckpointError for anything else."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
+    state = read(path)
+    if not isinstance(state, dict) or state.get("format") != _FORMAT or not state.keys() >= _ENTRIES:
+        raise CheckpointError(f"{path}: not a checkpoint of this version of fastlip")
+    return state
+
+
+def read(path: Path) -> Any:
+    """What a file of ``torch.save`` holds, plain values and tensors, on the CPU; CheckpointError if it is damaged."""
     try:
         # torch.load does not compare the archive's checksums: a flipped bit would become a weight.
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged:
             raise CheckpointError(f"{path}: corrupt checkpoint ({damaged} fails its checksum)")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path}: corrupt checkpoint ({reason})") from None
-    if not isinstance(state, dict) or state.get("format") != _FORMAT or not state.keys() >= _ENTRIES:
-        raise CheckpointError(f"{path}: not a checkpoint of this version of fastlip")
-    return state
 
 
 def random_state() -> dict[str, Any]:

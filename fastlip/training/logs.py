@@ -29,17 +29,18 @@ Row = Mapping[str, float]
 
 
 class Console:
-    """A progress bar over all images of the run on a terminal, and one line per epoch everywhere."""
+    """A progress bar over all images of the run on a terminal, and one line per epoch everywhere; quiet: neither."""
 
-    def __init__(self, epochs: int, images: int, done: int):
+    def __init__(self, epochs: int, images: int, done: int, quiet: bool = False):
         self.epochs = epochs
+        self.quiet = quiet
         self.bar = tqdm(
             total=epochs * images,
             initial=done,
             unit=" images",
             unit_scale=True,
             dynamic_ncols=True,
-            disable=None,
+            disable=quiet or None,
             file=sys.stderr,
         )
 
@@ -56,6 +57,8 @@ class Console:
 
     def epoch(self, row: Row) -> None:
         """Prints an epoch's line."""
+        if self.quiet:
+            return
         self.bar.write(
             f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  loss {row['train_loss']:.4f}"
             f"  train {row['train_accuracy']:6.1%} CRA {row['train_cra']:6.1%}"

@@ -1,19 +1,22 @@
-"""The training loop: SGD with OneCycle, from the start or from exactly where a checkpoint stopped."""
+"""The training loop, from the start or from exactly where a checkpoint stopped, by one process or several."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from fastlip.data import Data
 from fastlip.training import checkpoint, logs
+from fastlip.training.distributed import World
 from fastlip.training.recipe import Recipe
 from fastlip.training.setup import batches_of, loss_of, optimizer_of, scheduler_of
 from fastlip.training.watch import (
@@ -70,19 +73,34 @@ class Training:
         recipe: how it is trained.
         data: what it is trained on.
         folder: where ``checkpoint.pt``, ``log.csv`` and TensorBoard's events go; it must exist.
-        state: a loaded checkpoint to continue from, bit for bit on a CPU.
+        state: a loaded checkpoint to continue from, bit for bit on a CPU (with as many processes as before).
+        world: the processes that share the work. Gradients, and so weights, are those of one process but for
+            rounding: each step's loss is the mean over the images of all processes, also where they have
+            unequal parts. Only the first writes; every process must call the same methods.
+
+    ``model`` is what is trained, ``network`` the same as it runs in training: compiled, or distributed.
     """
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, data: Data, folder: Path, state: dict[str, Any] | None = None
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        data: Data,
+        folder: Path,
+        state: dict[str, Any] | None = None,
+        world: World | None = None,
     ):
         self.model = model
         self.recipe = recipe
         self.data = data
         self.folder = folder
-        self.loss = loss_of(recipe)
-        self.train_batches = batches_of(recipe, data, data.train, augment=True)
-        self.test_batches = batches_of(recipe, data, data.test)
+        self.world = world or World()
+        self.loss = loss_of(recipe, reduction="sum", multi_gpu=self.world.size > 1)
+        self.train_batches = batches_of(recipe, data, data.train, augment=True, share=self.world.share)
+        self.test_batches = batches_of(recipe, data, data.test, share=self.world.share)
+        self._check_shares()
+        self.network: nn.Module = self.world.wrap(_compiled(model, data.shape) if recipe.compile else model)
+        self.interrupt = Interrupt(patient=self.world.size > 1)
         self.optimizer = optimizer_of(recipe, model)
         self.scheduler = scheduler_of(recipe, self.optimizer, len(self.train_batches))
         self.progress = Progress()
@@ -102,21 +120,32 @@ class Training:
         n = self.train_batches.image_count
         done = self.progress.epoch * n + self.progress.images
         with (
-            Interrupt() as interrupt,
-            logs.Console(self.recipe.epochs, n, done) as console,
-            logs.Board(self.folder, self.progress.epoch + 1, tensorboard) as board,
+            self.interrupt,
+            logs.Console(self.recipe.epochs, n, done, quiet=not self.world.is_chief) as console,
+            logs.Board(self.folder, self.progress.epoch + 1, tensorboard and self.world.is_chief) as board,
         ):
             while self.progress.epoch < last:
-                self._train_epoch(console, interrupt)
+                self._train_epoch(console)
                 row = self._close_epoch()
                 console.epoch(row)
                 board.epoch(row)
-                if interrupt.number:
-                    raise Interrupted(interrupt.number)
+                if self._agree_to_stop():
+                    raise Interrupted(self.interrupt.number)
+
+    def _check_shares(self) -> None:
+        """HKR compares the classes of a whole batch: every process must have some of it."""
+        fewest = self.train_batches.counts(len(self.train_batches) - 1)[1]
+        if self.recipe.loss == "hkr" and fewest < self.world.size:
+            raise ValueError(
+                f"batch_size={self.recipe.batch_size}: the last step of an epoch has {fewest} images for"
+                f" {self.world.size} processes, and loss='hkr' needs one for each"
+            )
 
     def save(self) -> None:
         """Writes the checkpoint, then the log that belongs to it; refuses parameters that are not finite."""
         require_finite_parameters(self.model)
+        if not self.world.is_chief:
+            return
         state = {
             "recipe": self.recipe.to_dict(),
             "data": describe(self.data),
@@ -129,36 +158,68 @@ class Training:
         logs.write_csv(self.folder / logs.FILE_NAME, self.progress.history)
 
     def _restore(self, state: dict[str, Any]) -> None:
+        if not state["optimizer"]:
+            raise checkpoint.CheckpointError("checkpoint: holds weights that were imported, no run to continue")
         load_model(self.model, state, self.data)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.progress = Progress(**state["progress"])
         checkpoint.restore_random_state(state["random"])
 
-    def _train_epoch(self, console: logs.Console, interrupt: Interrupt) -> None:
-        self.model.train()
+    def _train_epoch(self, console: logs.Console) -> None:
+        self.network.train()
         progress = self.progress
         started = time.perf_counter() - progress.seconds
         for x, y in self.train_batches.epoch(progress.epoch, progress.batch):
-            progress.add(len(y), *self._step(x, y))
+            total = self.train_batches.counts(progress.batch)[1]
+            progress.add(total, *self._step(x, y))
             progress.seconds = time.perf_counter() - started
-            console.step(len(y), *progress.averages())
-            if interrupt.number:
+            console.step(total, *progress.averages())
+            if self._agree_to_stop():
                 self.save()
-                raise Interrupted(interrupt.number)
+                raise Interrupted(self.interrupt.number)
+            if self.recipe.save_every and progress.batch % self.recipe.save_every == 0:
+                self.save()
 
     def _step(self, x: Tensor, y: Tensor) -> Sequence[float]:
+        """One update from this process's images of the batch; the loss and counts of the whole batch."""
+        mine, total = self.train_batches.counts(self.progress.batch)
+        figures = torch.zeros(3, dtype=torch.float64, device=x.device)
         self.optimizer.zero_grad()
-        scores = self._forward(x)
-        loss = self.loss(scores, y)
-        figures = torch.stack((loss.detach(), *self._correct_and_certified(scores.detach(), y)))
-        loss.backward()
-        figures = figures.tolist()  # waits for a GPU; by now it has the backward pass to work on
-        if not math.isfinite(figures[0]):
-            raise self._not_finite(f"loss is {figures[0]}", x)
+        parts = max(1, min(self.recipe.accumulate, mine))
+        buffers = [buffer.clone() for buffer in self.model.buffers()] if parts > 1 else []
+        for index, (x_part, y_part) in enumerate(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)):
+            if index:
+                # Each part sees the step's buffers as they were: what a power iteration adds, it adds once.
+                _put_back(self.model, buffers)
+            with self._sending_gradients(index == parts - 1):
+                # A process without images of its own runs one and counts none.
+                scores, y_part = self._forward(x_part)[:mine], y_part[:mine]
+                loss = self.loss(scores, y_part) / total if mine else scores.sum()
+                with torch.no_grad():
+                    figures += torch.stack((loss, *self._correct_and_certified(scores, y_part)))
+                (loss * self.world.size).backward()
+        own_loss, figures = figures[0].clone(), self.world.sum(figures)
+        values = figures.tolist()  # waits for a GPU
+        if not math.isfinite(values[0]):
+            raise self._not_finite_loss(values[0], own_loss.item(), x)
         self.optimizer.step()
         self.scheduler.step()
-        return figures
+        return values
+
+    @contextmanager
+    def _sending_gradients(self, last: bool) -> Iterator[None]:
+        """Gradients of the parts of a step add up; after the last they become the mean over processes."""
+        if isinstance(self.network, DistributedDataParallel) and not last:
+            with self.network.no_sync():
+                yield
+        else:
+            yield
+
+    def _agree_to_stop(self) -> bool:
+        """Whether a signal has reached any process; then all have its number."""
+        self.interrupt.number = self.world.largest(self.interrupt.number, self.train_batches.device)
+        return bool(self.interrupt.number)
 
     def _correct_and_certified(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """How many are right, and how many by a margin that EPS cannot close if the layers keep their word."""
@@ -170,13 +231,24 @@ class Training:
 
     def _forward(self, x: Tensor) -> Tensor:
         try:
-            return self.model(x)
+            if self.recipe.precision == "fp32":
+                return self.network(x)
+            with torch.autocast(x.device.type, torch.bfloat16):
+                scores = self.network(x)
+            return scores.float()
         except torch.linalg.LinAlgError as error:  # what a decomposition makes of NaN
-            raise self._not_finite("a decomposition failed", x) from error
+            reason = explain_not_finite(self.model, x)
+            raise self._not_finite(f"a decomposition failed: {reason}") from error
 
-    def _not_finite(self, what: str, x: Tensor) -> NotFiniteError:
+    def _not_finite_loss(self, loss: float, own_loss: float, x: Tensor) -> NotFiniteError:
+        """The reason that the process gives whose loss is not finite."""
+        own = "" if math.isfinite(own_loss) else explain_not_finite(self.model, x)
+        reason = next(filter(None, self.world.gather(own)), "the sum over processes overflows")
+        return self._not_finite(f"loss is {loss}: {reason}")
+
+    def _not_finite(self, what: str) -> NotFiniteError:
         where = f"epoch {self.progress.epoch + 1}, step {self.progress.batch + 1}"
-        return NotFiniteError(f"{where}: {what}: {explain_not_finite(self.model, x)}")
+        return NotFiniteError(f"{where}: {what}")
 
     def _close_epoch(self) -> dict[str, float]:
         progress = self.progress
@@ -201,10 +273,27 @@ class Training:
     def _evaluate(self) -> tuple[float, float]:
         """Accuracy and CRA on the test images: a forward pass, cheaper than the audited certificate."""
         self.model.eval()
+        counts = torch.zeros(2, dtype=torch.float64, device=self.test_batches.device)
         with torch.no_grad():
-            counts = [self._correct_and_certified(self.model(x), y) for x, y in self.test_batches]
-        correct, certified = (int(torch.stack(column).sum()) for column in zip(*counts, strict=True))
+            for x, y in self.test_batches:
+                counts += torch.stack(self._correct_and_certified(self.model(x), y))
+        correct, certified = self.world.sum(counts).tolist()
         return correct / self.test_batches.image_count, certified / self.test_batches.image_count
+
+
+def _compiled(model: nn.Module, shape: Sequence[int]) -> nn.Module:
+    # Kernels are looked up when they are first called, which a compiler cannot follow.
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    with torch.no_grad():
+        model.train()(torch.zeros(2, *shape, device=next(model.parameters()).device))
+    _put_back(model, buffers)
+    return cast(nn.Module, torch.compile(model))
+
+
+def _put_back(model: nn.Module, buffers: list[Tensor]) -> None:
+    with torch.no_grad():
+        for buffer, value in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(value)
 
 
 def describe(data: Data) -> dict[str, Any]:
@@ -213,6 +302,8 @@ def describe(data: Data) -> dict[str, Any]:
         "name": data.name,
         "shape": list(data.shape),
         "divisor": data.divisor,
+        "mean": list(data.mean),
+        "class_count": len(data.classes),
         "classes": list(data.classes),
         "training_images": len(data.train.labels),
         "test_images": len(data.test.labels),

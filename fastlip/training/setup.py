@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import SGD
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from fastlip import losses
-from fastlip.data import Batches, Data, Images
+from fastlip.data import Batches, Data, Images, Share
 from fastlip.data.batches import Augmentation
 from fastlip.models import lip_conv_net, sll_net
+from fastlip.official import published_conv_net
 from fastlip.training.recipe import Recipe
 
 
@@ -47,36 +49,44 @@ def device_of(recipe: Recipe) -> torch.device:
 
 def model_of(recipe: Recipe, data: Data) -> nn.Module:
     """The recipe's network for the data's images and classes, on the recipe's device."""
-    c, h, _ = data.shape
+    return network_of(recipe, data.shape, len(data.classes))
+
+
+def network_of(recipe: Recipe, shape: Sequence[int], classes: int) -> nn.Module:
+    """The recipe's network for images of this shape (c, h, w) and as many classes, on the recipe's device."""
+    channels, side, _ = shape
     sizes: dict[str, Any] = {
-        "size": recipe.size,
-        "num_classes": len(data.classes),
-        "image_size": h,
-        "in_channels": c,
+        "num_classes": classes,
+        "image_size": side,
+        "in_channels": channels,
         "width": recipe.width or None,
         "backend": recipe.backend,
     }
     if recipe.model == "sll_net":
-        model = sll_net(**sizes)
+        model = sll_net(recipe.size, **sizes)
     else:
-        model = lip_conv_net(recipe.method, **sizes, layers_per_block=recipe.layers_per_block)
+        build = published_conv_net if recipe.model == "published_conv_net" else lip_conv_net
+        model = build(recipe.method, recipe.size, **sizes, layers_per_block=recipe.layers_per_block)
     model = model.to(device_of(recipe))
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return model
 
 
-def loss_of(recipe: Recipe) -> nn.Module:
-    """The recipe's loss."""
+def loss_of(recipe: Recipe, reduction: str = "mean", multi_gpu: bool = False) -> nn.Module:
+    """The recipe's loss; multi_gpu: where it depends on the whole batch, that of all processes."""
     if recipe.loss == "offset-ce":
-        return losses.OffsetCrossEntropy(offset=recipe.offset, temperature=recipe.temperature)
+        return losses.OffsetCrossEntropy(recipe.offset, recipe.temperature, reduction)
     if recipe.loss == "temperature-ce":
-        return losses.TemperatureCrossEntropy(temperature=1 / recipe.temperature)
-    return losses.MulticlassHKR(alpha=recipe.alpha, min_margin=recipe.min_margin)
+        return losses.TemperatureCrossEntropy(1 / recipe.temperature, reduction)
+    return losses.MulticlassHKR(recipe.alpha, recipe.min_margin, multi_gpu, reduction)
 
 
-def optimizer_of(recipe: Recipe, model: nn.Module) -> SGD:
-    """SGD over all parameters."""
+def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:
+    """The recipe's optimiser, over all parameters."""
+    if recipe.optimizer == "adam":
+        betas = (recipe.beta1, recipe.beta2)
+        return Adam(model.parameters(), lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
     return SGD(
         model.parameters(),
         lr=recipe.lr,
@@ -86,19 +96,23 @@ def optimizer_of(recipe: Recipe, model: nn.Module) -> SGD:
     )
 
 
-def scheduler_of(recipe: Recipe, optimizer: SGD, steps_per_epoch: int) -> OneCycleLR:
-    """OneCycle over the whole run: the learning rate rises, then falls to nothing."""
-    return OneCycleLR(
-        optimizer,
-        max_lr=recipe.lr,
-        total_steps=recipe.epochs * steps_per_epoch,
-        pct_start=recipe.warmup,
-        cycle_momentum=False,
-    )
+def scheduler_of(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
+    """The learning rate over the whole run: it rises, then falls to nothing (see the recipe's ``schedule``)."""
+    steps = recipe.epochs * steps_per_epoch
+    if recipe.schedule == "triangular":
+        return LambdaLR(optimizer, lambda step: triangle(step / steps))
+    return OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps, pct_start=recipe.warmup, cycle_momentum=False)
 
 
-def batches_of(recipe: Recipe, data: Data, images: Images, *, augment: bool = False) -> Batches:
-    """Batches of these images as the recipe trains (augmented) or evaluates on them."""
+def triangle(progress: float) -> float:
+    """Share of the highest learning rate: 0 to 1 until 2/5 of the run, to 1/20 until 4/5, to 0 (the SLL paper)."""
+    return float(np.interp(progress, (0, 0.4, 0.8, 1), (0, 1, 0.05, 0)))
+
+
+def batches_of(
+    recipe: Recipe, data: Data, images: Images, *, augment: bool = False, share: Share | None = None
+) -> Batches:
+    """Batches of these images as the recipe trains (augmented) or evaluates on them; share: this process's part."""
     return Batches(
         images,
         data.divisor,
@@ -108,4 +122,6 @@ def batches_of(recipe: Recipe, data: Data, images: Images, *, augment: bool = Fa
         augmentation=Augmentation(recipe.shift, recipe.flip) if augment else None,
         device=device_of(recipe),
         channels_last=recipe.channels_last,
+        share=share,
+        workers=recipe.workers,
     )

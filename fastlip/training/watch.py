@@ -24,13 +24,19 @@ class Interrupted(Exception):  # noqa: N818
 
 
 class Interrupt:
-    """Inside this context the first SIGINT or SIGTERM only sets ``number``; a second one acts as usual."""
+    """Inside this context the first SIGINT or SIGTERM only sets ``number``; a second one acts as usual.
 
-    def __init__(self):
+    patient: further ones do nothing either. A launcher of several processes repeats the signal of the terminal, and
+    kills those that take too long.
+    """
+
+    def __init__(self, patient: bool = False):
         self.number = 0
+        self.patient = patient
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
+        self.number = 0
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._note)
@@ -42,7 +48,8 @@ class Interrupt:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.number = number
-        self.__exit__()
+        if not self.patient:
+            self.__exit__()
 
 
 def require_finite_parameters(model: nn.Module) -> None:

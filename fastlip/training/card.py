@@ -1,0 +1,113 @@
+"""Model cards: what a network is, how it was trained, and what is certified of it, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import fastlip
+from fastlip.training import checkpoint
+from fastlip.training.recipe import Recipe
+
+FILE_NAMES = ("card.json", "README.md")
+# Of a certificate, what fits on a card: not the figures of single images.
+_CERTIFIED = ("split", "images", "accuracy", "cra", "joint_cra", "lipschitz", "rounding")
+
+
+def make_card(
+    model: nn.Module,
+    recipe: Recipe,
+    data: Mapping[str, Any],
+    figures: Mapping[str, Any] | None = None,
+    imported: str = "",
+) -> dict[str, Any]:
+    """The card of a model as plain values.
+
+    Args:
+        model: in evaluation mode.
+        recipe: how it was trained.
+        data: what a checkpoint remembers of its data (``fastlip.training.loop.describe``).
+        figures: its certificate (``fastlip certify --json``); without it the card has an audit only.
+        imported: the file that the weights came from, if they were not trained here.
+    """
+    audit = figures["audit"] if figures else fastlip.audit(model, tuple(data["shape"])).to_dict(cost=False)
+    return {
+        "model": {
+            "network": recipe.model,
+            "method": recipe.method,
+            "size": recipe.size,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "imported": imported,
+        },
+        "input": {
+            "data": data["name"],
+            "shape": list(data["shape"]),
+            "divisor": data["divisor"],
+            "mean": list(data["mean"]) if recipe.center else [],
+            "classes": data["class_count"],
+        },
+        "certificate": {name: figures[name] for name in _CERTIFIED} if figures else {},
+        "audit": audit,
+        "recipe": {} if imported else recipe.to_dict(),
+        "versions": {
+            "fastlip": fastlip.__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def put_card(folder: Path, card: dict[str, Any]) -> None:
+    """Writes the card into a run's checkpoint, and beside it as card.json and README.md."""
+    path = folder / checkpoint.FILE_NAME
+    checkpoint.save(path, {**checkpoint.load(path), "card": card})
+    for name, text in zip(FILE_NAMES, (json.dumps(card, indent=2) + "\n", card_text(card)), strict=True):
+        checkpoint.write_text(folder / name, text)
+
+
+def card_text(card: Mapping[str, Any]) -> str:
+    """The card in Markdown."""
+    model, images, audit = card["model"], card["input"], card["audit"]
+    method = model["method"].upper()
+    shape = ", ".join(map(str, images["shape"]))
+    centred = f" - {images['mean']}" if images["mean"] else ""
+    lines = [
+        f"# {method} {model['size']} on {images['data']}",
+        "",
+        f"{model['network']} of {method} layers, {model['parameters']:,} parameters, Lipschitz constant at most"
+        f" {audit['bound']:.7f} (audited).",
+        "",
+        f"- input: (n, {shape}), stored value / {images['divisor']:g}{centred}",
+        f"- output: scores of {images['classes']} classes",
+        f'- load: `fastlip.hub.load("{checkpoint.FILE_NAME}")`',
+        "- versions: " + ", ".join(f"{name} {version}" for name, version in card["versions"].items()),
+    ]
+    if model["imported"]:
+        lines.append(f"- weights imported from {model['imported']}")
+    lines += ["", "## Certificate", "", *_certificate_lines(card["certificate"])]
+    lines += ["", "## Audit", "", "| layer | type | bound | tight | how |", "|---|---|---|---|---|"]
+    for layer in audit["layers"]:
+        tight = "exact" if layer["exact"] else "bound"
+        lines.append(f"| {layer['name']} | {layer['kind']} | {layer['bound']:.7f} | {tight} | {layer['how']} |")
+    if card["recipe"]:
+        lines += ["", "## Recipe", "", "```json", json.dumps(card["recipe"], indent=2), "```"]
+    return "\n".join([*lines, ""])
+
+
+def _certificate_lines(certificate: Mapping[str, Any]) -> list[str]:
+    if not certificate:
+        return ["None yet: `fastlip certify` on the images that it is for."]
+    lines = [
+        f"On {certificate['images']} {certificate['split']} images; L2 radii on the scale of the input.",
+        "",
+        "| accuracy | " + " | ".join(f"CRA at {float(eps):.4g}" for eps in certificate["cra"]) + " |",
+        "|---" * (1 + len(certificate["cra"])) + "|",
+    ]
+    shares = (certificate["accuracy"], *certificate["cra"].values())
+    return [*lines, "| " + " | ".join(f"{share:.2%}" for share in shares) + " |"]

@@ -1,0 +1,6 @@
+"""Entry points for ``torch.hub.load("/path/to/fastlip", name, ..., source="local")``."""
+
+dependencies = ["torch", "numpy"]
+
+from fastlip.hub import load as fastlip_model  # noqa: E402, F401
+from fastlip.models import lip_conv_net, sll_net  # noqa: E402, F401
