@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SHIM = ROOT / "tests" / "cuda_shim"
 SOURCES = [*sorted((ROOT / "csrc").glob("*/*_cuda.cu")), SHIM / "selftest_cuda.cu"]
-FLAGS = ["-std=c++20", "-O1", "-g", "-fPIC", "-Icsrc", "-Itests/cuda_shim"]
+FLAGS = ["-std=c++20", "-g1", "-fPIC", "-Icsrc", "-Itests/cuda_shim"]
 FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 OPS = [source.parent.name for source in SOURCES[:-1]]
 
