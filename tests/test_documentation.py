@@ -34,6 +34,7 @@ SMALL = {
     "audit": [],
     "export": [],
     "doctor": [],
+    "compare": ["--methods=aol,cayley", "--budget=0.5", *NETWORK, "--batch-size=512", "--threads=1"],
     "bench": ["--batch-size=2", "--image-size=4", "--layers-per-block=1", "--rounds=1"],
 }
 SETUP = "python3 -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt -e"
