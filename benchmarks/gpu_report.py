@@ -90,6 +90,76 @@ def sll_layer(device, time_of, batch, channels, side):
     return {"µs": 1e6 * ours, "floor µs": 1e6 * products / PRODUCTS, "two bare convolutions": ours / two}
 
 
+def cayley(device, time_of, batch, channels, side):
+    count = (side * side + 4) // 2 if side > 1 else 1
+    M = torch.randn(count, channels, channels, dtype=torch.complex64, device=device) / channels**0.5
+    leaf, G = M.clone().requires_grad_(), torch.randn_like(M)
+    identity = torch.eye(channels, dtype=M.dtype, device=device)
+
+    def solve():
+        A = M - M.mH
+        torch.linalg.solve(identity + A, identity - A)
+
+    def training(backend):
+        torch.autograd.grad(ops.cayley(leaf, backend=backend), leaf, G)
+
+    products = 8 * count * channels**3
+    ours, other = time_of(lambda: ops.cayley(M)), time_of(solve)
+    return {
+        "µs": 1e6 * ours,
+        "floor µs": 1e6 * products / PRODUCTS,
+        "flop/s": products / ours,
+        "solve / ours": other / ours,
+        "training: eager / ours": time_of(lambda: training("reference")) / time_of(lambda: training("auto")),
+    }
+
+
+def spectral_conv(device, time_of, batch, channels, side):
+    count = (side * side + 4) // 2 if side > 1 else 1
+    x = torch.randn(batch, channels, side, side, device=device).requires_grad_()
+    Q = (
+        torch.randn(count, channels, channels, dtype=torch.complex64, device=device) / channels**0.5
+    ).requires_grad_()
+    weight = torch.randn(channels, channels, 3, 3, device=device).requires_grad_()
+    G = torch.randn_like(x)
+
+    def training(backend):
+        torch.autograd.grad(ops.spectral_conv(x, Q, backend=backend), (x, Q), G)
+
+    def plain():
+        torch.autograd.grad(F.conv2d(x, weight, padding=1), (x, weight), G)
+
+    products = 8 * count * channels**2 * batch
+    with torch.no_grad():
+        forward = time_of(lambda: ops.spectral_conv(x, Q))
+        conv2d = time_of(lambda: F.conv2d(x, weight, padding=1))
+    ours = time_of(lambda: training("auto"))
+    return {
+        "µs": 1e6 * forward,
+        "floor µs, products alone": 1e6 * products / PRODUCTS,
+        "ours / conv2d": forward / conv2d,
+        "training: ours / conv2d": ours / time_of(plain),
+        "training: eager / ours": time_of(lambda: training("reference")) / ours,
+    }
+
+
+def conv_chain(device, time_of, batch, channels, side):
+    weight = torch.randn(channels, channels, 3, 3, device=device) / (3 * channels**0.5)
+    bias, image = torch.randn(channels, device=device), torch.randn(batch, channels, side, side, device=device)
+    leaves = [image.contiguous(memory_format=torch.channels_last), weight, bias]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    G = torch.randn_like(leaves[0])
+
+    def training(backend):
+        x, w, b = leaves
+        torch.autograd.grad(ops.conv_chain(x, [w, w], [b, b], backend=backend), leaves, G)
+
+    ours = time_of(lambda: training("auto"))
+    floor = 6 * 18 * channels**2 * image[:, 0].numel() / PRODUCTS
+    eager = time_of(lambda: training("reference"))
+    return {"training µs": 1e6 * ours, "floor µs": 1e6 * floor, "training: eager / ours": eager / ours}
+
+
 def machine(device):
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
@@ -110,7 +180,7 @@ def main():
         return median_seconds(step, device, options.rounds)
 
     report = {**machine(device), "copy bytes/s": copy_bandwidth(device, time_of, options.batch << 18)}
-    for measure in (maxmin, gram_rowsum, sll_layer):
+    for measure in (maxmin, gram_rowsum, sll_layer, cayley, spectral_conv, conv_chain):
         for channels, side in SHAPES:
             figures = measure(device, time_of, options.batch, channels, side)
             report[f"{measure.__name__} c={channels} s={side}"] = figures

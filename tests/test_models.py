@@ -57,7 +57,7 @@ def test_every_method_runs_backward_and_is_audited(method):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"method": "eco"}, "method='eco': allowed are 'aol'"),
+        ({"method": "eco"}, "method='eco': allowed are 'aoc', 'aol'"),
         ({"size": "XXL"}, "size='XXL': allowed are 'XS'"),
         ({"width": 5}, "width=5: expected an even number"),
         ({"image_size": 1}, "image_size=1: expected at least 2"),

@@ -1,4 +1,4 @@
-"""Channels-last images between convolutions on the CPU: frames, convolutions, and passes (csrc/common/frames.h)."""
+"""Channels-last images between convolutions: frames, convolutions, and the passes in C++ (csrc/common/frames.h)."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ def refuse(
         left, right, top, bottom = same_pads(weight.shape[2:], tuple(dilation))
         if mode == "zeros" and (left, top) != (right, bottom):
             return "zero padding that differs before and after the image"
+    return ""
+
+
+def missing(x: Tensor) -> str:
+    """Why the passes in C++ cannot run on the device of x; empty if they can."""
     return _native.missing("conv_chain_forward_float32", x.device.type)
 
 

@@ -67,12 +67,13 @@ def require() -> None:
     raise ImportError("; ".join(reasons))
 
 
+# Tracing into it would guard a graph by the absence of the kernel that it enters itself.
+@torch.compiler.assume_constant_result
 def missing(kernel: str, device_type: str) -> str:
     """Why this kernel cannot be called on this device type; empty if it can."""
     return "" if (device_type, kernel) in _kernels else _find(kernel, device_type)
 
 
-@torch.compiler.assume_constant_result
 def _find(kernel: str, device_type: str) -> str:
     try:
         module = library(device_type)

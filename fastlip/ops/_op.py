@@ -26,6 +26,7 @@ _FILES = {"native": "native", "triton": "triton_kernels"}
 _LIBRARY = torch.library.Library("fastlip", "DEF")
 # Looked up once: each call of an op asks them.
 _is_compiling = torch.compiler.is_compiling
+_is_traced = torch.compiler.is_dynamo_compiling
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _transforms_are_active = torch._C._are_functorch_transforms_active
 _is_grad_enabled = torch.is_grad_enabled
@@ -69,6 +70,8 @@ class Op:
 
     def why_not(self, backend: str, *arguments: Any) -> str:
         """Why this backend cannot run these arguments; empty if it can."""
+        if _is_traced():
+            _import_backends(self.name)
         if backend not in self.modules and (reason := self.status(backend)):
             return reason
         if _transforms_are_active() and not _is_compiling():
@@ -86,6 +89,8 @@ class Op:
 
     def status(self, backend: str) -> str:
         """Why this backend's module cannot be imported; empty if it can. For ``fastlip doctor``."""
+        if _is_traced():
+            _import_backends(self.name)
         if backend in self.modules:
             return ""
         if backend not in self.backends:
@@ -95,6 +100,13 @@ class Op:
     def define(self, schema: str, **autograd: Callable[..., Any]) -> Operator:
         """Registers an operator ``fastlip::<name>`` whose last argument is ``str backend``."""
         return Operator(self, schema, **autograd)
+
+
+@torch.compiler.assume_constant_result
+def _import_backends(op_name: str) -> None:
+    """Imports what can be imported. Tracing keeps seeing ``modules`` as it was when it first looked there."""
+    for backend in registered[op_name].backends:
+        _import_backend(op_name, backend)
 
 
 @torch.compiler.assume_constant_result
@@ -142,7 +154,7 @@ class Operator:
         self.apply: Callable[..., Tensor] = getattr(super(torch.autograd.Function, function), "apply")  # noqa: B009
 
     def __call__(self, *arguments: Any) -> Tensor:
-        if _is_compiling() or not _is_plain(arguments):
+        if _is_traced() or not _is_plain(arguments):
             outputs = self.packet(*arguments)
         elif _is_grad_enabled() and _any_requires_grad(arguments):
             return self.apply(*arguments)

@@ -26,6 +26,7 @@
 
 #define __global__
 #define __device__
+#define __host__
 #define __shared__ static thread_local
 #define __launch_bounds__(...)
 
@@ -97,6 +98,7 @@ struct Block {
   ucontext_t scheduler;
   void* fiber;
   char* finished;  // sync object: the launch's end
+  std::unique_ptr<char[]> shared;
   unsigned waits = 0;
 };
 
@@ -172,6 +174,8 @@ FASTLIP_UNTRACKED inline bool step(Block* block) {
   return alive;
 }
 
+FASTLIP_UNTRACKED inline char* dynamic_shared() { return running->block->shared.get(); }
+
 inline void prepare(Lane& lane) {
   lane.stack.reset(new char[kStackBytes]);
   lane.fiber = tsan::create();
@@ -198,8 +202,8 @@ inline void run_block(Block& block, unsigned index) {
   for (Lane& lane : block.lanes) tsan::destroy(lane.fiber);
 }
 
-// kernel<<<blocks, threads>>>
-inline void run(unsigned blocks, unsigned threads, const std::function<void()>& kernel) {
+// kernel<<<blocks, threads, shared>>>
+inline void run(unsigned blocks, unsigned threads, const std::function<void()>& kernel, size_t shared = 0) {
   char finished = 0;
   if (threads > kMaxThreads) fail("more than 1024 threads per block");
   // All blocks live until the end: freed stacks would be reused, which TSan would report as a race.
@@ -212,6 +216,7 @@ inline void run(unsigned blocks, unsigned threads, const std::function<void()>& 
     block.lanes = std::vector<Lane>(threads);
     block.warps = std::vector<Warp>((threads + kWarp - 1) / kWarp);
     block.finished = &finished;
+    block.shared.reset(new char[shared]);
     std::thread(run_block, std::ref(block), index).join();
   }
   tsan::acquire(&finished);

@@ -5,6 +5,7 @@ import hashlib
 import shutil
 import struct
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SHIM = ROOT / "tests" / "cuda_shim"
 SOURCES = [*sorted((ROOT / "csrc").glob("*/*_cuda.cu")), SHIM / "selftest_cuda.cu"]
-FLAGS = ["-std=c++20", "-O1", "-g", "-fPIC", "-Icsrc", "-Itests/cuda_shim"]
+FLAGS = ["-std=c++20", "-g1", "-fPIC", "-Icsrc", "-Itests/cuda_shim"]
 FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 OPS = [source.parent.name for source in SOURCES[:-1]]
 
@@ -28,9 +29,16 @@ def build(name, *options):
     target = folder / name
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        files = ["-x", "c++", *SOURCES, ROOT / "csrc/common/runtime.cpp", SHIM / "driver.cpp"]
+        files = [*SOURCES, ROOT / "csrc/common/runtime.cpp", SHIM / "driver.cpp"]
+        objects = [folder / f"{name}.{path.stem}.o" for path in files]
+        commands = [
+            [compiler, *FLAGS, *options, "-c", "-x", "c++", path, "-o", target]
+            for path, target in zip(files, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda command: subprocess.run(command, cwd=ROOT, check=True), commands))
         partial = folder / f"{name}.partial"
-        subprocess.run([compiler, *FLAGS, *options, *files, "-o", partial], cwd=ROOT, check=True)
+        subprocess.run([compiler, *FLAGS, *options, *objects, "-o", partial], cwd=ROOT, check=True)
         partial.rename(target)
     return target
 

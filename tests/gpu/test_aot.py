@@ -50,7 +50,13 @@ def test_a_triton_kernel_that_spills_is_reported(compiler):
     assert "local memory" in usage.problem()
 
 
-@pytest.mark.parametrize("source", check_kernels.cuda_sources(), ids=lambda path: path.stem)
+def cuda_sources():
+    """Cayley's many instances take nvcc 15 s."""
+    for path in check_kernels.cuda_sources():
+        yield pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem == "cayley_cuda" else ())
+
+
+@pytest.mark.parametrize("source", [*cuda_sources()])
 def test_cuda_kernels_do_not_spill(source, nvcc):
     usages = check_kernels.cuda_usage(nvcc, source, "sm_90a", "-Werror", "all-warnings")
     assert usages

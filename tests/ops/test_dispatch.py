@@ -76,6 +76,24 @@ for name in {hidden.split(",")!r}:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("backend", ["auto", "native"])
+def test_the_first_call_of_all_can_be_a_compiled_one(backend):
+    """Backends are imported and kernels found while the call is traced: no part of the graph or of its guards."""
+    if OP.status("native"):
+        pytest.skip(OP.status("native"))
+    code = f"""
+import torch, fastlip
+from fastlip.ops.maxmin import OP
+x = torch.randn(3, 4)
+compiled = torch.compile(lambda x: fastlip.ops.maxmin(x, backend={backend!r}), fullgraph=True, backend="eager")
+y = compiled(x)
+assert "native" in OP.modules
+assert torch.equal(y, fastlip.ops.maxmin(x, backend="reference"))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_an_op_call_enters_few_python_functions():
     # What benchmarks/bench_dispatch.py times: a count does not depend on how busy the machine is.
     if OP.status("native"):

@@ -6,6 +6,7 @@ import torch
 from fastlip import ops
 from fastlip.ops import _channels_last
 from fastlip.ops.conv_chain import OP
+from fastlip.ops.sdp_residual import folded
 
 X, FIRST, SECOND = (2, 4, 5, 5), (6, 4, 3, 3), (4, 6, 3, 3)
 
@@ -19,10 +20,13 @@ def count(monkeypatch):
     return seen
 
 
-@pytest.fixture(autouse=True)
-def native():
-    if reason := OP.status("native"):
+@pytest.fixture(params=["native", "triton"])
+def backend(request):
+    """Triton's turn comes in its interpreter: tests/gpu/test_interpreter.py runs this file there."""
+    x = torch.zeros(X)
+    if reason := OP.why_not(request.param, x, [torch.zeros(FIRST)], [None], [], "zeros", (1, 1), "adjacent"):
         pytest.skip(reason)
+    return request.param
 
 
 def random(shape):
@@ -45,9 +49,9 @@ def gradients(function, backend, tensors, wanted):
 
 
 @pytest.mark.parametrize("wanted", [[0], [0, 1], [2], [3, 4], [5], [0, 6], [0, 1, 2, 3, 4, 5, 6]], ids=str)
-def test_conv_chain(wanted, count):
+def test_conv_chain(wanted, count, backend):
     tensors = [random(shape) for shape in (X, FIRST, SECOND, (6,), (4,), (4,), (6,))]
-    found = gradients(chain, "native", tensors, wanted)
+    found = gradients(chain, backend, tensors, wanted)
     expected = gradients(chain, "reference", tensors, wanted)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
@@ -55,10 +59,19 @@ def test_conv_chain(wanted, count):
 
 
 @pytest.mark.parametrize("wanted", [[0], [1], [2], [3], [0, 2], [0, 1, 2, 3]], ids=str)
-def test_sdp_residual(wanted, count):
+def test_sdp_residual(wanted, count, backend):
     tensors = [random(X), random(FIRST), random((6,)), random((6,)).abs()]
-    found = gradients(residual, "native", tensors, wanted)
+    found = gradients(residual, backend, tensors, wanted)
     expected = gradients(residual, "reference", tensors, wanted)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
     assert len(count) == 2 * (1 in wanted)
+
+
+def test_the_folded_second_weight_of_sdp_residual_is_used(backend):
+    x, weight, bias, scale = random(X), random(FIRST), random((6,)), random((6,)).abs()
+    second = folded(weight, scale)
+    y, doubled = (ops.sdp_residual(x, weight, bias, scale, second=w, backend=backend) for w in (second, 2 * second))
+    expected = ops.sdp_residual(x, weight, bias, scale, backend="reference")
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(doubled, 2 * expected - x)

@@ -1,4 +1,4 @@
-"""cayley in C++ (csrc/cayley): real and complex, single and double precision, square and tall matrices."""
+"""cayley in C++ and CUDA (csrc/cayley): real and complex, single and double precision, square and tall matrices."""
 
 from __future__ import annotations
 
@@ -10,31 +10,37 @@ from fastlip.ops.cayley import new_inverse, reference
 
 _native.require()
 
-_FORWARD = {
-    torch.float32: "cayley_forward_float32",
-    torch.float64: "cayley_forward_float64",
-    torch.complex64: "cayley_forward_complex64",
-    torch.complex128: "cayley_forward_complex128",
+_NAMES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.complex64: "complex64",
+    torch.complex128: "complex128",
 }
-_BACKWARD = {dtype: name.replace("forward", "backward") for dtype, name in _FORWARD.items()}
+# The largest n x n matrix that a CUDA block inverts on chip, in at most 163 KB (csrc/cayley/elimination.cuh).
+_LARGEST = {torch.float32: 128, torch.float64: 128, torch.complex64: 128, torch.complex128: 64}
+_RESCUED = 1 << 20  # numbers at a time, of matrices that are transformed again with pivots
 
 
 def supports(M: Tensor) -> str:
     """Empty, or why these kernels cannot run."""
-    name = _FORWARD.get(M.dtype)
-    return _native.missing(name, M.device.type) if name else f"no kernel for dtype {M.dtype}"
+    if M.dtype not in _NAMES:
+        return f"no kernel for dtype {M.dtype}"
+    return "" if _in_workspace(M) else _native.missing(f"cayley_forward_{_NAMES[M.dtype]}", M.device.type)
 
 
 def cayley_forward(M: Tensor) -> tuple[Tensor, Tensor]:
     """Q, and B for tall M (empty for square M)."""
     M = _plain(M)
     Q, B = torch.empty_like(M), new_inverse(M)
-    batch, rows, columns = _sizes(M)
-    failed = torch.empty(batch, dtype=torch.bool)
-    inverse = B.data_ptr() if rows > columns else 0
-    _native.launch(
-        _FORWARD[M.dtype], M.device, M.data_ptr(), Q.data_ptr(), inverse, failed.data_ptr(), batch, rows, columns
-    )
+    batch, rows, columns = sizes = _sizes(M)
+    failed = torch.empty(batch, dtype=torch.bool, device=M.device)
+    addresses = M.data_ptr(), Q.data_ptr(), B.data_ptr() if rows > columns else 0, failed.data_ptr()
+    if _in_workspace(M):
+        name = f"cayley_workspace_forward_{_NAMES[M.dtype]}"
+        memory, largest, slots = _forward_workspace(M)
+        _native.launch(name, M.device, *addresses, memory.data_ptr(), memory.nbytes, *sizes, largest, slots)
+        return Q, B
+    _native.launch(f"cayley_forward_{_NAMES[M.dtype]}", M.device, *addresses, *sizes)
     if failed.any():
         _repair(M, Q, B, failed.view(M.shape[:-2]))
     return Q, B
@@ -46,9 +52,33 @@ def cayley_backward(gradient: Tensor, Q: Tensor | None, M: Tensor | None, B: Ten
     result = torch.empty_like(gradient)
     saved = [None if tensor is None else _plain(tensor) for tensor in (Q, M, B)]
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in saved]
-    name = _BACKWARD[gradient.dtype]
-    _native.launch(name, gradient.device, gradient.data_ptr(), *addresses, result.data_ptr(), *_sizes(gradient))
+    sizes = batch, _, columns = _sizes(gradient)
+    name, memory = "cayley_backward", ()
+    if _in_workspace(gradient):
+        workspace = gradient.new_empty(2 * batch * columns**2)
+        name, memory = "cayley_workspace_backward", (workspace.data_ptr(), workspace.nbytes)
+    name = f"{name}_{_NAMES[gradient.dtype]}"
+    _native.launch(name, gradient.device, gradient.data_ptr(), *addresses, result.data_ptr(), *memory, *sizes)
     return result
+
+
+def _in_workspace(M: Tensor) -> bool:
+    """Whether the kernels are those that take their memory from the caller: CUDA's."""
+    return not _native.missing(f"cayley_workspace_forward_{_NAMES[M.dtype]}", M.device.type)
+
+
+def _forward_workspace(M: Tensor) -> tuple[Tensor, int, int]:
+    """Memory, the largest matrix to invert on chip, and how many can be rescued at a time (cayley_cuda.cu)."""
+    batch, rows, n = _sizes(M)
+    extra = rows - n
+    wide = torch.complex128 if M.is_complex() else torch.float64
+    working = wide if extra else M.dtype
+    slots = min(batch, max(1, _RESCUED // ((2 * n + rows) * n)))
+    bytes_needed = slots * ((2 * n + rows) * n * wide.itemsize + 8 * n)
+    if extra or n > _LARGEST[working]:
+        numbers = n * n + n * n // 2 + 2 * extra * n + 3 * n + extra
+        bytes_needed += batch * numbers * working.itemsize
+    return torch.empty(bytes_needed, dtype=torch.uint8, device=M.device), _LARGEST[working], slots
 
 
 def _repair(M: Tensor, Q: Tensor, B: Tensor, failed: Tensor) -> None:

@@ -13,7 +13,7 @@ from fastlip.ops.conv_chain import reference
 from fastlip.ops.maxmin import PAIRINGS
 
 PADDING_MODES = ("circular", "zeros")
-OP = Op("conv_chain", backends=("native",))
+OP = Op("conv_chain")
 
 
 def conv_chain(
@@ -44,7 +44,7 @@ def conv_chain(
             even kernel's padding comes after the image.
         dilation: as in ``torch.nn.functional.conv2d``, of every layer.
         pairing: of MaxMin, ``"adjacent"`` or ``"halves"`` as in ``fastlip.ops.maxmin``, or ``"none"``: no activation.
-        backend: ``"auto"``, ``"reference"`` or ``"native"``.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
         (n, c_L, h, w), by the kernels in channels-last format.
@@ -99,12 +99,15 @@ def _check(
     return dilation[0], dilation[1]
 
 
-def mask_shape(x: Tensor, channels: int, pairing: str) -> tuple[int, int]:
-    """(rows, bytes) of a layer's bit mask (csrc/conv_chain): adjacent pairs of even channels run through a row."""
+def mask_shape(x: Tensor, channels: int, pairing: str, backend: str) -> tuple[int, int]:
+    """(rows, bytes) of a layer's bit mask. In C++ adjacent pairs of even channels run through a row.
+
+    Otherwise every pixel begins a byte.
+    """
     n, _, height, width = x.shape
     if pairing == "none":
         return n * height, 0
-    through = pairing == "adjacent" and channels % 2 == 0
+    through = backend == "native" and pairing == "adjacent" and channels % 2 == 0
     return n * height, (width * channels // 2 + 7) // 8 if through else width * ((channels // 2 + 7) // 8)
 
 
@@ -112,11 +115,11 @@ _Kept = tuple[Tensor, list[Tensor], list[Tensor]]
 
 
 def _fake_forward(x: Tensor, weights: list[Tensor], *rest: Any) -> _Kept:
-    _, _, keep, _, _, pairing, _ = rest
+    _, _, keep, _, _, pairing, backend = rest
     n, _, height, width = x.shape
     shapes = [(n, weight.shape[0], height, width) for weight in weights]
     outputs = [torch.empty_like(x.new_empty(shape), memory_format=torch.channels_last) for shape in shapes]
-    masks = [x.new_empty(mask_shape(x, weight.shape[0], pairing), dtype=torch.uint8) for weight in weights]
+    masks = [x.new_empty(mask_shape(x, weight.shape[0], pairing, backend), dtype=torch.uint8) for weight in weights]
     return outputs[-1], outputs[:-1] if keep else [], masks if keep else []
 
 

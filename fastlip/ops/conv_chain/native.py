@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fastlip.ops import _channels_last as images
 from fastlip.ops import _native
-from fastlip.ops.conv_chain import mask_shape, scaled
+from fastlip.ops._padding import Pads
+from fastlip.ops.conv_chain import layers, mask_shape, scaled
 
 _native.require()
 
@@ -24,7 +25,7 @@ def supports(
     pairing: str,
 ) -> str:
     """Empty, or why these kernels cannot run."""
-    return images.refuse(x, [*biases, *scales], weights, padding_mode, dilation)
+    return images.refuse(x, [*biases, *scales], weights, padding_mode, dilation) or images.missing(x)
 
 
 def conv_chain_forward(
@@ -38,21 +39,7 @@ def conv_chain_forward(
     pairing: str,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """The last output, and if they are to be kept those before it and the bits of every MaxMin."""
-    weights = scaled(weights, scales)
-    frames = [images.frame_of(weight, dilation, padding_mode) for weight in weights]
-    framed = images.framed(x.contiguous(memory_format=images.LAST), frames[0])
-    outputs, masks = [], []
-    for weight, bias, frame in zip(weights, biases, [*frames[1:], images.NO_FRAME], strict=True):
-        y = images.convolve(framed, weight, dilation, padding_mode)
-        y, framed, address = images.outputs_of(y, frame)
-        mask = torch.empty(mask_shape(x, weight.shape[0], pairing), dtype=torch.uint8)
-        bias = bias.contiguous()
-        plain = y.data_ptr() if keep or not address else 0
-        addresses = y.data_ptr(), bias.data_ptr(), 0, plain, address, mask.data_ptr()
-        images.launch("conv_chain_forward", y, *addresses, images.ACTIVATIONS[pairing], frame=frame)
-        outputs.append(y)
-        masks.append(mask)
-    return outputs[-1], outputs[:-1] if keep else [], masks if keep else []
+    return layers.forward(Passes(), x, scaled(weights, scales), biases, keep, padding_mode, dilation, pairing)
 
 
 def conv_chain_backward(
@@ -69,25 +56,41 @@ def conv_chain_backward(
     pairing: str,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """The gradients of x (without values unless needed), of the kernels and of the biases (empty unless needed)."""
-    inputs = [x.contiguous(memory_format=images.LAST), *between]
-    gradient = gradient.contiguous(memory_format=images.LAST)
-    weight_gradients, bias_gradients = [], []
-    for i in reversed(range(len(kernels))):
-        kernel = kernels[i]
-        frame = images.opposite(images.frame_of(kernel, dilation, padding_mode))
-        # Without a frame the pass writes a plain image.
-        framed = images.empty_frame(gradient, frame)
-        addresses = (0, framed.data_ptr()) if any(frame) else (framed.data_ptr(), 0)
-        bias_gradient = gradient.new_empty(kernel.shape[0] if needs_biases[i] else 0)
-        address = bias_gradient.data_ptr() if needs_biases[i] else 0
-        addresses = gradient.data_ptr(), masks[i].data_ptr(), *addresses, address
+    needs = needs_x, needs_kernels, needs_biases
+    return layers.backward(Passes(), gradient, x, kernels, between, masks, *needs, padding_mode, dilation, pairing)
+
+
+class Passes:
+    """The passes in C++: of z or the gradient, the plain result is written in place."""
+
+    def frame(self, x: Tensor, frame: Pads) -> Tensor:
+        """x with its frame."""
+        return images.framed(x, frame)
+
+    def activate(
+        self, z: Tensor, bias: Tensor | None, residual: Tensor | None, pairing: str, frame: Pads, keep: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """y = maxmin(z + bias) or maxmin(residual - z), y with its frame, and the bits; y only if it is kept."""
+        y, framed, address = images.outputs_of(z, frame)
+        mask = torch.empty(mask_shape(z, z.shape[1], pairing, "native"), dtype=torch.uint8)
+        plain = y.data_ptr() if keep or not address else 0
+        others = [0 if other is None else other.data_ptr() for other in (bias, residual)]
+        addresses = z.data_ptr(), *others, plain, address, mask.data_ptr()
+        images.launch("conv_chain_forward", z, *addresses, images.ACTIVATIONS[pairing], frame=frame)
+        return y, framed, mask
+
+    def deactivate(
+        self, gradient: Tensor, mask: Tensor, pairing: str, frame: Pads, keep: bool, sums: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient before MaxMin (only if kept), the same with its frame, its sums per channel (if wanted)."""
+        if any(frame):
+            framed = images.empty_frame(gradient, frame)
+            plain = torch.empty_like(gradient) if keep else gradient
+            addresses = plain.data_ptr() if keep else 0, framed.data_ptr()
+        else:
+            plain = framed = torch.empty_like(gradient)
+            addresses = plain.data_ptr(), 0
+        total = gradient.new_empty(gradient.shape[1] if sums else 0)
+        addresses = gradient.data_ptr(), mask.data_ptr(), *addresses, total.data_ptr() if sums else 0
         images.launch("conv_chain_backward", gradient, *addresses, images.ACTIVATIONS[pairing], frame=frame)
-        adjoint = images.adjoint(kernel)
-        arguments = inputs[i], framed, adjoint, dilation, padding_mode
-        bar = images.adjoint_weight_gradient(*arguments) if needs_kernels[i] else kernel.new_empty(0)
-        weight_gradients.append(bar)
-        bias_gradients.append(bias_gradient)
-        if needs_x or i > 0:
-            gradient = images.convolve(framed, adjoint, dilation, padding_mode)
-    x_gradient = gradient if needs_x else torch.empty_like(inputs[0])
-    return x_gradient, weight_gradients[::-1], bias_gradients[::-1]
+        return plain, framed, total

@@ -14,7 +14,7 @@ from fastlip.ops.maxmin import PAIRINGS, maxmin
 from fastlip.ops.sdp_residual import reference
 
 PADDING_MODES = ("zeros", "circular")
-OP = Op("sdp_residual", backends=("native",))
+OP = Op("sdp_residual")
 
 
 def sdp_residual(
@@ -55,7 +55,7 @@ def sdp_residual(
         recompute: whether the kernels compute h = relu(W x + b) again in the backward, which costs one more
             convolution, or keep it beside x. None: only for 1x1 kernels, where it is cheap. No effect on results.
         second: what :func:`folded` makes of weight and scale, if it is at hand; has no gradient of its own.
-        backend: ``"auto"``, ``"reference"`` or ``"native"``.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
         y of x's shape. Under autocast both products run in its dtype.
@@ -122,8 +122,8 @@ def _fake_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = (0, 0, 0, 0) if recompute else (x.shape[0], weight.shape[0], *x.shape[2:])
     h = torch.empty_like(x.new_empty(shape), memory_format=torch.channels_last)
-    _, _, pairing, _ = options
-    mask = x.new_empty(mask_shape(x, x.shape[1], pairing), dtype=torch.uint8)
+    _, _, pairing, backend = options
+    mask = x.new_empty(mask_shape(x, x.shape[1], pairing, backend), dtype=torch.uint8)
     return torch.empty_like(x, memory_format=torch.channels_last), h, mask
 
 

@@ -31,7 +31,7 @@ __all__ = [
     "unique_frequencies",
 ]
 
-OP = Op("spectral_conv", backends=("native",))
+OP = Op("spectral_conv")
 ACTIVATIONS = {"none": 0, "relu": 1, "maxmin": 2}  # as csrc/spectral_conv/finish.h numbers them
 
 
@@ -57,7 +57,7 @@ def spectral_conv(
         bias: (cout,).
         torus: (height, width) of the circular image, at least that of x, which is the default.
         groups: as in ``torch.nn.functional.conv2d``.
-        backend: ``"auto"``, ``"reference"`` or ``"native"``.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
         (n, cout, h, w) or (cout, h, w), in the dtype of x, or that of ``conv2d`` under autocast. Kernels keep the

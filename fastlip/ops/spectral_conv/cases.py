@@ -71,6 +71,7 @@ CASES = {
     "torus_s32_34_channels_last": _case(2, 17, 16, (32, 32), (34, 34), layout="channels_last"),
     "torus_s3x5_to_10x7": _case(3, 4, 5, (3, 5), (10, 7)),
     "groups": _case(3, 12, 20, (5, 4), groups=4),
+    "groups_s3x2": _case(2, 4, 6, (3, 2), groups=2),
     "groups_of_17_channels_last": _case(3, 34, 36, (6, 6), groups=2, layout="channels_last"),
     "depthwise_torus": _case(3, 8, 8, (4, 3), (6, 5), groups=8),
     "c130_s2": _case(9, 130, 136, (2, 2)),
