@@ -57,7 +57,7 @@ def test_radii_follow_the_formula(trained, digits):
     torch.testing.assert_close(found.margins, margins, rtol=0, atol=1e-6)
     bound = fastlip.audit(model, SHAPE).bound
     assert found.lipschitz == bound
-    expected = margins.clamp_min(0) / (math.sqrt(2) * bound)
+    expected = found.margins.clamp_min(0) / (math.sqrt(2) * bound)
     assert (found.radii <= expected + 1e-9).all()
     assert (found.radii >= expected - 2 * found.rounding / bound - 1e-9).all()
     assert found.accuracy == (logits.argmax(1) == labels).double().mean().item() > 0.7

@@ -40,7 +40,7 @@ def start_ranks(function, *arguments, size=2, folder="."):
     ]
 
 
-def join(processes, timeout=400):
+def join(processes, timeout=200):
     """Their exit codes."""
     for process in processes:
         process.join(timeout)
