@@ -72,8 +72,12 @@ def _status(op: str, backend: str) -> str:
         return reason
     if backend == "triton":
         return "" if torch.cuda.is_available() else "importable, but there is no GPU that torch can use"
+    # A native backend may be made of another op's kernels, or of torch's products alone.
+    prefix = getattr(registered[op].modules[backend], "KERNELS", f"{op}_")
+    if not prefix:
+        return ""
     try:
         kernels = _native.library("cpu").kernels
     except ImportError as error:
         return str(error)
-    return "" if any(name.startswith(f"{op}_") for name in kernels) else f"{op} is not in the built extension"
+    return "" if any(name.startswith(prefix) for name in kernels) else f"{op} is not in the built extension"

@@ -25,12 +25,12 @@ constexpr double kX4 = (-271 + 29 * kRoot) / (315 * kX3), kX5 = 11 * (-1 + kRoot
 constexpr double kX6 = 11 * (-9 + kRoot) / (5040 * kX3), kX7 = (89 - kRoot) / (5040 * kX3 * kX3);
 constexpr double kY0 = 1, kY1 = 1, kY2 = (857 - 58 * kRoot) / 630;
 
-// Up to this norm the remainder, norm⁹ / 9!, is half a rounding; and beyond so many squarings, which double errors,
-// another method is more accurate.
+// Up to this norm the remainder, norm⁹ / 9!, is half a rounding. Squarings double errors: beyond so many of them another
+// precision or method is more accurate.
 template <class T>
 constexpr double kLargestNorm = sizeof(T) == 4 ? 0.6 : 0.065;
 template <class T>
-constexpr int kMostSquarings = sizeof(T) == 4 ? 4 : 8;
+constexpr int kMostSquarings = sizeof(T) == 4 ? 2 : 8;
 
 template <class T, bool complex>
 struct Term {
@@ -110,7 +110,11 @@ class Exponential {
     subtract_adjoint(a_, n_);
     combine(a_, n_, {{0.5, a_}}, 0);
     product(a2_, a_, a_);
-    double bound = std::sqrt(frobenius_norm(a2_));  // ‖A‖² = ‖A²‖, for A is normal
+    double bound = std::sqrt(frobenius_norm(a2_));  // ‖A‖² = ‖A²‖, for A is normal: at most n^(1/4) too large
+    if (bound > kLargestNorm<T>) {                  // a product more may save squarings: at most n^(1/8) too large
+      product(a4_, a2_, a2_);
+      bound = std::min(bound, std::sqrt(std::sqrt(frobenius_norm(a4_))));
+    }
     for (squarings_ = 0; bound > kLargestNorm<T> && squarings_ < kMostSquarings<T>; ++squarings_) bound /= 2;
     if (!(bound <= kLargestNorm<T>)) return false;
     if (squarings_ > 0) {

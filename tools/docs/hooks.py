@@ -109,7 +109,9 @@ def _step_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
         by_method.setdefault(row["method"], {})[row["contestant"]] = row
     for method, found in sorted(by_method.items(), key=lambda item: item[1]["fused"]["train"]):
         cells = [_cell(found, column) for column in ("train", "evaluate", "saved")]
-        yield f"| {method.upper() if len(method) < 5 else method.title()} | {' | '.join(cells)} |"
+        name, _, options = method.partition(" ")
+        name = name.upper() if len(name) < 5 else name.title()
+        yield f"| {name} {f'`{options}`' if options else ''} | {' | '.join(cells)} |"
 
 
 def _cell(found: dict[str, dict[str, Any]], column: str) -> str:

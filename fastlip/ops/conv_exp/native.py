@@ -14,6 +14,8 @@ from torch import Tensor
 from fastlip.ops import _channels_last as images
 from fastlip.ops import _native
 
+KERNELS = "conv_chain_"  # the passes between convolutions are conv_chain's
+
 _native.require()
 
 

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+KERNELS = ""  # made of torch's products
+
 _LARGEST_ANGLE = 2.0  # of the series: its terms stay below e^2, and so does what rounding is magnified by
 
 

@@ -42,6 +42,7 @@ CASES = {
     "c3": _case(2, 2, 3, 3, norm=0.01),
     "c5_one_squaring": _case(4, 5, 5, norm=0.5),
     "c17_strided": _case(3, 17, 17, norm=2.4, layout="strided"),
+    "c17_two_squarings": _case(3, 17, 17, norm=1.6),
     "c33_large": _case(2, 33, 33, norm=3.5),
     "c4_too_large": _case(3, 4, 4, norm=50.0),
     "c64": _case(2, 64, 64, norm=2.4),

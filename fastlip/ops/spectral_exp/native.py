@@ -27,12 +27,15 @@ def supports(K_hat: Tensor) -> str:
 
 
 def spectral_exp_forward(K_hat: Tensor) -> Tensor:
-    """exp((K - Kᴴ) / 2)."""
+    """exp((K - Kᴴ) / 2): of large K in double precision, of larger K as the reference."""
     K = _plain(K_hat)
     E, failed = _launch(_FORWARD[K.dtype], K)
     if failed.any():
-        with torch.autocast(K.device.type, enabled=False):
-            E[failed] = reference.spectral_exp(K[failed].to(_wide(K))).to(K.dtype)
+        if K.dtype != _wide(K):
+            E[failed] = spectral_exp_forward(K[failed].to(_wide(K))).to(K.dtype)
+        else:
+            with torch.autocast(K.device.type, enabled=False):
+                E[failed] = reference.spectral_exp(K[failed])
     return E
 
 
@@ -41,9 +44,11 @@ def spectral_exp_backward(gradient: Tensor, K_hat: Tensor) -> Tensor:
     gradient, K = _plain(gradient), _plain(K_hat)
     result, failed = _launch(_BACKWARD[K.dtype], gradient, K)
     if failed.any():
-        factors = reference.decompose(K[failed].to(_wide(K)))
-        exact = reference.exponential_adjoint(gradient[failed].to(_wide(K)), *factors)
-        result[failed] = exact.to(K.dtype)
+        if K.dtype != _wide(K):
+            wide = spectral_exp_backward(gradient[failed].to(_wide(K)), K[failed].to(_wide(K)))
+            result[failed] = wide.to(K.dtype)
+        else:
+            result[failed] = reference.exponential_adjoint(gradient[failed], *reference.decompose(K[failed]))
     return result
 
 
