@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import nn
 
 import fastlip
@@ -18,28 +17,6 @@ from fastlip.attacks.objective import dlr, margins, rivals
 from fastlip.attacks.search import apgd, checkpoints, pgd
 
 QUICK = {"steps": 10, "restarts": 2}
-
-
-@pytest.fixture(scope="module")
-def digits():
-    data = load_digits()
-    images = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
-    return images[:500], torch.tensor(data.target)[:500]
-
-
-@pytest.fixture(scope="module")
-def trained(digits):
-    """A small AOL network after a few steps, in eval mode."""
-    torch.manual_seed(0)
-    model = fastlip.models.lip_conv_net("aol", width=8, image_size=8, in_channels=1, layers_per_block=1).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
-    loss = fastlip.losses.OffsetCrossEntropy(2**1.5 * 36 / 255, 0.25)
-    for _ in range(12):
-        for images, labels in batches(digits, 100):
-            optimizer.zero_grad()
-            loss(model(images), labels).backward()
-            optimizer.step()
-    return model.eval()
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,9 @@ import sys
 
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 
 import fastlip
-from fastlip.cli import main
 from fastlip.models import METHODS
 
 SMALL = ["--width=2", "--layers-per-block=1", "--batch-size=256", "--epochs=2", "--threads=1", "--no-tensorboard"]
@@ -25,20 +23,6 @@ def _process_settings():
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture
-def cli(tmp_path, monkeypatch):
-    """Runs a command in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.exit_code, result.stdout, result.stderr
-
-    return run
 
 
 @pytest.fixture
