@@ -35,8 +35,9 @@ class LipschitzLayer(nn.Module):
     A method implements ``parametrize(*context)``, differentiable, in at least float32; forward asks
     ``effective(*context)`` for its result in the parameters' dtype (complex results as they are). In eval mode,
     when no gradient of a parameter can be asked for, the result is computed once per context and kept until a
-    parameter changes: ``train()``, ``load_state_dict``, ``to()`` and any in-place update (an optimiser step)
-    refresh it. The cache holds no graph, is not in the state dict, and is not pickled or copied.
+    parameter or an option changes: ``train()``, ``load_state_dict``, ``to()``, any in-place update (an optimiser
+    step) and any assignment to an attribute refresh it. The cache holds no graph, is not in the state dict, and is
+    not pickled or copied.
 
     ``orthogonal`` says that with circular padding and as many outputs as inputs the layer is an isometry.
     """
@@ -118,16 +119,16 @@ class LipschitzLayer(nn.Module):
 
     def _stamp(self, sources: Iterable[Tensor]) -> list[Any]:
         # The alias keeps the storage alive, so that its address cannot come back as another tensor's.
-        stamp: list[Any] = [self.backend]
+        stamp: list[Any] = []
         for tensor in sources:
             version = None if tensor.is_inference() else tensor._version
             stamp.append((tensor.detach(), tensor.data_ptr(), version, tensor.dtype, tensor.device))
         return stamp
 
-    def train(self, mode: bool = True) -> LipschitzLayer:
-        """Sets training or evaluation mode, and forgets the evaluation weights."""
-        self._cache.clear()
-        return super().train(mode)
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute, and forgets the evaluation weights: mode, backend and options may decide on them."""
+        super().__setattr__(name, value)
+        self.__dict__.get("_cache", {}).clear()
 
     def _apply(self, *args: Any, **kwargs: Any) -> LipschitzLayer:
         self._cache.clear()
@@ -142,10 +143,10 @@ def _kind(key: tuple[Hashable, ...]) -> str:
 
 
 def _same_stamp(kept: list[Any], current: list[Any]) -> bool:
-    if len(kept) != len(current) or kept[0] != current[0]:
+    if len(kept) != len(current):
         return False
     # A tensor without a version counter (made in inference mode) may have changed unseen.
-    return all(one[1:] == other[1:] and one[2] is not None for one, other in zip(kept[1:], current[1:], strict=True))
+    return all(one[1:] == other[1:] and one[2] is not None for one, other in zip(kept, current, strict=True))
 
 
 class LipschitzLinear(LipschitzLayer):

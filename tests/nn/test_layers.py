@@ -58,6 +58,12 @@ def test_a_state_dict_never_changes_its_keys_and_reloads_exactly(item):
     other.load_state_dict(layer.state_dict())
     torch.testing.assert_close(evaluate(other, x), expected, rtol=0, atol=0)
 
+CHANGES = (
+    (lip.AOLConv2d, "epsilon", 1.0),
+    (lip.SLLConv2d, "epsilon", 1.0),
+    (lip.CayleyConv2d, "raw_weight", nn.Parameter(torch.linspace(-1, 2, 324).view(6, 6, 3, 3))),
+)
+
 
 @every_layer
 def test_loading_into_an_evaluated_model_changes_its_output_at_once(item):
@@ -73,7 +79,7 @@ def test_an_optimiser_step_refreshes_the_cache(item):
     layer, x = make(item)
     before = evaluate(layer, x)
     step(layer, x)
-    layer.training = False  # train() and eval() would clear the cache by themselves
+    vars(layer)["training"] = False  # train(), eval() and any assignment would clear the cache by themselves
     with torch.no_grad():
         after = layer(x)
     assert not torch.equal(after, before)
@@ -87,6 +93,18 @@ def test_an_update_between_two_evaluations_is_seen(item):
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.add_(torch.randn_like(parameter))
+        after = layer(x)
+    assert not torch.equal(after, before)
+    assert torch.equal(after, evaluate(copy.deepcopy(layer), x))
+
+
+@pytest.mark.parametrize(("layer_class", "option", "value"), CHANGES)
+def test_an_option_changed_on_an_evaluated_layer_is_seen(layer_class, option, value):
+    layer = layer_class(6, 6, 3)
+    x = torch.randn(2, 6, 5, 5)
+    before = evaluate(layer, x)
+    setattr(layer, option, value)
+    with torch.no_grad():
         after = layer(x)
     assert not torch.equal(after, before)
     assert torch.equal(after, evaluate(copy.deepcopy(layer), x))
