@@ -140,6 +140,15 @@ def agrees(printed, expected):
     return text.endswith(others[-1]) and len(text) - len(others[-1]) >= position
 
 
+def test_the_ten_lines_certify():
+    namespace = {}
+    run(next(block for block in BLOCKS["README.md"] if block.language == "python"), namespace, "README.md")
+    audit, certificate = namespace["audit"], namespace["certificate"]
+    assert audit.bound <= 1 + 1e-6
+    assert certificate.lipschitz == audit.bound
+    assert namespace["model"](namespace["images"]).shape == (16, 10)
+
+
 def test_outputs_are_compared():
     assert agrees("a  b\nc", "a b c\n")
     assert agrees("layer 1 of 3: 0.99", "layer … of 3: 0.…")
