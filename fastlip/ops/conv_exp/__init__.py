@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastlip.ops._op import Op
-from fastlip.ops.conv_exp import reference
+from fastlip.ops.conv_exp import forms, reference
 from fastlip.ops.conv_exp.truncation import MAX_TERMS, taylor
 
 PADDING_MODES = ("zeros", "circular")
@@ -62,7 +62,8 @@ def conv_exp(
     if chosen == "reference":
         return reference.conv_exp(x, kernel, bias, coefficients, dilation, groups, padding_mode)
     keep = not recompute and torch.is_grad_enabled() and kernel.requires_grad
-    return _forward(x, kernel, bias, coefficients, keep, dilation, padding_mode, chosen)
+    form = forms.choose(x.shape, kernel.shape, terms, padding_mode, x.element_size(), keep)
+    return _forward(x, kernel, bias, coefficients, form, dilation, padding_mode, chosen)
 
 
 def check_terms(name: str, terms: Any) -> int:
@@ -111,12 +112,12 @@ def _check(
 
 
 def _fake_forward(
-    x: Tensor, kernel: Tensor, bias: Any, coefficients: Sequence[float], keep: bool, *_: Any
+    x: Tensor, kernel: Tensor, bias: Any, coefficients: Sequence[float], form: str, *_: Any
 ) -> tuple[Tensor, list[Tensor]]:
     def image() -> Tensor:
         return torch.empty_like(x, memory_format=torch.channels_last)
 
-    return image(), [image() for _ in range(len(coefficients) - 2)] if keep else []
+    return image(), [image() for _ in range(len(coefficients) - 2)] if form == "kept" else []
 
 
 def _fake_backward(gradient: Tensor, x: Tensor | None, kernel: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,8 +126,8 @@ def _fake_backward(gradient: Tensor, x: Tensor | None, kernel: Tensor, *_: Any) 
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
-    x, kernel, bias, coefficients, _, *geometry = inputs
-    ctx.has_bias, ctx.options = bias is not None, (coefficients, *geometry)
+    x, kernel, bias, *ctx.options = inputs
+    ctx.has_bias = bias is not None
     # A frozen kernel's gradient is all that needs x and the sums.
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, kernel, *output[1])
 
@@ -138,7 +139,7 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]
 
 
 _forward = OP.define(
-    "conv_exp_forward(Tensor x, Tensor kernel, Tensor? bias, float[] coefficients, bool keep, int[] dilation,"
+    "conv_exp_forward(Tensor x, Tensor kernel, Tensor? bias, float[] coefficients, str form, int[] dilation,"
     " str padding_mode, str backend) -> (Tensor, Tensor[])",
     fake=_fake_forward,
     setup_context=_save,
@@ -146,6 +147,6 @@ _forward = OP.define(
 )
 _backward = OP.define(
     "conv_exp_backward(Tensor gradient, Tensor? x, Tensor kernel, Tensor[] sums, float[] coefficients,"
-    " int[] dilation, str padding_mode, str backend) -> (Tensor, Tensor, Tensor)",
+    " str form, int[] dilation, str padding_mode, str backend) -> (Tensor, Tensor, Tensor)",
     fake=_fake_backward,
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastlip.ops import _channels_last as images
 from fastlip.ops import _native
+from fastlip.ops.conv_exp import per_frequency
 
 KERNELS = "conv_chain_"  # the passes between convolutions are conv_chain's
 
@@ -41,12 +42,15 @@ def conv_exp_forward(
     kernel: Tensor,
     bias: Tensor | None,
     coefficients: Sequence[float],
-    keep: bool,
+    form: str,
     dilation: Sequence[int],
     padding_mode: str,
 ) -> tuple[Tensor, list[Tensor]]:
     """Y, and if they are to be kept the sums of Horner's rule that are neither x nor y, innermost first."""
     x = x.contiguous(memory_format=images.LAST)
+    if form == "spectral":
+        return per_frequency.forward(x, kernel, bias, coefficients, dilation), []
+    keep = form == "kept"
     kernel = kernel.contiguous(memory_format=images.LAST)
     sums, outermost = [], x
     for plain, framed in _sums(x, kernel, coefficients, keep, dilation, padding_mode):
@@ -64,15 +68,18 @@ def conv_exp_backward(
     kernel: Tensor,
     sums: list[Tensor],
     coefficients: Sequence[float],
+    form: str,
     dilation: Sequence[int],
     padding_mode: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, of the kernel (empty where x was not kept) and of the bias."""
     gradient = gradient.contiguous(memory_format=images.LAST)
+    x = x if x is None else x.contiguous(memory_format=images.LAST)
+    if form == "spectral":
+        return per_frequency.backward(gradient, x, kernel, coefficients, dilation)
     inputs = []
     if x is not None:
-        x = x.contiguous(memory_format=images.LAST)
-        if len(sums) < len(coefficients) - 2:
+        if form == "recomputed":
             last = kernel.contiguous(memory_format=images.LAST)
             inputs = [plain for plain, _ in _sums(x, last, coefficients, True, dilation, padding_mode)]
         else:
