@@ -7,48 +7,43 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastlip.ops.conv_exp.polynomial import polynomial, polynomial_adjoint
+from fastlip.ops.conv_exp.polynomial import polynomial, polynomial_adjoint, polynomial_and_factors
 from fastlip.ops.spectral_conv import native, own_frequencies
-from fastlip.ops.spectral_conv.frequencies import COMPLEX, kernel_spectrum, kernel_spectrum_adjoint
+from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum, kernel_spectrum_adjoint
+
 
 def forward(
     x: Tensor, kernel: Tensor, bias: Tensor | None, coefficients: Sequence[float], dilation: Sequence[int]
 ) -> Tensor:
     """Y, in the memory format of x."""
     size = x.shape[2], x.shape[3]
-    Q = _series(_matrices(kernel, size, dilation), coefficients)
+    Q = torch.cat([polynomial(K, coefficients) for K in _matrices(kernel, size, dilation)])
     return native.spectral_conv_forward(x, Q, bias, size, 1)
 
 
 def backward(
-    gradient: Tensor,
-    x: Tensor | None,
-    kernel: Tensor,
-    coefficients: Sequence[float],
-    dilation: Sequence[int],
+    gradient: Tensor, x: Tensor | None, kernel: Tensor, coefficients: Sequence[float], dilation: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, of the kernel (empty where x was not kept) and of the bias; matrices are computed again."""
     size = gradient.shape[2], gradient.shape[3]
     matrices = _matrices(kernel, size, dilation)
-    Q = _series(matrices, coefficients)
-    wanted = [True, x is not None, True]
-    images = gradient if x is None else x
+    results = [polynomial_and_factors(K, coefficients) for K in matrices]
+    Q = torch.cat([Q for Q, _ in results])
+    images, wanted = gradient if x is None else x, [True, x is not None, True]
     x_gradient, Q_gradient, bias_gradient = native.spectral_conv_backward(gradient, images, Q, size, 1, wanted)
     if x is None:
         return x_gradient, kernel.new_empty((0, 0, 0, 0)), bias_gradient
     own = len(matrices[0])
-    parts = zip(matrices, (Q_gradient[:own].real.contiguous(), Q_gradient[own:]), strict=True)
-    of_spectrum = torch.cat([polynomial_adjoint(part, of_part, coefficients).to(Q.dtype) for part, of_part in parts])
-    return x_gradient, kernel_spectrum_adjoint(of_spectrum, kernel.shape, size, dilation), bias_gradient
+    of_Q = Q_gradient[:own].real.contiguous(), Q_gradient[own:]
+    of_K = [
+        polynomial_adjoint(K, factors, part, coefficients)
+        for K, (_, factors), part in zip(matrices, results, of_Q, strict=True)
+    ]
+    return x_gradient, kernel_spectrum_adjoint(torch.cat(of_K), kernel.shape, size, dilation), bias_gradient
 
 
-def _matrices(kernel: Tensor, size: tuple[int, int], dilation: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Those of K at self-conjugate frequencies, real, and at the others."""
+def _matrices(kernel: Tensor, size: Size, dilation: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Those of K at self-conjugate frequencies, which are real, and at the others."""
     spectrum = kernel_spectrum(kernel, size, (dilation[0], dilation[1]))
     own = own_frequencies(size)
     return spectrum[:own].real.contiguous(), spectrum[own:]
-
-
-def _series(matrices: tuple[Tensor, Tensor], coefficients: Sequence[float]) -> Tensor:
-    dtype = COMPLEX[matrices[0].dtype]
-    return torch.cat([polynomial(part, coefficients).to(dtype) for part in matrices])

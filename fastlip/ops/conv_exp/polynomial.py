@@ -18,52 +18,51 @@ def products_of(degree: int) -> int:
 
 def polynomial(M: Tensor, coefficients: Sequence[float]) -> Tensor:
     """sum_t c_t M^t of matrices (n, c, c), real or complex, of degree 1 or more."""
+    return polynomial_and_factors(M, coefficients)[0]
+
+
+def polynomial_and_factors(M: Tensor, coefficients: Sequence[float]) -> tuple[Tensor, list[Tensor]]:
+    """The polynomial, and for its adjoint S and what S is multiplied with, innermost first."""
     if len(coefficients) == 2:
-        return _linear(M, *coefficients)
+        return _linear(M, coefficients), []
     S = M @ M
-    inner, *others = reversed(_pairs(coefficients))
-    total = _innermost(M, S, inner)
+    inner, *others = reversed(_groups(coefficients))
+    total = _linear(M, inner[:2])
+    if len(inner) == 3:
+        total.add_(S, alpha=inner[2])
+    factors = [S]
     for pair in others:
-        total = torch.baddbmm(_linear(M, *pair), S, total)
-    return total
+        factors.append(total)
+        total = torch.baddbmm(_linear(M, pair), S, total)
+    return total, factors
 
 
-def polynomial_adjoint(M: Tensor, gradient: Tensor, coefficients: Sequence[float]) -> Tensor:
+def polynomial_adjoint(M: Tensor, factors: list[Tensor], gradient: Tensor, coefficients: Sequence[float]) -> Tensor:
     """The gradient of M from that of the polynomial."""
-    if len(coefficients) == 2:
+    if not factors:
         return gradient * coefficients[1]
-    adjoint = _adjoint(M)
-    S, S_adjoint = M @ M, adjoint @ adjoint
-    inner, *others = reversed(_pairs(coefficients))
-    totals = [_innermost(M, S, inner)]
-    for pair in others[:-1]:
-        totals.append(torch.baddbmm(_linear(M, *pair), S, totals[-1]))
-    M_gradient = torch.zeros_like(M)
-    S_gradient = torch.zeros_like(M)
-    for pair, total in zip(reversed(others), reversed(totals), strict=False):  # degree 2 has no product but the square
+    M_adjoint, S_adjoint = _adjoint(M), _adjoint(factors[0])
+    inner, *others = reversed(_groups(coefficients))
+    M_gradient, S_gradient = torch.zeros_like(M), torch.zeros_like(M)
+    for total, pair in zip(reversed(factors[1:]), reversed(others), strict=True):
         M_gradient.add_(gradient, alpha=pair[1])
         S_gradient.baddbmm_(gradient, _adjoint(total))
         gradient = S_adjoint @ gradient
     M_gradient.add_(gradient, alpha=inner[1])
     if len(inner) == 3:
         S_gradient.add_(gradient, alpha=inner[2])
-    return M_gradient.baddbmm_(S_gradient, adjoint).baddbmm_(adjoint, S_gradient)
+    return M_gradient.baddbmm_(S_gradient, M_adjoint).baddbmm_(M_adjoint, S_gradient)
 
 
-def _pairs(coefficients: Sequence[float]) -> list[tuple[float, ...]]:
+def _groups(coefficients: Sequence[float]) -> list[Sequence[float]]:
     """(c_0, c_1), (c_2, c_3), ...; the last has three elements where their number is odd."""
-    ends = [*range(2, len(coefficients) - 1, 2), len(coefficients)]
-    return [tuple(coefficients[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+    begins = range(0, len(coefficients) - 1, 2)
+    return [*(coefficients[begin : begin + 2] for begin in begins[:-1]), coefficients[begins[-1] :]]
 
 
-def _innermost(M: Tensor, S: Tensor, coefficients: Sequence[float]) -> Tensor:
-    total = _linear(M, *coefficients[:2])
-    return total.add_(S, alpha=coefficients[2]) if len(coefficients) == 3 else total
-
-
-def _linear(M: Tensor, constant: float, factor: float) -> Tensor:
-    total = M * factor
-    total.diagonal(dim1=-2, dim2=-1).add_(constant)
+def _linear(M: Tensor, coefficients: Sequence[float]) -> Tensor:
+    total = M * coefficients[1]
+    total.diagonal(dim1=-2, dim2=-1).add_(coefficients[0])
     return total
 
 
