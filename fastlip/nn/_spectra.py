@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastlip import ops
 from fastlip.ops._padding import same_pads
-from fastlip.ops.spectral_conv import OP, FixedSpectrum, fix_spectrum, kernel_spectrum, spectral_conv_fixed
+from fastlip.ops.spectral_conv import OP, FixedSpectrum, costs, fix_spectrum, kernel_spectrum, spectral_conv_fixed
 
 if TYPE_CHECKING:
     from fastlip.nn._conv import LipschitzConv2d
@@ -17,31 +17,21 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 
 _DTYPES = (torch.float32, torch.float64)
-# What else a convolution through its spectrum costs, in multiply-adds: the transforms, for each pixel of the torus in
-# each channel, and reading a number of the spectrum. Fitted to (c, side) = (32, 32), (64, 16), (128, 8), (256, 4) at
-# batch 64, on the image's torus and on the next larger one, on two cores with AVX-512.
-_TRANSFORM = 130
-_READ = 30
 _LARGEST_SPECTRUM = 32 << 20  # bytes
-_LARGEST_FACTOR = 17  # of a side of the torus: transforms of larger primes are slow
 
 
 def torus_for(layer: LipschitzConv2d, x: Tensor, channels: Size) -> Size | None:
     """The torus on which evaluation applies the layer's kernel of (inputs, outputs) channels to x, or None: conv2d.
 
     Only where nothing is differentiated, the kernel is fixed and moves on by one pixel, x has its dtype, and
-    :func:`is_cheaper`. The torus is the image's with circular padding; zero padding needs only as many zeros behind
-    the image as the kernel reads before or after it.
+    :func:`is_cheaper`.
     """
     if layer.stride != (1, 1) or layer.kernel_size == (1, 1) or not is_fixed(layer, x):
         return None
     if layer.pads != same_pads(layer.kernel_size, layer.dilation):
         return None
     image = x.shape[-2], x.shape[-1]
-    torus = image
-    if layer.padding_mode == "zeros":
-        left, right, top, bottom = layer.pads
-        torus = _enlarged(image[0], max(top, bottom)), _enlarged(image[1], max(left, right))
+    torus = costs.torus_of(image, layer.pads, layer.padding_mode)
     taps = layer.kernel_size[0] * layer.kernel_size[1]
     return torus if is_cheaper(x.shape[0], channels, image, torus, taps, x.element_size()) else None
 
@@ -61,21 +51,11 @@ def is_fixed(layer: LipschitzConv2d, x: Tensor) -> bool:
 
 
 def is_cheaper(batch: int, channels: Size, image: Size, torus: Size, taps: int, itemsize: int) -> bool:
-    """Whether the spectrum fits its limit of 32 MiB and saves time, by a count of multiply-adds.
-
-    Per image, a kernel of k taps takes k h w cin cout. Its spectrum on a torus of N pixels, g of its frequencies
-    their own conjugates, takes (2 N - g) cin cout, and the transforms as much as 130 N (cin + cout); the N cin cout
-    numbers of the spectrum are read once for the whole batch.
-    """
-    inputs, outputs = channels
-    area, pixels = torus[0] * torus[1], image[0] * image[1]
-    own = (2 - torus[0] % 2) * (2 - torus[1] % 2)
-    entries = area * inputs * outputs
-    if pixels == 0 or entries * itemsize > _LARGEST_SPECTRUM:
+    """Whether the spectrum fits its limit of 32 MiB and saves multiply-adds, by the count of ``costs``."""
+    entries = torus[0] * torus[1] * channels[0] * channels[1]
+    if 0 in image or entries * itemsize > _LARGEST_SPECTRUM:
         return False
-    products = batch * (2 * area - own) * inputs * outputs
-    transforms = batch * area * (inputs + outputs) * _TRANSFORM
-    return products + transforms + _READ * entries < batch * pixels * taps * inputs * outputs
+    return costs.spectral_convolution(batch, channels, torus) < costs.convolution(batch, channels, image, taps)
 
 
 def spectra_of(kernel: Tensor, torus: Size, dilation: Size, scale: Tensor | None = None) -> tuple[FixedSpectrum, ...]:
@@ -89,23 +69,6 @@ def spectra_of(kernel: Tensor, torus: Size, dilation: Size, scale: Tensor | None
 def fix(Q: Tensor, torus: Size) -> FixedSpectrum:
     """Q, (F, cout, cin), as the kernels of this machine read it."""
     return fix_spectrum(Q, torus, OP.modules["native"].lanes(Q.real.dtype))
-
-
-def _enlarged(side: int, reach: int) -> int:
-    length = side + reach
-    while _largest_factor(length) > _LARGEST_FACTOR:
-        length += 1
-    return length
-
-
-def _largest_factor(number: int) -> int:
-    factor = 2
-    while factor * factor <= number:
-        if number % factor:
-            factor += 1
-        else:
-            number //= factor
-    return number
 
 
 def apply(

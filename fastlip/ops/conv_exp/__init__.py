@@ -62,8 +62,9 @@ def conv_exp(
     if chosen == "reference":
         return reference.conv_exp(x, kernel, bias, coefficients, dilation, groups, padding_mode)
     keep = not recompute and torch.is_grad_enabled() and kernel.requires_grad
-    form = forms.choose(x.shape, kernel.shape, terms, padding_mode, x.element_size(), keep)
-    return _forward(x, kernel, bias, coefficients, form, dilation, padding_mode, chosen)
+    form = forms.choose(x.shape, kernel.shape, terms, dilation, padding_mode, x.element_size())
+    keep = keep and form != "matrices"
+    return _forward(x, kernel, bias, coefficients, keep, form, dilation, padding_mode, chosen)
 
 
 def check_terms(name: str, terms: Any) -> int:
@@ -112,12 +113,12 @@ def _check(
 
 
 def _fake_forward(
-    x: Tensor, kernel: Tensor, bias: Any, coefficients: Sequence[float], form: str, *_: Any
+    x: Tensor, kernel: Tensor, bias: Any, coefficients: Sequence[float], keep: bool, *_: Any
 ) -> tuple[Tensor, list[Tensor]]:
     def image() -> Tensor:
         return torch.empty_like(x, memory_format=torch.channels_last)
 
-    return image(), [image() for _ in range(len(coefficients) - 2)] if form == "kept" else []
+    return image(), [image() for _ in range(len(coefficients) - 2)] if keep else []
 
 
 def _fake_backward(gradient: Tensor, x: Tensor | None, kernel: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,8 +127,8 @@ def _fake_backward(gradient: Tensor, x: Tensor | None, kernel: Tensor, *_: Any) 
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
-    x, kernel, bias, *ctx.options = inputs
-    ctx.has_bias = bias is not None
+    x, kernel, bias, coefficients, _, *options = inputs
+    ctx.has_bias, ctx.options = bias is not None, (coefficients, *options)
     # A frozen kernel's gradient is all that needs x and the sums.
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, kernel, *output[1])
 
@@ -135,12 +136,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     x, kernel, *sums = ctx.saved_tensors
     x_bar, kernel_bar, bias_bar = _backward.outputs(gradient, x, kernel, sums, *ctx.options)
-    return x_bar, None if x is None else kernel_bar, bias_bar if ctx.has_bias else None, *[None] * 5
+    return x_bar, None if x is None else kernel_bar, bias_bar if ctx.has_bias else None, *[None] * 6
 
 
 _forward = OP.define(
-    "conv_exp_forward(Tensor x, Tensor kernel, Tensor? bias, float[] coefficients, str form, int[] dilation,"
-    " str padding_mode, str backend) -> (Tensor, Tensor[])",
+    "conv_exp_forward(Tensor x, Tensor kernel, Tensor? bias, float[] coefficients, bool keep, str form,"
+    " int[] dilation, str padding_mode, str backend) -> (Tensor, Tensor[])",
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,

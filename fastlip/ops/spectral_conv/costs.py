@@ -1,7 +1,8 @@
-"""What a convolution through its spectrum costs, in the multiply-adds of conv2d."""
+"""What a convolution costs through its spectrum, and without it, in multiply-adds; and on which torus it runs."""
 
 from __future__ import annotations
 
+from fastlip.ops._padding import Pads
 from fastlip.ops.spectral_conv.frequencies import Size, own_frequencies
 
 # Beside products: the transforms, for each pixel of the torus in each channel, and reading a number of the spectrum.
@@ -9,6 +10,23 @@ from fastlip.ops.spectral_conv.frequencies import Size, own_frequencies
 # larger one, on two cores with AVX-512.
 _TRANSFORM = 130
 _READ = 30
+_LARGEST_FACTOR = 17  # of a side of the torus: transforms of larger primes are slow
+
+
+def torus_of(image: Size, pads: Pads, padding_mode: str) -> Size:
+    """The image's own torus with circular padding.
+
+    Zero padding needs only as many zeros behind the image as the kernel reads before or after it.
+    """
+    if padding_mode == "circular":
+        return image
+    left, right, top, bottom = pads
+    return _enlarged(image[0], max(top, bottom)), _enlarged(image[1], max(left, right))
+
+
+def convolution(batch: int, channels: Size, image: Size, taps: int) -> int:
+    """Of a kernel of (inputs, outputs) channels with so many taps, without its spectrum."""
+    return batch * image[0] * image[1] * taps * channels[0] * channels[1]
 
 
 def products(columns: int, channels: Size, torus: Size) -> int:
@@ -25,3 +43,20 @@ def spectral_convolution(batch: int, channels: Size, torus: Size) -> int:
     area = torus[0] * torus[1]
     transforms = batch * area * sum(channels) * _TRANSFORM
     return products(batch, channels, torus) + transforms + _READ * area * channels[0] * channels[1]
+
+
+def _enlarged(side: int, reach: int) -> int:
+    length = side + reach
+    while _largest_factor(length) > _LARGEST_FACTOR:
+        length += 1
+    return length
+
+
+def _largest_factor(number: int) -> int:
+    factor = 2
+    while factor * factor <= number:
+        if number % factor:
+            factor += 1
+        else:
+            number //= factor
+    return number

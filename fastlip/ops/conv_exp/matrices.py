@@ -13,16 +13,28 @@ from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum, kernel_
 
 
 def forward(
-    x: Tensor, kernel: Tensor, bias: Tensor | None, coefficients: Sequence[float], dilation: Sequence[int]
-) -> Tensor:
-    """Y, in the memory format of x."""
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    coefficients: Sequence[float],
+    keep: bool,
+    dilation: Sequence[int],
+    padding_mode: str,
+) -> tuple[Tensor, list[Tensor]]:
+    """Y; there is nothing else to be kept."""
     size = x.shape[2], x.shape[3]
     Q = torch.cat([polynomial(K, coefficients) for K in _matrices(kernel, size, dilation)])
-    return native.spectral_conv_forward(x, Q, bias, size, 1)
+    return native.spectral_conv_forward(x, Q, bias, size, 1), []
 
 
 def backward(
-    gradient: Tensor, x: Tensor | None, kernel: Tensor, coefficients: Sequence[float], dilation: Sequence[int]
+    gradient: Tensor,
+    x: Tensor | None,
+    kernel: Tensor,
+    sums: list[Tensor],
+    coefficients: Sequence[float],
+    dilation: Sequence[int],
+    padding_mode: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, of the kernel (empty where x was not kept) and of the bias; matrices are computed again."""
     size = gradient.shape[2], gradient.shape[3]
