@@ -41,12 +41,14 @@ class Convolution {
     parallel_ = images * chunks_ * kLaneCount<T> * transform_.area() > kSerialElements;
   }
 
-  void forward(const Images<const T>& x, const T* bias, const Images<T>& y, const Finish<T>& finish = {}) const {
+  // y = finish(factor Q x + bias).
+  void forward(const Images<const T>& x, const T* bias, const Images<T>& y, T factor = 1,
+               const Finish<T>& finish = {}) const {
     for (int64_t begin = 0; begin < images_; begin += pass_) {
       const Spectrum<T> spectrum = this->spectrum<struct ForwardSpectrum>(begin);
       analyse(x, inputs_, begin, spectrum);
       mix(spectrum, false);
-      synthesise(spectrum, outputs_, begin, bias, y, finish);
+      synthesise(spectrum, outputs_, begin, factor, bias, y, finish);
     }
   }
 
@@ -64,7 +66,7 @@ class Convolution {
       }
       if (x_gradient.data == nullptr) continue;
       mix(spectrum, true);
-      synthesise(spectrum, inputs_, begin, nullptr, x_gradient, {});
+      synthesise(spectrum, inputs_, begin, 1, nullptr, x_gradient, {});
     }
   }
 
@@ -89,9 +91,9 @@ class Convolution {
     });
   }
 
-  void synthesise(const Spectrum<T>& spectrum, const Channels<T>& channels, int64_t begin, const T* bias,
+  void synthesise(const Spectrum<T>& spectrum, const Channels<T>& channels, int64_t begin, T factor, const T* bias,
                   const Images<T>& images, const Finish<T>& finish) const {
-    const T scale = T{1} / static_cast<T>(transform_.area());
+    const T scale = factor / static_cast<T>(transform_.area());
     parallel_jobs(spectrum.images, parallel_, [&](int64_t slot) {
       for (int64_t chunk = 0; chunk < channels.chunks; ++chunk) {
         const int64_t first = channels.first(chunk);
@@ -158,17 +160,17 @@ void forward(const T* x, const T* matrices, const T* bias, T* y, int64_t n, int6
   convolution.forward({x, cin, h, w, channels_last != 0}, bias, {y, cout, h, w, channels_last != 0});
 }
 
-// finish(b + Q x) with the panels of a fixed Q and one group; residual lies in memory like y, and may be null.
+// finish(factor Q x + b) with the panels of a fixed Q and one group; residual lies in memory like y, and may be null.
 template <class T>
-void apply_fixed(const T* x, const T* panels, const T* bias, const T* residual, T* y, int64_t activation, int64_t n,
-                 int64_t cin, int64_t cout, int64_t h, int64_t w, int64_t torus_h, int64_t torus_w,
+void apply_fixed(const T* x, const T* panels, const T* bias, const T* residual, T* y, double factor,
+                 int64_t activation, int64_t n, int64_t cin, int64_t cout, int64_t h, int64_t w, int64_t torus_h, int64_t torus_w,
                  int64_t x_channels_last, int64_t y_channels_last) {
   const Channels<T> inputs{1, cin}, outputs{1, cout};
   const Convolution<T> convolution({nullptr, panels, inputs, outputs}, n, inputs, outputs, {h, w, torus_h, torus_w});
   const bool last = y_channels_last != 0;
   prefer_large_pages(y, n * cout * h * w);
   convolution.forward({x, cin, h, w, x_channels_last != 0}, bias, {y, cout, h, w, last},
-                      {{residual, cout, h, w, last}, static_cast<Activation>(activation)});
+                      static_cast<T>(factor), {{residual, cout, h, w, last}, static_cast<Activation>(activation)});
 }
 
 template <class T>

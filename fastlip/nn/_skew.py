@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastlip import ops
-from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum, per_frequency
+from fastlip.ops.conv_exp.polynomial import polynomial
+from fastlip.ops.conv_exp.truncation import taylor
+from fastlip.ops.spectral_conv import FixedSpectrum, kernel_spectrum, per_frequency, spectral_conv_fixed
+from fastlip.ops.spectral_conv.frequencies import Size
 
 _SQUARINGS = 5  # the bound of a c x c matrix is at most c^(1/128) too large: 2 % for c = 16, 4 % for c = 256
 
@@ -93,29 +95,24 @@ def _powers(R: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     return powers, norms
 
 
-def matrix_series(matrices: Tensor, terms: int) -> Tensor:
-    """sum_{t <= terms} K^t / t! of (*, c, c), by Horner's rule."""
-    identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
-    total = identity
-    for t in range(terms, 0, -1):
-        total = identity + matrices @ total / t
-    return total
-
-
 def series_of_spectrum(spectrum: Tensor, torus: Size, groups: int, terms: int) -> Tensor:
     """The matrices per frequency of a kernel's truncated series, from those of the kernel."""
 
     def series(matrices: Tensor) -> Tensor:
-        return matrix_series(matrices.unflatten(1, (groups, -1)), terms).flatten(1, 2)
+        return polynomial(matrices.unflatten(1, (groups, -1)).flatten(0, 1), taylor(terms)).view_as(matrices)
 
     return per_frequency(series, spectrum, torus)
 
 
-def series_by_spectra(
-    x: Tensor, spectrum: Tensor, coefficients: Sequence[float], torus: Size, **options: Any
+def series_by_spectrum(
+    x: Tensor, spectrum: FixedSpectrum, coefficients: Sequence[float], bias: Tensor | None
 ) -> Tensor:
-    """sum_t c_t K^t x by Horner's rule, K by its matrices per frequency of a torus that holds the padded image."""
-    y = x
-    for following, coefficient in zip(coefficients[:0:-1], coefficients[-2::-1], strict=True):
-        y = torch.add(x, ops.spectral_conv(y, spectrum, torus=torus, **options), alpha=following / coefficient)
-    return y if coefficients[0] == 1 else y * coefficients[0]
+    """sum_t c_t K^t x + bias by Horner's rule, K by fixed matrices on a torus that holds the padded image."""
+    total = x
+    for following, coefficient in zip(coefficients[:1:-1], coefficients[-2:0:-1], strict=True):
+        total = spectral_conv_fixed(total, spectrum, residual=x, factor=-following / coefficient)
+    constant, factor = coefficients[:2]
+    subtracted = bias if bias is None else -bias / constant
+    y = spectral_conv_fixed(total, spectrum, subtracted, x, factor=-factor / constant)
+    rounded = torch.tensor(constant, dtype=x.dtype).item()
+    return y if rounded == 1 else y.mul_(constant)

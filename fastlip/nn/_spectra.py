@@ -50,10 +50,14 @@ def is_fixed(layer: LipschitzConv2d, x: Tensor) -> bool:
     return not OP.status("native")
 
 
+def is_small(channels: Size, torus: Size, itemsize: int, convolutions: int = 1) -> bool:
+    """Whether a spectrum takes up at most 32 MiB for each convolution that it stands for."""
+    return torus[0] * torus[1] * channels[0] * channels[1] * itemsize <= convolutions * _LARGEST_SPECTRUM
+
+
 def is_cheaper(batch: int, channels: Size, image: Size, torus: Size, taps: int, itemsize: int) -> bool:
-    """Whether the spectrum fits its limit of 32 MiB and saves multiply-adds, by the count of ``costs``."""
-    entries = torus[0] * torus[1] * channels[0] * channels[1]
-    if 0 in image or entries * itemsize > _LARGEST_SPECTRUM:
+    """Whether the spectrum is small and saves multiply-adds, by the count of ``fastlip.ops.spectral_conv.costs``."""
+    if 0 in image or not is_small(channels, torus, itemsize):
         return False
     return costs.spectral_convolution(batch, channels, torus) < costs.convolution(batch, channels, image, taps)
 

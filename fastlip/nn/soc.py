@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.nn import _spectra
 from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32
 from fastlip.nn._channels import first_channels, pad_channels
 from fastlip.nn._conv import Pair
 from fastlip.nn._orthogonal import PerFrequencyConv2d, largest_singular_value, space_to_depth
-from fastlip.nn._skew import norm_bound, norm_on, series_by_spectra, series_of_spectrum, skew
+from fastlip.nn._skew import norm_bound, norm_on, series_by_spectrum, series_of_spectrum, skew
 from fastlip.ops._padding import Pads, same_pads
 from fastlip.ops.conv_exp import check_terms
 from fastlip.ops.conv_exp.truncation import degree_for, economized, largest_modulus, stable_norm, taylor
-from fastlip.ops.spectral_conv import OP as SPECTRAL_CONV
 from fastlip.ops.spectral_conv import kernel_spectrum
 from fastlip.ops.spectral_exp import kernel_exp
 
@@ -27,9 +28,6 @@ DEFAULT_TERMS = 4
 # The paper's limit is 0.7 k for the best of four reshaped kernels; ours is the cheapest of them, 8 to 20 % above.
 _NORM_PER_SIDE = 0.8
 _LARGEST_NORM = 2.8  # 4, 8, 12 and 16 terms are 1-Lipschitz up to here, and 8, 12, 16 up to 3.3
-_SPECTRUM_BYTES = 2**28  # of a layer's matrices per frequency, for evaluation: beyond, the series runs
-# Channels of a group, and images, from which on a spectral convolution took less time than one by a 3 x 3 kernel.
-_WIDE, _MANY = 64, 16
 _INITIAL_DEVIATION = 0.1  # of the paper's: near the identity, a deep network learns faster
 
 
@@ -141,8 +139,7 @@ class SOCConv2d(PerFrequencyConv2d):
     def parametrize(self, *context: Any) -> tuple[Tensor, ...]:
         """(a matrix as 1 x 1 kernel,), (skew kernel,), or for an image size (matrices of exp L per frequency,).
 
-        For ``"kernel"`` and a size L's own matrices; for ``"degree"`` and a size that of the polynomial by which
-        evaluation replaces the series.
+        For ``"degree"`` and a size that of the polynomial by which evaluation replaces the series.
         """
         raw = at_least_float32(self.raw_weight).unflatten(0, (self.groups, -1))
         if self.kernel_size == (1, 1):
@@ -163,8 +160,6 @@ class SOCConv2d(PerFrequencyConv2d):
         if self.exponential == "spectral":
             return (kernel_exp(kernel, (height, width), self.dilation, self.groups, backend=self.backend),)
         spectrum = kernel_spectrum(kernel, (height, width), self.dilation)
-        if what:
-            return (spectrum,)
         series = series_of_spectrum(spectrum, (height, width), self.groups, self.eval_terms)
         return (self._gains[self.eval_terms] * series,)
 
@@ -209,30 +204,21 @@ class SOCConv2d(PerFrequencyConv2d):
         kept = self.padding_mode == "circular" and self.may_cache() and self._fits(size)
         return self.kernel_size != (1, 1) and (self.exponential == "spectral" or kept)
 
-    def _steps_per_frequency(self, x: Tensor) -> bool:
-        """Whether evaluation applies K to these images by its spectrum: in half to nine tenths of the time."""
-        wide = self.width // self.groups >= _WIDE and x.dim() == 4 and x.shape[0] >= _MANY
-        if not wide or not self.may_cache() or not self._fits(self._torus((x.shape[-2], x.shape[-1]))):
-            return False
-        precision = torch.promote_types(self.raw_weight.dtype, torch.complex64)
-        spectrum = torch.empty(1, *self.raw_weight.shape[:2], dtype=precision, device="meta")
-        return SPECTRAL_CONV.choose(self.backend, x, spectrum, None, x.shape[-2:], self.groups) == "native"
-
-    def _fits(self, size: Pair) -> bool:
-        """Whether the matrices per frequency are few enough: half as many as pixels, of complex numbers."""
-        return 0 < math.prod(size) * self.raw_weight[:, :, 0, 0].numel() * 4 <= _SPECTRUM_BYTES
+    def _fits(self, torus: Pair) -> bool:
+        """Whether the matrices per frequency are small enough to be kept in place of the series."""
+        ports, itemsize = self.raw_weight.shape[:2], self.raw_weight.element_size()
+        return 0 not in torus and _spectra.is_small((ports[0], ports[1]), torus, itemsize, self.eval_terms)
 
     def _series(self, x: Tensor, bias: Tensor | None) -> Tensor:
         (kernel,) = self.effective()
-        terms, size = self._terms(), (x.shape[-2], x.shape[-1])
-        degree = self._degree(size)
+        terms = self._terms()
+        degree = self._degree((x.shape[-2], x.shape[-1]))
         coefficients = taylor(terms) if degree == terms else economized(terms, degree, self._tolerance())[0]
         coefficients = tuple(self._gains[terms] * value for value in coefficients)
-        if self._steps_per_frequency(x):
-            torus = self._torus(size)
-            (spectrum,) = self.effective("kernel", *torus)
-            y = series_by_spectra(x, spectrum, coefficients, torus, groups=self.groups, backend=self.backend)
-            return y if bias is None else y.add_(bias[:, None, None])
+        if torus := _spectra.torus_for(self, x, (self.width, self.width)):
+            compute = partial(_spectra.spectra_of, kernel, torus, self.dilation)
+            (spectrum,) = self.derive("spectra", torus, (kernel,), compute)
+            return series_by_spectrum(x, spectrum, coefficients, bias)
         arguments = degree, self.dilation, self.groups, self.padding_mode, bias, coefficients, self.recompute
         return ops.conv_exp(x, kernel, *arguments, backend=self.backend)
 

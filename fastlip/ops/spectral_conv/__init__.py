@@ -91,8 +91,9 @@ def spectral_conv_fixed(
     residual: Tensor | None = None,
     activation: str = "none",
     memory_format: torch.memory_format | None = None,
+    factor: float = 1.0,
 ) -> Tensor:
-    r"""activation(Q * x + bias), or activation(residual - Q * x - bias): a fixed convolution and what follows it.
+    r"""activation(z), or activation(residual - z), of a fixed convolution z = factor Q * x + bias.
 
     What :func:`spectral_conv` computes, with matrices that are laid out beforehand (by :func:`fix_spectrum`), and
     with the activation and the residual in the last stage of the transforms instead of passes of their own. Native
@@ -105,6 +106,7 @@ def spectral_conv_fixed(
         residual: (n, cout, h, w).
         activation: ``"none"``, ``"relu"``, or ``"maxmin"`` of the channels 2i and 2i + 1.
         memory_format: of the result, ``torch.contiguous_format`` or ``torch.channels_last``; None: that of x.
+        factor: of Q.
 
     Returns:
         (n, cout, h, w).
@@ -127,7 +129,8 @@ def spectral_conv_fixed(
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation={activation!r}: allowed are {', '.join(map(repr, ACTIVATIONS))}")
     last = (memory_format or dense_format(x)) is torch.channels_last
-    return _fixed(x, spectrum.panels, bias, residual, spectrum.outputs, spectrum.torus, activation, last, "native")
+    options = spectrum.outputs, spectrum.torus, activation, last, factor
+    return _fixed(x, spectrum.panels, bias, residual, *options, "native")
 
 
 def _check(x: Tensor, Q: Tensor, torus: Size, groups: int) -> None:
@@ -175,7 +178,7 @@ def _fake_fixed(
     torus: Size,
     activation: str,
     channels_last: bool,
-    backend: str,
+    *_: Any,
 ) -> Tensor:
     return empty_images(x, outputs, channels_last)
 
@@ -228,6 +231,6 @@ _backward = OP.define(
 )
 _fixed = OP.define(
     "spectral_conv_fixed(Tensor x, Tensor panels, Tensor? bias, Tensor? residual, int outputs, int[] torus,"
-    " str activation, bool channels_last, str backend) -> Tensor",
+    " str activation, bool channels_last, float factor, str backend) -> Tensor",
     fake=_fake_fixed,
 )

@@ -53,8 +53,9 @@ def spectral_conv_fixed(
     torus: Size,
     activation: str,
     channels_last: bool,
+    factor: float,
 ) -> Tensor:
-    """activation(Q * x + bias), or of what it leaves of a residual."""
+    """activation(factor Q * x + bias), or of what it leaves of a residual."""
     images = x.contiguous(memory_format=dense_format(x))
     bias = bias if bias is None else bias.contiguous()
     y = empty_images(x, outputs, channels_last)
@@ -65,7 +66,7 @@ def spectral_conv_fixed(
     sizes = (n, inputs, outputs, height, width, *torus)
     kernel = _native.kernel(f"spectral_conv_fixed_{_DTYPES[x.dtype]}", x.device.type)
     x_channels_last = dense_format(images) is torch.channels_last
-    kernel(*pointers, ACTIVATIONS[activation], *sizes, x_channels_last, channels_last)
+    kernel(*pointers, factor, ACTIVATIONS[activation], *sizes, x_channels_last, channels_last)
     return y
 
 
