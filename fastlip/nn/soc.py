@@ -56,14 +56,15 @@ class SOCConv2d(PerFrequencyConv2d):
     Training and evaluation compute the same function unless ``eval_terms`` says otherwise (the paper: ``terms=5,
     eval_terms=12``).
 
-    Cost in training: T convolutions and some 50 c^3 operations for the bound (spectral: a matrix exponential per
-    frequency, one spectral convolution; 1 x 1: one matrix exponential). In eval mode, where no gradient of a
+    Cost in training: T convolutions, or what takes fewer multiply-adds (``fastlip.ops.conv_exp``), and some 50 c^3
+    operations for the bound (spectral: a matrix exponential per frequency, one spectral convolution; 1 x 1: one
+    matrix exponential). In eval mode, where no gradient of a
     parameter can be asked for, the same function to rounding costs less. With circular padding p_T(L) is one matrix
     per frequency, computed once per image size and applied by one spectral convolution (if all take up at most
-    256 MiB). With zero padding every power of L cuts at the border anew: no single kernel or spectrum is p_T(L).
-    There a polynomial of least degree stands for p_T, equal up to 6e-8 (float32) on the spectrum of L: of 12 terms
-    remain 6 for norms up to 0.57, 8 up to 1.2, 10 up to 2.0. Where it has a kernel, a spectral convolution on a
-    torus that holds the padded image applies L to 64 channels and 16 images or more.
+    32 MiB a term). With zero padding every power of L cuts at the border anew, and no one kernel or spectrum
+    is p_T(L). There a polynomial of least degree stands for p_T, equal up to 2.4e-7 (float32) on the spectrum of L:
+    of 12 terms remain 6 for norms up to 0.69, 8 up to 1.4, 10 up to 2.3. Many channels, from about 64 on, are
+    multiplied by L's own spectrum, on a torus that holds the padded image.
 
     A stride first moves patches into channels (images that it does not divide are padded with zeros at their end);
     fewer channels than max(in_channels * stride^2, out_channels) are padded with zeros, more are truncated after
@@ -73,7 +74,8 @@ class SOCConv2d(PerFrequencyConv2d):
         exponential: ``"series"`` or ``"spectral"``.
         terms: T, 1 to 16.
         eval_terms: T in eval mode; None: ``terms``.
-        recompute: keep x alone for the backward, not T - 1 sums beside it, for as many more convolutions there.
+        recompute: keep x alone for the backward, not T - 1 sums beside it, for as many more convolutions there;
+            no difference where the series is taken per frequency.
         max_norm: m; None: min(0.8 sqrt(kh kw), 2.8), or a larger norm up to which T terms are 1-Lipschitz.
         padding_mode: None: "zeros" for the series, "circular" for the spectral form.
 
@@ -175,8 +177,8 @@ class SOCConv2d(PerFrequencyConv2d):
         return size[0] + vertical, size[1] + horizontal
 
     def _tolerance(self) -> float:
-        """The unit roundoff."""
-        return torch.finfo(torch.promote_types(self.raw_weight.dtype, torch.float32)).eps / 2
+        """Four roundings, by which 12 convolutions err as well."""
+        return torch.finfo(torch.promote_types(self.raw_weight.dtype, torch.float32)).eps * 2
 
     def forward(self, x: Tensor) -> Tensor:
         """exp(L) x + bias."""

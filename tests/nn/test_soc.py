@@ -64,7 +64,7 @@ EVALUATIONS = [
     ({"in_channels": 4, "groups": 2, "stride": (1, 2)}, (3, 4, 7)),
     ({"in_channels": 66, "dilation": (1, 2)}, (16, 5, 4)),
     ({"in_channels": 128, "groups": 2, "kernel_size": (1, 3)}, (17, 2, 3)),
-    ({"in_channels": 64, "out_channels": 8}, (16, 3, 3)),
+    ({"in_channels": 160, "out_channels": 8}, (20, 4, 4)),
 ]
 
 
@@ -90,8 +90,8 @@ def test_evaluation_is_the_series_by_other_means(options, images, norm, padding_
         assert bool({image, ("spectra", image)} & contexts) == (padding_mode == "circular")
         if padding_mode == "zeros" and dtype == torch.float32:
             assert layer._degree(image) < 12
-            wide = layer.width // layer.groups >= 64 and not testing.op("spectral_conv").status("native")
-            assert any(context[:1] == ("kernel",) for context in contexts) == wide
+            wide = layer.width == 160 and not testing.op("spectral_conv").status("native")
+            assert (("spectra", (5, 5)) in contexts) == wide
 
 
 @pytest.mark.parametrize("channels", [3, 64])
@@ -109,8 +109,8 @@ def test_evaluation_keeps_the_bound_and_has_input_gradients(channels, padding_mo
 
 def test_large_spectra_are_not_kept():
     layer = SOCConv2d(256, 256, 3, padding_mode="circular").eval().requires_grad_(False)
-    assert layer._runs_per_frequency((32, 32))
-    assert not layer._runs_per_frequency((32, 33))
+    assert layer._runs_per_frequency((16, 32))
+    assert not layer._runs_per_frequency((16, 33))
     assert not layer._runs_per_frequency((0, 4))
 
 

@@ -8,6 +8,7 @@ import torch
 from fastlip import ops, testing
 from fastlip.ops._op import registered
 from fastlip.ops._padding import pad, same_pads
+from fastlip.ops.conv_exp import forms
 from fastlip.ops.conv_exp.truncation import degree_for, economized, largest_modulus, modulus, stable_norm, taylor
 
 GEOMETRIES = [
@@ -70,10 +71,12 @@ def test_any_polynomial_and_a_bias(backend):
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("form", ["taps", "spectrum"])
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
-def test_what_is_kept_for_the_backward(padding_mode):
+def test_what_is_kept_for_the_backward(padding_mode, form, monkeypatch):
     if reason := registered["conv_exp"].status("native"):
         pytest.skip(reason)
+    monkeypatch.setattr(forms, "choose", lambda *_: form)
     x, kernel = torch.randn(2, 4, 5, 6, dtype=torch.float64), skew_kernel(4, (3, 3))
     x = x.contiguous(memory_format=torch.channels_last)
 
@@ -89,6 +92,47 @@ def test_what_is_kept_for_the_backward(padding_mode):
     kept = testing.outputs_and_gradients(run(False), tensors)
     for name, value in testing.outputs_and_gradients(run(True), tensors).items():
         assert torch.equal(value, kept[name]), name
+
+
+@pytest.mark.parametrize(
+    ("form", "padding_mode"), [("spectrum", "zeros"), ("spectrum", "circular"), ("matrices", "circular")]
+)
+@pytest.mark.parametrize("geometry", [g for g in GEOMETRIES if "groups" not in g], ids=str)
+@pytest.mark.parametrize("terms", [1, 2, 3, 4, 5])
+def test_every_form_is_the_same_function(terms, geometry, form, padding_mode, monkeypatch):
+    if reason := registered["conv_exp"].status("native"):
+        pytest.skip(reason)
+    dilation = geometry.get("dilation", (1, 1))
+    x = torch.randn(2, 4, *geometry["image"], dtype=torch.float64, requires_grad=True)
+    kernel = (skew_kernel(4, geometry["kernel"]) + 0.01).requires_grad_()
+    bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    coefficients = [0.9, 1.1, -0.4, 0.2, 0.1, 0.05][: terms + 1]
+    arguments = x, kernel, terms, dilation, 1, padding_mode, bias, coefficients
+    upstream = torch.randn_like(x)
+
+    def run(**options):
+        y = ops.conv_exp(*arguments, **options)
+        return y, *torch.autograd.grad(y, (x, kernel, bias), upstream)
+
+    expected = run(backend="reference")
+    monkeypatch.setattr(forms, "choose", lambda *_: form)
+    for recompute in (False, True):
+        for value, other in zip(run(recompute=recompute, backend="native"), expected, strict=True):
+            torch.testing.assert_close(value, other, rtol=1e-12, atol=1e-13)
+    (attacked,) = torch.autograd.grad(ops.conv_exp(x, kernel.detach(), *arguments[2:]), x, upstream)
+    torch.testing.assert_close(attacked, expected[1], rtol=1e-12, atol=1e-13)
+
+
+def test_the_cheapest_form():
+    def form(batch, channels, side, padding_mode, taps=(3, 3)):
+        return forms.choose((batch, channels, side, side), (channels, channels, *taps), 5, (1, 1), padding_mode, 4)
+
+    assert form(256, 16, 32, "zeros") == form(64, 32, 32, "zeros") == "taps"
+    assert form(64, 128, 8, "zeros") == form(64, 256, 4, "zeros") == "spectrum"
+    assert form(256, 16, 32, "circular") == form(64, 64, 16, "circular") == "matrices"
+    assert form(16, 512, 8, "circular") == "spectrum"  # too few images for matrices of 512 channels
+    assert form(64, 512, 64, "circular") == "taps"  # too large matrices
+    assert form(0, 64, 8, "circular") == form(64, 64, 8, "circular", (1, 1)) == "taps"
 
 
 @pytest.mark.parametrize("terms", [2, 5, 8, 12, 16])
