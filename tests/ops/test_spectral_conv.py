@@ -299,6 +299,10 @@ def test_fixed_matrices_and_what_follows_them(inputs, outputs, layout, target, d
             y = spectral_conv_fixed(x, spectrum, bias, subtrahend, activation, target)
             assert torch.equal(y, expected)
             assert y.is_contiguous(memory_format=target or layout)
+    y = spectral_conv_fixed(x, spectrum, bias, residual, factor=-3.0)
+    expected = residual + 3 * ops.spectral_conv(x, Q, None, (4, 6), backend="native") - bias[:, None, None]
+    tolerance = 16 * torch.finfo(dtype).eps * expected.abs().max().item()
+    torch.testing.assert_close(y, expected, rtol=0, atol=tolerance)
 
 
 def test_fixed_matrices_as_an_operator():
@@ -306,5 +310,5 @@ def test_fixed_matrices_as_an_operator():
     x, tests = torch.randn(2, 4, 4, 4), ["test_schema", "test_faketensor"]
     operator = torch.ops.fastlip.spectral_conv_fixed.default
     for last in (False, True):
-        arguments = x, spectrum.panels, None, None, 5, [4, 6], "maxmin", last, "native"
+        arguments = x, spectrum.panels, None, None, 5, [4, 6], "maxmin", last, 0.5, "native"
         torch.library.opcheck(operator, arguments, test_utils=tests)

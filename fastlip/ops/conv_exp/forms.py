@@ -22,7 +22,7 @@ def choose(
     """
     batch, channels, height, width = x
     taps, ports = math.prod(kernel[2:]), (channels, channels)
-    torus = costs.torus_of((height, width), same_pads(kernel[2:], tuple(dilation)), padding_mode)
+    torus = costs.torus_of((height, width), same_pads(tuple(kernel[2:]), tuple(dilation)), padding_mode)
     if taps == 1 or 0 in x or math.prod(torus) * channels**2 * itemsize > _LARGEST_SPECTRUM:
         return "taps"
     once = costs.spectral_convolution(batch, ports, torus)

@@ -18,7 +18,7 @@ def forward(
     bias: Tensor | None,
     coefficients: Sequence[float],
     keep: bool,
-    dilation: Sequence[int],
+    dilation: Size,
     padding_mode: str,
 ) -> tuple[Tensor, list[Tensor]]:
     """Y; there is nothing else to be kept."""
@@ -33,7 +33,7 @@ def backward(
     kernel: Tensor,
     sums: list[Tensor],
     coefficients: Sequence[float],
-    dilation: Sequence[int],
+    dilation: Size,
     padding_mode: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, of the kernel (empty where x was not kept) and of the bias; matrices are computed again."""
@@ -54,8 +54,8 @@ def backward(
     return x_gradient, kernel_spectrum_adjoint(torch.cat(of_K), kernel.shape, size, dilation), bias_gradient
 
 
-def _matrices(kernel: Tensor, size: Size, dilation: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _matrices(kernel: Tensor, size: Size, dilation: Size) -> tuple[Tensor, Tensor]:
     """Those of K at self-conjugate frequencies, which are real, and at the others."""
-    spectrum = kernel_spectrum(kernel, size, (dilation[0], dilation[1]))
+    spectrum = kernel_spectrum(kernel, size, dilation)
     own = own_frequencies(size)
     return spectrum[:own].real.contiguous(), spectrum[own:]

@@ -45,7 +45,7 @@ def conv_exp_forward(
 ) -> tuple[Tensor, list[Tensor]]:
     """Y, and if they are to be kept the sums of Horner's rule that are neither x nor y, innermost first."""
     x = x.contiguous(memory_format=images.LAST)
-    return _FORMS[form].forward(x, kernel, bias, coefficients, keep, dilation, padding_mode)
+    return _FORMS[form].forward(x, kernel, bias, coefficients, keep, (dilation[0], dilation[1]), padding_mode)
 
 
 def conv_exp_backward(
@@ -61,4 +61,5 @@ def conv_exp_backward(
     """The gradients of x, of the kernel (empty where x was not kept) and of the bias."""
     gradient = gradient.contiguous(memory_format=images.LAST)
     x = x if x is None else x.contiguous(memory_format=images.LAST)
-    return _FORMS[form].backward(gradient, x, kernel, sums, coefficients, dilation, padding_mode)
+    options = coefficients, (dilation[0], dilation[1]), padding_mode
+    return _FORMS[form].backward(gradient, x, kernel, sums, *options)

@@ -18,7 +18,7 @@ def forward(
     bias: Tensor | None,
     coefficients: Sequence[float],
     keep: bool,
-    dilation: Sequence[int],
+    dilation: Size,
     padding_mode: str,
 ) -> tuple[Tensor, list[Tensor]]:
     """Y, and if they are to be kept the sums of Horner's rule that are neither x nor y, innermost first."""
@@ -38,7 +38,7 @@ def backward(
     kernel: Tensor,
     sums: list[Tensor],
     coefficients: Sequence[float],
-    dilation: Sequence[int],
+    dilation: Size,
     padding_mode: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, of the kernel (empty where x was not kept) and of the bias.
@@ -63,10 +63,10 @@ def backward(
     return x_gradient, kernel_spectrum_adjoint(K_gradient, kernel.shape, torus, dilation), bias_gradient
 
 
-def _matrices(x: Tensor, kernel: Tensor, dilation: Sequence[int], padding_mode: str) -> tuple[Tensor, Size]:
-    pads = same_pads(kernel.shape[2:], (dilation[0], dilation[1]))
+def _matrices(x: Tensor, kernel: Tensor, dilation: Size, padding_mode: str) -> tuple[Tensor, Size]:
+    pads = same_pads(kernel.shape[2:], dilation)
     torus = costs.torus_of((x.shape[2], x.shape[3]), pads, padding_mode)
-    return kernel_spectrum(kernel, torus, (dilation[0], dilation[1])), torus
+    return kernel_spectrum(kernel, torus, dilation), torus
 
 
 def _sums(x: Tensor, K: Tensor, torus: Size, coefficients: Sequence[float]) -> Iterator[Tensor]:
