@@ -70,6 +70,13 @@ class LOTConv2d(OrthogonalConv2d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    def parametrize(self, *torus: int) -> tuple[Tensor, ...]:
+        """(Q,): (F, cout, cin / groups) at the torus's unique frequencies; (cout, cin / groups, 1, 1) without."""
+        if not torus or self.ridge is not None:
+            return super().parametrize(*torus)
+        size = torus[0], torus[1]
+        return (ops.spectral_polar(self.scaled_weight(), size, self.dilation, self.groups, backend=self.backend),)
+
     def orthogonalize(self, V: Tensor, reals: int = 0) -> Tensor:
         """The polar factor."""
         return polar(V, self.ridge, self.steps, self.backend, reals)
