@@ -11,13 +11,16 @@
 #include <cstdint>
 #include <utility>
 
+#include "cayley/combine.h"
 #include "cayley/planar.h"
 #include "cayley/product.h"
 #include "common/scratch.h"
 
 namespace fastlip::spectral_exp {
 
+using cayley::combine;
 using cayley::Planar;
+using cayley::square_norm;
 
 constexpr double kRoot = 13.304134695650071;  // of 177
 constexpr double kX3 = 2.0 / 3, kX1 = kX3 * (1 + kRoot) / 88, kX2 = kX3 * (1 + kRoot) / 352;
@@ -31,29 +34,6 @@ template <class T>
 constexpr double kLargestNorm = sizeof(T) == 4 ? 0.6 : 0.065;
 template <class T>
 constexpr int kMostSquarings = sizeof(T) == 4 ? 2 : 8;
-
-template <class T, bool complex>
-struct Term {
-  double factor;
-  const Planar<T, complex>& matrix;
-};
-
-// target = Σ factor * matrix + diagonal * I, where target may be one of the matrices.
-template <class T, bool complex, size_t count>
-void combine(const Planar<T, complex>& target, int64_t n, const Term<T, complex> (&terms)[count], double diagonal) {
-  constexpr int64_t lanes = kLaneCount<T>;
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < target.kPlanes * target.plane; j += lanes) {
-      Lanes<T> sum = static_cast<T>(terms[0].factor) * load_lanes(terms[0].matrix.at(i, j));
-#pragma GCC unroll 4
-      for (size_t t = 1; t < count; ++t) {
-        sum += static_cast<T>(terms[t].factor) * load_lanes(terms[t].matrix.at(i, j));
-      }
-      store_lanes<T>(target.at(i, j), sum);
-    }
-  }
-  if (diagonal != 0) cayley::add_to_diagonal(target, n, static_cast<T>(diagonal));
-}
 
 template <class T, bool complex>
 class Exponential {
@@ -158,18 +138,7 @@ class Exponential {
     subtract_adjoint(of_a, n_);
   }
 
-  double frobenius_norm(const Matrix& matrix) const {
-    double sum = 0;
-    for (int64_t i = 0; i < n_; ++i) {
-      Lanes<T> squares = {};
-      for (int64_t j = 0; j < matrix.kPlanes * matrix.plane; j += kLaneCount<T>) {
-        const Lanes<T> value = load_lanes(matrix.at(i, j));
-        squares += value * value;
-      }
-      for (int lane = 0; lane < kLaneCount<T>; ++lane) sum += squares[lane];
-    }
-    return std::sqrt(sum);
-  }
+  double frobenius_norm(const Matrix& matrix) const { return std::sqrt(square_norm(matrix, n_)); }
 
   const int64_t n_;
   const bool differentiates_;

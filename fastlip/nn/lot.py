@@ -46,9 +46,9 @@ class LOTConv2d(OrthogonalConv2d):
     the stride does not divide is padded with zeros.
     With ridge and steps: the published code's function, (W W^H + ridge I)^{-1/2} W by that many coupled Newton
     steps, whose singular values are below 1 (ridge=1e-4, steps=10, padding_mode="zeros", odd kernels).
-    Cost: in training one singular value decomposition per unique frequency (h w / 2 of them) and two Fourier
-    transforms; in eval mode the decompositions are computed once per image size. A kernel of one tap has one real
-    matrix and no transform.
+    Cost: in training one polar factor per unique frequency (h w / 2 of them: two or three inverses each in C++, a
+    decomposition in the reference and where channels change) and two Fourier transforms; in eval mode the factors
+    are computed once per image size. A kernel of one tap has one real matrix, decomposed, and no transform.
 
     Args: as ``torch.nn.Conv2d``, ``backend``, and ``ridge``, ``steps``. padding is "same" (or ints that equal it),
     padding_mode "circular" (default) or "zeros", dilation 1 where stride exceeds 1. Initialised at the Dirac
@@ -69,6 +69,13 @@ class LOTConv2d(OrthogonalConv2d):
         centre_orthogonal_(self.raw_weight, self.groups)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    def parametrize(self, *torus: int) -> tuple[Tensor, ...]:
+        """(Q,): (F, cout, cin / groups) at the torus's unique frequencies; (cout, cin / groups, 1, 1) without."""
+        if not torus or self.ridge is not None:
+            return super().parametrize(*torus)
+        size = torus[0], torus[1]
+        return (ops.spectral_polar(self.scaled_weight(), size, self.dilation, self.groups, backend=self.backend),)
 
     def orthogonalize(self, V: Tensor, reals: int = 0) -> Tensor:
         """The polar factor."""

@@ -137,3 +137,20 @@ def test_the_kernels_argument_is_checked():
         kernel_exp(kernel(torch.bfloat16), (4, 4))
     with pytest.raises(ValueError, match=r"kernel: got shape \(4, 4, 3, 3\), .* groups=2"):
         kernel_exp(kernel(), (4, 4), groups=2)
+
+
+@pytest.mark.parametrize(("channels", "decomposed"), [(127, 0), (128, 1)])
+def test_large_norms_go_on_in_double_precision_or_wide_ones_by_eigenvectors(channels, decomposed, monkeypatch):
+    require("native")
+    calls = []
+    original = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda H: calls.append(H.dtype) or original(H))
+    K = skew((1, channels, channels), torch.float32) * (5 / (8 * channels) ** 0.5)  # of norm 5
+    leaf = K.clone().requires_grad_()
+    E = ops.spectral_exp(leaf, backend="native")
+    assert calls == [torch.complex64] * decomposed
+    G = torch.randn(K.shape, generator=torch.Generator().manual_seed(1))
+    (gradient,) = torch.autograd.grad(E, leaf, G)
+    exact = K.double().requires_grad_()
+    (expected,) = torch.autograd.grad(torch.linalg.matrix_exp((exact - exact.mT) / 2), exact, G.double())
+    torch.testing.assert_close(gradient.double(), expected, rtol=0, atol=1e-4)

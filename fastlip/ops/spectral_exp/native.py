@@ -18,6 +18,7 @@ _FORWARD = {
     torch.complex128: "spectral_exp_forward_complex128",
 }
 _BACKWARD = {dtype: name.replace("forward", "backward") for dtype, name in _FORWARD.items()}
+_EIGENVECTORS_FROM = 128  # channels: float64 takes longer there
 
 
 def supports(K_hat: Tensor) -> str:
@@ -27,11 +28,11 @@ def supports(K_hat: Tensor) -> str:
 
 
 def spectral_exp_forward(K_hat: Tensor) -> Tensor:
-    """exp((K - Kᴴ) / 2): of large K in double precision, of larger K as the reference."""
+    """exp((K - Kᴴ) / 2): of large K in double precision, of larger or wider K as the reference."""
     K = _plain(K_hat)
     E, failed = _launch(_FORWARD[K.dtype], K)
     if failed.any():
-        if K.dtype != _wide(K):
+        if _goes_on_in_double(K):
             E[failed] = spectral_exp_forward(K[failed].to(_wide(K))).to(K.dtype)
         else:
             with torch.autocast(K.device.type, enabled=False):
@@ -44,7 +45,7 @@ def spectral_exp_backward(gradient: Tensor, K_hat: Tensor) -> Tensor:
     gradient, K = _plain(gradient), _plain(K_hat)
     result, failed = _launch(_BACKWARD[K.dtype], gradient, K)
     if failed.any():
-        if K.dtype != _wide(K):
+        if _goes_on_in_double(K):
             wide = spectral_exp_backward(gradient[failed].to(_wide(K)), K[failed].to(_wide(K)))
             result[failed] = wide.to(K.dtype)
         else:
@@ -73,6 +74,11 @@ def _launch(name: str, *inputs: Tensor) -> tuple[Tensor, Tensor]:
     addresses = [tensor.data_ptr() for tensor in (*inputs, result, failed)]
     _native.launch(name, result.device, *addresses, failed.numel(), channels)
     return result, failed
+
+
+def _goes_on_in_double(K: Tensor) -> bool:
+    """Whether what float32 cannot do is for float64, rather than for the reference's eigenvectors."""
+    return K.dtype != _wide(K) and K.shape[-1] < _EIGENVECTORS_FROM
 
 
 def _wide(K: Tensor) -> torch.dtype:
