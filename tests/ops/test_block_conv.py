@@ -108,6 +108,14 @@ def test_compiled_the_reference_is_preferred(backend, is_operator):
     assert any("block_conv_forward" in target for target in targets) == is_operator
 
 
+@pytest.mark.parametrize(
+    ("rows", "axes", "expected"), [(2, (0,), "native"), (0, (0,), "reference"), (2, (), "reference")]
+)
+def test_auto_leaves_what_has_no_products_to_the_reference(rows, axes, expected):
+    kernel, projectors = torch.zeros(1, 1, rows, 2), torch.zeros(len(axes), 2, 2)
+    assert testing.op("block_conv").choose("auto", kernel, projectors, axes) == expected
+
+
 def test_strides_batches_and_conjugates_are_read_as_they_are():
     axes, wide = (0, 1, 1), torch.complex128
     matrix = torch.randn(2, 5, 3, dtype=wide).mT.conj()

@@ -35,8 +35,10 @@ def supports(kernel: Tensor, projectors: Tensor, axes: Sequence[int]) -> str:
 
 
 def unprofitable(kernel: Tensor, projectors: Tensor, axes: Sequence[int]) -> str:
-    """Empty, or why the reference is faster: torch's compiler fuses its passes, and launches nothing from Python."""
-    return "the compiler makes faster code of the reference" if torch.compiler.is_compiling() else ""
+    """Empty, or why the reference is faster (README.md, "Native")."""
+    if torch.compiler.is_compiling():
+        return "the compiler makes faster code of the reference"
+    return "" if axes and kernel.numel() else "there is nothing to multiply"
 
 
 def block_conv_forward(kernel: Tensor, projectors: Tensor, axes: Sequence[int]) -> Tensor:
