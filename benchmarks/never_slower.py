@@ -49,9 +49,9 @@ def main(
         rows.append({"op": op_name, "case": case_name, "dtype": dtype, **ratios})
         told = "   ".join(f"{name}: {ratio:.2f}" for name, ratio in ratios.items())
         print(f"{op_name:<16} {case_name:<28} {told}", flush=True)
-    if path:
-        about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": device}
-        path.write_text(json.dumps({**about, "rows": merged(path, rows)}, indent=1) + "\n")
+        if path:
+            about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": device}
+            path.write_text(json.dumps({**about, "rows": merged(path, rows)}, indent=1) + "\n")
     slower = [row for row in rows if max(row.get(" / ".join(pair), 0) for pair in RATIOS) > 1 + tolerance]
     for row in slower:
         print(f"slower: {row}")
