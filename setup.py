@@ -129,6 +129,8 @@ class BuildKernels(build_ext):
     def build_extensions(self):
         compiler, reason = find_compiler()
         if compiler is None:
+            if cuda_mode() == "require":
+                raise SystemExit(f"FASTLIP_CUDA=require, but {reason}")
             print(f"fastlip: {reason}; installing without native kernels")
             self.extensions = []
             return

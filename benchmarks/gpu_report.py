@@ -1,13 +1,15 @@
 """Achieved bandwidth and FLOP rates of kernels on one device, beside a copy's, eager PyTorch's, and the floors.
 
-    python benchmarks/gpu_report.py [--device cuda] [--batch 256] [--rounds 50] [--output FILE]
+    python benchmarks/gpu_report.py [--only NAME ...] [--device cuda] [--batch 256] [--rounds 50] [--output FILE]
 
-Floors in µs assume an H100: 3 TB/s and 133 TFLOP/s of 3xTF32 products. JSON, with machine, versions and commit.
+Floors in µs assume an H100: 3 TB/s and 133 TFLOP/s of 3xTF32 products. JSON, with machine, versions and commit; what
+FILE holds of other kernels stays in it, so that each can be measured by a process of its own.
 """
 
 import argparse
 import json
 import platform
+import shutil
 import statistics
 import subprocess
 import time
@@ -44,12 +46,6 @@ def _clock(step):
     started = time.perf_counter()
     step()
     return time.perf_counter() - started
-
-
-def copy_bandwidth(device, time_of, elements):
-    source = torch.randn(elements, device=device)
-    target = torch.empty_like(source)
-    return 8 * elements / time_of(lambda: target.copy_(source))
 
 
 def maxmin(device, time_of, batch, channels, side):
@@ -160,18 +156,42 @@ def conv_chain(device, time_of, batch, channels, side):
     return {"training µs": 1e6 * ours, "floor µs": 1e6 * floor, "training: eager / ours": eager / ours}
 
 
-def machine(device):
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+def copy(device, time_of, batch, channels, side):
+    """Of one tensor to another: what "bytes/s" of other kernels can be compared with."""
+    source = torch.randn(batch, channels, side, side, device=device)
+    target = torch.empty_like(source)
+    moved = 8 * source.numel()
+    seconds = time_of(lambda: target.copy_(source))
+    return {"µs": 1e6 * seconds, "floor µs": 1e6 * moved / BANDWIDTH, "bytes/s": moved / seconds}
+
+
+MEASURES = {
+    measure.__name__: measure for measure in (copy, maxmin, gram_rowsum, sll_layer, cayley, spectral_conv, conv_chain)
+}
+
+
+def machine(device, commit):
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "python": platform.python_version()}
-    return {"device": name, **versions, "commit": commit.stdout.strip()}
+    return {"device": name, **versions, "commit": commit or checked_out()}
+
+
+def checked_out():
+    if shutil.which("git") is None:
+        return "unknown"
+    command = ["git", "rev-parse", "HEAD"]
+    return (
+        subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip() or "unknown"
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=MEASURES, action="append")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--commit", help="for machines that have no git")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -179,15 +199,15 @@ def main():
     def time_of(step):
         return median_seconds(step, device, options.rounds)
 
-    report = {**machine(device), "copy bytes/s": copy_bandwidth(device, time_of, options.batch << 18)}
-    for measure in (maxmin, gram_rowsum, sll_layer, cayley, spectral_conv, conv_chain):
+    report = json.loads(options.output.read_text()) if options.output and options.output.exists() else {}
+    report |= machine(device, options.commit)
+    for name in options.only or MEASURES:
         for channels, side in SHAPES:
-            figures = measure(device, time_of, options.batch, channels, side)
-            report[f"{measure.__name__} c={channels} s={side}"] = figures
-    text = json.dumps(report, indent=2, ensure_ascii=False)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+            figures = MEASURES[name](device, time_of, options.batch, channels, side)
+            report[f"{name} c={channels} s={side}"] = figures
+            print(name, channels, side, json.dumps(figures, ensure_ascii=False), flush=True)
+            if options.output:
+                options.output.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

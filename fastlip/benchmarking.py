@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastlip import _peers
+from fastlip import _peers, _whole_step
 from fastlip.fusing import fuse, unfuse
 from fastlip.models import lip_conv_net
 from fastlip.nn._base import LipschitzLinear
@@ -23,7 +23,7 @@ from fastlip.nn._conv import LipschitzConv2d
 from fastlip.nn.activations import MaxMin
 from fastlip.testing import bytes_kept
 
-CONTESTANTS = ("fused", "reference", "channels-last", "compiled", *_peers.PEERS)
+CONTESTANTS = ("fused", *_whole_step.PROGRAMS, "reference", "channels-last", "compiled", *_peers.PEERS)
 # In float64: in float32 a pair or a maximum that rounding decides may fall either way, and moves gradients visibly.
 _AGREEMENT = 1e-6
 _NOISE = 0.3  # of each parameter's standard deviation: away from initialisations where iterations end early
@@ -71,40 +71,48 @@ def run(setting: Setting, contestants: Sequence[str] = CONTESTANTS) -> list[Row]
     """Times the contestants and the plain network, alternating; after the agreement of gradients is checked.
 
     Plain is the same network of zero-padded ``nn.Conv2d`` and ``nn.Linear``, contiguous, with MaxMin by maximum and
-    minimum as usually published. Contestants: ``"fused"``; ``"reference"``, the pure-PyTorch layers;
+    minimum as usually published. Contestants: ``"fused"``; ``"fused compiled"``, its network and loss in one graph of
+    ``torch.compile`` (which takes minutes), backward too; ``"fused CUDA graph"``, its whole step with the optimiser
+    captured and replayed, on a GPU, without the host's synchronisations (CPL: ``training_sigma="power"``);
+    ``"reference"``, the pure-PyTorch layers;
     ``"channels-last"``, the reference in that memory format (what it alone is worth); ``"compiled"``, the reference
     under ``torch.compile``; ``"orthogonium"`` and ``"deel-torchlip"``, the same network of that package's layers,
     from their own initialisation and as they evaluate by themselves.
 
     Raises:
         ValueError: a contestant that cannot run (see :func:`why_not`).
-        DisagreementError: fused and reference differ by more than rounding; nothing was timed.
+        DisagreementError: fused (eager, compiled or captured) and reference differ by more than rounding; nothing
+            was timed.
     """
     for contestant in contestants:
-        if reason := why_not(contestant, setting.method):
+        if reason := why_not(contestant, setting.method, setting.device):
             raise ValueError(f"contestants: {reason}")
+    torch._dynamo.reset()
     torch.manual_seed(0)
     model = _model(setting)
     networks = {name: _network(name, setting.method, model) for name in ("plain", *contestants)}
     x = torch.rand(setting.batch_size, 3, setting.image_size, setting.image_size, device=setting.device)
     y = torch.randint(10, (setting.batch_size,), device=setting.device)
-    _require_agreement(setting.method, model, x[:4], y[:4])
+    for name in dict.fromkeys(("fused", *(name for name in contestants if name in _whole_step.PROGRAMS))):
+        _require_agreement(name, setting.method, model, x[:4], y[:4])
     inputs = {name: _input(name, x) for name in networks}
     losses = {name: _loss(network, inputs[name], y) for name, network in networks.items()}
     sizes = dict.fromkeys(networks, 0)
-    train = _alternate({name: _training_step(networks[name], losses[name]) for name in networks}, setting)
+    train = _alternate({name: _training_step(name, networks[name], losses[name]) for name in networks}, setting)
     for name, network in networks.items():
-        sizes[name] = bytes_kept(losses[name]) if name != "compiled" else 0
+        sizes[name] = 0 if name in ("compiled", *_whole_step.PROGRAMS) else bytes_kept(losses[name])
         network.eval()
-    evaluate = _alternate({name: _evaluation_step(networks[name], inputs[name]) for name in networks}, setting)
+    evaluate = _alternate({name: _evaluation_step(name, networks[name], inputs[name]) for name in networks}, setting)
     return [_row(setting, name, train, evaluate, sizes) for name in contestants]
 
 
-def why_not(contestant: str, method: str) -> str:
-    """Why this contestant cannot be timed beside this method; empty if it can."""
+def why_not(contestant: str, method: str, device: str = "cpu") -> str:
+    """Why this contestant cannot be timed beside this method on this device; empty if it can."""
     if contestant not in CONTESTANTS:
         return f"got {contestant!r}, allowed are {', '.join(map(repr, CONTESTANTS))}"
-    return _peers.why_not(contestant, method) if contestant in _peers.PEERS else ""
+    if contestant in _peers.PEERS:
+        return _peers.why_not(contestant, method)
+    return _whole_step.why_not(contestant, device)
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -186,13 +194,12 @@ def _network(name: str, method: str, model: nn.Module) -> nn.Module:
             lambda inputs, outputs: _peers.dense(name, inputs, outputs),
         ).to(next(model.parameters()).device)
     network = copy.deepcopy(model)
-    if name == "fused":
+    if name == "fused" or name in _whole_step.PROGRAMS:
         return fuse(network)
     network = unfuse(network)
     if name == "channels-last":
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if name == "compiled":
-        torch._dynamo.reset()
         network.compile()
     return network
 
@@ -215,38 +222,53 @@ def _loss(network: nn.Module, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
     return lambda: F.cross_entropy(4 * network(x), y)
 
 
-def _require_agreement(method: str, model: nn.Module, x: Tensor, y: Tensor) -> None:
-    gradients = []
-    for network in (fuse(copy.deepcopy(model)), unfuse(copy.deepcopy(model))):
-        _loss(network.double(), x.double(), y)().backward()
-        gradients.append([p.grad for p in network.parameters()])
-    for (name, _), one, other in zip(model.named_parameters(), *gradients, strict=True):
+def _require_agreement(name: str, method: str, model: nn.Module, x: Tensor, y: Tensor) -> None:
+    ours, theirs = (_gradients(one, method, model, x.double(), y) for one in (name, "reference"))
+    for (parameter, _), one, other in zip(model.named_parameters(), ours, theirs, strict=True):
         if one is None or other is None:
             continue
         error = (one - other).norm() / other.norm().clamp_min(torch.finfo(one.dtype).tiny)
         if not error <= _AGREEMENT:
             raise DisagreementError(
-                f"{method}: gradients of {name} differ by {error:.1e} between fused and reference"
+                f"{method}: gradients of {parameter} differ by {error:.1e} between {name} and reference"
             )
 
 
-def _training_step(network: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
+def _gradients(name: str, method: str, model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor | None]:
+    network = _network(name, method, model).double()
+    start = copy.deepcopy(network.state_dict())
+    loss = _whole_step.compiled(name, _loss(network, x, y))
+
+    def step() -> None:
+        network.zero_grad()
+        loss().backward()
+
+    step = _whole_step.captured(name, step)
+    network.load_state_dict(start)  # the steps before the capture moved buffers
+    step()
+    return [parameter.grad for parameter in network.parameters()]
+
+
+def _training_step(name: str, network: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
     optimizer = torch.optim.SGD(network.parameters(), lr=_LEARNING_RATE)
+    loss = _whole_step.compiled(name, loss)
 
     def step() -> None:
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
 
-    return step
+    return _whole_step.captured(name, step)
 
 
-def _evaluation_step(network: nn.Module, x: Tensor) -> Callable[[], None]:
+def _evaluation_step(name: str, network: nn.Module, x: Tensor) -> Callable[[], None]:
+    forward = _whole_step.compiled(name, network)
+
     def step() -> None:
         with torch.no_grad():
-            network(x)
+            forward(x)
 
-    return step
+    return _whole_step.captured(name, step)
 
 
 def _alternate(steps: dict[str, Callable[[], None]], setting: Setting) -> dict[str, list[float]]:

@@ -408,6 +408,36 @@ def test_bench_says_which_contestant_it_leaves_out(cli, monkeypatch):
     assert "nothing was timed" in errors
 
 
+def test_bench_times_the_compiled_step_and_captures_on_a_gpu_only(cli, monkeypatch):
+    programs = []
+
+    def compile_in_part(function, *, fullgraph, dynamic):
+        programs.append(fullgraph and not dynamic)
+        return compile_as_it_is(function, fullgraph=fullgraph, dynamic=dynamic, backend="aot_eager")
+
+    compile_as_it_is = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_in_part)
+    options = ("--method=aol", "--batch-size=2", "--image-size=2", "--layers-per-block=1", "--rounds=1")
+    code, output, errors = cli(
+        "bench", *options, "--contestant=fused compiled", "--contestant=fused CUDA graph", "--json"
+    )
+    assert code == 0
+    assert "left out: fused CUDA graph needs a CUDA device, got cpu" in errors
+    (row,) = json.loads(output)["rows"]
+    assert row["contestant"] == "fused compiled"
+    assert min(row["train"], row["evaluate"]) > 0
+    assert programs == [True, True, True]  # of the gate, training, evaluation
+
+
+def test_nothing_is_timed_where_the_compiled_step_is_wrong(cli, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda: function() * 1.01)
+    options = ("--method=aol", "--batch-size=2", "--image-size=2", "--layers-per-block=1", "--rounds=1")
+    code, output, errors = cli("bench", *options, "--contestant=fused compiled")
+    assert code == 1
+    assert "between fused compiled and reference: not timed" in errors
+    assert output == ""
+
+
 def test_bench_times_another_package_where_it_is_installed(cli):
     pytest.importorskip("orthogonium")
     options = ("--method=aol", "--batch-size=2", "--image-size=4", "--layers-per-block=1", "--rounds=1")

@@ -53,7 +53,9 @@ def bench(methods: tuple[str, ...], contestants: tuple[str, ...], as_json: bool,
     pages_kept = keep_pages()
     rows: list[Row] = []
     for method in methods or METHODS:
-        able = [name for name in contestants or ("fused", "reference") if not _left_out(name, method)]
+        able = [
+            name for name in contestants or ("fused", "reference") if not _left_out(name, method, options["device"])
+        ]
         if not able:
             continue
         try:
@@ -88,8 +90,8 @@ def _parse_option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _left_out(contestant: str, method: str) -> bool:
-    reason = why_not(contestant, method)
+def _left_out(contestant: str, method: str, device: str) -> bool:
+    reason = why_not(contestant, method, device)
     if reason:
         click.echo(f"left out: {reason}", err=True)
     return bool(reason)
@@ -101,10 +103,10 @@ def _machine() -> dict[str, Any]:
 
 def _print_row(row: Row, *, header: bool) -> None:
     if header:
-        click.echo("ratios to plain              train  evaluate     saved |  train ms  evaluate ms  plain's")
+        click.echo("ratios to plain                train  evaluate     saved |  train ms  evaluate ms  plain's")
     saved = f"{row.saved:>9.2f}" if row.saved else f"{'-':>9}"
     click.echo(
-        f"{row.method:<10} {row.contestant:<14} {row.train:>8.2f} {row.evaluate:>9.2f} {saved} |"
+        f"{row.method:<10} {row.contestant:<16} {row.train:>8.2f} {row.evaluate:>9.2f} {saved} |"
         f" {row.train_ms:>9.1f} {row.evaluate_ms:>12.1f}  {row.plain_train_ms:.1f}, {row.plain_evaluate_ms:.1f}"
     )
 

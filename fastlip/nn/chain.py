@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-from itertools import takewhile
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -120,8 +118,9 @@ def _fused(run: list[Any], style: Style, x: Tensor) -> Tensor:
             x = _by_spectrum(run[0], x, torus, style.pairing)
             run = run[2:]
         else:
-            direct = takewhile(partial(_runs_directly, x), run[::2])
-            count = 2 * len(list(direct))
+            count = 2
+            while count < len(run) and not _torus_for(run[count], x):
+                count += 2
             x = _chained(run[:count], style, x)
             run = run[count:]
     return x
@@ -134,10 +133,6 @@ def _by_spectrum(layer: KernelConv2d | PerFrequencyConv2d, x: Tensor, torus: tup
 
 def _torus_for(convolution: nn.Conv2d | KernelConv2d, x: Tensor) -> tuple[int, int] | None:
     return convolution.torus_for(x) if isinstance(convolution, KernelConv2d) else None
-
-
-def _runs_directly(x: Tensor, convolution: nn.Conv2d | KernelConv2d) -> bool:
-    return _torus_for(convolution, x) is None
 
 
 def _chained(run: list[Any], style: Style, x: Tensor) -> Tensor:

@@ -92,6 +92,44 @@ def test_complex_kernels_and_autocast(wide):
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("backend", "is_operator"), [("auto", False), ("native", True)])
+def test_compiled_the_reference_is_preferred(backend, is_operator):
+    graphs = []
+
+    def keep(module, inputs):
+        graphs.append(module.graph)
+        return module
+
+    tensors = chain(3, projectors=2)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda *t: ops.block_conv(*t, (1, 0), backend=backend), backend=keep, fullgraph=True)
+    torch.testing.assert_close(compiled(*tensors), ops.block_conv(*tensors, (1, 0)), rtol=0, atol=1e-14)
+    targets = [str(node.target) for graph in graphs for node in graph.nodes]
+    assert any("block_conv_forward" in target for target in targets) == is_operator
+
+
+@pytest.mark.parametrize(
+    ("rows", "axes", "expected"), [(2, (0,), "native"), (0, (0,), "reference"), (2, (), "reference")]
+)
+def test_auto_leaves_what_has_no_products_to_the_reference(rows, axes, expected):
+    kernel, projectors = torch.zeros(1, 1, rows, 2), torch.zeros(len(axes), 2, 2)
+    assert testing.op("block_conv").choose("auto", kernel, projectors, axes) == expected
+
+
+def test_strides_batches_and_conjugates_are_read_as_they_are():
+    axes, wide = (0, 1, 1), torch.complex128
+    matrix = torch.randn(2, 5, 3, dtype=wide).mT.conj()
+    projectors = torch.randn(2, 3, 10, 5, dtype=wide).conj()[..., ::2, :]
+    results = [
+        testing.outputs_and_gradients(
+            lambda **t: ops.block_conv(t["matrix"], t["projectors"], axes, backend=backend),  # noqa: B023
+            {"matrix": matrix, "projectors": projectors},
+        )
+        for backend in ("native", "reference")
+    ]
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
 def test_a_projector_and_its_complement_cancel_to_a_shift():
     matrix, (P,) = chain(4, projectors=1)
     K = ops.block_conv(matrix, torch.stack((P, torch.eye(4) - P)), (0, 0))

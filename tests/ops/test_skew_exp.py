@@ -16,10 +16,11 @@ def test_takes_the_skew_part(backend):
     assert ops.skew_exp(K.bfloat16(), backend=backend).dtype == torch.float32
 
 
+@pytest.mark.parametrize("backend", ["reference", "native"])
 @pytest.mark.parametrize("scale", [0.1, 3.0, 100.0])
 @pytest.mark.parametrize("size", [1, 9, 200])
-def test_is_orthogonal_to_rounding(size, scale):
-    Q = ops.skew_exp(torch.randn(size, size) * scale / size**0.5)
+def test_is_orthogonal_to_rounding(size, scale, backend):
+    Q = ops.skew_exp(torch.randn(size, size) * scale / size**0.5, backend=backend)
     defect = (Q.double().T @ Q.double() - torch.eye(size, dtype=torch.float64)).abs().max()
     assert defect < 20 * torch.finfo(torch.float32).eps
     assert torch.linalg.slogdet(Q.double())[0] == 1
@@ -42,7 +43,12 @@ def test_the_gradient_is_that_of_the_matrix_exponential(scale):
 
 def test_only_the_argument_and_the_result_are_kept():
     K = torch.randn(8, 8)
-    assert testing.saved_bytes(ops.skew_exp, {"K": K}) == 2 * 4 * 64
+    assert testing.saved_bytes(lambda K: ops.skew_exp(K, backend="native"), {"K": K}) == 2 * 4 * 64
+
+
+@pytest.mark.parametrize(("size", "expected"), [(63, "reference"), (64, "native")])
+def test_auto_leaves_small_matrices_to_the_reference(size, expected):
+    assert testing.op("skew_exp").choose("auto", torch.zeros(size, size)) == expected
 
 
 def test_transforms_run_the_reference():

@@ -16,6 +16,8 @@ _NAMES = {
     torch.float16: "float16",
     torch.bfloat16: "bfloat16",
 }
+# Numbers from which these kernels win, forward and backward: 1.2 of torch's time at half as many, 0.8 at as many.
+_WORTHWHILE = 1 << 16
 
 
 def supports(x: Tensor, factor: int) -> str:
@@ -26,8 +28,10 @@ def supports(x: Tensor, factor: int) -> str:
 
 
 def unprofitable(x: Tensor, factor: int) -> str:
-    """Empty, or why torch's function does better: on contiguous images."""
-    return "" if x.stride(1) == 1 and x.shape[1] > 1 else "the image is not channels-last"
+    """Empty, or why torch's function does better."""
+    if x.stride(1) != 1 or x.shape[1] == 1:
+        return "the image is not channels-last"
+    return "" if x.numel() >= _WORTHWHILE else f"{x.numel()} numbers take torch less time than a launch"
 
 
 def pixel_unshuffle(x: Tensor, factor: int) -> Tensor:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastlip.ops.polar.reference import polish
+
 
 def skew_exp(K: Tensor) -> Tensor:
-    """exp((K - Kᵀ) / 2)."""
-    return torch.linalg.matrix_exp((K - K.mT) / 2)
+    """exp((K - Kᵀ) / 2), orthogonal to rounding."""
+    E = torch.linalg.matrix_exp((K - K.mT) / 2)
+    # The rounding error of the series is corrected in value; the gradient is E's.
+    return E + (polish(E.detach()) - E.detach())
