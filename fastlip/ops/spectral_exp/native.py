@@ -23,7 +23,7 @@ _BACKWARD = {dtype: name.replace("forward", "backward") for dtype, name in _FORW
 def supports(K_hat: Tensor) -> str:
     """Empty, or why these kernels cannot run."""
     name = _FORWARD.get(K_hat.dtype)
-    return _native.missing(name, K_hat.device.type) if name else f"no kernel for dtype {K_hat.dtype}"
+    return _native.missing(name, K_hat.device) if name else f"no kernel for dtype {K_hat.dtype}"
 
 
 def spectral_exp_forward(K_hat: Tensor) -> Tensor:
