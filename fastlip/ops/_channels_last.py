@@ -36,7 +36,7 @@ def refuse(
 
 def missing(x: Tensor) -> str:
     """Why the passes in C++ cannot run on the device of x; empty if they can."""
-    return _native.missing("conv_chain_forward_float32", x.device.type)
+    return _native.missing("conv_chain_forward_float32", x.device)
 
 
 def frame_of(weight: Tensor, dilation: Sequence[int], mode: str) -> Pads:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -26,7 +27,10 @@ def _torch_parallel_for() -> int:
 
 
 def _load_cpu() -> ModuleType:
-    name = _MODULE_OF_CAPABILITY.get(torch.backends.cpu.get_cpu_capability(), "_native_default")
+    return _load(_MODULE_OF_CAPABILITY.get(torch.backends.cpu.get_cpu_capability(), "_native_default"))
+
+
+def _load(name: str) -> ModuleType:
     try:
         module = importlib.import_module(f"fastlip.{name}")
     except ModuleNotFoundError:
@@ -67,10 +71,17 @@ def require() -> None:
     raise ImportError("; ".join(reasons))
 
 
+@cache
+def _type_of(device: torch.device) -> str:
+    # The attribute makes its string anew each time, which takes as long as a small kernel.
+    return device.type
+
+
 # Tracing into it would guard a graph by the absence of the kernel that it enters itself.
 @torch.compiler.assume_constant_result
-def missing(kernel: str, device_type: str) -> str:
-    """Why this kernel cannot be called on this device type; empty if it can."""
+def missing(kernel: str, device: torch.device) -> str:
+    """Why this kernel cannot be called on this device; empty if it can."""
+    device_type = _type_of(device)
     return "" if (device_type, kernel) in _kernels else _find(kernel, device_type)
 
 
@@ -85,17 +96,25 @@ def _find(kernel: str, device_type: str) -> str:
     return ""
 
 
-def kernel(name: str, device_type: str) -> Callable[..., None]:
+def kernel(name: str, device: torch.device) -> Callable[..., None]:
     """A compiled kernel: call it with addresses (``tensor.data_ptr()``), sizes and numbers."""
-    if reason := missing(name, device_type):
+    if reason := missing(name, device):
         raise ImportError(reason)
-    return _kernels[device_type, name]
+    return _kernels[_type_of(device), name]
+
+
+def narrow_kernel(name: str) -> Callable[..., None]:
+    """A compiled CPU kernel for little work: without 64-byte vectors, which slow the core down for some 20 µs."""
+    best = kernel(name, torch.device("cpu"))
+    if library("cpu").instruction_set != "avx512":
+        return best
+    return getattr(_load("_native_avx2"), name)
 
 
 def launch(name: str, device: torch.device, *arguments: float) -> None:
     """Runs a compiled kernel on the device's current stream, which CUDA kernels take as their last argument."""
-    if device.type == "cpu":
-        (_kernels.get(("cpu", name)) or kernel(name, "cpu"))(*arguments)
+    if _type_of(device) == "cpu":
+        (_kernels.get(("cpu", name)) or kernel(name, device))(*arguments)
         return
     with torch.cuda.device(device):
-        kernel(name, device.type)(*arguments, torch.cuda.current_stream(device).cuda_stream)
+        kernel(name, device)(*arguments, torch.cuda.current_stream(device).cuda_stream)

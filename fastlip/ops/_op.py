@@ -64,7 +64,10 @@ class Op:
                 raise ValueError(f"fastlip.ops.{self.name}: backend={backend!r} cannot run here: {reason}")
             return backend
         for name in self.backends:
-            if not (self.why_not(name, *arguments) or self._why_rather_not(name, *arguments)):
+            if self.why_not(name, *arguments):
+                continue
+            unprofitable = self._unprofitable[name]
+            if unprofitable is None or not unprofitable(*arguments):
                 return name
         return "reference"
 
@@ -77,10 +80,6 @@ class Op:
         if _transforms_are_active() and not _is_compiling():
             return "inside torch.func transforms only the reference runs"
         return self.modules[backend].supports(*arguments)
-
-    def _why_rather_not(self, backend: str, *arguments: Any) -> str:
-        unprofitable = self._unprofitable[backend]
-        return unprofitable(*arguments) if unprofitable else ""
 
     def add_module(self, backend: str, module: ModuleType) -> None:
         """Takes note of an imported backend."""
@@ -149,6 +148,8 @@ class Operator:
         torch.library.register_fake(f"fastlip::{self.name}", fake, lib=_LIBRARY)
         torch.library.register_autograd(f"fastlip::{self.name}", backward, setup_context=setup_context, lib=_LIBRARY)
         self.packet = getattr(torch.ops.fastlip, self.name).default
+        types = [str(argument.type) for argument in self.packet._schema.arguments]
+        self.tensors = [position for position, kind in enumerate(types) if kind in ("Tensor", "Optional[Tensor]")]
         function = _autograd_function(self.name, self.run, setup_context, backward)
         # What Function.apply calls once it has found that no functorch transform is active.
         self.apply: Callable[..., Tensor] = getattr(super(torch.autograd.Function, function), "apply")  # noqa: B009
@@ -156,7 +157,7 @@ class Operator:
     def __call__(self, *arguments: Any) -> Tensor:
         if _is_traced() or not _is_plain(arguments):
             outputs = self.packet(*arguments)
-        elif _is_grad_enabled() and _any_requires_grad(arguments):
+        elif _is_grad_enabled() and self._any_requires_grad(arguments):
             return self.apply(*arguments)
         else:
             outputs = self.run(*arguments)
@@ -170,13 +171,20 @@ class Operator:
 
     def run(self, *arguments: Any) -> Any:
         """Calls the kernel of the backend named by the last argument."""
-        backend = arguments[-1]
-        kernel = self.kernels.get(backend)
-        if kernel is None:
-            if reason := self.op.status(backend):
-                raise ValueError(f"fastlip::{self.name}: backend={backend!r} cannot run here: {reason}")
-            kernel = self.kernels[backend] = getattr(self.op.modules[backend], self.name)
-        return kernel(*arguments[:-1])
+        return (self.kernels.get(arguments[-1]) or self._find(arguments[-1]))(*arguments[:-1])
+
+    def _find(self, backend: str) -> Callable[..., Any]:
+        if reason := self.op.status(backend):
+            raise ValueError(f"fastlip::{self.name}: backend={backend!r} cannot run here: {reason}")
+        kernel = self.kernels[backend] = getattr(self.op.modules[backend], self.name)
+        return kernel
+
+    def _any_requires_grad(self, arguments: tuple[Any, ...]) -> bool:
+        for position in self.tensors:
+            tensor = arguments[position]
+            if tensor is not None and tensor.requires_grad:
+                return True
+        return False
 
     def _refuse_backward(self, ctx: Any, *gradients: Tensor) -> Any:
         raise RuntimeError(
@@ -185,13 +193,7 @@ class Operator:
 
 
 def _is_plain(arguments: tuple[Any, ...]) -> bool:
-    if _dispatch_modes() or _transforms_are_active():
-        return False
-    return _PLAIN.issuperset(map(type, arguments))
-
-
-def _any_requires_grad(arguments: tuple[Any, ...]) -> bool:
-    return any(isinstance(argument, Tensor) and argument.requires_grad for argument in arguments)
+    return not (_dispatch_modes() or _transforms_are_active()) and _PLAIN.issuperset(map(type, arguments))
 
 
 def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -25,7 +25,7 @@ def supports(M: Tensor) -> str:
     """Empty, or why these kernels cannot run."""
     if M.dtype not in _NAMES:
         return f"no kernel for dtype {M.dtype}"
-    return "" if _in_workspace(M) else _native.missing(f"cayley_forward_{_NAMES[M.dtype]}", M.device.type)
+    return "" if _in_workspace(M) else _native.missing(f"cayley_forward_{_NAMES[M.dtype]}", M.device)
 
 
 def cayley_forward(M: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +64,7 @@ def cayley_backward(gradient: Tensor, Q: Tensor | None, M: Tensor | None, B: Ten
 
 def _in_workspace(M: Tensor) -> bool:
     """Whether the kernels are those that take their memory from the caller: CUDA's."""
-    return not _native.missing(f"cayley_workspace_forward_{_NAMES[M.dtype]}", M.device.type)
+    return not _native.missing(f"cayley_workspace_forward_{_NAMES[M.dtype]}", M.device)
 
 
 def _forward_workspace(M: Tensor) -> tuple[Tensor, int, int]:

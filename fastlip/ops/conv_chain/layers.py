@@ -1,8 +1,9 @@
-"""The chain's algorithm: torch's convolutions, and between them the passes of a backend."""
+"""The chain's algorithm, written once: torch's convolutions, and between them the passes of a backend."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -10,10 +11,15 @@ from torch import Tensor
 
 from fastlip.ops import _channels_last as images
 from fastlip.ops._padding import Pads
+from fastlip.ops.conv_chain import scaled
 
 
 class Passes(Protocol):
     """What happens to channels-last images between convolutions; native.py and triton_kernels.py have one each."""
+
+    def missing(self, x: Tensor) -> str:
+        """Why these passes cannot run on the device of x; empty if they can."""
+        ...
 
     def frame(self, x: Tensor, frame: Pads) -> Tensor:
         """x with its frame."""
@@ -32,56 +38,79 @@ class Passes(Protocol):
         ...
 
 
-def forward(
-    passes: Passes,
-    x: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    keep: bool,
-    padding_mode: str,
-    dilation: Sequence[int],
-    pairing: str,
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The last output, and if they are to be kept those before it and the bits of every MaxMin."""
-    frames = [images.frame_of(weight, dilation, padding_mode) for weight in weights]
-    framed = passes.frame(x.contiguous(memory_format=images.LAST), frames[0])
-    outputs, masks = [], []
-    for weight, bias, frame in zip(weights, biases, [*frames[1:], images.NO_FRAME], strict=True):
-        z = images.convolve(framed, weight, dilation, padding_mode)
-        y, framed, mask = passes.activate(z, bias.contiguous(), None, pairing, frame, keep)
-        outputs.append(y)
-        masks.append(mask)
-    return outputs[-1], outputs[:-1] if keep else [], masks if keep else []
+@dataclass(frozen=True)
+class Kernels:
+    """The op's functions on one backend."""
 
+    passes: Passes
 
-def backward(
-    passes: Passes,
-    gradient: Tensor,
-    x: Tensor,
-    kernels: list[Tensor],
-    between: list[Tensor],
-    masks: list[Tensor],
-    needs_x: bool,
-    needs_kernels: list[bool],
-    needs_biases: list[bool],
-    padding_mode: str,
-    dilation: Sequence[int],
-    pairing: str,
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The gradients of x (without values unless needed), of the kernels and of the biases (empty unless needed)."""
-    inputs = [x.contiguous(memory_format=images.LAST), *between]
-    gradient = gradient.contiguous(memory_format=images.LAST)
-    weight_gradients, bias_gradients = [], []
-    for i in reversed(range(len(kernels))):
-        kernel = kernels[i]
-        frame = images.opposite(images.frame_of(kernel, dilation, padding_mode))
-        _, framed, sums = passes.deactivate(gradient, masks[i], pairing, frame, keep=False, sums=needs_biases[i])
-        adjoint = images.adjoint(kernel)
-        arguments = inputs[i], framed, adjoint, dilation, padding_mode
-        bar = images.adjoint_weight_gradient(*arguments) if needs_kernels[i] else kernel.new_empty(0)
-        weight_gradients.append(bar)
-        bias_gradients.append(sums)
-        if needs_x or i > 0:
-            gradient = images.convolve(framed, adjoint, dilation, padding_mode)
-    x_gradient = gradient if needs_x else torch.empty_like(inputs[0])
-    return x_gradient, weight_gradients[::-1], bias_gradients[::-1]
+    def supports(
+        self,
+        x: Tensor,
+        weights: list[Tensor],
+        biases: list[Tensor | None],
+        scales: list[Tensor],
+        padding_mode: str,
+        dilation: tuple[int, int],
+        pairing: str,
+    ) -> str:
+        """Empty, or why these kernels cannot run."""
+        refused = images.refuse(x, [*biases, *scales], weights, padding_mode, dilation)
+        return refused or self.passes.missing(x)
+
+    def forward(
+        self,
+        x: Tensor,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        scales: list[Tensor],
+        keep: bool,
+        padding_mode: str,
+        dilation: Sequence[int],
+        pairing: str,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The last output, and if they are to be kept those before it and the bits of every MaxMin."""
+        kernels = scaled(weights, scales)
+        frames = [images.frame_of(kernel, dilation, padding_mode) for kernel in kernels]
+        framed = self.passes.frame(x.contiguous(memory_format=images.LAST), frames[0])
+        outputs, masks = [], []
+        for kernel, bias, frame in zip(kernels, biases, [*frames[1:], images.NO_FRAME], strict=True):
+            z = images.convolve(framed, kernel, dilation, padding_mode)
+            y, framed, mask = self.passes.activate(z, bias.contiguous(), None, pairing, frame, keep)
+            outputs.append(y)
+            masks.append(mask)
+        return outputs[-1], outputs[:-1] if keep else [], masks if keep else []
+
+    def backward(
+        self,
+        gradient: Tensor,
+        x: Tensor,
+        kernels: list[Tensor],
+        between: list[Tensor],
+        masks: list[Tensor],
+        needs_x: bool,
+        needs_kernels: list[bool],
+        needs_biases: list[bool],
+        padding_mode: str,
+        dilation: Sequence[int],
+        pairing: str,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The gradients of x (without values unless needed), the kernels and the biases (empty unless needed)."""
+        inputs = [x.contiguous(memory_format=images.LAST), *between]
+        gradient = gradient.contiguous(memory_format=images.LAST)
+        weight_gradients, bias_gradients = [], []
+        for i in reversed(range(len(kernels))):
+            kernel = kernels[i]
+            frame = images.opposite(images.frame_of(kernel, dilation, padding_mode))
+            _, framed, sums = self.passes.deactivate(
+                gradient, masks[i], pairing, frame, keep=False, sums=needs_biases[i]
+            )
+            adjoint = images.adjoint(kernel)
+            arguments = inputs[i], framed, adjoint, dilation, padding_mode
+            bar = images.adjoint_weight_gradient(*arguments) if needs_kernels[i] else kernel.new_empty(0)
+            weight_gradients.append(bar)
+            bias_gradients.append(sums)
+            if needs_x or i > 0:
+                gradient = images.convolve(framed, adjoint, dilation, padding_mode)
+        x_gradient = gradient if needs_x else torch.empty_like(inputs[0])
+        return x_gradient, weight_gradients[::-1], bias_gradients[::-1]

@@ -2,66 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from fastlip.ops import _channels_last as images
 from fastlip.ops import _native
 from fastlip.ops._padding import Pads
-from fastlip.ops.conv_chain import layers, mask_shape, scaled
+from fastlip.ops.conv_chain import layers, mask_shape
 
 _native.require()
 
 
-def supports(
-    x: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor | None],
-    scales: list[Tensor],
-    padding_mode: str,
-    dilation: tuple[int, int],
-    pairing: str,
-) -> str:
-    """Empty, or why these kernels cannot run."""
-    return images.refuse(x, [*biases, *scales], weights, padding_mode, dilation) or images.missing(x)
-
-
-def conv_chain_forward(
-    x: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    scales: list[Tensor],
-    keep: bool,
-    padding_mode: str,
-    dilation: Sequence[int],
-    pairing: str,
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The last output, and if they are to be kept those before it and the bits of every MaxMin."""
-    return layers.forward(Passes(), x, scaled(weights, scales), biases, keep, padding_mode, dilation, pairing)
-
-
-def conv_chain_backward(
-    gradient: Tensor,
-    x: Tensor,
-    kernels: list[Tensor],
-    between: list[Tensor],
-    masks: list[Tensor],
-    needs_x: bool,
-    needs_kernels: list[bool],
-    needs_biases: list[bool],
-    padding_mode: str,
-    dilation: Sequence[int],
-    pairing: str,
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The gradients of x (without values unless needed), of the kernels and of the biases (empty unless needed)."""
-    needs = needs_x, needs_kernels, needs_biases
-    return layers.backward(Passes(), gradient, x, kernels, between, masks, *needs, padding_mode, dilation, pairing)
-
-
 class Passes:
     """The passes in C++: of z or the gradient, the plain result is written in place."""
+
+    def missing(self, x: Tensor) -> str:
+        """Why these passes cannot run on the device of x; empty if they can."""
+        return images.missing(x)
 
     def frame(self, x: Tensor, frame: Pads) -> Tensor:
         """x with its frame."""
@@ -94,3 +51,7 @@ class Passes:
         addresses = gradient.data_ptr(), mask.data_ptr(), *addresses, total.data_ptr() if sums else 0
         images.launch("conv_chain_backward", gradient, *addresses, images.ACTIVATIONS[pairing], frame=frame)
         return plain, framed, total
+
+
+_kernels = layers.Kernels(Passes())
+supports, conv_chain_forward, conv_chain_backward = _kernels.supports, _kernels.forward, _kernels.backward

@@ -1,13 +1,10 @@
 """The chain's passes in Triton; the convolutions are cuDNN's, on channels-last images.
 
-A program computes a tile of pixels × channels of the framed result: each of its pixels reads the pixel of the image
-that it repeats. So the frame costs no pass of its own, what lies in it is computed again, and no program reads what
-another one writes. A bit mask has whole bytes for each pixel, eight pairs of channels each.
+Each program makes a tile of the framed result (``_framed_triton.py``). A bit mask has whole bytes for each pixel,
+eight pairs of channels each.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import triton
@@ -16,28 +13,12 @@ from torch import Tensor
 
 from fastlip.ops import _channels_last as images
 from fastlip.ops import _triton
+from fastlip.ops._framed_triton import compilation, launch, partial_sums, source_pixels
 from fastlip.ops._padding import Pads
-from fastlip.ops.conv_chain import layers, mask_shape, scaled
+from fastlip.ops.conv_chain import layers, mask_shape
 
 _DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
-_ELEMENTS = 2048  # of a program's tile
 ACTIVATIONS = {"none": 0, "adjacent": 1, "halves": 2, "relu": 3}
-GEOMETRY = ("height", "width", "framed_height", "framed_width", "left", "top", "shift_y", "shift_x")
-
-
-@triton.jit
-def source_pixels(
-    o_pixel, pixels, height, width, framed_height, framed_width, left, top, shift_y, shift_x, FRAMED: tl.constexpr
-):
-    """The pixel of the image at each pixel of the framed image, and whether that lies within: its own."""
-    if FRAMED:
-        row = o_pixel // framed_width
-        image = row // framed_height
-        framed_x, framed_y = o_pixel - row * framed_width, row - image * framed_height
-        y, x = (framed_y + shift_y) % height, (framed_x + shift_x) % width
-        inside = (framed_y - top == y) & (framed_x - left == x) & (o_pixel < pixels)
-        return (image.to(tl.int64) * height + y) * width + x, inside
-    return o_pixel.to(tl.int64), o_pixel < pixels
 
 
 @triton.jit
@@ -161,54 +142,12 @@ def _deactivate_kernel(
             tl.store(p_sum + o_sum, tl.sum(tl.where(m_inside, both, 0), 0), mask=o_sum < channels)
 
 
-def supports(
-    x: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor | None],
-    scales: list[Tensor],
-    padding_mode: str,
-    dilation: tuple[int, int],
-    pairing: str,
-) -> str:
-    """Empty, or why these kernels cannot run."""
-    refused = images.refuse(x, [*biases, *scales], weights, padding_mode, dilation)
-    return refused or _triton.why_not(x, _activate_kernel)
-
-
-def conv_chain_forward(
-    x: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    scales: list[Tensor],
-    keep: bool,
-    padding_mode: str,
-    dilation: Sequence[int],
-    pairing: str,
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The last output, and if they are to be kept those before it and the bits of every MaxMin."""
-    return layers.forward(Passes(), x, scaled(weights, scales), biases, keep, padding_mode, dilation, pairing)
-
-
-def conv_chain_backward(
-    gradient: Tensor,
-    x: Tensor,
-    kernels: list[Tensor],
-    between: list[Tensor],
-    masks: list[Tensor],
-    needs_x: bool,
-    needs_kernels: list[bool],
-    needs_biases: list[bool],
-    padding_mode: str,
-    dilation: Sequence[int],
-    pairing: str,
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The gradients of x (without values unless needed), of the kernels and of the biases (empty unless needed)."""
-    needs = needs_x, needs_kernels, needs_biases
-    return layers.backward(Passes(), gradient, x, kernels, between, masks, *needs, padding_mode, dilation, pairing)
-
-
 class Passes:
     """The passes in Triton."""
+
+    def missing(self, x: Tensor) -> str:
+        """Why these passes cannot run on the device of x; empty if they can."""
+        return _triton.why_not(x, _activate_kernel)
 
     def frame(self, x: Tensor, frame: Pads) -> Tensor:
         """x with its frame."""
@@ -246,46 +185,8 @@ class Passes:
         return plain, framed, parts.sum(0) if sums else parts
 
 
-def tile(channels: int) -> tuple[int, int]:
-    """Pixels and bytes (sixteen channels each) of a program."""
-    count = min(4, triton.next_power_of_2(triton.cdiv(channels, 16)))
-    return _ELEMENTS // (16 * count), count
-
-
-def partial_sums(image: Tensor, frame: Pads) -> Tensor:
-    """Memory for the sums per channel of each program."""
-    pixels = _framed_pixels(image, frame)
-    return image.new_empty(triton.cdiv(pixels, tile(image.shape[1])[0]), image.shape[1])
-
-
-def launch(kernel: triton.JITFunction, image: Tensor, frame: Pads, *pointers: Tensor, **constants: int) -> None:
-    """Runs a kernel of this file's form over the framed form of an image."""
-    left, right, top, bottom = frame
-    _, channels, height, width = image.shape
-    pixels, (step, count) = _framed_pixels(image, frame), tile(channels)
-    geometry = height, width, top + height + bottom, left + width + right, left, top, -top % height, -left % width
-    _triton.launch(
-        kernel, (triton.cdiv(pixels, step), triton.cdiv(channels, 16 * count)), image.device,
-        *pointers, pixels, channels, (channels // 2 + 7) // 8, *geometry,
-        FRAMED=any(frame), PIXELS=step, BYTES=count, **constants,
-    )  # fmt: skip
-
-
-def _framed_pixels(image: Tensor, frame: Pads) -> int:
-    left, right, top, bottom = frame
-    n, _, height, width = image.shape
-    return n * (top + height + bottom) * (left + width + right)
-
-
-def compilation(kernel: triton.JITFunction, dtype: str, pointers: Sequence[str], channels: int, **constants: int):
-    """How to compile a kernel of this file's form ahead of time."""
-    step, count = tile(channels)
-    signature = {name: "*u8" if name == "p_mask" else f"*{dtype}" for name in pointers}
-    signature |= dict.fromkeys(("pixels", "channels", "mask_bytes", *GEOMETRY), "i32")
-    constants |= {"PIXELS": step, "BYTES": count}
-    return _triton.Compilation(kernel, signature, constants, divisible=("channels",))
-
-
+_kernels = layers.Kernels(Passes())
+supports, conv_chain_forward, conv_chain_backward = _kernels.supports, _kernels.forward, _kernels.backward
 _ACTIVATE = ("p_z", "p_bias", "p_residual", "p_y", "p_framed", "p_mask")
 _DEACTIVATE = ("p_gradient", "p_mask", "p_y", "p_framed", "p_sums")
 AOT = [

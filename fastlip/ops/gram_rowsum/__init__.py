@@ -55,12 +55,12 @@ def _check(weight: Tensor, psi: Tensor | None, groups: int) -> None:
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         got = getattr(weight, "dtype", type(weight).__name__)
         raise TypeError(f"weight: got {got}, expected a floating-point tensor")
-    if not 2 <= weight.dim() <= 5 or 0 in weight.shape[2:]:
+    if not 2 <= weight.dim() <= 5 or (weight.numel() == 0 and 0 in weight.shape[2:]):
         raise ValueError(
             f"weight: got shape {tuple(weight.shape)}, expected (cout, cin/groups) or (cout, cin/groups, *kernel)"
             " with one to three spatial dimensions, none of them empty"
         )
-    if groups < 1 or weight.shape[0] % groups:
+    if groups != 1 and (groups < 1 or weight.shape[0] % groups):
         raise ValueError(f"groups={groups}: allowed are the divisors of cout={weight.shape[0]}")
     if psi is None:
         return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from fastlip.ops.gram_rowsum import sign_words
 
 _native.require()
 
+_LITTLE = 1 << 15  # products, below which a pass gains less from wide vectors than it loses by the core's lower clock
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -20,17 +23,27 @@ def supports(weight: Tensor, psi: Tensor | None, groups: int) -> str:
     """Empty, or why these kernels cannot run."""
     if weight.dtype not in _NAMES:
         return f"no kernel for dtype {weight.dtype}"
-    return _native.missing("gram_rowsum_forward_float32", weight.device.type)
+    return _native.missing("gram_rowsum_forward_float32", weight.device)
+
+
+class _Plan(NamedTuple):
+    """What a call needs to know about a weight: one look-up instead of many small computations."""
+
+    forward: Callable[..., None]
+    backward: Callable[..., None]
+    channels: int
+    words: int
+    geometry: tuple[int, ...]
+    gradient_strides: tuple[int, ...]
 
 
 def gram_rowsum_forward(weight: Tensor, psi: Tensor | None, groups: int) -> tuple[Tensor, Tensor]:
     """r, and the signs of v as bit planes."""
-    geometry, words = _geometry(weight.shape, weight.stride(), groups)
-    r = weight.new_empty(groups * weight.shape[1])
-    signs = torch.empty(words, dtype=torch.int32, device=weight.device)
+    plan = _plan(weight.shape, weight.stride(), weight.dtype, groups)
+    r = weight.new_empty(plan.channels)
+    signs = weight.new_empty(plan.words, dtype=torch.int32)
     psi = psi if psi is None else psi.contiguous()
-    kernel = _kernel("forward", weight.dtype, weight.device.type)
-    kernel(weight.data_ptr(), _address(psi), r.data_ptr(), signs.data_ptr(), *geometry)
+    plan.forward(weight.data_ptr(), _address(psi), r.data_ptr(), signs.data_ptr(), *plan.geometry)
     return r, signs
 
 
@@ -38,11 +51,11 @@ def gram_rowsum_backward(
     gradient: Tensor, weight: Tensor, psi: Tensor | None, r: Tensor | None, signs: Tensor, groups: int
 ) -> tuple[Tensor, Tensor]:
     """The gradients for weight and psi; the latter is empty without psi."""
+    plan = _plan(weight.shape, weight.stride(), weight.dtype, groups)
     weight_gradient = torch.empty_like(weight)
-    psi_gradient = weight.new_empty(0 if psi is None else psi.shape[0])
+    psi_gradient = weight.new_empty(0 if psi is None else plan.channels)
     gradient, psi = gradient.contiguous(), psi if psi is None else psi.contiguous()
-    kernel = _kernel("backward", weight.dtype, weight.device.type)
-    kernel(
+    plan.backward(
         gradient.data_ptr(),
         weight.data_ptr(),
         _address(psi),
@@ -50,8 +63,8 @@ def gram_rowsum_backward(
         signs.data_ptr(),
         weight_gradient.data_ptr(),
         psi_gradient.data_ptr(),
-        *_geometry(weight.shape, weight.stride(), groups)[0],
-        *_gradient_strides(weight_gradient.stride()),
+        *plan.geometry,
+        *plan.gradient_strides,
     )
     return weight_gradient, psi_gradient
 
@@ -60,20 +73,24 @@ def _address(vector: Tensor | None) -> int:
     return 0 if vector is None else vector.data_ptr()
 
 
-@lru_cache
-def _kernel(name: str, dtype: torch.dtype, device_type: str) -> Callable[..., None]:
-    return _native.kernel(f"gram_rowsum_{name}_{_NAMES[dtype]}", device_type)
-
-
 @lru_cache(maxsize=256)
-def _geometry(shape: torch.Size, stride: tuple[int, ...], groups: int) -> tuple[tuple[int, ...], int]:
-    """What kernels need to know about the weight (with three spatial dimensions), and the words of its signs."""
-    return (groups, *_padded(shape, 1), *_padded(stride, 0)), sign_words(shape, groups)
+def _plan(shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype, groups: int) -> _Plan:
+    # The strides that empty_like gives the gradient; kernels see every kernel as three-dimensional.
+    gradient_stride = torch.empty_like(torch.empty_strided(shape, stride, device="meta")).stride()
+    products = shape.numel() * math.prod(shape[1:])
+    find = _native.narrow_kernel if products <= _LITTLE else _kernel
+    return _Plan(
+        find(f"gram_rowsum_forward_{_NAMES[dtype]}"),
+        find(f"gram_rowsum_backward_{_NAMES[dtype]}"),
+        groups * shape[1],
+        sign_words(shape, groups),
+        (groups, *_padded(shape, 1), *_padded(stride, 0)),
+        _padded(gradient_stride, 0),
+    )
 
 
-@lru_cache(maxsize=256)
-def _gradient_strides(stride: tuple[int, ...]) -> tuple[int, ...]:
-    return _padded(stride, 0)
+def _kernel(name: str) -> Callable[..., None]:
+    return _native.kernel(name, torch.device("cpu"))
 
 
 def _padded(sizes: tuple[int, ...], fill: int) -> tuple[int, ...]:

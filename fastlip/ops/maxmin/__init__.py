@@ -41,13 +41,14 @@ def maxmin(x: Tensor, pairing: str = "adjacent", dim: int = 1, *, backend: str =
 def _check(x: Tensor, pairing: str, dim: int) -> int:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"x: got {getattr(x, 'dtype', type(x).__name__)}, expected a floating-point tensor")
-    if x.dim() < 2:
+    dims = x.dim()
+    if dims < 2:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected at least two dimensions")
-    if not -x.dim() <= dim < x.dim():
-        raise ValueError(f"dim={dim}: allowed are {-x.dim()} to {x.dim() - 1} for shape {tuple(x.shape)}")
+    if not -dims <= dim < dims:
+        raise ValueError(f"dim={dim}: allowed are {-dims} to {dims - 1} for shape {tuple(x.shape)}")
     if pairing not in PAIRINGS:
         raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, PAIRINGS))}")
-    return dim % x.dim()
+    return dim % dims
 
 
 def dense_format(x: Tensor, dim: int) -> torch.memory_format:

@@ -22,14 +22,14 @@ _SWAP = {dtype: name.replace("forward", "swap") for dtype, name in _FORWARD.item
 def supports(x: Tensor, pairing: str, dim: int) -> str:
     """Empty, or why these kernels cannot run."""
     name = _FORWARD.get(x.dtype)
-    return _native.missing(name, x.device.type) if name else f"no kernel for dtype {x.dtype}"
+    return _native.missing(name, x.device) if name else f"no kernel for dtype {x.dtype}"
 
 
 def maxmin_forward(x: Tensor, pairing: str, dim: int) -> tuple[Tensor, Tensor]:
     """Sorted pairs, and the mask of those that were swapped."""
-    x = x.contiguous(memory_format=dense_format(x, dim))
+    x = x if x.is_contiguous() else x.contiguous(memory_format=dense_format(x, dim))
     shape = layout(x, dim)
-    mask = torch.empty(mask_bytes(*shape), dtype=torch.uint8, device=x.device)
+    mask = x.new_empty(mask_bytes(*shape), dtype=torch.uint8)
     return _launch(_FORWARD[x.dtype], x, mask, shape, pairing), mask
 
 
@@ -41,6 +41,5 @@ def maxmin_swap(x: Tensor, mask: Tensor, channels_last: bool, pairing: str, dim:
 
 def _launch(name: str, x: Tensor, mask: Tensor, shape: tuple[int, int, int], pairing: str) -> Tensor:
     y = torch.empty_like(x)
-    halves = pairing == "halves"
-    _native.launch(name, x.device, x.data_ptr(), y.data_ptr(), mask.data_ptr(), *shape, halves)
+    _native.launch(name, x.device, x.data_ptr(), y.data_ptr(), mask.data_ptr(), *shape, pairing == "halves")
     return y

@@ -24,7 +24,7 @@ def supports(x: Tensor, factor: int) -> str:
     """Empty, or why these kernels cannot run."""
     if x.dtype not in _NAMES or x.dim() != 4:
         return f"no kernel for dtype {x.dtype} with {x.dim()} dimensions"
-    return _native.missing("pixel_unshuffle_float32", x.device.type)
+    return _native.missing("pixel_unshuffle_float32", x.device)
 
 
 def unprofitable(x: Tensor, factor: int) -> str:

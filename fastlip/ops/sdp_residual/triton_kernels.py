@@ -5,17 +5,14 @@ The convolutional form, one group. Bias and relu follow the first convolution in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from fastlip.ops import _channels_last as images
-from fastlip.ops import _triton
+from fastlip.ops._framed_triton import compilation, launch, partial_sums, source_pixels
 from fastlip.ops._padding import Pads
 from fastlip.ops.conv_chain import triton_kernels as conv_chain
-from fastlip.ops.conv_chain.triton_kernels import source_pixels
 from fastlip.ops.sdp_residual import layer
 
 
@@ -47,57 +44,6 @@ def _relu_backward_kernel(
     tl.store(p_products + o_sum, tl.sum(tl.where(inside[:, None], v * h, 0), 0), mask=m_channel)
 
 
-def supports(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: Tensor,
-    dilation: tuple[int, int],
-    groups: int,
-    padding_mode: str,
-    pairing: str,
-) -> str:
-    """Empty, or why these kernels cannot run."""
-    if reason := layer.refuse(x, weight, groups):
-        return reason
-    refused = images.refuse(x, (bias, scale), (weight,), padding_mode, dilation)
-    return refused or _triton.why_not(x, _relu_backward_kernel)
-
-
-def sdp_residual_forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: Tensor,
-    second: Tensor | None,
-    recompute: bool,
-    dilation: Sequence[int],
-    padding_mode: str,
-    pairing: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Y, h = relu(W x + b) unless it is to be computed again, and the bits of MaxMin."""
-    return layer.forward(Passes(), x, weight, bias, scale, second, recompute, dilation, padding_mode, pairing)
-
-
-def sdp_residual_backward(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: Tensor,
-    h: Tensor | None,
-    mask: Tensor,
-    needs_x: bool,
-    needs_weight: bool,
-    dilation: Sequence[int],
-    padding_mode: str,
-    pairing: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of x and weight, empty unless needed (each costs convolutions), of bias and scale."""
-    kept = x, weight, bias, scale, h, mask
-    return layer.backward(Passes(), gradient, *kept, needs_x, needs_weight, dilation, padding_mode, pairing)
-
-
 class Passes(conv_chain.Passes):
     """The passes in Triton."""
 
@@ -109,14 +55,16 @@ class Passes(conv_chain.Passes):
     def relu_backward(self, v: Tensor, h: Tensor, scale: Tensor, frame: Pads) -> tuple[Tensor, Tensor, Tensor]:
         """u = scale v where h > 0, with its frame, and per channel the sums of u and of v h."""
         framed = images.empty_frame(v, frame) if any(frame) else v
-        sums, products = conv_chain.partial_sums(v, frame), conv_chain.partial_sums(v, frame)
-        conv_chain.launch(_relu_backward_kernel, v, frame, v, h, scale, v, framed, sums, products)
+        sums, products = partial_sums(v, frame), partial_sums(v, frame)
+        launch(_relu_backward_kernel, v, frame, v, h, scale, v, framed, sums, products)
         return framed, sums.sum(0), products.sum(0)
 
 
+_kernels = layer.Kernels(Passes())
+supports, sdp_residual_forward, sdp_residual_backward = _kernels.supports, _kernels.forward, _kernels.backward
 _POINTERS = ("p_v", "p_h", "p_scale", "p_u", "p_framed", "p_sums", "p_products")
 AOT = [
-    conv_chain.compilation(_relu_backward_kernel, dtype, _POINTERS, channels, FRAMED=framed)
+    compilation(_relu_backward_kernel, dtype, _POINTERS, channels, FRAMED=framed)
     for dtype, channels in (("fp32", 16), ("fp32", 64), ("fp64", 64))
     for framed in (False, True)
 ]

@@ -20,7 +20,7 @@ def supports(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int
     """Empty, or why these kernels cannot run."""
     if 0 in Q.shape:
         return "there are no channels"
-    return _native.missing(f"spectral_conv_forward_{_NAMES[Q.dtype]}", x.device.type)
+    return _native.missing(f"spectral_conv_forward_{_NAMES[Q.dtype]}", x.device)
 
 
 def unprofitable(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> str:
@@ -37,7 +37,7 @@ def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size
     n, cin, height, width = x.shape
     cout, last = Q.shape[1], dense_format(x)
     y = torch.empty((n, cout, height, width), dtype=x.dtype, device=x.device, memory_format=last)
-    kernel = _native.kernel(f"spectral_conv_forward_{_NAMES[Q.dtype]}", x.device.type)
+    kernel = _native.kernel(f"spectral_conv_forward_{_NAMES[Q.dtype]}", x.device)
     sizes = (n, groups, cin, cout, height, width, *torus)
     address = 0 if bias is None else bias.data_ptr()
     kernel(x.data_ptr(), Q.data_ptr(), address, y.data_ptr(), *sizes, last is torch.channels_last)
@@ -64,7 +64,7 @@ def spectral_conv_fixed(
     n, inputs, height, width = x.shape
     pointers = (0 if tensor is None else tensor.data_ptr() for tensor in (images, panels, bias, residual, y))
     sizes = (n, inputs, outputs, height, width, *torus)
-    kernel = _native.kernel(f"spectral_conv_fixed_{_DTYPES[x.dtype]}", x.device.type)
+    kernel = _native.kernel(f"spectral_conv_fixed_{_DTYPES[x.dtype]}", x.device)
     x_channels_last = dense_format(images) is torch.channels_last
     kernel(*pointers, factor, ACTIVATIONS[activation], *sizes, x_channels_last, channels_last)
     return y
@@ -73,7 +73,7 @@ def spectral_conv_fixed(
 def lanes(dtype: torch.dtype) -> int:
     """How many channels of a real dtype make one vector of the kernels."""
     count = torch.empty((), dtype=torch.int64)
-    _native.kernel(f"spectral_conv_lanes_{_DTYPES[dtype]}", "cpu")(count.data_ptr())
+    _native.kernel(f"spectral_conv_lanes_{_DTYPES[dtype]}", count.device)(count.data_ptr())
     return int(count)
 
 
@@ -86,7 +86,7 @@ def spectral_conv_backward(
     n, cin, height, width = x.shape
     if n == 0:
         return results[0].to(x.dtype), results[1].zero_(), results[2].zero_()
-    kernel = _native.kernel(f"spectral_conv_backward_{_NAMES[Q.dtype]}", x.device.type)
+    kernel = _native.kernel(f"spectral_conv_backward_{_NAMES[Q.dtype]}", x.device)
     targets = (value.data_ptr() if want else 0 for value, want in zip(results, wanted, strict=True))
     sizes = (n, groups, cin, Q.shape[1], height, width, *torus)
     formats = (dense_format(value) is torch.channels_last for value in (gradient, images))

@@ -24,7 +24,7 @@ _EIGENVECTORS_FROM = 128  # channels: float64 takes longer there
 def supports(K_hat: Tensor) -> str:
     """Empty, or why these kernels cannot run."""
     name = _FORWARD.get(K_hat.dtype)
-    return _native.missing(name, K_hat.device.type) if name else f"no kernel for dtype {K_hat.dtype}"
+    return _native.missing(name, K_hat.device) if name else f"no kernel for dtype {K_hat.dtype}"
 
 
 def spectral_exp_forward(K_hat: Tensor) -> Tensor:
