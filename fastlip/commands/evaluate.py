@@ -21,6 +21,7 @@ from fastlip.certificates import Certificate
 from fastlip.commands.options import eps_option, radius_name
 from fastlip.commands.report import BROKEN, attack_lines, write_report
 from fastlip.data import Batches, Data
+from fastlip.models import TITLES
 from fastlip.training.recipe import Recipe
 
 _RUN = click.argument("run", type=click.Path(path_type=Path))
@@ -78,7 +79,7 @@ def certify(
     if attack is not None:
         found = attack_split(model, recipe, data, certificate, split=split, quiet=as_json, kind=attack, **how)
         figures["attack"] = {**found.to_dict(), "seed": seed or 0}
-    title = f"{recipe.method.upper()} {recipe.size}, {data.name} ({certificate.n} {split} images)"
+    title = f"{TITLES[recipe.method]} {recipe.size}, {data.name} ({certificate.n} {split} images)"
     notes = write_report(folder, figures, certificate, found, title)
     if as_json:
         click.echo(json.dumps(figures, indent=2))

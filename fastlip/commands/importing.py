@@ -58,7 +58,7 @@ def import_(file: Path, method: str, data: str, out: Path, overwrite: bool):
         "model": model.state_dict(),
         "optimizer": {},
         "scheduler": {},
-        "progress": asdict(Progress(epoch=recipe.epochs)),
+        "progress": asdict(Progress(epoch=round(recipe.epochs))),
     }
     checkpoint.save(out / checkpoint.FILE_NAME, state)
     put_card(out, card)

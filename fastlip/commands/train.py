@@ -112,8 +112,8 @@ def _run(
     distributed.leave()
     if not world.is_chief:
         return
-    if training.progress.epoch < recipe.epochs:
-        click.echo(f"stopped after {training.progress.epoch} of {recipe.epochs} epochs; --resume continues")
+    if not training.finished:
+        click.echo(f"stopped after {training.progress.epoch} of {recipe.epochs:g} epochs; --resume continues")
         return
     _certify(training, folder)
 

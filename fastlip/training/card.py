@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import fastlip
+from fastlip.models import TITLES
 from fastlip.training import checkpoint
 from fastlip.training.recipe import Recipe
 
@@ -74,7 +75,7 @@ def put_card(folder: Path, card: dict[str, Any]) -> None:
 def card_text(card: Mapping[str, Any]) -> str:
     """The card in Markdown."""
     model, images, audit = card["model"], card["input"], card["audit"]
-    method = model["method"].upper()
+    method = TITLES[model["method"]]
     shape = ", ".join(map(str, images["shape"]))
     centred = f" - {images['mean']}" if images["mean"] else ""
     lines = [

@@ -18,7 +18,7 @@ from fastlip.data import Data
 from fastlip.training import checkpoint, logs
 from fastlip.training.distributed import World
 from fastlip.training.recipe import Recipe
-from fastlip.training.setup import batches_of, loss_of, optimizer_of, scheduler_of
+from fastlip.training.setup import batches_of, loss_of, optimizer_of, scheduler_of, steps_of
 from fastlip.training.watch import (
     Interrupt,
     Interrupted,
@@ -102,26 +102,42 @@ class Training:
         self.network: nn.Module = self.world.wrap(_compiled(model, data.shape) if recipe.compile else model)
         self.interrupt = Interrupt(patient=self.world.size > 1)
         self.optimizer = optimizer_of(recipe, model)
+        self.steps = steps_of(recipe, len(self.train_batches))
         self.scheduler = scheduler_of(recipe, self.optimizer, len(self.train_batches))
         self.progress = Progress()
         if state is not None:
             self._restore(state)
 
+    @property
+    def epochs(self) -> int:
+        """Epochs that the run begins; the last one may be cut short."""
+        return -(-self.steps // len(self.train_batches))
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step is left."""
+        return self.progress.epoch >= self.epochs
+
+    @property
+    def images(self) -> int:
+        """Images of all steps of the run."""
+        whole, rest = divmod(self.steps, len(self.train_batches))
+        return whole * self.train_batches.image_count + rest * self.recipe.batch_size
+
     def fit(self, stop_after: int = 0, tensorboard: bool = True) -> None:
-        """Trains to the recipe's last epoch, or through stop_after further epochs if that is positive.
+        """Trains to the run's last step, or through stop_after further epochs if that is positive.
 
         Raises:
             NotFiniteError: the loss or a parameter is not finite; the last checkpoint stays.
             Interrupted: SIGINT or SIGTERM arrived; the state after the current step has been saved.
         """
-        last = self.recipe.epochs
+        last = self.epochs
         if stop_after > 0:
             last = min(last, self.progress.epoch + stop_after)
-        n = self.train_batches.image_count
-        done = self.progress.epoch * n + self.progress.images
+        done = self.progress.epoch * self.train_batches.image_count + self.progress.images
         with (
             self.interrupt,
-            logs.Console(self.recipe.epochs, n, done, quiet=not self.world.is_chief) as console,
+            logs.Console(self.epochs, self.images, done, quiet=not self.world.is_chief) as console,
             logs.Board(self.folder, self.progress.epoch + 1, tensorboard and self.world.is_chief) as board,
         ):
             while self.progress.epoch < last:
@@ -170,9 +186,10 @@ class Training:
         self.network.train()
         progress = self.progress
         started = time.perf_counter() - progress.seconds
-        for x, y in self.train_batches.epoch(progress.epoch, progress.batch):
+        stop = min(len(self.train_batches), self.steps - progress.epoch * len(self.train_batches))
+        for x, y in self.train_batches.epoch(progress.epoch, progress.batch, stop):
             total = self.train_batches.counts(progress.batch)[1]
-            progress.add(total, *self._step(x, y))
+            progress.add(total, *self.step(x, y))
             progress.seconds = time.perf_counter() - started
             console.step(total, *progress.averages())
             if self._agree_to_stop():
@@ -181,12 +198,12 @@ class Training:
             if self.recipe.save_every and progress.batch % self.recipe.save_every == 0:
                 self.save()
 
-    def _step(self, x: Tensor, y: Tensor) -> Sequence[float]:
+    def step(self, x: Tensor, y: Tensor) -> Sequence[float]:
         """One update from this process's images of the batch; the loss and counts of the whole batch."""
         mine, total = self.train_batches.counts(self.progress.batch)
         figures = torch.zeros(3, dtype=torch.float64, device=x.device)
         self.optimizer.zero_grad()
-        parts = max(1, min(self.recipe.accumulate, mine))
+        parts = self.parts(mine)
         buffers = [buffer.clone() for buffer in self.model.buffers()] if parts > 1 else []
         for index, (x_part, y_part) in enumerate(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)):
             if index:
@@ -194,7 +211,7 @@ class Training:
                 _put_back(self.model, buffers)
             with self._sending_gradients(index == parts - 1):
                 # A process without images of its own runs one and counts none.
-                scores, y_part = self._forward(x_part)[:mine], y_part[:mine]
+                scores, y_part = self.forward(x_part)[:mine], y_part[:mine]
                 loss = self.loss(scores, y_part) / total if mine else scores.sum()
                 with torch.no_grad():
                     figures += torch.stack((loss, *self._correct_and_certified(scores, y_part)))
@@ -206,6 +223,10 @@ class Training:
         self.optimizer.step()
         self.scheduler.step()
         return values
+
+    def parts(self, images: int) -> int:
+        """In how many parts a step takes so many images of this process."""
+        return max(1, min(self.recipe.accumulate, images))
 
     @contextmanager
     def _sending_gradients(self, last: bool) -> Iterator[None]:
@@ -229,7 +250,8 @@ class Training:
         slope = getattr(self.model, "margin_slope", math.sqrt(2))
         return (margin > 0).sum(), (margin > slope * EPS).sum()
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """The scores as training computes them: compiled, distributed, in the recipe's precision."""
         try:
             if self.recipe.precision == "fp32":
                 return self.network(x)

@@ -44,7 +44,9 @@ class Recipe:
         "model.layers_per_block", 5, "convolutions in each block of lip_conv_net", least=1
     )
     backend: str = _option("model.backend", "auto", "kernels: auto, reference, native or triton")
-    epochs: int = _option("schedule.epochs", 100, "passes over the training images", least=1)
+    epochs: float = _option(
+        "schedule.epochs", 100.0, "passes over the training images, to the nearest step (0.5: half of them)", above=0
+    )
     batch_size: int = _option(
         "schedule.batch_size", 256, "images in a training step, over all processes and parts", least=1
     )
@@ -111,7 +113,7 @@ class Recipe:
         """Raises ValueError where a given option contradicts this recipe: a resumed run keeps its own."""
         for name, value in given.items():
             if name not in MOVABLE and value != getattr(self, name):
-                raise ValueError(f"{name}={value!r}: the run has {getattr(self, name)!r} and keeps it")
+                raise ValueError(f"{name}={_shown(value)}: the run has {_shown(getattr(self, name))} and keeps it")
 
 
 def default_recipe(given: Mapping[str, Any], source: str | Path = "") -> Recipe:
@@ -132,6 +134,11 @@ def default_recipe(given: Mapping[str, Any], source: str | Path = "") -> Recipe:
     if recipe.data != "digits" and not recipe.path:
         raise ValueError(f"path='': data={recipe.data!r} needs the folder of its files")
     return recipe
+
+
+def _shown(value: Any) -> str:
+    """A field's value for messages: whole numbers without a point."""
+    return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def check_type(name: str, value: Any, kind: type) -> None:

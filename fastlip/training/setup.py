@@ -96,9 +96,14 @@ def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:
     )
 
 
+def steps_of(recipe: Recipe, steps_per_epoch: int) -> int:
+    """Steps of the whole run, at least one."""
+    return max(1, round(recipe.epochs * steps_per_epoch))
+
+
 def scheduler_of(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
     """The learning rate over the whole run: it rises, then falls to nothing (see the recipe's ``schedule``)."""
-    steps = recipe.epochs * steps_per_epoch
+    steps = steps_of(recipe, steps_per_epoch)
     if recipe.schedule == "triangular":
         return LambdaLR(optimizer, lambda step: triangle(step / steps))
     return OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps, pct_start=recipe.warmup, cycle_momentum=False)

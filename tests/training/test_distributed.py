@@ -122,7 +122,7 @@ def break_second(kind):
     """The command line, with something broken in the second process only."""
     import fastlip.training.loop as loop
 
-    original, steps = Training._step, []
+    original, steps = Training.step, []
 
     def step(self, x, y):
         steps.append(None)
@@ -137,7 +137,7 @@ def break_second(kind):
                 signal.raise_signal(signal.SIGTERM)
         return original(self, x, y)
 
-    loop.Training._step = step
+    loop.Training.step = step
     command(*LINE, "--epochs=3", "--out=run")
 
 

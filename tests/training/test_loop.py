@@ -82,7 +82,7 @@ def test_an_interrupted_run_continues_exactly(straight, make_training, tiny_reci
     training = make_training(tiny_recipe())
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", interrupted_at(step))
+        patch.setattr(Training, "step", interrupted_at(step))
         with pytest.raises(Interrupted) as stop:
             training.fit(tensorboard=False)
     assert stop.value.exit_code == 130
@@ -94,7 +94,7 @@ def test_an_interrupted_run_continues_exactly(straight, make_training, tiny_reci
 
 
 def interrupted_at(step):
-    original, count = Training._step, 0
+    original, count = Training.step, 0
 
     def one_step(self, x, y):
         nonlocal count
@@ -104,6 +104,25 @@ def interrupted_at(step):
         return original(self, x, y)
 
     return one_step
+
+
+def test_a_fraction_of_an_epoch_is_trained(make_training, tiny_recipe):
+    """1.7 epochs of three steps are five steps, over which the learning rate goes up and down."""
+    training = make_training(tiny_recipe(epochs=1.7))
+    assert (training.steps, training.epochs, training.images) == (5, 2, 48 + 32)
+    training.fit(tensorboard=False)
+    assert training.finished
+    assert (training.scheduler.last_epoch, training.scheduler.total_steps) == (5, 5)
+    assert [row["epoch"] for row in read_log(training.folder)] == ["1", "2"]
+
+
+@pytest.mark.parametrize("schedule", ["onecycle", "triangular"])
+def test_the_shortest_run_is_a_step(make_training, tiny_recipe, schedule):
+    training = make_training(tiny_recipe(epochs=0.1, schedule=schedule))
+    assert training.steps == 1
+    training.fit(tensorboard=False)
+    assert training.finished
+    assert training.progress.history[0]["epoch"] == 1
 
 
 @pytest.fixture
@@ -124,7 +143,7 @@ def test_a_second_interrupt_acts_at_once(make_training, tiny_recipe, monkeypatch
         signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", step)
+        patch.setattr(Training, "step", step)
         with pytest.raises(KeyboardInterrupt):
             training.fit(tensorboard=False)
     assert (training.folder / checkpoint.FILE_NAME).read_bytes() == before
