@@ -109,7 +109,6 @@ def open_run(run: Path, moved: dict[str, str | None]) -> tuple[Recipe, Data, nn.
     """A run's recipe, data and trained model, with what has moved since (path, device, backend)."""
     from fastlip.data import load
     from fastlip.training import checkpoint
-    from fastlip.training.loop import load_model
     from fastlip.training.setup import model_of, prepare_process
 
     state = checkpoint.load(run / checkpoint.FILE_NAME if run.is_dir() else run)
@@ -118,7 +117,7 @@ def open_run(run: Path, moved: dict[str, str | None]) -> tuple[Recipe, Data, nn.
     prepare_process(recipe)
     data = load(recipe.data, recipe.path, recipe.image_size)
     model = model_of(recipe, data)
-    load_model(model, state, data)
+    checkpoint.load_model(model, state, data)
     return recipe, data, model
 
 

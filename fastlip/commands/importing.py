@@ -40,7 +40,7 @@ def import_(file: Path, method: str, data: str, out: Path, overwrite: bool):
     from fastlip.commands.train import claim, require_free
     from fastlip.training import checkpoint
     from fastlip.training.card import make_card, put_card
-    from fastlip.training.loop import Progress
+    from fastlip.training.progress import Progress
 
     require_free(out, overwrite)
     weights = _weights(file)

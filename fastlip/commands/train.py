@@ -121,8 +121,7 @@ def _run(
 def _certify(training: Training, folder: Path) -> None:
     from fastlip.commands.evaluate import report_certificate
     from fastlip.training.card import make_card, put_card
-    from fastlip.training.checkpoint import write_text
-    from fastlip.training.loop import describe
+    from fastlip.training.checkpoint import describe, write_text
 
     recipe, data = training.recipe, training.data
     figures = report_certificate(training.model, recipe, data, EPS)

@@ -33,7 +33,7 @@ def make_card(
     Args:
         model: in evaluation mode.
         recipe: how it was trained.
-        data: what a checkpoint remembers of its data (``fastlip.training.loop.describe``).
+        data: what a checkpoint remembers of its data (``fastlip.training.checkpoint.describe``).
         figures: its certificate (``fastlip certify --json``); without it the card has an audit only.
         imported: the file that the weights came from, if they were not trained here.
     """

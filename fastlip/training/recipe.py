@@ -18,7 +18,7 @@ OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("onecycle", "triangular")
 PRECISIONS = ("fp32", "bf16")
 # What may differ when a run is resumed or evaluated elsewhere: where and how it runs, not what is computed.
-MOVABLE = ("path", "device", "accumulate", "workers", "save_every", "compile")
+MOVABLE = ("path", "device", "accumulate", "workers", "save_every", "share", "compile")
 
 
 def _option(key: str, default: Any, help: str, **metadata: Any) -> Any:
@@ -80,6 +80,9 @@ class Recipe:
         "run.precision", "fp32", "of the training's activations; weights stay in fp32", choices=PRECISIONS
     )
     accumulate: int = _option("run.accumulate", 1, "parts in which each process takes its step's images", least=1)
+    share: bool = _option(
+        "run.share", False, "several processes: each computes the effective weights of a share of the layers"
+    )
     compile: bool = _option("run.compile", False, "train through torch.compile")
     workers: int = _option("run.workers", 0, "processes that read images; 0: threads of this one", least=0)
     save_every: int = _option("run.save_every", 0, "save after so many steps too; 0: after each epoch", least=0)
@@ -95,6 +98,8 @@ class Recipe:
             raise ValueError("nesterov=True: needs momentum above 0")
         if self.loss == "hkr" and self.accumulate > 1:
             raise ValueError(f"accumulate={self.accumulate}: loss='hkr' compares the classes of a whole batch")
+        if self.share and self.compile:
+            raise ValueError("share=True: compile=True compiles the computation of effective weights into the step")
         if self.data == "digits" and self.path:
             raise ValueError(f"path={self.path!r}: data='digits' comes with scikit-learn and takes no path")
 

@@ -58,6 +58,7 @@ def test_a_state_dict_never_changes_its_keys_and_reloads_exactly(item):
     other.load_state_dict(layer.state_dict())
     torch.testing.assert_close(evaluate(other, x), expected, rtol=0, atol=0)
 
+
 CHANGES = (
     (lip.AOLConv2d, "epsilon", 1.0),
     (lip.SLLConv2d, "epsilon", 1.0),
