@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from fastlip.training import checkpoint, logs
 from fastlip.training.distributed import World
 from fastlip.training.progress import Progress
 from fastlip.training.recipe import Recipe
-from fastlip.training.setup import batches_of, loss_of, optimizer_of, scheduler_of, steps_of
+from fastlip.training.setup import batches_of, compiled, loss_of, optimizer_of, scheduler_of, steps_of
 from fastlip.training.sharing import SharedWeights, buffers_kept
 from fastlip.training.watch import (
     Interrupt,
@@ -68,7 +68,7 @@ class Training:
         self.test_batches = batches_of(recipe, data, data.test, share=self.world.share)
         self._check_shares()
         self.shared = self._shared_weights()
-        self.network: nn.Module = _compiled(model, data.shape) if recipe.compile else model
+        self.network: nn.Module = compiled(model, data.shape) if recipe.compile else model
         if self.shared is None:
             self.network = self.world.wrap(self.network)
         self.interrupt = Interrupt(patient=self.world.size > 1)
@@ -303,10 +303,3 @@ class Training:
                 counts += torch.stack(self._correct_and_certified(self.model(x), y))
         correct, certified = self.world.sum(counts).tolist()
         return correct / self.test_batches.image_count, certified / self.test_batches.image_count
-
-
-def _compiled(model: nn.Module, shape: Sequence[int]) -> nn.Module:
-    # Kernels are looked up when they are first called, which a compiler cannot follow.
-    with torch.no_grad(), buffers_kept(model):
-        model.train()(torch.zeros(2, *shape, device=next(model.parameters()).device))
-    return cast(nn.Module, torch.compile(model))

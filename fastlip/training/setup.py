@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from fastlip.data.batches import Augmentation
 from fastlip.models import lip_conv_net, sll_net
 from fastlip.official import published_conv_net
 from fastlip.training.recipe import Recipe
+from fastlip.training.sharing import buffers_kept
 
 
 def prepare_process(recipe: Recipe) -> None:
@@ -71,6 +72,14 @@ def network_of(recipe: Recipe, shape: Sequence[int], classes: int) -> nn.Module:
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return model
+
+
+def compiled(model: nn.Module, shape: Sequence[int]) -> nn.Module:
+    """The model as ``torch.compile`` trains it, for images of this shape (c, h, w)."""
+    # Kernels are looked up when they are first called, which a compiler cannot follow.
+    with torch.no_grad(), buffers_kept(model):
+        model.train()(torch.zeros(2, *shape, device=next(model.parameters()).device))
+    return cast(nn.Module, torch.compile(model))
 
 
 def loss_of(recipe: Recipe, reduction: str = "mean", multi_gpu: bool = False) -> nn.Module:
