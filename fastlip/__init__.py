@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastlip import losses, models, nn, ops
 from fastlip.attacks import attack
@@ -13,9 +13,6 @@ from fastlip.diagnosis import doctor
 from fastlip.exporting import export
 from fastlip.fusing import fuse, unfuse
 from fastlip.official import load_official
-
-if TYPE_CHECKING:
-    from fastlip import data, hub
 
 __version__ = "0.1.0"
 

@@ -5,10 +5,10 @@ from functools import partial
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
 # A step's loss differs by rounding, which grows through six steps; bfloat16 keeps 8 bits.
 TOLERANCE = {"fp32": 1e-5, "bf16": 2**-6}
 OPTIONS = {
-    "plain": {},
     "parts": {"accumulate": 3},
     "channels_last": {"method": "cayley", "channels_last": True},
     "bf16": {"precision": "bf16"},
@@ -44,6 +44,5 @@ def test_what_the_compiler_traces_trains_as_eager(make_training, tiny_recipe, mo
     assert_same_losses(make_training, tiny_recipe, **OPTIONS[name])
 
 
-@pytest.mark.slow
 def test_compiled_code_trains_as_eager(make_training, tiny_recipe):
     assert_same_losses(make_training, tiny_recipe)

@@ -9,6 +9,7 @@ from torch import nn
 
 import fastlip
 from fastlip import nn as lip
+from fastlip.nn._base import LipschitzLayer
 from fastlip.training import checkpoint, logs
 from fastlip.training.loop import EPS, Training
 from fastlip.training.setup import model_of
@@ -123,6 +124,26 @@ def test_the_shortest_run_is_a_step(make_training, tiny_recipe, schedule):
     training.fit(tensorboard=False)
     assert training.finished
     assert training.progress.history[0]["epoch"] == 1
+
+
+def test_the_parts_of_a_step_share_effective_weights(make_training, tiny_recipe, monkeypatch):
+    """They are computed once for three parts, and the gradients are those of the whole."""
+    whole, parts = (make_training(tiny_recipe(method="cayley", accumulate=n)) for n in (1, 3))
+    x, y = next(whole.train_batches.epoch(0, 0, 1))
+    whole.step(x, y)
+    computed, compute = [], LipschitzLayer._compute
+
+    def counted(self, context):
+        computed.append(self)
+        return compute(self, context)
+
+    monkeypatch.setattr(LipschitzLayer, "_compute", counted)
+    parts.step(x, y)
+    assert len(computed) == len(set(computed)) == sum(isinstance(m, LipschitzLayer) for m in parts.model.modules())
+    pairs = zip(whole.model.named_parameters(), parts.model.parameters(), strict=True)
+    for (name, one), other in pairs:
+        assert (one.grad - other.grad).abs().max() <= 1e-5 * max(1e-3, one.grad.abs().max()), name
+    assert all(layer.supplied is None for layer in computed)
 
 
 @pytest.fixture

@@ -56,6 +56,11 @@ def test_a_wrong_value_is_named(field, value, text):
         default_recipe({field: value})
 
 
+def test_a_compiler_shares_nothing():
+    with pytest.raises(ValueError, match="^share=True: compile=True compiles"):
+        default_recipe({"share": True, "compile": True})
+
+
 def test_a_wrong_type_is_named():
     with pytest.raises(TypeError, match=r"batch_size: got 1\.5, expected int"):
         default_recipe({"batch_size": 1.5})
