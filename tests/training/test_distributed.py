@@ -23,7 +23,7 @@ VARIANTS = {
     "hkr": {"loss": "hkr"},
     "adam": {"optimizer": "adam", "schedule": "triangular", "lr": 0.01},
     "accumulate": {"method": "cpl", "accumulate": 3},
-    "channels_last": {"method": "sll", "channels_last": True},
+    "channels_last": {"method": "cpl", "channels_last": True},
     # Each method once, with a share of the layers for each process.
     **{f"share-{method}": {"method": method, "share": True} for method in ("aoc", "bcop", "cayley", "cpl", "soc")},
     "share-hkr": {"method": "aol", "share": True, "loss": "hkr"},

@@ -57,7 +57,7 @@ def test_a_wrong_value_is_named(field, value, text):
 
 
 def test_a_compiler_shares_nothing():
-    with pytest.raises(ValueError, match="^share=True: compile=True compiles"):
+    with pytest.raises(ValueError, match=r"^share=True: compile=True compiles"):
         default_recipe({"share": True, "compile": True})
 
 
