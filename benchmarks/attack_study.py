@@ -113,7 +113,7 @@ def train(recipe: Recipe, data: Data) -> nn.Module:
     batches, loss = batches_of(recipe, data, data.train, augment=True), loss_of(recipe)
     optimizer = optimizer_of(recipe, model)
     scheduler = scheduler_of(recipe, optimizer, len(batches))
-    for epoch in range(recipe.epochs):
+    for epoch in range(round(recipe.epochs)):
         for x, y in batches.epoch(epoch):
             optimizer.zero_grad()
             loss(model(x), y).backward()

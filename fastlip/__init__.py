@@ -1,5 +1,10 @@
 """1-Lipschitz layers for PyTorch: references that read like their papers, fused kernels, certificates."""
 
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
 from fastlip import losses, models, nn, ops
 from fastlip.attacks import attack
 from fastlip.auditing import audit
@@ -25,3 +30,10 @@ __all__ = [
     "ops",
     "unfuse",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``fastlip.data`` and ``fastlip.hub``, which layers do not need, are imported when they are first asked for."""
+    if name in ("data", "hub"):
+        return importlib.import_module(f"fastlip.{name}")
+    raise AttributeError(f"module 'fastlip' has no attribute {name!r}")

@@ -254,7 +254,7 @@ def assert_equal_weights(one, other):
 def test_ctrl_c_saves_the_run_and_exits_with_130(cli, trained, tmp_path, monkeypatch):
     from fastlip.training.loop import Training
 
-    step, count = Training._step, 0
+    step, count = Training.step, 0
 
     def interrupted(self, x, y):
         nonlocal count
@@ -264,7 +264,7 @@ def test_ctrl_c_saves_the_run_and_exits_with_130(cli, trained, tmp_path, monkeyp
         return step(self, x, y)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", interrupted)
+        patch.setattr(Training, "step", interrupted)
         code, _, errors = cli("train", *SMALL, "--out", "stopped")
     assert code == 130
     assert "stopped by SIGINT" in errors
@@ -312,7 +312,7 @@ def test_nan_stops_with_the_name_of_a_layer(cli):
         (["--data=mnist"], "'--data'", 2),
         (["--loss=mse"], "'--loss'", 2),
         (["--epochs=many"], "'--epochs'", 2),
-        (["--epochs=0"], "epochs=0: must be at least 1", 1),
+        (["--epochs=0"], "epochs=0.0: must be above 0", 1),
         (["--lr=-1"], "lr=-1.0: must be above 0", 1),
         (["--backend=fast"], "backend='fast': allowed are", 1),
         (["--device=gpu"], "device='gpu': cannot be used here", 1),

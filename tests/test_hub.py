@@ -77,6 +77,13 @@ def test_a_run_loads_without_its_data(trained):
     assert torch.load(trained / "checkpoint.pt", weights_only=True)["card"]["model"]["method"] == "aol"
 
 
+def test_hub_and_data_need_no_import_of_their_own():
+    assert fastlip.__getattr__("hub") is hub
+    assert fastlip.__getattr__("data") is fastlip.data
+    with pytest.raises(AttributeError, match="module 'fastlip' has no attribute 'dat'"):
+        _ = fastlip.dat
+
+
 def test_torch_hub_loads_it(trained):
     x = torch.rand(3, 1, 8, 8)
     model = torch.hub.load(str(ROOT), "fastlip_model", trained / "checkpoint.pt", source="local")

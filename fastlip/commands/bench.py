@@ -12,7 +12,7 @@ import click
 import torch
 
 from fastlip.benchmarking import CONTESTANTS, DisagreementError, Row, Setting, keep_pages, run, why_not
-from fastlip.models import METHODS, SIZES
+from fastlip.models import METHODS, SIZES, TITLES
 
 _BATCH_SIZES = {"XS": 256, "S": 64, "M": 32, "L": 16}
 
@@ -127,7 +127,7 @@ def _plot(rows: list[Row], path: Path, title: str) -> None:
             heights = [getattr(row, what) for row in rows if row.contestant == contestant]
             axes.bar([j + (i - (len(contestants) - 1) / 2) * width for j in range(len(heights))], heights, width)
         axes.axhline(1, color="black", linewidth=0.8)
-        axes.set_xticks(range(len(methods)), methods, rotation=45)
+        axes.set_xticks(range(len(methods)), [TITLES[method] for method in methods], rotation=45)
         axes.set_title(heading)
         axes.set_yscale("log")
     figure.legend(contestants, loc="outside lower center", ncols=len(contestants))

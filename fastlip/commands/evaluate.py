@@ -21,6 +21,7 @@ from fastlip.certificates import Certificate
 from fastlip.commands.options import eps_option, radius_name
 from fastlip.commands.report import BROKEN, attack_lines, write_report
 from fastlip.data import Batches, Data
+from fastlip.models import TITLES
 from fastlip.training.recipe import Recipe
 
 _RUN = click.argument("run", type=click.Path(path_type=Path))
@@ -78,7 +79,7 @@ def certify(
     if attack is not None:
         found = attack_split(model, recipe, data, certificate, split=split, quiet=as_json, kind=attack, **how)
         figures["attack"] = {**found.to_dict(), "seed": seed or 0}
-    title = f"{recipe.method.upper()} {recipe.size}, {data.name} ({certificate.n} {split} images)"
+    title = f"{TITLES[recipe.method]} {recipe.size}, {data.name} ({certificate.n} {split} images)"
     notes = write_report(folder, figures, certificate, found, title)
     if as_json:
         click.echo(json.dumps(figures, indent=2))
@@ -108,7 +109,6 @@ def open_run(run: Path, moved: dict[str, str | None]) -> tuple[Recipe, Data, nn.
     """A run's recipe, data and trained model, with what has moved since (path, device, backend)."""
     from fastlip.data import load
     from fastlip.training import checkpoint
-    from fastlip.training.loop import load_model
     from fastlip.training.setup import model_of, prepare_process
 
     state = checkpoint.load(run / checkpoint.FILE_NAME if run.is_dir() else run)
@@ -117,7 +117,7 @@ def open_run(run: Path, moved: dict[str, str | None]) -> tuple[Recipe, Data, nn.
     prepare_process(recipe)
     data = load(recipe.data, recipe.path, recipe.image_size)
     model = model_of(recipe, data)
-    load_model(model, state, data)
+    checkpoint.load_model(model, state, data)
     return recipe, data, model
 
 

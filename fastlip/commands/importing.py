@@ -40,7 +40,7 @@ def import_(file: Path, method: str, data: str, out: Path, overwrite: bool):
     from fastlip.commands.train import claim, require_free
     from fastlip.training import checkpoint
     from fastlip.training.card import make_card, put_card
-    from fastlip.training.loop import Progress
+    from fastlip.training.progress import Progress
 
     require_free(out, overwrite)
     weights = _weights(file)
@@ -58,7 +58,7 @@ def import_(file: Path, method: str, data: str, out: Path, overwrite: bool):
         "model": model.state_dict(),
         "optimizer": {},
         "scheduler": {},
-        "progress": asdict(Progress(epoch=recipe.epochs)),
+        "progress": asdict(Progress(epoch=round(recipe.epochs))),
     }
     checkpoint.save(out / checkpoint.FILE_NAME, state)
     put_card(out, card)

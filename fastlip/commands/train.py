@@ -112,8 +112,8 @@ def _run(
     distributed.leave()
     if not world.is_chief:
         return
-    if training.progress.epoch < recipe.epochs:
-        click.echo(f"stopped after {training.progress.epoch} of {recipe.epochs} epochs; --resume continues")
+    if not training.finished:
+        click.echo(f"stopped after {training.progress.epoch} of {recipe.epochs:g} epochs; --resume continues")
         return
     _certify(training, folder)
 
@@ -121,8 +121,7 @@ def _run(
 def _certify(training: Training, folder: Path) -> None:
     from fastlip.commands.evaluate import report_certificate
     from fastlip.training.card import make_card, put_card
-    from fastlip.training.checkpoint import write_text
-    from fastlip.training.loop import describe
+    from fastlip.training.checkpoint import describe, write_text
 
     recipe, data = training.recipe, training.data
     figures = report_certificate(training.model, recipe, data, EPS)

@@ -55,7 +55,7 @@ class Share:
 class Batches:
     """Batches (x, y): x float32 (b, c, h, w), the stored value / divisor - mean; y int64 (b,).
 
-    Iterating gives every image once, in order. ``epoch(number, start)`` gives the training batches of an
+    Iterating gives every image once, in order. ``epoch(number, start, stop)`` gives the training batches of an
     epoch from the start-th on: shuffled and augmented, the same for the same seed, epoch and start.
 
     Args:
@@ -111,12 +111,12 @@ class Batches:
         batches = [batch for batch in range(len(self)) if self.counts(batch)[0]]
         return self._ahead(_Ordered(self), batches)
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[_Pair]:
-        """The training batches of an epoch, from the start-th on.
+    def epoch(self, number: int, start: int = 0, stop: int | None = None) -> Iterator[_Pair]:
+        """The training batches of an epoch, from the start-th on, to the end or before the stop-th.
 
         A process that has no image of a batch gets its first one, so that all have as many batches: see ``counts``.
         """
-        return self._ahead(_Shuffled(self, number), range(start, len(self)))
+        return self._ahead(_Shuffled(self, number), range(start, len(self) if stop is None else stop))
 
     def _ahead(self, prepare: _Ordered, batches: Sequence[int]) -> Iterator[_Pair]:
         """Prepares batches while the model is busy with the ones before."""

@@ -27,6 +27,8 @@ _LAYERS = {
 # Unless asked otherwise. An upper bound of sigma in every training step would cost half the network.
 _OPTIONS: dict[str, dict[str, Any]] = {"cpl": {"training_sigma": "power"}}
 METHODS = tuple(_LAYERS)
+# As the papers write them, for tables and plots.
+TITLES = {method: convolution.removesuffix("Conv2d") for method, (convolution, _) in _LAYERS.items()}
 
 
 class LipConvNet(lip.Chain):

@@ -40,10 +40,13 @@ class LipschitzLayer(nn.Module):
     not pickled or copied.
 
     ``orthogonal`` says that with circular padding and as many outputs as inputs the layer is an isometry.
+    ``supplied``: asked for the effective weights first, with the layer and the context; None from it leaves them to
+    the layer (training shares them between parts and processes).
     """
 
     backend: str
     orthogonal = False
+    supplied: Callable[[LipschitzLayer, tuple[Hashable, ...]], tuple[Tensor, ...] | None] | None = None
 
     def __init__(self, backend: str):
         super().__init__()
@@ -71,6 +74,8 @@ class LipschitzLayer(nn.Module):
 
     def effective(self, *context: Hashable) -> tuple[Tensor, ...]:
         """The effective weights in the parameters' dtype, from the cache where that is sound."""
+        if self.supplied is not None and (supplied := self.supplied(self, context)) is not None:
+            return supplied
         if not self.may_cache():
             return self._compute(context)
         sources = (*self.parameters(), *self.buffers())

@@ -135,10 +135,10 @@ def power_step(weight: Tensor, vector: Tensor, groups: int) -> tuple[Tensor, Ten
         return F.conv2d(pad(v.flatten(0, 1)[None], pads, "circular"), weight, groups=groups)
 
     with torch.no_grad():
-        image = adjoint(convolve(vector), weight, (1, 1), groups, "circular").view_as(vector)
+        image = adjoint(convolve(vector), weight, (1, 1), groups, "circular").reshape_as(vector)
         norm = torch.linalg.vector_norm(image, dim=(1, 2, 3), keepdim=True)
         vector = torch.where(norm > 0, image / torch.where(norm > 0, norm, 1), vector)
-    return convolve(vector).view(groups, -1).square().sum(1), vector
+    return convolve(vector).reshape(groups, -1).square().sum(1), vector
 
 
 class _FixedScale:

@@ -26,10 +26,6 @@ TABLE, TABLE_CSV = "table.json", "table.csv"
 NOT_RUN = "not run yet"
 # Rounds of timing go on for this share of the budget, and for at least so many seconds.
 _MEASURING_SHARE, _MEASURING_LEAST = 0.02, 2.0
-# An epoch that all but fits is trained: the measurement is no more exact than that.
-_ROUNDED_UP = 0.05
-# Epochs while a recipe is only measured: any number does.
-_ANY = 1
 
 
 class Comparison:
@@ -97,8 +93,8 @@ class Comparison:
         reason = result.get("reason", "")
         if not result:
             reason = NOT_RUN if isinstance(found, Measured) or not found else found
-        if isinstance(found, Measured) and not result and not self._epochs(found):
-            reason = f"an epoch takes {found.seconds_per_epoch:.3g} s, the budget is {self.settings.budget:g} s"
+        if isinstance(found, Measured) and not result and not self._steps(found):
+            reason = f"a step takes {found.seconds_per_step:.3g} s, the budget is {self.settings.budget:g} s"
         measured = found if isinstance(found, Measured) else None
         return Row(contender, self.settings.budget, measured, result, reason)
 
@@ -113,7 +109,7 @@ class Comparison:
         if not missing:
             return
         self.say(f"measuring {' '.join(group[0][:2])}: {', '.join(c.backend for c in missing)}")
-        recipes = {contender.name: self._recipe(contender, _ANY) for contender in missing}
+        recipes = {contender.name: self.settings.recipe(contender) for contender in missing}
         seconds = max(_MEASURING_LEAST, _MEASURING_SHARE * self.settings.budget)
         found, failed = measure(recipes, self.data, seconds)
         for contender in missing:
@@ -124,14 +120,14 @@ class Comparison:
 
     def _train(self, contender: Contender, title: str) -> None:
         found = self._measured(contender)
-        if not isinstance(found, Measured) or not self._epochs(found):
+        if not isinstance(found, Measured) or not self._steps(found):
             self.say(f"{title}: {self._row(contender).reason}")
             return
-        recipe = self._recipe(contender, self._epochs(found))
+        recipe = self._recipe(contender, found)
         if self.settings.search:
             recipe = self._searched(contender, recipe)
         seconds = found.seconds_per_epoch
-        self.say(f"{title}: {recipe.epochs} epochs of {seconds:.3g} s, {found.images / seconds:.0f} images/s")
+        self.say(f"{title}: {recipe.epochs:.1f} epochs of {seconds:.3g} s, {found.images / seconds:.0f} images/s")
         result = running.run(recipe, self.data, self.folder / contender.name)
         if reason := result.get("reason"):
             self.say(f"{title}: failed: {reason}")
@@ -143,23 +139,21 @@ class Comparison:
 
     def _searched(self, contender: Contender, recipe: Recipe) -> Recipe:
         """The recipe with the best pair of the search, which all backends of a method and size share."""
-        first = next(
-            c
-            for c in (*self.contenders, contender)
-            if c[:2] == contender[:2] and isinstance(self._measured(c), Measured)
-        )
-        measured = self._measured(first)
-        epochs = max(1, self._epochs(measured, BUDGET_SHARE)) if isinstance(measured, Measured) else 1
-        self.say(f"{' '.join(contender[:2])}: {self.settings.search + 1} trials of {epochs} epochs")
+        alike = (c for c in (*self.contenders, contender) if c[:2] == contender[:2])
+        first, measured = next((c, m) for c in alike if isinstance(m := self._measured(c), Measured))
+        trial = self._recipe(first, measured, BUDGET_SHARE)
+        self.say(f"{' '.join(contender[:2])}: {self.settings.search + 1} trials of {trial.epochs:.1f} epochs")
         folder = self.folder / "search" / "-".join(contender[:2])
-        best = search(self._recipe(first, epochs), self.data, folder, self.settings.search)[0]
+        best = search(trial, self.data, folder, self.settings.search)[0]
         return dataclasses.replace(recipe, lr=best["lr"], weight_decay=best["weight_decay"])
 
-    def _recipe(self, contender: Contender, epochs: int) -> Recipe:
-        return self.settings.recipe(contender, epochs=epochs)
+    def _recipe(self, contender: Contender, measured: Measured, share: float = 1.0) -> Recipe:
+        """The contender's recipe for the steps, at least one, that this share of the budget holds."""
+        steps = max(1, self._steps(measured, share))
+        return self.settings.recipe(contender, epochs=steps / measured.steps_per_epoch)
 
-    def _epochs(self, measured: Measured, share: float = 1.0) -> int:
-        return int(share * self.settings.budget / measured.seconds_per_epoch + _ROUNDED_UP)
+    def _steps(self, measured: Measured, share: float = 1.0) -> int:
+        return int(share * self.settings.budget / measured.seconds_per_step)
 
     def _measured_file(self, contender: Contender) -> Path:
         return self.folder / "measured" / f"{contender.name}.json"

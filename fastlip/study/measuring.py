@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +19,13 @@ from fastlip.nn._base import LipschitzLayer
 from fastlip.ops.spectral_conv import FixedSpectrum
 from fastlip.study.failures import FAILURES, reason
 from fastlip.testing import bytes_kept
+from fastlip.training.loop import Training
 from fastlip.training.recipe import Recipe
-from fastlip.training.setup import batches_of, device_of, loss_of, model_of, optimizer_of, prepare_process
+from fastlip.training.setup import batches_of, device_of, model_of, prepare_process
 
 _ROUNDS = 7
-_LEARNING_RATE = 1e-6  # so that nothing diverges while it is timed
+# So that nothing diverges while it is timed, and the schedule does not end.
+_WHILE_TIMED: dict[str, Any] = {"lr": 1e-6, "epochs": 100.0}
 _FETCHED = 8  # batches over which fetching is timed
 
 
@@ -49,9 +52,19 @@ class Measured:
     evaluate_fresh_memory: int
 
     @property
+    def seconds_per_step(self) -> float:
+        """Of a training step; of waiting for data where that is slower."""
+        return max(self.step, self.fetch)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The last one may have fewer images."""
+        return -(-self.images // self.batch_size)
+
+    @property
     def seconds_per_epoch(self) -> float:
-        """Of training steps; waiting for data where that is slower."""
-        return max(self.step, self.fetch) * -(-self.images // self.batch_size)
+        """Of all its steps."""
+        return self.seconds_per_step * self.steps_per_epoch
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -64,21 +77,17 @@ class _Contestant:
     def __init__(self, recipe: Recipe, data: Data):
         prepare_process(recipe)
         self.model = perturb(model_of(recipe, data))
-        self.loss = loss_of(recipe)
-        self.optimizer = optimizer_of(recipe, self.model)
-        for group in self.optimizer.param_groups:
-            group["lr"] = _LEARNING_RATE
-        self.x, self.y = next(iter(batches_of(recipe, data, data.train, augment=True).epoch(0)))
+        self.training = Training(self.model, replace(recipe, **_WHILE_TIMED), data, Path())
+        self.x, self.y = next(self.training.train_batches.epoch(0, 0, 1))
 
     def train(self) -> None:
-        """A training step."""
-        self.optimizer.zero_grad()
-        self.forward().backward()
-        self.optimizer.step()
+        """A training step as runs take it: compiled, in parts, in bfloat16."""
+        self.training.step(self.x, self.y)
 
     def forward(self) -> Tensor:
-        """The loss."""
-        return self.loss(self.model(self.x), self.y)
+        """The loss of as many images as a step takes at once."""
+        x = self.x.tensor_split(self.training.parts(len(self.x)))[0]
+        return self.training.loss(self.training.forward(x), self.y[: len(x)])
 
     def evaluate(self) -> None:
         """A batch, with the effective weights that are kept."""

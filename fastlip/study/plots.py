@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fastlip.models import METHODS
+from fastlip.models import METHODS, TITLES
 from fastlip.study.table import Row
 from fastlip.training.checkpoint import write_atomically
 
@@ -125,7 +125,7 @@ def _radar(rows: Sequence[Row]) -> Any:
                 axes.fill(angles, ring, color=color(method), alpha=0.12)
             else:
                 axes.plot(angles, ring, color="#bbbbbb", linewidth=0.6)
-        axes.set_title(method.upper(), color=color(method), fontweight="bold", fontsize=11, pad=16)
+        axes.set_title(TITLES[method], color=color(method), fontweight="bold", fontsize=11, pad=16)
         if len(sizes) > 1:
             axes.legend(loc="upper left", bbox_to_anchor=(-0.25, 1.2), frameon=False, fontsize=7)
     backend = rows[0].contender.backend
@@ -193,7 +193,7 @@ def _panels(rows: Sequence[Row], curve: Callable[[Any, Row, dict[str, Any]], Non
 
 def _style(method: str) -> dict[str, Any]:
     marker = _MARKERS[METHODS.index(method) % len(_MARKERS)]
-    return {"color": color(method), "marker": marker, "linewidth": 1.6, "label": method.upper()}
+    return {"color": color(method), "marker": marker, "linewidth": 1.6, "label": TITLES[method]}
 
 
 def _handle(method: str) -> Any:
@@ -225,7 +225,7 @@ def _backends(rows: Sequence[Row]) -> Any:
                 bar = axes.barh(width=width, edgecolor="white", linewidth=0.5, **place, **look)
                 axes.bar_label(bar, [f" {text} {backend}" if width else f" {backend}: no figure"], fontsize=7.5)
     for axes, title in ((left, f"epochs in {rows[0].budget:g} s"), (right, "certified accuracy at 36/255, %")):
-        axes.set_yticks(range(len(groups)), [" ".join((m.upper(), s)) for m, s in groups])
+        axes.set_yticks(range(len(groups)), [" ".join((TITLES[m], s)) for m, s in groups])
         axes.invert_yaxis()
         axes.set_title(title, fontsize=10)
         plain_axes(axes)

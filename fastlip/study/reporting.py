@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from fastlip import plotting
+from fastlip.models import TITLES
 from fastlip.study import plots
 from fastlip.study.comparing import Comparison, machine
 from fastlip.study.table import Row
@@ -71,6 +72,7 @@ def _render(comparison: Comparison, rows: Sequence[Row], figures: list[dict[str,
         best=_best([line for line, row in zip(lines, rows, strict=True) if row.finished]),
         gains=_gains(rows),
         colors={line["method"]: plots.color(line["method"]) for line in lines},
+        titles=TITLES,
         figures=figures,
         missing=missing,
         audited=max((line["lipschitz"] for line in lines if line["lipschitz"] is not None), default=None),

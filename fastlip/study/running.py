@@ -84,20 +84,21 @@ def _claimed(recipe: Recipe, folder: Path) -> Recipe:
     return recipe
 
 
-def _certified(recipe: Recipe, data: Data, folder: Path) -> tuple[Recipe, Certificate]:
+def _certified(recipe: Recipe, data: Data, folder: Path) -> tuple[Training, Certificate]:
     training = train(recipe, data, folder)
     recipe = training.recipe
     certificate = fastlip.certify(training.model.eval(), batches_of(recipe, data, data.test), eps=DEFAULT_EPS)
     about = {"data": data.name, "split": "test", "images": certificate.n, "divisor": data.divisor}
     figures = {**about, "method": recipe.method, **certificate.to_dict()}
     write_text(folder / CERTIFICATE, json.dumps(figures, indent=2) + "\n")
-    return recipe, certificate
+    return training, certificate
 
 
-def _figures(recipe: Recipe, certificate: Certificate, folder: Path) -> dict[str, Any]:
-    rows = history(folder)
+def _figures(training: Training, certificate: Certificate, folder: Path) -> dict[str, Any]:
+    recipe, rows = training.recipe, history(folder)
     return {
-        "epochs": recipe.epochs,
+        "epochs": training.steps / len(training.train_batches),
+        "steps": training.steps,
         "lr": recipe.lr,
         "weight_decay": recipe.weight_decay,
         "trained_seconds": sum(row["seconds"] for row in rows),

@@ -19,7 +19,7 @@ from fastlip.training.checkpoint import write_text
 from fastlip.training.recipe import Recipe
 
 FILE = "trial.json"
-# A trial trains for this share of a run's budget, and is judged on this share of the training images.
+# A trial trains for at most this share of a run's budget, and is judged on this share of the training images.
 BUDGET_SHARE = 0.2
 _HELD_OUT = 0.2
 _LR_DECADES = 1.0  # on either side of the recipe's

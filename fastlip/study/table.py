@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastlip.certificates import DEFAULT_EPS
+from fastlip.models import TITLES
 from fastlip.study.measuring import Measured
 from fastlip.study.settings import Contender
 
@@ -36,14 +37,15 @@ class Row:
 
     @property
     def epochs_in_budget(self) -> float:
-        """Epochs that the budget holds, with the fraction that is not trained."""
+        """Epochs that the budget holds."""
         return self.budget / self.measured.seconds_per_epoch if self.measured else 0.0
 
     def values(self) -> dict[str, Any]:
         """The row as plain values, a column each."""
         row: dict[str, Any] = {**self.contender._asdict(), "status": "finished" if self.finished else self.reason}
         m, r = self.measured, self.result
-        row |= {name: r.get(name) for name in ("accuracy", "epochs", "lr", "weight_decay", "trained_seconds")}
+        names = ("accuracy", "epochs", "steps", "lr", "weight_decay", "trained_seconds")
+        row |= {name: r.get(name) for name in names}
         for kind in ("cra", "joint_cra"):
             shares = r.get(kind, [None] * len(DEFAULT_EPS))
             row |= {f"{kind} {name}": share for name, share in zip(_EPS_NAMES, shares, strict=True)}
@@ -104,13 +106,13 @@ def to_text(rows: Sequence[Row]) -> str:
 
 def _line(row: Row) -> str:
     v = row.values()
-    name = f"{v['method']:<10} {v['size']:<4} {v['backend']:<9}"
+    name = f"{TITLES[v['method']]:<10} {v['size']:<4} {v['backend']:<9}"
     speed = f"{v['seconds_per_epoch']:>8.3g} {v['images_per_second']:>8.0f}" if row.measured else f"{'-':>8} {'-':>8}"
     if not row.finished:
         return f"{name} {'-':>6} {speed} {row.reason}"
     shares = " ".join(f"{share:>7.1%}" for share in row.result["cra"][1:])
     memory = f"{v['train_memory'] / 1e6:>8.3g} {v['evaluation_memory'] / 1e6:>8.3g}" if row.measured else ""
     return (
-        f"{name} {v['epochs']:>6} {speed} {v['accuracy']:>8.1%} {row.result['cra'][0]:>10.1%} {shares}"
+        f"{name} {v['epochs']:>6.1f} {speed} {v['accuracy']:>8.1%} {row.result['cra'][0]:>10.1%} {shares}"
         f" {v['lipschitz']:>10.7f} {memory}"
     )

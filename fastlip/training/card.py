@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import fastlip
+from fastlip.models import TITLES
 from fastlip.training import checkpoint
 from fastlip.training.recipe import Recipe
 
@@ -32,7 +33,7 @@ def make_card(
     Args:
         model: in evaluation mode.
         recipe: how it was trained.
-        data: what a checkpoint remembers of its data (``fastlip.training.loop.describe``).
+        data: what a checkpoint remembers of its data (``fastlip.training.checkpoint.describe``).
         figures: its certificate (``fastlip certify --json``); without it the card has an audit only.
         imported: the file that the weights came from, if they were not trained here.
     """
@@ -74,7 +75,7 @@ def put_card(folder: Path, card: dict[str, Any]) -> None:
 def card_text(card: Mapping[str, Any]) -> str:
     """The card in Markdown."""
     model, images, audit = card["model"], card["input"], card["audit"]
-    method = model["method"].upper()
+    method = TITLES[model["method"]]
     shape = ", ".join(map(str, images["shape"]))
     centred = f" - {images['mean']}" if images["mean"] else ""
     lines = [

@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+
+from fastlip.data import Data
 
 FILE_NAME = "checkpoint.pt"
 _FORMAT = 2
@@ -70,6 +73,34 @@ def read(path: Path) -> Any:
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path}: corrupt checkpoint ({reason})") from None
+
+
+def describe(data: Data) -> dict[str, Any]:
+    """What a checkpoint remembers of its data."""
+    return {
+        "name": data.name,
+        "shape": list(data.shape),
+        "divisor": data.divisor,
+        "mean": list(data.mean),
+        "class_count": len(data.classes),
+        "classes": list(data.classes),
+        "training_images": len(data.train.labels),
+        "test_images": len(data.test.labels),
+    }
+
+
+def load_model(model: nn.Module, state: dict[str, Any], data: Data) -> None:
+    """Puts a checkpoint's weights into the model; CheckpointError where they or the data do not belong to it."""
+    now = describe(data)
+    for name, value in state["data"].items():
+        if now.get(name) != value:
+            now_text = f"{name} is {now.get(name)!r}"
+            raise CheckpointError(f"data: {now_text}, the run was trained with {value!r}")
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"checkpoint: its weights do not fit the model: {reason}") from None
 
 
 def random_state() -> dict[str, Any]:

@@ -74,7 +74,8 @@ class World:
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model as it trains: gradients become their mean over processes as soon as they are there.
 
-        Every process computes all parametrizations: they are functions of the parameters, which all have.
+        Every process computes all parametrizations: they are functions of the parameters, which all have
+        (``fastlip.training.sharing``: a share each).
         """
         if self.size == 1:
             return model

@@ -29,13 +29,13 @@ Row = Mapping[str, float]
 
 
 class Console:
-    """A progress bar over all images of the run on a terminal, and one line per epoch everywhere; quiet: neither."""
+    """A progress bar over all images on a terminal, and one line per epoch everywhere; quiet: neither."""
 
-    def __init__(self, epochs: int, images: int, done: int, quiet: bool = False):
+    def __init__(self, epochs: int, total: int, done: int, quiet: bool = False):
         self.epochs = epochs
         self.quiet = quiet
         self.bar = tqdm(
-            total=epochs * images,
+            total=total,
             initial=done,
             unit=" images",
             unit_scale=True,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 from fastlip.data import Data
 from fastlip.training import checkpoint, logs
 from fastlip.training.distributed import World
+from fastlip.training.progress import Progress
 from fastlip.training.recipe import Recipe
-from fastlip.training.setup import batches_of, loss_of, optimizer_of, scheduler_of
+from fastlip.training.setup import batches_of, compiled, loss_of, optimizer_of, scheduler_of, steps_of
+from fastlip.training.sharing import SharedWeights, buffers_kept
 from fastlip.training.watch import (
     Interrupt,
     Interrupted,
@@ -29,40 +31,6 @@ from fastlip.training.watch import (
 
 # While training, CRA at this radius is reported on the word of the layers, L = 1; certificates are audited.
 EPS = 36 / 255
-
-
-@dataclass
-class Progress:
-    """How far a run is: completed epochs, batches of the epoch under way and its sums, and one row per epoch."""
-
-    epoch: int = 0
-    batch: int = 0
-    images: int = 0
-    loss: float = 0.0
-    correct: float = 0.0
-    certified: float = 0.0
-    seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    def add(self, images: int, loss: float, correct: float, certified: float) -> None:
-        """Counts one batch."""
-        self.batch += 1
-        self.images += images
-        self.loss += loss * images
-        self.correct += correct
-        self.certified += certified
-
-    def averages(self) -> tuple[float, float, float]:
-        """Loss, accuracy and CRA of the epoch so far."""
-        n = max(self.images, 1)
-        return self.loss / n, self.correct / n, self.certified / n
-
-    def close_epoch(self, row: dict[str, float]) -> None:
-        """Appends the epoch's row and starts the next epoch."""
-        self.epoch += 1
-        self.batch = self.images = 0
-        self.loss = self.correct = self.certified = self.seconds = 0.0
-        self.history.append(row)
 
 
 class Training:
@@ -99,29 +67,48 @@ class Training:
         self.train_batches = batches_of(recipe, data, data.train, augment=True, share=self.world.share)
         self.test_batches = batches_of(recipe, data, data.test, share=self.world.share)
         self._check_shares()
-        self.network: nn.Module = self.world.wrap(_compiled(model, data.shape) if recipe.compile else model)
+        self.shared = self._shared_weights()
+        self.network: nn.Module = compiled(model, data.shape) if recipe.compile else model
+        if self.shared is None:
+            self.network = self.world.wrap(self.network)
         self.interrupt = Interrupt(patient=self.world.size > 1)
         self.optimizer = optimizer_of(recipe, model)
+        self.steps = steps_of(recipe, len(self.train_batches))
         self.scheduler = scheduler_of(recipe, self.optimizer, len(self.train_batches))
         self.progress = Progress()
         if state is not None:
             self._restore(state)
 
+    @property
+    def epochs(self) -> int:
+        """Epochs that the run begins; the last one may be cut short."""
+        return -(-self.steps // len(self.train_batches))
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step is left."""
+        return self.progress.epoch >= self.epochs
+
+    @property
+    def images(self) -> int:
+        """Images of all steps of the run."""
+        whole, rest = divmod(self.steps, len(self.train_batches))
+        return whole * self.train_batches.image_count + rest * self.recipe.batch_size
+
     def fit(self, stop_after: int = 0, tensorboard: bool = True) -> None:
-        """Trains to the recipe's last epoch, or through stop_after further epochs if that is positive.
+        """Trains to the run's last step, or through stop_after further epochs if that is positive.
 
         Raises:
             NotFiniteError: the loss or a parameter is not finite; the last checkpoint stays.
             Interrupted: SIGINT or SIGTERM arrived; the state after the current step has been saved.
         """
-        last = self.recipe.epochs
+        last = self.epochs
         if stop_after > 0:
             last = min(last, self.progress.epoch + stop_after)
-        n = self.train_batches.image_count
-        done = self.progress.epoch * n + self.progress.images
+        done = self.progress.epoch * self.train_batches.image_count + self.progress.images
         with (
             self.interrupt,
-            logs.Console(self.recipe.epochs, n, done, quiet=not self.world.is_chief) as console,
+            logs.Console(self.epochs, self.images, done, quiet=not self.world.is_chief) as console,
             logs.Board(self.folder, self.progress.epoch + 1, tensorboard and self.world.is_chief) as board,
         ):
             while self.progress.epoch < last:
@@ -148,7 +135,7 @@ class Training:
             return
         state = {
             "recipe": self.recipe.to_dict(),
-            "data": describe(self.data),
+            "data": checkpoint.describe(self.data),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -160,7 +147,7 @@ class Training:
     def _restore(self, state: dict[str, Any]) -> None:
         if not state["optimizer"]:
             raise checkpoint.CheckpointError("checkpoint: holds weights that were imported, no run to continue")
-        load_model(self.model, state, self.data)
+        checkpoint.load_model(self.model, state, self.data)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.progress = Progress(**state["progress"])
@@ -170,9 +157,10 @@ class Training:
         self.network.train()
         progress = self.progress
         started = time.perf_counter() - progress.seconds
-        for x, y in self.train_batches.epoch(progress.epoch, progress.batch):
+        stop = min(len(self.train_batches), self.steps - progress.epoch * len(self.train_batches))
+        for x, y in self.train_batches.epoch(progress.epoch, progress.batch, stop):
             total = self.train_batches.counts(progress.batch)[1]
-            progress.add(total, *self._step(x, y))
+            progress.add(total, *self.step(x, y))
             progress.seconds = time.perf_counter() - started
             console.step(total, *progress.averages())
             if self._agree_to_stop():
@@ -181,24 +169,19 @@ class Training:
             if self.recipe.save_every and progress.batch % self.recipe.save_every == 0:
                 self.save()
 
-    def _step(self, x: Tensor, y: Tensor) -> Sequence[float]:
+    def step(self, x: Tensor, y: Tensor) -> Sequence[float]:
         """One update from this process's images of the batch; the loss and counts of the whole batch."""
         mine, total = self.train_batches.counts(self.progress.batch)
         figures = torch.zeros(3, dtype=torch.float64, device=x.device)
         self.optimizer.zero_grad()
-        parts = max(1, min(self.recipe.accumulate, mine))
-        buffers = [buffer.clone() for buffer in self.model.buffers()] if parts > 1 else []
-        for index, (x_part, y_part) in enumerate(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)):
-            if index:
+        parts = self.parts(mine)
+        with self._sharing(x):
+            for index, (x_part, y_part) in enumerate(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)):
+                last = index == parts - 1
                 # Each part sees the step's buffers as they were: what a power iteration adds, it adds once.
-                _put_back(self.model, buffers)
-            with self._sending_gradients(index == parts - 1):
-                # A process without images of its own runs one and counts none.
-                scores, y_part = self._forward(x_part)[:mine], y_part[:mine]
-                loss = self.loss(scores, y_part) / total if mine else scores.sum()
-                with torch.no_grad():
-                    figures += torch.stack((loss, *self._correct_and_certified(scores, y_part)))
-                (loss * self.world.size).backward()
+                with nullcontext() if last else buffers_kept(self.model):
+                    # A process without images of its own runs one and counts none.
+                    figures += self._add_gradients(x_part, y_part, mine, total, last)
         own_loss, figures = figures[0].clone(), self.world.sum(figures)
         values = figures.tolist()  # waits for a GPU
         if not math.isfinite(values[0]):
@@ -206,6 +189,41 @@ class Training:
         self.optimizer.step()
         self.scheduler.step()
         return values
+
+    def _shared_weights(self) -> SharedWeights | None:
+        """Where one process takes a step in parts, or several share the layers; a compiler computes its own."""
+        alone = self.world.size == 1
+        if self.recipe.compile or not (self.recipe.accumulate > 1 if alone else self.recipe.share):
+            return None
+        x = torch.zeros(2, *self.data.shape, device=self.train_batches.device)
+        return SharedWeights(self.model, x, self.world)
+
+    @contextmanager
+    def _sharing(self, x: Tensor) -> Iterator[None]:
+        """Effective weights, and their adjoints, once for all parts of the step."""
+        if self.shared is None:
+            yield
+            return
+        with self.shared.lent():
+            with self._explaining(x):
+                self.shared.hand_out()
+            yield
+            self.shared.collect()
+
+    def _add_gradients(self, x: Tensor, y: Tensor, mine: int, total: int, last: bool) -> Tensor:
+        """Adds those of a part of the step; the part's figures."""
+        with self._sending_gradients(last):
+            scores, y = self.forward(x)[:mine], y[:mine]
+            loss = self.loss(scores, y) / total if mine else scores.sum()
+            with torch.no_grad():
+                figures = torch.stack((loss, *self._correct_and_certified(scores, y)))
+            # DistributedDataParallel takes the mean over processes, shared weights the sum.
+            (loss if self.shared else loss * self.world.size).backward()
+        return figures
+
+    def parts(self, images: int) -> int:
+        """In how many parts a step takes so many images of this process."""
+        return max(1, min(self.recipe.accumulate, images))
 
     @contextmanager
     def _sending_gradients(self, last: bool) -> Iterator[None]:
@@ -229,13 +247,19 @@ class Training:
         slope = getattr(self.model, "margin_slope", math.sqrt(2))
         return (margin > 0).sum(), (margin > slope * EPS).sum()
 
-    def _forward(self, x: Tensor) -> Tensor:
-        try:
+    def forward(self, x: Tensor) -> Tensor:
+        """The scores as training computes them: compiled, distributed, in the recipe's precision."""
+        with self._explaining(x):
             if self.recipe.precision == "fp32":
                 return self.network(x)
             with torch.autocast(x.device.type, torch.bfloat16):
                 scores = self.network(x)
             return scores.float()
+
+    @contextmanager
+    def _explaining(self, x: Tensor) -> Iterator[None]:
+        try:
+            yield
         except torch.linalg.LinAlgError as error:  # what a decomposition makes of NaN
             reason = explain_not_finite(self.model, x)
             raise self._not_finite(f"a decomposition failed: {reason}") from error
@@ -279,46 +303,3 @@ class Training:
                 counts += torch.stack(self._correct_and_certified(self.model(x), y))
         correct, certified = self.world.sum(counts).tolist()
         return correct / self.test_batches.image_count, certified / self.test_batches.image_count
-
-
-def _compiled(model: nn.Module, shape: Sequence[int]) -> nn.Module:
-    # Kernels are looked up when they are first called, which a compiler cannot follow.
-    buffers = [buffer.clone() for buffer in model.buffers()]
-    with torch.no_grad():
-        model.train()(torch.zeros(2, *shape, device=next(model.parameters()).device))
-    _put_back(model, buffers)
-    return cast(nn.Module, torch.compile(model))
-
-
-def _put_back(model: nn.Module, buffers: list[Tensor]) -> None:
-    with torch.no_grad():
-        for buffer, value in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(value)
-
-
-def describe(data: Data) -> dict[str, Any]:
-    """What a checkpoint remembers of its data."""
-    return {
-        "name": data.name,
-        "shape": list(data.shape),
-        "divisor": data.divisor,
-        "mean": list(data.mean),
-        "class_count": len(data.classes),
-        "classes": list(data.classes),
-        "training_images": len(data.train.labels),
-        "test_images": len(data.test.labels),
-    }
-
-
-def load_model(model: nn.Module, state: dict[str, Any], data: Data) -> None:
-    """Puts a checkpoint's weights into the model; CheckpointError where they or the data do not belong to it."""
-    now = describe(data)
-    for name, value in state["data"].items():
-        if now.get(name) != value:
-            now_text = f"{name} is {now.get(name)!r}"
-            raise checkpoint.CheckpointError(f"data: {now_text}, the run was trained with {value!r}")
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise checkpoint.CheckpointError(f"checkpoint: its weights do not fit the model: {reason}") from None

@@ -18,7 +18,7 @@ OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("onecycle", "triangular")
 PRECISIONS = ("fp32", "bf16")
 # What may differ when a run is resumed or evaluated elsewhere: where and how it runs, not what is computed.
-MOVABLE = ("path", "device", "accumulate", "workers", "save_every", "compile")
+MOVABLE = ("path", "device", "accumulate", "workers", "save_every", "share", "compile")
 
 
 def _option(key: str, default: Any, help: str, **metadata: Any) -> Any:
@@ -44,7 +44,9 @@ class Recipe:
         "model.layers_per_block", 5, "convolutions in each block of lip_conv_net", least=1
     )
     backend: str = _option("model.backend", "auto", "kernels: auto, reference, native or triton")
-    epochs: int = _option("schedule.epochs", 100, "passes over the training images", least=1)
+    epochs: float = _option(
+        "schedule.epochs", 100.0, "passes over the training images, to the nearest step (0.5: half of them)", above=0
+    )
     batch_size: int = _option(
         "schedule.batch_size", 256, "images in a training step, over all processes and parts", least=1
     )
@@ -78,6 +80,9 @@ class Recipe:
         "run.precision", "fp32", "of the training's activations; weights stay in fp32", choices=PRECISIONS
     )
     accumulate: int = _option("run.accumulate", 1, "parts in which each process takes its step's images", least=1)
+    share: bool = _option(
+        "run.share", False, "several processes: each computes the effective weights of a share of the layers"
+    )
     compile: bool = _option("run.compile", False, "train through torch.compile")
     workers: int = _option("run.workers", 0, "processes that read images; 0: threads of this one", least=0)
     save_every: int = _option("run.save_every", 0, "save after so many steps too; 0: after each epoch", least=0)
@@ -93,6 +98,8 @@ class Recipe:
             raise ValueError("nesterov=True: needs momentum above 0")
         if self.loss == "hkr" and self.accumulate > 1:
             raise ValueError(f"accumulate={self.accumulate}: loss='hkr' compares the classes of a whole batch")
+        if self.share and self.compile:
+            raise ValueError("share=True: compile=True compiles the computation of effective weights into the step")
         if self.data == "digits" and self.path:
             raise ValueError(f"path={self.path!r}: data='digits' comes with scikit-learn and takes no path")
 
@@ -111,7 +118,7 @@ class Recipe:
         """Raises ValueError where a given option contradicts this recipe: a resumed run keeps its own."""
         for name, value in given.items():
             if name not in MOVABLE and value != getattr(self, name):
-                raise ValueError(f"{name}={value!r}: the run has {getattr(self, name)!r} and keeps it")
+                raise ValueError(f"{name}={_shown(value)}: the run has {_shown(getattr(self, name))} and keeps it")
 
 
 def default_recipe(given: Mapping[str, Any], source: str | Path = "") -> Recipe:
@@ -132,6 +139,11 @@ def default_recipe(given: Mapping[str, Any], source: str | Path = "") -> Recipe:
     if recipe.data != "digits" and not recipe.path:
         raise ValueError(f"path='': data={recipe.data!r} needs the folder of its files")
     return recipe
+
+
+def _shown(value: Any) -> str:
+    """A field's value for messages: whole numbers without a point."""
+    return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def check_type(name: str, value: Any, kind: type) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from fastlip.data.batches import Augmentation
 from fastlip.models import lip_conv_net, sll_net
 from fastlip.official import published_conv_net
 from fastlip.training.recipe import Recipe
+from fastlip.training.sharing import buffers_kept
 
 
 def prepare_process(recipe: Recipe) -> None:
@@ -73,6 +74,14 @@ def network_of(recipe: Recipe, shape: Sequence[int], classes: int) -> nn.Module:
     return model
 
 
+def compiled(model: nn.Module, shape: Sequence[int]) -> nn.Module:
+    """The model as ``torch.compile`` trains it, for images of this shape (c, h, w)."""
+    # Kernels are looked up when they are first called, which a compiler cannot follow.
+    with torch.no_grad(), buffers_kept(model):
+        model.train()(torch.zeros(2, *shape, device=next(model.parameters()).device))
+    return cast(nn.Module, torch.compile(model))
+
+
 def loss_of(recipe: Recipe, reduction: str = "mean", multi_gpu: bool = False) -> nn.Module:
     """The recipe's loss; multi_gpu: where it depends on the whole batch, that of all processes."""
     if recipe.loss == "offset-ce":
@@ -96,9 +105,14 @@ def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:
     )
 
 
+def steps_of(recipe: Recipe, steps_per_epoch: int) -> int:
+    """Steps of the whole run, at least one."""
+    return max(1, round(recipe.epochs * steps_per_epoch))
+
+
 def scheduler_of(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
     """The learning rate over the whole run: it rises, then falls to nothing (see the recipe's ``schedule``)."""
-    steps = recipe.epochs * steps_per_epoch
+    steps = steps_of(recipe, steps_per_epoch)
     if recipe.schedule == "triangular":
         return LambdaLR(optimizer, lambda step: triangle(step / steps))
     return OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps, pct_start=recipe.warmup, cycle_momentum=False)

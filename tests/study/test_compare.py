@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from fastlip.models import TITLES
 from fastlip.study import comparing, plots, running
 from fastlip.study.measuring import Measured
 from fastlip.training.loop import Training
@@ -55,7 +56,8 @@ def test_a_study_is_complete_and_not_repeated(cli, tmp_path, clock, monkeypatch)
     rows = rows_of(folder)
     assert list(rows) == ["aol-XS-auto", "aol-XS-reference", "sll-XS-auto", "sll-XS-reference"]
     assert {row["status"] for row in rows.values()} == {"finished"}
-    assert [row["epochs"] for row in rows.values()] == [2, 1, 2, 1]
+    assert [row["steps"] for row in rows.values()] == [12, 10, 12, 10]
+    assert [row["epochs"] for row in rows.values()] == pytest.approx([2, 10 / 6, 2, 10 / 6])
     for name, row in rows.items():
         certificate = json.loads((folder / name / "certificate.json").read_text())
         assert row["accuracy"] == certificate["accuracy"]
@@ -91,7 +93,7 @@ def test_the_report_needs_nothing_beside_it(cli, tmp_path, clock, monkeypatch):
     assert not re.search(r"https?://|<script|@import|url\(", report)
     for name, row in rows_of(folder).items():
         method, _, backend = name.split("-")
-        assert re.search(rf"</span>{method}<td>XS<td>{backend}", report)
+        assert re.search(rf"</span>{TITLES[method]}<td>XS<td>{backend}", report)
         assert f"{100 * row['cra 36/255']:.1f}" in report
     assert "1.11" in report, "the ratio of epochs"
     for picture in ("radar.png", "accuracy_time.png", "certified.png", "backends.png"):
@@ -140,7 +142,7 @@ def test_nan_is_a_row_with_a_layer(cli, tmp_path, clock):
 def test_ctrl_c_loses_nothing(cli, tmp_path, clock, monkeypatch):
     fused = ("--methods=aol,sll", "--backend=auto")
     assert cli("compare", *SMALL[:-1], "--out=whole", *fused)[0] == 0
-    step, count = Training._step, 0
+    step, count = Training.step, 0
 
     def interrupted(self, x, y):
         nonlocal count
@@ -150,7 +152,7 @@ def test_ctrl_c_loses_nothing(cli, tmp_path, clock, monkeypatch):
         return step(self, x, y)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", interrupted)
+        patch.setattr(Training, "step", interrupted)
         result = cli("compare", *SMALL, *fused)
         assert_one_line(result, "stopped by SIGINT; the same command goes on from here", 130)
     assert [row["status"] for row in rows_of(tmp_path / "study").values()] == ["finished", "not run yet"]
@@ -191,7 +193,7 @@ def test_the_best_trial_of_a_search_is_what_trains(cli, tmp_path, clock):
     options = (*SMALL, "--method=aol", "--backends=auto,reference", "--search=1")
     code, output, errors = cli("compare", *options)
     assert code == 0, errors
-    assert "aol XS: 2 trials of 1 epochs" in output
+    assert "aol XS: 2 trials of 0.3 epochs" in output
     folder = tmp_path / "study"
     trials = [json.loads(file.read_text()) for file in (folder / "search" / "aol-XS").glob("*/trial.json")]
     best = max(trials, key=lambda trial: trial["cra"])
@@ -200,10 +202,10 @@ def test_the_best_trial_of_a_search_is_what_trains(cli, tmp_path, clock):
         assert (row["lr"], row["weight_decay"]) == (best["lr"], best["weight_decay"])
 
 
-def test_a_budget_below_an_epoch_is_a_row(cli, tmp_path, clock):
+def test_a_budget_below_a_step_is_a_row(cli, tmp_path, clock):
     small = [option for option in SMALL if "budget" not in option]
-    result = cli("compare", *small, "--method=aol", "--budget=0.5")
-    assert_one_line(result, "no run is finished; the first: an epoch takes 1 s, the budget is 0.5 s")
+    result = cli("compare", *small, "--method=aol", "--budget=0.1")
+    assert_one_line(result, "no run is finished; the first: a step takes 0.167 s, the budget is 0.1 s")
     assert (tmp_path / "study" / "table.csv").exists()
 
 

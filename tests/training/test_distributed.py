@@ -23,7 +23,12 @@ VARIANTS = {
     "hkr": {"loss": "hkr"},
     "adam": {"optimizer": "adam", "schedule": "triangular", "lr": 0.01},
     "accumulate": {"method": "cpl", "accumulate": 3},
-    "channels_last": {"method": "sll", "channels_last": True},
+    "channels_last": {"method": "cpl", "channels_last": True},
+    # Each method once, with a share of the layers for each process.
+    **{f"share-{method}": {"method": method, "share": True} for method in ("aoc", "bcop", "cayley", "cpl", "soc")},
+    "share-hkr": {"method": "aol", "share": True, "loss": "hkr"},
+    "share-accumulate": {"method": "lot", "share": True, "accumulate": 2},
+    "share-tiny": {"method": "sll", "share": True, "batch_size": 2, "epochs": 1},
     # 3 images a step at most, the last step has none for the first process.
     "tiny": {"batch_size": 2, "epochs": 1},
 }
@@ -61,7 +66,7 @@ def train_all(folder):
         train(recipe_of(variant), data, folder / f"{variant}-{world.rank}", world)
     distributed.leave()
     for variant in list(VARIANTS)[world.rank :: 2]:
-        alone = dataclasses.replace(recipe_of(variant), accumulate=1, channels_last=False)
+        alone = dataclasses.replace(recipe_of(variant), accumulate=1, channels_last=False, share=False)
         train(alone, data, folder / f"{variant}-alone", World())
 
 
@@ -122,7 +127,7 @@ def break_second(kind):
     """The command line, with something broken in the second process only."""
     import fastlip.training.loop as loop
 
-    original, steps = Training._step, []
+    original, steps = Training.step, []
 
     def step(self, x, y):
         steps.append(None)
@@ -137,7 +142,7 @@ def break_second(kind):
                 signal.raise_signal(signal.SIGTERM)
         return original(self, x, y)
 
-    loop.Training._step = step
+    loop.Training.step = step
     command(*LINE, "--epochs=3", "--out=run")
 
 

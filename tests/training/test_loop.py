@@ -9,6 +9,7 @@ from torch import nn
 
 import fastlip
 from fastlip import nn as lip
+from fastlip.nn._base import LipschitzLayer
 from fastlip.training import checkpoint, logs
 from fastlip.training.loop import EPS, Training
 from fastlip.training.setup import model_of
@@ -82,7 +83,7 @@ def test_an_interrupted_run_continues_exactly(straight, make_training, tiny_reci
     training = make_training(tiny_recipe())
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", interrupted_at(step))
+        patch.setattr(Training, "step", interrupted_at(step))
         with pytest.raises(Interrupted) as stop:
             training.fit(tensorboard=False)
     assert stop.value.exit_code == 130
@@ -94,7 +95,7 @@ def test_an_interrupted_run_continues_exactly(straight, make_training, tiny_reci
 
 
 def interrupted_at(step):
-    original, count = Training._step, 0
+    original, count = Training.step, 0
 
     def one_step(self, x, y):
         nonlocal count
@@ -104,6 +105,45 @@ def interrupted_at(step):
         return original(self, x, y)
 
     return one_step
+
+
+def test_a_fraction_of_an_epoch_is_trained(make_training, tiny_recipe):
+    """1.7 epochs of three steps are five steps, over which the learning rate goes up and down."""
+    training = make_training(tiny_recipe(epochs=1.7))
+    assert (training.steps, training.epochs, training.images) == (5, 2, 48 + 32)
+    training.fit(tensorboard=False)
+    assert training.finished
+    assert (training.scheduler.last_epoch, training.scheduler.total_steps) == (5, 5)
+    assert [row["epoch"] for row in read_log(training.folder)] == ["1", "2"]
+
+
+@pytest.mark.parametrize("schedule", ["onecycle", "triangular"])
+def test_the_shortest_run_is_a_step(make_training, tiny_recipe, schedule):
+    training = make_training(tiny_recipe(epochs=0.1, schedule=schedule))
+    assert training.steps == 1
+    training.fit(tensorboard=False)
+    assert training.finished
+    assert training.progress.history[0]["epoch"] == 1
+
+
+def test_the_parts_of_a_step_share_effective_weights(make_training, tiny_recipe, monkeypatch):
+    """They are computed once for three parts, and the gradients are those of the whole."""
+    whole, parts = (make_training(tiny_recipe(method="cayley", accumulate=n)) for n in (1, 3))
+    x, y = next(whole.train_batches.epoch(0, 0, 1))
+    whole.step(x, y)
+    computed, compute = [], LipschitzLayer._compute
+
+    def counted(self, context):
+        computed.append(self)
+        return compute(self, context)
+
+    monkeypatch.setattr(LipschitzLayer, "_compute", counted)
+    parts.step(x, y)
+    assert len(computed) == len(set(computed)) == sum(isinstance(m, LipschitzLayer) for m in parts.model.modules())
+    pairs = zip(whole.model.named_parameters(), parts.model.parameters(), strict=True)
+    for (name, one), other in pairs:
+        assert (one.grad - other.grad).abs().max() <= 1e-5 * max(1e-3, one.grad.abs().max()), name
+    assert all(layer.supplied is None for layer in computed)
 
 
 @pytest.fixture
@@ -124,7 +164,7 @@ def test_a_second_interrupt_acts_at_once(make_training, tiny_recipe, monkeypatch
         signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", step)
+        patch.setattr(Training, "step", step)
         with pytest.raises(KeyboardInterrupt):
             training.fit(tensorboard=False)
     assert (training.folder / checkpoint.FILE_NAME).read_bytes() == before

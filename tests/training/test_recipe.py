@@ -39,7 +39,7 @@ def test_the_sll_network_has_a_recipe_of_its_own():
         ("size", "XXL", "size='XXL': allowed are 'XS', 'S', 'M', 'L', 'XL'"),
         ("model", "resnet", "model='resnet': allowed are 'lip_conv_net', 'sll_net'"),
         ("backend", "fast", "backend='fast': allowed are 'auto'"),
-        ("epochs", 0, "epochs=0: must be at least 1"),
+        ("epochs", 0, "epochs=0: must be above 0"),
         ("batch_size", -1, "batch_size=-1: must be at least 1"),
         ("lr", 0.0, "lr=0.0: must be above 0"),
         ("lr", float("nan"), "lr=nan: must be finite"),
@@ -56,9 +56,14 @@ def test_a_wrong_value_is_named(field, value, text):
         default_recipe({field: value})
 
 
+def test_a_compiler_shares_nothing():
+    with pytest.raises(ValueError, match=r"^share=True: compile=True compiles"):
+        default_recipe({"share": True, "compile": True})
+
+
 def test_a_wrong_type_is_named():
-    with pytest.raises(TypeError, match=r"epochs: got 1\.5, expected int"):
-        default_recipe({"epochs": 1.5})
+    with pytest.raises(TypeError, match=r"batch_size: got 1\.5, expected int"):
+        default_recipe({"batch_size": 1.5})
 
 
 def test_a_data_set_of_files_needs_its_path():

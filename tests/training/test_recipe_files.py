@@ -62,7 +62,7 @@ def test_later_tables_win(tmp_path):
         ("[optimizer]\nlr = 'fast'", r"optimizer\.lr='fast': expected float"),
         ("[optimizer]\nname = 'lion'", r"optimizer\.name='lion': allowed are 'sgd', 'adam'"),
         ("[optimizer]\nlearning_rate = 1", r"optimizer\.learning_rate: unknown key; allowed are name, lr, momentum"),
-        ("[schedule]\nepochs = 1.5", r"schedule\.epochs=1\.5: expected int"),
+        ("[schedule]\nbatch_size = 1.5", r"schedule\.batch_size=1\.5: expected int"),
         ("[data]\nflip = 1", r"data\.flip=1: expected bool"),
         ("[data]\nflip = true\nflip = false", "is not TOML: Cannot overwrite"),
         ("[adam]\nlr = 1", "adam: unknown key; allowed are summary"),

@@ -19,6 +19,7 @@ import click
 import fastlip
 import fastlip.nn
 from fastlip.cli import main as command_line
+from fastlip.models import TITLES
 from fastlip.nn._base import LipschitzLayer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,8 +111,7 @@ def _step_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
     for method, found in sorted(by_method.items(), key=lambda item: item[1]["fused"]["train"]):
         cells = [_cell(found, column) for column in ("train", "evaluate", "saved")]
         name, _, options = method.partition(" ")
-        name = name.upper() if len(name) < 5 else name.title()
-        yield f"| {name} {f'`{options}`' if options else ''} | {' | '.join(cells)} |"
+        yield f"| {TITLES[name]} {f'`{options}`' if options else ''} | {' | '.join(cells)} |"
 
 
 def _cell(found: dict[str, dict[str, Any]], column: str) -> str:
