@@ -31,7 +31,7 @@ def supports(kernel: Tensor, projectors: Tensor, axes: Sequence[int]) -> str:
         return "no products on the meta device"
     if kernel.dtype.itemsize < 4:
         return f"sixteen-bit products are not exact enough for {kernel.dtype}"
-    return _native.missing("block_conv_longer_float32", "cpu") if kernel.device.type == "cpu" else ""
+    return _native.missing("block_conv_longer_float32", kernel.device) if kernel.device.type == "cpu" else ""
 
 
 def unprofitable(kernel: Tensor, projectors: Tensor, axes: Sequence[int]) -> str:

@@ -24,7 +24,7 @@ def supports(weight: Tensor, groups: int) -> str:
     """Empty, or why these kernels cannot run."""
     if weight.shape[0] != groups * weight.shape[1]:
         return "the matrices are not square"
-    return _native.missing(f"spectral_polar_forward_{_NAMES[weight.dtype]}", weight.device.type)
+    return _native.missing(f"spectral_polar_forward_{_NAMES[weight.dtype]}", weight.device)
 
 
 def spectral_polar_forward(weight: Tensor, size: Size, dilation: Size, groups: int) -> Tensor:
