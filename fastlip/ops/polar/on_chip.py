@@ -62,7 +62,9 @@ def cubic_of(norm, trace, more):
 
     |D|² / tr D is at most the largest eigenvalue of D = I - xᴴx, hence 1 minus it at least the smallest of xᴴx.
     """
-    largest = tl.where(trace > 0, tl.minimum(norm * norm / trace, tl.minimum(norm, 1.0)), 0.0)
+    largest = tl.where(
+        trace > 0, tl.minimum(norm * norm / tl.where(trace > 0, trace, 1.0), tl.minimum(norm, 1.0)), 0.0
+    )
     smallest = 1 - largest
     square = tl.where(more, tl.minimum(3 / (1 + tl.sqrt(smallest) + smallest), 2.0), 1.0)
     rho = tl.sqrt(square)
@@ -70,12 +72,12 @@ def cubic_of(norm, trace, more):
 
 
 @triton.jit
-def load_planar(p_x, o_x, m_x, is_real, COMPLEX: tl.constexpr):
+def load_planar(p_x, o_x, m_x, is_complex, COMPLEX: tl.constexpr):
     """Real and imaginary parts, which are neighbours in memory; those of a real matrix are not read."""
     re = tl.load(p_x + o_x, mask=m_x, other=0)
     im = tl.zeros((1, 1), tl.float32)
     if COMPLEX:
-        im = tl.load(p_x + o_x + 1, mask=m_x & (is_real == 0), other=0)
+        im = tl.load(p_x + o_x + 1, mask=m_x & is_complex, other=0)
     return re, im
 
 
@@ -91,7 +93,7 @@ def store_planar(p_x, o_x, m_x, re, im, COMPLEX: tl.constexpr):
 def unit_of(x_re, x_im, TINY: tl.constexpr):
     """1 / the largest entry; 0 for a matrix of zeros. NaN and Inf times it are NaN."""
     peak = tl.maximum(tl.max(tl.abs(x_re)), tl.max(tl.abs(x_im)))
-    return tl.where(peak <= TINY, 0.0, 1 / peak)
+    return tl.where(peak <= TINY, 0.0, 1 / tl.where(peak <= TINY, 1.0, peak))
 
 
 @triton.jit

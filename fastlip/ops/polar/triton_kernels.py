@@ -1,4 +1,4 @@
-"""polar in Triton: one program iterates one matrix of at most 64 x 64 on chip; larger ones by torch's products.
+"""polar in Triton: one program iterates one matrix of at most 32 x 32 on chip; larger ones by torch's products.
 
 The iteration, its scaling and what is done about matrices that do not converge: README.md.
 """
@@ -34,9 +34,9 @@ from fastlip.ops.polar.on_chip import (
 
 _DTYPES = (torch.float32, torch.complex64)
 # The largest matrices that stay in registers without spilling, by whether they are complex.
-_LARGEST_FORWARD = {False: 64, True: 32}
-_LARGEST_BACKWARD = {False: 32, True: 16}
-_WARPS = {16: 1, 32: 4, 64: 8}
+_LARGEST_FORWARD = {False: 32, True: 32}
+_LARGEST_BACKWARD = {False: 16, True: 0}
+_WARPS = {16: 1, 32: 4}
 
 
 @triton.jit
@@ -50,12 +50,12 @@ def _forward_kernel(
     start = matrix.to(tl.int64) * rows * columns * (2 if COMPLEX else 1)
     o_x, m_x = offsets_of(rows, columns, row_stride, column_stride, 0, ROWS, COLUMNS)
     identity = identity_of(columns, COLUMNS)
-    x_re, x_im = load_planar(p_v + start, o_x, m_x, matrix < reals, COMPLEX)
+    x_re, x_im = load_planar(p_v + start, o_x, m_x, matrix >= reals, COMPLEX)
     unit = unit_of(x_re, x_im, TINY)
     x_re, x_im = x_re * unit, x_im * unit
     gram_re, gram_im = gram_of(x_re, x_im, COMPLEX, PRECISION)
     square = bound_of(gram_re, gram_im)
-    unit = tl.where(square == 0, 0.0, 1 / tl.sqrt(square))
+    unit = tl.where(square == 0, 0.0, 1 / tl.sqrt(tl.where(square == 0, 1.0, square)))
     x_re, x_im = x_re * unit, x_im * unit
     gram_re, gram_im = gram_re * unit * unit, gram_im * unit * unit
     norm, trace = defect_of(gram_re, gram_im, identity)
@@ -84,13 +84,13 @@ def _backward_kernel(
     start = matrix.to(tl.int64) * rows * columns * (2 if COMPLEX else 1)
     o_x, m_x = offsets_of(rows, columns, row_stride, column_stride, 0, ROWS, COLUMNS)
     identity = identity_of(columns, COLUMNS)
-    x_re, x_im = load_planar(p_v + start, o_x, m_x, matrix < reals, COMPLEX)
+    x_re, x_im = load_planar(p_v + start, o_x, m_x, matrix >= reals, COMPLEX)
     unit = unit_of(x_re, x_im, TINY)
-    q_re, q_im = load_planar(p_q + start, o_x, m_x, matrix < reals, COMPLEX)
+    q_re, q_im = load_planar(p_q + start, o_x, m_x, matrix >= reals, COMPLEX)
     h_re, h_im = adjoint_multiply(q_re, q_im, x_re * unit, x_im * unit, COMPLEX, PRECISION)
     skew_re, skew_im = skew_part(h_re, h_im, COMPLEX)
     h_re, h_im = h_re - skew_re, h_im - skew_im
-    n_re, n_im = load_planar(p_g + start, o_x, m_x, matrix < reals, COMPLEX)
+    n_re, n_im = load_planar(p_g + start, o_x, m_x, matrix >= reals, COMPLEX)
     g_re, g_im = adjoint_multiply(q_re, q_im, n_re, n_im, COMPLEX, PRECISION)
     k_re, k_im = skew_part(g_re, g_im, COMPLEX)
     if not SQUARE:
@@ -99,7 +99,7 @@ def _backward_kernel(
 
     gram_re, gram_im = gram_of(h_re, h_im, COMPLEX, PRECISION)
     square = bound_of(gram_re, gram_im)
-    scale = tl.where(square == 0, 0.0, 1 / tl.sqrt(square))
+    scale = tl.where(square == 0, 0.0, 1 / tl.sqrt(tl.where(square == 0, 1.0, square)))
     unit *= scale
     h_re, h_im = h_re * scale, h_im * scale
     gram_re, gram_im = gram_re * scale * scale, gram_im * scale * scale
@@ -121,11 +121,11 @@ def _backward_kernel(
         step = tl.where(more, step + 1, STEPS)
 
     o_x, m_x = offsets_of(rows, columns, row_stride, column_stride, step - STEPS, ROWS, COLUMNS)
-    q_re, q_im = load_planar(p_q + start, o_x, m_x, matrix < reals, COMPLEX)
+    q_re, q_im = load_planar(p_q + start, o_x, m_x, matrix >= reals, COMPLEX)
     re, im = multiply(q_re, q_im, k_re, k_im, COMPLEX, PRECISION)
     if not SQUARE:
         re, im = re + n_re, im + n_im
-    g_re, g_im = load_planar(p_g + start, o_x, m_x, matrix < reals, COMPLEX)
+    g_re, g_im = load_planar(p_g + start, o_x, m_x, matrix >= reals, COMPLEX)
     unit = tl.where(unit == 0, 1.0, unit)
     re, im = tl.where(more, g_re, re) * unit, tl.where(more, g_im, im) * unit
     store_planar(p_out + start, o_x, m_x, re, im, COMPLEX)
@@ -163,7 +163,7 @@ def polar_backward(gradient: Tensor, V: Tensor, Q: Tensor, failed: Tensor, reals
 
 
 def iterate(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
-    """Q of contiguous matrices (b, m, n), and for each the norm of QᴴQ - I; nothing waits up to 64 x 64."""
+    """Q of contiguous matrices (b, m, n), and for each the norm of QᴴQ - I; nothing waits up to 32 x 32."""
     if max(V.shape[1:]) <= _LARGEST_FORWARD[V.is_complex()]:
         Q, residual = torch.empty_like(V), torch.empty(len(V), dtype=torch.float32, device=V.device)
         _launch(_forward_kernel, V, reals, (V, Q), (residual,), STEPS=STEPS)
