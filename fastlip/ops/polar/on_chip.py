@@ -73,11 +73,11 @@ def cubic_of(norm, trace, more):
 
 @triton.jit
 def load_planar(p_x, o_x, m_x, is_complex, COMPLEX: tl.constexpr):
-    """Real and imaginary parts, which are neighbours in memory; those of a real matrix are not read."""
+    """Real and imaginary parts, which are neighbours in memory; the latter 0 unless is_complex."""
     re = tl.load(p_x + o_x, mask=m_x, other=0)
     im = tl.zeros((1, 1), tl.float32)
     if COMPLEX:
-        im = tl.load(p_x + o_x + 1, mask=m_x & is_complex, other=0)
+        im = tl.where(is_complex, tl.load(p_x + o_x + 1, mask=m_x, other=0), 0.0)
     return re, im
 
 
