@@ -23,7 +23,7 @@ def polar(V: Tensor, reals: int = 0, *, backend: str = "auto") -> Tensor:
     it depends on the decomposition's choice of basis.
 
     On a GPU, float32 and complex64 are iterated: scaled Newton-Schulz, in one launch for matrices of at most
-    32 x 32 (gradients: real ones of at most 16 x 16), by torch's products for others. Each matrix's ||QᴴQ - I||
+    32 x 32 (complex ones and gradients of real ones: 16 x 16), by torch's products for others. Each ||QᴴQ - I||
     is measured, and those that do not converge (condition numbers from about 1e6) are decomposed; V with NaN or Inf
     has a Q of NaN. Synchronises: the host waits once per forward for the residuals, and in forward and backward for
     one flag per step where torch's products iterate. While a CUDA graph is captured nothing waits: matrices that do

@@ -34,7 +34,7 @@ from fastlip.ops.polar.on_chip import (
 
 _DTYPES = (torch.float32, torch.complex64)
 # The largest matrices that stay in registers without spilling, by whether they are complex.
-_LARGEST_FORWARD = {False: 32, True: 32}
+_LARGEST_FORWARD = {False: 32, True: 16}
 _LARGEST_BACKWARD = {False: 16, True: 0}
 _WARPS = {16: 1, 32: 4}
 
