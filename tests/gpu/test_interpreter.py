@@ -20,6 +20,7 @@ ACTIVE = triton.knobs.runtime.interpret
 inside = pytest.mark.skipif(not ACTIVE, reason="runs in the process that test_with_the_interpreter starts")
 
 OPS = [path.parent.name for path in sorted(ROOT.glob("fastlip/ops/*/triton_kernels.py"))]
+ALSO = ("frozen", "polar_newton_schulz")
 SMALL = 4000
 # Each pair of taps and of channel tiles is a step of a loop, which takes the interpreter 10 ms whatever its size.
 SMALL_DENSE, SMALL_CONVOLUTION = 20000, 5000
@@ -55,7 +56,7 @@ CASES = [
 @pytest.mark.skipif(ACTIVE, reason="this is the process that it starts")
 @pytest.mark.parametrize("speed", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_with_the_interpreter(speed):
-    files = [Path(__file__), ROOT / "tests" / "ops" / "test_frozen.py"]
+    files = [Path(__file__), *(ROOT / "tests" / "ops" / f"test_{name}.py" for name in ALSO)]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", speed, *map(str, files)]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

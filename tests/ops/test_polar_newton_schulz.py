@@ -1,0 +1,182 @@
+"""The iteration for GPUs: in torch's products anywhere, and as kernels in Triton's interpreter.
+
+tests/gpu/test_interpreter.py runs this file there.
+"""
+
+import math
+
+import pytest
+import torch
+
+from fastlip import ops, testing
+from fastlip.ops.polar import OP, newton_schulz
+
+kernels = pytest.importorskip("fastlip.ops.polar.triton_kernels")
+DTYPES = (torch.float32, torch.complex64)
+EPS = torch.finfo(torch.float32).eps
+WIDE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+SQUARE, OTHERS = ((2, 3, 3), (1, 17, 17), (1, 63, 63), (1, 64, 64)), ((1, 1, 1), (2, 5, 3), (1, 3, 33), (2, 64, 1))
+
+
+@pytest.fixture(autouse=True, params=["chip", "products"])
+def way(request, monkeypatch):
+    """Small matrices by a kernel, as long as it can run; all of them by torch's products."""
+    if request.param == "products":
+        monkeypatch.setattr(kernels, "_LARGEST_FORWARD", {False: 0, True: 0})
+        monkeypatch.setattr(kernels, "_LARGEST_BACKWARD", {False: 0, True: 0})
+    elif reason := OP.why_not("triton", torch.zeros(2, 2), 0):
+        pytest.skip(reason)
+
+
+def random(shape, dtype=torch.float32, seed=0):
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def conditioned(shape, dtype, condition):
+    """Matrices with singular values from 5 down to 5 / condition."""
+    U, s, Wh = torch.linalg.svd(random(shape, WIDE[dtype]), full_matrices=False)
+    s = torch.logspace(0, -math.log10(condition), s.shape[-1], dtype=torch.float64)
+    return (5 * (U * s) @ Wh).to(dtype)
+
+
+def reference(V, G, reals=0):
+    V = V.to(WIDE[V.dtype]).requires_grad_()
+    Q = ops.polar(V, reals, backend="reference")
+    return Q.detach(), torch.autograd.grad(Q, V, G.to(V.dtype))[0]
+
+
+def ours(V, G, reals=0):
+    Q, failed = kernels.polar_forward(V, reals)
+    return Q, kernels.polar_backward(G, V, Q, failed, reals), failed
+
+
+def error(value, expected):
+    return ((value - expected).abs().max() / expected.abs().max().clamp(min=1e-3)).item()
+
+
+def defect(Q):
+    gram = Q @ Q.mH if Q.shape[-2] < Q.shape[-1] else Q.mH @ Q
+    return torch.linalg.matrix_norm(gram - torch.eye(gram.shape[-1], dtype=Q.dtype)).max().item()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SQUARE + OTHERS, ids=str)
+def test_factor_and_gradient_agree_with_float64(shape, dtype):
+    V, G = conditioned(shape, dtype, 10), random(shape, dtype, 1)
+    Q, gradient, failed = ours(V, G)
+    expected = reference(V, G)
+    assert not failed.any()
+    # Random signs add up 10 rounding errors of each of n terms, magnified at most by the condition.
+    allowed = 10 * EPS * max(shape) ** 0.5
+    assert error(Q, expected[0]) < allowed
+    assert error(gradient, expected[1]) < allowed
+
+
+@pytest.mark.parametrize("condition", [1e3, 1e6])
+@pytest.mark.parametrize("shape", [(1, 17, 17), (1, 33, 20)], ids=str)
+def test_ill_conditioned_matrices(shape, condition):
+    V, G = conditioned(shape, torch.float32, condition), random(shape, seed=1)
+    Q, gradient, _ = ours(V, G)
+    assert defect(Q.double()) < newton_schulz.tolerance(V)
+    H = Q.double().mT @ V.double()
+    assert (H - H.mT).abs().max() < 50 * EPS
+    assert torch.linalg.eigvalsh(H).min() > -50 * EPS
+    assert gradient.isfinite().all()
+    if condition == 1e3:
+        assert error(gradient, reference(V, G)[1]) < condition * 2 * EPS
+
+
+def difficult():
+    V = conditioned((6, 4, 4), torch.float32, 3)
+    V[1] = 0
+    V[2] = torch.diag(torch.tensor([1.0, 1, 0, 0]))
+    V[3, 1, 2] = math.nan
+    V[4] *= 2.0**-70
+    return V
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice")  # the interpreter's maximum
+@pytest.mark.parametrize("columns", [4, 2], ids=["square", "tall"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_matrices_that_do_not_converge_are_decomposed(columns, dtype):
+    V = difficult()[..., -columns:].to(dtype)
+    G = random(V.shape, dtype, 1)
+    Q, gradient, failed = ours(V, G)
+    assert failed.tolist() == [False, True, True, False, True, False]
+    broken = torch.arange(6) == 3
+    assert Q[broken].isnan().all()
+    assert gradient[broken].isnan().all()
+    assert defect(Q[~broken]) < newton_schulz.tolerance(V)
+    leaf = V[failed].requires_grad_()
+    expected = ops.polar(leaf, backend="reference")
+    assert torch.equal(Q[failed], expected)
+    torch.testing.assert_close(gradient[failed], torch.autograd.grad(expected, leaf, G[failed])[0])
+    assert error(gradient[0], reference(V[:1], G[:1])[1][0]) < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice")  # the interpreter's maximum
+def test_without_synchronisation_what_does_not_converge_stays_finite_and_never_expands(monkeypatch):
+    monkeypatch.setattr(newton_schulz, "is_capturing", lambda device: True)
+    V = difficult()
+    Q, gradient, failed = ours(V, random(V.shape, seed=1))
+    good = torch.arange(6) != 3
+    assert not failed.any()
+    assert torch.linalg.matrix_norm(Q[good], 2).max() < 1 + 10 * EPS
+    assert gradient[good].isfinite().all()
+    assert gradient[1].abs().max() > 0  # a vanished matrix can still be left
+    assert defect(Q[[0, 5]]) < newton_schulz.tolerance(V)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 6])
+def test_no_step_leaves_a_singular_value_above_one(steps, monkeypatch):
+    monkeypatch.setattr(newton_schulz, "STEPS", steps)
+    monkeypatch.setattr(kernels, "STEPS", steps)
+    V = torch.cat((random((4, 6, 6)), conditioned((2, 6, 6), torch.float32, 1e4), torch.ones(1, 6, 6)))
+    Q, residual = kernels.iterate(V, 0)
+    assert torch.linalg.matrix_norm(Q, 2).max() < 1 + 10 * EPS
+    torch.testing.assert_close(residual, torch.linalg.matrix_norm(Q.mT @ Q - torch.eye(6)), rtol=1e-4, atol=10 * EPS)
+
+
+def test_powers_of_two_change_no_bit():
+    V = random((2, 5, 5))
+    Q = kernels.polar_forward(V, 0)[0]
+    assert all(torch.equal(kernels.polar_forward(V * factor, 0)[0], Q) for factor in (2.0**90, 2.0**-50))
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 3, 3), (4, 2, 3)], ids=str)
+def test_the_first_matrices_are_taken_as_real(shape):
+    V, G = random(shape, torch.complex64), random(shape, torch.complex64, 1)
+    V[1] = 0
+    Q, gradient, _ = ours(V, G, 2)
+    expected = reference(V, G, 2)
+    assert (Q[:2].imag == 0).all()
+    assert (gradient[:2].imag == 0).all()
+    keep = [0, 2, 3]
+    assert error(Q[keep], expected[0][keep]) < 30 * EPS
+    assert error(gradient[keep], expected[1][keep]) < 100 * EPS
+
+
+def test_tf32_is_off_in_torchs_products_and_comes_back(monkeypatch):
+    switch, seen = torch.backends.cuda.matmul, []
+    monkeypatch.setattr(kernels, "_LARGEST_FORWARD", {False: 0, True: 0})
+    original = newton_schulz.factor
+    monkeypatch.setattr(newton_schulz, "factor", lambda V: seen.append(switch.fp32_precision) or original(V))
+    before = switch.fp32_precision
+    switch.fp32_precision = "tf32"
+    try:
+        kernels.polar_forward(random((2, 3, 3)), 0)
+        assert switch.fp32_precision == "tf32"
+    finally:
+        switch.fp32_precision = before
+    assert seen == ["ieee"]
+
+
+def test_the_operator_passes_torchs_checks_and_keeps_two_matrices():
+    if reason := OP.why_not("triton", torch.zeros(2, 2), 0):
+        pytest.skip(reason)
+    V = conditioned((3, 4, 4), torch.complex64, 3).requires_grad_()
+    packet = torch.ops.fastlip.polar_forward.default
+    tests = ["test_schema", "test_faketensor", "test_autograd_registration"]
+    torch.library.opcheck(packet, (V, 1, "triton"), test_utils=tests)
+    kept = testing.bytes_kept(lambda: ops.polar(V, 1, backend="triton"))
+    assert kept == 2 * V.nbytes + len(V)
