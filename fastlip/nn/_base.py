@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.ops._op import check_backend
+from fastlip.ops._precision import autocasts, without_autocast
 
 CACHED_CONTEXTS = 8  # resolutions kept at once
 _CACHED_DERIVATIVES = 2  # of each kind
@@ -23,9 +24,8 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 def as_it_runs(weight: Tensor) -> Tensor:
     """The weight as products and convolutions see it, rounded under autocast, in float64: for bounds."""
-    device = weight.device.type
-    if torch.is_autocast_enabled(device) and weight.dtype != torch.float64:
-        weight = weight.to(torch.get_autocast_dtype(device))
+    if autocasts(weight.device) and weight.dtype != torch.float64:
+        weight = weight.to(torch.get_autocast_dtype(weight.device.type))
     return weight.detach().to("cpu", torch.float64)
 
 
@@ -109,7 +109,7 @@ class LipschitzLayer(nn.Module):
 
     def _compute(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
         reference = next(self.parameters())
-        with torch.autocast(reference.device.type, enabled=False):
+        with without_autocast(reference.device):
             weights = self.parametrize(*context)
         # Spectra stay complex, and in at least float32: no sixteen-bit complex type has kernels.
         return tuple(weight if weight.is_complex() else weight.to(reference.dtype) for weight in weights)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastlip.ops import _native
 from fastlip.ops._padding import Pads, same_pads
+from fastlip.ops._precision import autocasts
 
 LAST = torch.channels_last
 NAMES = {torch.float32: "float32", torch.float64: "float64"}
@@ -25,7 +26,7 @@ def refuse(
     dtypes = {tensor.dtype for tensor in (x, *others, *weights) if tensor is not None}
     if len(dtypes) > 1 or x.dtype not in NAMES:
         return f"the kernels need one dtype for all tensors, float32 or float64, not {', '.join(map(str, dtypes))}"
-    if torch.is_autocast_enabled(x.device.type):
+    if autocasts(x.device):
         return "under autocast convolutions run in another dtype"
     for weight in weights:
         left, right, top, bottom = same_pads(weight.shape[2:], tuple(dilation))

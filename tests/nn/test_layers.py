@@ -132,6 +132,17 @@ def test_another_resolution_refreshes_the_cache(item):
 
 
 @every_layer
+@pytest.mark.parametrize("training", [False, True])
+def test_shapes_are_known_without_data(item, training):
+    layer, x = make(item)
+    expected = layer.train(training)(x)
+    x = x.to("meta").requires_grad_()
+    y = layer.to("meta")(x)
+    y.sum().backward()
+    assert (y.device.type, y.shape, x.grad.shape) == ("meta", expected.shape, x.shape)
+
+
+@every_layer
 def test_two_evaluations_are_bit_identical_and_copies_too(item):
     layer, x = make(item)
     first = evaluate(layer, x)

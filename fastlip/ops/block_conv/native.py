@@ -5,15 +5,14 @@ The backward recomputes the partial kernels. On devices without these passes the
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip.ops import _native
+from fastlip.ops._precision import without_autocast
 
 _native.require()
 
@@ -43,7 +42,7 @@ def unprofitable(kernel: Tensor, projectors: Tensor, axes: Sequence[int]) -> str
 
 def block_conv_forward(kernel: Tensor, projectors: Tensor, axes: Sequence[int]) -> Tensor:
     """The kernel (..., kh, kw, m, c)."""
-    with _no_autocast(kernel):
+    with without_autocast(kernel.device):
         *_, K = _partial_kernels(kernel, projectors, axes)
         return _new(K, axes).reshape(*kernel.shape[:-4], *K.shape[1:])
 
@@ -52,7 +51,7 @@ def block_conv_backward(
     gradient: Tensor, kernel: Tensor, projectors: Tensor, axes: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """The gradients of the kernel and of the projectors."""
-    with _no_autocast(kernel):
+    with without_autocast(kernel.device):
         last = len(axes) - 1
         kernels = _partial_kernels(kernel, projectors[..., :last, :, :], axes[:last]) if axes else []
         matrices = _batched(projectors, 3)
@@ -109,12 +108,6 @@ def _launch(name: str, shorter: Tensor, axis: int, *tensors: Tensor) -> None:
     b, height, width, m, c = shorter.shape
     sizes = (b * height, width, parts * m * c) if axis else (b, height, parts * width * m * c)
     _native.launch(f"{name}_{kind}", shorter.device, *(tensor.data_ptr() for tensor in tensors), *sizes)
-
-
-def _no_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
-    kind = tensor.device.type
-    # Entering torch.autocast costs as much as a product of small matrices.
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
 
 
 def _new(tensor: Tensor, axes: Sequence[int]) -> Tensor:

@@ -30,7 +30,7 @@ def supports(
         return "no kernel for images without a batch dimension"
     if groups != 1:
         return f"no kernel for groups={groups}"
-    return images.refuse(x, (bias,), (kernel,), padding_mode, dilation)
+    return images.refuse(x, (bias,), (kernel,), padding_mode, dilation) or images.missing(x)
 
 
 def conv_exp_forward(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastlip.ops._op import Op
+from fastlip.ops._precision import without_autocast
 from fastlip.ops.gram_rowsum import reference
 
 TILE = 32  # channels per tile of the Gram matrix, as in csrc/gram_rowsum
@@ -82,10 +83,8 @@ def _widen(weight: Tensor, psi: Tensor | None) -> tuple[Tensor, Tensor | None]:
 
 def _forbid_low_precision(weight: Tensor, stack: ExitStack) -> None:
     """A bound must not be computed in less than fp32, whatever autocast and TF32 settings say."""
-    device = weight.device.type
-    if torch.is_autocast_enabled(device):
-        stack.enter_context(torch.autocast(device, enabled=False))
-    if device == "cuda" and not torch.compiler.is_compiling():
+    stack.enter_context(without_autocast(weight.device))
+    if weight.is_cuda and not torch.compiler.is_compiling():
         stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from fastlip.ops._precision import without_autocast
 from fastlip.ops.polar.decomposition import decompose
 from fastlip.ops.polar.reference import join, polar_adjoint, polish, split
 
@@ -91,7 +92,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
     before = switch.fp32_precision
     try:
         switch.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
+        with without_autocast(device):
             yield
     finally:
         switch.fp32_precision = before

@@ -228,9 +228,9 @@ def _as_real(X: Tensor, count: int) -> Tensor:
 def _compilations(is_complex: bool) -> Iterator[_triton.Compilation]:
     """Both kernels, at each size of their tiles; the interpreter's sizes are compiled first."""
     constants = {"COMPLEX": is_complex, "PRECISION": "tf32x3", "FINE": FINE, "TINY": TINY}
-    sizes = dict.fromkeys(("rows", "columns", "row_stride", "column_stride", "reals"), "i32")
-    forward = dict.fromkeys(("p_v", "p_q", "p_residual"), "*fp32") | sizes
-    backward = dict.fromkeys(("p_g", "p_v", "p_q", "p_out"), "*fp32") | sizes
+    sizes = [(name, "i32") for name in ("rows", "columns", "row_stride", "column_stride", "reals")]
+    forward = dict([(name, "*fp32") for name in ("p_v", "p_q", "p_residual")] + sizes)
+    backward = dict([(name, "*fp32") for name in ("p_g", "p_v", "p_q", "p_out")] + sizes)
     for rows, columns in ((rows, columns) for rows in _WARPS for columns in _WARPS if columns <= rows):
         tiles = constants | {"ROWS": rows, "COLUMNS": columns}
         if rows <= _LARGEST_FORWARD[is_complex]:

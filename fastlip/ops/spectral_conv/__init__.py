@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastlip.ops._op import Op
+from fastlip.ops._precision import autocasts, without_autocast
 from fastlip.ops.spectral_conv import reference
 from fastlip.ops.spectral_conv.fixed import FixedSpectrum, fix_spectrum
 from fastlip.ops.spectral_conv.frequencies import (
@@ -69,15 +70,14 @@ def spectral_conv(
     """
     torus = torus or (x.shape[-2], x.shape[-1])
     _check(x, Q, torus, groups)
-    device = x.device.type
     dtype = x.dtype
-    if dtype == torch.float32 and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    if dtype == torch.float32 and autocasts(x.device):
+        dtype = torch.get_autocast_dtype(x.device.type)
     images = x if x.dim() == 4 else x[None]
     bias = bias if bias is None else bias.to(reference.REAL[Q.dtype])
     chosen = OP.choose(backend, images, Q, bias, torus, groups)
     if chosen == "reference":
-        with torch.autocast(device, enabled=False):
+        with without_autocast(x.device):
             y = reference.spectral_conv(images, Q, bias, torus, groups)
     else:
         y = _forward(images, Q, bias, torus, groups, chosen)
