@@ -287,7 +287,7 @@ def test_a_recipe_and_its_keys(cli, tmp_path):
     assert_one_line(cli("train", "--set=optimizer.lr=-1"), "--set optimizer.lr=-1: must be above 0")
     assert_one_line(cli("train", "--lr=1", "--set=optimizer.lr=1"), "lr is given twice", 2)
     assert_one_line(cli("train", "--resume", "--recipe=digits"), "--resume and --recipe exclude each other", 2)
-    assert_one_line(cli("train", "--out=run", "--resume", "--set=optimizer.lr=1"), "lr=1.0: the run has 0.3")
+    assert_one_line(cli("train", "--out=run", "--resume", "--set=optimizer.lr=1"), "lr=1: the run has 0.3")
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -131,9 +131,15 @@ class LipschitzLayer(nn.Module):
         return stamp
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute, and forgets the evaluation weights: mode, backend and options may decide on them."""
+        """Sets an attribute; another value makes the layer forget its evaluation weights: options decide on them."""
+        if self.__dict__.get(name, self) is not value:
+            self.__dict__.get("_cache", {}).clear()
         super().__setattr__(name, value)
-        self.__dict__.get("_cache", {}).clear()
+
+    def train(self, mode: bool = True) -> LipschitzLayer:
+        """Sets training or evaluation mode, and forgets the evaluation weights."""
+        self._cache.clear()
+        return super().train(mode)
 
     def _apply(self, *args: Any, **kwargs: Any) -> LipschitzLayer:
         self._cache.clear()

@@ -260,8 +260,10 @@ def test_compiles_without_a_graph_break(item, mode):
     torch._dynamo.reset()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     expected = outputs_and_gradients(layer, layer, x)
+    # Other kernels may run in a compiled layer. Where terms cancel, rounding is that of the largest ones.
+    rounding = 16 * torch.finfo(x.dtype).eps * max(1, *(float(right.detach().abs().max()) for right in expected))
     for value, right in zip(outputs_and_gradients(layer, compiled, x), expected, strict=True):
-        torch.testing.assert_close(value, right, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(value, right, rtol=1e-4, atol=rounding)
 
 
 @every_layer
