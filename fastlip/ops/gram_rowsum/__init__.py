@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -47,8 +47,8 @@ def gram_rowsum(weight: Tensor, psi: Tensor | None = None, groups: int = 1, *, b
     chosen = OP.choose(backend, weight, psi, groups)
     if chosen != "reference":
         return _forward(weight, psi, groups, chosen)
-    with ExitStack() as stack:
-        _forbid_low_precision(weight, stack)
+    # A bound must not be computed in less than fp32, whatever autocast and TF32 settings say.
+    with without_autocast(weight.device), _without_tf32(weight):
         return reference.gram_rowsum(weight, psi, groups)
 
 
@@ -81,11 +81,10 @@ def _widen(weight: Tensor, psi: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return weight.to(dtype), psi.to(dtype)
 
 
-def _forbid_low_precision(weight: Tensor, stack: ExitStack) -> None:
-    """A bound must not be computed in less than fp32, whatever autocast and TF32 settings say."""
-    stack.enter_context(without_autocast(weight.device))
+def _without_tf32(weight: Tensor) -> AbstractContextManager[object]:
     if weight.is_cuda and not torch.compiler.is_compiling():
-        stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
+        return torch.backends.cudnn.flags(allow_tf32=False)
+    return nullcontext()
 
 
 def sign_words(shape: torch.Size, groups: int) -> int:
