@@ -6,6 +6,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastlip import testing
 
+# Under autocast these run in its dtype, as torch's convolutions do.
+ON_ACTIVATIONS = ("conv_chain", "conv_exp", "maxmin", "pixel_unshuffle", "sdp_residual", "spectral_conv")
 SMALL = 4000  # elements: gradcheck and opcheck cost grows with the square
 
 
@@ -52,6 +54,26 @@ def _refusal(op_name, backend, case, tensors):
 def test_agreement(op_name, backend, case_name, dtype, case, device):
     require(op_name, backend, case, case.make(dtype, device))
     testing.check_agreement(op_name, backend, case, dtype, device)
+
+
+@pytest.mark.parametrize(
+    ("op_name", "backend", "case_name", "case"),
+    _names(item for item in small_cases() if item[0] not in ON_ACTIVATIONS),
+)
+def test_parametrizations_keep_their_precision_under_autocast(op_name, backend, case_name, case):
+    dtype = testing.dtypes_of(op_name)[-1] if torch.float32 not in testing.dtypes_of(op_name) else torch.float32
+    tensors = case.make(dtype)
+    require(op_name, backend, case, tensors)
+
+    def results(autocast):
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = testing.call(op_name, backend, case, leaves)
+        gradients = torch.autograd.grad(y.abs().square().sum(), list(leaves.values()), allow_unused=True)
+        return y, *(gradient for gradient in gradients if gradient is not None)
+
+    for found, expected in zip(results(True), results(False), strict=True):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize(("op_name", "backend", "case_name", "case"), _names(small_cases()))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastlip.ops._op import Op
+from fastlip.ops._precision import without_autocast
 from fastlip.ops.block_conv import reference
 
 OP = Op("block_conv", backends=("native",))
@@ -45,7 +46,8 @@ def block_conv(matrix: Tensor, projectors: Tensor, axes: Sequence[int], *, backe
     kernel = _check(matrix, projectors, axes)
     chosen = OP.choose(backend, kernel, projectors, axes)
     if chosen == "reference":
-        return reference.block_conv(kernel, projectors, axes)
+        with without_autocast(kernel.device):
+            return reference.block_conv(kernel, projectors, axes)
     return _forward(kernel, projectors, axes, chosen)
 
 
