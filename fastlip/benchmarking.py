@@ -42,6 +42,7 @@ class Setting:
     rounds: int = 7
     device: str = "cpu"
     layer_options: Mapping[str, Any] = field(default_factory=dict)  # of the method's convolutions
+    scale: float = 1.0  # of the weights, away from their initialisation
 
 
 @dataclass(frozen=True)
@@ -155,11 +156,12 @@ class MaximumMinimum(nn.Module):
 
 
 @torch.no_grad()
-def perturb(model: nn.Module) -> nn.Module:
-    """Moves the weights, in place, away from an initialisation where iterations would end early."""
+def perturb(model: nn.Module, scale: float = 1.0) -> nn.Module:
+    """Moves the weights, in place, away from an initialisation where iterations would end early, and scales them."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter += _NOISE * parameter.std() * torch.randn_like(parameter)
+            parameter *= scale
     return model
 
 
@@ -181,7 +183,7 @@ def _model(setting: Setting) -> nn.Module:
         layers_per_block=setting.layers_per_block,
         **setting.layer_options,
     ).to(setting.device)
-    return perturb(model)
+    return perturb(model, setting.scale)
 
 
 def _network(name: str, method: str, model: nn.Module) -> nn.Module:

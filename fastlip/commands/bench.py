@@ -39,6 +39,12 @@ _BATCH_SIZES = {"XS": 256, "S": 64, "M": 32, "L": 16}
     multiple=True,
     help="Of the methods' convolutions, such as terms=5 or recompute=True. Give it once for each.",
 )
+@click.option(
+    "--scale",
+    default=1.0,
+    show_default=True,
+    help="Multiplies the weights: as far as they may grow in training. SOC's kernels then have larger norms.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write the ratios as a picture.")
 def bench(methods: tuple[str, ...], contestants: tuple[str, ...], as_json: bool, plot: Path | None, **options: Any):
