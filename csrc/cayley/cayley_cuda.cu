@@ -10,10 +10,10 @@
 
 #include "cayley/defect.cuh"
 #include "cayley/elimination.cuh"
-#include "cayley/number.cuh"
 #include "cayley/product.cuh"
 #include "cayley/rescue.cuh"
 #include "common/cuda_launch.cuh"
+#include "common/number.cuh"
 #include "common/registry.h"
 
 namespace fastlip::cayley {

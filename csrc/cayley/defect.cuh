@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "cayley/number.cuh"
+#include "common/number.cuh"
 
 namespace fastlip::cayley {
 

@@ -7,9 +7,9 @@
 #include <cstdint>
 
 #include "cayley/defect.cuh"
-#include "cayley/number.cuh"
 #include "cayley/product.cuh"
 #include "common/cuda_launch.cuh"
+#include "common/number.cuh"
 
 namespace fastlip::cayley {
 

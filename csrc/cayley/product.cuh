@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "cayley/number.cuh"
 #include "common/cuda_launch.cuh"
+#include "common/number.cuh"
 
 namespace fastlip::cayley {
 

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <cstdint>
 
-#include "cayley/number.cuh"
 #include "common/cuda_launch.cuh"
+#include "common/number.cuh"
 
 namespace fastlip::cayley {
 

@@ -44,7 +44,7 @@ inline void check(cudaError_t status) {
   if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA launch: ") + cudaGetErrorString(status));
 }
 
-// The memory that launch_with_shared gives each block; it begins at a multiple of 16 bytes.
+// The shared memory that a launch gives each block; it begins at a multiple of 16 bytes.
 template <class T>
 __device__ T* dynamic_shared() {
   extern __shared__ uint4 fastlip_dynamic_shared[];
@@ -52,15 +52,15 @@ __device__ T* dynamic_shared() {
 }
 
 template <class... Parameters, class... Arguments>
-void launch_with_shared(void (*kernel)(Parameters...), unsigned blocks, int64_t shared_bytes, void* stream,
-                        Arguments... arguments) {
+void launch_blocks(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, int64_t shared_bytes, void* stream,
+                   Arguments... arguments) {
   const int bytes = static_cast<int>(shared_bytes);
   // Beyond 48 KB a kernel must be told; that is no work of the stream, so it may happen while a graph is captured.
   if (bytes > 48 * 1024) {
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                bytes));
   }
-  kernel<<<blocks, kThreadsPerBlock, bytes, static_cast<cudaStream_t>(stream)>>>(arguments...);
+  kernel<<<blocks, threads, bytes, static_cast<cudaStream_t>(stream)>>>(arguments...);
   check(cudaGetLastError());
 }
 #else
@@ -70,11 +70,17 @@ __device__ T* dynamic_shared() {
 }
 
 template <class... Parameters, class... Arguments>
-void launch_with_shared(void (*kernel)(Parameters...), unsigned blocks, int64_t shared_bytes, void*,
-                        Arguments... arguments) {
-  cuda_shim::run(blocks, kThreadsPerBlock, [=] { kernel(arguments...); }, static_cast<size_t>(shared_bytes));
+void launch_blocks(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, int64_t shared_bytes, void*,
+                   Arguments... arguments) {
+  cuda_shim::run(blocks, threads, [=] { kernel(arguments...); }, static_cast<size_t>(shared_bytes));
 }
 #endif
+
+template <class... Parameters, class... Arguments>
+void launch_with_shared(void (*kernel)(Parameters...), unsigned blocks, int64_t shared_bytes, void* stream,
+                        Arguments... arguments) {
+  launch_blocks(kernel, blocks, kThreadsPerBlock, shared_bytes, stream, arguments...);
+}
 
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), unsigned blocks, void* stream, Arguments... arguments) {

@@ -12,7 +12,7 @@ from fastlip.ops._op import Op
 from fastlip.ops._precision import without_autocast
 from fastlip.ops.polar import reference
 
-OP = Op("polar", backends=("triton",))
+OP = Op("polar", backends=("native", "triton"))
 
 
 def polar(V: Tensor, reals: int = 0, *, backend: str = "auto") -> Tensor:
@@ -24,9 +24,9 @@ def polar(V: Tensor, reals: int = 0, *, backend: str = "auto") -> Tensor:
     it depends on the decomposition's choice of basis.
 
     On a GPU, float32 and complex64 are iterated: scaled Newton-Schulz, in one launch for matrices of at most
-    32 x 32 (complex ones and gradients of real ones: 16 x 16), by torch's products for others. Each ||QᴴQ - I||
-    is measured, and those that do not converge (condition numbers from about 1e6) are decomposed; V with NaN or Inf
-    has a Q of NaN. Synchronises: the host waits once per forward for the residuals, and in forward and backward for
+    64 x 64 (``"native"``; ``"triton"``: 32 x 32, complex ones and gradients of real ones 16 x 16), by torch's
+    products for others. Each ||QᴴQ - I|| is measured, and those that do not converge (condition numbers from about
+    1e6) are decomposed; V with NaN or Inf has a Q of NaN. Synchronises: the host waits once per forward for the residuals, and in forward and backward for
     one flag per step where torch's products iterate. While a CUDA graph is captured nothing waits: matrices that do
     not converge keep what was reached, of norm at most 1 but for rounding, and a finite gradient.
 
@@ -38,7 +38,7 @@ def polar(V: Tensor, reals: int = 0, *, backend: str = "auto") -> Tensor:
         V: (..., m, n), real or complex. float16 and bfloat16 are computed and returned in float32.
         reals: of a complex V, how many of the first matrices (along its first dimension) are taken as real; those
             of Q are real then. A convolution has such matrices at its self-conjugate frequencies.
-        backend: ``"auto"``, ``"reference"`` or ``"triton"``.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
         Q: the shape of V.

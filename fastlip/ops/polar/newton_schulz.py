@@ -1,11 +1,12 @@
 """Scaled Newton-Schulz for polar factors and their adjoint in torch's products, and what is done where it fails.
 
-README.md derives the iteration; the kernels of triton_kernels.py are the same, a matrix at a time on chip.
+README.md derives the iteration; the kernels of triton_kernels.py and of csrc/polar are the same, a matrix at a time
+on chip, and leave to this file what surrounds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -66,6 +67,42 @@ def adjoint(G: Tensor, V: Tensor, Q: Tensor) -> Tensor:
     return torch.where(more, G, result) * torch.where(unit == 0, 1, unit)
 
 
+def checked_factor(
+    iterate: Callable[[Tensor, int], tuple[Tensor, Tensor]], V: Tensor, reals: int
+) -> tuple[Tensor, Tensor]:
+    """Q, and on the host, which matrices were decomposed (during a capture: none).
+
+    iterate takes contiguous matrices (b, m, n), the first of them real, and returns what :func:`factor` does.
+    """
+    matrices, count = _flat(V), _count(V, reals)
+    Q, residual = iterate(matrices, count)
+    failed = torch.zeros(len(matrices), dtype=torch.bool)
+    if not is_capturing(V.device):
+        failed = (residual > tolerance(V)).cpu()
+    if failed.any():
+        with full_precision(V.device):
+            Q[failed] = decomposed(matrices[failed], int(failed[:count].sum()))
+    return Q.view(V.shape), failed
+
+
+def checked_adjoint(
+    iterate: Callable[[Tensor, Tensor, Tensor, int], Tensor],
+    gradient: Tensor,
+    V: Tensor,
+    Q: Tensor,
+    failed: Tensor,
+    reals: int,
+) -> Tensor:
+    """The gradient of V: by decomposition where Q was; iterate as for :func:`checked_factor`."""
+    G, matrices, count = _flat(gradient), _flat(V), _count(V, reals)
+    result = iterate(G, matrices, _flat(Q), count)
+    if failed.any():
+        with full_precision(V.device):
+            of_failed = G[failed], matrices[failed], int(failed[:count].sum())
+            result[failed] = decomposed_adjoint(*of_failed)
+    return result.view(V.shape)
+
+
 def decomposed(V: Tensor, reals: int) -> Tensor:
     """Q by decomposition, of any matrices, the first of them real."""
     return join([polish(U @ Wh) for U, _, Wh in map(decompose, split(V, reals))], V.dtype)
@@ -96,6 +133,16 @@ def full_precision(device: torch.device) -> Iterator[None]:
             yield
     finally:
         switch.fp32_precision = before
+
+
+def _flat(V: Tensor) -> Tensor:
+    """(b, m, n), contiguous numbers as they are in memory."""
+    return V.reshape(-1, *V.shape[-2:]).contiguous().resolve_conj().resolve_neg()
+
+
+def _count(V: Tensor, reals: int) -> int:
+    """How many matrices of the flat batch are real."""
+    return reals * V.shape[1:-2].numel() if reals else 0
 
 
 def _unit(V: Tensor) -> Tensor:

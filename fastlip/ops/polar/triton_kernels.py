@@ -140,26 +140,12 @@ def supports(V: Tensor, reals: int) -> str:
 
 def polar_forward(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
     """Q, and on the host, which matrices were decomposed (during a capture: none)."""
-    matrices, count = _flat(V), _count(V, reals)
-    Q, residual = iterate(matrices, count)
-    failed = torch.zeros(len(matrices), dtype=torch.bool)
-    if not newton_schulz.is_capturing(V.device):
-        failed = (residual > newton_schulz.tolerance(V)).cpu()
-    if failed.any():
-        with newton_schulz.full_precision(V.device):
-            Q[failed] = newton_schulz.decomposed(matrices[failed], int(failed[:count].sum()))
-    return Q.view(V.shape), failed
+    return newton_schulz.checked_factor(iterate, V, reals)
 
 
 def polar_backward(gradient: Tensor, V: Tensor, Q: Tensor, failed: Tensor, reals: int) -> Tensor:
     """The gradient of V."""
-    G, matrices, count = _flat(gradient), _flat(V), _count(V, reals)
-    result = _adjoint(G, matrices, _flat(Q), count)
-    if failed.any():
-        with newton_schulz.full_precision(V.device):
-            of_failed = G[failed], matrices[failed], int(failed[:count].sum())
-            result[failed] = newton_schulz.decomposed_adjoint(*of_failed)
-    return result.view(V.shape)
+    return newton_schulz.checked_adjoint(_adjoint, gradient, V, Q, failed, reals)
 
 
 def iterate(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
@@ -208,16 +194,6 @@ def _launch(
         PRECISION="tf32x3" if V.is_cuda else "ieee", FINE=FINE, TINY=TINY, num_warps=_WARPS[tiles["ROWS"]],
         **tiles, **constants,
     )  # fmt: skip
-
-
-def _flat(V: Tensor) -> Tensor:
-    """(b, m, n), contiguous numbers as they are in memory."""
-    return V.reshape(-1, *V.shape[-2:]).contiguous().resolve_conj().resolve_neg()
-
-
-def _count(V: Tensor, reals: int) -> int:
-    """How many matrices of the flat batch are real."""
-    return reals * V.shape[1:-2].numel() if reals else 0
 
 
 def _as_real(X: Tensor, count: int) -> Tensor:

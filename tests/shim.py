@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 SHIM = ROOT / "tests" / "cuda_shim"
 SOURCES = [*sorted((ROOT / "csrc").glob("*/*_cuda.cu")), SHIM / "selftest_cuda.cu"]
 FLAGS = ["-std=c++20", "-g1", "-fPIC", "-Icsrc", "-Itests/cuda_shim"]

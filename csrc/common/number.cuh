@@ -6,7 +6,7 @@
 
 #include "common/cuda_launch.cuh"
 
-namespace fastlip::cayley {
+namespace fastlip {
 
 template <class T>
 struct alignas(2 * sizeof(T)) Complex {
@@ -125,4 +125,4 @@ __device__ void store_quad(T* target, const Quad<T>& x) {
   *reinterpret_cast<Quad<T>*>(target) = x;
 }
 
-}  // namespace fastlip::cayley
+}  // namespace fastlip
