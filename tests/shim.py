@@ -77,14 +77,15 @@ class Recorder:
         import torch
 
         self.kinds = {name: kernels.library.fastlip_kernel_kinds(name.encode()).decode() for name in kernels.names}
-        self.bytes = {0: 0}
+        self.buffers = {0: "p:0"}
         self.commands = []
         address_of = torch.Tensor.data_ptr
 
         def data_ptr(tensor):
             address = address_of(tensor)
             start = tensor.storage_offset() * tensor.element_size()
-            self.bytes[address] = tensor.untyped_storage().nbytes() - start
+            kind = "f" if tensor.dtype in (torch.float32, torch.complex64) else "p"
+            self.buffers[address] = f"{kind}:{tensor.untyped_storage().nbytes() - start}"
             return address
 
         monkeypatch.setattr(torch.Tensor, "data_ptr", data_ptr)
@@ -93,7 +94,7 @@ class Recorder:
         def call(*values):
             arguments = []
             for kind, value in zip(self.kinds[name], (*values, 0), strict=True):
-                arguments.append(f"p:{self.bytes[value]}" if kind == "p" else f"{kind}:{+value}")
+                arguments.append(self.buffers[value] if kind == "p" else f"{kind}:{+value}")
             self.commands.append([name, *arguments])
 
         return call

@@ -1,5 +1,6 @@
 // Calls registered kernels by name, from ctypes or from the command line:
-//   driver KERNEL ARGUMENT...     where p:BYTES is a buffer of that size, i:NUMBER an integer, d:NUMBER a double.
+//   driver KERNEL ARGUMENT...     where p:BYTES is a buffer of that size, f:BYTES one of floats between -1 and 1 that
+//                                 kernels can iterate on, i:NUMBER an integer, d:NUMBER a double.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -16,6 +17,13 @@ const fastlip::Kernel* find(const char* name) {
     if (std::strcmp(kernel.name, name) == 0) return &kernel;
   }
   return nullptr;
+}
+
+void fill_with_floats(std::vector<uint8_t>& bytes) {
+  for (size_t i = 0; i + sizeof(float) <= bytes.size(); i += sizeof(float)) {
+    const float value = 2.0f * static_cast<float>(std::rand()) / static_cast<float>(RAND_MAX) - 1.0f;
+    std::memcpy(bytes.data() + i, &value, sizeof value);
+  }
 }
 
 }  // namespace
@@ -44,9 +52,10 @@ int main(int count, char** values) {
   for (int i = 2; i < count; ++i) {
     fastlip::Argument argument;
     const char* text = values[i] + 2;
-    if (values[i][0] == 'p') {
+    if (values[i][0] == 'p' || values[i][0] == 'f') {
       buffers.emplace_back(std::strtoull(text, nullptr, 10));
       for (uint8_t& byte : buffers.back()) byte = static_cast<uint8_t>(std::rand() >> 8);
+      if (values[i][0] == 'f') fill_with_floats(buffers.back());
       argument.pointer = buffers.back().data();
     } else if (values[i][0] == 'i') {
       argument.integer = std::strtoll(text, nullptr, 10);

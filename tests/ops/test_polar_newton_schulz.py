@@ -1,4 +1,4 @@
-"""The iteration for GPUs: in torch's products anywhere, and as kernels in Triton's interpreter.
+"""The iteration for GPUs: in torch's products, as CUDA kernels on the CPU, and as kernels in Triton's interpreter.
 
 tests/gpu/test_interpreter.py runs this file there.
 """
@@ -6,26 +6,46 @@ tests/gpu/test_interpreter.py runs this file there.
 import math
 
 import pytest
+import shim
 import torch
 
 from fastlip import ops, testing
-from fastlip.ops.polar import OP, newton_schulz
+from fastlip.ops import _native
+from fastlip.ops.polar import OP, newton_schulz, on_cuda
 
-kernels = pytest.importorskip("fastlip.ops.polar.triton_kernels")
 DTYPES = (torch.float32, torch.complex64)
 EPS = torch.finfo(torch.float32).eps
 WIDE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
-SQUARE, OTHERS = ((2, 3, 3), (1, 17, 17), (1, 63, 63), (1, 64, 64)), ((1, 1, 1), (2, 5, 3), (1, 3, 33), (2, 64, 1))
+SQUARE = ((2, 3, 3), (1, 17, 17), (1, 32, 32), (1, 33, 33), (1, 48, 48), (1, 63, 63), (1, 64, 64))
+OTHERS = ((1, 1, 1), (2, 5, 3), (1, 3, 33), (2, 64, 1), (1, 17, 64), (1, 64, 61))
 
 
-@pytest.fixture(autouse=True, params=["chip", "products"])
-def way(request, monkeypatch):
-    """Small matrices by a kernel, as long as it can run; all of them by torch's products."""
+def interpreted():
+    return not OP.why_not("triton", torch.zeros(2, 2), 0)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return shim.Kernels(shim.build("kernels.so", "-O0", "-shared"))
+
+
+@pytest.fixture(params=["triton", "products", "cuda"])
+def kernels(request, monkeypatch):
+    """The module whose kernels run: all matrices by one that is made for them, or by torch's products."""
+    if request.param == "cuda":
+        if interpreted():
+            pytest.skip("runs where the interpreter does not")
+        compiled = request.getfixturevalue("compiled")
+        for name in compiled.names:
+            monkeypatch.setitem(_native._kernels, ("cpu", name), compiled[name])
+        return on_cuda
+    triton_kernels = pytest.importorskip("fastlip.ops.polar.triton_kernels")
     if request.param == "products":
-        monkeypatch.setattr(kernels, "_LARGEST_FORWARD", {False: 0, True: 0})
-        monkeypatch.setattr(kernels, "_LARGEST_BACKWARD", {False: 0, True: 0})
-    elif reason := OP.why_not("triton", torch.zeros(2, 2), 0):
-        pytest.skip(reason)
+        monkeypatch.setattr(triton_kernels, "_LARGEST_FORWARD", {False: 0, True: 0})
+        monkeypatch.setattr(triton_kernels, "_LARGEST_BACKWARD", {False: 0, True: 0})
+    elif not interpreted():
+        pytest.skip("needs Triton's interpreter")
+    return triton_kernels
 
 
 def random(shape, dtype=torch.float32, seed=0):
@@ -45,7 +65,7 @@ def reference(V, G, reals=0):
     return Q.detach(), torch.autograd.grad(Q, V, G.to(V.dtype))[0]
 
 
-def ours(V, G, reals=0):
+def ours(kernels, V, G, reals=0):
     Q, failed = kernels.polar_forward(V, reals)
     return Q, kernels.polar_backward(G, V, Q, failed, reals), failed
 
@@ -61,9 +81,9 @@ def defect(Q):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SQUARE + OTHERS, ids=str)
-def test_factor_and_gradient_agree_with_float64(shape, dtype):
+def test_factor_and_gradient_agree_with_float64(shape, dtype, kernels):
     V, G = conditioned(shape, dtype, 10), random(shape, dtype, 1)
-    Q, gradient, failed = ours(V, G)
+    Q, gradient, failed = ours(kernels, V, G)
     expected = reference(V, G)
     assert not failed.any()
     # Random signs add up 10 rounding errors of each of n terms, magnified at most by the condition.
@@ -74,9 +94,9 @@ def test_factor_and_gradient_agree_with_float64(shape, dtype):
 
 @pytest.mark.parametrize("condition", [1e3, 1e6])
 @pytest.mark.parametrize("shape", [(1, 17, 17), (1, 33, 20)], ids=str)
-def test_ill_conditioned_matrices(shape, condition):
+def test_ill_conditioned_matrices(shape, condition, kernels):
     V, G = conditioned(shape, torch.float32, condition), random(shape, seed=1)
-    Q, gradient, _ = ours(V, G)
+    Q, gradient, _ = ours(kernels, V, G)
     assert defect(Q.double()) < newton_schulz.tolerance(V)
     H = Q.double().mT @ V.double()
     assert (H - H.mT).abs().max() < 50 * EPS
@@ -98,10 +118,10 @@ def difficult():
 @pytest.mark.filterwarnings("ignore:All-NaN slice")  # the interpreter's maximum
 @pytest.mark.parametrize("columns", [4, 2], ids=["square", "tall"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_matrices_that_do_not_converge_are_decomposed(columns, dtype):
+def test_matrices_that_do_not_converge_are_decomposed(columns, dtype, kernels):
     V = difficult()[..., -columns:].to(dtype)
     G = random(V.shape, dtype, 1)
-    Q, gradient, failed = ours(V, G)
+    Q, gradient, failed = ours(kernels, V, G)
     assert failed.tolist() == [False, True, True, False, True, False]
     broken = torch.arange(6) == 3
     assert Q[broken].isnan().all()
@@ -115,10 +135,10 @@ def test_matrices_that_do_not_converge_are_decomposed(columns, dtype):
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN slice")  # the interpreter's maximum
-def test_without_synchronisation_what_does_not_converge_stays_finite_and_never_expands(monkeypatch):
+def test_without_synchronisation_what_does_not_converge_stays_finite_and_never_expands(kernels, monkeypatch):
     monkeypatch.setattr(newton_schulz, "is_capturing", lambda device: True)
     V = difficult()
-    Q, gradient, failed = ours(V, random(V.shape, seed=1))
+    Q, gradient, failed = ours(kernels, V, random(V.shape, seed=1))
     good = torch.arange(6) != 3
     assert not failed.any()
     assert torch.linalg.matrix_norm(Q[good], 2).max() < 1 + 10 * EPS
@@ -128,7 +148,7 @@ def test_without_synchronisation_what_does_not_converge_stays_finite_and_never_e
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 6])
-def test_no_step_leaves_a_singular_value_above_one(steps, monkeypatch):
+def test_no_step_leaves_a_singular_value_above_one(steps, kernels, monkeypatch):
     monkeypatch.setattr(newton_schulz, "STEPS", steps)
     monkeypatch.setattr(kernels, "STEPS", steps)
     V = torch.cat((random((4, 6, 6)), conditioned((2, 6, 6), torch.float32, 1e4), torch.ones(1, 6, 6)))
@@ -137,17 +157,17 @@ def test_no_step_leaves_a_singular_value_above_one(steps, monkeypatch):
     torch.testing.assert_close(residual, torch.linalg.matrix_norm(Q.mT @ Q - torch.eye(6)), rtol=1e-4, atol=10 * EPS)
 
 
-def test_powers_of_two_change_no_bit():
+def test_powers_of_two_change_no_bit(kernels):
     V = random((2, 5, 5))
     Q = kernels.polar_forward(V, 0)[0]
     assert all(torch.equal(kernels.polar_forward(V * factor, 0)[0], Q) for factor in (2.0**90, 2.0**-50))
 
 
 @pytest.mark.parametrize("shape", [(4, 2, 3, 3), (4, 2, 3)], ids=str)
-def test_the_first_matrices_are_taken_as_real(shape):
+def test_the_first_matrices_are_taken_as_real(shape, kernels):
     V, G = random(shape, torch.complex64), random(shape, torch.complex64, 1)
     V[1] = 0
-    Q, gradient, _ = ours(V, G, 2)
+    Q, gradient, _ = ours(kernels, V, G, 2)
     expected = reference(V, G, 2)
     assert (Q[:2].imag == 0).all()
     assert (gradient[:2].imag == 0).all()
@@ -157,6 +177,7 @@ def test_the_first_matrices_are_taken_as_real(shape):
 
 
 def test_tf32_is_off_in_torchs_products_and_comes_back(monkeypatch):
+    kernels = pytest.importorskip("fastlip.ops.polar.triton_kernels")
     switch, seen = torch.backends.cuda.matmul, []
     monkeypatch.setattr(kernels, "_LARGEST_FORWARD", {False: 0, True: 0})
     original = newton_schulz.factor
@@ -171,12 +192,20 @@ def test_tf32_is_off_in_torchs_products_and_comes_back(monkeypatch):
     assert seen == ["ieee"]
 
 
-def test_the_operator_passes_torchs_checks_and_keeps_two_matrices():
-    if reason := OP.why_not("triton", torch.zeros(2, 2), 0):
-        pytest.skip(reason)
+def test_the_operator_passes_torchs_checks_and_keeps_two_matrices(kernels):
+    backend = "native" if kernels is on_cuda else "triton"
     V = conditioned((3, 4, 4), torch.complex64, 3).requires_grad_()
+    if reason := OP.why_not(backend, V, 1):
+        pytest.skip(reason)
     packet = torch.ops.fastlip.polar_forward.default
     tests = ["test_schema", "test_faketensor", "test_autograd_registration"]
-    torch.library.opcheck(packet, (V, 1, "triton"), test_utils=tests)
-    kept = testing.bytes_kept(lambda: ops.polar(V, 1, backend="triton"))
+    torch.library.opcheck(packet, (V, 1, backend), test_utils=tests)
+    kept = testing.bytes_kept(lambda: ops.polar(V, 1, backend=backend))
     assert kept == 2 * V.nbytes + len(V)
+
+
+@pytest.mark.parametrize("kernels", ["cuda"], indirect=True)
+def test_what_the_cuda_kernels_cannot_do_is_left_to_others(kernels):
+    assert kernels.supports(torch.ones(2, 64, 64, dtype=torch.complex64), 1) == ""
+    assert "65 x 3" in kernels.supports(torch.ones(65, 3), 0)
+    assert "float64" in kernels.supports(torch.ones(2, 2, dtype=torch.float64), 0)

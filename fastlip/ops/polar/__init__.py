@@ -26,9 +26,10 @@ def polar(V: Tensor, reals: int = 0, *, backend: str = "auto") -> Tensor:
     On a GPU, float32 and complex64 are iterated: scaled Newton-Schulz, in one launch for matrices of at most
     64 x 64 (``"native"``; ``"triton"``: 32 x 32, complex ones and gradients of real ones 16 x 16), by torch's
     products for others. Each ||QᴴQ - I|| is measured, and those that do not converge (condition numbers from about
-    1e6) are decomposed; V with NaN or Inf has a Q of NaN. Synchronises: the host waits once per forward for the residuals, and in forward and backward for
-    one flag per step where torch's products iterate. While a CUDA graph is captured nothing waits: matrices that do
-    not converge keep what was reached, of norm at most 1 but for rounding, and a finite gradient.
+    1e6) are decomposed; V with NaN or Inf has a Q of NaN. Synchronises: the host waits once per forward for the
+    residuals, and in forward and backward for one flag per step where torch's products iterate. While a CUDA graph is
+    captured nothing waits: matrices that do not converge keep what was reached, of norm at most 1 but for rounding,
+    and a finite gradient.
 
     The gradient is that of the exact factor, its denominators (singular values and sums of two) at least
     max(m, n) eps times the largest one, and 1 for a zero matrix: finite for every finite V. It can itself not be

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastlip.ops import _native
 from fastlip.ops.polar import newton_schulz
-from fastlip.ops.polar.newton_schulz import FINE, TINY
+from fastlip.ops.polar.newton_schulz import ADJOINT_STEPS, FINE, STEPS, TINY
 
 _LARGEST = 64
 _NAMES = {torch.float32: "float32", torch.complex64: "complex64"}
@@ -38,13 +38,13 @@ def polar_backward(gradient: Tensor, V: Tensor, Q: Tensor, failed: Tensor, reals
 def iterate(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
     """Q of contiguous matrices (b, m, n), and for each the norm of QᴴQ - I; nothing waits."""
     Q, residual = torch.empty_like(V), torch.empty(len(V), dtype=torch.float32, device=V.device)
-    _launch("forward", (V, Q, residual), V, reals, newton_schulz.STEPS)
+    _launch("forward", (V, Q, residual), V, reals, STEPS)
     return Q, residual
 
 
 def _adjoint(G: Tensor, V: Tensor, Q: Tensor, reals: int) -> Tensor:
     result = torch.empty_like(V)
-    _launch("backward", (G, V, Q, result), V, reals, newton_schulz.ADJOINT_STEPS)
+    _launch("backward", (G, V, Q, result), V, reals, ADJOINT_STEPS)
     return result
 
 
