@@ -50,10 +50,12 @@ def test_a_triton_kernel_that_spills_is_reported(compiler):
     assert "local memory" in usage.problem()
 
 
+SLOW = ("cayley_cuda", "polar_cuda")  # their many instances take nvcc 15 s
+
+
 def cuda_sources():
-    """Cayley's many instances take nvcc 15 s."""
     for path in check_kernels.cuda_sources():
-        yield pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem == "cayley_cuda" else ())
+        yield pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in SLOW else ())
 
 
 @pytest.mark.parametrize("source", [*cuda_sources()])

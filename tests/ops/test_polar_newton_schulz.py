@@ -23,7 +23,7 @@ REPEATED = {
     (1, 48, 48),
     (1, 63, 63),
     (1, 17, 64),
-}  # their complex matrices take the time, and show no more
+}  # complex ones take time and show no more
 
 
 def interpreted():
