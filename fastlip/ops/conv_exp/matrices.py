@@ -2,60 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from fastlip.ops.conv_exp.polynomial import polynomial, polynomial_adjoint, polynomial_and_factors
+from fastlip.ops.conv_exp.series import Series
 from fastlip.ops.spectral_conv import native, own_frequencies
 from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum, kernel_spectrum_adjoint
 
 
-def forward(
-    x: Tensor,
-    kernel: Tensor,
-    bias: Tensor | None,
-    coefficients: Sequence[float],
-    keep: bool,
-    dilation: Size,
-    padding_mode: str,
-) -> tuple[Tensor, list[Tensor]]:
+def forward(series: Series, x: Tensor, bias: Tensor | None, keep: bool) -> tuple[Tensor, list[Tensor]]:
     """Y; there is nothing else to be kept."""
     size = x.shape[2], x.shape[3]
-    Q = torch.cat([polynomial(K, coefficients) for K in _matrices(kernel, size, dilation)])
+    Q = torch.cat([polynomial(K, series.coefficients) for K in _matrices(series, size)])
     return native.spectral_conv_forward(x, Q, bias, size, 1), []
 
 
 def backward(
-    gradient: Tensor,
-    x: Tensor | None,
-    kernel: Tensor,
-    sums: list[Tensor],
-    coefficients: Sequence[float],
-    dilation: Size,
-    padding_mode: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, of the kernel (empty where x was not kept) and of the bias; matrices are computed again."""
+    series: Series, gradient: Tensor, x: Tensor | None, sums: list[Tensor]
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The gradients of x, kernel and bias; the matrices are computed again."""
     size = gradient.shape[2], gradient.shape[3]
-    matrices = _matrices(kernel, size, dilation)
+    matrices, coefficients = _matrices(series, size), series.coefficients
     results = [polynomial_and_factors(K, coefficients) for K in matrices]
     Q = torch.cat([Q for Q, _ in results])
     images, wanted = gradient if x is None else x, [True, x is not None, True]
     x_gradient, Q_gradient, bias_gradient = native.spectral_conv_backward(gradient, images, Q, size, 1, wanted)
     if x is None:
-        return x_gradient, kernel.new_empty((0, 0, 0, 0)), bias_gradient
+        return x_gradient, None, bias_gradient
     own = len(matrices[0])
     of_Q = Q_gradient[:own].real.contiguous(), Q_gradient[own:]
     of_K = [
         polynomial_adjoint(K, factors, part, coefficients)
         for K, (_, factors), part in zip(matrices, results, of_Q, strict=True)
     ]
-    return x_gradient, kernel_spectrum_adjoint(torch.cat(of_K), kernel.shape, size, dilation), bias_gradient
+    of_taps = kernel_spectrum_adjoint(torch.cat(of_K), series.kernel.shape, size, series.dilation)
+    return x_gradient, of_taps, bias_gradient
 
 
-def _matrices(kernel: Tensor, size: Size, dilation: Size) -> tuple[Tensor, Tensor]:
+def _matrices(series: Series, size: Size) -> tuple[Tensor, Tensor]:
     """Those of K at self-conjugate frequencies, which are real, and at the others."""
-    spectrum = kernel_spectrum(kernel, size, dilation)
+    spectrum = kernel_spectrum(series.kernel, size, series.dilation)
     own = own_frequencies(size)
     return spectrum[:own].real.contiguous(), spectrum[own:]

@@ -9,6 +9,7 @@ from torch import Tensor
 from fastlip.ops import _channels_last as images
 from fastlip.ops import _native
 from fastlip.ops.conv_exp import matrices, spectrum, taps
+from fastlip.ops.conv_exp.series import Series
 
 KERNELS = "conv_chain_", "spectral_conv_"  # what the forms are made of
 _FORMS = {"taps": taps, "spectrum": spectrum, "matrices": matrices}
@@ -45,7 +46,8 @@ def conv_exp_forward(
 ) -> tuple[Tensor, list[Tensor]]:
     """Y, and if they are to be kept the sums of Horner's rule that are neither x nor y, innermost first."""
     x = x.contiguous(memory_format=images.LAST)
-    return _FORMS[form].forward(x, kernel, bias, coefficients, keep, (dilation[0], dilation[1]), padding_mode)
+    series = Series(kernel, coefficients, (dilation[0], dilation[1]), padding_mode)
+    return _FORMS[form].forward(series, x, bias, keep)
 
 
 def conv_exp_backward(
@@ -61,5 +63,8 @@ def conv_exp_backward(
     """The gradients of x, of the kernel (empty where x was not kept) and of the bias."""
     gradient = gradient.contiguous(memory_format=images.LAST)
     x = x if x is None else x.contiguous(memory_format=images.LAST)
-    options = coefficients, (dilation[0], dilation[1]), padding_mode
-    return _FORMS[form].backward(gradient, x, kernel, sums, *options)
+    series = Series(kernel, coefficients, (dilation[0], dilation[1]), padding_mode)
+    x_gradient, kernel_gradient, bias_gradient = _FORMS[form].backward(series, gradient, x, sums)
+    if kernel_gradient is None:
+        kernel_gradient = kernel.new_empty((0, 0, 0, 0))
+    return x_gradient, kernel_gradient, bias_gradient

@@ -8,21 +8,14 @@ import torch
 from torch import Tensor
 
 from fastlip.ops._padding import same_pads
+from fastlip.ops.conv_exp.series import Series
 from fastlip.ops.spectral_conv import costs, native
 from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum, kernel_spectrum_adjoint
 
 
-def forward(
-    x: Tensor,
-    kernel: Tensor,
-    bias: Tensor | None,
-    coefficients: Sequence[float],
-    keep: bool,
-    dilation: Size,
-    padding_mode: str,
-) -> tuple[Tensor, list[Tensor]]:
-    """Y, and if they are to be kept the sums of Horner's rule that are neither x nor y, innermost first."""
-    K, torus = _matrices(x, kernel, dilation, padding_mode)
+def forward(series: Series, x: Tensor, bias: Tensor | None, keep: bool) -> tuple[Tensor, list[Tensor]]:
+    """Y, and if they are to be kept the sums of Horner's rule."""
+    (K, torus), coefficients = _matrices(series, x), series.coefficients
     sums, outermost = [], x
     for outermost in _sums(x, K, torus, coefficients):
         if keep:
@@ -33,20 +26,14 @@ def forward(
 
 
 def backward(
-    gradient: Tensor,
-    x: Tensor | None,
-    kernel: Tensor,
-    sums: list[Tensor],
-    coefficients: Sequence[float],
-    dilation: Size,
-    padding_mode: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, of the kernel (empty where x was not kept) and of the bias.
+    series: Series, gradient: Tensor, x: Tensor | None, sums: list[Tensor]
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The gradients of x, kernel and bias.
 
     With h_0 = y_bar and h_t = K^T h_{t-1}: x_bar = sum_t c_t h_t, and the gradient of K's matrices is that of
     sum_t c_t <h_{t-1}, K a_t>, summed over the powers before it becomes that of the taps.
     """
-    K, torus = _matrices(gradient, kernel, dilation, padding_mode)
+    (K, torus), coefficients = _matrices(series, gradient), series.coefficients
     inputs = [x, *sums]
     if x is not None and len(sums) < len(coefficients) - 2:
         inputs = list(_sums(x, K, torus, coefficients))
@@ -59,14 +46,15 @@ def backward(
             K_gradient.add_(part, alpha=coefficient)
     bias_gradient = gradient.sum((0, 2, 3))
     if x is None:
-        return x_gradient, kernel.new_empty((0, 0, 0, 0)), bias_gradient
-    return x_gradient, kernel_spectrum_adjoint(K_gradient, kernel.shape, torus, dilation), bias_gradient
+        return x_gradient, None, bias_gradient
+    of_taps = kernel_spectrum_adjoint(K_gradient, series.kernel.shape, torus, series.dilation)
+    return x_gradient, of_taps, bias_gradient
 
 
-def _matrices(x: Tensor, kernel: Tensor, dilation: Size, padding_mode: str) -> tuple[Tensor, Size]:
-    pads = same_pads(kernel.shape[2:], dilation)
-    torus = costs.torus_of((x.shape[2], x.shape[3]), pads, padding_mode)
-    return kernel_spectrum(kernel, torus, dilation), torus
+def _matrices(series: Series, x: Tensor) -> tuple[Tensor, Size]:
+    pads = same_pads(series.kernel.shape[2:], series.dilation)
+    torus = costs.torus_of((x.shape[2], x.shape[3]), pads, series.padding_mode)
+    return kernel_spectrum(series.kernel, torus, series.dilation), torus
 
 
 def _sums(x: Tensor, K: Tensor, torus: Size, coefficients: Sequence[float]) -> Iterator[Tensor]:

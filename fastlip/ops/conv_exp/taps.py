@@ -12,21 +12,15 @@ import torch
 from torch import Tensor
 
 from fastlip.ops import _channels_last as images
+from fastlip.ops.conv_exp.series import Series
 
 
-def forward(
-    x: Tensor,
-    kernel: Tensor,
-    bias: Tensor | None,
-    coefficients: Sequence[float],
-    keep: bool,
-    dilation: Sequence[int],
-    padding_mode: str,
-) -> tuple[Tensor, list[Tensor]]:
-    """Y, and if they are to be kept the sums of Horner's rule that are neither x nor y, innermost first."""
-    kernel = kernel.contiguous(memory_format=images.LAST)
+def forward(series: Series, x: Tensor, bias: Tensor | None, keep: bool) -> tuple[Tensor, list[Tensor]]:
+    """Y, and if they are to be kept the sums of Horner's rule."""
+    series = _channels_last(series)
+    kernel, coefficients, dilation, padding_mode = series
     sums, outermost = [], x
-    for plain, framed in _sums(x, kernel, coefficients, keep, dilation, padding_mode):
+    for plain, framed in _sums(series, x, keep):
         outermost = framed
         if keep:
             sums.append(plain)
@@ -36,20 +30,14 @@ def forward(
 
 
 def backward(
-    gradient: Tensor,
-    x: Tensor | None,
-    kernel: Tensor,
-    sums: list[Tensor],
-    coefficients: Sequence[float],
-    dilation: Sequence[int],
-    padding_mode: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, of the kernel (empty where x was not kept) and of the bias."""
+    series: Series, gradient: Tensor, x: Tensor | None, sums: list[Tensor]
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The gradients of x, kernel and bias."""
+    kernel, coefficients, dilation, padding_mode = series
     inputs = []
     if x is not None:
         if len(sums) < len(coefficients) - 2:
-            last = kernel.contiguous(memory_format=images.LAST)
-            inputs = [plain for plain, _ in _sums(x, last, coefficients, True, dilation, padding_mode)]
+            inputs = [plain for plain, _ in _sums(_channels_last(series), x, True)]
         else:
             inputs = [x, *sums]
     adjoint = images.adjoint(kernel).contiguous(memory_format=images.LAST)
@@ -64,7 +52,7 @@ def backward(
             adjoint_gradient.add_(part, alpha=factor)
         g = images.convolve(framed, adjoint * factor, dilation, padding_mode)
         x_gradient.add_(g)
-    kernel_gradient = images.adjoint(adjoint_gradient).contiguous() if inputs else kernel.new_empty((0, 0, 0, 0))
+    kernel_gradient = images.adjoint(adjoint_gradient).contiguous() if inputs else None
     return x_gradient, kernel_gradient, gradient.sum((0, 2, 3))
 
 
@@ -74,10 +62,13 @@ def _factors(coefficients: Sequence[float]) -> list[float]:
     return [coefficients[1], *ratios[1:]]
 
 
-def _sums(
-    x: Tensor, kernel: Tensor, coefficients: Sequence[float], keep: bool, dilation: Sequence[int], padding_mode: str
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _channels_last(series: Series) -> Series:
+    return series._replace(kernel=series.kernel.contiguous(memory_format=images.LAST))
+
+
+def _sums(series: Series, x: Tensor, keep: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """x, x + r_T K x, ..., all but the outermost sum; each plain (if it is to be kept) and with its frame."""
+    kernel, coefficients, dilation, padding_mode = series
     frame = images.frame_of(kernel, dilation, padding_mode)
     framed = images.framed(x, frame)
     yield x, framed

@@ -1,0 +1,22 @@
+"""What the three forms of conv_exp apply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Series(NamedTuple):
+    """sum_t c_t K^t, K the "same" convolution with this kernel.
+
+    A form is a module with two functions of channels-last images. ``forward(series, x, bias, keep)`` returns y and,
+    if they are to be kept, the sums of Horner's rule that are neither x nor y, innermost first. ``backward(series,
+    gradient, x, sums)`` returns the gradients of x, of the kernel (None where x is None) and of the bias.
+    """
+
+    kernel: Tensor
+    coefficients: Sequence[float]
+    dilation: tuple[int, int]
+    padding_mode: str
