@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -87,34 +89,16 @@ def lip_conv_net(
     if check_positive_int("num_classes", num_classes) > channels:
         raise ValueError(f"num_classes={num_classes}: expected at most the head's {channels} channels")
     check_positive_int("layers_per_block", layers_per_block)
-    convolution, dense = (name and getattr(lip, name) for name in _LAYERS[method])
-    options = {**_OPTIONS.get(method, {}), **layer_options}
-
-    def convolve(inputs: int, outputs: int, kernel_size: int) -> nn.Module:
-        return convolution(inputs, outputs, kernel_size, backend=backend, **options)
-
-    def activate() -> nn.Module:
-        return lip.MaxMin(pairing, backend=backend)
-
+    layers = _Layers(method, pairing, backend, {**_OPTIONS.get(method, {}), **layer_options})
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     if check_positive_int("in_channels", in_channels) <= width:
         parts["pad"] = lip.ZeroChannelPad(width)
-    parts["stem"] = lip.Chain(convolve(max(in_channels, width), width, 1), activate())
+    parts["stem"] = lip.Chain(*layers.activated(max(in_channels, width), width, 1))
     for index in range(blocks):
-        block_width = width * 2**index
         kernel_size = 1 if index == blocks - 1 else 3
-        layers: list[nn.Module] = []
-        for _ in range(layers_per_block):
-            layers += [convolve(block_width, block_width, kernel_size), activate()]
-        layers += [lip.FirstChannels(block_width // 2), lip.PixelUnshuffle(2, backend)]
-        parts[f"block{index + 1}"] = lip.Chain(*layers)
+        parts[f"block{index + 1}"] = layers.block(width * 2**index, kernel_size, layers_per_block)
     parts["pool"] = nn.AdaptiveMaxPool2d(1)
-    if dense is None:
-        parts["head"] = convolve(channels, channels, 1)
-        parts["flatten"] = nn.Flatten()
-    else:
-        parts["flatten"] = nn.Flatten()
-        parts["head"] = dense(channels, channels, backend=backend)
+    parts.update(layers.head(channels))
     parts["classes"] = lip.FirstChannels(num_classes)
     net = LipConvNet(parts)
     net.input_shape = in_channels, image_size, image_size
@@ -123,6 +107,36 @@ def lip_conv_net(
         for name in ("stem.0.raw_weight", "head.raw_weight"):
             nn.init.orthogonal_(net.get_parameter(name))
     return net
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """One method's layers, with the same options throughout the network."""
+
+    method: str
+    pairing: str
+    backend: str
+    options: dict[str, Any]
+
+    def convolution(self, inputs: int, outputs: int, kernel_size: int) -> nn.Module:
+        layer = getattr(lip, _LAYERS[self.method][0])
+        return layer(inputs, outputs, kernel_size, backend=self.backend, **self.options)
+
+    def activated(self, inputs: int, outputs: int, kernel_size: int) -> tuple[nn.Module, nn.Module]:
+        """A convolution, and MaxMin."""
+        return self.convolution(inputs, outputs, kernel_size), lip.MaxMin(self.pairing, backend=self.backend)
+
+    def block(self, width: int, kernel_size: int, convolutions: int) -> nn.Module:
+        """Convolutions with MaxMin, then half of the channels and half of the resolution: twice the width."""
+        pairs = [self.activated(width, width, kernel_size) for _ in range(convolutions)]
+        down = lip.FirstChannels(width // 2), lip.PixelUnshuffle(2, self.backend)
+        return lip.Chain(*itertools.chain(*pairs), *down)
+
+    def head(self, channels: int) -> dict[str, nn.Module]:
+        dense = _LAYERS[self.method][1]
+        if dense is None:
+            return {"head": self.convolution(channels, channels, 1), "flatten": nn.Flatten()}
+        return {"flatten": nn.Flatten(), "head": getattr(lip, dense)(channels, channels, backend=self.backend)}
 
 
 def _check_width(method: str, size: str, width: int | None, backend: str) -> int:

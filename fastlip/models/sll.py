@@ -16,7 +16,7 @@ class SLLSize(NamedTuple):
     """Convolutions, dense layers, and channels of the images between them."""
 
     convolutions: int
-    dense: int
+    dense_layers: int
     width: int
 
 
@@ -82,13 +82,9 @@ def sll_net(
     Raises:
         ValueError: an argument out of range, named.
     """
-    if size not in SLL_SIZES:
-        raise ValueError(f"size={size!r}: allowed are {', '.join(map(repr, SLL_SIZES))}")
+    sizes = _sizes(size, width=width, convolutions=convolutions, dense_layers=dense_layers)
     check_backend(backend)
-    sizes = SLL_SIZES[size]
-    width = sizes.width if width is None else check_positive_int("width", width)
-    convolutions = sizes.convolutions if convolutions is None else check_positive_int("convolutions", convolutions)
-    dense_layers = sizes.dense if dense_layers is None else check_positive_int("dense_layers", dense_layers)
+    width = sizes.width
     if check_positive_int("in_channels", in_channels) > width:
         raise ValueError(f"in_channels={in_channels}: expected at most the width {width}")
     if check_positive_int("image_size", image_size) < _POOL:
@@ -100,12 +96,20 @@ def sll_net(
     connect = {"inner_features": check_positive_int("inner_features", inner_features), "backend": backend}
     parts: OrderedDict[str, nn.Module] = OrderedDict(
         pad=lip.ZeroChannelPad(width),
-        convolutions=nn.Sequential(*(lip.SLLConv2d(width, width, 3, **convolve) for _ in range(convolutions))),
+        convolutions=nn.Sequential(*(lip.SLLConv2d(width, width, 3, **convolve) for _ in range(sizes.convolutions))),
         pool=lip.ScaledAvgPool2d(_POOL),
         flatten=nn.Flatten(),
-        dense=nn.Sequential(*(lip.SLLLinear(features, features, **connect) for _ in range(dense_layers))),
+        dense=nn.Sequential(*(lip.SLLLinear(features, features, **connect) for _ in range(sizes.dense_layers))),
         head=lip.NormalizedLinear(features, num_classes, backend=backend),
     )
     net = SLLNet(parts)
     net.input_shape = in_channels, image_size, image_size
     return net
+
+
+def _sizes(size: str, **given: int | None) -> SLLSize:
+    """What ``size`` names, and instead of it what is given."""
+    if size not in SLL_SIZES:
+        raise ValueError(f"size={size!r}: allowed are {', '.join(map(repr, SLL_SIZES))}")
+    chosen = {name: check_positive_int(name, value) for name, value in given.items() if value is not None}
+    return SLL_SIZES[size]._replace(**chosen)

@@ -144,7 +144,8 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     # A kernel's gradient costs as much as that of its input: frozen kernels, as of a network under attack, have none.
     needs_kernels = [any(needs) for needs in zip(needs_weights, *[needs_scales] * bool(scales), strict=True)]
     options = needs_x, needs_kernels, list(needs_biases), *ctx.options
-    x_bar, kernel_bars, bias_bars = _backward.outputs(gradient, x, scaled(weights, scales), between, masks, *options)
+    kernels = reference.scaled(weights, scales)
+    x_bar, kernel_bars, bias_bars = _backward.outputs(gradient, x, kernels, between, masks, *options)
     weight_bars: list[Tensor | None] = [None] * len(weights)
     scale_bars: list[Tensor | None] = [None] * len(scales)
     for i, bar in enumerate(kernel_bars):
@@ -162,13 +163,6 @@ def _split(tensors: list[Tensor], counts: tuple[int, ...]) -> list[list[Tensor]]
         parts.append(tensors[:count])
         tensors = tensors[count:]
     return [*parts, tensors]
-
-
-def scaled(weights: list[Tensor], scales: list[Tensor]) -> list[Tensor]:
-    """W diag(s) of each layer; the weights themselves without scales."""
-    if not scales:
-        return weights
-    return [weight * scale[:, None, None] for weight, scale in zip(weights, scales, strict=True)]
 
 
 _forward = OP.define(

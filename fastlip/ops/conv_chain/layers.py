@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastlip.ops import _channels_last as images
 from fastlip.ops._padding import Pads
-from fastlip.ops.conv_chain import scaled
+from fastlip.ops.conv_chain.reference import scaled
 
 
 class Passes(Protocol):

@@ -13,18 +13,23 @@ from fastlip.ops.maxmin import reference as maxmin
 
 def conv_chain(
     x: Tensor,
-    weights: Sequence[Tensor],
+    weights: list[Tensor],
     biases: Sequence[Tensor | None],
-    scales: Sequence[Tensor],
+    scales: list[Tensor],
     padding_mode: str,
     dilation: tuple[int, int],
     pairing: str,
 ) -> Tensor:
     """X ← maxmin(W diag(s) ∗ x + b), layer after layer."""
-    if scales:
-        weights = [weight * scale[:, None, None] for weight, scale in zip(weights, scales, strict=True)]
-    for weight, bias in zip(weights, biases, strict=True):
+    for weight, bias in zip(scaled(weights, scales), biases, strict=True):
         padded = pad(x, same_pads(weight.shape[2:], dilation), padding_mode)
         x = F.conv2d(padded, weight, bias, dilation=dilation)
         x = x if pairing == "none" else maxmin.maxmin(x, pairing, 1)
     return x
+
+
+def scaled(weights: list[Tensor], scales: list[Tensor]) -> list[Tensor]:
+    """W diag(s) of each layer; the weights themselves without scales."""
+    if not scales:
+        return weights
+    return [weight * scale[:, None, None] for weight, scale in zip(weights, scales, strict=True)]
