@@ -1,0 +1,158 @@
+"""The contest: who takes part, whether they agree, and the ratios of what their steps cost."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastlip.benchmarking import peers, whole_step
+from fastlip.benchmarking.networks import network_of, perturb
+from fastlip.benchmarking.steps import evaluation_step, gradients_of, loss_of, training_step
+from fastlip.benchmarking.timing import alternate
+from fastlip.models import lip_conv_net
+from fastlip.testing import bytes_kept
+
+CONTESTANTS = ("fused", *whole_step.PROGRAMS, "reference", "channels-last", "compiled", *peers.PEERS)
+# In float64: in float32 a pair or a maximum that rounding decides may fall either way, and moves gradients visibly.
+_AGREEMENT = 1e-6
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One method's network, its batch, and how it is timed."""
+
+    method: str
+    size: str = "XS"
+    batch_size: int = 256
+    image_size: int = 32
+    layers_per_block: int = 5
+    rounds: int = 7
+    device: str = "cpu"
+    layer_options: Mapping[str, Any] = field(default_factory=dict)  # of the method's convolutions
+    scale: float = 1.0  # of the weights, away from their initialisation
+
+
+@dataclass(frozen=True)
+class Row:
+    """A contestant beside plain: medians over the rounds of time ratios, and the ratio of saved bytes."""
+
+    method: str
+    contestant: str
+    train: float
+    evaluate: float
+    saved: float
+    train_ms: float
+    evaluate_ms: float
+    plain_train_ms: float
+    plain_evaluate_ms: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+class DisagreementError(RuntimeError):
+    """Fused and reference networks differ by more than rounding: nothing is timed."""
+
+
+def run(setting: Setting, contestants: Sequence[str] = CONTESTANTS) -> list[Row]:
+    """Times the contestants and the plain network, alternating; after the agreement of gradients is checked.
+
+    Plain is the same network of zero-padded ``nn.Conv2d`` and ``nn.Linear``, contiguous, with MaxMin by maximum and
+    minimum as usually published. Contestants: ``"fused"``; ``"fused compiled"``, its network and loss in one graph of
+    ``torch.compile`` (which takes minutes), backward too; ``"fused CUDA graph"``, its whole step with the optimiser
+    captured and replayed, on a GPU, without the host's synchronisations (CPL: ``training_sigma="power"``);
+    ``"reference"``, the pure-PyTorch layers; ``"channels-last"``, the reference in that memory format (what it alone
+    is worth); ``"compiled"``, the reference under ``torch.compile``; ``"orthogonium"`` and ``"deel-torchlip"``, the
+    same network of that package's layers, from their own initialisation and as they evaluate by themselves.
+
+    Raises:
+        ValueError: a contestant that cannot run (see :func:`why_not`).
+        DisagreementError: fused (eager, compiled or captured) and reference differ by more than rounding; nothing
+            was timed.
+    """
+    for contestant in contestants:
+        if reason := why_not(contestant, setting.method, setting.device):
+            raise ValueError(f"contestants: {reason}")
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = _model(setting)
+    networks = {name: network_of(name, setting.method, model) for name in ("plain", *contestants)}
+    x = torch.rand(setting.batch_size, 3, setting.image_size, setting.image_size, device=setting.device)
+    y = torch.randint(10, (setting.batch_size,), device=setting.device)
+    for name in dict.fromkeys(("fused", *(name for name in contestants if name in whole_step.PROGRAMS))):
+        _require_agreement(name, setting.method, model, x[:4], y[:4])
+    inputs = {name: _input(name, x) for name in networks}
+    losses = {name: loss_of(network, inputs[name], y) for name, network in networks.items()}
+    sizes = dict.fromkeys(networks, 0)
+    how = setting.rounds, setting.device
+    train = alternate({name: training_step(name, networks[name], losses[name]) for name in networks}, *how)
+    for name, network in networks.items():
+        sizes[name] = 0 if name in ("compiled", *whole_step.PROGRAMS) else bytes_kept(losses[name])
+        network.eval()
+    evaluate = alternate({name: evaluation_step(name, networks[name], inputs[name]) for name in networks}, *how)
+    return [_row(setting, name, train, evaluate, sizes) for name in contestants]
+
+
+def why_not(contestant: str, method: str, device: str = "cpu") -> str:
+    """Why this contestant cannot be timed beside this method on this device; empty if it can."""
+    if contestant not in CONTESTANTS:
+        return f"got {contestant!r}, allowed are {', '.join(map(repr, CONTESTANTS))}"
+    if contestant in peers.PEERS:
+        return peers.why_not(contestant, method)
+    return whole_step.why_not(contestant, device)
+
+
+def _row(
+    setting: Setting,
+    name: str,
+    train: dict[str, list[float]],
+    evaluate: dict[str, list[float]],
+    sizes: dict[str, int],
+) -> Row:
+    def ratio(seconds: dict[str, list[float]]) -> float:
+        return statistics.median(a / b for a, b in zip(seconds[name], seconds["plain"], strict=True))
+
+    def milliseconds(seconds: list[float]) -> float:
+        return 1e3 * statistics.median(seconds)
+
+    return Row(
+        setting.method,
+        name,
+        ratio(train),
+        ratio(evaluate),
+        sizes[name] / sizes["plain"],
+        *map(milliseconds, (train[name], evaluate[name], train["plain"], evaluate["plain"])),
+    )
+
+
+def _model(setting: Setting) -> nn.Module:
+    model = lip_conv_net(
+        setting.method,
+        setting.size,
+        image_size=setting.image_size,
+        layers_per_block=setting.layers_per_block,
+        **setting.layer_options,
+    ).to(setting.device)
+    return perturb(model, setting.scale)
+
+
+def _input(name: str, x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if name == "channels-last" else x
+
+
+def _require_agreement(name: str, method: str, model: nn.Module, x: Tensor, y: Tensor) -> None:
+    ours, theirs = (gradients_of(one, method, model, x.double(), y) for one in (name, "reference"))
+    for (parameter, _), one, other in zip(model.named_parameters(), ours, theirs, strict=True):
+        if one is None or other is None:
+            continue
+        error = (one - other).norm() / other.norm().clamp_min(torch.finfo(one.dtype).tiny)
+        if not error <= _AGREEMENT:
+            raise DisagreementError(
+                f"{method}: gradients of {parameter} differ by {error:.1e} between {name} and reference"
+            )
