@@ -10,21 +10,10 @@
 namespace fastlip {
 namespace {
 
-constexpr int64_t kGrainElements = 1 << 15;
-
-// Calls visit(o, tap) for every tap of every outer index.
-template <class Visit>
-void for_taps(int64_t outer, int64_t taps, int64_t inner, const Visit& visit) {
-  parallel_for(outer * taps, std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, inner)),
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t i = begin; i < end; ++i) visit(i / taps, i % taps);
-               });
-}
-
 // longer[o, t] = product[o, t] + (kernel[o, t - 1] - product[o, t - 1]), t <= taps, terms beyond either end left out.
 template <class T>
 void block_conv_longer(const T* kernel, const T* product, T* longer, int64_t outer, int64_t taps, int64_t inner) {
-  for_taps(outer, taps + 1, inner, [&](int64_t o, int64_t t) {
+  parallel_pairs(outer, taps + 1, inner, [&](int64_t o, int64_t t) {
     const int64_t here = (o * taps + t) * inner, before = here - inner;
     T* target = longer + (o * (taps + 1) + t) * inner;
     if (t == 0) {
@@ -40,7 +29,7 @@ void block_conv_longer(const T* kernel, const T* product, T* longer, int64_t out
 // difference[o, t] = longer[o, t] - longer[o, t + 1] and rest[o, t] = longer[o, t + 1], t < taps.
 template <class T>
 void block_conv_shorter(const T* longer, T* difference, T* rest, int64_t outer, int64_t taps, int64_t inner) {
-  for_taps(outer, taps, inner, [&](int64_t o, int64_t t) {
+  parallel_pairs(outer, taps, inner, [&](int64_t o, int64_t t) {
     const T* first = longer + (o * (taps + 1) + t) * inner;
     T* D = difference + (o * taps + t) * inner;
     T* R = rest + (o * taps + t) * inner;

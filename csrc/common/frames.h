@@ -47,9 +47,8 @@ void fill_frame(T* framed, const Frames& f) {
 // to plain (dense) or to the interior of framed, or to both; then frames are filled. Null: not wanted.
 template <class T, class Compute>
 void pass_over_rows(const Frames& f, T* plain, T* framed, const Compute& compute) {
-  constexpr int64_t kGrainElements = 1 << 15;
   if (f.empty()) return;
-  parallel_for(f.batch, std::max<int64_t>(1, kGrainElements / f.image()), [&](int64_t begin, int64_t end) {
+  parallel_for(f.batch, grain_of(f.image()), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       for (int64_t y = 0; y < f.height; ++y) {
         const int64_t offset = n * f.image() + y * f.row();

@@ -1,6 +1,7 @@
 // A parallel loop on the caller's thread pool (torch's own), so that no second pool spins beside it.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 
@@ -27,6 +28,20 @@ void parallel_for(int64_t size, int64_t grain, const Body& body) {
       0, size, grain,
       [](int64_t begin, int64_t end, void* context) { (*static_cast<const Body*>(context))(begin, end); },
       const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+// The grain of a loop whose items each move so many numbers through memory.
+inline int64_t grain_of(int64_t elements) {
+  constexpr int64_t kElements = 1 << 15;
+  return std::max<int64_t>(1, kElements / std::max<int64_t>(1, elements));
+}
+
+// Calls visit(i, j) for all i < outer and j < inner, each of which moves so many numbers.
+template <class Visit>
+void parallel_pairs(int64_t outer, int64_t inner, int64_t elements, const Visit& visit) {
+  parallel_for(outer * inner, grain_of(elements), [&](int64_t begin, int64_t end) {
+    for (int64_t pair = begin; pair < end; ++pair) visit(pair / inner, pair % inner);
+  });
 }
 
 // Calls body(job) once for each job in [0, count), whichever thread is free taking the next: for jobs of unequal cost.

@@ -15,13 +15,11 @@
 namespace fastlip {
 namespace {
 
-constexpr int64_t kGrainElements = 1 << 15;
-
 template <class Type, bool compare>
 void rows(const typename Type::Storage* x, typename Type::Storage* y, uint8_t* bits, int64_t outer,
           int64_t channels, bool halves) {
   const int64_t pairs = channels / 2, mask_stride = (pairs + 7) / 8;
-  parallel_for(outer, std::max<int64_t>(1, kGrainElements / channels), [&](int64_t begin, int64_t end) {
+  parallel_for(outer, grain_of(channels), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const auto* in = x + row * channels;
       auto* out = y + row * channels;
@@ -40,19 +38,16 @@ template <class Type, bool compare>
 void planes(const typename Type::Storage* x, typename Type::Storage* y, uint8_t* bits, int64_t outer,
             int64_t channels, int64_t inner, bool halves) {
   const int64_t pairs = channels / 2, mask_stride = (inner + 7) / 8, slots = pairs + channels % 2;
-  parallel_for(outer * slots, std::max<int64_t>(1, kGrainElements / inner), [&](int64_t begin, int64_t end) {
-    for (int64_t run = begin; run < end; ++run) {
-      const int64_t image = run / slots, pair = run % slots;
-      if (pair == pairs) {  // the odd channel out
-        const int64_t last = (image * channels + channels - 1) * inner;
-        std::copy_n(x + last, inner, y + last);
-        continue;
-      }
-      const int64_t first = (image * channels + (halves ? pair : 2 * pair)) * inner;
-      const int64_t second = first + (halves ? pairs : 1) * inner;
-      separate_run<Type, compare>(x + first, x + second, y + first, y + second,
-                                  bits + (image * pairs + pair) * mask_stride, inner);
+  parallel_pairs(outer, slots, inner, [&](int64_t image, int64_t pair) {
+    if (pair == pairs) {  // the odd channel out
+      const int64_t last = (image * channels + channels - 1) * inner;
+      std::copy_n(x + last, inner, y + last);
+      return;
     }
+    const int64_t first = (image * channels + (halves ? pair : 2 * pair)) * inner;
+    const int64_t second = first + (halves ? pairs : 1) * inner;
+    separate_run<Type, compare>(x + first, x + second, y + first, y + second,
+                                bits + (image * pairs + pair) * mask_stride, inner);
   });
 }
 

@@ -1,7 +1,6 @@
 // Space to depth on channels-last images: y[n, h, w, (c, dy, dx)] = x[n, f h + dy, f w + dx, c], and its adjoint.
 // Both move every element once: f² streams of pixels on one side, one stream on the other.
 
-#include <algorithm>
 #include <cstdint>
 
 #include "common/parallel.h"
@@ -10,17 +9,6 @@
 
 namespace fastlip {
 namespace {
-
-constexpr int64_t kGrainElements = 1 << 15;
-
-// Calls visit(row of y's pixels, offset of the row's first pixel in x, for dy = 0), for every row of the batch.
-template <class Visit>
-void for_rows(int64_t batch, int64_t height, int64_t row_elements, const Visit& visit) {
-  parallel_for(batch * height, std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, row_elements)),
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t row = begin; row < end; ++row) visit(row / height, row % height);
-               });
-}
 
 template <class T>
 struct Pair {
@@ -75,7 +63,7 @@ template <class T>
 void unshuffle(const T* x, T* y, int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t factor,
                int64_t sn, int64_t sh, int64_t sw) {
   const int64_t square = factor * factor, row = width * channels * square;
-  for_rows(batch, height, row, [&](int64_t n, int64_t h) {
+  parallel_pairs(batch, height, row, [&](int64_t n, int64_t h) {
     T* target = y + (n * height + h) * row;
     for (int64_t w = 0; w < width; ++w, target += channels * square) {
       const T* source = x + n * sn + factor * h * sh + factor * w * sw;
@@ -96,7 +84,7 @@ template <class T>
 void shuffle(const T* y, T* x, int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t factor) {
   const int64_t square = factor * factor, row = width * channels * square;
   const int64_t sw = channels, sh = factor * width * sw;
-  for_rows(batch, height, row, [&](int64_t n, int64_t h) {
+  parallel_pairs(batch, height, row, [&](int64_t n, int64_t h) {
     const T* source = y + (n * height + h) * row;
     for (int64_t w = 0; w < width; ++w, source += channels * square) {
       T* target = x + (n * height + h) * factor * sh + factor * w * sw;

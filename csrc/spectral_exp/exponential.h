@@ -6,7 +6,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <utility>
@@ -40,15 +39,10 @@ class Exponential {
  public:
   Exponential(int64_t n, bool differentiates, bool parallel)
       : n_(n), differentiates_(differentiates), parallel_(parallel) {
-    constexpr int64_t own = 5;
-    const int64_t size = Matrix::size(n, n);
-    const int64_t powers = differentiates ? kMostSquarings<T> + 1 : 2, more = differentiates ? 4 : 0;
-    T* memory = scratch<T, Exponential>((own + powers + more) * size);
-    const auto take = [&] { return memory += size, memory - size; };
-    for (Matrix* matrix : {&a_, &a2_, &a4_, &left_, &right_}) matrix->data = take();
-    for (int64_t i = 0; i < powers; ++i) power_[i].data = take();
-    if (!differentiates) return;
-    for (Matrix* matrix : {&g_, &h_, &p_, &q_}) matrix->data = take();
+    const int64_t matrices = differentiates ? 9 : 5, powers = differentiates ? kMostSquarings<T> + 1 : 2;
+    powers_ = scratch<T, Exponential>((powers + matrices) * size());
+    Matrix* all[] = {&a_, &a2_, &a4_, &left_, &right_, &g_, &h_, &p_, &q_};
+    for (int64_t i = 0; i < matrices; ++i) all[i]->data = powers_ + (powers + i) * size();
   }
 
   // exp((K - Kᴴ) / 2), or false where K is too large for it.
@@ -78,7 +72,10 @@ class Exponential {
  private:
   using Matrix = Planar<T, complex>;
 
-  const Matrix& power(int j) const { return power_[differentiates_ ? j : j % 2]; }
+  int64_t size() const { return Matrix::size(n_, n_); }
+
+  // exp(A)^(2^j); without a gradient only the last two are kept.
+  Matrix power(int j) const { return {powers_ + (differentiates_ ? j : j % 2) * size(), n_}; }
 
   void product(const Matrix& c, const Matrix& a, const Matrix& b, T factor = T{1}, bool add = false) const {
     cayley::multiply(c, a, b, n_, n_, n_, add, factor, parallel_);
@@ -108,7 +105,7 @@ class Exponential {
     return true;
   }
 
-  // The powers exp(A)^(2^j), j <= last; none if it is negative.
+  // The powers up to the last; none if it is negative.
   void raise(int last) const {
     if (last < 0) return;
     product(power(0), left_, right_);
@@ -144,6 +141,7 @@ class Exponential {
   const bool differentiates_;
   const bool parallel_;
   int squarings_ = 0;
+  T* powers_;
   Matrix a_{nullptr, n_};
   Matrix a2_{nullptr, n_};
   Matrix a4_{nullptr, n_};
@@ -153,12 +151,6 @@ class Exponential {
   Matrix h_{nullptr, n_};
   Matrix p_{nullptr, n_};
   Matrix q_{nullptr, n_};
-  std::array<Matrix, kMostSquarings<T> + 1> power_ = filled(std::make_index_sequence<kMostSquarings<T> + 1>{}, n_);
-
-  template <size_t... index>
-  static std::array<Matrix, sizeof...(index)> filled(std::index_sequence<index...>, int64_t n) {
-    return {((void)index, Matrix{nullptr, n})...};
-  }
 };
 
 }  // namespace fastlip::spectral_exp
