@@ -86,8 +86,9 @@ class _Contestant:
 
     def forward(self) -> Tensor:
         """The loss of as many images as a step takes at once."""
-        x = self.x.tensor_split(self.training.parts(len(self.x)))[0]
-        return self.training.loss(self.training.forward(x), self.y[: len(x)])
+        gradients = self.training.gradients
+        x = self.x.tensor_split(gradients.parts(len(self.x)))[0]
+        return gradients.loss(gradients.forward(x), self.y[: len(x)])
 
     def evaluate(self) -> None:
         """A batch, with the effective weights that are kept."""

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from fastlip.data import Data
 from fastlip.training import checkpoint, logs
 from fastlip.training.distributed import World
+from fastlip.training.gradients import EPS, Gradients, correct_and_certified
 from fastlip.training.progress import Progress
 from fastlip.training.recipe import Recipe
-from fastlip.training.setup import batches_of, compiled, loss_of, optimizer_of, scheduler_of, steps_of
-from fastlip.training.sharing import SharedWeights, buffers_kept
-from fastlip.training.watch import (
-    Interrupt,
-    Interrupted,
-    NotFiniteError,
-    explain_not_finite,
-    require_finite_parameters,
-)
+from fastlip.training.setup import batches_of, optimizer_of, scheduler_of, steps_of
+from fastlip.training.watch import Interrupt, Interrupted, NotFiniteError, require_finite_parameters
 
-# While training, CRA at this radius is reported on the word of the layers, L = 1; certificates are audited.
-EPS = 36 / 255
+__all__ = ["EPS", "Training"]
 
 
 class Training:
@@ -63,14 +53,11 @@ class Training:
         self.data = data
         self.folder = folder
         self.world = world or World()
-        self.loss = loss_of(recipe, reduction="sum", multi_gpu=self.world.size > 1)
         self.train_batches = batches_of(recipe, data, data.train, augment=True, share=self.world.share)
         self.test_batches = batches_of(recipe, data, data.test, share=self.world.share)
         self._check_shares()
-        self.shared = self._shared_weights()
-        self.network: nn.Module = compiled(model, data.shape) if recipe.compile else model
-        if self.shared is None:
-            self.network = self.world.wrap(self.network)
+        self.gradients = Gradients(model, recipe, data.shape, self.world)
+        self.network = self.gradients.network
         self.interrupt = Interrupt(patient=self.world.size > 1)
         self.optimizer = optimizer_of(recipe, model)
         self.steps = steps_of(recipe, len(self.train_batches))
@@ -171,108 +158,20 @@ class Training:
 
     def step(self, x: Tensor, y: Tensor) -> Sequence[float]:
         """One update from this process's images of the batch; the loss and counts of the whole batch."""
-        mine, total = self.train_batches.counts(self.progress.batch)
-        figures = torch.zeros(3, dtype=torch.float64, device=x.device)
         self.optimizer.zero_grad()
-        parts = self.parts(mine)
-        with self._sharing(x):
-            for index, (x_part, y_part) in enumerate(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)):
-                last = index == parts - 1
-                # Each part sees the step's buffers as they were: what a power iteration adds, it adds once.
-                with nullcontext() if last else buffers_kept(self.model):
-                    # A process without images of its own runs one and counts none.
-                    figures += self._add_gradients(x_part, y_part, mine, total, last)
-        own_loss, figures = figures[0].clone(), self.world.sum(figures)
-        values = figures.tolist()  # waits for a GPU
-        if not math.isfinite(values[0]):
-            raise self._not_finite_loss(values[0], own_loss.item(), x)
+        try:
+            figures = self.gradients.add(x, y, *self.train_batches.counts(self.progress.batch))
+        except NotFiniteError as error:
+            where = f"epoch {self.progress.epoch + 1}, step {self.progress.batch + 1}"
+            raise NotFiniteError(f"{where}: {error}") from error
         self.optimizer.step()
         self.scheduler.step()
-        return values
-
-    def _shared_weights(self) -> SharedWeights | None:
-        """Where one process takes a step in parts, or several share the layers; a compiler computes its own."""
-        alone = self.world.size == 1
-        if self.recipe.compile or not (self.recipe.accumulate > 1 if alone else self.recipe.share):
-            return None
-        x = torch.zeros(2, *self.data.shape, device=self.train_batches.device)
-        return SharedWeights(self.model, x, self.world)
-
-    @contextmanager
-    def _sharing(self, x: Tensor) -> Iterator[None]:
-        """Effective weights, and their adjoints, once for all parts of the step."""
-        if self.shared is None:
-            yield
-            return
-        with self.shared.lent():
-            with self._explaining(x):
-                self.shared.hand_out()
-            yield
-            self.shared.collect()
-
-    def _add_gradients(self, x: Tensor, y: Tensor, mine: int, total: int, last: bool) -> Tensor:
-        """Adds those of a part of the step; the part's figures."""
-        with self._sending_gradients(last):
-            scores, y = self.forward(x)[:mine], y[:mine]
-            loss = self.loss(scores, y) / total if mine else scores.sum()
-            with torch.no_grad():
-                figures = torch.stack((loss, *self._correct_and_certified(scores, y)))
-            # DistributedDataParallel takes the mean over processes, shared weights the sum.
-            (loss if self.shared else loss * self.world.size).backward()
         return figures
-
-    def parts(self, images: int) -> int:
-        """In how many parts a step takes so many images of this process."""
-        return max(1, min(self.recipe.accumulate, images))
-
-    @contextmanager
-    def _sending_gradients(self, last: bool) -> Iterator[None]:
-        """Gradients of the parts of a step add up; after the last they become the mean over processes."""
-        if isinstance(self.network, DistributedDataParallel) and not last:
-            with self.network.no_sync():
-                yield
-        else:
-            yield
 
     def _agree_to_stop(self) -> bool:
         """Whether a signal has reached any process; then all have its number."""
         self.interrupt.number = self.world.largest(self.interrupt.number, self.train_batches.device)
         return bool(self.interrupt.number)
-
-    def _correct_and_certified(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """How many are right, and how many by a margin that EPS cannot close if the layers keep their word."""
-        true = scores.gather(1, y[:, None])[:, 0]
-        others = scores.scatter(1, y[:, None], -math.inf).amax(1)
-        margin = true - others
-        slope = getattr(self.model, "margin_slope", math.sqrt(2))
-        return (margin > 0).sum(), (margin > slope * EPS).sum()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The scores as training computes them: compiled, distributed, in the recipe's precision."""
-        with self._explaining(x):
-            if self.recipe.precision == "fp32":
-                return self.network(x)
-            with torch.autocast(x.device.type, torch.bfloat16):
-                scores = self.network(x)
-            return scores.float()
-
-    @contextmanager
-    def _explaining(self, x: Tensor) -> Iterator[None]:
-        try:
-            yield
-        except torch.linalg.LinAlgError as error:  # what a decomposition makes of NaN
-            reason = explain_not_finite(self.model, x)
-            raise self._not_finite(f"a decomposition failed: {reason}") from error
-
-    def _not_finite_loss(self, loss: float, own_loss: float, x: Tensor) -> NotFiniteError:
-        """The reason that the process gives whose loss is not finite."""
-        own = "" if math.isfinite(own_loss) else explain_not_finite(self.model, x)
-        reason = next(filter(None, self.world.gather(own)), "the sum over processes overflows")
-        return self._not_finite(f"loss is {loss}: {reason}")
-
-    def _not_finite(self, what: str) -> NotFiniteError:
-        where = f"epoch {self.progress.epoch + 1}, step {self.progress.batch + 1}"
-        return NotFiniteError(f"{where}: {what}")
 
     def _close_epoch(self) -> dict[str, float]:
         progress = self.progress
@@ -300,6 +199,6 @@ class Training:
         counts = torch.zeros(2, dtype=torch.float64, device=self.test_batches.device)
         with torch.no_grad():
             for x, y in self.test_batches:
-                counts += torch.stack(self._correct_and_certified(self.model(x), y))
+                counts += torch.stack(correct_and_certified(self.model, self.model(x), y))
         correct, certified = self.world.sum(counts).tolist()
         return correct / self.test_batches.image_count, certified / self.test_batches.image_count

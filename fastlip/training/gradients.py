@@ -1,0 +1,141 @@
+"""The gradients of a step: in parts, in the recipe's precision, by one process or several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastlip.training.distributed import World
+from fastlip.training.recipe import Recipe
+from fastlip.training.setup import compiled, device_of, loss_of
+from fastlip.training.sharing import SharedWeights, buffers_kept
+from fastlip.training.watch import NotFiniteError, explain_not_finite
+
+# While training, CRA at this radius is reported on the word of the layers, L = 1; certificates are audited.
+EPS = 36 / 255
+
+
+class Gradients:
+    """A model as training runs it, and the gradients of its loss.
+
+    Args:
+        model: what is trained.
+        recipe: how.
+        shape: of its images, (c, h, w).
+        world: the processes that share the work.
+
+    ``network`` is the model as it runs in training: compiled, or distributed.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe, shape: Sequence[int], world: World):
+        self.model = model
+        self.recipe = recipe
+        self.world = world
+        self.loss = loss_of(recipe, reduction="sum", multi_gpu=world.size > 1)
+        self.shared = self._shared_weights(shape)
+        network = compiled(model, shape) if recipe.compile else model
+        self.network: nn.Module = network if self.shared else world.wrap(network)
+
+    def add(self, x: Tensor, y: Tensor, mine: int, total: int) -> list[float]:
+        """Adds those of the mean loss over a step's ``total`` images, of which this process has ``mine``.
+
+        Returns:
+            The loss, and how many images are right and certified, of all processes.
+
+        Raises:
+            NotFiniteError: the loss is not finite, or a decomposition failed; it says in which layer.
+        """
+        figures = torch.zeros(3, dtype=torch.float64, device=x.device)
+        parts = self.parts(mine)
+        with self._sharing(x):
+            for index, (x_part, y_part) in enumerate(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)):
+                last = index == parts - 1
+                # Each part sees the step's buffers as they were: what a power iteration adds, it adds once.
+                with nullcontext() if last else buffers_kept(self.model):
+                    # A process without images of its own runs one and counts none.
+                    figures += self._add_part(x_part, y_part, mine, total, last)
+        own_loss, figures = figures[0].clone(), self.world.sum(figures)
+        values = figures.tolist()  # waits for a GPU
+        if not math.isfinite(values[0]):
+            raise self._not_finite_loss(values[0], own_loss.item(), x)
+        return values
+
+    def parts(self, images: int) -> int:
+        """In how many parts a step takes so many images of this process."""
+        return max(1, min(self.recipe.accumulate, images))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The scores as training computes them: compiled, distributed, in the recipe's precision."""
+        with self._explaining(x):
+            if self.recipe.precision == "fp32":
+                return self.network(x)
+            with torch.autocast(x.device.type, torch.bfloat16):
+                scores = self.network(x)
+            return scores.float()
+
+    def _shared_weights(self, shape: Sequence[int]) -> SharedWeights | None:
+        """Where one process takes a step in parts, or several share the layers; a compiler computes its own."""
+        alone = self.world.size == 1
+        if self.recipe.compile or not (self.recipe.accumulate > 1 if alone else self.recipe.share):
+            return None
+        x = torch.zeros(2, *shape, device=device_of(self.recipe))
+        return SharedWeights(self.model, x, self.world)
+
+    @contextmanager
+    def _sharing(self, x: Tensor) -> Iterator[None]:
+        """Effective weights, and their adjoints, once for all parts of the step."""
+        if self.shared is None:
+            yield
+            return
+        with self.shared.lent():
+            with self._explaining(x):
+                self.shared.hand_out()
+            yield
+            self.shared.collect()
+
+    def _add_part(self, x: Tensor, y: Tensor, mine: int, total: int, last: bool) -> Tensor:
+        """Adds those of a part of the step; the part's figures."""
+        with self._sending_gradients(last):
+            scores, y = self.forward(x)[:mine], y[:mine]
+            loss = self.loss(scores, y) / total if mine else scores.sum()
+            with torch.no_grad():
+                figures = torch.stack((loss, *correct_and_certified(self.model, scores, y)))
+            # DistributedDataParallel takes the mean over processes, shared weights the sum.
+            (loss if self.shared else loss * self.world.size).backward()
+        return figures
+
+    @contextmanager
+    def _sending_gradients(self, last: bool) -> Iterator[None]:
+        """Gradients of the parts of a step add up; after the last they become the mean over processes."""
+        if isinstance(self.network, DistributedDataParallel) and not last:
+            with self.network.no_sync():
+                yield
+        else:
+            yield
+
+    @contextmanager
+    def _explaining(self, x: Tensor) -> Iterator[None]:
+        try:
+            yield
+        except torch.linalg.LinAlgError as error:  # what a decomposition makes of NaN
+            raise NotFiniteError(f"a decomposition failed: {explain_not_finite(self.model, x)}") from error
+
+    def _not_finite_loss(self, loss: float, own_loss: float, x: Tensor) -> NotFiniteError:
+        """The reason that the process gives whose loss is not finite."""
+        own = "" if math.isfinite(own_loss) else explain_not_finite(self.model, x)
+        reason = next(filter(None, self.world.gather(own)), "the sum over processes overflows")
+        return NotFiniteError(f"loss is {loss}: {reason}")
+
+
+def correct_and_certified(model: nn.Module, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """How many are right, and how many by a margin that EPS cannot close if the layers keep their word."""
+    true = scores.gather(1, y[:, None])[:, 0]
+    others = scores.scatter(1, y[:, None], -math.inf).amax(1)
+    margin = true - others
+    slope = getattr(model, "margin_slope", math.sqrt(2))
+    return (margin > 0).sum(), (margin > slope * EPS).sum()
