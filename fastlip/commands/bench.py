@@ -17,20 +17,22 @@ from fastlip.models import METHODS, SIZES, TITLES
 _BATCH_SIZES = {"XS": 256, "S": 64, "M": 32, "L": 16}
 
 
-@click.command()
-@click.option("--method", "methods", multiple=True, help="Method; give it once for each.  [default: all]")
+@click.command(short_help="Times training and evaluation beside plain convolutions.")
+@click.option(
+    "--method", "methods", multiple=True, help=f"One of {', '.join(METHODS)}; give it once for each.  [default: all]"
+)
 @click.option("--size", type=click.Choice(list(SIZES)), default="XS", help="Size of the network.")
-@click.option("--batch-size", type=click.IntRange(1), help="Images a step.  [default: XS 256, S 64, M 32, L 16]")
-@click.option("--image-size", type=click.IntRange(2), default=32)
-@click.option("--layers-per-block", type=click.IntRange(1), default=5)
+@click.option("--batch-size", type=click.IntRange(1), help="Images in a step.  [default: XS 256, S 64, M 32, L 16]")
+@click.option("--image-size", type=click.IntRange(2), default=32, help="Side of the images.")
+@click.option("--layers-per-block", type=click.IntRange(1), default=5, help="Convolutions in each block.")
 @click.option("--rounds", type=click.IntRange(1), default=7, help="Steps of each network that are timed.")
-@click.option("--device", default="cpu")
+@click.option("--device", default="cpu", help="Where to run: cpu, cuda or cuda:1.")
 @click.option(
     "--contestant",
     "contestants",
     type=click.Choice(CONTESTANTS),
     multiple=True,
-    help="Give it once for each.  [default: fused, reference]",
+    help="What is timed beside plain; give it once for each.  [default: fused, reference]",
 )
 @click.option(
     "--option",

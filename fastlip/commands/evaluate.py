@@ -26,23 +26,25 @@ from fastlip.training.recipe import Recipe
 
 _RUN = click.argument("run", type=click.Path(path_type=Path))
 _PATH = click.option("--path", help="Folder of the data set's files, if it has moved.")
-_DEVICE = click.option("--device", help="auto, cpu, cuda, ...  [default: the run's]")
+_DEVICE = click.option("--device", help="Where to run: auto, cpu, cuda or cuda:1.  [default: the run's]")
 _BACKEND = click.option("--backend", help="Kernels: auto, reference, native or triton.  [default: the run's]")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.command()
+@click.command(short_help="Certifies a network, and attacks it if asked to.")
 @_RUN
 @eps_option
-@click.option("--split", type=click.Choice(["test", "train"]), default="test", help="Which images.")
+@click.option("--split", type=click.Choice(["test", "train"]), default="test", help="Which images to certify.")
 @click.option(
     "--attack",
     type=click.Choice(tuple(KINDS)),
     help="Attack every image too, within each --eps and within its own certified radius.",
 )
 @click.option("--steps", type=click.IntRange(1), help="Gradients in each restart of the attack.  [default: 40]")
-@click.option("--restarts", type=click.IntRange(1), help="Of the attack, for each loss and radius.  [default: 3]")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of the attack's random starts.  [default: 0]")
+@click.option(
+    "--restarts", type=click.IntRange(1), help="Restarts of the attack, for each loss and radius.  [default: 3]"
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the attack's random starts.  [default: 0]")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.  [default: certify-SPLIT in RUN]")
 @_PATH
 @_DEVICE
@@ -90,13 +92,16 @@ def certify(
         raise click.ClickException(f"{broken_text(found.broken)}; saved in {folder / BROKEN}")
 
 
-@click.command()
+@click.command(short_help="Bounds each layer's Lipschitz constant, and their product.")
 @_RUN
 @_DEVICE
 @_BACKEND
 @_JSON
 def audit(run: Path, as_json: bool, **moved: str | None):
-    """Prints an upper bound on the Lipschitz constant of each layer of RUN, and their product."""
+    """Prints an upper bound on the Lipschitz constant of each layer of RUN, and their product.
+
+    RUN is a run folder or a checkpoint. Its data set is not needed.
+    """
     opened = hub.read(run, **moved)
     result = fastlip.audit(opened.model, input_shape=tuple(opened.data["shape"]))
     if as_json:

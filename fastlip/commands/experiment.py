@@ -10,10 +10,12 @@ import click
 from fastlip.study.experiments import EXPERIMENTS
 
 
-@click.command()
+@click.command(short_help="Runs a published experiment on losses, with a figure.")
 @click.argument("name", type=click.Choice(list(EXPERIMENTS)))
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Of data, initialisation and batches.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: runs/experiments]")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Seed of data, initialisation and batches."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the results.  [default: runs/experiments]")
 def experiment(name: str, seed: int, out: Path | None):
     """Runs an experiment of "Pay attention to your loss" (Béthune et al., NeurIPS 2022), with a figure.
 

@@ -24,7 +24,7 @@ _SUFFIXES = {".onnx": "onnx", ".pt2": "pt2"}
 _ONNX_PACKAGES = ("onnx", "onnxscript")
 
 
-@click.command()
+@click.command(short_help="Writes a network as a file that needs no fastlip.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
 @click.option(
@@ -35,7 +35,7 @@ _ONNX_PACKAGES = ("onnx", "onnxscript")
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def export(run: Path, out: Path, kind: str | None, as_json: bool):
-    """Writes the network of RUN as a file that needs no fastlip to load or run.
+    """Writes the network of RUN (a run folder or a checkpoint) as a file that needs no fastlip to load or run.
 
     torch: a module for torch.load(FILE, weights_only=False). pt2: a program for torch.export.load. onnx: a model for
     any ONNX runtime. All take images (n, c, h, w) of any n, scaled and centred as the output says.

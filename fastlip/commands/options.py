@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import fields
+from dataclasses import Field, fields
 from fractions import Fraction
 from typing import Any
 
@@ -37,8 +37,8 @@ def eps_option(command: Callable[..., Any]) -> Callable[..., Any]:
         type=Radius(),
         multiple=True,
         default=EPS,
-        show_default="36/255, 72/255, 108/255, 1",
-        help="Radius of certified accuracy; give it once for each.",
+        show_default=False,
+        help="Radius of certified accuracy; give it once for each.  [default: 36/255, 72/255, 108/255, 1]",
     )(command)
 
 
@@ -61,14 +61,17 @@ def recipe_options(command: Callable[..., Any], without: Collection[str] = ()) -
             item.name,
             type=None if kind is bool else click.Choice(choices) if choices else kind,
             default=None,
-            help=f"{item.metadata['help'].capitalize()}.",
-            show_default=_shown_default(item.name, item.default),
+            help=_help(item),
+            show_default=False,
         )(command)
     return command
 
 
-def _shown_default(name: str, default: Any) -> str | bool:
-    usual = getattr(default_recipe({}), name)
-    if isinstance(default, bool) or default == "":
-        return False
-    return f"{usual:.4g}" if isinstance(usual, float) else str(usual)
+def _help(item: Field[Any]) -> str:
+    """The field's own text, and what it is by default on digits."""
+    text = item.metadata["help"]
+    sentence = f"{text[0].upper()}{text[1:]}."
+    if isinstance(item.default, bool) or item.default == "":
+        return sentence
+    usual = getattr(default_recipe({}), item.name)
+    return f"{sentence}  [default: {usual:.4g}]" if isinstance(usual, float) else f"{sentence}  [default: {usual}]"

@@ -24,9 +24,17 @@ CERTIFICATE = "certificate.json"
 _OURS = ("checkpoint.pt", CERTIFICATE, "card.json", "README.md", "log.csv")
 
 
-@click.command()
-@click.option("--recipe", "source", default="", help="Recipe: a name or a TOML file.  [default: by data and model]")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A recipe's key: optimizer.lr=0.05.")
+@click.command(short_help="Trains a network and prints its certificate.")
+@click.option(
+    "--recipe",
+    "source",
+    default="",
+    show_default=False,
+    help="Recipe: a name or a TOML file.  [default: by data and model]",
+)
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A key of the recipe, such as optimizer.lr=0.05."
+)
 @recipe_options
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATA-METHOD-SIZE]")
 @click.option("--resume", is_flag=True, help="Continue the run in the run folder from its last checkpoint.")

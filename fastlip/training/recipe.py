@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastlip.data import DATASETS
+from fastlip.models import METHODS
 from fastlip.ops._op import check_backend
 
 LOSSES = ("offset-ce", "temperature-ce", "hkr")
@@ -37,7 +38,9 @@ class Recipe:
     path: str = _option("data.path", "", "folder of the data set's files")
     image_size: int = _option("data.image_size", 0, "resize a folder's images to this side; 0: as stored", least=0)
     model: str = _option("model.name", "lip_conv_net", "network; sll_net: that of the SLL paper", choices=MODELS)
-    method: str = _option("model.method", "aol", "parametrization of the layers (sll_net: sll)")
+    method: str = _option(
+        "model.method", "aol", f"parametrization of the layers: {', '.join(METHODS)} (sll_net: sll)"
+    )
     size: str = _option("model.size", "XS", "size of the network (sll_net: S to XL)", choices=SIZES)
     width: int = _option("model.width", 0, "channels of the first block; 0: as the size says", least=0)
     layers_per_block: int = _option(
@@ -52,10 +55,10 @@ class Recipe:
     )
     optimizer: str = _option("optimizer.name", "sgd", "optimiser", choices=OPTIMIZERS)
     lr: float = _option("optimizer.lr", 0.1, "highest learning rate of the schedule", above=0)
-    momentum: float = _option("optimizer.momentum", 0.9, "momentum of sgd", least=0, below=1)
+    momentum: float = _option("optimizer.momentum", 0.9, "momentum of SGD", least=0, below=1)
     nesterov: bool = _option("optimizer.nesterov", False, "Nesterov's momentum")
-    beta1: float = _option("optimizer.beta1", 0.9, "adam's decay of the mean gradient", least=0, below=1)
-    beta2: float = _option("optimizer.beta2", 0.999, "adam's decay of its square", least=0, below=1)
+    beta1: float = _option("optimizer.beta1", 0.9, "Adam's decay of the mean gradient", least=0, below=1)
+    beta2: float = _option("optimizer.beta2", 0.999, "Adam's decay of its square", least=0, below=1)
     weight_decay: float = _option("optimizer.weight_decay", 0.0, "L2 penalty on all parameters", least=0)
     schedule: str = _option("schedule.name", "onecycle", "schedule of the learning rate", choices=SCHEDULES)
     warmup: float = _option(
@@ -63,9 +66,11 @@ class Recipe:
     )
     loss: str = _option("loss.name", "offset-ce", "loss", choices=LOSSES)
     offset: float = _option(
-        "loss.offset", 2**1.5 * 36 / 255, "u of offset-ce: the margin that training asks for", least=0
+        "loss.offset", 2**1.5 * 36 / 255, "margin that training asks for (u of offset-ce)", least=0
     )
-    temperature: float = _option("loss.temperature", 0.25, "t of offset-ce, and 1 / tau of temperature-ce", above=0)
+    temperature: float = _option(
+        "loss.temperature", 0.25, "temperature (t of offset-ce, 1 / tau of temperature-ce)", above=0
+    )
     alpha: float = _option("loss.alpha", 0.9, "share of the hinge in hkr", least=0, most=1)
     min_margin: float = _option("loss.min_margin", 1.0, "margin of the hinge in hkr", above=0)
     center: bool = _option("data.center", False, "subtract the data set's mean (distances stay as they are)")
@@ -73,11 +78,11 @@ class Recipe:
     flip: bool = _option("data.flip", False, "augmentation: random horizontal flips")
     seed: int = _option("run.seed", 0, "seed of initialisation, order and augmentation", least=0, below=2**63)
     deterministic: bool = _option("run.deterministic", False, "deterministic algorithms only (always so on a CPU)")
-    device: str = _option("run.device", "auto", "auto, cpu, cuda, cuda:1, ...")
+    device: str = _option("run.device", "auto", "where to run: auto, cpu, cuda or cuda:1")
     channels_last: bool = _option("run.channels_last", False, "channels-last images and weights")
     threads: int = _option("run.threads", 0, "CPU threads; 0: as torch chooses", least=0)
     precision: str = _option(
-        "run.precision", "fp32", "of the training's activations; weights stay in fp32", choices=PRECISIONS
+        "run.precision", "fp32", "type of activations in training; weights stay in fp32", choices=PRECISIONS
     )
     accumulate: int = _option("run.accumulate", 1, "parts in which each process takes its step's images", least=1)
     share: bool = _option(
@@ -85,7 +90,7 @@ class Recipe:
     )
     compile: bool = _option("run.compile", False, "train through torch.compile")
     workers: int = _option("run.workers", 0, "processes that read images; 0: threads of this one", least=0)
-    save_every: int = _option("run.save_every", 0, "save after so many steps too; 0: after each epoch", least=0)
+    save_every: int = _option("run.save_every", 0, "save every so many steps too; 0: after each epoch only", least=0)
 
     def __post_init__(self):
         for item in fields(self):

@@ -1,7 +1,9 @@
 import dataclasses
 
 import pytest
+from click.testing import CliRunner
 
+from fastlip.commands.train import train
 from fastlip.training.recipe import Recipe, default_recipe
 
 
@@ -82,3 +84,10 @@ def test_a_resumed_run_keeps_its_recipe_but_may_move():
     recipe.refuse_changes({"device": "cpu", "lr": recipe.lr})
     with pytest.raises(ValueError, match=r"epochs=999: the run has 30"):
         recipe.refuse_changes({"epochs": 999})
+
+
+def test_the_help_writes_names_as_they_are_and_each_default_once():
+    lines = CliRunner().invoke(train, ["--help"], terminal_width=200).output.splitlines()
+    assert any("CPU threads" in line for line in lines)
+    assert any(line.rstrip().endswith("(sll_net: S to XL).  [default: XS]") for line in lines)
+    assert max(line.count("[default") for line in lines) == 1

@@ -1,0 +1,71 @@
+"""The rules of modules without a weight, and of reflections."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fastlip import _plain as plain
+from fastlip import nn as lip
+from fastlip.exporting.rules import Target, chain, exported
+from fastlip.nn._base import at_least_float32
+
+
+@exported.register
+def _maxmin(module: lip.MaxMin, target: Target) -> nn.Module:
+    return plain.freeze(plain.SortPairs(pairing=module.pairing, dim=module.dim))
+
+
+@exported.register
+def _group_sort(module: lip.GroupSort, target: Target) -> nn.Module:
+    return plain.freeze(plain.SortGroups(group_size=module.group_size, dim=module.dim))
+
+
+@exported.register
+def _absolute(module: lip.Abs, target: Target) -> nn.Module:
+    return plain.freeze(plain.Absolute())
+
+
+@exported.register
+def _reflections(module: lip.HouseHolder, target: Target) -> nn.Module:
+    if target.input_shape is None:
+        raise ValueError(f"input_shape=None: layer {target.name!r} (HouseHolder) needs the rank of its input")
+    theta = at_least_float32(module.theta)
+    table = torch.stack((theta.cos(), theta.sin(), (theta / 2).cos(), (theta / 2).sin())).to(module.theta.dtype)
+    options = {"channels": module.channels, "pairing": module.pairing, "dim": module.dim}
+    return plain.freeze(plain.Reflection({"table": table}, **options, rank=1 + len(target.input_shape)))
+
+
+@exported.register
+def _channel_pad(module: lip.ZeroChannelPad, target: Target) -> nn.Module:
+    shape: tuple[int, ...] = target.input_shape or ()
+    paddings = {1: nn.ZeroPad1d, 2: nn.ZeroPad2d, 3: nn.ZeroPad3d}
+    kind = paddings.get(len(shape))
+    if kind is None:
+        return plain.freeze(plain.PadChannels(channels=module.channels))
+    return kind((*(0, 0) * (len(shape) - 1), 0, module.channels - shape[-len(shape)]))
+
+
+@exported.register
+def _first_channels(module: lip.FirstChannels, target: Target) -> nn.Module:
+    return plain.freeze(plain.FirstEntries(count=module.channels, dim=1, groups=1))
+
+
+@exported.register
+def _pixel_unshuffle(module: lip.PixelUnshuffle, target: Target) -> nn.Module:
+    factor, image = module.downscale_factor, target.image()
+    if image is None:
+        return plain.freeze(plain.Patches(stride=(factor, factor), groups=1, position_first=False))
+    bottom, right = (-side % factor for side in image)
+    padding = nn.ZeroPad2d((0, right, 0, bottom)) if bottom or right else None
+    return chain(padding, nn.PixelUnshuffle(factor))
+
+
+@exported.register
+def _average(module: lip.ScaledAvgPool2d, target: Target) -> nn.Module:
+    return plain.freeze(plain.ScaledPool(kernel_size=module.kernel_size))
+
+
+@exported.register
+def _norm_pool(module: lip.L2NormPool2d, target: Target) -> nn.Module:
+    return plain.freeze(plain.NormPool(kernel_size=module.kernel_size))
