@@ -1,4 +1,4 @@
-"""What certificates and attacks share: which models and batches they take, in which precision they run."""
+"""What audits, certificates and attacks share: the models and batches they take, how these are evaluated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastlip.auditing import check_finite
+from fastlip.nn._base import LipschitzLayer
 
 
 def check_model(model: Any, dtype: torch.dtype | None) -> None:
@@ -24,6 +24,17 @@ def check_model(model: Any, dtype: torch.dtype | None) -> None:
     if dtype not in (None, torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype}: allowed are torch.float32, torch.float64 and None")
     check_finite(model)
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raises ValueError naming the layers whose parameters or buffers contain NaN or Inf."""
+    for name, module in model.named_modules():
+        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for tensor_name, tensor in tensors:
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise ValueError(
+                    f"layer {name or 'model'!r} ({type(module).__name__}): {tensor_name} contains NaN or Inf"
+                )
 
 
 def check_eps(eps: Sequence[float]) -> None:
@@ -62,6 +73,19 @@ def bar(loader: Iterable[Any], what: str, progress: bool) -> Iterable[Any]:
     from tqdm import tqdm
 
     return tqdm(loader, desc=what, unit="batch", leave=False)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode without a trace: the modes and the evaluation caches are as before afterwards."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            stack.callback(setattr, module, "training", module.training)
+            if isinstance(module, LipschitzLayer):
+                stack.callback(setattr, module, "_cache", module._cache)
+                module._cache = {} if module.training else dict(module._cache)
+            module.training = False
+        yield
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastlip._bounds import Bound, bound_module, lipschitz_bound, understands
+from fastlip._evaluation import check_finite, evaluating
 from fastlip._graphs import Branch, UnknownError, graph_of, parts_of
 from fastlip._plain import thaw
-from fastlip.nn._base import LipschitzLayer
 from fastlip.nn.chain import Chain
 
 __all__ = ["Audit", "Bound", "LayerBound", "audit", "lipschitz_bound"]
@@ -274,32 +273,8 @@ def _bound_layer(name: str, module: nn.Module, x: Tensor, y: Any) -> LayerBound:
     return LayerBound(name, kind, *shapes, *found)
 
 
-def check_finite(model: nn.Module) -> None:
-    """Raises ValueError naming the layers whose parameters or buffers contain NaN or Inf."""
-    for name, module in model.named_modules():
-        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for tensor_name, tensor in tensors:
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise ValueError(
-                    f"layer {name or 'model'!r} ({type(module).__name__}): {tensor_name} contains NaN or Inf"
-                )
-
-
 def _placement(model: nn.Module) -> dict[str, Any]:
     for parameter in model.parameters():
         if parameter.is_floating_point():
             return {"dtype": parameter.dtype, "device": parameter.device}
     return {}
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without a trace: the modes and the evaluation caches are as before afterwards."""
-    with ExitStack() as stack:
-        for module in model.modules():
-            stack.callback(setattr, module, "training", module.training)
-            if isinstance(module, LipschitzLayer):
-                stack.callback(setattr, module, "_cache", module._cache)
-                module._cache = {} if module.training else dict(module._cache)
-            module.training = False
-        yield

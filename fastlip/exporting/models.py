@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastlip import nn as lip
-from fastlip.auditing import check_finite, evaluating
+from fastlip._evaluation import check_finite, evaluating
 from fastlip.exporting.rules import Target, exported
 from fastlip.nn._conv import LipschitzConv2d
 

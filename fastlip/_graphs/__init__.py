@@ -1,0 +1,12 @@
+"""Modules that branch, for the audit: their forward as ``torch.fx`` traces it, cut where a single value is left.
+
+Children are not traced but called, so that each is audited by itself. Between two cuts lies a :class:`Branch`, whose
+Lipschitz bound follows its graph: a sum adds the bounds of its terms, a concatenation takes the root of their
+squares, a constant factor multiplies, and what only moves entries is counted entry by entry.
+"""
+
+from fastlip._graphs.branch import Branch
+from fastlip._graphs.cutting import Part, graph_of, parts_of
+from fastlip._graphs.functions import UnknownError
+
+__all__ = ["Branch", "Part", "UnknownError", "graph_of", "parts_of"]
