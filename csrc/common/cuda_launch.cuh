@@ -52,8 +52,8 @@ __device__ T* dynamic_shared() {
 }
 
 template <class... Parameters, class... Arguments>
-void launch_blocks(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, int64_t shared_bytes, void* stream,
-                   Arguments... arguments) {
+void launch_blocks(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, int64_t shared_bytes,
+                   void* stream, Arguments... arguments) {
   const int bytes = static_cast<int>(shared_bytes);
   // Beyond 48 KB a kernel must be told; that is no work of the stream, so it may happen while a graph is captured.
   if (bytes > 48 * 1024) {

@@ -207,8 +207,8 @@ __device__ inline Cubic cubic_of(Defect d, bool more) {
 
 // X = a X + b X G. Begins where G is complete and ends with a barrier.
 template <bool complex, int side>
-__device__ void advance(const Chip<complex, side>& chip, const Tile<complex, side>& x, const Tile<complex, side>& gram,
-                        Cubic step) {
+__device__ void advance(const Chip<complex, side>& chip, const Tile<complex, side>& x,
+                        const Tile<complex, side>& gram, Cubic step) {
   Patch<complex> sum;
   if (chip.whole.mine) multiply<false>(x, gram, chip.columns, chip.whole, sum);
   __syncthreads();
@@ -235,8 +235,9 @@ __device__ void advance_hermitian(const Chip<complex, side>& chip, const Tile<co
 
 // K = a K + b (K G + G K - H K H) with G = H²: the derivative of the step at H in a skew direction K. t is scratch.
 template <bool complex, int side>
-__device__ void advance_skew(const Chip<complex, side>& chip, const Tile<complex, side>& k, const Tile<complex, side>& h,
-                             const Tile<complex, side>& gram, const Tile<complex, side>& t, Cubic step) {
+__device__ void advance_skew(const Chip<complex, side>& chip, const Tile<complex, side>& k,
+                             const Tile<complex, side>& h, const Tile<complex, side>& gram,
+                             const Tile<complex, side>& t, Cubic step) {
   if (chip.square.mine) {
     Patch<complex> sum;
     multiply<true>(k, h, chip.columns, chip.square, sum);  // KᴴH = -KH

@@ -6,8 +6,8 @@
 
 namespace fastlip::polar {
 
-// A matrix of at most side x side, its real and imaginary parts in planes. Four numbers are neighbours; the fours of a
-// row are permuted by the row's number / 4, so that neither a row's nor a column's share their banks.
+// A matrix of at most side x side, its real and imaginary parts in planes. Four numbers are neighbours; the fours of
+// a row are permuted by the row's number / 4, so that neither a row's nor a column's share their banks.
 template <bool complex, int side>
 struct Tile {
   static constexpr int kPlanes = complex ? 2 : 1;
