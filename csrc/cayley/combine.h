@@ -16,18 +16,21 @@ struct Term {
 
 // target = Σ factor * matrix + diagonal * I, where target may be one of the matrices.
 template <class T, bool complex, size_t count>
-void combine(const Planar<T, complex>& target, int64_t n, const Term<T, complex> (&terms)[count], double diagonal) {
+void combine(const Planar<T, complex>& target, int64_t n, const Term<T, complex> (&terms)[count], double diagonal,
+             bool parallel = false) {
   constexpr int64_t lanes = kLaneCount<T>;
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < target.kPlanes * target.plane; j += lanes) {
-      Lanes<T> sum = static_cast<T>(terms[0].factor) * load_lanes(terms[0].matrix.at(i, j));
+  parallel_for(n, parallel ? kShare : n, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t j = 0; j < target.kPlanes * target.plane; j += lanes) {
+        Lanes<T> sum = static_cast<T>(terms[0].factor) * load_lanes(terms[0].matrix.at(i, j));
 #pragma GCC unroll 4
-      for (size_t t = 1; t < count; ++t) {
-        sum += static_cast<T>(terms[t].factor) * load_lanes(terms[t].matrix.at(i, j));
+        for (size_t t = 1; t < count; ++t) {
+          sum += static_cast<T>(terms[t].factor) * load_lanes(terms[t].matrix.at(i, j));
+        }
+        store_lanes<T>(target.at(i, j), sum);
       }
-      store_lanes<T>(target.at(i, j), sum);
     }
-  }
+  });
   if (diagonal != 0) add_to_diagonal(target, n, static_cast<T>(diagonal));
 }
 

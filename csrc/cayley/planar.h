@@ -5,9 +5,12 @@
 #include <cstdint>
 
 #include "common/gemm.h"
+#include "common/parallel.h"
 #include "common/transpose.h"
 
 namespace fastlip::cayley {
+
+constexpr int64_t kShare = 64;  // rows that are worth another thread
 
 template <class T>
 constexpr int64_t padded(int64_t size) {
@@ -81,19 +84,22 @@ void store_square(const Lanes<T>* square, int64_t row, T* target) {
 // target = scale * sourceᴴ; source has `rows` rows and `columns` columns.
 template <class T, bool complex>
 void conjugate_transpose(const Planar<T, complex>& source, int64_t rows, int64_t columns, T scale,
-                         const Planar<T, complex>& target) {
-  constexpr int64_t lanes = kLaneCount<T>;
-  for (int64_t i = 0; i < rows; i += lanes) {
-    for (int64_t j = 0; j < columns; j += lanes) {
-      for (int64_t p = 0; p < source.kPlanes; ++p) {
-        Lanes<T> square[lanes];
-        load_square(source.at(i, j) + p * source.plane, source.row, square);
-        transpose<T>(square);
-        for (auto& value : square) value *= p == 0 ? scale : -scale;
-        store_square(square, target.row, target.at(j, i) + p * target.plane);
+                         const Planar<T, complex>& target, bool parallel = false) {
+  constexpr int64_t lanes = kLaneCount<T>, share = kShare / lanes;
+  const int64_t blocks = padded<T>(rows) / lanes;
+  parallel_for(blocks, parallel ? share : blocks, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * lanes; i < end * lanes; i += lanes) {
+      for (int64_t j = 0; j < columns; j += lanes) {
+        for (int64_t p = 0; p < source.kPlanes; ++p) {
+          Lanes<T> square[lanes];
+          load_square(source.at(i, j) + p * source.plane, source.row, square);
+          transpose<T>(square);
+          for (auto& value : square) value *= p == 0 ? scale : -scale;
+          store_square(square, target.row, target.at(j, i) + p * target.plane);
+        }
       }
     }
-  }
+  });
 }
 
 // matrix -= matrixᴴ, in place.

@@ -213,22 +213,27 @@ void multiply_panels(Part<T> c, int64_t rows, int64_t vectors, const T* a, const
   }
 }
 
-// C = (add ? C : 0) + sign A B for A of `rows` x `length` and B of `length` x `columns`. C is neither A nor B.
-template <class T, bool complex>
+// C = (add ? C : 0) + sign A B for A of `rows` x `length` and B of `length` x `columns`. C is neither A nor B. Where only
+// its upper half is wanted, what stands below strips of the diagonal is left as it is.
+template <class T, bool complex, bool upper = false>
 void multiply(const Planar<T, complex>& c, const Planar<T, complex>& a, const Planar<T, complex>& b, int64_t rows,
               int64_t columns, int64_t length, bool add, T sign, bool parallel) {
-  T* left = scratch<T, struct LeftPanel>(left_panel_size<complex>(rows));
-  for (int64_t l = 0; l < length; l += kMaxLength) {
-    const int64_t terms = std::min(kMaxLength, length - l);
-    pack_left<T, complex>(whole(a).at(0, l), rows, terms, left);
-    parallel_jobs((columns + kStrip<T> - 1) / kStrip<T>, parallel, [&](int64_t strip) {
-      const int64_t j = strip * kStrip<T>, vectors = std::min(kStrip<T>, c.plane - j) / kLaneCount<T>;
-      T* right = scratch<T, struct RightPanel>(kRightPanel<T, complex>);
-      pack_right<T, complex>(whole(b).at(l, j), terms, vectors, right);
-      multiply_panels<T, complex>(whole(c).at(0, j), rows, vectors, left, right, terms,
-                                  add || l > 0 ? kNone : kAll<T>, sign);
-    });
-  }
+  const int64_t passes = (length + kMaxLength - 1) / kMaxLength, size = left_panel_size<complex>(rows);
+  const auto terms = [&](int64_t pass) { return std::min(kMaxLength, length - pass * kMaxLength); };
+  T* left = scratch<T, struct LeftPanel>(passes * size);
+  parallel_jobs(passes, parallel, [&](int64_t pass) {
+    pack_left<T, complex>(whole(a).at(0, pass * kMaxLength), rows, terms(pass), left + pass * size);
+  });
+  // All of a strip at once: its part of C stays with one core.
+  parallel_jobs((columns + kStrip<T> - 1) / kStrip<T>, parallel, [&](int64_t strip) {
+    const int64_t j = strip * kStrip<T>, vectors = std::min(kStrip<T>, c.plane - j) / kLaneCount<T>;
+    T* right = scratch<T, struct RightPanel>(kRightPanel<T, complex>);
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      pack_right<T, complex>(whole(b).at(pass * kMaxLength, j), terms(pass), vectors, right);
+      multiply_panels<T, complex>(whole(c).at(0, j), upper ? std::min(rows, j + kStrip<T>) : rows, vectors,
+                                  left + pass * size, right, terms(pass), add || pass > 0 ? kNone : kAll<T>, sign);
+    }
+  });
 }
 
 }  // namespace fastlip::cayley

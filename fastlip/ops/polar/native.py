@@ -1,10 +1,36 @@
-"""polar in CUDA C++ (on_cuda.py)."""
+"""polar in C++ (on_cpu.py) and CUDA C++ (on_cuda.py), by the tensor's device."""
 
 from __future__ import annotations
 
+from types import ModuleType
+
+from torch import Tensor
+
 from fastlip.ops import _native
-from fastlip.ops.polar.on_cuda import polar_backward, polar_forward, supports
+from fastlip.ops.polar import on_cpu, on_cuda
 
 _native.require()
 
-__all__ = ["polar_backward", "polar_forward", "supports"]
+
+def supports(V: Tensor, reals: int) -> str:
+    """Empty, or why these kernels cannot run."""
+    return _of(V).supports(V, reals)
+
+
+def unprofitable(V: Tensor, reals: int) -> str:
+    """Empty, or why the reference is faster: on a CPU only."""
+    return "" if V.is_cuda else on_cpu.unprofitable(V, reals)
+
+
+def polar_forward(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
+    """Q, and which matrices were decomposed."""
+    return _of(V).polar_forward(V, reals)
+
+
+def polar_backward(gradient: Tensor, V: Tensor, Q: Tensor, failed: Tensor, reals: int) -> Tensor:
+    """The gradient of V."""
+    return _of(V).polar_backward(gradient, V, Q, failed, reals)
+
+
+def _of(V: Tensor) -> ModuleType:
+    return on_cuda if V.is_cuda else on_cpu

@@ -79,6 +79,15 @@ def polar_adjoint(gradient: Tensor, U: Tensor, Wh: Tensor, s: Tensor) -> Tensor:
     return result
 
 
+def adjoint_from_factor(gradient: Tensor, Q: Tensor, V: Tensor) -> Tensor:
+    """The gradient of V = QH (tall) or HQ (wide) from that of Q: H's eigenvalues are the singular values of V."""
+    wide = V.shape[-2] < V.shape[-1]
+    H = V @ Q.mH if wide else Q.mH @ V
+    s, basis = torch.linalg.eigh((H + H.mH) / 2)
+    s, basis = s.flip(-1).clamp(min=0), basis.flip(-1)
+    return polar_adjoint(gradient, *_bases(Q, basis), s)
+
+
 def polish(Q: Tensor) -> Tensor:
     """One Newton-Schulz step, Q (3 I - QᴴQ) / 2: an orthonormality defect d becomes 3 d²/4 and rounding.
 

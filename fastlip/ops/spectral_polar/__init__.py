@@ -30,7 +30,7 @@ def spectral_polar(
         size: (h, w) of the circular image.
         dilation: (dh, dw).
         groups: as in ``torch.nn.functional.conv2d``.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` (square matrices), or another of ``polar``'s, for the
+        backend: ``"auto"``, ``"reference"``, ``"native"``, or another of ``polar``'s, for the
             spectrum.
 
     Returns:

@@ -1,4 +1,4 @@
-"""spectral_polar in C++ (csrc/spectral_polar): square matrices, single and double precision."""
+"""spectral_polar by polar's kernels in C++ (csrc/polar): single and double precision."""
 
 from __future__ import annotations
 
@@ -6,25 +6,16 @@ import torch
 from torch import Tensor
 
 from fastlip.ops import _native
-from fastlip.ops.polar import reference as polar_reference
+from fastlip.ops.polar.on_cpu import adjoints, factors
+from fastlip.ops.polar.on_cpu import supports as polar_supports
 from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum, kernel_spectrum_adjoint, own_frequencies
-from fastlip.ops.spectral_polar import reference
 
 _native.require()
-
-_NAMES = {
-    torch.float32: "float32",
-    torch.float64: "float64",
-    torch.complex64: "complex64",
-    torch.complex128: "complex128",
-}
 
 
 def supports(weight: Tensor, groups: int) -> str:
     """Empty, or why these kernels cannot run."""
-    if weight.shape[0] != groups * weight.shape[1]:
-        return "the matrices are not square"
-    return _native.missing(f"spectral_polar_forward_{_NAMES[weight.dtype]}", weight.device)
+    return polar_supports(weight, 0)
 
 
 def spectral_polar_forward(weight: Tensor, size: Size, dilation: Size, groups: int) -> Tensor:
@@ -32,7 +23,7 @@ def spectral_polar_forward(weight: Tensor, size: Size, dilation: Size, groups: i
     V = _spectrum(weight, size, dilation, groups)
     Q = torch.empty_like(V)
     for part in _parts(size):
-        Q[part] = _factors(_matrices(V, part))
+        Q[part] = factors(_matrices(V, part))[0]
     return Q.flatten(1, 2)
 
 
@@ -44,7 +35,7 @@ def spectral_polar_backward(
     gradient, Q = gradient.unflatten(1, (groups, -1)), Q.unflatten(1, (groups, -1))
     of_spectrum = torch.empty_like(V)
     for part in _parts(size):
-        of_spectrum[part] = _adjoints(*(_matrices(tensor, part) for tensor in (gradient, Q, V)))
+        of_spectrum[part] = adjoints(*(_matrices(tensor, part) for tensor in (gradient, V, Q)))
     return kernel_spectrum_adjoint(of_spectrum.flatten(1, 2), weight.shape, size, dilation)
 
 
@@ -59,31 +50,5 @@ def _parts(size: Size) -> tuple[slice, slice]:
 
 
 def _matrices(tensor: Tensor, part: slice) -> Tensor:
-    """Contiguous numbers, real ones of the self-conjugate frequencies."""
-    chosen = tensor[part].resolve_conj()
-    return (chosen.real if part.start is None else chosen).contiguous()
-
-
-def _factors(V: Tensor) -> Tensor:
-    """Ill-conditioned matrices as the reference."""
-    Q, failed = _launch("forward", V)
-    if failed.any():
-        Q[failed] = polar_reference.polar(V[failed])
-    return Q
-
-
-def _adjoints(gradient: Tensor, Q: Tensor, V: Tensor) -> Tensor:
-    result, failed = _launch("backward", gradient, Q, V)
-    if failed.any():
-        result[failed] = reference.adjoint_from_factor(gradient[failed], Q[failed], V[failed])
-    return result
-
-
-def _launch(direction: str, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """The kernel's result, and for which matrices there is none."""
-    result = torch.empty_like(inputs[0])
-    failed = torch.empty(result.shape[:-2], dtype=torch.bool)
-    addresses = [tensor.data_ptr() for tensor in (*inputs, result, failed)]
-    name = f"spectral_polar_{direction}_{_NAMES[result.dtype]}"
-    _native.launch(name, result.device, *addresses, failed.numel(), result.shape[-1])
-    return result, failed
+    """Real ones of the self-conjugate frequencies."""
+    return tensor[part].real if part.start is None else tensor[part]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fastlip.ops.polar import polar
-from fastlip.ops.polar.reference import polar_adjoint
 from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum, own_frequencies
 
 
@@ -14,11 +12,3 @@ def spectral_polar(weight: Tensor, size: Size, dilation: Size, groups: int, back
     """Q_k = V_k (V_kᴴ V_k)^{-1/2} of the matrices V_k of each group, (F, cout, cin / groups)."""
     spectrum = kernel_spectrum(weight, size, dilation).unflatten(1, (groups, -1))
     return polar(spectrum, own_frequencies(size), backend=backend).flatten(1, 2)
-
-
-def adjoint_from_factor(gradient: Tensor, Q: Tensor, V: Tensor) -> Tensor:
-    """The gradient of square V = Q H from that of Q: H's eigenvectors and eigenvalues are V's right singular ones."""
-    H = Q.mH @ V
-    s, W = torch.linalg.eigh((H + H.mH) / 2)
-    s, W = s.flip(-1).clamp(min=0), W.flip(-1)
-    return polar_adjoint(gradient, Q @ W, W.mH, s)
