@@ -22,6 +22,7 @@ struct Strides {
   std::vector<int64_t> tap;
 
   Strides(int64_t output, int64_t channel, Sizes kernel, Sizes stride) : output(output), channel(channel) {
+    tap.reserve(kernel[0] * kernel[1] * kernel[2]);
     for (int64_t d = 0; d < kernel[0]; ++d) {
       for (int64_t h = 0; h < kernel[1]; ++h) {
         for (int64_t w = 0; w < kernel[2]; ++w) tap.push_back(d * stride[0] + h * stride[1] + w * stride[2]);

@@ -12,6 +12,7 @@
 #include "gram_rowsum/backward.h"
 #include "gram_rowsum/forward.h"
 #include "gram_rowsum/geometry.h"
+#include "gram_rowsum/small.h"
 
 namespace fastlip::gram_rowsum {
 namespace {
@@ -25,6 +26,8 @@ void forward(const T* weight, const T* psi, T* r, uint32_t* signs, int64_t group
   const Strides stride(s0, s1, geometry.kernel, {s2, s3, s4});
   if (n0 == 0) {
     std::fill_n(r, groups * n1, T{0});
+  } else if (n1 > 0 && Small<T>::fits(geometry)) {
+    Small<T>(weight, psi, geometry, stride).forward(r, signs);
   } else if (n1 > 0) {
     Forward<T>(weight, psi, r, signs, geometry, stride).run();
   }
@@ -39,6 +42,12 @@ void backward(const T* gradient, const T* weight, const T* psi, const T* r, cons
   const Strides stride(s0, s1, geometry.kernel, {s2, s3, s4}), gradient_stride(g0, g1, geometry.kernel, {g2, g3, g4});
   if (n0 == 0 || n1 == 0) {
     if (psi != nullptr) std::fill_n(psi_gradient, groups * n1, T{0});
+    return;
+  }
+  if (Small<T>::fits(geometry)) {
+    const Small<T> job(weight, psi, geometry, stride);
+    job.backward(gradient, signs, weight_gradient, gradient_stride);
+    if (psi != nullptr) job.psi_gradient(gradient, r, weight_gradient, gradient_stride, psi_gradient);
     return;
   }
   Backward<T> job(gradient, weight, psi, signs, weight_gradient, geometry, stride, gradient_stride);
