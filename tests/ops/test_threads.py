@@ -25,7 +25,7 @@ SPLIT = {
 }
 # Beside their own loops these call torch's convolutions and products, whose sums torch's libraries split.
 WITH_TORCH = ("block_conv", "conv_chain", "conv_exp", "sdp_residual")
-WITHOUT_LOOPS = ("skew_exp",)
+WITHOUT_LOOPS = ("polar", "skew_exp")  # on the CPU
 
 Body = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 Loop = ctypes.CFUNCTYPE(
