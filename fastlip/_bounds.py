@@ -45,6 +45,8 @@ def lipschitz_bound(module: nn.Module, input_shape: tuple[int, ...], output_shap
 
 def bound_module(module: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Bound:
     """The bound by the module's own method where it has one, and otherwise by the table."""
+    if _is_along_samples(module, len(input_shape) + 1):
+        raise ValueError(f"{type(module).__name__} with dim={module.dim} mixes samples: no bound holds for one")
     own, registered = _authors(module)
     if own is not None and own is _most_derived(module, own, registered):
         return _own_bound(module, input_shape, output_shape)
@@ -78,6 +80,16 @@ def _authors(module: nn.Module) -> tuple[type | None, type | None]:
 
 def _most_derived(module: nn.Module, *bases: type | None) -> type | None:
     return min((base for base in bases if base), key=type(module).__mro__.index, default=None)
+
+
+def _is_along_samples(module: Any, dims: int) -> bool:
+    """Whether a module acts along the dimension of the samples, which keeps the shape of a batch."""
+    if not isinstance(module, (lip.MaxMin, lip.GroupSort, lip.HouseHolder, nn.Softmax, Plain)):
+        return False
+    dim = getattr(module, "dim", 1)
+    if dim is None:  # torch's choice for Softmax
+        return dims in (1, 3)
+    return dim % dims == 0
 
 
 _PASSES = 4
@@ -142,12 +154,17 @@ _SLOPES = {
     nn.Tanh: 1.0,
     nn.Tanhshrink: 1.0,
 }
+_LINEAR_FROM = 20.0  # torch's default threshold: there Softplus jumps by less than a rounding
 # Of a few roundings each, with room for the library's exponentials.
 _ELEMENTWISE = 16.0
 
 
 @_register(*_SLOPES)
 def _smooth_activation(module: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Bound:
+    if isinstance(module, nn.CELU) and not module.alpha > 0:
+        raise ValueError(f"CELU with alpha={module.alpha} has no bound: expected a positive number")
+    if isinstance(module, nn.Softplus) and not module.threshold >= _LINEAR_FROM:
+        raise ValueError(f"Softplus with threshold={module.threshold} jumps: expected at least {_LINEAR_FROM:g}")
     slope = next(_SLOPES[base] for base in type(module).__mro__ if base in _SLOPES)
     return Bound(slope, "largest slope", _ELEMENTWISE, exact=True)
 
@@ -296,6 +313,8 @@ def _batch_norm(module: Any, input_shape: tuple[int, ...], output_shape: tuple[i
 @_register(nn.LayerNorm, nn.GroupNorm)
 def _layer_norm(module: Any, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Bound:
     gain = 1.0 if module.weight is None else module.weight.double().abs().amax().item()
+    if not module.eps > 0:
+        raise ValueError(f"{type(module).__name__} with eps={module.eps} has no bound: expected a positive number")
     value = gain / math.sqrt(module.eps) * (1 + 8 * torch.finfo(torch.float64).eps)
     return Bound(value, "largest gain / sqrt(eps)", (math.sqrt(math.prod(input_shape)) + _ELEMENTWISE) * value)
 

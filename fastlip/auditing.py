@@ -129,6 +129,7 @@ def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    _check_shape(input_shape)
     check_finite(model)
     with evaluating(model), torch.no_grad():
         x = torch.zeros(_BATCH, *input_shape, **_placement(model))
@@ -138,6 +139,13 @@ def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
             rows.append(row)
     bound = math.prod(row.bound for row in rows) * (1 + len(rows) * torch.finfo(torch.float64).eps)
     return Audit(bound, rows, tuple(input_shape))
+
+
+def _check_shape(input_shape: Any) -> None:
+    if not isinstance(input_shape, (tuple, list)) or not all(isinstance(side, int) for side in input_shape):
+        raise TypeError(f"input_shape={input_shape!r}: expected a tuple of ints, such as (3, 32, 32)")
+    if any(side < 1 for side in input_shape):
+        raise ValueError(f"input_shape={input_shape!r}: expected sides of at least 1")
 
 
 def chain(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -334,6 +334,52 @@ def test_modules_that_mix_samples_are_refused():
         fastlip.audit(F.relu, (3,))
 
 
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (lip.MaxMin(dim=0), (4,)),
+        (lip.MaxMin("halves", dim=-2), (4,)),
+        (lip.GroupSort(dim=-4), (4, 3, 3)),
+        (lip.HouseHolder(2, dim=0), (4,)),
+        (nn.Softmax(dim=0), (4,)),
+        (nn.Softmax(), (4, 3)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
+def test_a_dimension_of_samples_is_refused(module, shape):
+    """Sorting along it keeps a batch's shape and norm, but lets each sample change the others' outputs."""
+    with pytest.raises(ValueError, match=f"{type(module).__name__} with dim=.* mixes samples"):
+        fastlip.audit(nn.Sequential(nn.Identity(), module), shape)
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        (nn.CELU(-0.5), "CELU with alpha=-0.5 has no bound"),
+        (nn.Softplus(threshold=-5.0), "Softplus with threshold=-5.0 jumps"),
+        (nn.LayerNorm(4, eps=0.0), "LayerNorm with eps=0.0 has no bound"),
+        (nn.GroupNorm(2, 4, eps=0.0), "GroupNorm with eps=0.0 has no bound"),
+    ],
+)
+def test_functions_without_a_bound_are_refused(module, text):
+    x = torch.linspace(-9, 9, 40001, dtype=torch.float64).view(-1, 1).repeat(1, 4)
+    x[:, ::2] *= 1 + 1e-9  # what eps = 0 would enlarge without limit
+    y = module.double()(x)
+    steepest = (y.diff(dim=0).norm(dim=1) / x.diff(dim=0).norm(dim=1)).nan_to_num().max()
+    assert steepest > 50
+    with pytest.raises(ValueError, match=text):
+        fastlip.audit(module, (4,))
+
+
+@pytest.mark.parametrize(
+    ("shape", "error"),
+    [(4, TypeError), ((4.0,), TypeError), (("4",), TypeError), ((-4,), ValueError), ((4, 0), ValueError)],
+)
+def test_a_wrong_input_shape_is_named(shape, error):
+    with pytest.raises(error, match="input_shape="):
+        fastlip.audit(nn.Linear(4, 4), shape)
+
+
 def test_compiled_and_wrapped_models_are_unwrapped():
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     assert fastlip.audit(torch.compile(model), (3,)) == fastlip.audit(model, (3,))

@@ -39,7 +39,9 @@ class OneTerm(lip.SOCConv2d):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, terms=1, **kwargs)
-        self._gains = {1: 1.0}
+
+    def gain(self, terms):
+        return 1.0
 
 
 class OneStep(CPLConv2d):

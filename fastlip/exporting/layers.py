@@ -95,7 +95,7 @@ def _exponential_layer(layer: lip.SOCConv2d, target: Target) -> nn.Module:
         return chain(*before, _spectral(layer, Q, size, bias, target), after)
     (kernel,) = layer.effective()
     geometry = {name: getattr(layer, name) for name in ("pads", "dilation", "groups", "padding_mode")}
-    series = {"terms": layer.eval_terms, "gain": layer._gains[layer.eval_terms]}
+    series = {"terms": layer.eval_terms, "gain": layer.gain(layer.eval_terms)}
     exponential = plain.Exponential(
         {"kernel": kernel, "bias": bias}, **geometry, **series, image=target.image(layer.stride)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -39,18 +39,24 @@ class LipschitzLayer(nn.Module):
     step) and any assignment to an attribute refresh it. The cache holds no graph, is not in the state dict, and is
     not pickled or copied.
 
+    An argument of the constructor that an attribute shows is one of two kinds. ``options`` names those that may be
+    set at any time, each with what checks a value, at construction and later: the layer is then as if constructed so.
+    ``fixed`` names those that shapes, padding or other arguments were derived from: another value is refused.
+
     ``orthogonal`` says that with circular padding and as many outputs as inputs the layer is an isometry.
     ``supplied``: asked for the effective weights first, with the layer and the context; None from it leaves them to
     the layer (training shares them between parts and processes).
     """
 
+    options: ClassVar[dict[str, Callable[[Any], Any]]] = {"backend": check_backend}
+    fixed: ClassVar[tuple[str, ...]] = ()
     backend: str
     orthogonal = False
     supplied: Callable[[LipschitzLayer, tuple[Hashable, ...]], tuple[Tensor, ...] | None] | None = None
 
     def __init__(self, backend: str):
         super().__init__()
-        self.backend = check_backend(backend)
+        self.backend = backend
         self._cache: dict[tuple[Hashable, ...], tuple[list[Any], Any]] = {}
 
     def make_parameters(self, device: Any, dtype: Any) -> None:
@@ -131,8 +137,17 @@ class LipschitzLayer(nn.Module):
         return stamp
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute; another value makes the layer forget its evaluation weights: options decide on them."""
-        if self.__dict__.get(name, self) is not value:
+        """Sets an attribute; another value makes the layer forget its evaluation weights: options decide on them.
+
+        ValueError for a value that the constructor would refuse, and for another value of what is fixed.
+        """
+        if name in self.options:
+            value = self.options[name](value)
+        present = self.__dict__.get(name, self)
+        if name in self.fixed and present is not self and present != value:
+            kind = type(self).__name__
+            raise ValueError(f"{name}={value!r}: allowed is {present!r}: {kind} reads {name} at construction")
+        if present is not value:
             self.__dict__.get("_cache", {}).clear()
         super().__setattr__(name, value)
 
@@ -162,6 +177,8 @@ def _same_stamp(kept: list[Any], current: list[Any]) -> bool:
 
 class LipschitzLinear(LipschitzLayer):
     """``torch.nn.Linear``'s arguments and shapes, for dense layers with a constrained weight."""
+
+    fixed = ("in_features", "out_features")
 
     def __init__(
         self,

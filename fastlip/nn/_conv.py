@@ -15,6 +15,11 @@ from fastlip.nn._base import LipschitzLayer, as_it_runs, check_positive_int, mak
 from fastlip.ops._padding import Pads, pad, same_pads
 
 Pair = tuple[int, int]
+# What shapes and padding are derived from.
+GEOMETRY = (
+    *("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups"),
+    *("padding", "padding_mode", "pads"),
+)
 
 
 class LipschitzConv2d(LipschitzLayer):
@@ -27,6 +32,7 @@ class LipschitzConv2d(LipschitzLayer):
     ``reset_parameters``, ``parametrize`` and ``forward``.
     """
 
+    fixed = GEOMETRY
     padding_modes = ("circular", "zeros")
 
     def __init__(

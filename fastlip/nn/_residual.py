@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastlip import ops
 from fastlip.nn import _spectra
 from fastlip.nn._base import LipschitzLinear, as_it_runs, check_positive_int, make_bias
-from fastlip.nn._conv import LipschitzConv2d
+from fastlip.nn._conv import GEOMETRY, LipschitzConv2d
 from fastlip.ops._padding import Pads
 from fastlip.ops.sdp_residual import folded
 from fastlip.ops.spectral_conv import spectral_conv_fixed
@@ -75,10 +75,11 @@ class ResidualConv2d(LipschitzConv2d):
     three are 1-Lipschitz.
     """
 
+    fixed = (*GEOMETRY, "inner_channels", "width")
     padding_modes = ("zeros", "circular")
 
     def __init__(self, *args: Any, inner_channels: int | None = None, recompute: bool | None = None, **kwargs: Any):
-        self.inner_channels = 0 if inner_channels is None else check_positive_int("inner_channels", inner_channels)
+        self._rows = 0 if inner_channels is None else check_positive_int("inner_channels", inner_channels)
         super().__init__(*args, **kwargs)
         self.recompute = recompute
 
@@ -90,7 +91,7 @@ class ResidualConv2d(LipschitzConv2d):
     def make_parameters(self, device: Any, dtype: Any) -> None:
         """Kernel and bias of the inner convolution."""
         self.width = max(self.in_channels * self.stride[0] * self.stride[1], self.out_channels)
-        self.inner_channels = self.inner_channels or self.width
+        self.inner_channels = self._rows or self.width
         if self.inner_channels % self.groups:
             raise ValueError(f"inner_channels={self.inner_channels}: expected a multiple of groups={self.groups}")
         shape = (self.inner_channels, self.width // self.groups, *self.kernel_size)
@@ -176,14 +177,16 @@ class ResidualLinear(LipschitzLinear):
     before it, more are truncated after it. Both are 1-Lipschitz.
     """
 
+    fixed = (*LipschitzLinear.fixed, "inner_features", "width")
+
     def __init__(self, *args: Any, inner_features: int | None = None, **kwargs: Any):
-        self.inner_features = 0 if inner_features is None else check_positive_int("inner_features", inner_features)
+        self._rows = 0 if inner_features is None else check_positive_int("inner_features", inner_features)
         super().__init__(*args, **kwargs)
 
     def make_parameters(self, device: Any, dtype: Any) -> None:
         """Kernel and bias of the inner map."""
         self.width = max(self.in_features, self.out_features)
-        self.inner_features = self.inner_features or self.width
+        self.inner_features = self._rows or self.width
         self.kernel = nn.Parameter(torch.empty((self.inner_features, self.width), device=device, dtype=dtype))
         self.bias = make_bias(self.inner_features, self.bias is not None, device, dtype)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastlip import ops
 from fastlip.nn._adaptive import AdaptiveKernel
 from fastlip.nn._base import as_it_runs, check_positive_int, make_bias
-from fastlip.nn._conv import KernelConv2d, Pair, check_groups, make_pair
+from fastlip.nn._conv import GEOMETRY, KernelConv2d, Pair, check_groups, make_pair
 
 
 class AOCConv2d(AdaptiveKernel, KernelConv2d):
@@ -88,6 +88,7 @@ class AOCConvTranspose2d(AdaptiveKernel):
     another padding mode, an output_padding of at least stride and dilation, an output_size that is not possible.
     """
 
+    fixed = (*GEOMETRY, "output_padding")
     orthogonal = True
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,9 +62,11 @@ class AOLConv2d(KernelConv2d):
     ``weight`` is P, differentiable in training. Raises ValueError for other padding modes.
     """
 
+    options = KernelConv2d.options | {"epsilon": partial(check_nonnegative, "epsilon")}
+
     def __init__(self, *args: Any, epsilon: float = 0.0, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.epsilon = check_nonnegative("epsilon", epsilon)
+        self.epsilon = epsilon
 
     def make_parameters(self, device: Any, dtype: Any) -> None:
         """raw_weight."""

@@ -201,6 +201,7 @@ class CPLConv2d(_FixedScale, ResidualConv2d):
     Raises ValueError for other paddings, padding modes and values of training_sigma.
     """
 
+    fixed = (*ResidualConv2d.fixed, "training_sigma")
     power_vector: Tensor
 
     def __init__(self, *args: Any, training_sigma: str = "bound", **kwargs: Any):

@@ -59,6 +59,8 @@ class LOTConv2d(OrthogonalConv2d):
     ``bias`` (out_channels). Raises ValueError for other paddings, padding modes and dilated strides.
     """
 
+    fixed = (*OrthogonalConv2d.fixed, "ridge", "steps")
+
     def __init__(self, *args: Any, ridge: float | None = None, steps: int | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.ridge, self.steps = check_iteration(ridge, steps)
@@ -93,6 +95,8 @@ class LOTLinear(OrthogonalLinear):
     ``ridge``, ``steps`` as in :class:`LOTConv2d`. Parameters: ``raw_weight`` (out_features, in_features),
     initialised orthogonal (identity if square), ``bias``. ``weight`` is Q; in eval mode it is computed once.
     """
+
+    fixed = (*OrthogonalLinear.fixed, "ridge", "steps")
 
     def __init__(self, *args: Any, ridge: float | None = None, steps: int | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -17,11 +17,15 @@ class _DisjointPool2d(nn.Module):
     def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None):
         super().__init__()
         self.kernel_size = make_pair("kernel_size", kernel_size)
-        self.stride = self.kernel_size if stride is None else make_pair("stride", stride)
-        if self.stride != self.kernel_size:
+        if stride is not None and make_pair("stride", stride) != self.kernel_size:
             raise ValueError(
                 f"stride={stride!r}: allowed is kernel_size={kernel_size!r}: the norm is 1 for disjoint windows"
             )
+
+    @property
+    def stride(self) -> Pair:
+        """The windows' size."""
+        return self.kernel_size
 
     def check_input(self, x: Tensor) -> None:
         """Raises ValueError unless x is (n, c, h, w) or (c, h, w) and holds at least one window."""

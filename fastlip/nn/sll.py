@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,9 +52,11 @@ class SLLConv2d(ResidualConv2d):
     (inner_channels). Raises ValueError for other paddings and padding modes.
     """
 
+    options = ResidualConv2d.options | {"epsilon": partial(check_nonnegative, "epsilon")}
+
     def __init__(self, *args: Any, epsilon: float = 0.0, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.epsilon = check_nonnegative("epsilon", epsilon)
+        self.epsilon = epsilon
 
     def make_parameters(self, device: Any, dtype: Any) -> None:
         """Kernel, bias and psi."""

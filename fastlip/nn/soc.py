@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.nn import _spectra
-from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32
+from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32, check_nonnegative
 from fastlip.nn._channels import first_channels, pad_channels
 from fastlip.nn._conv import Pair
 from fastlip.nn._orthogonal import PerFrequencyConv2d, largest_singular_value, space_to_depth
@@ -29,6 +29,31 @@ DEFAULT_TERMS = 4
 _NORM_PER_SIDE = 0.8
 _LARGEST_NORM = 2.8  # 4, 8, 12 and 16 terms are 1-Lipschitz up to here, and 8, 12, 16 up to 3.3
 _INITIAL_DEVIATION = 0.1  # of the paper's: near the identity, a deep network learns faster
+
+
+def _check_norm(value: Any) -> float:
+    if check_nonnegative("max_norm", value) == 0:
+        raise ValueError(f"max_norm={value}: expected a positive number")
+    return float(value)
+
+
+_kept_modulus = cache(largest_modulus)  # every forward asks for it
+
+
+# Constants of a graph: tracing into what is cached makes torch.compile warn.
+@torch.compiler.assume_constant_result
+def _gain(terms: int, max_norm: float) -> float:
+    """What makes a series of that many terms 1-Lipschitz up to the norm."""
+    return 1 / _kept_modulus(terms, max_norm)
+
+
+@torch.compiler.assume_constant_result
+def _norm(chosen: str, terms: int, eval_terms: int, taps: int) -> float:
+    """The norm chosen; else the default for that many taps, up to which good numbers of terms are 1-Lipschitz."""
+    if chosen:
+        return float(chosen)
+    limit = min(max(stable_norm(t), _LARGEST_NORM) for t in (terms, eval_terms))
+    return min(_NORM_PER_SIDE * math.sqrt(taps), limit)
 
 
 class SOCConv2d(PerFrequencyConv2d):
@@ -82,11 +107,13 @@ class SOCConv2d(PerFrequencyConv2d):
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to the same with out_channels, sides divided by the
     stride and rounded up. Parameters: ``raw_weight`` (c, c / groups, kh, kw), c the padded channels, initialised
     normal with standard deviation 0.1 sqrt(groups / c), near the identity (the paper: 10 times that); ``bias``
-    (out_channels), initialised 0. Options are read at construction.
+    (out_channels), initialised 0.
     Raises ValueError for even kernels, other paddings and padding modes, and the spectral form without circular
     padding.
     """
 
+    options = PerFrequencyConv2d.options | {"terms": partial(check_terms, "terms")}
+    fixed = (*PerFrequencyConv2d.fixed, "exponential", "width")
     padding_modes = ("zeros", "circular")
 
     def __init__(
@@ -106,17 +133,33 @@ class SOCConv2d(PerFrequencyConv2d):
         if self.orthogonal:
             self.padding_modes = ("circular",)
         super().__init__(*args, **kwargs)
-        self.terms = check_terms("terms", terms)
-        self.eval_terms = self.terms if eval_terms is None else check_terms("eval_terms", eval_terms)
-        self.max_norm = self._default_norm() if max_norm is None else float(max_norm)
-        if not 0 < self.max_norm < math.inf:
-            raise ValueError(f"max_norm={max_norm}: expected a positive number")
+        self.terms = terms
+        self.eval_terms = eval_terms
+        self.max_norm = max_norm
         self.recompute = recompute
-        self._gains = {t: 1 / largest_modulus(t, self.max_norm) for t in (self.terms, self.eval_terms)}
 
-    def _default_norm(self) -> float:
-        limit = min(max(stable_norm(t), _LARGEST_NORM) for t in (self.terms, self.eval_terms))
-        return min(_NORM_PER_SIDE * math.sqrt(math.prod(self.kernel_size)), limit)
+    @property
+    def eval_terms(self) -> int:
+        """T in eval mode; set to None: that of training."""
+        return self.terms if self._eval_terms is None else self._eval_terms
+
+    @eval_terms.setter
+    def eval_terms(self, value: int | None) -> None:
+        self._eval_terms = value if value is None else check_terms("eval_terms", value)
+
+    @property
+    def max_norm(self) -> float:
+        """The largest norm of L; set to None: the default for the numbers of terms."""
+        return _norm(self._max_norm, self.terms, self.eval_terms, self.kernel_size[0] * self.kernel_size[1])
+
+    @max_norm.setter
+    def max_norm(self, value: float | None) -> None:
+        # As text: of a number that changes torch.compile makes a variable, and the gain must be a constant.
+        self._max_norm = "" if value is None else repr(_check_norm(value))
+
+    def gain(self, terms: int) -> float:
+        """g for that many terms: the inverse of the largest |p_T(i theta)| up to ``max_norm``."""
+        return _gain(terms, self.max_norm)
 
     def _check_padding(self, padding: Any) -> Pads:
         if any(side % 2 == 0 for side in self.kernel_size):
@@ -163,7 +206,7 @@ class SOCConv2d(PerFrequencyConv2d):
             return (kernel_exp(kernel, (height, width), self.dilation, self.groups, backend=self.backend),)
         spectrum = kernel_spectrum(kernel, (height, width), self.dilation)
         series = series_of_spectrum(spectrum, (height, width), self.groups, self.eval_terms)
-        return (self._gains[self.eval_terms] * series,)
+        return (self.gain(self.eval_terms) * series,)
 
     def torus(self, height: int, width: int) -> tuple[int, ...]:
         """The image itself where the exponential, or its series, is taken per frequency."""
@@ -216,7 +259,8 @@ class SOCConv2d(PerFrequencyConv2d):
         terms = self._terms()
         degree = self._degree((x.shape[-2], x.shape[-1]))
         coefficients = taylor(terms) if degree == terms else economized(terms, degree, self._tolerance())[0]
-        coefficients = tuple(self._gains[terms] * value for value in coefficients)
+        gain = self.gain(terms)
+        coefficients = tuple(gain * value for value in coefficients)
         if torus := _spectra.torus_for(self, x, (self.width, self.width)):
             compute = partial(_spectra.spectra_of, kernel, torus, self.dilation)
             (spectrum,) = self.derive("spectra", torus, (kernel,), compute)
@@ -249,7 +293,7 @@ class SOCConv2d(PerFrequencyConv2d):
             (kernel,) = self.effective()
             norm = ops.spectral_norm(as_it_runs(kernel), (height, width), pads=self.pads, **geometry).item()
             difference = self._tolerance() if self._degree((height, width)) < self._terms() else 0.0
-        return (largest_modulus(self._terms(), norm) + difference) * self._gains[self._terms()]
+        return (largest_modulus(self._terms(), norm) + difference) * self.gain(self._terms())
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""
