@@ -40,6 +40,20 @@ def missing(x: Tensor) -> str:
     return _native.missing("conv_chain_forward_float32", x.device)
 
 
+# Numbers that the convolutions write from which the passes in C++ win: below, torch's own padding and activations take
+# less time than the calls between them (README.md of conv_chain).
+WORTHWHILE = {"zeros": 1 << 15, "circular": 1 << 14}
+
+
+def too_small(x: Tensor, weights: Sequence[Tensor], mode: str) -> str:
+    """Empty, or why the reference is faster: there is little between the convolutions. 1x1 kernels always win."""
+    if all(_is_matrix(weight) for weight in weights):
+        return ""
+    n, _, height, width = x.shape
+    numbers = n * height * width * sum(weight.shape[0] for weight in weights)
+    return "" if numbers >= WORTHWHILE[mode] else f"{numbers} numbers take torch less time than launches"
+
+
 def frame_of(weight: Tensor, dilation: Sequence[int], mode: str) -> Pads:
     """What a convolution reads around the image: nothing with zero padding, which oneDNN does itself."""
     return same_pads(weight.shape[2:], tuple(dilation)) if mode == "circular" else NO_FRAME

@@ -58,6 +58,19 @@ class Kernels:
         refused = images.refuse(x, [*biases, *scales], weights, padding_mode, dilation)
         return refused or self.passes.missing(x)
 
+    def unprofitable(
+        self,
+        x: Tensor,
+        weights: list[Tensor],
+        biases: list[Tensor | None],
+        scales: list[Tensor],
+        padding_mode: str,
+        dilation: tuple[int, int],
+        pairing: str,
+    ) -> str:
+        """Empty, or why the reference is faster."""
+        return images.too_small(x, weights, padding_mode)
+
     def forward(
         self,
         x: Tensor,

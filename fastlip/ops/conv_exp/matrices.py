@@ -32,6 +32,7 @@ def backward(
     x: Tensor | None,
     kernel: Tensor,
     sums: list[Tensor],
+    needs_bias: bool,
     coefficients: Sequence[float],
     dilation: Size,
     padding_mode: str,
@@ -41,7 +42,7 @@ def backward(
     matrices = _matrices(kernel, size, dilation)
     results = [polynomial_and_factors(K, coefficients) for K in matrices]
     Q = torch.cat([Q for Q, _ in results])
-    images, wanted = gradient if x is None else x, [True, x is not None, True]
+    images, wanted = gradient if x is None else x, [True, x is not None, needs_bias]
     x_gradient, Q_gradient, bias_gradient = native.spectral_conv_backward(gradient, images, Q, size, 1, wanted)
     if x is None:
         return x_gradient, kernel.new_empty((0, 0, 0, 0)), bias_gradient

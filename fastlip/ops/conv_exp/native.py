@@ -53,13 +53,14 @@ def conv_exp_backward(
     x: Tensor | None,
     kernel: Tensor,
     sums: list[Tensor],
+    needs_bias: bool,
     coefficients: Sequence[float],
     form: str,
     dilation: Sequence[int],
     padding_mode: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, of the kernel (empty where x was not kept) and of the bias."""
+    """The gradients of x, of the kernel (empty where x was not kept) and of the bias (empty unless needed)."""
     gradient = gradient.contiguous(memory_format=images.LAST)
     x = x if x is None else x.contiguous(memory_format=images.LAST)
     options = coefficients, (dilation[0], dilation[1]), padding_mode
-    return _FORMS[form].backward(gradient, x, kernel, sums, *options)
+    return _FORMS[form].backward(gradient, x, kernel, sums, needs_bias, *options)

@@ -37,6 +37,7 @@ def backward(
     x: Tensor | None,
     kernel: Tensor,
     sums: list[Tensor],
+    needs_bias: bool,
     coefficients: Sequence[float],
     dilation: Size,
     padding_mode: str,
@@ -57,7 +58,7 @@ def backward(
         x_gradient.add_(h, alpha=coefficient)
         if x is not None:
             K_gradient.add_(part, alpha=coefficient)
-    bias_gradient = gradient.sum((0, 2, 3))
+    bias_gradient = gradient.sum((0, 2, 3)) if needs_bias else kernel.new_empty(0)
     if x is None:
         return x_gradient, kernel.new_empty((0, 0, 0, 0)), bias_gradient
     return x_gradient, kernel_spectrum_adjoint(K_gradient, kernel.shape, torus, dilation), bias_gradient

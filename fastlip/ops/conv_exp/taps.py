@@ -40,6 +40,7 @@ def backward(
     x: Tensor | None,
     kernel: Tensor,
     sums: list[Tensor],
+    needs_bias: bool,
     coefficients: Sequence[float],
     dilation: Sequence[int],
     padding_mode: str,
@@ -54,18 +55,17 @@ def backward(
             inputs = [x, *sums]
     adjoint = images.adjoint(kernel).contiguous(memory_format=images.LAST)
     frame = images.opposite(images.frame_of(kernel, dilation, padding_mode))
-    x_gradient = gradient * coefficients[0]
     adjoint_gradient = torch.zeros_like(adjoint, memory_format=torch.contiguous_format)
-    g = gradient
+    g = x_gradient = gradient
     for t, factor in enumerate(_factors(coefficients), 1):
         framed = images.framed(g, frame)
         if inputs:
             part = images.weight_gradient(framed, inputs[-t], adjoint, dilation, padding_mode)
             adjoint_gradient.add_(part, alpha=factor)
         g = images.convolve(framed, adjoint * factor, dilation, padding_mode)
-        x_gradient.add_(g)
+        x_gradient = torch.add(g, gradient, alpha=coefficients[0]) if t == 1 else x_gradient.add_(g)
     kernel_gradient = images.adjoint(adjoint_gradient).contiguous() if inputs else kernel.new_empty((0, 0, 0, 0))
-    return x_gradient, kernel_gradient, gradient.sum((0, 2, 3))
+    return x_gradient, kernel_gradient, gradient.sum((0, 2, 3)) if needs_bias else kernel.new_empty(0)
 
 
 def _factors(coefficients: Sequence[float]) -> list[float]:

@@ -50,6 +50,20 @@ class Kernels:
             return f"no kernel for groups={groups}"
         return images.refuse(x, (bias, scale), (weight,), padding_mode, dilation) or self.passes.missing(x)
 
+    def unprofitable(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        scale: Tensor,
+        dilation: tuple[int, int],
+        groups: int,
+        padding_mode: str,
+        pairing: str,
+    ) -> str:
+        """Empty, or why the reference is faster; its adjoint of a circular convolution is slow at every size."""
+        return "" if padding_mode == "circular" else images.too_small(x, (weight, weight.transpose(0, 1)), padding_mode)
+
     def forward(
         self,
         x: Tensor,
