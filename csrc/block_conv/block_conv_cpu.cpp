@@ -13,7 +13,7 @@
 namespace fastlip::block_conv {
 namespace {
 
-// A chain of one batch item. `axes` has a bit for each factor: whether its taps lie along the width.
+// A chain of one batch item. axes[i]: whether the taps of factor i lie along the width.
 template <class T>
 struct Chain {
   int64_t factors;
@@ -34,7 +34,7 @@ struct Chain {
   View<T> panels(T* data, int64_t i) const { return View<T>::panels(data, taps[i].count(), rows, columns); }
   View<T> plain(const T* data) const { return View<T>::plain(const_cast<T*>(data), rows, columns); }
 
-  // The kernels before each of the first `count` factors, in panels one after another; and those factors' projectors.
+  // The kernels before each of the first `count` factors, in panels one after another.
   std::vector<View<T>> partial_kernels(const T* kernel, const T* projectors, int64_t count) const {
     int64_t size = matrix_size();
     for (int64_t i = 0; i < count; ++i) size += kernel_size(i);

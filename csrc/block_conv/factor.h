@@ -10,7 +10,7 @@
 namespace fastlip::block_conv {
 
 constexpr int64_t kBlockRows = 32;   // of a product, for each pass over a strip of its right factor
-constexpr int64_t kMaxLength = 64;  // of the sums of one pass: that part of a strip stays in the nearest cache
+constexpr int64_t kMaxLength = 128;  // of the sums of one pass: that part of a strip stays in the nearest cache
 
 struct Taps {
   int64_t height;
@@ -43,7 +43,9 @@ void multiply_vectors(T* c, const T* a, int64_t strip, const T* b, int64_t rows,
     for (int64_t r = 0; r < rows; r += kPanelRows) {
       const T* left = a + l / width * strip + r * width;
       T* target = c + r * width;
-      if (whole > 0) multiply_panels<T, vectors, width, 1, width>(target, left, b + l * width, pairs, whole, width, l > 0);
+      if (whole > 0) {
+        multiply_panels<T, vectors, width, 1, width>(target, left, b + l * width, pairs, whole, width, l > 0);
+      }
       if (rest > 0) {
         multiply_panels<T, vectors, width, 1, width>(target, left + whole * strip, b + (l + whole * width) * width,
                                                      pairs, 1, rest, l + whole > 0);
@@ -59,7 +61,7 @@ void multiply(const Part<T>& c, const View<T>& a, int64_t tap, int64_t row, int6
   function(c.data, a.at(tap, row, 0), a.strip, b, rows, length);
 }
 
-// The rows of a part of a kernel that a pass does not reach, because torch's layout has no rows to fill up tiles.
+// How many of a block's rows there are: torch's layout has none to fill up tiles.
 template <class T>
 int64_t rows_of(const View<T>& view, int64_t begin, int64_t rows) {
   return std::min(rows, view.rows - begin);
@@ -67,7 +69,8 @@ int64_t rows_of(const View<T>& view, int64_t begin, int64_t rows) {
 
 // longer = [K P, 0] + [0, K - K P] along the axis, for K and P in panels.
 template <class T>
-void lengthen(const View<T>& K, const Taps& taps, int64_t axis, const View<T>& P, int64_t columns, const View<T>& longer) {
+void lengthen(const View<T>& K, const Taps& taps, int64_t axis, const View<T>& P, int64_t columns,
+              const View<T>& longer) {
   const int64_t blocks = divide_up(K.rows, kBlockRows), lines = taps.lines(axis), n = taps.along(axis);
   const Taps more = taps.longer(axis);
   const bool parallel = taps.count() * K.rows * columns * columns >= kWorthThreads;
@@ -89,7 +92,8 @@ void lengthen(const View<T>& K, const Taps& taps, int64_t axis, const View<T>& P
           to.store(r, v, product.load(r, v) + (from.load(r, v) - before.load(r, v)));
         });
       } else {
-        for_vectors(written, vectors, [=](int64_t r, int64_t v) { to.store(r, v, from.load(r, v) - before.load(r, v)); });
+        for_vectors(written, vectors,
+                    [=](int64_t r, int64_t v) { to.store(r, v, from.load(r, v) - before.load(r, v)); });
       }
     }
   });
@@ -111,7 +115,8 @@ struct Shortening {
   void run() const {
     const int64_t lines = taps.lines(axis), n = taps.along(axis), strips = divide_up(columns, kStrip<T>);
     const bool parallel = taps.count() * K.rows * columns * columns >= kWorthThreads;
-    parallel_jobs(lines * n * strips, parallel, [&](int64_t job) { subtract(job / n % lines, job % n, job / (lines * n)); });
+    parallel_jobs(lines * n * strips, parallel,
+                  [&](int64_t job) { subtract(job / n % lines, job % n, job / (lines * n)); });
     const int64_t sides = divide_up(strips, kSide), squares = sides * sides, blocks = divide_up(K.rows, kBlockRows);
     parallel_jobs(squares + lines * n * blocks * strips, parallel, [&](int64_t job) {
       if (job < squares) return accumulate(job % sides * kSide, job / sides * kSide);
@@ -166,7 +171,8 @@ struct Shortening {
     }
     for (int64_t s = first_s; s < last_s; ++s) {
       for (int64_t strip = first_strip; strip < last_strip; ++strip) {
-        const Part<T> from = block_part(sums[strip - first_strip][s - first_s]), to = gradient.part(0, strip * width, s);
+        const Part<T> from = block_part(sums[strip - first_strip][s - first_s]);
+        const Part<T> to = gradient.part(0, strip * width, s);
         for_vectors(std::min(width, columns - strip * width), vectors_of<T>(columns, s),
                     [=](int64_t r, int64_t v) { to.store(r, v, from.load(r, v)); });
       }

@@ -40,8 +40,8 @@ def missing(x: Tensor) -> str:
     return _native.missing("conv_chain_forward_float32", x.device)
 
 
-# Numbers that the convolutions write from which the passes in C++ win: below, torch's own padding and activations take
-# less time than the calls between them (README.md of conv_chain).
+# Numbers that the convolutions write from which the passes in C++ win: below, torch's own padding and activations
+# take less time than the calls between them (README.md of conv_chain).
 WORTHWHILE = {"zeros": 1 << 15, "circular": 1 << 14}
 
 

@@ -14,6 +14,8 @@ from fastlip.ops.block_conv import kernel_shape, products
 _native.require()
 
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
+# Channels at which products are nearly all of the time: then recomputing partial kernels is what tells.
+_LARGE = 256
 
 
 def supports(kernel: Tensor, projectors: Tensor, axes: Sequence[int]) -> str:
@@ -29,6 +31,8 @@ def unprofitable(kernel: Tensor, projectors: Tensor, axes: Sequence[int]) -> str
     """Empty, or why the reference is faster."""
     if kernel.is_complex() and kernel.device.type == "cpu":
         return "complex products are torch's, and recomputing partial kernels costs more than it saves"
+    if torch.compiler.is_compiling() and kernel.shape[-1] >= _LARGE:
+        return "compiled, the reference keeps its partial kernels and has fewer products to compute"
     return "" if axes and kernel.numel() else "there is nothing to multiply"
 
 

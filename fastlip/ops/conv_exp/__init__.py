@@ -143,7 +143,7 @@ def _fake_backward(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
-    x, kernel, bias, coefficients, _, *options = inputs
+    x, kernel, _, coefficients, _, *options = inputs
     ctx.options = coefficients, *options
     # A frozen kernel's gradient is all that needs x and the sums.
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, kernel, *output[1])

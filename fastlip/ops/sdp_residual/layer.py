@@ -62,7 +62,9 @@ class Kernels:
         pairing: str,
     ) -> str:
         """Empty, or why the reference is faster; its adjoint of a circular convolution is slow at every size."""
-        return "" if padding_mode == "circular" else images.too_small(x, (weight, weight.transpose(0, 1)), padding_mode)
+        if padding_mode == "circular":
+            return ""
+        return images.too_small(x, (weight, weight.transpose(0, 1)), padding_mode)
 
     def forward(
         self,
