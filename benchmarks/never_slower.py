@@ -1,9 +1,10 @@
 """Is what ``"auto"`` picks ever slower than the reference, eager or compiled? At every benchmark case of every op.
 
 ``python benchmarks/never_slower.py [--op NAME ...] [--case TEXT ...] [--every-case] [--eager] [--json FILE]``:
-forward and backward of the contestants alternate in every round; ratios are medians of each round's ratio. Exits with 1
-where one exceeds 1 by more than noise may add. Torch compiles no complex arithmetic: where an op has any, the compiled
-reference runs that part as it does eagerly. Rows of ops that the JSON file holds already, and that are not timed now, stay in it.
+forward and backward of the contestants alternate in every round; ratios are medians of each round's ratio. Exits with
+1 where one exceeds 1 by more than noise may add. Torch compiles no complex arithmetic: where an op has any, the
+compiled reference runs that part as it does eagerly. Rows of ops that the JSON file holds already, and that are not
+timed now, stay in it.
 """
 
 import json

@@ -68,8 +68,10 @@ class Kernels:
         dilation: tuple[int, int],
         pairing: str,
     ) -> str:
-        """Empty, or why the reference is faster."""
-        return images.too_small(x, weights, padding_mode)
+        """Empty, or why the reference is faster. Chains of 1x1 kernels win at every size."""
+        if all(images.is_matrix(weight) for weight in weights):
+            return ""
+        return images.too_small(x, sum(weight.shape[0] for weight in weights), padding_mode)
 
     def forward(
         self,
