@@ -16,7 +16,6 @@ from pathlib import Path
 
 import click
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from fastlip import testing
 from fastlip.benchmarking import keep_pages
@@ -98,16 +97,8 @@ def compare(op_name: str, case: Case, dtype: torch.dtype, device: str, eager: bo
 
 
 def function_of(name: str, op_name: str, case: Case) -> Callable[..., torch.Tensor]:
-    """Where a case has the kernels recompute what they would keep, so does the reference."""
-    backend = name.removeprefix("compiled ")
-
-    def call(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-        return testing.call(op_name, backend, case, tensors)
-
     def function(**tensors: torch.Tensor) -> torch.Tensor:
-        if backend == "reference" and case.options.get("recompute"):
-            return checkpoint(call, tensors, use_reentrant=False)
-        return call(tensors)
+        return testing.call(op_name, name.removeprefix("compiled "), case, tensors)
 
     return torch.compile(function, dynamic=False) if name.startswith("compiled ") else function
 
