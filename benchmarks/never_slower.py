@@ -1,8 +1,10 @@
 """Is what ``"auto"`` picks ever slower than the reference, eager or compiled? At every benchmark case of every op.
 
-``python benchmarks/never_slower.py [--op NAME ...] [--every-case] [--eager] [--json FILE]``: forward and backward of
-the contestants alternate in every round; ratios are medians of each round's ratio. Exits with 1 where one exceeds 1
-by more than noise may add. Rows of ops that the JSON file holds already, and that are not timed now, stay in it.
+``python benchmarks/never_slower.py [--op NAME ...] [--case TEXT ...] [--every-case] [--eager] [--json FILE]``:
+forward and backward of the contestants alternate in every round; ratios are medians of each round's ratio. Exits with
+1 where one exceeds 1 by more than noise may add. Torch compiles no complex arithmetic: where an op has any, the
+compiled reference runs that part as it does eagerly. Rows of ops that the JSON file holds already, and that are not
+timed now, stay in it.
 """
 
 import json
@@ -25,6 +27,7 @@ RATIOS = (("auto", "reference"), ("auto", "compiled reference"), ("compiled auto
 
 @click.command()
 @click.option("--op", "names", multiple=True, help="Give it once for each.  [default: all]")
+@click.option("--case", "texts", multiple=True, help="Cases whose name contains it; once for each.  [default: all]")
 @click.option("--every-case", is_flag=True, help="The small cases of the tests too.")
 @click.option("--eager", is_flag=True, help="Compile nothing.")
 @click.option("--dtype", type=click.Choice(["float32", "complex64"]), default="float32")
@@ -33,6 +36,7 @@ RATIOS = (("auto", "reference"), ("auto", "compiled reference"), ("compiled auto
 @click.option("--json", "path", type=click.Path(path_type=Path, dir_okay=False))
 def main(
     names: tuple[str, ...],
+    texts: tuple[str, ...],
     every_case: bool,
     eager: bool,
     dtype: str,
@@ -43,7 +47,9 @@ def main(
     keep_pages()
     rows = []
     for op_name, case_name, case in cases(every_case):
-        if (names and op_name not in names) or getattr(torch, dtype) not in testing.dtypes_of(op_name):
+        if (names and op_name not in names) or not any(text in case_name for text in texts or ("",)):
+            continue
+        if getattr(torch, dtype) not in testing.dtypes_of(op_name):
             continue
         ratios = compare(op_name, case, getattr(torch, dtype), device, eager)
         rows.append({"op": op_name, "case": case_name, "dtype": dtype, **ratios})

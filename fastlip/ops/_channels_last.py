@@ -40,6 +40,18 @@ def missing(x: Tensor) -> str:
     return _native.missing("conv_chain_forward_float32", x.device)
 
 
+# Numbers that the convolutions write from which the passes in C++ win: below, torch's own padding and activations
+# take less time than the calls between them (README.md of conv_chain).
+WORTHWHILE = {"zeros": 1 << 15, "circular": 1 << 14}
+
+
+def too_small(x: Tensor, channels: int, mode: str) -> str:
+    """Empty, or why the reference is faster: convolutions of x to so many channels in all leave little between."""
+    n, _, height, width = x.shape
+    numbers = n * height * width * channels
+    return "" if numbers >= WORTHWHILE[mode] else f"{numbers} numbers take torch less time than launches"
+
+
 def frame_of(weight: Tensor, dilation: Sequence[int], mode: str) -> Pads:
     """What a convolution reads around the image: nothing with zero padding, which oneDNN does itself."""
     return same_pads(weight.shape[2:], tuple(dilation)) if mode == "circular" else NO_FRAME
@@ -53,7 +65,7 @@ def opposite(frame: Pads) -> Pads:
 
 def adjoint(weight: Tensor) -> Tensor:
     """The kernel of the adjoint convolution, by the opposite frame."""
-    return (weight if _is_matrix(weight) else weight.flip(2, 3)).transpose(0, 1)
+    return (weight if is_matrix(weight) else weight.flip(2, 3)).transpose(0, 1)
 
 
 def framed(x: Tensor, frame: Pads) -> Tensor:
@@ -83,7 +95,7 @@ def outputs_of(x: Tensor, frame: Pads) -> tuple[Tensor, Tensor, int]:
 
 def convolve(image: Tensor, weight: Tensor, dilation: Sequence[int], mode: str, bias: Tensor | None = None) -> Tensor:
     """The "same" convolution of an image that has its frame, channels-last."""
-    if _is_matrix(weight):
+    if is_matrix(weight):
         return F.linear(image.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
     weight = weight.contiguous(memory_format=LAST)
     y = torch.conv2d(image, weight, bias, 1, _padding(weight, dilation, mode), dilation)
@@ -92,7 +104,7 @@ def convolve(image: Tensor, weight: Tensor, dilation: Sequence[int], mode: str, 
 
 def weight_gradient(image: Tensor, gradient: Tensor, weight: Tensor, dilation: Sequence[int], mode: str) -> Tensor:
     """The gradient of a kernel from the layer's input, with its frame, and the output's gradient."""
-    if _is_matrix(weight):
+    if is_matrix(weight):
         pixels, gradients = (tensor.permute(0, 2, 3, 1).flatten(0, 2) for tensor in (image, gradient))
         return (gradients.T @ pixels)[:, :, None, None]
     arguments = [1, 1], _padding(weight, dilation, mode), list(dilation), False, [0, 0], 1
@@ -110,7 +122,7 @@ def adjoint_weight_gradient(
     return adjoint(weight_gradient(gradient, x, weight_adjoint, dilation, mode)).contiguous()
 
 
-def _is_matrix(weight: Tensor) -> bool:
+def is_matrix(weight: Tensor) -> bool:
     """Whether a kernel has one tap: then channels-last images are the rows of a matrix, and nothing is copied."""
     return weight.shape[2] == weight.shape[3] == 1
 

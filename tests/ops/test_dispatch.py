@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from fastlip import ops
+from fastlip import ops, testing
 from fastlip.ops import _op
 from fastlip.ops.maxmin import OP
 
@@ -30,6 +30,20 @@ def test_auto_takes_the_first_backend_that_supports_the_input():
     first = next((name for name in OP.backends if not OP.why_not(name, X, "adjacent", 1)), "reference")
     assert chosen == first
     assert OP.choose("auto", X.to("meta"), "adjacent", 1) == "reference"
+
+
+@pytest.mark.parametrize(("channels", "size", "taps"), [(4, 4, 3), (16, 64, 3), (4, 4, 1)])
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+def test_auto_leaves_small_convolutions_to_the_reference(channels, size, taps, mode, monkeypatch):
+    monkeypatch.undo()
+    if reason := testing.op("conv_chain").status("native"):
+        pytest.skip(reason)
+    x, weight = torch.zeros(2, channels, size, size), torch.zeros(channels, channels, taps, taps)
+    small = size == 4 and taps == 3
+    chain = testing.op("conv_chain").choose("auto", x, [weight], [None], [], mode, (1, 1), "adjacent")
+    assert chain == ("reference" if small else "native")
+    residual = testing.op("sdp_residual").choose("auto", x, weight, None, weight[:, 0, 0, 0], (1, 1), 1, mode, "none")
+    assert residual == ("reference" if small and mode == "zeros" else "native")
 
 
 def test_a_second_derivative_that_no_kernel_has_is_refused():

@@ -31,8 +31,8 @@ def block_conv(matrix: Tensor, projectors: Tensor, axes: Sequence[int], *, backe
         matrix: O, (..., m, c), or a kernel (..., th, tw, m, c).
         projectors: P_1 ... P_n, (..., n, c, c).
         axes: n times 0 (the factor's taps lie along the height) or 1 (along the width).
-        backend: ``"auto"``, ``"reference"`` or ``"native"``. The latter is made of torch's matrix products, one
-            for all taps of a factor, with an adjoint that keeps the arguments only.
+        backend: ``"auto"``, ``"reference"`` or ``"native"``. The latter's adjoint keeps the
+            arguments only.
 
     Returns:
         (..., kh, kw, m, c) with kh = th + axes.count(0), kw = tw + axes.count(1) (th = tw = 1 for a matrix): the

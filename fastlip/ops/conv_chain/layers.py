@@ -58,6 +58,21 @@ class Kernels:
         refused = images.refuse(x, [*biases, *scales], weights, padding_mode, dilation)
         return refused or self.passes.missing(x)
 
+    def unprofitable(
+        self,
+        x: Tensor,
+        weights: list[Tensor],
+        biases: list[Tensor | None],
+        scales: list[Tensor],
+        padding_mode: str,
+        dilation: tuple[int, int],
+        pairing: str,
+    ) -> str:
+        """Empty, or why the reference is faster. Chains of 1x1 kernels win at every size."""
+        if all(images.is_matrix(weight) for weight in weights):
+            return ""
+        return images.too_small(x, sum(weight.shape[0] for weight in weights), padding_mode)
+
     def forward(
         self,
         x: Tensor,

@@ -54,4 +54,5 @@ class Passes:
 
 
 _kernels = layers.Kernels(Passes())
-supports, conv_chain_forward, conv_chain_backward = _kernels.supports, _kernels.forward, _kernels.backward
+supports, unprofitable = _kernels.supports, _kernels.unprofitable
+conv_chain_forward, conv_chain_backward = _kernels.forward, _kernels.backward

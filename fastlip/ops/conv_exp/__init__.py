@@ -131,22 +131,29 @@ def _fake_forward(
     return image(), [image() for _ in range(len(coefficients) - 2)] if keep else []
 
 
-def _fake_backward(gradient: Tensor, x: Tensor | None, kernel: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_backward(
+    gradient: Tensor, x: Tensor | None, kernel: Tensor, sums: list[Tensor], needs_bias: bool, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     images = torch.empty_like(gradient, memory_format=torch.channels_last)
-    return images, kernel.new_empty(kernel.shape if x is not None else (0, 0, 0, 0)), kernel.new_empty(len(kernel))
+    return (
+        images,
+        kernel.new_empty(kernel.shape if x is not None else (0, 0, 0, 0)),
+        kernel.new_empty(len(kernel) if needs_bias else 0),
+    )
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
-    x, kernel, bias, coefficients, _, *options = inputs
-    ctx.has_bias, ctx.options = bias is not None, (coefficients, *options)
+    x, kernel, _, coefficients, _, *options = inputs
+    ctx.options = coefficients, *options
     # A frozen kernel's gradient is all that needs x and the sums.
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, kernel, *output[1])
 
 
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     x, kernel, *sums = ctx.saved_tensors
-    x_bar, kernel_bar, bias_bar = _backward.outputs(gradient, x, kernel, sums, *ctx.options)
-    return x_bar, None if x is None else kernel_bar, bias_bar if ctx.has_bias else None, *[None] * 6
+    needs_bias = ctx.needs_input_grad[2]
+    x_bar, kernel_bar, bias_bar = _backward.outputs(gradient, x, kernel, sums, needs_bias, *ctx.options)
+    return x_bar, None if x is None else kernel_bar, bias_bar if needs_bias else None, *[None] * 6
 
 
 _forward = OP.define(
@@ -157,7 +164,7 @@ _forward = OP.define(
     backward=_gradients,
 )
 _backward = OP.define(
-    "conv_exp_backward(Tensor gradient, Tensor? x, Tensor kernel, Tensor[] sums, float[] coefficients,"
-    " str form, int[] dilation, str padding_mode, str backend) -> (Tensor, Tensor, Tensor)",
+    "conv_exp_backward(Tensor gradient, Tensor? x, Tensor kernel, Tensor[] sums, bool needs_bias,"
+    " float[] coefficients, str form, int[] dilation, str padding_mode, str backend) -> (Tensor, Tensor, Tensor)",
     fake=_fake_backward,
 )

@@ -19,14 +19,14 @@ def forward(series: Series, x: Tensor, bias: Tensor | None, keep: bool) -> tuple
 
 
 def backward(
-    series: Series, gradient: Tensor, x: Tensor | None, sums: list[Tensor]
-) -> tuple[Tensor, Tensor | None, Tensor]:
+    series: Series, gradient: Tensor, x: Tensor | None, sums: list[Tensor], needs_bias: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The gradients of x, kernel and bias; the matrices are computed again."""
     size = gradient.shape[2], gradient.shape[3]
     matrices, coefficients = _matrices(series, size), series.coefficients
     results = [polynomial_and_factors(K, coefficients) for K in matrices]
     Q = torch.cat([Q for Q, _ in results])
-    images, wanted = gradient if x is None else x, [True, x is not None, True]
+    images, wanted = gradient if x is None else x, [True, x is not None, needs_bias]
     x_gradient, Q_gradient, bias_gradient = native.spectral_conv_backward(gradient, images, Q, size, 1, wanted)
     if x is None:
         return x_gradient, None, bias_gradient

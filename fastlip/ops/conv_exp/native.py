@@ -55,16 +55,17 @@ def conv_exp_backward(
     x: Tensor | None,
     kernel: Tensor,
     sums: list[Tensor],
+    needs_bias: bool,
     coefficients: Sequence[float],
     form: str,
     dilation: Sequence[int],
     padding_mode: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, of the kernel (empty where x was not kept) and of the bias."""
+    """The gradients of x, of the kernel (empty where x was not kept) and of the bias (empty unless needed)."""
     gradient = gradient.contiguous(memory_format=images.LAST)
     x = x if x is None else x.contiguous(memory_format=images.LAST)
     series = Series(kernel, coefficients, (dilation[0], dilation[1]), padding_mode)
-    x_gradient, kernel_gradient, bias_gradient = _FORMS[form].backward(series, gradient, x, sums)
+    x_gradient, kernel_gradient, bias_gradient = _FORMS[form].backward(series, gradient, x, sums, needs_bias)
     if kernel_gradient is None:
         kernel_gradient = kernel.new_empty((0, 0, 0, 0))
-    return x_gradient, kernel_gradient, bias_gradient
+    return x_gradient, kernel_gradient, kernel.new_empty(0) if bias_gradient is None else bias_gradient

@@ -26,8 +26,8 @@ def forward(series: Series, x: Tensor, bias: Tensor | None, keep: bool) -> tuple
 
 
 def backward(
-    series: Series, gradient: Tensor, x: Tensor | None, sums: list[Tensor]
-) -> tuple[Tensor, Tensor | None, Tensor]:
+    series: Series, gradient: Tensor, x: Tensor | None, sums: list[Tensor], needs_bias: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The gradients of x, kernel and bias.
 
     With h_0 = y_bar and h_t = K^T h_{t-1}: x_bar = sum_t c_t h_t, and the gradient of K's matrices is that of
@@ -44,7 +44,7 @@ def backward(
         x_gradient.add_(h, alpha=coefficient)
         if x is not None:
             K_gradient.add_(part, alpha=coefficient)
-    bias_gradient = gradient.sum((0, 2, 3))
+    bias_gradient = gradient.sum((0, 2, 3)) if needs_bias else None
     if x is None:
         return x_gradient, None, bias_gradient
     of_taps = kernel_spectrum_adjoint(K_gradient, series.kernel.shape, torus, series.dilation)

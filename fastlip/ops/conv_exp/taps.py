@@ -30,8 +30,8 @@ def forward(series: Series, x: Tensor, bias: Tensor | None, keep: bool) -> tuple
 
 
 def backward(
-    series: Series, gradient: Tensor, x: Tensor | None, sums: list[Tensor]
-) -> tuple[Tensor, Tensor | None, Tensor]:
+    series: Series, gradient: Tensor, x: Tensor | None, sums: list[Tensor], needs_bias: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The gradients of x, kernel and bias."""
     kernel, coefficients, dilation, padding_mode = series
     inputs = []
@@ -42,18 +42,17 @@ def backward(
             inputs = [x, *sums]
     adjoint = images.adjoint(kernel).contiguous(memory_format=images.LAST)
     frame = images.opposite(images.frame_of(kernel, dilation, padding_mode))
-    x_gradient = gradient * coefficients[0]
     adjoint_gradient = torch.zeros_like(adjoint, memory_format=torch.contiguous_format)
-    g = gradient
+    g = x_gradient = gradient
     for t, factor in enumerate(_factors(coefficients), 1):
         framed = images.framed(g, frame)
         if inputs:
             part = images.weight_gradient(framed, inputs[-t], adjoint, dilation, padding_mode)
             adjoint_gradient.add_(part, alpha=factor)
         g = images.convolve(framed, adjoint * factor, dilation, padding_mode)
-        x_gradient.add_(g)
+        x_gradient = torch.add(g, gradient, alpha=coefficients[0]) if t == 1 else x_gradient.add_(g)
     kernel_gradient = images.adjoint(adjoint_gradient).contiguous() if inputs else None
-    return x_gradient, kernel_gradient, gradient.sum((0, 2, 3))
+    return x_gradient, kernel_gradient, gradient.sum((0, 2, 3)) if needs_bias else None
 
 
 def _factors(coefficients: Sequence[float]) -> list[float]:

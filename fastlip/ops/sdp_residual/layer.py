@@ -50,6 +50,22 @@ class Kernels:
             return f"no kernel for groups={groups}"
         return images.refuse(x, (bias, scale), (weight,), padding_mode, dilation) or self.passes.missing(x)
 
+    def unprofitable(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        scale: Tensor,
+        dilation: tuple[int, int],
+        groups: int,
+        padding_mode: str,
+        pairing: str,
+    ) -> str:
+        """Empty, or why the reference is faster. It is not with 1x1 kernels and circular padding, at any size."""
+        if padding_mode == "circular" or images.is_matrix(weight):
+            return ""
+        return images.too_small(x, weight.shape[0] + weight.shape[1], padding_mode)
+
     def forward(
         self,
         x: Tensor,

@@ -37,4 +37,5 @@ class Passes(conv_chain.Passes):
 
 
 _kernels = layer.Kernels(Passes())
-supports, sdp_residual_forward, sdp_residual_backward = _kernels.supports, _kernels.forward, _kernels.backward
+supports, unprofitable = _kernels.supports, _kernels.unprofitable
+sdp_residual_forward, sdp_residual_backward = _kernels.forward, _kernels.backward
