@@ -23,9 +23,9 @@ def polar(V: Tensor, reals: int = 0, *, backend: str = "auto") -> Tensor:
     The reference computes U Wᴴ from the thin singular value decomposition, hence defined for singular V too, where
     it depends on the decomposition's choice of basis.
 
-    On a CPU, C++ kernels iterate (dynamically weighted Halley iteration) in single and double precision. "auto" takes
-    them where they are faster: up to 256 rows or columns (the fewer) of float32, 128 of other numbers. Matrices that do
-    not converge are decomposed; V with NaN or Inf has a Q of NaN.
+    On a CPU, C++ kernels iterate (dynamically weighted Halley iteration) in single and double precision. "auto"
+    takes them where they are faster: up to 256 rows or columns (the fewer) of float32, 128 of other numbers. Matrices
+    that do not converge are decomposed; V with NaN or Inf has a Q of NaN.
 
     On a GPU, float32 and complex64 are iterated: scaled Newton-Schulz, in one launch for matrices of at most
     64 x 64 (``"native"``; ``"triton"``: 32 x 32, complex ones and gradients of real ones 16 x 16), by torch's
