@@ -18,14 +18,15 @@ SPLIT = {
     "gram_rowsum": ("c63_k3_psi", "conv_64_k5", "groups_of_35", "dense_300_transposed"),
     "maxmin": ("net_256x256x2", "dense_256x512"),
     "pixel_unshuffle": ("network 64",),
+    "polar": ("bcop_c32", "lot_c16_s16"),
     "sdp_residual": ("network 128",),
     "spectral_conv": ("c63_s5", "c63_to_17_s8_channels_last", "depthwise_torus", "torus_s32_34_channels_last"),
     "spectral_exp": ("c64", "c100", "c16_s32"),
     "spectral_polar": ("c40",),
 }
 # Beside their own loops these call torch's convolutions and products, whose sums torch's libraries split.
-WITH_TORCH = ("block_conv", "conv_chain", "conv_exp", "sdp_residual")
-WITHOUT_LOOPS = ("polar", "skew_exp")  # on the CPU
+WITH_TORCH = ("conv_chain", "conv_exp", "sdp_residual")
+WITHOUT_LOOPS = ("skew_exp",)
 
 Body = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 Loop = ctypes.CFUNCTYPE(
