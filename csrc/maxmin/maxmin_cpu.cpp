@@ -51,12 +51,33 @@ void planes(const typename Type::Storage* x, typename Type::Storage* y, uint8_t*
   });
 }
 
+// Images of four pixels, adjacent pairs: two pairs fill a vector, where a run of its own would fill half of one.
+template <class Type, bool compare>
+void quads(const typename Type::Storage* x, typename Type::Storage* y, uint8_t* bits, int64_t outer, int64_t channels) {
+  const int64_t pairs = channels / 2;
+  parallel_for(outer, grain_of(4 * channels), [&](int64_t begin, int64_t end) {
+    for (int64_t image = begin; image < end; ++image) {
+      const auto* in = x + image * 4 * channels;
+      auto* out = y + image * 4 * channels;
+      uint8_t* mask = bits + image * pairs;
+      int64_t pair = 0;
+      for (; pair + 2 <= pairs; pair += 2) two_quads<Type, compare>(in + 8 * pair, out + 8 * pair, mask + pair);
+      for (in += 8 * pair, out += 8 * pair; pair < pairs; ++pair, in += 8, out += 8) {
+        separate_run<Type, compare>(in, in + 4, out, out + 4, mask + pair, 4);
+      }
+      if (channels % 2 != 0) std::copy_n(in, 4, out);
+    }
+  });
+}
+
 template <class Type, bool compare>
 void maxmin(const void* x, void* y, uint8_t* bits, int64_t outer, int64_t channels, int64_t inner, int64_t halves) {
   using T = typename Type::Storage;
   if (outer == 0 || channels == 0 || inner == 0) return;
   if (inner == 1) {
     rows<Type, compare>(static_cast<const T*>(x), static_cast<T*>(y), bits, outer, channels, halves != 0);
+  } else if (inner == 4 && halves == 0) {
+    quads<Type, compare>(static_cast<const T*>(x), static_cast<T*>(y), bits, outer, channels);
   } else {
     planes<Type, compare>(static_cast<const T*>(x), static_cast<T*>(y), bits, outer, channels, inner, halves != 0);
   }

@@ -88,6 +88,23 @@ Pairs<T> interleave(const Pairs<T>& y) {
           __builtin_shufflevector(y.first, y.second, 4, 12, 5, 13, 6, 14, 7, 15)};
 }
 
+// Two pairs of four neighbours at x, each with a byte of its own.
+template <class Type, bool compare, class T = typename Type::Storage>
+void two_quads(const T* x, T* y, uint8_t* bits) {
+  const Vec8<T> low = load8(x), high = load8(x + kLanes);
+  uint8_t both = compare ? 0 : bits[0] | bits[1] << 4;
+  const Pairs<T> sorted = sort_or_swap<Type, compare>(
+      {__builtin_shufflevector(low, high, 0, 1, 2, 3, 8, 9, 10, 11),
+       __builtin_shufflevector(low, high, 4, 5, 6, 7, 12, 13, 14, 15)},
+      &both);
+  if constexpr (compare) {
+    bits[0] = both & 15;
+    bits[1] = both >> 4;
+  }
+  store8<T>(y, __builtin_shufflevector(sorted.first, sorted.second, 0, 1, 2, 3, 8, 9, 10, 11));
+  store8<T>(y + kLanes, __builtin_shufflevector(sorted.first, sorted.second, 4, 5, 6, 7, 12, 13, 14, 15));
+}
+
 // Neighbours in memory: eight pairs at x + 2 i.
 template <class Type, bool compare, class T = typename Type::Storage>
 void interleaved_run(const T* x, T* y, uint8_t* bits, int64_t length) {

@@ -129,3 +129,17 @@ def test_the_layer_and_group_sort():
         GroupSort(4)(x)
     with pytest.raises(ValueError, match="pairing='x'"):
         MaxMin("x")
+
+
+def test_compiled_programs_take_the_kernel_where_it_is_faster():
+    if reason := OP.status("native"):
+        pytest.skip(reason)
+
+    def runs_natively(x):
+        return x * 0 + (OP.choose("auto", x, "adjacent", 1) == "native")
+
+    for size, natively in ((2**13, False), (2**14, True)):
+        torch._dynamo.reset()
+        x = torch.randn(size // 4, 4)
+        assert torch.compile(runs_natively, backend="eager", fullgraph=True)(x).all() == natively
+        assert runs_natively(x).all()

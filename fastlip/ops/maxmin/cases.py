@@ -25,6 +25,8 @@ CASES = {
     "matrix_halves": Case({"x": (7, 63)}, HALVES),
     "sequence_last_dim": Case({"x": (2, 5, 12)}, {"dim": -1}),
     "unbatched_image": Case({"x": (6, 5, 7)}, {"dim": -3}),
+    "four_pixels_odd": Case({"x": (3, 15, 2, 2)}),
+    "four_pixels_halves": Case({"x": (3, 12, 4)}, HALVES),
     "volume": Case({"x": (2, 4, 3, 2, 3)}),
     "empty_batch": Case({"x": (0, 4, 3, 3)}),
     "net_256x64x32": Case({"x": (256, 64, 32, 32)}, bench=True),

@@ -17,12 +17,20 @@ _FORWARD = {
     torch.bfloat16: "maxmin_forward_bfloat16",
 }
 _SWAP = {dtype: name.replace("forward", "swap") for dtype, name in _FORWARD.items()}
+_WORTHWHILE = 2**14  # numbers, in a compiled program on the CPU
 
 
 def supports(x: Tensor, pairing: str, dim: int) -> str:
     """Empty, or why these kernels cannot run."""
     name = _FORWARD.get(x.dtype)
     return _native.missing(name, x.device) if name else f"no kernel for dtype {x.dtype}"
+
+
+def unprofitable(x: Tensor, pairing: str, dim: int) -> str:
+    """Empty, or why the reference is faster."""
+    if torch.compiler.is_compiling() and x.numel() < _WORTHWHILE and not x.is_cuda:
+        return f"the compiler's own code for {x.numel()} numbers takes less time than a call"
+    return ""
 
 
 def maxmin_forward(x: Tensor, pairing: str, dim: int) -> tuple[Tensor, Tensor]:
