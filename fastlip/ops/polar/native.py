@@ -1,4 +1,4 @@
-"""polar in C++ (on_cpu.py) and CUDA C++ (on_cuda.py), by the tensor's device."""
+"""polar in C++ (on_cpu.py) and CUDA C++ (on_cuda.py), by what is compiled for the tensor's device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def supports(V: Tensor, reals: int) -> str:
 
 def unprofitable(V: Tensor, reals: int) -> str:
     """Empty, or why the reference is faster: on a CPU only."""
-    return "" if V.is_cuda else on_cpu.unprofitable(V, reals)
+    return on_cpu.unprofitable(V, reals) if _of(V) is on_cpu else ""
 
 
 def polar_forward(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
@@ -33,4 +33,4 @@ def polar_backward(gradient: Tensor, V: Tensor, Q: Tensor, failed: Tensor, reals
 
 
 def _of(V: Tensor) -> ModuleType:
-    return on_cuda if V.is_cuda else on_cpu
+    return on_cpu if _native.missing(on_cuda.KERNEL, V.device) else on_cuda

@@ -9,6 +9,7 @@ from fastlip.ops import _native
 from fastlip.ops.polar import newton_schulz
 from fastlip.ops.polar.newton_schulz import ADJOINT_STEPS, FINE, STEPS, TINY
 
+KERNEL = "polar_on_chip_forward_float32"  # which devices have these kernels
 _LARGEST = 64
 _NAMES = {torch.float32: "float32", torch.complex64: "complex64"}
 
