@@ -14,6 +14,12 @@ from fastlip.ops._op import check_backend
 from fastlip.ops.maxmin import PAIRINGS
 
 
+def _check_pairing(pairing: str) -> str:
+    if pairing not in PAIRINGS:
+        raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, PAIRINGS))}")
+    return pairing
+
+
 class MaxMin(nn.Module):
     """Sorts pairs of channels, (a, b) -> (max, min) (Anil, Lucas, Grosse, ICML 2019). 1-Lipschitz.
 
@@ -23,9 +29,7 @@ class MaxMin(nn.Module):
 
     def __init__(self, pairing: str = "adjacent", dim: int = 1, backend: str = "auto"):
         super().__init__()
-        if pairing not in PAIRINGS:
-            raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, PAIRINGS))}")
-        self.pairing = pairing
+        self.pairing = _check_pairing(pairing)
         self.dim = dim
         self.backend = check_backend(backend)
 
@@ -88,10 +92,8 @@ class HouseHolder(nn.Module):
 
     def __init__(self, channels: int, pairing: str = "adjacent", dim: int = 1, device: Any = None, dtype: Any = None):
         super().__init__()
-        if pairing not in PAIRINGS:
-            raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, PAIRINGS))}")
         self.channels = check_positive_int("channels", channels)
-        self.pairing = pairing
+        self.pairing = _check_pairing(pairing)
         self.dim = dim
         self.theta = nn.Parameter(torch.full((channels // 2,), math.pi / 2, device=device, dtype=dtype))
 
@@ -101,7 +103,7 @@ class HouseHolder(nn.Module):
             raise ValueError(f"channels={self.channels}: got {x.shape[self.dim]} along dim={self.dim} of x")
         dim, pairs = self.dim % x.dim(), self.channels // 2
         paired, last = x.split((2 * pairs, self.channels - 2 * pairs), dim)
-        shape, at = ((2, pairs), dim) if self.pairing == "halves" else ((pairs, 2), dim + 1)
+        shape, at = ((2, pairs), dim) if _check_pairing(self.pairing) == "halves" else ((pairs, 2), dim + 1)
         a, b = paired.unflatten(dim, shape).unbind(at)
         theta = at_least_float32(self.theta).view(-1, *[1] * (x.dim() - 1 - dim))
         cosine, sine = theta.cos().to(x.dtype), theta.sin().to(x.dtype)

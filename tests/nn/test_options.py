@@ -186,3 +186,10 @@ def test_layers_without_weights_see_their_options(cls, options, option, value):
     module.eval()(x)
     setattr(module, option, value)
     assert torch.equal(module(x), cls(**{**options, option: value})(x))
+
+
+@pytest.mark.parametrize("layer", [lip.MaxMin(), lip.HouseHolder(4)], ids=["MaxMin", "HouseHolder"])
+def test_an_unknown_pairing_set_later_is_refused(layer):
+    layer.pairing = "neighbours"
+    with pytest.raises(ValueError, match="pairing='neighbours'"):
+        layer(torch.randn(2, 4, 3, 3))
