@@ -12,6 +12,8 @@ from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum, kernel_
 
 _native.require()
 
+KERNELS = "polar_"
+
 
 def supports(weight: Tensor, groups: int) -> str:
     """Empty, or why these kernels cannot run."""
