@@ -230,6 +230,7 @@ def activations(monkeypatch):
     return seen
 
 
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("pairing", ["adjacent", "halves"])
 @pytest.mark.parametrize(("widths", "side"), [((4, 4), 5), ((34, 34), 8), ((1, 5), 4), ((7, 4), 3)], ids=str)
 @pytest.mark.parametrize("name", SPECTRAL)
@@ -252,6 +253,7 @@ def test_layers_per_frequency_sort_in_their_last_transform(name, widths, side, p
     assert len(activations) == 2  # a gradient needs the bits
 
 
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("name", SPECTRAL)
 @torch.no_grad()
 def test_kept_matrices_follow_the_parameters_and_take_the_place_of_others(name):

@@ -8,6 +8,10 @@ import torch
 from fastlip import ops, testing
 from fastlip.ops.block_conv.reference import alternating_axes
 
+MISSING = testing.op("block_conv").status("native")
+needs_native = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+BACKENDS = ["reference", pytest.param("native", marks=needs_native)]
+
 
 def chain(*shape, projectors, rank=None):
     """An orthogonal matrix and projectors of a rank (half of the channels), in float64."""
@@ -35,7 +39,7 @@ def published(matrix, projectors):
     return kernel
 
 
-@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("channels", "kernel_size"), [(1, 3), (2, 2), (4, 3), (5, 4), (7, 5), (16, 3)])
 def test_equals_the_published_formula(channels, kernel_size, backend):
     matrix, projectors = chain(channels, projectors=2 * (kernel_size - 1))
@@ -62,7 +66,7 @@ def test_rows_of_the_matrix_give_rows_of_the_kernel():
     torch.testing.assert_close(part, whole[..., :2, :], rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_kernel_as_first_factor_is_a_sum_of_shifted_kernels(backend):
     axes, taps = (1, 0, 0), torch.randn(2, 3, 4, 5, dtype=torch.float64)
     _, projectors = chain(5, projectors=3)
@@ -73,6 +77,7 @@ def test_a_kernel_as_first_factor_is_a_sum_of_shifted_kernels(backend):
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
 
 
+@needs_native
 def test_the_operator_keeps_its_arguments_only():
     tensors = dict(zip(("matrix", "projectors"), chain(8, projectors=4), strict=True))
 
@@ -83,6 +88,7 @@ def test_the_operator_keeps_its_arguments_only():
     assert kept("reference") > 2 * kept("native")
 
 
+@needs_native
 @pytest.mark.parametrize("wide", [torch.complex64, torch.float32])
 def test_complex_kernels_and_autocast(wide):
     matrix, projectors = torch.randn(2, 3, 3, dtype=wide), torch.randn(2, 2, 3, 3, dtype=wide)
@@ -92,10 +98,9 @@ def test_complex_kernels_and_autocast(wide):
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
 
 
+@needs_native
 @pytest.mark.parametrize(("backend", "is_operator"), [("auto", True), ("reference", False)])
 def test_compiled_programs_call_the_kernels(backend, is_operator):
-    if reason := testing.op("block_conv").status("native"):
-        pytest.skip(reason)
     graphs = []
 
     def keep(module, inputs):
@@ -110,6 +115,7 @@ def test_compiled_programs_call_the_kernels(backend, is_operator):
     assert any("block_conv_forward" in target for target in targets) == is_operator
 
 
+@needs_native
 @pytest.mark.parametrize(
     ("rows", "axes", "expected"), [(2, (0,), "native"), (0, (0,), "reference"), (2, (), "reference")]
 )
@@ -118,6 +124,7 @@ def test_auto_leaves_what_has_no_products_to_the_reference(rows, axes, expected)
     assert testing.op("block_conv").choose("auto", kernel, projectors, axes) == expected
 
 
+@needs_native
 def test_strides_batches_and_conjugates_are_read_as_they_are():
     axes, wide = (0, 1, 1), torch.complex128
     matrix = torch.randn(2, 5, 3, dtype=wide).mT.conj()
