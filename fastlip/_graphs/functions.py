@@ -103,6 +103,7 @@ def _same_order(node: fx.Node) -> bool:
 
 
 def module_form(node: fx.Node, values: dict[fx.Node, Any]) -> nn.Module:
+    """The module that does what a function's call does, with the weight it was given."""
     given: Any = map_arg((node.args[1:], dict(node.kwargs)), lambda used: values[used])
     args, kwargs = given[0], {name: value for name, value in given[1].items() if name != "inplace"}
     if node.target is F.linear:
@@ -152,12 +153,15 @@ def arguments(node: fx.Node) -> list[fx.Node]:
 
 
 def is_in(argument: Any, nodes: set[fx.Node]) -> bool:
+    """Whether an argument is one of these nodes."""
     return isinstance(argument, fx.Node) and argument in nodes
 
 
 def text(node: fx.Node) -> str:
+    """What a node calls, for a message."""
     return getattr(node.target, "__name__", str(node.target))
 
 
 def join(name: str, child: str) -> str:
+    """The qualified name of a module's child."""
     return f"{name}.{child}" if name and child else name or child
