@@ -1,5 +1,6 @@
 """GPU kernels compiled without a GPU: a sample here, all of them by tools/check_kernels.py in CI."""
 
+import ast
 import importlib.util
 from pathlib import Path
 
@@ -78,3 +79,28 @@ def test_too_much_shared_memory_is_reported():
     usage = check_kernels.Usage("kernel", "sm_90a", 32, 0, 228 * 1024)
     assert "shared memory" in usage.problem()
     assert not usage._replace(shared=227 * 1024).problem()
+
+
+def dots(path):
+    tree = ast.parse(path.read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [call for call in calls if ast.unparse(call.func) == "tl.dot"]
+
+
+def untyped(path):
+    return [call.lineno for call in dots(path) if "out_dtype" not in {keyword.arg for keyword in call.keywords}]
+
+
+KERNEL_FILES = sorted((ROOT / "fastlip").rglob("*.py"))
+
+
+def test_every_product_names_its_type():
+    # Triton 3.6 sums in float32 unless told otherwise, and does not compile a sum of another type.
+    assert sum(len(dots(path)) for path in KERNEL_FILES) > 10
+    assert {str(path): untyped(path) for path in KERNEL_FILES if untyped(path)} == {}
+
+
+def test_a_product_without_its_type_is_found(tmp_path):
+    planted = tmp_path / "kernel.py"
+    planted.write_text("v = tl.dot(a, b, v, input_precision=PRECISION)\n")
+    assert untyped(planted) == [1]

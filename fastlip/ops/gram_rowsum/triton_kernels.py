@@ -19,7 +19,8 @@ from fastlip.ops import _triton
 from fastlip.ops.gram_rowsum import TILE, sign_words
 
 _DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
-_SUM = 32  # output channels per step of the forward's sum
+# Output channels per step of the forward's sum; with 32 in float64, ptxas of Triton 3.6 spills.
+_SUM = {"fp32": 32, "fp64": 16}
 _OUT = 64  # output channels per program of the backward
 _FORWARD_WARPS = {"fp32": 2, "fp64": 4}  # with the other number, ptxas spills on sm_90
 
@@ -90,7 +91,7 @@ def _forward_kernel(
         m_sum = (start + o_sum < depth)[None, :]
         a = tl.load(p_a + where, mask=m_i[:, None] & m_sum, other=0)  # [TILE i, SUM o]
         b = tl.load(p_b + where, mask=m_j[:, None] & m_sum, other=0)  # [TILE j, SUM o]
-        v = tl.dot(a, tl.trans(b), v, input_precision=PRECISION)
+        v = tl.dot(a, tl.trans(b), v, input_precision=PRECISION, out_dtype=p_w.dtype.element_ty)
 
     first, rows = _find_signs(tile_i, tile_j, offset, tiles, channels, diagonals, OFFSETS, TILE)
     p_words = p_signs + group * tl.cast(words, tl.int64) + first + lane
@@ -165,7 +166,7 @@ def _backward_kernel(
                 plus, minus = up[None, :] >> lane[:, None], down[None, :] >> lane[:, None]
             signed = tl.where(plus & 1 != 0, weight, tl.where(minus & 1 != 0, -weight, 0))
             w = tl.load(p_w_j + other * tap_stride, mask=m_j[:, None] & m_out[None, :], other=0)
-            result = tl.dot(signed, w, result, input_precision=PRECISION)
+            result = tl.dot(signed, w, result, input_precision=PRECISION, out_dtype=p_w.dtype.element_ty)
 
     p_result = p_out + group_start + tap * tap_stride + tile_i * tile_stride + within
     tl.store(p_result, result, mask=m_i[:, None] & m_out[None, :])
@@ -187,11 +188,12 @@ def gram_rowsum_forward(weight: Tensor, psi: Tensor | None, groups: int) -> tupl
     tiles = triton.cdiv(weight.shape[1], TILE)
     offsets = math.prod(2 * k - 1 for k in weight.shape[2:])
     sums = weight.new_empty(groups, tiles, tiles * offsets, TILE)
-    warps = _FORWARD_WARPS[_DTYPES[weight.dtype]]
+    dtype = _DTYPES[weight.dtype]
     _triton.launch(
         _forward_kernel, (tiles * tiles, offsets, groups), weight.device,
         packed, _contiguous(psi, weight), sums, signs, *_sizes(weight, groups, signs), *_kernel_size(weight),
-        WEIGHTED=psi is not None, PRECISION=_precision(weight), TILE=TILE, SUM=_SUM, num_warps=warps,
+        WEIGHTED=psi is not None, PRECISION=_precision(weight), TILE=TILE, SUM=_SUM[dtype],
+        num_warps=_FORWARD_WARPS[dtype],
     )  # fmt: skip
     return sums.sum(2).flatten(1)[:, : weight.shape[1]].flatten(), signs
 
@@ -259,7 +261,7 @@ def _compilations(dtype: str, size: int, weighted: bool, ones: tuple[str, ...] =
     backward = dict.fromkeys(("p_gradient", "p_w", "p_psi", "p_out"), f"*{dtype}") | {"p_signs": "*i32"} | sizes
     even = ("channels", "depth")
     return [
-        _triton.Compilation(_forward_kernel, forward, constants | {"SUM": _SUM}, _FORWARD_WARPS[dtype], even),
+        _triton.Compilation(_forward_kernel, forward, constants | {"SUM": _SUM[dtype]}, _FORWARD_WARPS[dtype], even),
         _triton.Compilation(_backward_kernel, backward, constants | {"OUT": _OUT}, divisible=even),
     ]
 

@@ -12,12 +12,12 @@ import triton.language as tl
 @triton.jit
 def multiply(a_re, a_im, b_re, b_im, COMPLEX: tl.constexpr, PRECISION: tl.constexpr):
     """a b."""
-    re = tl.dot(a_re, b_re, input_precision=PRECISION)
+    re = tl.dot(a_re, b_re, input_precision=PRECISION, out_dtype=a_re.dtype)
     im = a_im
     if COMPLEX:
-        re = tl.dot(-a_im, b_im, re, input_precision=PRECISION)
-        im = tl.dot(a_re, b_im, input_precision=PRECISION)
-        im = tl.dot(a_im, b_re, im, input_precision=PRECISION)
+        re = tl.dot(-a_im, b_im, re, input_precision=PRECISION, out_dtype=a_re.dtype)
+        im = tl.dot(a_re, b_im, input_precision=PRECISION, out_dtype=a_re.dtype)
+        im = tl.dot(a_im, b_re, im, input_precision=PRECISION, out_dtype=a_re.dtype)
     return re, im
 
 
@@ -33,11 +33,11 @@ def adjoint_multiply(a_re, a_im, b_re, b_im, COMPLEX: tl.constexpr, PRECISION: t
 @triton.jit
 def gram_of(x_re, x_im, COMPLEX: tl.constexpr, PRECISION: tl.constexpr):
     """xᴴ x, whose imaginary part is the skew part of one product."""
-    re = tl.dot(tl.trans(x_re), x_re, input_precision=PRECISION)
+    re = tl.dot(tl.trans(x_re), x_re, input_precision=PRECISION, out_dtype=x_re.dtype)
     im = x_im
     if COMPLEX:
-        re = tl.dot(tl.trans(x_im), x_im, re, input_precision=PRECISION)
-        half = tl.dot(tl.trans(x_re), x_im, input_precision=PRECISION)
+        re = tl.dot(tl.trans(x_im), x_im, re, input_precision=PRECISION, out_dtype=x_re.dtype)
+        half = tl.dot(tl.trans(x_re), x_im, input_precision=PRECISION, out_dtype=x_re.dtype)
         im = half - tl.trans(half)
     return re, im
 

@@ -47,7 +47,7 @@ def _transform_kernel(
         right = tl.load(
             p_right + start * tl.cast(x_term, tl.int64), mask=m_term[:, None] & m_column[None, :], other=0
         )
-        total = tl.dot(left, right, total, input_precision=PRECISION)
+        total = tl.dot(left, right, total, input_precision=PRECISION, out_dtype=p_x.dtype.element_ty)
     if BIAS:
         total += tl.load(p_bias + channel, mask=m_column, other=0)[None, :]
     o_y = (o_row.to(tl.int64) * y_row)[:, None] + (image * y_image + channel * y_channel)[None, :]
@@ -83,10 +83,10 @@ def _product_kernel(
         a_im = SIGN_A * tl.load(p_left_now + a_part, mask=m_left, other=0)
         b_re = tl.load(p_right_now, mask=m_right, other=0)
         b_im = SIGN_B * tl.load(p_right_now + b_part, mask=m_right, other=0)
-        re = tl.dot(a_re, b_re, re, input_precision=PRECISION)
-        re = tl.dot(-a_im, b_im, re, input_precision=PRECISION)
-        im = tl.dot(a_re, b_im, im, input_precision=PRECISION)
-        im = tl.dot(a_im, b_re, im, input_precision=PRECISION)
+        re = tl.dot(a_re, b_re, re, input_precision=PRECISION, out_dtype=p_a.dtype.element_ty)
+        re = tl.dot(-a_im, b_im, re, input_precision=PRECISION, out_dtype=p_a.dtype.element_ty)
+        im = tl.dot(a_re, b_im, im, input_precision=PRECISION, out_dtype=p_a.dtype.element_ty)
+        im = tl.dot(a_im, b_re, im, input_precision=PRECISION, out_dtype=p_a.dtype.element_ty)
     p_result = p_c + member * c_member + group * c_group + (o_row * c_row)[:, None] + (o_column * c_column)[None, :]
     tl.store(p_result, re, mask=m_row & m_column)
     tl.store(p_result + c_part, im, mask=m_row & m_column)
