@@ -25,7 +25,7 @@ SPLIT = {
     "spectral_polar": ("c40",),
 }
 # Beside their own loops these call torch's convolutions and products, whose sums torch's libraries split.
-WITH_TORCH = ("conv_chain", "conv_exp", "sdp_residual")
+WITH_TORCH = ("conv_chain", "conv_exp", "sdp_residual", "spectral_polar")
 WITHOUT_LOOPS = ("skew_exp",)
 
 Body = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)

@@ -10,9 +10,10 @@ def decompose(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(U, s, Wᴴ) with V = U diag(s) Wᴴ: U with orthonormal columns, s descending.
 
     On the CPU from the eigenvectors W of the smaller Gram matrix, in a half to a third of the time, if the squared
-    condition number of every matrix stays below 1 / sqrt(eps): squaring costs that many digits, and two
-    Newton-Schulz steps win them back. Otherwise, and where the answer must not depend on values (tracing,
-    torch.func), by LAPACK's singular value decomposition.
+    condition number of every matrix is small: W and s are wrong by eps times that number, and two Newton-Schulz
+    steps correct U alone. The limit is 1 / sqrt(eps) in float32. Float64 is for accuracy: there it is 64.
+    Otherwise, and where the answer must not depend on values (tracing, torch.func), by LAPACK's singular value
+    decomposition.
     """
     if V.device.type == "cpu" and V.numel() > 0 and not _is_traced():
         if V.shape[-2] < V.shape[-1]:
@@ -23,6 +24,10 @@ def decompose(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         elif (found := _by_eigenvectors(V)) is not None:
             return found
     return torch.linalg.svd(V, full_matrices=False)
+
+
+# The smallest ratio of the squared singular values that is left to eigenvectors.
+_LEAST_RATIO = {torch.float32: torch.finfo(torch.float32).eps ** 0.5, torch.float64: 1 / 64}
 
 
 def _is_traced() -> bool:
@@ -36,7 +41,7 @@ def _by_eigenvectors(V: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         return None
     scaled = V / scale
     squares, W = torch.linalg.eigh(scaled.mH @ scaled)
-    if not (squares[..., 0] > torch.finfo(squares.dtype).eps ** 0.5 * squares[..., -1]).all():
+    if not (squares[..., 0] > _LEAST_RATIO[squares.dtype] * squares[..., -1]).all():
         return None
     squares, W = squares.flip(-1), W.flip(-1)
     image = scaled @ W
