@@ -16,14 +16,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tables import ROOT, TABLES
 
 PAGE = ROOT / "docs" / "benchmarks.md"
-_REGION = re.compile(r"(<!-- table: (\w+) ?(.*?) -->\n).*?(<!-- end of table -->)", re.S)
+_REGION = re.compile(r"^(<!-- table: (\w+)(?: (\w+))? -->\n).*?^(<!-- end of table -->)$", re.M | re.S)
 
 
 def refresh(text: str) -> str:
     """The page with its tables made anew; KeyError names a table that is unknown."""
 
     def region(match: re.Match[str]) -> str:
-        return f"{match[1]}{TABLES[match[2]](*match[3].split())}\n{match[4]}"
+        arguments = [match[3]] if match[3] else []
+        return f"{match[1]}{TABLES[match[2]](*arguments)}\n{match[4]}"
 
     return _REGION.sub(region, text)
 
