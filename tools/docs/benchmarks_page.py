@@ -1,8 +1,8 @@
 """Writes the tables of measured figures into docs/benchmarks.md.
 
 ``python tools/docs/benchmarks_page.py`` replaces what stands between ``<!-- table: NAME argument -->`` and
-``<!-- end of table -->`` by what ``tables.py`` makes of benchmarks/results/*.json. With ``--check`` it changes nothing
-and exits with 1 if the page is not up to date.
+``<!-- end of table -->`` by what ``tables.py`` makes of benchmarks/results/*.json. With ``--check`` it changes
+nothing and exits with 1 if the page is not up to date.
 """
 
 from __future__ import annotations

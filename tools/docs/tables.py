@@ -157,11 +157,13 @@ def ops() -> str:
         op, _, name = case.partition(" ")
         if "native" not in figures:
             continue
-        others = [f"{label.replace('_', ' ')} {_time(value)}" for label, value in figures.items() if label not in _MAIN]
+        others = [f"{label} {_time(value)}" for label, value in figures.items() if label not in _MAIN]
         reference, native = (figures[label] for label in _MAIN)
         ratio = f"{reference['median'] / native['median']:.1f}"
         saved = f"{_size(native)} ({_size(reference)})"
-        rows.append((f"`{op}`", name, _time(reference), _time(native), ratio, saved, ", ".join(others)))
+        rows.append(
+            (f"`{op}`", name, _time(reference), _time(native), ratio, saved, ", ".join(others).replace("_", " "))
+        )
     head = ("op", "case", "reference", "C++", "ratio", "saved (reference)", "other forms")
     machine = f"{found['machine']['cpu']}, {found['threads']} threads, commit {found['commit']}"
     command = found["command"].partition(" (")[0]
@@ -226,8 +228,8 @@ def sharing() -> str:
         for row in sorted(found["rows"], key=lambda row: row["step_ratio"])
     )
     machine = (
-        f"CPU (its name is not in the file), {options['processes']} processes of {options['threads']} thread over gloo,"
-        f" network {options['size']}, batch {options['batch_size']}"
+        f"CPU (its name is not in the file), {options['processes']} processes of {options['threads']} thread over"
+        f" gloo, network {options['size']}, batch {options['batch_size']}"
     )
     head = ("method", "training step", "parametrizations and their adjoints", "MB of effective weights")
     command = "python benchmarks/sharded_parametrizations.py"
