@@ -185,6 +185,18 @@ def test_the_figures_of_the_benchmarks_page_are_those_of_the_results():
     assert benchmarks_page.refresh(page) == page, "run `python tools/docs/benchmarks_page.py`"
 
 
+def test_the_figures_of_the_digits_are_collected(tmp_path):
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        from digits import measure
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    row = measure("aol", tmp_path, *TRAINING)
+    assert row["method"] == "aol"
+    assert 0 <= row["joint_cra"][str(36 / 255)] <= row["accuracy"] <= 1
+    assert row["seconds"] > 0
+
+
 def test_the_chart_shows_the_figures_of_the_results():
     chart = (ROOT / "docs" / "images" / "training_cost.svg").read_text(encoding="utf-8")
     assert pictures.cost_digest() in chart, "run `python tools/docs/pictures.py cost`"

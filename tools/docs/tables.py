@@ -195,7 +195,15 @@ def never_slower() -> str:
     for row in found["rows"]:
         by_op.setdefault(row["op"], []).append(row)
     rows = ((f"`{op}`", *_worst(cases)) for op, cases in by_op.items())
-    head = ("op", "benchmark cases", "median", "largest", "largest, compiled", "small cases", "largest")
+    head = (
+        "op",
+        "benchmark cases",
+        "median ratio",
+        "largest ratio",
+        "largest ratio to the compiled reference",
+        "small cases",
+        "largest ratio",
+    )
     machine = f"CPU (its name is not in the file), {found['threads']} threads"
     about = measured(file, "python benchmarks/never_slower.py", machine, found["torch"])
     return f"{about}\n\n{table(head, rows)}"
