@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,9 @@ import click
 import fastlip
 import fastlip.nn
 from fastlip.cli import main as command_line
-from fastlip.models import TITLES
 from fastlip.nn._base import LipschitzLayer
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
 MATHEMATICS = "Mathematics"
 _INSERTION = re.compile(r"^<!-- insert: (\w+) ?(.*?) -->$", re.M)
 
@@ -90,35 +87,6 @@ def commands() -> str:
     return "\n\n".join(sections)
 
 
-def steps(size: str) -> str:
-    """The table of one network's training and evaluation steps, from the benchmark's results."""
-    (file,) = RESULTS.glob(f"steps_{size}_cpu_*.json")
-    found = json.loads(file.read_text(encoding="utf-8"))
-    options = found["options"]
-    head = "| method | training step | evaluation | saved for backward |\n|---|---|---|---|"
-    about = (
-        f"Network {options['size']}, batch {options['batch_size']}, {options['image_size']}×{options['image_size']}"
-        f" images; {options['machine']}, torch {options['torch'].partition('+')[0]}, {options['threads']} threads:"
-        f" `benchmarks/results/{file.name}`. Fused, and in brackets the reference where it was measured."
-    )
-    return "\n".join((about, "", head, *_step_rows(found["rows"])))
-
-
-def _step_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
-    by_method: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in rows:
-        by_method.setdefault(row["method"], {})[row["contestant"]] = row
-    for method, found in sorted(by_method.items(), key=lambda item: item[1]["fused"]["train"]):
-        cells = [_cell(found, column) for column in ("train", "evaluate", "saved")]
-        name, _, options = method.partition(" ")
-        yield f"| {TITLES[name]} {f'`{options}`' if options else ''} | {' | '.join(cells)} |"
-
-
-def _cell(found: dict[str, dict[str, Any]], column: str) -> str:
-    reference = f" ({found['reference'][column]:.2f})" if "reference" in found else ""
-    return f"{found['fused'][column]:.2f}{reference}"
-
-
 def _has_weights(names: list[str]) -> bool:
     return any(issubclass(getattr(fastlip.nn, name), LipschitzLayer) for name in names)
 
@@ -133,5 +101,4 @@ INSERTIONS: dict[str, Callable[..., str]] = {
     "layers": layers,
     "members": members,
     "operators": operators,
-    "steps": steps,
 }

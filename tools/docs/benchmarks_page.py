@@ -1,0 +1,44 @@
+"""Writes the tables of measured figures into docs/benchmarks.md.
+
+``python tools/docs/benchmarks_page.py`` replaces what stands between ``<!-- table: NAME argument -->`` and
+``<!-- end of table -->`` by what ``tables.py`` makes of benchmarks/results/*.json. With ``--check`` it changes
+nothing and exits with 1 if the page is not up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tables import ROOT, TABLES
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+_REGION = re.compile(r"^(<!-- table: (\w+)(?: (\w+))? -->\n).*?^(<!-- end of table -->)$", re.M | re.S)
+
+
+def refresh(text: str) -> str:
+    """The page with its tables made anew; KeyError names a table that is unknown."""
+
+    def region(match: re.Match[str]) -> str:
+        arguments = [match[3]] if match[3] else []
+        return f"{match[1]}{TABLES[match[2]](*arguments)}\n{match[4]}"
+
+    return _REGION.sub(region, text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a table is not up to date")
+    options = parser.parse_args()
+    text = PAGE.read_text(encoding="utf-8")
+    fresh = refresh(text)
+    if options.check and fresh != text:
+        sys.exit(f"{PAGE.relative_to(ROOT)}: run `python tools/docs/benchmarks_page.py`")
+    PAGE.write_text(fresh, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Draws the pictures of the README and the documentation into docs/images.
+
+``python tools/docs/pictures.py cost`` draws training_cost.svg from benchmarks/results/steps_*.json.
+``python tools/docs/pictures.py certificates --run runs/digits-aol-XS`` draws certificates.png: it trains a network on
+points of the plane, and certifies and attacks the run that ``fastlip train`` left (about a minute).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.patches import Circle
+
+import fastlip
+from fastlip import nn as lip
+from fastlip.data import Batches, digits
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tables import ROOT, TITLES, read
+
+IMAGES = ROOT / "docs" / "images"
+SIZES = ("XS", "S")
+COLOURS = ("#4269d0", "#efb118", "#3ca951")
+EVERY = 9  # a circle for each so many points: all of them would cover each other
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "fastlip"}
+
+
+def cost_digest() -> str:
+    """Of the figures that training_cost.svg shows; the picture carries it, so that a test sees an old picture."""
+    bars = json.dumps([_bars(size) for size in SIZES])
+    return hashlib.sha256(bars.encode()).hexdigest()
+
+
+def _bars(size: str) -> list[tuple[str, float, float | None]]:
+    """(method, fused, reference or None): training steps, without the variants of SOC's series."""
+    _, found = read(f"steps_{size}_cpu_*.json")
+    by_label: dict[str, dict[str, float]] = {}
+    for row in found["rows"]:
+        name, _, options = row["method"].partition(" ")
+        if options in _SHOWN:
+            by_label.setdefault(TITLES[name] + _SHOWN[options], {})[row["contestant"]] = row["train"]
+    bars = [(label, ratios["fused"], ratios.get("reference")) for label, ratios in by_label.items()]
+    return sorted(bars, key=lambda bar: -bar[1])
+
+
+_SHOWN = {"": "", "exponential=spectral": ", spectral"}
+
+
+def draw_cost() -> None:
+    """Training steps as ratios to the same network of plain convolutions."""
+    figure, axes = plt.subplots(1, len(SIZES), figsize=(7.6, 2.9), layout="constrained")
+    for axis, size in zip(axes, SIZES, strict=True):
+        _, found = read(f"steps_{size}_cpu_*.json")
+        labels, fused, reference = zip(*_bars(size), strict=True)
+        axis.barh(labels, fused, color=COLOURS[0], label="fastlip, fused")
+        points = [(value, label) for value, label in zip(reference, labels, strict=True) if value is not None]
+        axis.plot(*zip(*points, strict=True), "o", color=COLOURS[1], label="PyTorch reference, where measured")
+        axis.axvline(1, color="black", linewidth=1, label="plain nn.Conv2d")
+        axis.set_xlim(left=0)
+        axis.set_title(f"network {size}, batch {found['options']['batch_size']}", fontsize=9)
+        axis.set_xlabel("time of a training step (plain network = 1)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=3, frameon=False)
+    metadata = {"Date": None, "Creator": "tools/docs/pictures.py", "Description": cost_digest()}
+    figure.savefig(IMAGES / "training_cost.svg", metadata=metadata)
+
+
+def plane() -> tuple[Tensor, Tensor]:
+    """Three arms of a spiral, 60 points each, in the unit square."""
+    generator = torch.Generator().manual_seed(0)
+    radius = torch.linspace(0.12, 0.46, 60)
+    points = []
+    for arm in range(3):
+        angle = 2 * math.pi * arm / 3 + 5.0 * radius + 0.12 * torch.randn(60, generator=generator)
+        points.append(0.5 + torch.stack((radius * angle.cos(), radius * angle.sin()), 1))
+    return torch.cat(points), torch.arange(3).repeat_interleave(60)
+
+
+def plane_network(points: Tensor, labels: Tensor) -> nn.Module:
+    """A 1-Lipschitz network of five dense layers, trained on all points."""
+    torch.manual_seed(0)
+    model = nn.Sequential(lip.ZeroChannelPad(64), *(_block() for _ in range(4)), lip.CayleyLinear(64, 3))
+    loss = fastlip.losses.OffsetCrossEntropy(offset=2**1.5 * 0.04, temperature=0.02)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 600)
+    for _ in range(600):
+        optimizer.zero_grad()
+        loss(model(points), labels).backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+def _block() -> nn.Module:
+    return nn.Sequential(lip.CayleyLinear(64, 64), lip.MaxMin())
+
+
+def draw_plane(axis: Axes) -> None:
+    """The classes of every point of the plane, and the certified radius of each training point."""
+    points, labels = plane()
+    model = plane_network(points, labels)
+    radii = fastlip.certify(model, [(points, labels)], eps=[0.02]).radii
+    low, high, side = -0.08, 1.08, 400
+    along = torch.linspace(low, high, side)
+    with torch.no_grad():
+        best = model(torch.cartesian_prod(along, along)).topk(2)
+    classes = best.indices[:, 0].reshape(side, side).T
+    radius_there = (best.values[:, 0] - best.values[:, 1]).reshape(side, side).T / math.sqrt(2)
+    colours = torch.tensor([matplotlib.colors.to_rgb(colour) for colour in COLOURS])
+    strength = (0.1 + 3 * radius_there).clamp(max=0.55)[..., None]
+    background = 1 - strength + strength * colours[classes]
+    axis.imshow(background.numpy(), origin="lower", extent=(low, high, low, high))
+    for index, ((x, y), label) in enumerate(zip(points.tolist(), labels.tolist(), strict=True)):
+        axis.plot(x, y, "o", color=COLOURS[label], markersize=3, markeredgecolor="black", markeredgewidth=0.4)
+        if index % EVERY == 0:
+            axis.add_patch(Circle((x, y), radii[index], facecolor="none", edgecolor="black", linewidth=0.8))
+    axis.set(xlim=(low, high), ylim=(low, high))
+    axis.set_axis_off()
+    axis.set_title("in a circle, the predicted class cannot change", fontsize=9)
+
+
+def draw_digits(axis: Axes, run: Path) -> None:
+    """Certified accuracy of a trained run, and its accuracy under attack, by the length of the perturbation."""
+    data = digits()
+    test = Batches(data.test, data.divisor, 120, mean=data.mean)
+    model = fastlip.hub.load(run).eval()
+    attacked = [float(eps) for eps in np.arange(0.1, 1.25, 0.1)]
+    certificate = fastlip.certify(model, test, eps=attacked)
+    (mean,) = data.mean
+    how = {"steps": 20, "restarts": 1, "bounds": (0 - mean, 1 - mean)}
+    found: Any = fastlip.attack(model, test, eps=attacked, certificate=certificate, **how)
+    eps = torch.linspace(0, 1.2, 241)
+    axis.plot(eps, 100 * certificate.curve(eps), color=COLOURS[0], label="certified (at least)")
+    upper = [certificate.accuracy, *found.robust_accuracy.values()]
+    upper = [100 * value for value in upper]
+    axis.plot([0, *attacked], upper, "o-", color=COLOURS[1], markersize=3, label="under a PGD attack (at most)")
+    axis.set(xlim=(0, 1.2), ylim=(0, 100))
+    axis.set_xlabel("length of the perturbation (L2, pixels in [0, 1])")
+    axis.set_ylabel("correct test images, %")
+    axis.set_title("digits, trained by `fastlip train`", fontsize=9)
+    axis.legend(frameon=False)
+
+
+def draw_certificates(run: Path) -> None:
+    """Both panels, side by side."""
+    torch.set_num_threads(1)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.4), width_ratios=(1, 1.15), layout="constrained")
+    draw_plane(left)
+    draw_digits(right, run)
+    figure.savefig(IMAGES / "certificates.png", dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("picture", choices=("certificates", "cost"))
+    parser.add_argument("--run", type=Path, default=ROOT / "runs" / "digits-aol-XS", help="of `fastlip train`")
+    options = parser.parse_args()
+    IMAGES.mkdir(exist_ok=True)
+    with plt.rc_context(STYLE):
+        if options.picture == "cost":
+            draw_cost()
+        else:
+            draw_certificates(options.run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""The tables of measured figures in the documentation, made from benchmarks/results/*.json.
+
+Each function of ``TABLES`` returns Markdown: a line that says how the figures were measured, then the table. Nothing
+here is a figure; ``benchmarks_page.py`` writes the tables into docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from fastlip.models import TITLES
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+EPS = "36/255"
+
+
+def read(name: str) -> tuple[str, dict[str, Any]]:
+    """The one results file of this pattern, relative to the repository, and its content."""
+    (file,) = RESULTS.glob(name)
+    return str(file.relative_to(ROOT)), json.loads(file.read_text(encoding="utf-8"))
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    head = list(head)
+    lines = (head, ["---"] * len(head), *rows)
+    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+
+
+def measured(file: str, command: str, machine: str, torch: str) -> str:
+    """The line above a table."""
+    return f"{machine}; torch {torch.partition('+')[0]}; `{command}`; `{file}`."
+
+
+def steps(size: str) -> str:
+    """Training and evaluation steps of one network, as ratios to the same network of plain convolutions."""
+    file, found = read(f"steps_{size}_cpu_*.json")
+    options = found["options"]
+    machine = f"{options['machine']}, {options['threads']} threads"
+    by_method: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in found["rows"]:
+        by_method.setdefault(row["method"], {})[row["contestant"]] = row
+    ordered = sorted(by_method.items(), key=lambda item: item[1]["fused"]["train"])
+    rows = ([_layer(method), *_ratios(contestants)] for method, contestants in ordered)
+    about = f"Batch {options['batch_size']}, images {options['image_size']}×{options['image_size']}."
+    return "\n".join(
+        (
+            measured(file, f"fastlip bench --size {size}", machine, options["torch"]),
+            f"{about} In brackets: the reference, where it was measured.",
+            "",
+            table(("method", "training step", "evaluation", "saved for backward"), rows),
+        )
+    )
+
+
+def _layer(method: str) -> str:
+    name, _, options = method.partition(" ")
+    return f"{TITLES[name]} `{options}`" if options else TITLES[name]
+
+
+def _ratios(contestants: dict[str, dict[str, Any]]) -> Iterator[str]:
+    for column in ("train", "evaluate", "saved"):
+        reference = f" ({contestants['reference'][column]:.2f})" if "reference" in contestants else ""
+        yield f"{contestants['fused'][column]:.2f}{reference}"
+
+
+def digits() -> str:
+    """Accuracy, certificate and audit of every method on the digits."""
+    file, found = read("digits_cpu.json")
+    rows = (
+        (
+            TITLES[row["method"]],
+            _percent(row["accuracy"]),
+            _percent(_at(row["joint_cra"])),
+            _percent(_at(row["cra"])),
+            _bound(row["lipschitz"]),
+            f"{row['seconds']:.0f} s",
+        )
+        for row in found["rows"]
+    )
+    head = ("method", "accuracy", f"CRA({EPS}), as in papers", f"CRA({EPS})", "audited L", "time")
+    about = measured(file, found["command"], f"{found['machine']}, {found['date']}", found["torch"])
+    return f"{about}\n\n{table(head, rows)}"
+
+
+def _at(by_eps: dict[str, float]) -> float:
+    above, below = EPS.split("/")
+    return by_eps[str(int(above) / int(below))]
+
+
+def _bound(lipschitz: float) -> str:
+    return f"1 + {lipschitz - 1:.1e}" if lipschitz > 1 else f"{lipschitz:.3f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def compare() -> str:
+    """Every method under one budget of training time, with kernels and with references."""
+    file, found = read("compare_digits_cpu_*.json")
+    pairs: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in found["rows"]:
+        pairs.setdefault(row["method"], {})[row["backend"]] = row
+    rows = (
+        (
+            TITLES[method],
+            _both(pair, lambda row: f"{row['seconds_per_epoch']:.2f}"),
+            _both(pair, lambda row: f"{row['epochs']:.1f}"),
+            _both(pair, lambda row: _percent(row["accuracy"])),
+            _both(pair, lambda row: _percent(row[f"cra {EPS}"])),
+        )
+        for method, pair in pairs.items()
+    )
+    machine = f"{found['machine']['device']}, {found['machine']['threads']} thread"
+    head = ("method", "seconds per epoch", f"epochs in {found['budget']} s", "accuracy", f"CRA({EPS})")
+    return f"{measured(file, 'fastlip compare', machine, found['machine']['torch'])}\n\n{table(head, rows)}"
+
+
+def _both(pair: dict[str, dict[str, Any]], show: Callable[[dict[str, Any]], str]) -> str:
+    return f"{show(pair['auto'])} ({show(pair['reference'])})"
+
+
+def attacks() -> str:
+    """Attacks at the certified radius and at three times it."""
+    file, found = read("attack_study_cpu.json")
+    rows = (
+        (
+            TITLES[row["method"]],
+            str(row["seed"]),
+            _percent(row["accuracy"]),
+            _bound(row["lipschitz"]),
+            f"{row['broken']} of {row['attacked']}",
+            _percent(row["success_at_3x"]),
+        )
+        for row in found["rows"]
+    )
+    head = ("method", "seed", "accuracy", "audited L", "successes within the radius", "within three times the radius")
+    total = (
+        f"In total {found['broken']} of {found['attacked']} attacks succeed within the certified radius,"
+        f" and {_percent(found['success_at_3x'])} within three times it."
+    )
+    about = measured(file, found["command"].partition(" --out")[0], found["machine"], found["torch"])
+    return f"{about}\n\n{table(head, rows)}\n\n{total}"
+
+
+def ops() -> str:
+    """Forward and backward of every op that has both figures."""
+    file, found = read("ops_cpu_*.json")
+    rows = []
+    for case, figures in found["milliseconds"].items():
+        op, _, name = case.partition(" ")
+        if "native" not in figures:
+            continue
+        others = [f"{label} {_time(value)}" for label, value in figures.items() if label not in _MAIN]
+        reference, native = (figures[label] for label in _MAIN)
+        ratio = f"{reference['median'] / native['median']:.1f}"
+        saved = f"{_size(native)} ({_size(reference)})"
+        rows.append(
+            (f"`{op}`", name, _time(reference), _time(native), ratio, saved, ", ".join(others).replace("_", " "))
+        )
+    head = ("op", "case", "reference", "C++", "ratio", "saved (reference)", "other forms")
+    machine = f"{found['machine']['cpu']}, {found['threads']} threads, commit {found['commit']}"
+    command = found["command"].partition(" (")[0]
+    overhead = f"One call of an op costs about {found['overhead of an op call, microseconds']:.0f} µs of dispatch."
+    return f"{measured(file, command, machine, found['torch'])}\n\n{table(head, rows)}\n\n{overhead}"
+
+
+_MAIN = ("reference", "native")
+
+
+def _time(figure: dict[str, float]) -> str:
+    milliseconds = figure["median"]
+    return f"{milliseconds:.3g} ms" if milliseconds < 1000 else f"{milliseconds:.0f} ms"
+
+
+def _size(figure: dict[str, float]) -> str:
+    size = figure["bytes saved"]
+    unit, factor = next((unit, factor) for unit, factor in _UNITS if size >= factor or factor == 1)
+    return f"{size / factor:.3g} {unit}"
+
+
+_UNITS = (("MB", 10**6), ("kB", 10**3), ("B", 1))
+
+
+def never_slower() -> str:
+    """What ``"auto"`` picks against the reference, op by op."""
+    file, found = read("never_slower_cpu_*.json")
+    by_op: dict[str, list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        by_op.setdefault(row["op"], []).append(row)
+    rows = ((f"`{op}`", *_worst(cases)) for op, cases in by_op.items())
+    head = (
+        "op",
+        "benchmark cases",
+        "median ratio",
+        "largest ratio",
+        "largest ratio to the compiled reference",
+        "small cases",
+        "largest ratio",
+    )
+    machine = f"CPU (its name is not in the file), {found['threads']} threads"
+    about = measured(file, "python benchmarks/never_slower.py", machine, found["torch"])
+    return f"{about}\n\n{table(head, rows)}"
+
+
+def _worst(cases: list[dict[str, Any]]) -> Iterator[str]:
+    """Benchmark cases are also timed against the compiled reference; the tests' small ones are not."""
+    compiled = "auto / compiled reference"
+    timed = [case["auto / reference"] for case in cases if compiled in case]
+    small = [case["auto / reference"] for case in cases if compiled not in case]
+    yield str(len(timed))
+    yield f"{statistics.median(timed):.2f}" if timed else ""
+    yield f"{max(timed):.2f}" if timed else ""
+    yield f"{max(case[compiled] for case in cases if compiled in case):.2f}" if timed else ""
+    yield str(len(small))
+    yield f"{max(small):.2f}" if small else ""
+
+
+def sharing() -> str:
+    """``fastlip train --share`` with two processes, as ratios to the same step without it."""
+    file, found = read("sharded_parametrizations_cpu_*.json")
+    options = found["options"]
+    rows = (
+        (
+            TITLES[row["method"]],
+            f"{row['step_ratio']:.2f}",
+            f"{row['weights_ratio']:.2f}",
+            f"{row['effective_bytes'] / 1e6:.3g}",
+        )
+        for row in sorted(found["rows"], key=lambda row: row["step_ratio"])
+    )
+    machine = (
+        f"CPU (its name is not in the file), {options['processes']} processes of {options['threads']} thread over"
+        f" gloo, network {options['size']}, batch {options['batch_size']}"
+    )
+    head = ("method", "training step", "parametrizations and their adjoints", "MB of effective weights")
+    command = "python benchmarks/sharded_parametrizations.py"
+    return f"{measured(file, command, machine, options['torch'])}\n\n{table(head, rows)}"
+
+
+TABLES: dict[str, Callable[..., str]] = {
+    "attacks": attacks,
+    "compare": compare,
+    "digits": digits,
+    "never_slower": never_slower,
+    "ops": ops,
+    "sharing": sharing,
+    "steps": steps,
+}
