@@ -6,6 +6,7 @@ import copy
 import itertools
 import threading
 from collections.abc import Callable, Hashable
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
-from fastlip.nn._fingerprint import PLAIN, fingerprint, is_plain
+from fastlip.nn._fingerprint import fingerprint, is_plain
 
 CACHED_CONTEXTS = 8  # resolutions kept at once
 _CACHED_DERIVATIVES = 2  # of each kind
@@ -22,6 +23,12 @@ _LOCK = threading.Lock()
 _clock = itertools.count()
 
 Key = tuple[Hashable, ...]
+
+
+@cache
+def _is_tensor(kind: type) -> bool:
+    """Whether a class is one of tensors: asked for every attribute of a layer, and isinstance takes longer."""
+    return issubclass(kind, Tensor)
 
 
 class _Stamp:
@@ -55,8 +62,14 @@ class EvaluationCache(nn.Module):
             return False
         if forward_ad._current_level >= 0:
             return False  # parameters may have tangents
-        recorded = torch.is_grad_enabled()
-        return all(is_plain(tensor) and not (recorded and tensor.requires_grad) for tensor in tensors_of(self))
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors_of(self)):
+            return False
+        state = self.__dict__
+        for group in (state["_parameters"], state["_buffers"]):
+            for tensor in group.values():
+                if tensor is not None and not is_plain(tensor):
+                    return False
+        return True
 
     def recall(self, key: Key, compute: Callable[[Any], Any], most: int = _CACHED_DERIVATIVES) -> Any:
         """What compute(layer) makes of this layer, where :meth:`may_cache` holds: kept until a bit of it changes.
@@ -155,12 +168,11 @@ def tensors_of(layer: nn.Module) -> list[Tensor]:
     state = layer.__dict__
     found = [tensor for tensor in state["_parameters"].values() if tensor is not None]
     found += [tensor for tensor in state["_buffers"].values() if tensor is not None]
-    found += [value for value in state.values() if type(value) in PLAIN]
+    found += [value for value in state.values() if _is_tensor(type(value))]
     for module in state["_modules"].values():
         if module is not None:
-            for inner in module.modules():
-                found += [*inner._parameters.values(), *inner._buffers.values()]
-    return [tensor for tensor in found if tensor is not None] if state["_modules"] else found
+            found += (*module.parameters(), *module.buffers())
+    return found
 
 
 def _sources(layer: nn.Module) -> list[Tensor]:
@@ -178,7 +190,9 @@ def _parametrized(layer: nn.Module) -> list[str]:
 def _copy_of(layer: Any) -> Any:
     """The layer with copies of its tensors and no cache; parametrizations are replaced by what they give."""
     kind = parametrize.type_before_parametrizations(layer)
-    state = {name: _clone(value) if type(value) in PLAIN else value for name, value in vars(layer).items()}
+    state: dict[str, Any] = {
+        name: _clone(value) if _is_tensor(type(value)) else value for name, value in vars(layer).items()
+    }
     for group in ("_parameters", "_buffers"):
         state[group] = {name: _clone(value) for name, value in state[group].items()}
     state["_parameters"] |= {name: _clone(getattr(layer, name)) for name in _parametrized(layer)}

@@ -16,7 +16,7 @@ from fastlip.ops import _native
 # Of these classes every tensor is its own data; any other subclass may compute what it shows.
 PLAIN = frozenset({Tensor, nn.Parameter})
 _CPU = torch.device("cpu")
-_PER_CALL = 4  # arrays that the kernel takes at once
+_NOTHING = (0,) * 8  # addresses and sizes of the arrays that the kernel takes at once
 _MASK = (1 << 63) - 1
 _GOLDEN, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # odd, as int64
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
@@ -28,29 +28,38 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> tuple[Any, ...] | None:
-    """What tells the bits of plain tensors apart: a hash with their shapes and dtypes; None: no hash can be had now.
+    """What tells the bits of tensors apart: a hash with their shapes and dtypes; None: no hash can be had now.
 
-    Views are hashed as what they show, in whatever memory. -0.0 is not 0.0, and one NaN is not another. On a CPU
-    a compiled kernel hashes all tensors in one call; elsewhere, or without it, torch does, and waits for the device.
-    While a stream is captured nothing can be waited for, and the answer is None.
+    Views are hashed as what they show, in whatever memory. -0.0 is not 0.0, and one NaN is not another. On a CPU a
+    compiled kernel hashes all tensors in one call; elsewhere, or without it, torch does, and waits for the device.
+    While a stream is captured nothing can be waited for, and the answer is None; so it is for what is not plain.
     """
     marks: list[Any] = []
     arrays: list[Tensor] = []
+    on_cpu = True
     for tensor in tensors:
-        if not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
-            if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_neg():
-                tensor = tensor.detach().permute(0, 2, 3, 1)
-            else:
-                tensor = tensor.detach().resolve_conj().resolve_neg().contiguous()
+        if type(tensor) not in PLAIN:
+            return None
         marks += (tensor.dtype, tensor.shape)
+        if not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
+            tensor = _in_order(tensor.detach(), marks)
+        on_cpu = on_cpu and tensor.is_cpu
         arrays.append(tensor)
-    if all(array.is_cpu for array in arrays):
-        marks.append(_hash_on_cpu(arrays) if _kernel() else _hash_by_torch(arrays))
+    if on_cpu:
+        marks.append((_hash_on_cpu if _kernel() else _hash_by_torch)(arrays))
     elif any(array.is_cuda for array in arrays) and torch.cuda.is_current_stream_capturing():
         return None
     else:
-        marks += (tuple(array.device for array in arrays), _hash_by_torch(arrays))
+        marks += (*(array.device for array in arrays), _hash_by_torch(arrays))
     return tuple(marks)
+
+
+def _in_order(tensor: Tensor, marks: list[Any]) -> Tensor:
+    """The entries of a view, one after the other in memory; channels-last ones stay so, with a mark."""
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_neg():
+        marks.append("channels last")
+        tensor = tensor.permute(0, 2, 3, 1)
+    return tensor.resolve_conj().resolve_neg().contiguous()
 
 
 @cache
@@ -73,12 +82,12 @@ _result = _Result()
 def _hash_on_cpu(arrays: Sequence[Tensor]) -> int:
     kernel, result = _kernel(), _result
     seed = 0
-    for start in range(0, len(arrays), _PER_CALL):
-        places: list[int] = []
-        for array in arrays[start : start + _PER_CALL]:
-            places += (array.data_ptr(), array.nbytes)
-        places += (0,) * (2 * _PER_CALL - len(places))
-        kernel(result.address, seed, *places)
+    places: list[int] = []
+    for array in arrays:
+        places += (array.data_ptr(), array.nbytes)
+    places += _NOTHING[len(places) % len(_NOTHING) :]
+    for start in range(0, len(places), len(_NOTHING)):
+        kernel(result.address, seed, *places[start : start + len(_NOTHING)])
         seed = result.value.value
     return seed
 

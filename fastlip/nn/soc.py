@@ -263,10 +263,11 @@ class SOCConv2d(PerFrequencyConv2d):
         arguments = degree, self.dilation, self.groups, self.padding_mode, bias, coefficients, self.recompute
         return ops.conv_exp(x, kernel, *arguments, backend=self.backend)
 
-    def _degree(self, size: Pair, kernel: Tensor) -> int:
+    def _degree(self, size: Pair, kernel: Tensor | None = None) -> int:
         """The degree of the polynomial that runs on images of this size, at most the number of terms."""
         if not self.may_cache() or self._runs_per_frequency(size):
             return self._terms()
+        kernel = self.effective()[0] if kernel is None else kernel
         return self.derive("degree", size, (kernel,), partial(self._least_degree, size, kernel), CACHED_CONTEXTS)
 
     def _least_degree(self, size: Pair, kernel: Tensor) -> int:

@@ -188,7 +188,7 @@ def _kept_weights(model: nn.Module) -> int:
 
 
 def _tensors(kept: Any) -> Iterator[Tensor]:
-    """The tensors of what a layer keeps: effective weights, what was derived from them, spectra, or its parameters."""
+    """The tensors of what a layer keeps: weights, what was derived from them, spectra, or its parameters."""
     for value in kept if isinstance(kept, tuple) else (kept,):
         if isinstance(value, FixedSpectrum):
             yield value.panels
