@@ -6,7 +6,6 @@ import copy
 import itertools
 import threading
 from collections.abc import Callable, Hashable
-from functools import cache
 from typing import Any
 
 import torch
@@ -23,12 +22,8 @@ _LOCK = threading.Lock()
 _clock = itertools.count()
 
 Key = tuple[Hashable, ...]
-
-
-@cache
-def _is_tensor(kind: type) -> bool:
-    """Whether a class is one of tensors: asked for every attribute of a layer, and isinstance takes longer."""
-    return issubclass(kind, Tensor)
+# Classes of attributes that are no tensors: isinstance for each of a layer's 30 takes longer than a small kernel.
+_harmless: set[type] = set()
 
 
 class _Stamp:
@@ -168,10 +163,18 @@ def tensors_of(layer: nn.Module) -> list[Tensor]:
     state = layer.__dict__
     found = [tensor for tensor in state["_parameters"].values() if tensor is not None]
     found += [tensor for tensor in state["_buffers"].values() if tensor is not None]
-    found += [value for value in state.values() if _is_tensor(type(value))]
+    if not _harmless.issuperset(map(type, state.values())):
+        found += _attributes(state).values()
     for module in state["_modules"].values():
         if module is not None:
             found += (*module.parameters(), *module.buffers())
+    return found
+
+
+def _attributes(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors among the attributes of a module."""
+    found = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    _harmless.update({type(value) for value in state.values()} - {type(value) for value in found.values()})
     return found
 
 
@@ -190,9 +193,8 @@ def _parametrized(layer: nn.Module) -> list[str]:
 def _copy_of(layer: Any) -> Any:
     """The layer with copies of its tensors and no cache; parametrizations are replaced by what they give."""
     kind = parametrize.type_before_parametrizations(layer)
-    state: dict[str, Any] = {
-        name: _clone(value) if _is_tensor(type(value)) else value for name, value in vars(layer).items()
-    }
+    state: dict[str, Any] = dict(vars(layer))
+    state |= {name: _clone(value) for name, value in _attributes(state).items()}
     for group in ("_parameters", "_buffers"):
         state[group] = {name: _clone(value) for name, value in state[group].items()}
     state["_parameters"] |= {name: _clone(getattr(layer, name)) for name in _parametrized(layer)}
