@@ -76,7 +76,7 @@ class EvaluationCache(nn.Module):
         if kept is not None and self.frozen:
             kept[0].used = next(_clock)
             return kept[1]
-        mark = fingerprint(_sources(self))
+        mark = fingerprint(tensors_of(self))
         if kept is not None and kept[0].of == mark:
             kept[0].used = next(_clock)
             return kept[1]
@@ -159,30 +159,28 @@ def _kind(key: Key) -> str:
 
 
 def tensors_of(layer: nn.Module) -> list[Tensor]:
-    """The layer's parameters, buffers and other tensors: replicas and pruned layers have them as attributes."""
+    """All tensors that the layer computes with: parameters, buffers, attributes, what parametrizations give now.
+
+    Replicas for data parallelism and pruned layers have parameters as attributes.
+    """
     state = layer.__dict__
-    found = [tensor for tensor in state["_parameters"].values() if tensor is not None]
-    found += [tensor for tensor in state["_buffers"].values() if tensor is not None]
+    modules = state["_modules"]
+    given = [getattr(layer, name) for name in _parametrized(layer)] if modules else ()
+    registered = *state["_parameters"].values(), *given, *state["_buffers"].values()
+    found = [tensor for tensor in registered if tensor is not None]
     if not _harmless.issuperset(map(type, state.values())):
         found += _attributes(state).values()
-    for module in state["_modules"].values():
-        if module is not None:
+    for name, module in modules.items():
+        if name != "parametrizations" and module is not None:
             found += (*module.parameters(), *module.buffers())
     return found
 
 
 def _attributes(state: dict[str, Any]) -> dict[str, Tensor]:
     """The tensors among the attributes of a module."""
-    found = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    _harmless.update({type(value) for value in state.values()} - {type(value) for value in found.values()})
-    return found
-
-
-def _sources(layer: nn.Module) -> list[Tensor]:
-    """What tells states of the layer apart: its tensors, and what parametrizations make of them now."""
-    found = tensors_of(layer)
-    if layer._modules:
-        found += [getattr(layer, name).detach() for name in _parametrized(layer)]
+    present = list(state.items())  # other threads may add to it
+    found = {name: value for name, value in present if isinstance(value, Tensor)}
+    _harmless.update({type(value) for _, value in present} - {type(value) for value in found.values()})
     return found
 
 
@@ -196,7 +194,7 @@ def _copy_of(layer: Any) -> Any:
     state: dict[str, Any] = dict(vars(layer))
     state |= {name: _clone(value) for name, value in _attributes(state).items()}
     for group in ("_parameters", "_buffers"):
-        state[group] = {name: _clone(value) for name, value in state[group].items()}
+        state[group] = {name: _clone(value) for name, value in list(state[group].items())}
     state["_parameters"] |= {name: _clone(getattr(layer, name)) for name in _parametrized(layer)}
     state["_modules"] = {
         name: copy.deepcopy(module) for name, module in state["_modules"].items() if name != "parametrizations"

@@ -13,6 +13,7 @@ def _noise(tensor, generator):
 
 def _gradients(layer, generator):
     for parameter in layer.parameters():
+        parameter.data = parameter.data.resolve_neg().contiguous()  # fused optimisers refuse others
         parameter.grad = _noise(parameter, generator)
 
 
