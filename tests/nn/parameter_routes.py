@@ -35,7 +35,7 @@ def _each(change):
 
 
 def _one_entry(parameter, noise):
-    parameter.data.view(-1)[0] += noise.view(-1)[0] + 0.1
+    parameter.data[(0,) * parameter.dim()] += noise.flatten()[0] + 0.1
 
 
 def _assign_data(parameter, noise):
