@@ -11,9 +11,15 @@ def _noise(tensor, generator):
     return torch.randn(tensor.shape, generator=generator).to(tensor)
 
 
-def _gradients(layer, generator):
+def _lay_out(layer):
+    """Parameters as fused optimisers and flat vectors want them."""
     for parameter in layer.parameters():
-        parameter.data = parameter.data.resolve_neg().contiguous()  # fused optimisers refuse others
+        parameter.data = parameter.data.resolve_neg().contiguous()
+
+
+def _gradients(layer, generator):
+    _lay_out(layer)
+    for parameter in layer.parameters():
         parameter.grad = _noise(parameter, generator)
 
 
@@ -98,6 +104,7 @@ def _swap_tensors(layer, generator):
 
 
 def _flat_vector(layer, generator):
+    _lay_out(layer)
     vector = nn.utils.parameters_to_vector(layer.parameters()).detach().clone()
     nn.utils.vector_to_parameters(vector, layer.parameters())
     vector.copy_(_noise(vector, generator))
