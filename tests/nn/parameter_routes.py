@@ -130,6 +130,7 @@ def _load_assigned(layer, generator):
 
 
 def _foreach(layer, generator):
+    _lay_out(layer)
     data = [parameter.data for parameter in layer.parameters()]
     torch._foreach_mul_(data, -1.25)
 
