@@ -92,12 +92,13 @@ def _hash_on_cpu(arrays: Sequence[Tensor]) -> int:
     return seed
 
 
-def _hash_by_torch(arrays: Sequence[Tensor]) -> int:
-    """The sum over entries of a bijective mix of their bits and positions, modulo 2^64; one wait for each device."""
+def _hash_by_torch(arrays: Sequence[Tensor]) -> tuple[int, ...]:
+    """For each array the sum of a bijective mix of its bits and positions, modulo 2^64; one wait for each device."""
     with torch.no_grad():
         sums = [_sum_of_mixed(array.detach(), seed) for seed, array in enumerate(arrays)]
-        totals = {device: [s for s in sums if s.device == device] for device in {s.device for s in sums}}
-        return hash(tuple(value for device in totals for value in torch.stack(totals[device]).tolist()))
+    devices = dict.fromkeys(value.device for value in sums)
+    together = [torch.stack([value for value in sums if value.device == device]) for device in devices]
+    return tuple(value for values in together for value in values.tolist())
 
 
 def _sum_of_mixed(array: Tensor, seed: int) -> Tensor:
