@@ -30,7 +30,7 @@ def main(methods: tuple[str, ...], size: str, batches: tuple[int, ...], rounds: 
     for batch in batches:
         limit = next(limit for least, limit in LIMITS.items() if batch >= least)
         for method in methods or sorted(METHODS):
-            following, frozen = (network(method, size) for _ in range(2))
+            following, frozen = network(method, size), network(method, size)
             fastlip.freeze(frozen)
             x = torch.randn(batch, *following.input_shape)
             own, ratio = compare(following, frozen, x, rounds or (20 if batch >= 256 else 400))
@@ -46,7 +46,8 @@ def network(method: str, size: str) -> nn.Module:
 
 def compare(following: nn.Module, frozen: nn.Module, x: torch.Tensor, rounds: int) -> tuple[float, float]:
     """The median seconds of the network that follows its parameters, and its ratio to the frozen one."""
-    seconds(following, x), seconds(frozen, x)
+    for model in (following, frozen):
+        seconds(model, x)
     pairs = []
     for turn in range(rounds):
         order = (following, frozen) if turn % 2 else (frozen, following)
