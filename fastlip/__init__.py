@@ -11,6 +11,7 @@ from fastlip.auditing import audit
 from fastlip.certificates import certify
 from fastlip.diagnosis import doctor
 from fastlip.exporting import export
+from fastlip.freezing import freeze, unfreeze
 from fastlip.fusing import fuse, unfuse
 from fastlip.official import load_official
 
@@ -22,12 +23,14 @@ __all__ = [
     "certify",
     "doctor",
     "export",
+    "freeze",
     "fuse",
     "load_official",
     "losses",
     "models",
     "nn",
     "ops",
+    "unfreeze",
     "unfuse",
 ]
 

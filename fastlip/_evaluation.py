@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip.nn._base import LipschitzLayer
+from fastlip.nn._fingerprint import fingerprint, is_plain
 
 
 def check_model(model: Any, dtype: torch.dtype | None) -> None:
@@ -46,6 +47,7 @@ def check_eps(eps: Sequence[float]) -> None:
 
 def prepare(model: nn.Module, device: Any, dtype: torch.dtype | None) -> tuple[nn.Module, Tensor]:
     """The model, or a copy where its device or type must change, and a tensor placed where its inputs go."""
+    forget(model)  # what is found out about a copy holds for a frozen model only with weights of the same parameters
     floating = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
     if dtype is None and floating & {torch.float16, torch.bfloat16}:
         dtype = torch.float32
@@ -67,15 +69,47 @@ def bar(loader: Iterable[Any], what: str, progress: bool) -> Iterable[Any]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without a trace: the modes and the evaluation caches are as before afterwards."""
+    """Eval mode for a while: the modes are as before afterwards, and weights are computed from the parameters."""
     with ExitStack() as stack:
+        stack.enter_context(from_parameters(model))
         for module in model.modules():
             stack.callback(setattr, module, "training", module.training)
-            if isinstance(module, LipschitzLayer):
-                stack.callback(setattr, module, "_cache", module._cache)
-                module._cache = {} if module.training else dict(module._cache)
             module.training = False
         yield
+
+
+def forget(model: nn.Module) -> list[LipschitzLayer]:
+    """Empties the evaluation caches of the fastlip layers of the model, which it returns."""
+    layers = [module for module in model.modules() if isinstance(module, LipschitzLayer)]
+    for layer in layers:
+        layer.forget()
+    return layers
+
+
+@contextmanager
+def from_parameters(model: nn.Module) -> Iterator[None]:
+    """Weights are computed anew from the parameters, in frozen layers too, which stay frozen with the new weights."""
+    with ExitStack() as stack:
+        for layer in forget(model):
+            stack.callback(layer.__dict__.__setitem__, "frozen", layer.frozen)
+            layer.__dict__["frozen"] = False
+        yield
+
+
+class Unchanged:
+    """Refuses parameters that change while a model is certified: it would not run as it was audited."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.before = self._state()
+
+    def check(self, index: int) -> None:
+        """Raises ValueError naming the batch after which the parameters are not those at the beginning."""
+        if self._state() != self.before:
+            raise ValueError(f"model: its parameters changed before the end of batch {index}: they must stay fixed")
+
+    def _state(self) -> Any:
+        return fingerprint(parameter.detach() for parameter in self.model.parameters() if is_plain(parameter))
 
 
 @contextmanager

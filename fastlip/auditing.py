@@ -113,7 +113,8 @@ def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
     ``torch.nn.Conv2d`` with a forward of its own is bounded by what that forward does. Everything else is named in
     an error, never ignored.
 
-    The model is left as it was: its mode, buffers and caches. One batch of zeros is run through it to find shapes.
+    Weights are computed from the parameters, whatever was kept; mode and buffers are left as they were. One batch
+    of zeros is run through the model to find shapes.
 
     Args:
         model: on any device.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastlip._batches import check_batch
 from fastlip._bounds import Bound, bound_module
-from fastlip._evaluation import bar, check_eps, check_model, full_precision, prepare
+from fastlip._evaluation import Unchanged, bar, check_eps, check_model, from_parameters, full_precision, prepare
 from fastlip._graphs import Branch
 from fastlip._labels import multiclass
 from fastlip._plain import FirstEntries
@@ -124,13 +124,14 @@ def certify(
 
     Raises:
         TypeError: modules that the audit does not understand, all named.
-        ValueError: a model in training mode, NaN or Inf in parameters, images or outputs (naming batch and layer),
-            labels out of range, an empty loader, a negative eps, another dtype.
+        ValueError: a model in training mode, or with parameters that change meanwhile, NaN or Inf in parameters,
+            images or outputs (naming batch and layer), labels out of range, an empty loader, a negative eps, another
+            dtype.
     """
     check_model(model, dtype)
     check_eps(eps)
     model, parameter = prepare(model, device, dtype)
-    with full_precision(parameter.device.type), torch.no_grad():
+    with full_precision(parameter.device.type), torch.no_grad(), from_parameters(model):
         outcome, found = _run(model, parameter, bar(loader, "certify", progress), input_shape, per_class)
     correct = outcome["margin"] > 0
     radii, joint = (torch.where(correct, outcome[name], 0.0) for name in ("radius", "joint"))
@@ -158,7 +159,7 @@ def _run(
     per_class: bool,
 ) -> tuple[dict[str, Tensor], Audit]:
     links = chain(model)
-    found, slopes = None, torch.empty(0)
+    found, slopes, unchanged = None, torch.empty(0), Unchanged(model)
     parts: dict[str, list[Tensor]] = {}
     for index, batch in enumerate(loader):
         images, labels = check_batch(index, batch)
@@ -170,6 +171,7 @@ def _run(
             found = audit(model, input_shape)
             slopes = _slopes(links, found).to(parameter.device)
         outputs, error = _forward(index, links, found, images.to(parameter))
+        unchanged.check(index)
         logits, true = multiclass(outputs, labels.to(outputs.device))
         measured = _measure(logits.double(), true, error, found, slopes)
         if not per_class:

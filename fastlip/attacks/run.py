@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip._batches import check_batch
-from fastlip._evaluation import bar, check_model, full_precision, prepare
+from fastlip._evaluation import bar, check_model, from_parameters, full_precision, prepare
 from fastlip._labels import classes
 from fastlip.attacks.ball import Ball, Bounds, distances, per_image
 from fastlip.attacks.objective import Objective, forward, margins, outputs, rivals
@@ -263,7 +263,8 @@ def _frozen(model: nn.Module) -> Iterator[None]:
     try:
         for parameter, _ in flags:
             parameter.requires_grad_(False)
-        yield
+        with from_parameters(model):
+            yield
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from typing import Any, ClassVar
 
 import torch
@@ -10,11 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.nn._cache import CACHED_CONTEXTS, EvaluationCache
 from fastlip.ops._op import check_backend
 from fastlip.ops._precision import autocasts, without_autocast
-
-CACHED_CONTEXTS = 8  # resolutions kept at once
-_CACHED_DERIVATIVES = 2  # of each kind
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -29,15 +27,14 @@ def as_it_runs(weight: Tensor) -> Tensor:
     return weight.detach().to("cpu", torch.float64)
 
 
-class LipschitzLayer(nn.Module):
+class LipschitzLayer(EvaluationCache):
     """A layer whose effective weight is a function of its parameters and perhaps of the input's resolution.
 
     A method implements ``parametrize(*context)``, differentiable, in at least float32; forward asks
     ``effective(*context)`` for its result in the parameters' dtype (complex results as they are). In eval mode,
-    when no gradient of a parameter can be asked for, the result is computed once per context and kept until a
-    parameter or an option changes: ``train()``, ``load_state_dict``, ``to()``, any in-place update (an optimiser
-    step) and any assignment to an attribute refresh it. The cache holds no graph, is not in the state dict, and is
-    not pickled or copied.
+    when no gradient of a parameter can be asked for, the result is computed once per context and kept until a bit of
+    a parameter or buffer changes, by whatever means, or an attribute is assigned (:class:`EvaluationCache`). The
+    cache holds no graph, is not in the state dict, and is not pickled or copied.
 
     An argument of the constructor that an attribute shows is one of two kinds. ``options`` names those that may be
     set at any time, each with what checks a value, at construction and later: the layer is then as if constructed so.
@@ -57,7 +54,7 @@ class LipschitzLayer(nn.Module):
     def __init__(self, backend: str):
         super().__init__()
         self.backend = backend
-        self._cache: dict[tuple[Hashable, ...], tuple[list[Any], Any]] = {}
+        self.forget()
 
     def make_parameters(self, device: Any, dtype: Any) -> None:
         """Creates the parameters and buffers, empty."""
@@ -79,39 +76,17 @@ class LipschitzLayer(nn.Module):
         raise NotImplementedError
 
     def effective(self, *context: Hashable) -> tuple[Tensor, ...]:
-        """The effective weights in the parameters' dtype, from the cache where that is sound."""
+        """The effective weights in the parameters' dtype, kept where that is sound. Do not write to them."""
         if self.supplied is not None and (supplied := self.supplied(self, context)) is not None:
             return supplied
         if not self.may_cache():
             return self._compute(context)
-        sources = (*self.parameters(), *self.buffers())
-        return self._recall(context, sources, lambda: self._compute(context), CACHED_CONTEXTS)
+        return self.recall(context, lambda layer: layer._compute(context), CACHED_CONTEXTS)
 
-    def derive(
-        self,
-        kind: str,
-        context: Hashable,
-        sources: Iterable[Tensor],
-        compute: Callable[[], Any],
-        most: int = _CACHED_DERIVATIVES,
-    ) -> Any:
-        """What compute() makes of sources, where :meth:`may_cache` holds: kept until one of them changes."""
-        return self._recall((kind, context), sources, compute, most)
-
-    def _recall(
-        self, key: tuple[Hashable, ...], sources: Iterable[Tensor], compute: Callable[[], Any], most: int
-    ) -> Any:
-        stamp = self._stamp(sources)
-        kept = self._cache.pop(key, None)
-        if kept is None or not _same_stamp(kept[0], stamp):
-            # Inference tensors could not be used later where autograd records.
-            with torch.inference_mode(False), torch.no_grad():
-                kept = stamp, compute()
-        self._cache[key] = kept
-        alike = [other for other in self._cache if _kind(other) == _kind(key)]
-        for oldest in alike[:-most]:
-            del self._cache[oldest]
-        return kept[1]
+    def only_weight(self) -> Tensor:
+        """The one effective weight for the user; what the cache holds is copied, so that no write reaches it."""
+        (weight,) = self.effective()
+        return weight.clone() if self.may_cache() else weight
 
     def _compute(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
         reference = next(self.parameters())
@@ -119,22 +94,6 @@ class LipschitzLayer(nn.Module):
             weights = self.parametrize(*context)
         # Spectra stay complex, and in at least float32: no sixteen-bit complex type has kernels.
         return tuple(weight if weight.is_complex() else weight.to(reference.dtype) for weight in weights)
-
-    def may_cache(self) -> bool:
-        """Whether results for fixed parameters may be kept: in evaluation, outside traces and transforms."""
-        if self.training or torch.compiler.is_compiling():
-            return False
-        if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
-            return False
-        return not (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()))
-
-    def _stamp(self, sources: Iterable[Tensor]) -> list[Any]:
-        # The alias keeps the storage alive, so that its address cannot come back as another tensor's.
-        stamp: list[Any] = []
-        for tensor in sources:
-            version = None if tensor.is_inference() else tensor._version
-            stamp.append((tensor.detach(), tensor.data_ptr(), version, tensor.dtype, tensor.device))
-        return stamp
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Sets an attribute; another value makes the layer forget its evaluation weights: options decide on them.
@@ -148,31 +107,8 @@ class LipschitzLayer(nn.Module):
             kind = type(self).__name__
             raise ValueError(f"{name}={value!r}: allowed is {present!r}: {kind} reads {name} at construction")
         if present is not value:
-            self.__dict__.get("_cache", {}).clear()
+            self.forget()
         super().__setattr__(name, value)
-
-    def train(self, mode: bool = True) -> LipschitzLayer:
-        """Sets training or evaluation mode, and forgets the evaluation weights."""
-        self._cache.clear()
-        return super().train(mode)
-
-    def _apply(self, *args: Any, **kwargs: Any) -> LipschitzLayer:
-        self._cache.clear()
-        return super()._apply(*args, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": {}}
-
-
-def _kind(key: tuple[Hashable, ...]) -> str:
-    return key[0] if key and isinstance(key[0], str) else "weights"
-
-
-def _same_stamp(kept: list[Any], current: list[Any]) -> bool:
-    if len(kept) != len(current):
-        return False
-    # A tensor without a version counter (made in inference mode) may have changed unseen.
-    return all(one[1:] == other[1:] and one[2] is not None for one, other in zip(kept, current, strict=True))
 
 
 class LipschitzLinear(LipschitzLayer):
@@ -211,13 +147,13 @@ class MatrixLinear(LipschitzLinear):
 
     @property
     def weight(self) -> Tensor:
-        """The effective matrix, differentiable in training."""
-        return self.effective()[0]
+        """The effective matrix, differentiable in training, else a copy."""
+        return self.only_weight()
 
     def forward(self, x: Tensor) -> Tensor:
         """Weight x + bias."""
         self.check_input(x)
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x, self.effective()[0], self.bias)
 
     @torch.no_grad()
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:

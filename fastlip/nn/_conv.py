@@ -124,19 +124,19 @@ class KernelConv2d(LipschitzConv2d):
 
     @property
     def weight(self) -> Tensor:
-        """The effective kernel, (out_channels, in_channels / groups, kh, kw), differentiable in training."""
-        return self.effective()[0]
+        """The effective kernel, (out_channels, in_channels / groups, kh, kw); differentiable in training."""
+        return self.only_weight()
 
     def factors(self) -> tuple[Tensor, Tensor | None]:
         """The effective kernel as W diag(s): W and the factors s of its input channels, or the kernel and None."""
-        return self.weight, None
+        return self.effective()[0], None
 
     def forward(self, x: Tensor) -> Tensor:
         """Weight * x + bias: ``conv2d``, or in evaluation by the kernel's spectrum where that is cheaper."""
         self.check_input(x)
         if torus := self.torus_for(x):
             return self.apply_spectrum(x, torus)
-        return self.convolve(x, self.weight, self.bias)
+        return self.convolve(x, self.effective()[0], self.bias)
 
     def torus_for(self, x: Tensor) -> Pair | None:
         """The torus on which evaluation applies the kernel to x by its spectrum; None: by ``conv2d``."""
@@ -144,7 +144,7 @@ class KernelConv2d(LipschitzConv2d):
 
     def apply_spectrum(self, x: Tensor, torus: Pair, pairing: str = "none") -> Tensor:
         """Weight * x + bias by the kernel's spectrum on a torus, and MaxMin behind it if a pairing is given."""
-        weight = self.weight
+        (weight,) = self.effective()
         compute = partial(_spectra.spectra_of, weight, torus, self.dilation)
         (spectrum,) = self.derive("spectra", torus, (weight,), compute)
         return _spectra.apply(x, spectrum, self.bias, pairing)

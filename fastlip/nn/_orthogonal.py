@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.nn import _spectra
-from fastlip.nn._base import CACHED_CONTEXTS, MatrixLinear, as_it_runs, at_least_float32
+from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32
+from fastlip.nn._cache import CACHED_CONTEXTS
 from fastlip.nn._conv import LipschitzConv2d, Pair
 from fastlip.ops._padding import same_pads
 from fastlip.ops.spectral_conv import FixedSpectrum, kernel_spectrum, own_frequencies
@@ -40,8 +40,7 @@ class PerFrequencyConv2d(LipschitzConv2d):
 
     def apply_spectrum(self, x: Tensor, torus: Pair, pairing: str = "none") -> Tensor:
         """Q * x + bias by kept matrices, and MaxMin behind it if a pairing is given."""
-        sources = *self.parameters(), *self.buffers()
-        spectrum = self.derive("spectra", torus, sources, partial(self._fixed, torus), CACHED_CONTEXTS)[0]
+        (spectrum,) = self.recall(("spectra", torus), lambda layer: layer._fixed(torus), CACHED_CONTEXTS)
         return _spectra.apply(space_to_depth(x, self.stride), spectrum, self.bias, pairing)
 
     def _fixed(self, torus: Pair) -> tuple[FixedSpectrum]:

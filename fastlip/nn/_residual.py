@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.nn import _spectra
-from fastlip.nn._base import LipschitzLinear, as_it_runs, check_positive_int, make_bias
+from fastlip.nn._base import LipschitzLayer, LipschitzLinear, as_it_runs, check_positive_int, make_bias
+from fastlip.nn._cache import CACHED_CONTEXTS
 from fastlip.nn._conv import GEOMETRY, LipschitzConv2d
 from fastlip.ops._padding import Pads
 from fastlip.ops.sdp_residual import folded
@@ -66,7 +68,22 @@ def effective_norms(
     return float(first_norm), float(defect)
 
 
-class ResidualConv2d(LipschitzConv2d):
+class _Residual(LipschitzLayer):
+    """A layer with a kernel and a scale that is computed from it, which must be of the same kernel."""
+
+    def at_rest(self, *context: Hashable) -> tuple[Any, Tensor]:
+        """The layer whose kernel and bias are to be used, and their scale.
+
+        In evaluation a copy, kept as long as the parameters hold the same bits: whatever other threads write
+        meanwhile, the scale is that of the kernel.
+        """
+        if self.supplied is not None or not self.may_cache():
+            return self, self.effective(*context)[0]
+        layer = self.snapshot()
+        return layer, self.derive("scale", context, (layer,), lambda: layer._compute(context)[0], CACHED_CONTEXTS)
+
+
+class ResidualConv2d(_Residual, LipschitzConv2d):
     """Convolutional residual layer: ``parametrize`` of a method gives the scale of each inner channel.
 
     The residual map acts on ``width`` channels: a stride s first moves s x s patches into channels, images that s
@@ -110,29 +127,32 @@ class ResidualConv2d(LipschitzConv2d):
         """The residual map of x, between its paddings and truncation, and MaxMin behind it if a pairing is given."""
         self.check_input(x)
         images = self._widen(x)
-        (scale,) = self.effective(*self.context(images.shape[-2:]))
+        layer, scale = self.at_rest(*self.context(images.shape[-2:]))
         whole = self.width == self.out_channels
-        y = self._residual_map(images, scale, pairing if whole else "none")
+        y = self._residual_map(layer, images, scale, pairing if whole else "none")
         if whole:
             return y
         kept = self.out_channels // self.groups
         y = y.unflatten(-3, (self.groups, -1))[..., :kept, :, :].flatten(-4, -3)
         return y if pairing == "none" else ops.maxmin(y, pairing, -3, backend=self.backend)
 
-    def _residual_map(self, x: Tensor, scale: Tensor, pairing: str) -> Tensor:
-        """maxmin(x - W^T diag(scale) relu(W x + b)), in evaluation by the kernel's spectrum where that is cheaper."""
+    def _residual_map(self, layer: ResidualConv2d, x: Tensor, scale: Tensor, pairing: str) -> Tensor:
+        """maxmin(x - W^T diag(scale) relu(W x + b)), in evaluation by the kernel's spectrum where that is cheaper.
+
+        W and b are those of the layer that at_rest gave.
+        """
+        kernel, bias = layer.kernel, layer.bias
         if torus := _spectra.torus_for(self, x, (self.width, self.inner_channels)):
             x = x.contiguous(memory_format=torch.channels_last)
-            compute = partial(_spectra.spectra_of, self.kernel, torus, self.dilation, scale)
-            first, second = self.derive("spectra", torus, (self.kernel, scale), compute)
-            h = spectral_conv_fixed(x, first, self.bias, activation="relu")
+            compute = partial(_spectra.spectra_of, kernel, torus, self.dilation, scale)
+            first, second = self.derive("spectra", torus, (kernel, scale), compute)
+            h = spectral_conv_fixed(x, first, bias, activation="relu")
             return _spectra.apply(h, second, None, pairing, residual=x)
         second = None
-        if self.may_cache() and self.groups == 1 and self.backend != "reference":
-            compute = partial(folded, self.kernel, scale)
-            second = self.derive("folded", (), (self.kernel, scale), compute)
+        if layer is not self and self.groups == 1 and self.backend != "reference":
+            second = self.derive("folded", (), (kernel, scale), partial(folded, kernel, scale))
         geometry = self.dilation, self.groups, self.padding_mode
-        arguments = x, self.kernel, self.bias, scale, *geometry, pairing, self.recompute, second
+        arguments = x, kernel, bias, scale, *geometry, pairing, self.recompute, second
         return ops.sdp_residual(*arguments, backend=self.backend)
 
     def context(self, image_size: tuple[int, ...]) -> tuple[int, ...]:
@@ -149,8 +169,8 @@ class ResidualConv2d(LipschitzConv2d):
             "padding_mode": self.padding_mode,
         }
         with torch.no_grad():
-            (scale,) = self.effective(*self.context(image))
-            return residual_bound(*effective_norms(self.kernel, scale, (image[0], image[1]), **geometry))
+            layer, scale = self.at_rest(*self.context(image))
+            return residual_bound(*effective_norms(layer.kernel, scale, (image[0], image[1]), **geometry))
 
     def _widen(self, x: Tensor) -> Tensor:
         """Moves each stride x stride patch into channels, and pads the channels of each group to its width."""
@@ -170,7 +190,7 @@ class ResidualConv2d(LipschitzConv2d):
         return f"{super().extra_repr()}, inner_channels={self.inner_channels}"
 
 
-class ResidualLinear(LipschitzLinear):
+class ResidualLinear(_Residual, LipschitzLinear):
     """Dense residual layer: ``parametrize`` of a method gives the scale of each inner feature.
 
     The residual map acts on ``width`` = max(in_features, out_features) features: fewer are padded with zeros
@@ -201,15 +221,15 @@ class ResidualLinear(LipschitzLinear):
         self.check_input(x)
         if self.width > self.in_features:
             x = F.pad(x, (0, self.width - self.in_features))
-        (scale,) = self.effective()
-        y = ops.sdp_residual(x, self.kernel, self.bias, scale, backend=self.backend)
+        layer, scale = self.at_rest()
+        y = ops.sdp_residual(x, layer.kernel, layer.bias, scale, backend=self.backend)
         return y[..., : self.out_features]
 
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
         """At least the Lipschitz constant of the residual map, at least 1: from the norm of its scaled matrix."""
         with torch.no_grad():
-            (scale,) = self.effective()
-            return residual_bound(*effective_norms(self.kernel, scale))
+            layer, scale = self.at_rest()
+            return residual_bound(*effective_norms(layer.kernel, scale))
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""

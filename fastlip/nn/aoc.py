@@ -131,8 +131,8 @@ class AOCConvTranspose2d(AdaptiveKernel):
 
     @property
     def weight(self) -> Tensor:
-        """The effective kernel, (in_channels, out_channels / groups, kh, kw), differentiable in training."""
-        return self.effective()[0]
+        """The effective kernel, (in_channels, out_channels / groups, kh, kw); differentiable in training."""
+        return self.only_weight()
 
     def forward(self, x: Tensor, output_size: list[int] | tuple[int, ...] | None = None) -> Tensor:
         """The transposed convolution of x, and bias."""
@@ -142,7 +142,7 @@ class AOCConvTranspose2d(AdaptiveKernel):
             )
         extra = self.output_padding if output_size is None else self._extra(x, tuple(output_size))
         return F.conv_transpose2d(
-            x, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
+            x, self.effective()[0], self.bias, self.stride, self.padding, extra, self.groups, self.dilation
         )
 
     @torch.no_grad()

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from fastlip import ops
 from fastlip.nn import _spectra
 from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32, check_nonnegative
+from fastlip.nn._cache import CACHED_CONTEXTS
 from fastlip.nn._channels import first_channels, pad_channels
 from fastlip.nn._conv import Pair
 from fastlip.nn._orthogonal import PerFrequencyConv2d, largest_singular_value, space_to_depth
 from fastlip.nn._skew import norm_bound, norm_on, series_by_spectrum, series_of_spectrum, skew
 from fastlip.ops._padding import Pads, same_pads
+from fastlip.ops._precision import without_autocast
 from fastlip.ops.conv_exp import check_terms
 from fastlip.ops.conv_exp.truncation import degree_for, economized, largest_modulus, stable_norm, taylor
 from fastlip.ops.spectral_conv import kernel_spectrum
@@ -182,10 +184,7 @@ class SOCConv2d(PerFrequencyConv2d):
             nn.init.zeros_(self.bias)
 
     def parametrize(self, *context: Any) -> tuple[Tensor, ...]:
-        """(a matrix as 1 x 1 kernel,), (skew kernel,), or for an image size (matrices of exp L per frequency,).
-
-        For ``"degree"`` and a size that of the polynomial by which evaluation replaces the series.
-        """
+        """(a matrix as 1 x 1 kernel,), (skew kernel,), or for an image size (matrices of exp L per frequency,)."""
         raw = at_least_float32(self.raw_weight).unflatten(0, (self.groups, -1))
         if self.kernel_size == (1, 1):
             exponential = ops.skew_exp(raw[..., 0, 0], backend=self.backend)
@@ -196,11 +195,7 @@ class SOCConv2d(PerFrequencyConv2d):
         kernel = kernel * (self.max_norm / norm_bound(kernel).clamp_min(self.max_norm))[:, None, None, None, None]
         if not context:
             return (kernel.flatten(0, 1),)
-        *what, height, width = context
-        if what == ["degree"]:
-            torus = self._torus((height, width))
-            norm = norm_on(torus, kernel, self.dilation) if self._fits(torus) else norm_bound(kernel).max()
-            return (torch.tensor(degree_for(self.eval_terms, norm.item(), self._tolerance())),)
+        height, width = context
         kernel = kernel.flatten(0, 1)
         if self.exponential == "spectral":
             return (kernel_exp(kernel, (height, width), self.dilation, self.groups, backend=self.backend),)
@@ -257,7 +252,7 @@ class SOCConv2d(PerFrequencyConv2d):
     def _series(self, x: Tensor, bias: Tensor | None) -> Tensor:
         (kernel,) = self.effective()
         terms = self._terms()
-        degree = self._degree((x.shape[-2], x.shape[-1]))
+        degree = self._degree((x.shape[-2], x.shape[-1]), kernel)
         coefficients = taylor(terms) if degree == terms else economized(terms, degree, self._tolerance())[0]
         gain = self.gain(terms)
         coefficients = tuple(gain * value for value in coefficients)
@@ -268,11 +263,20 @@ class SOCConv2d(PerFrequencyConv2d):
         arguments = degree, self.dilation, self.groups, self.padding_mode, bias, coefficients, self.recompute
         return ops.conv_exp(x, kernel, *arguments, backend=self.backend)
 
-    def _degree(self, size: Pair) -> int:
+    def _degree(self, size: Pair, kernel: Tensor | None = None) -> int:
         """The degree of the polynomial that runs on images of this size, at most the number of terms."""
         if not self.may_cache() or self._runs_per_frequency(size):
             return self._terms()
-        return int(self.effective("degree", *size)[0])
+        kernel = self.effective()[0] if kernel is None else kernel
+        return self.derive("degree", size, (kernel,), partial(self._least_degree, size, kernel), CACHED_CONTEXTS)
+
+    def _least_degree(self, size: Pair, kernel: Tensor) -> int:
+        """The degree of the polynomial by which evaluation replaces the series of this skew kernel."""
+        with without_autocast(kernel.device):
+            matrices = at_least_float32(kernel).unflatten(0, (self.groups, -1))
+            torus = self._torus(size)
+            norm = norm_on(torus, matrices, self.dilation) if self._fits(torus) else norm_bound(matrices).max()
+            return degree_for(self.eval_terms, norm.item(), self._tolerance())
 
     def _terms(self) -> int:
         return self.terms if self.training else self.eval_terms
@@ -292,7 +296,7 @@ class SOCConv2d(PerFrequencyConv2d):
                 return largest_singular_value(Q.unflatten(1, (self.groups, -1)))
             (kernel,) = self.effective()
             norm = ops.spectral_norm(as_it_runs(kernel), (height, width), pads=self.pads, **geometry).item()
-            difference = self._tolerance() if self._degree((height, width)) < self._terms() else 0.0
+            difference = self._tolerance() if self._degree((height, width), kernel) < self._terms() else 0.0
         return (largest_modulus(self._terms(), norm) + difference) * self.gain(self._terms())
 
     def extra_repr(self) -> str:

@@ -188,9 +188,14 @@ def _kept_weights(model: nn.Module) -> int:
 
 
 def _tensors(kept: Any) -> Iterator[Tensor]:
-    """The tensors of what a layer keeps: effective weights, what was derived from them, or spectra."""
+    """The tensors of what a layer keeps: weights, what was derived from them, spectra, or its parameters."""
     for value in kept if isinstance(kept, tuple) else (kept,):
-        yield value.panels if isinstance(value, FixedSpectrum) else value
+        if isinstance(value, FixedSpectrum):
+            yield value.panels
+        elif isinstance(value, LipschitzLayer):  # a copy, with the parameters that residual layers use
+            yield from (*value.parameters(), *value.buffers())
+        elif isinstance(value, Tensor):
+            yield value
 
 
 def _bytes(tensors: list[Tensor]) -> int:

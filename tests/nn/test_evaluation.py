@@ -118,12 +118,12 @@ def test_a_changed_parameter_is_seen(name, calls):
 
 
 @torch.no_grad()
-def test_a_tampered_weight_is_applied_as_it_is_audited(calls):
+def test_a_write_to_the_effective_weight_does_not_reach_the_layer(calls):
     layer = make("aol")
     x = torch.randn(2, 6, 5, 5, dtype=torch.float64)
-    y = layer(x) - layer.bias[:, None, None]
+    y = layer(x)
     layer.weight.mul_(1.5)
-    torch.testing.assert_close(layer(x) - layer.bias[:, None, None], 1.5 * y)
+    assert torch.equal(layer(x), y)
 
 
 @torch.no_grad()

@@ -1,0 +1,209 @@
+"""The evaluation cache of a layer: what was computed from its parameters, for as long as these hold the same bits."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.utils import parametrize
+
+from fastlip.nn._fingerprint import fingerprint, is_plain
+
+CACHED_CONTEXTS = 8  # resolutions kept at once
+_CACHED_DERIVATIVES = 2  # of each kind
+# Held while a dictionary of a few entries is replaced. One for all layers: a lock of a layer's own cannot be copied.
+_LOCK = threading.Lock()
+_clock = itertools.count()
+
+Key = tuple[Hashable, ...]
+# Classes of attributes that are no tensors: isinstance for each of a layer's 30 takes longer than a small kernel.
+_harmless: set[type] = set()
+
+
+class _Stamp:
+    """What an entry was computed of, a fingerprint or objects that are kept themselves, and its last use."""
+
+    __slots__ = ("of", "used")
+
+    def __init__(self, of: tuple[Any, ...]):
+        self.of = of
+        self.used = next(_clock)
+
+
+class EvaluationCache(nn.Module):
+    """A module that keeps what it computed from its parameters and buffers, and knows when these have changed.
+
+    Every use compares a fingerprint of the bits of all parameters, buffers and other tensors of the layer, so that no
+    way of writing to them leaves the cache stale. Entries are computed from a copy of these tensors, so that each
+    belongs to one state of the layer, whatever other threads write meanwhile. ``frozen`` (:func:`fastlip.freeze`)
+    leaves the comparison out. The dictionary is replaced, never changed: threads may share a layer.
+    """
+
+    frozen = False
+    _generation = 0  # of what else the weights depend on, such as options
+    _cache: dict[Key, tuple[_Stamp, Any]]
+
+    def may_cache(self) -> bool:
+        """Whether results for fixed parameters may be kept: in evaluation, outside traces and transforms."""
+        if self.training or torch.compiler.is_compiling():
+            return False
+        if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
+            return False
+        if forward_ad._current_level >= 0:
+            return False  # parameters may have tangents
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors_of(self)):
+            return False
+        state = self.__dict__
+        for group in (state["_parameters"], state["_buffers"]):
+            for tensor in group.values():
+                if tensor is not None and not is_plain(tensor):
+                    return False
+        return True
+
+    def recall(self, key: Key, compute: Callable[[Any], Any], most: int = _CACHED_DERIVATIVES) -> Any:
+        """What compute(layer) makes of this layer, where :meth:`may_cache` holds: kept until a bit of it changes.
+
+        ``layer`` is a copy of this one, with its tensors as they were at one moment. Of keys with the same first
+        word the ``most`` that were used last are kept.
+        """
+        kept = self._cache.get(key)
+        if kept is not None and self.frozen:
+            kept[0].used = next(_clock)
+            return kept[1]
+        mark = fingerprint(tensors_of(self))
+        if kept is not None and kept[0].of == mark:
+            kept[0].used = next(_clock)
+            return kept[1]
+        generation = self._generation
+        # Inference tensors could not be used later where autograd records.
+        with torch.inference_mode(False), torch.no_grad():
+            layer = _copy_of(self)
+            value = compute(layer)
+            if mark is not None:
+                self._keep(key, _Stamp(fingerprint(tensors_of(layer)) or ()), value, most, generation)
+        return value
+
+    def derive(
+        self,
+        kind: str,
+        context: Hashable,
+        sources: tuple[Any, ...],
+        compute: Callable[[], Any],
+        most: int = _CACHED_DERIVATIVES,
+    ) -> Any:
+        """What compute() makes of sources, which are what this cache holds: kept as long as they are."""
+        kept = self._cache.get((kind, context))
+        if kept is not None and all(one is other for one, other in zip(kept[0].of, sources, strict=True)):
+            kept[0].used = next(_clock)
+            return kept[1]
+        generation = self._generation
+        with torch.inference_mode(False), torch.no_grad():
+            value = compute()
+        self._keep((kind, context), _Stamp(sources), value, most, generation)
+        return value
+
+    def snapshot(self) -> Any:
+        """A copy of this layer with its tensors as they are, kept until a bit of them changes."""
+        return self.recall(("snapshot",), lambda layer: layer, 1)
+
+    def forget(self) -> None:
+        """Empties the cache; what other threads are computing is not kept either."""
+        with _LOCK:
+            self.__dict__["_generation"] = self._generation + 1
+            self.__dict__["_cache"] = {}
+
+    def _keep(self, key: Key, stamp: _Stamp, value: Any, most: int, generation: int) -> None:
+        with _LOCK:
+            if generation != self._generation:
+                return
+            kept = {**self._cache, key: (stamp, value)}
+            alike = sorted((k for k in kept if _kind(k) == _kind(key)), key=lambda k: kept[k][0].used)
+            for oldest in alike[:-most]:
+                del kept[oldest]
+            self.__dict__["_cache"] = kept
+
+    def train(self, mode: bool = True) -> Any:
+        """Sets training or evaluation mode, and forgets the evaluation weights."""
+        self._thaw()
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._thaw()
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._thaw()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def _thaw(self) -> None:
+        self.forget()
+        self.__dict__["frozen"] = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": {}, "frozen": False}
+
+    def _replicate_for_data_parallel(self) -> Any:
+        replica = super()._replicate_for_data_parallel()
+        replica.__dict__.update(_cache={}, frozen=False)  # its tensors are on another device
+        return replica
+
+
+def _kind(key: Key) -> str:
+    return key[0] if key and isinstance(key[0], str) else "weights"
+
+
+def tensors_of(layer: nn.Module) -> list[Tensor]:
+    """All tensors that the layer computes with: parameters, buffers, attributes, what parametrizations give now.
+
+    Replicas for data parallelism and pruned layers have parameters as attributes.
+    """
+    state = layer.__dict__
+    modules = state["_modules"]
+    given = [getattr(layer, name) for name in _parametrized(layer)] if modules else ()
+    registered = *state["_parameters"].values(), *given, *state["_buffers"].values()
+    found = [tensor for tensor in registered if tensor is not None]
+    if not _harmless.issuperset(map(type, state.values())):
+        found += _attributes(state).values()
+    for name, module in modules.items():
+        if name != "parametrizations" and module is not None:
+            found += (*module.parameters(), *module.buffers())
+    return found
+
+
+def _attributes(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors among the attributes of a module."""
+    present = list(state.items())  # other threads may add to it
+    found = {name: value for name, value in present if isinstance(value, Tensor)}
+    _harmless.update({type(value) for _, value in present} - {type(value) for value in found.values()})
+    return found
+
+
+def _parametrized(layer: nn.Module) -> list[str]:
+    return list(layer.parametrizations) if parametrize.is_parametrized(layer) else []  # type: ignore[call-overload]
+
+
+def _copy_of(layer: Any) -> Any:
+    """The layer with copies of its tensors and no cache; parametrizations are replaced by what they give."""
+    kind = parametrize.type_before_parametrizations(layer)
+    state: dict[str, Any] = dict(vars(layer))
+    state |= {name: _clone(value) for name, value in _attributes(state).items()}
+    for group in ("_parameters", "_buffers"):
+        state[group] = {name: _clone(value) for name, value in list(state[group].items())}
+    state["_parameters"] |= {name: _clone(getattr(layer, name)) for name in _parametrized(layer)}
+    state["_modules"] = {
+        name: copy.deepcopy(module) for name, module in state["_modules"].items() if name != "parametrizations"
+    }
+    state |= {"_cache": {}, "frozen": False, "supplied": None}
+    result = object.__new__(kind)
+    result.__dict__.update(state)
+    return result
+
+
+def _clone(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().clone()
