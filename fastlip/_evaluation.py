@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -35,6 +36,13 @@ def check_finite(model: nn.Module) -> None:
                 raise ValueError(
                     f"layer {name or 'model'!r} ({type(module).__name__}): {tensor_name} contains NaN or Inf"
                 )
+
+
+def compiled_from(module: nn.Module) -> nn.Module | None:
+    """The module that torch.compile wrapped in this one; None for one that is no such wrapper."""
+    # Loading the compiler takes long: without it nothing is compiled.
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    return module._orig_mod if frames is not None and isinstance(module, frames.OptimizedModule) else None
 
 
 def check_eps(eps: Sequence[float]) -> None:

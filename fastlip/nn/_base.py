@@ -22,6 +22,17 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
+def decomposed_dtype() -> torch.dtype:
+    """The default dtype, but at least float32: that of random orthogonal matrices, which torch decomposes."""
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
+
+
+@torch.no_grad()
+def orthogonal_(tensor: Tensor) -> Tensor:
+    """``torch.nn.init.orthogonal_``, in at least float32."""
+    return tensor.copy_(nn.init.orthogonal_(at_least_float32(tensor.detach())))
+
+
 def as_it_runs(weight: Tensor) -> Tensor:
     """The weight as products and convolutions see it, rounded under autocast, in float64: for bounds."""
     if autocasts(weight.device) and weight.dtype != torch.float64:
@@ -78,14 +89,40 @@ class LipschitzLayer(nn.Module):
         """
         raise NotImplementedError
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As ``torch.nn.Module``; the name stays known where a wrapper takes the parameter out of the register."""
+        self.__dict__.setdefault("_tensor_names", {})[name] = None
+        super().register_parameter(name, param)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """As ``torch.nn.Module``; see :meth:`register_parameter`."""
+        self.__dict__.setdefault("_tensor_names", {})[name] = None
+        super().register_buffer(name, tensor, persistent)
+
+    def own_tensors(self) -> list[Tensor]:
+        """The parameters and buffers, also where they are plain attributes.
+
+        They are in the replicas of ``DataParallel``, under FSDP's flat parameters, and where a hook computes them
+        (pruning, weight norm).
+        """
+        found = [*self.parameters(), *self.buffers()]
+        plain = (self.__dict__.get(name) for name in self.__dict__.get("_tensor_names", ()))
+        return found + [tensor for tensor in plain if isinstance(tensor, Tensor)]
+
+    def reference(self) -> Tensor:
+        """The tensor whose dtype and device are the layer's: its first parameter."""
+        for parameter in self._parameters.values():
+            if parameter is not None:
+                return parameter
+        return next(tensor for tensor in self.own_tensors() if tensor.is_floating_point())
+
     def effective(self, *context: Hashable) -> tuple[Tensor, ...]:
         """The effective weights in the parameters' dtype, from the cache where that is sound."""
         if self.supplied is not None and (supplied := self.supplied(self, context)) is not None:
             return supplied
         if not self.may_cache():
             return self._compute(context)
-        sources = (*self.parameters(), *self.buffers())
-        return self._recall(context, sources, lambda: self._compute(context), CACHED_CONTEXTS)
+        return self._recall(context, self.own_tensors(), lambda: self._compute(context), CACHED_CONTEXTS)
 
     def derive(
         self,
@@ -114,11 +151,12 @@ class LipschitzLayer(nn.Module):
         return kept[1]
 
     def _compute(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
-        reference = next(self.parameters())
+        reference = self.reference()
         with without_autocast(reference.device):
             weights = self.parametrize(*context)
         # Spectra stay complex, and in at least float32: no sixteen-bit complex type has kernels.
-        return tuple(weight if weight.is_complex() else weight.to(reference.dtype) for weight in weights)
+        rounded = (weight if weight.is_complex() else weight.to(reference.dtype) for weight in weights)
+        return tuple(weight.contiguous() for weight in rounded)
 
     def may_cache(self) -> bool:
         """Whether results for fixed parameters may be kept: in evaluation, outside traces and transforms."""
@@ -126,7 +164,7 @@ class LipschitzLayer(nn.Module):
             return False
         if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
             return False
-        return not (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()))
+        return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.own_tensors()))
 
     def _stamp(self, sources: Iterable[Tensor]) -> list[Any]:
         # The alias keeps the storage alive, so that its address cannot come back as another tensor's.
@@ -159,6 +197,19 @@ class LipschitzLayer(nn.Module):
     def _apply(self, *args: Any, **kwargs: Any) -> LipschitzLayer:
         self._cache.clear()
         return super()._apply(*args, **kwargs)
+
+    def _replicate_for_data_parallel(self) -> LipschitzLayer:
+        replica = super()._replicate_for_data_parallel()
+        replica.__dict__["_cache"] = {}  # of tensors that are on another device
+        return replica
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Takes numbers of shape () for tensors of shape (1,): as this package once saved them."""
+        for name in self.__dict__.get("_tensor_names", ()):
+            value, own = state_dict.get(prefix + name), getattr(self, name)
+            if isinstance(value, Tensor) and value.dim() == 0 and own is not None and own.shape == (1,):
+                state_dict[prefix + name] = value.reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}}

@@ -40,8 +40,8 @@ class PerFrequencyConv2d(LipschitzConv2d):
 
     def apply_spectrum(self, x: Tensor, torus: Pair, pairing: str = "none") -> Tensor:
         """Q * x + bias by kept matrices, and MaxMin behind it if a pairing is given."""
-        sources = *self.parameters(), *self.buffers()
-        spectrum = self.derive("spectra", torus, sources, partial(self._fixed, torus), CACHED_CONTEXTS)[0]
+        compute = partial(self._fixed, torus)
+        spectrum = self.derive("spectra", torus, self.own_tensors(), compute, CACHED_CONTEXTS)[0]
         return _spectra.apply(space_to_depth(x, self.stride), spectrum, self.bias, pairing)
 
     def _fixed(self, torus: Pair) -> tuple[FixedSpectrum]:
