@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.nn._postponed import postponed
 from fastlip.ops._op import check_backend
 from fastlip.ops._precision import autocasts, without_autocast
 
@@ -99,6 +100,10 @@ class LipschitzLayer(nn.Module):
         self.__dict__.setdefault("_tensor_names", {})[name] = None
         super().register_buffer(name, tensor, persistent)
 
+    def tensor_names(self) -> tuple[str, ...]:
+        """The attributes that are parameters or buffers, or were registered as such."""
+        return tuple(self.__dict__.get("_tensor_names", ()))
+
     def own_tensors(self) -> list[Tensor]:
         """The parameters and buffers, also where they are plain attributes.
 
@@ -106,7 +111,7 @@ class LipschitzLayer(nn.Module):
         (pruning, weight norm).
         """
         found = [*self.parameters(), *self.buffers()]
-        plain = (self.__dict__.get(name) for name in self.__dict__.get("_tensor_names", ()))
+        plain = (self.__dict__.get(name) for name in self.tensor_names())
         return found + [tensor for tensor in plain if isinstance(tensor, Tensor)]
 
     def reference(self) -> Tensor:
@@ -120,9 +125,23 @@ class LipschitzLayer(nn.Module):
         """The effective weights in the parameters' dtype, from the cache where that is sound."""
         if self.supplied is not None and (supplied := self.supplied(self, context)) is not None:
             return supplied
-        if not self.may_cache():
-            return self._compute(context)
-        return self._recall(context, self.own_tensors(), lambda: self._compute(context), CACHED_CONTEXTS)
+        if self.may_cache():
+            return self._recall(context, self.own_tensors(), lambda: self._compute(context), CACHED_CONTEXTS)
+        if self._is_settled() and not self._modules:
+            return self._differentiable(context)
+        return self._compute(context)
+
+    def _differentiable(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
+        """The effective weights with their gradients: those that are kept, where nothing has changed since."""
+        new: list[tuple[Tensor, ...]] = []
+
+        def compute() -> tuple[Tensor, ...]:
+            with torch.enable_grad():
+                new.append(self._compute(context))
+            return tuple(weight.detach() for weight in new[0])
+
+        kept = self._recall(context, self.own_tensors(), compute, CACHED_CONTEXTS)
+        return new[0] if new else postponed(self, context, kept)
 
     def derive(
         self,
@@ -160,11 +179,15 @@ class LipschitzLayer(nn.Module):
 
     def may_cache(self) -> bool:
         """Whether results for fixed parameters may be kept: in evaluation, outside traces and transforms."""
-        if self.training or torch.compiler.is_compiling():
-            return False
-        if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
+        if not self._is_settled():
             return False
         return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.own_tensors()))
+
+    def _is_settled(self) -> bool:
+        """Whether the weights stay the same from one forward to the next: in evaluation, outside of traces."""
+        if self.training or torch.compiler.is_compiling():
+            return False
+        return not (torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active())
 
     def _stamp(self, sources: Iterable[Tensor]) -> list[Any]:
         # The alias keeps the storage alive, so that its address cannot come back as another tensor's.
@@ -205,7 +228,7 @@ class LipschitzLayer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Takes numbers of shape () for tensors of shape (1,): as this package once saved them."""
-        for name in self.__dict__.get("_tensor_names", ()):
+        for name in self.tensor_names():
             value, own = state_dict.get(prefix + name), getattr(self, name)
             if isinstance(value, Tensor) and value.dim() == 0 and own is not None and own.shape == (1,):
                 state_dict[prefix + name] = value.reshape(1)

@@ -132,7 +132,9 @@ class ResidualConv2d(LipschitzConv2d):
             compute = partial(folded, self.kernel, scale)
             second = self.derive("folded", (), (self.kernel, scale), compute)
         geometry = self.dilation, self.groups, self.padding_mode
-        arguments = x, self.kernel, self.bias, scale, *geometry, pairing, self.recompute, second
+        # A view, where only the images' gradient may be asked for: of a leaf, torch does not say whether it is.
+        kernel = self.kernel if self.training else self.kernel.view_as(self.kernel)
+        arguments = x, kernel, self.bias, scale, *geometry, pairing, self.recompute, second
         return ops.sdp_residual(*arguments, backend=self.backend)
 
     def context(self, image_size: tuple[int, ...]) -> tuple[int, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from fastlip.ops._asked import asked
 from fastlip.ops._op import Op
 from fastlip.ops.conv_chain import reference
 from fastlip.ops.maxmin import PAIRINGS
@@ -111,6 +112,7 @@ def mask_shape(x: Tensor, channels: int, pairing: str, backend: str) -> tuple[in
     return n * height, (width * channels // 2 + 7) // 8 if through else width * ((channels // 2 + 7) // 8)
 
 
+_Item = TypeVar("_Item")
 _Kept = tuple[Tensor, list[Tensor], list[Tensor]]
 
 
@@ -140,7 +142,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: _Kept) -> None:
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     x, *rest = ctx.saved_tensors
     weights, scales, between, masks = _split(rest, ctx.counts)
-    needs_x, needs_weights, needs_biases, needs_scales = ctx.needs_input_grad[:4]
+    needs_x, *others = asked(ctx)
+    needs_weights, needs_biases, needs_scales, _ = _split(others, (len(weights), len(weights), len(scales)))
     # A kernel's gradient costs as much as that of its input: frozen kernels, as of a network under attack, have none.
     needs_kernels = [any(needs) for needs in zip(needs_weights, *[needs_scales] * bool(scales), strict=True)]
     options = needs_x, needs_kernels, list(needs_biases), *ctx.options
@@ -157,12 +160,12 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     return x_bar if needs_x else None, weight_bars, bias_gradients, scale_bars, *[None] * 5
 
 
-def _split(tensors: list[Tensor], counts: tuple[int, ...]) -> list[list[Tensor]]:
+def _split(items: list[_Item], counts: tuple[int, ...]) -> list[list[_Item]]:
     parts = []
     for count in counts:
-        parts.append(tensors[:count])
-        tensors = tensors[count:]
-    return [*parts, tensors]
+        parts.append(items[:count])
+        items = items[count:]
+    return [*parts, items]
 
 
 _forward = OP.define(
