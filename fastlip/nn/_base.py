@@ -16,6 +16,8 @@ from fastlip.ops._precision import autocasts, without_autocast
 
 CACHED_CONTEXTS = 8  # resolutions kept at once
 _CACHED_DERIVATIVES = 2  # of each kind
+# Replaced as a whole in replicas, which begin with the cache of the layer: what is in them, the cache compares itself.
+_REGISTERS = ("_parameters", "_buffers", "_modules", "_is_replica")
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -208,7 +210,7 @@ class LipschitzLayer(nn.Module):
         if name in self.fixed and present is not self and present != value:
             kind = type(self).__name__
             raise ValueError(f"{name}={value!r}: allowed is {present!r}: {kind} reads {name} at construction")
-        if present is not value:
+        if present is not value and name not in _REGISTERS:
             self.__dict__.get("_cache", {}).clear()
         super().__setattr__(name, value)
 
