@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip.nn._base import LipschitzLayer
+from fastlip.ops._precision import everything_ieee
 
 
 def check_model(model: Any, dtype: torch.dtype | None) -> None:
@@ -99,13 +100,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def full_precision(device: str) -> Iterator[None]:
     """No autocast, no TF32 or bfloat16 inside float32 products; the settings come back afterwards."""
-    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
-    products = ((torch.backends.cuda, "matmul"), (cudnn, "conv"), (mkldnn, "matmul"), (mkldnn, "conv"))
-    switches = [getattr(library, product) for library, product in products]
     with ExitStack() as stack:
-        for switch in switches:
-            stack.callback(setattr, switch, "fp32_precision", switch.fp32_precision)
-            switch.fp32_precision = "ieee"
+        stack.enter_context(everything_ieee())
         for name in {"cpu", device}:
             stack.enter_context(torch.autocast(name, enabled=False))
         yield

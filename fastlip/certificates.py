@@ -286,7 +286,7 @@ def _matrix(module: Any, row: LayerBound) -> Tensor | None:
         return None
     if weight.dim() == 2 and len(row.input_shape) == 1:
         return weight
-    if isinstance(module, (nn.Conv2d, KernelConv2d)) and module.groups == 1:
-        if row.input_shape[1:] == row.output_shape[1:] == weight.shape[2:] == (1, 1):
-            return weight.flatten(1)
+    dense = isinstance(module, (nn.Conv2d, KernelConv2d)) and module.groups == 1
+    if dense and row.input_shape[1:] == row.output_shape[1:] == weight.shape[2:] == (1, 1):
+        return weight.flatten(1)
     return None

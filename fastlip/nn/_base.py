@@ -10,18 +10,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.nn._postponed import postponed
+from fastlip.nn._postponed import in_one_step
 from fastlip.ops._op import check_backend
-from fastlip.ops._precision import autocasts, without_autocast
+from fastlip.ops._precision import autocasts, full_precision, is_ieee, widens
 
 CACHED_CONTEXTS = 8  # resolutions kept at once
 _CACHED_DERIVATIVES = 2  # of each kind
-# Replaced as a whole in replicas, which begin with the cache of the layer: what is in them, the cache compares itself.
+# Set in replicas, which begin with the layer's cache: that compares the tensors itself.
 _REGISTERS = ("_parameters", "_buffers", "_modules", "_is_replica")
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """float32 for the sixteen-bit types, unchanged otherwise: parametrizations never run in less."""
+    """float32 for the sixteen-bit types, unchanged otherwise: parametrizations never run in less.
+
+    float64 in a compiled program whose float32 products are lowered to TF32 or bfloat16.
+    """
+    if torch.compiler.is_compiling() and widens(tensor.device):
+        return tensor.double()
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -129,9 +134,15 @@ class LipschitzLayer(nn.Module):
             return supplied
         if self.may_cache():
             return self._recall(context, self.own_tensors(), lambda: self._compute(context), CACHED_CONTEXTS)
-        if self._is_settled() and not self._modules:
-            return self._differentiable(context)
-        return self._compute(context)
+        if self._modules:  # parametrizations of the parameters
+            return self._compute(context)
+        return self._computed(context) if self.training or not self._is_plain() else self._differentiable(context)
+
+    def _computed(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
+        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        if traced or not torch.is_grad_enabled() or is_ieee(self.reference().device):
+            return self._compute(context)
+        return in_one_step(self, context)  # autograd's own products would be of lower precision in the backward
 
     def _differentiable(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
         """The effective weights with their gradients: those that are kept, where nothing has changed since."""
@@ -139,11 +150,11 @@ class LipschitzLayer(nn.Module):
 
         def compute() -> tuple[Tensor, ...]:
             with torch.enable_grad():
-                new.append(self._compute(context))
+                new.append(self._computed(context))
             return tuple(weight.detach() for weight in new[0])
 
         kept = self._recall(context, self.own_tensors(), compute, CACHED_CONTEXTS)
-        return new[0] if new else postponed(self, context, kept)
+        return new[0] if new else in_one_step(self, context, kept)
 
     def derive(
         self,
@@ -173,7 +184,7 @@ class LipschitzLayer(nn.Module):
 
     def _compute(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
         reference = self.reference()
-        with without_autocast(reference.device):
+        with full_precision(reference.device):
             weights = self.parametrize(*context)
         # Spectra stay complex, and in at least float32: no sixteen-bit complex type has kernels.
         rounded = (weight if weight.is_complex() else weight.to(reference.dtype) for weight in weights)
@@ -181,13 +192,13 @@ class LipschitzLayer(nn.Module):
 
     def may_cache(self) -> bool:
         """Whether results for fixed parameters may be kept: in evaluation, outside traces and transforms."""
-        if not self._is_settled():
+        if self.training or not self._is_plain():
             return False
         return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.own_tensors()))
 
-    def _is_settled(self) -> bool:
-        """Whether the weights stay the same from one forward to the next: in evaluation, outside of traces."""
-        if self.training or torch.compiler.is_compiling():
+    def _is_plain(self) -> bool:
+        """Whether this is an ordinary call: outside of traces and transforms."""
+        if torch.compiler.is_compiling():
             return False
         return not (torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active())
 

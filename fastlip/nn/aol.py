@@ -88,7 +88,8 @@ class AOLConv2d(KernelConv2d):
         exact = self.raw_weight.dtype in (torch.float32, torch.float64)
         if not self.training or self.groups > 1 or not exact:
             return super().factors()
-        return self.raw_weight, channel_scale(self.raw_weight, 1, self.epsilon, self.backend)
+        scale = channel_scale(at_least_float32(self.raw_weight), 1, self.epsilon, self.backend)
+        return self.raw_weight, scale.to(self.raw_weight.dtype)
 
     @torch.no_grad()
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastlip.nn._base import at_least_float32
 from fastlip.nn._residual import ResidualConv2d, ResidualLinear, safe_scale
 from fastlip.ops._padding import pad, same_pads
+from fastlip.ops._precision import for_convolution
 from fastlip.ops.sdp_residual.reference import adjoint
 
 # Frequencies per axis and unit of the kernel's degree: at 17, sampling loses less than 1 % of sigma.
@@ -254,14 +255,14 @@ class CPLConv2d(_FixedScale, ResidualConv2d):
 
         A recomputed forward takes the vector of the forward that it repeats, and moves nothing.
         """
-        weight, kept = at_least_float32(self.kernel), self.power_vector[..., : sides[0], : sides[1]]
+        weight, kept = for_convolution(at_least_float32(self.kernel)), self.power_vector[..., : sides[0], : sides[1]]
         vector = kept.detach().clone()
         if not _is_recomputed():
-            vector = power_step(weight, at_least_float32(vector), self.groups).to(kept.dtype)
+            vector = power_step(weight, vector.to(weight.dtype), self.groups).to(kept.dtype)
             if not torch._C._are_functorch_transforms_active():
                 with torch.no_grad():
                     kept.copy_(vector)
-        return squared_norm_at(weight, at_least_float32(vector))
+        return squared_norm_at(weight, vector.to(weight.dtype))
 
 
 class CPLLinear(_FixedScale, ResidualLinear):

@@ -69,7 +69,7 @@ def singular_values(layer, input_shape, dtype=torch.float64):
 
 
 def every_layer():
-    """{name: (make(**options), shape of a sample)}: every module of fastlip.nn, in each form that has code of its own."""
+    """{name: (make(**options), shape of a sample)} of every module of fastlip.nn, in each form of its own."""
     found = {}
     for name, member in sorted(vars(lip).items()):
         if inspect.isclass(member) and issubclass(member, torch.nn.Module):

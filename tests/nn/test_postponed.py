@@ -1,4 +1,4 @@
-"""In evaluation a parametrization that requires gradients runs once, and is differentiated only where that is asked."""
+"""In evaluation parametrizations run once, and are differentiated only where a gradient is asked for."""
 
 import copy
 
@@ -23,7 +23,7 @@ def made(name):
 def fresh(layer, x):
     """What the layer computes, and its gradients, without anything that is kept."""
     other = copy.deepcopy(layer)
-    other._is_settled = lambda: False
+    other._is_plain = lambda: False
     images = x.clone().requires_grad_()
     y = other(images)
     y.square().sum().backward()

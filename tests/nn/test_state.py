@@ -11,7 +11,6 @@ from torch.nn.utils import parametrize, prune
 from torch.utils.checkpoint import checkpoint
 
 import fastlip
-from fastlip import nn as lip
 from fastlip.nn._base import LipschitzLayer
 
 LAYERS = every_layer()
@@ -62,7 +61,7 @@ def test_effective_weights_are_contiguous(name):
     for training in (True, False):
         layer.train(training)
         seen = []
-        layer.supplied = lambda own, context: seen.append(context)
+        layer.supplied = lambda own, context, seen=seen: seen.append(context)
         layer(x)
         layer.supplied = None
         assert all(weight.is_contiguous() for context in seen for weight in layer.effective(*context))
@@ -167,6 +166,15 @@ def test_parametrized_and_pruned_parameters(name):
                 with torch.set_grad_enabled(gradients):
                     one, other = (module.train(training) for module in pair)
                     torch.testing.assert_close(one(x), other(x), rtol=1e-4, atol=1e-5)
+    for module in (layer, halved):  # the chain rule goes through what made the parameter, once
+        gradients = []
+        for plain in (False, True, True):
+            module.__dict__["_is_plain"] = lambda plain=plain: plain
+            module.zero_grad()
+            module.eval()(x).square().sum().backward()
+            gradients.append([p.grad for p in module.parameters() if p.grad is not None])
+        for one, other in zip(gradients[0], gradients[-1], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["CayleyConv2d zeros", "CayleyLinear"])

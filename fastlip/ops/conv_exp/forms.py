@@ -29,7 +29,8 @@ def choose(
     if not are_static(batch):
         batch = _TYPICAL_BATCH
     torus = costs.torus_of((height, width), same_pads(tuple(kernel[2:]), tuple(dilation)), padding_mode)
-    if taps == 1 or 0 in (batch, channels, height, width) or math.prod(torus) * channels**2 * itemsize > _LARGEST_SPECTRUM:
+    large = math.prod(torus) * channels**2 * itemsize > _LARGEST_SPECTRUM
+    if taps == 1 or 0 in (batch, channels, height, width) or large:
         return "taps"
     once = costs.spectral_convolution(batch, ports, torus)
     found = {"taps": terms * costs.convolution(batch, ports, (height, width), taps), "spectrum": terms * once}
