@@ -43,7 +43,8 @@ def compiled_from(module: nn.Module) -> nn.Module | None:
     """The module that torch.compile wrapped in this one; None for one that is no such wrapper."""
     # Loading the compiler takes long: without it nothing is compiled.
     frames = sys.modules.get("torch._dynamo.eval_frame")
-    return module._orig_mod if frames is not None and isinstance(module, frames.OptimizedModule) else None
+    is_wrapper = frames is not None and isinstance(module, frames.OptimizedModule)
+    return module.get_submodule("_orig_mod") if is_wrapper else None
 
 
 def check_eps(eps: Sequence[float]) -> None:

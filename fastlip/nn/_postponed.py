@@ -46,8 +46,11 @@ class _Parametrization(torch.autograd.Function):
         ctx.twin, ctx.names, ctx.context = twin, names, context
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        ctx.graph = _computed(ctx, tensors) if kept is None else None
-        return tuple(weight.detach() for weight in ctx.graph[0]) if ctx.graph else kept
+        ctx.graph = None
+        if kept is not None:
+            return kept
+        ctx.graph = weights, _ = _computed(ctx, tensors)
+        return tuple(weight.detach() for weight in weights)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:

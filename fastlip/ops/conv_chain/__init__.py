@@ -142,7 +142,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: _Kept) -> None:
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     x, *rest = ctx.saved_tensors
     weights, scales, between, masks = _split(rest, ctx.counts)
-    needs_x, *others = asked(ctx)
+    needs_x, *others = asked(ctx)  # in the order of the tensors
     needs_weights, needs_biases, needs_scales, _ = _split(others, (len(weights), len(weights), len(scales)))
     # A kernel's gradient costs as much as that of its input: frozen kernels, as of a network under attack, have none.
     needs_kernels = [any(needs) for needs in zip(needs_weights, *[needs_scales] * bool(scales), strict=True)]
