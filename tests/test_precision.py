@@ -238,7 +238,9 @@ def test_threads_keep_full_precision_until_the_last_is_done():
     assert get("mkldnn", "matmul") == "tf32"
 
 
-@pytest.mark.parametrize("kind", [lip.BCOPConv2d, lip.CayleyConv2d, lip.SOCConv2d, lip.CPLConv2d])
+@pytest.mark.parametrize(
+    "kind", [lip.SOCConv2d, *(pytest.param(k, marks=pytest.mark.slow) for k in (lip.BCOPConv2d, lip.CPLConv2d))]
+)
 def test_compiled_weights_are_wider_where_products_are_lowered(kind):
     layer = kind(4, 4, 3, backend="reference")
     with torch.no_grad():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,7 +112,6 @@ def mask_shape(x: Tensor, channels: int, pairing: str, backend: str) -> tuple[in
     return n * height, (width * channels // 2 + 7) // 8 if through else width * ((channels // 2 + 7) // 8)
 
 
-_Item = TypeVar("_Item")
 _Kept = tuple[Tensor, list[Tensor], list[Tensor]]
 
 
@@ -142,8 +141,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: _Kept) -> None:
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     x, *rest = ctx.saved_tensors
     weights, scales, between, masks = _split(rest, ctx.counts)
-    needs_x, *others = asked(ctx)  # in the order of the tensors
-    needs_weights, needs_biases, needs_scales, _ = _split(others, (len(weights), len(weights), len(scales)))
+    counts = len(weights), len(weights), len(scales)
+    needs_x, *others = asked(ctx)
+    needs_weights, needs_biases, needs_scales, _ = _split(others, counts)
     # A kernel's gradient costs as much as that of its input: frozen kernels, as of a network under attack, have none.
     needs_kernels = [any(needs) for needs in zip(needs_weights, *[needs_scales] * bool(scales), strict=True)]
     options = needs_x, needs_kernels, list(needs_biases), *ctx.options
@@ -160,7 +160,7 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     return x_bar if needs_x else None, weight_bars, bias_gradients, scale_bars, *[None] * 5
 
 
-def _split(items: list[_Item], counts: tuple[int, ...]) -> list[list[_Item]]:
+def _split(items: list[Any], counts: tuple[int, ...]) -> list[list[Any]]:
     parts = []
     for count in counts:
         parts.append(items[:count])
