@@ -15,7 +15,9 @@ from fastlip import nn as lip
 from fastlip import ops
 from fastlip._plain import Plain
 from fastlip._tightness import convolution_is_exact, layer_is_exact, matrix_is_exact
+from fastlip._weights import linear_weight
 from fastlip.nn._base import as_it_runs, at_least_float32
+from fastlip.nn._conv import LipschitzConv2d
 
 
 class Bound(NamedTuple):
@@ -100,12 +102,15 @@ def _own_bound(module: Any, input_shape: tuple[int, ...], output_shape: tuple[in
     exact = layer_is_exact(module, input_shape)
     if isinstance(module, Plain):
         return Bound(value, "effective weight", value * module.roundings(input_shape), exact=exact)
-    weight = getattr(module, "weight", None)
-    if isinstance(weight, Tensor) and weight.dim() > 1:
+    weight = linear_weight(module)
+    if weight is not None:
         return Bound(value, "effective weight", value * _sum_roundings(module, weight), exact=exact)
     # Residual, series and spectral layers pass several times over data of a few times the input's norm.
-    taps = math.prod(getattr(module, "kernel_size", ()))
-    return Bound(value, "effective weight", _PASSES * value * math.sqrt(input_shape[0]) * taps, exact=exact)
+    if isinstance(module, LipschitzConv2d):
+        length = math.sqrt(input_shape[0]) * math.prod(module.kernel_size)
+    else:
+        length = math.sqrt(math.prod(input_shape))
+    return Bound(value, "effective weight", _PASSES * value * length, exact=exact)
 
 
 def _register(*types: type[nn.Module]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from fastlip.nn._base import LipschitzLayer
 from fastlip.nn._fingerprint import fingerprint, is_plain
+from fastlip.ops._precision import everything_ieee
 
 
 def check_model(model: Any, dtype: torch.dtype | None) -> None:
@@ -36,6 +38,14 @@ def check_finite(model: nn.Module) -> None:
                 raise ValueError(
                     f"layer {name or 'model'!r} ({type(module).__name__}): {tensor_name} contains NaN or Inf"
                 )
+
+
+def compiled_from(module: nn.Module) -> nn.Module | None:
+    """The module that torch.compile wrapped in this one; None for one that is no such wrapper."""
+    # Loading the compiler takes long: without it nothing is compiled.
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    is_wrapper = frames is not None and isinstance(module, frames.OptimizedModule)
+    return module.get_submodule("_orig_mod") if is_wrapper else None
 
 
 def check_eps(eps: Sequence[float]) -> None:
@@ -115,13 +125,8 @@ class Unchanged:
 @contextmanager
 def full_precision(device: str) -> Iterator[None]:
     """No autocast, no TF32 or bfloat16 inside float32 products; the settings come back afterwards."""
-    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
-    products = ((torch.backends.cuda, "matmul"), (cudnn, "conv"), (mkldnn, "matmul"), (mkldnn, "conv"))
-    switches = [getattr(library, product) for library, product in products]
     with ExitStack() as stack:
-        for switch in switches:
-            stack.callback(setattr, switch, "fp32_precision", switch.fp32_precision)
-            switch.fp32_precision = "ieee"
+        stack.enter_context(everything_ieee())
         for name in {"cpu", device}:
             stack.enter_context(torch.autocast(name, enabled=False))
         yield

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from fastlip._bounds import Bound, bound_module, lipschitz_bound, understands
-from fastlip._evaluation import check_finite, evaluating
+from fastlip._evaluation import check_finite, compiled_from, evaluating
 from fastlip._graphs import Branch, UnknownError, graph_of, parts_of
 from fastlip._plain import thaw
 from fastlip.nn.chain import Chain
@@ -21,7 +23,7 @@ __all__ = ["Audit", "Bound", "LayerBound", "audit", "lipschitz_bound"]
 
 _BATCH = 2  # of the input that finds the shapes: a module that mixes samples shows
 # Hooks that only recompute the weight which the audit reads.
-_KNOWN_HOOKS = ("WeightNorm", "SpectralNorm")
+_KNOWN_HOOKS = (WeightNorm, SpectralNorm)
 
 
 @dataclass(frozen=True)
@@ -219,12 +221,12 @@ def _is_sequence(module: nn.Module) -> bool:
 def _unwrap(module: nn.Module) -> nn.Module | None:
     if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return module.module
-    return getattr(module, "_orig_mod", None)  # torch.compile
+    return compiled_from(module)
 
 
 def _hooks(module: nn.Module) -> list[Any]:
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    return [hook for hook in hooks if type(hook).__name__ not in _KNOWN_HOOKS]
+    return [hook for hook in hooks if not isinstance(hook, _KNOWN_HOOKS)]
 
 
 def _bound_link(name: str, module: nn.Module, x: Tensor) -> tuple[LayerBound, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,10 @@ from fastlip._evaluation import Unchanged, bar, check_eps, check_model, from_par
 from fastlip._graphs import Branch
 from fastlip._labels import multiclass
 from fastlip._plain import FirstEntries
+from fastlip._weights import linear_weight, runs_as
 from fastlip.auditing import Audit, LayerBound, audit, chain
-from fastlip.nn._base import LipschitzLinear, as_it_runs
-from fastlip.nn._conv import LipschitzConv2d
+from fastlip.nn._base import as_it_runs
+from fastlip.nn._conv import KernelConv2d
 from fastlip.nn.shaping import FirstChannels
 
 DEFAULT_EPS = (36 / 255, 72 / 255, 108 / 255, 1.0)
@@ -276,15 +277,19 @@ def _head(links: list[tuple[str, nn.Module]], found: Audit) -> tuple[Tensor, flo
 
 def _keeps_the_first(module: nn.Module) -> bool:
     """Whether the outputs are the inputs, or the first of them."""
-    return isinstance(module, _SELECTIONS) or (isinstance(module, FirstEntries) and module.groups == 1)
+    if any(runs_as(module, kind, "forward") for kind in _SELECTIONS):
+        return True
+    return runs_as(module, FirstEntries, "forward") and cast(FirstEntries, module).groups == 1
 
 
 def _matrix(module: Any, row: LayerBound) -> Tensor | None:
     """The matrix of a dense layer, or of a 1x1 convolution of a single pixel; None for any other module."""
-    if isinstance(module, (nn.Linear, LipschitzLinear)) and len(row.input_shape) == 1:
-        return getattr(module, "weight", None)
-    if isinstance(module, (nn.Conv2d, LipschitzConv2d)) and module.groups == 1:
-        weight = getattr(module, "weight", None)
-        if weight is not None and row.input_shape[1:] == row.output_shape[1:] == weight.shape[2:] == (1, 1):
-            return weight.flatten(1)
+    weight = linear_weight(module)
+    if weight is None:
+        return None
+    if weight.dim() == 2 and len(row.input_shape) == 1:
+        return weight
+    dense = isinstance(module, (nn.Conv2d, KernelConv2d)) and module.groups == 1
+    if dense and row.input_shape[1:] == row.output_shape[1:] == weight.shape[2:] == (1, 1):
+        return weight.flatten(1)
     return None

@@ -167,7 +167,7 @@ def _unit(image: Tensor) -> Tensor:
 
 
 def _cayley(entries: Entries, module: nn.Module, side: int) -> Entries:
-    alpha = entries["alpha"].reshape(())
+    alpha = entries["alpha"].reshape(1)
     converted = {"raw_weight": entries["weight"], "bias": entries["bias"], "alpha": alpha}
     if entries["weight"].dim() == 4:
         # There alpha scales W^ / |W^|, the norm over an unweighted half spectrum; here W^ / |W| over the taps.

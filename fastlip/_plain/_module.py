@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Shape = tuple[int, ...]
@@ -22,8 +23,9 @@ class Plain(nn.Module):
             setattr(self, name, value)
         for name in self.TENSORS:
             tensor = (tensors or {}).get(name)
-            # Contiguous, because the layer's own tensor may be a slice of a larger one.
-            self.register_parameter(name, None if tensor is None else nn.Parameter(tensor.detach().clone()))
+            # Contiguous, whatever the layer's own tensor is a slice or a view of: files of tensors take no strides.
+            copied = None if tensor is None else tensor.detach().clone(memory_format=torch.contiguous_format)
+            self.register_parameter(name, None if copied is None else nn.Parameter(copied))
         self.make_tables()
 
     def make_tables(self) -> None:

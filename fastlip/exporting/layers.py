@@ -103,9 +103,10 @@ def _exponential_layer(layer: lip.SOCConv2d, target: Target) -> nn.Module:
 
 
 def _with_tensors(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
-    layer.weight = nn.Parameter(weight.detach().clone())
+    # Contiguous, whatever the format in memory of the model was: files of tensors take no strides.
+    layer.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
     if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone())
+        layer.bias = nn.Parameter(bias.detach().clone(memory_format=torch.contiguous_format))
     return layer
 
 

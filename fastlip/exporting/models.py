@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastlip import nn as lip
-from fastlip._evaluation import check_finite, evaluating
+from fastlip._evaluation import check_finite, compiled_from, evaluating
 from fastlip.exporting.rules import Target, exported
 from fastlip.nn._conv import LipschitzConv2d
 
@@ -50,7 +50,7 @@ def export(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, four
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     if fourier not in FOURIER:
         raise ValueError(f"fourier={fourier!r}: allowed are {', '.join(map(repr, FOURIER))}")
-    model = getattr(model, "_orig_mod", model)  # torch.compile
+    model = compiled_from(model) or model
     check_finite(model)
     if input_shape is None:
         input_shape = getattr(model, "input_shape", None)

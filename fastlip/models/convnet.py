@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from fastlip import nn as lip
-from fastlip.nn._base import check_positive_int
+from fastlip.nn._base import check_positive_int, orthogonal_
 from fastlip.ops._op import check_backend
 
 SIZES = {"XS": 16, "S": 32, "M": 64, "L": 128}
@@ -105,7 +105,7 @@ def lip_conv_net(
     if method == "aol":
         # As published: between identities, the first and the last layer mix channels from the start.
         for name in ("stem.0.raw_weight", "head.raw_weight"):
-            nn.init.orthogonal_(net.get_parameter(name))
+            orthogonal_(net.get_parameter(name))
     return net
 
 

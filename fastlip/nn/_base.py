@@ -8,16 +8,34 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from fastlip import ops
 from fastlip.nn._cache import CACHED_CONTEXTS, EvaluationCache
+from fastlip.nn._postponed import in_one_step
 from fastlip.ops._op import check_backend
-from fastlip.ops._precision import autocasts, without_autocast
+from fastlip.ops._precision import autocasts, full_precision, is_ieee, widens
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """float32 for the sixteen-bit types, unchanged otherwise: parametrizations never run in less."""
+    """float32 for the sixteen-bit types, unchanged otherwise: parametrizations never run in less.
+
+    float64 in a compiled program whose float32 products are lowered to TF32 or bfloat16.
+    """
+    if torch.compiler.is_compiling() and widens(tensor.device):
+        return tensor.double()
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def decomposed_dtype() -> torch.dtype:
+    """The default dtype, but at least float32: that of random orthogonal matrices, which torch decomposes."""
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
+
+
+@torch.no_grad()
+def orthogonal_(tensor: Tensor) -> Tensor:
+    """``torch.nn.init.orthogonal_``, in at least float32."""
+    return tensor.copy_(nn.init.orthogonal_(at_least_float32(tensor.detach())))
 
 
 def as_it_runs(weight: Tensor) -> Tensor:
@@ -75,13 +93,65 @@ class LipschitzLayer(EvaluationCache):
         """
         raise NotImplementedError
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As ``torch.nn.Module``; the name stays known where a wrapper takes the parameter out of the register."""
+        self.__dict__.setdefault("_tensor_names", {})[name] = None
+        super().register_parameter(name, param)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """As ``torch.nn.Module``; see :meth:`register_parameter`."""
+        self.__dict__.setdefault("_tensor_names", {})[name] = None
+        super().register_buffer(name, tensor, persistent)
+
+    def tensor_names(self) -> tuple[str, ...]:
+        """The attributes that are parameters or buffers, or were registered as such."""
+        return tuple(self.__dict__.get("_tensor_names", ()))
+
+    def own_tensors(self) -> list[Tensor]:
+        """The parameters and buffers, also where they are plain attributes.
+
+        They are in the replicas of ``DataParallel``, under FSDP's flat parameters, and where a hook computes them
+        (pruning, weight norm).
+        """
+        found = [*self.parameters(), *self.buffers()]
+        plain = (self.__dict__.get(name) for name in self.tensor_names())
+        return found + [tensor for tensor in plain if isinstance(tensor, Tensor)]
+
+    def reference(self) -> Tensor:
+        """The tensor whose dtype and device are the layer's: its first parameter."""
+        for parameter in self._parameters.values():
+            if parameter is not None:
+                return parameter
+        return next(tensor for tensor in self.own_tensors() if tensor.is_floating_point())
+
     def effective(self, *context: Hashable) -> tuple[Tensor, ...]:
         """The effective weights in the parameters' dtype, kept where that is sound. Do not write to them."""
         if self.supplied is not None and (supplied := self.supplied(self, context)) is not None:
             return supplied
-        if not self.may_cache():
+        if self.may_cache():
+            return self.recall(context, lambda layer: layer._compute(context), CACHED_CONTEXTS)
+        if self._modules:  # parametrizations of the parameters
             return self._compute(context)
-        return self.recall(context, lambda layer: layer._compute(context), CACHED_CONTEXTS)
+        return self._differentiable(context) if self.may_keep() else self._computed(context)
+
+    def _computed(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
+        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        if traced or forward_ad._current_level >= 0:
+            return self._compute(context)
+        if not torch.is_grad_enabled() or is_ieee(self.reference().device):
+            return self._compute(context)
+        return in_one_step(self, context)  # autograd's own products would be of lower precision in the backward
+
+    def _differentiable(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
+        """The effective weights with their gradients: those that are kept, where nothing has changed since."""
+        generation = self._generation
+        mark, kept = self.look_up(context)
+        if kept is not None:
+            return in_one_step(self, context, kept)
+        weights = self._computed(context)
+        values = tuple(weight.detach() for weight in weights)
+        self.keep_unless_changed(context, mark, generation, values, CACHED_CONTEXTS)
+        return weights
 
     def only_weight(self) -> Tensor:
         """The one effective weight for the user; what the cache holds is copied, so that no write reaches it."""
@@ -89,11 +159,12 @@ class LipschitzLayer(EvaluationCache):
         return weight.clone() if self.may_cache() else weight
 
     def _compute(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
-        reference = next(self.parameters())
-        with without_autocast(reference.device):
+        reference = self.reference()
+        with full_precision(reference.device):
             weights = self.parametrize(*context)
         # Spectra stay complex, and in at least float32: no sixteen-bit complex type has kernels.
-        return tuple(weight if weight.is_complex() else weight.to(reference.dtype) for weight in weights)
+        rounded = (weight if weight.is_complex() else weight.to(reference.dtype) for weight in weights)
+        return tuple(weight.contiguous() for weight in rounded)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Sets an attribute; another value makes the layer forget its evaluation weights: options decide on them.
@@ -109,6 +180,14 @@ class LipschitzLayer(EvaluationCache):
         if present is not value:
             self.forget()
         super().__setattr__(name, value)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Takes numbers of shape () for tensors of shape (1,): as this package once saved them."""
+        for name in self.tensor_names():
+            value, own = state_dict.get(prefix + name), getattr(self, name)
+            if isinstance(value, Tensor) and value.dim() == 0 and own is not None and own.shape == (1,):
+                state_dict[prefix + name] = value.reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class LipschitzLinear(LipschitzLayer):

@@ -50,15 +50,19 @@ class EvaluationCache(nn.Module):
     _cache: dict[Key, tuple[_Stamp, Any]]
 
     def may_cache(self) -> bool:
-        """Whether results for fixed parameters may be kept: in evaluation, outside traces and transforms."""
+        """Whether kept results may be used as they are: :meth:`may_keep`, and no parameter wants a gradient."""
+        if not self.may_keep():
+            return False
+        return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors_of(self)))
+
+    def may_keep(self) -> bool:
+        """Whether results for the present parameters may be kept: in evaluation, outside traces and transforms."""
         if self.training or torch.compiler.is_compiling():
             return False
         if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
             return False
         if forward_ad._current_level >= 0:
             return False  # parameters may have tangents
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors_of(self)):
-            return False
         state = self.__dict__
         for group in (state["_parameters"], state["_buffers"]):
             for tensor in group.values():
@@ -72,14 +76,9 @@ class EvaluationCache(nn.Module):
         ``layer`` is a copy of this one, with its tensors as they were at one moment. Of keys with the same first
         word the ``most`` that were used last are kept.
         """
-        kept = self._cache.get(key)
-        if kept is not None and self.frozen:
-            kept[0].used = next(_clock)
-            return kept[1]
-        mark = fingerprint(tensors_of(self))
-        if kept is not None and kept[0].of == mark:
-            kept[0].used = next(_clock)
-            return kept[1]
+        mark, kept = self.look_up(key)
+        if kept is not None:
+            return kept
         generation = self._generation
         # Inference tensors could not be used later where autograd records.
         with torch.inference_mode(False), torch.no_grad():
@@ -88,6 +87,23 @@ class EvaluationCache(nn.Module):
             if mark is not None:
                 self._keep(key, _Stamp(fingerprint(tensors_of(layer)) or ()), value, most, generation)
         return value
+
+    def look_up(self, key: Key) -> tuple[Any, Any]:
+        """The fingerprint of the layer now, and what is kept of it under this key; None where that is out of date."""
+        kept = self._cache.get(key)
+        if kept is not None and self.frozen:
+            kept[0].used = next(_clock)
+            return kept[0].of, kept[1]
+        mark = fingerprint(tensors_of(self))
+        if kept is not None and kept[0].of == mark:
+            kept[0].used = next(_clock)
+            return mark, kept[1]
+        return mark, None
+
+    def keep_unless_changed(self, key: Key, mark: Any, generation: int, value: Any, most: int) -> None:
+        """Keeps what was computed of this layer itself, unless it changed since ``mark`` and ``generation``."""
+        if mark is not None and fingerprint(tensors_of(self)) == mark:
+            self._keep(key, _Stamp(mark), value, most, generation)
 
     def derive(
         self,

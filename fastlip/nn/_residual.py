@@ -152,6 +152,8 @@ class ResidualConv2d(_Residual, LipschitzConv2d):
         if layer is not self and self.groups == 1 and self.backend != "reference":
             second = self.derive("folded", (), (kernel, scale), partial(folded, kernel, scale))
         geometry = self.dilation, self.groups, self.padding_mode
+        # A view, where only the images' gradient may be asked for: of a leaf, torch does not say whether it is.
+        kernel = kernel.view_as(kernel) if layer is self and not self.training else kernel
         arguments = x, kernel, bias, scale, *geometry, pairing, self.recompute, second
         return ops.sdp_residual(*arguments, backend=self.backend)
 

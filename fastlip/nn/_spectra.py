@@ -42,7 +42,7 @@ def is_fixed(layer: LipschitzConv2d, x: Tensor) -> bool:
         return False
     if x.dim() != 4 or x.device.type != "cpu" or not layer.may_cache():
         return False
-    reference = next(layer.parameters())
+    reference = layer.reference()
     if x.dtype != reference.dtype or x.dtype not in _DTYPES or reference.device != x.device:
         return False
     if (torch.is_grad_enabled() and x.requires_grad) or torch.is_autocast_enabled("cpu"):

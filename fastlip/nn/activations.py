@@ -95,7 +95,12 @@ class HouseHolder(nn.Module):
         self.channels = check_positive_int("channels", channels)
         self.pairing = _check_pairing(pairing)
         self.dim = dim
-        self.theta = nn.Parameter(torch.full((channels // 2,), math.pi / 2, device=device, dtype=dtype))
+        self.theta = nn.Parameter(torch.empty(channels // 2, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """theta = pi / 2, MaxMin."""
+        nn.init.constant_(self.theta, math.pi / 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """X with the pairs beyond their line reflected in it."""

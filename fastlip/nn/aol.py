@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32, check_nonnegative
+from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32, check_nonnegative, decomposed_dtype
 from fastlip.nn._conv import KernelConv2d
 
 # r is a sum of products, rounded at each step: enlarged by this many roundings, P stays within norm 1.
@@ -88,7 +88,8 @@ class AOLConv2d(KernelConv2d):
         exact = self.raw_weight.dtype in (torch.float32, torch.float64)
         if not self.training or self.groups > 1 or not exact:
             return super().factors()
-        return self.raw_weight, channel_scale(self.raw_weight, 1, self.epsilon, self.backend)
+        scale = channel_scale(at_least_float32(self.raw_weight), 1, self.epsilon, self.backend)
+        return self.raw_weight, scale.to(self.raw_weight.dtype)
 
     @torch.no_grad()
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
@@ -132,7 +133,7 @@ def centre_orthogonal_(weight: Tensor, groups: int) -> None:
         rows, columns = weight.shape[0] // groups, weight.shape[1]
         centre = tuple((size - 1) // 2 for size in weight.shape[2:])
         for group in weight.unflatten(0, (groups, rows)):
-            matrix = torch.eye(rows, columns)
+            matrix = torch.eye(rows, columns, dtype=decomposed_dtype())
             if rows != columns:
                 nn.init.orthogonal_(matrix)
             group[(slice(None), slice(None), *centre)] = matrix.to(weight)

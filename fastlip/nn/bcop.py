@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.nn._base import MatrixLinear, at_least_float32
+from fastlip.nn._base import MatrixLinear, at_least_float32, decomposed_dtype
 from fastlip.nn._conv import KernelConv2d
 from fastlip.ops.block_conv.reference import alternating_axes
 
@@ -109,5 +109,5 @@ class BjorckLinear(MatrixLinear):
 
 
 def _identity_or_orthogonal(identity: bool, like: Tensor) -> Tensor:
-    matrix = torch.eye(*like.shape)
+    matrix = torch.eye(*like.shape, dtype=decomposed_dtype())
     return (matrix if identity else nn.init.orthogonal_(matrix)).to(like)

@@ -24,7 +24,7 @@ def reset(layer: CayleyConv2d | CayleyLinear) -> None:
     """The default of torch.nn for the weight, alpha at its norm, bias 0."""
     nn.init.kaiming_uniform_(layer.raw_weight, a=math.sqrt(5))
     with torch.no_grad():
-        layer.alpha.copy_(torch.linalg.vector_norm(layer.raw_weight))
+        layer.alpha.fill_(torch.linalg.vector_norm(layer.raw_weight))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
@@ -55,14 +55,14 @@ class CayleyConv2d(OrthogonalConv2d):
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to (n, out_channels, ceil(h / stride), ceil(w / stride)).
     Parameters: ``raw_weight`` (out_channels, in_channels / groups * stride^2, *ceil(kernel_size / stride)),
-    ``alpha`` (), ``bias`` (out_channels). Raises ValueError for other paddings, padding modes and dilated
+    ``alpha`` (1), ``bias`` (out_channels). Raises ValueError for other paddings, padding modes and dilated
     strides.
     """
 
     def make_parameters(self, device: Any, dtype: Any) -> None:
         """raw_weight and alpha."""
         super().make_parameters(device, dtype)
-        self.alpha = nn.Parameter(torch.empty((), device=device, dtype=dtype))
+        self.alpha = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
 
     def reset_parameters(self) -> None:
         """The default of ``torch.nn.Conv2d``; alpha = ||raw_weight||_F; bias 0."""
@@ -81,14 +81,14 @@ class CayleyLinear(OrthogonalLinear):
     r"""Dense layer y = Q x + b with Q = Cayley(alpha W / ||W||_F): orthogonal, or orthonormal rows or columns.
 
     Trockman, Kolter, ICLR 2021. Lipschitz constant 1. Args and shapes as ``torch.nn.Linear``, and ``backend``.
-    Parameters: ``raw_weight`` (out_features, in_features), initialised as ``torch.nn.Linear``, ``alpha`` (),
+    Parameters: ``raw_weight`` (out_features, in_features), initialised as ``torch.nn.Linear``, ``alpha`` (1),
     initially the norm of raw_weight, and ``bias``. ``weight`` is Q; in eval mode it is computed once.
     """
 
     def make_parameters(self, device: Any, dtype: Any) -> None:
         """raw_weight and alpha."""
         super().make_parameters(device, dtype)
-        self.alpha = nn.Parameter(torch.empty((), device=device, dtype=dtype))
+        self.alpha = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
 
     def reset_parameters(self) -> None:
         """The default of ``torch.nn.Linear``; alpha = ||raw_weight||_F; bias 0."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastlip.nn._base import at_least_float32
 from fastlip.nn._residual import ResidualConv2d, ResidualLinear, safe_scale
 from fastlip.ops._padding import pad, same_pads
+from fastlip.ops._precision import for_convolution
 from fastlip.ops.sdp_residual.reference import adjoint
 
 # Frequencies per axis and unit of the kernel's degree: at 17, sampling loses less than 1 % of sigma.
@@ -124,21 +125,27 @@ def _torus(side: int, degree: int, dilation: int, padding_mode: str) -> int:
     return max(1, side if padding_mode == "circular" else side + -(-dilation * degree // 2))
 
 
-def power_step(weight: Tensor, vector: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """(sigma^2, v') of each group, v' = W^T W v / |W^T W v| and sigma^2 = |W v'|^2 with its gradient for W.
+@torch.no_grad()
+def power_step(weight: Tensor, vector: Tensor, groups: int) -> Tensor:
+    """W^T W v / |W^T W v| for each group's v, (groups, c / groups, h, w); a v that W maps to 0 stays."""
+    image = adjoint(_convolve(weight, vector), weight, (1, 1), groups, "circular").reshape_as(vector)
+    norm = torch.linalg.vector_norm(image, dim=(1, 2, 3), keepdim=True)
+    return torch.where(norm > 0, image / torch.where(norm > 0, norm, 1), vector)
 
-    From below, on the torus of the vectors (groups, c / groups, h, w); a v that W maps to 0 stays.
-    """
-    pads = same_pads(weight.shape[2:], (1, 1))
 
-    def convolve(v: Tensor) -> Tensor:
-        return F.conv2d(pad(v.flatten(0, 1)[None], pads, "circular"), weight, groups=groups)
+def squared_norm_at(weight: Tensor, vector: Tensor) -> Tensor:
+    """|W v|^2 of each group, with its gradient for W: sigma^2 from below, for a v of norm 1 on its torus."""
+    return _convolve(weight, vector).reshape(len(vector), -1).square().sum(1)
 
-    with torch.no_grad():
-        image = adjoint(convolve(vector), weight, (1, 1), groups, "circular").reshape_as(vector)
-        norm = torch.linalg.vector_norm(image, dim=(1, 2, 3), keepdim=True)
-        vector = torch.where(norm > 0, image / torch.where(norm > 0, norm, 1), vector)
-    return convolve(vector).reshape(groups, -1).square().sum(1), vector
+
+def _convolve(weight: Tensor, vector: Tensor) -> Tensor:
+    image = pad(vector.flatten(0, 1)[None], same_pads(weight.shape[2:], (1, 1)), "circular")
+    return F.conv2d(image, weight, groups=len(vector))
+
+
+def _is_recomputed() -> bool:
+    """Whether this forward runs inside a backward: activation checkpointing repeats one that has run."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 class _FixedScale:
@@ -222,6 +229,7 @@ class CPLConv2d(_FixedScale, ResidualConv2d):
     def reset_parameters(self) -> None:
         """Kernel at a tenth of Xavier normal in each group; bias 0; some steps of the power iteration."""
         super().reset_parameters()
+        self.fixed_scale.zero_()
         if self.training_sigma == "power":
             nn.init.normal_(self.power_vector)
             for _ in range(_POWER_STEPS):
@@ -243,13 +251,18 @@ class CPLConv2d(_FixedScale, ResidualConv2d):
         return (self._scale(self.kernel, bound * (above * beside)),)
 
     def _power_step(self, sides: Sequence[int]) -> Tensor:
-        """Sigma^2 of each group after one step on a torus of these sides; the vector is kept for the next."""
-        kept = self.power_vector[..., : sides[0], : sides[1]]
-        squared_norm, vector = power_step(at_least_float32(self.kernel), at_least_float32(kept), self.groups)
-        if not torch._C._are_functorch_transforms_active():
-            with torch.no_grad():
-                kept.copy_(vector)
-        return squared_norm
+        """Sigma^2 of each group after one step on a torus of these sides; the vector is kept for the next.
+
+        A recomputed forward takes the vector of the forward that it repeats, and moves nothing.
+        """
+        weight, kept = for_convolution(at_least_float32(self.kernel)), self.power_vector[..., : sides[0], : sides[1]]
+        vector = kept.detach().clone()
+        if not _is_recomputed():
+            vector = power_step(weight, vector.to(weight.dtype), self.groups).to(kept.dtype)
+            if not torch._C._are_functorch_transforms_active():
+                with torch.no_grad():
+                    kept.copy_(vector)
+        return squared_norm_at(weight, vector.to(weight.dtype))
 
 
 class CPLLinear(_FixedScale, ResidualLinear):
@@ -270,6 +283,11 @@ class CPLLinear(_FixedScale, ResidualLinear):
         """Kernel, bias and the buffer of a frozen scale."""
         super().make_parameters(device, dtype)
         self.register_buffer("fixed_scale", torch.zeros(1, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        """Kernel at a tenth of Xavier normal; bias 0; no frozen scale."""
+        super().reset_parameters()
+        self.fixed_scale.zero_()
 
     def parametrize(self) -> tuple[Tensor, ...]:
         """(2 / sigma^2,): the scale of each inner feature."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastlip.ops import _native
 from fastlip.ops._padding import Pads, same_pads
 from fastlip.ops._precision import autocasts
+from fastlip.ops._sizes import surely_below
 
 LAST = torch.channels_last
 NAMES = {torch.float32: "float32", torch.float64: "float64"}
@@ -48,8 +49,8 @@ WORTHWHILE = {"zeros": 1 << 15, "circular": 1 << 14}
 def too_small(x: Tensor, channels: int, mode: str) -> str:
     """Empty, or why the reference is faster: convolutions of x to so many channels in all leave little between."""
     n, _, height, width = x.shape
-    numbers = n * height * width * channels
-    return "" if numbers >= WORTHWHILE[mode] else f"{numbers} numbers take torch less time than launches"
+    little = surely_below(n * height * width * channels, WORTHWHILE[mode])
+    return "torch takes less time for so few numbers than launches" if little else ""
 
 
 def frame_of(weight: Tensor, dilation: Sequence[int], mode: str) -> Pads:

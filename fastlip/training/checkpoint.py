@@ -103,6 +103,16 @@ def load_model(model: nn.Module, state: dict[str, Any], data: Data) -> None:
         raise CheckpointError(f"checkpoint: its weights do not fit the model: {reason}") from None
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Puts back an optimiser's state: also that of a time when parameters of shape (1,) had the shape ()."""
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            # The count of steps is a number.
+            if name != "step" and isinstance(value, torch.Tensor) and value.dim() == 0 and parameter.shape == (1,):
+                values[name] = value.reshape(1)
+
+
 def random_state() -> dict[str, Any]:
     """The state of the generators of torch (CPU and every GPU), numpy and Python."""
     name, keys, *rest = np.random.get_state()

@@ -135,7 +135,7 @@ class Training:
         if not state["optimizer"]:
             raise checkpoint.CheckpointError("checkpoint: holds weights that were imported, no run to continue")
         checkpoint.load_model(self.model, state, self.data)
-        self.optimizer.load_state_dict(state["optimizer"])
+        checkpoint.load_optimizer(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.progress = Progress(**state["progress"])
         checkpoint.restore_random_state(state["random"])

@@ -1,6 +1,7 @@
 """Every constrained layer of fastlip.nn, found by name, and the exact Jacobian they are judged by."""
 
 import inspect
+from functools import partial
 
 import torch
 
@@ -65,3 +66,35 @@ def singular_values(layer, input_shape, dtype=torch.float64):
         matrices = matrices[:1]
     values = torch.linalg.svdvals(matrices)
     return values.max().item(), values.min().item()
+
+
+def every_layer():
+    """{name: (make(**options), shape of a sample)} of every module of fastlip.nn, in each form of its own."""
+    found = {}
+    for name, member in sorted(vars(lip).items()):
+        if inspect.isclass(member) and issubclass(member, torch.nn.Module):
+            for form, make in _forms(name, member).items():
+                found[f"{name} {form}".strip()] = make, (4,) if name.endswith("Linear") else (4, 6, 6)
+    return found
+
+
+def _forms(name, kind):
+    if name.endswith("ConvTranspose2d"):
+        return {"": partial(kind, 4, 4, 2, stride=2)}
+    if name.endswith("Conv2d"):
+        forms = {mode: partial(kind, 4, 4, 3, padding_mode=mode) for mode in ("circular", "zeros")}
+        forms |= {"strided": partial(kind, 4, 6, 3, stride=2), "1 x 1": partial(kind, 4, 4, 1)}
+        return forms | {str(options): partial(kind, 4, 4, 3, **options) for options in _MORE_OPTIONS.get(name, [])}
+    if name.endswith("Linear"):
+        return {"": partial(kind, 4, 6), "square": partial(kind, 4, 4)}
+    if name == "Chain":
+        return {"": lambda **options: kind(lip.AOLConv2d(4, 4, 3, **options), lip.MaxMin())}
+    arguments = {"HouseHolder": (4,), "ZeroChannelPad": (4,), "FirstChannels": (4,)}
+    return {"": partial(kind, *arguments.get(name, (2,) if "Pool" in name else ()))}
+
+
+_MORE_OPTIONS = {
+    "CPLConv2d": [{"training_sigma": "power"}],
+    "LOTConv2d": [{"ridge": 1e-4, "steps": 10}],
+    "SOCConv2d": [{"exponential": "spectral"}, {"eval_terms": 12, "recompute": True}],
+}

@@ -1,3 +1,4 @@
+import copy
 import random
 
 import numpy as np
@@ -91,3 +92,21 @@ def test_other_files_are_refused(tmp_path):
 class Exploit:
     def __reduce__(self):
         return (pytest.fail, ("unpickling ran code",))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_an_optimizer_state_of_numbers_without_a_dimension(kind):
+    parameter = torch.nn.Parameter(torch.ones(1))
+    options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    made = [kind([parameter], lr=0.1, **options) for _ in range(2)]
+    parameter.sum().backward()
+    made[0].step()
+    state = copy.deepcopy(made[0].state_dict())
+    old = {key: value[0].clone() if key != "step" else value for key, value in state["state"][0].items()}
+    checkpoint.load_optimizer(made[1], {**state, "state": {0: old}})
+    before = parameter.detach().clone()
+    made[0].step()
+    after = parameter.detach().clone()
+    parameter.data.copy_(before)
+    made[1].step()
+    assert torch.equal(parameter, after)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastlip.ops._op import Op
-from fastlip.ops._precision import without_autocast
+from fastlip.ops._precision import full_precision
 from fastlip.ops.block_conv import reference
 
 OP = Op("block_conv", backends=("native",))
@@ -46,7 +46,7 @@ def block_conv(matrix: Tensor, projectors: Tensor, axes: Sequence[int], *, backe
     kernel = _check(matrix, projectors, axes)
     chosen = OP.choose(backend, kernel, projectors, axes)
     if chosen == "reference":
-        with without_autocast(kernel.device):
+        with full_precision(kernel.device):
             return reference.block_conv(kernel, projectors, axes)
     return _forward(kernel, projectors, axes, chosen)
 

@@ -11,19 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastlip.ops._precision import without_autocast
+from fastlip.ops._precision import full_precision
 
 
 def forward(kernel: Tensor, projectors: Tensor, axes: Sequence[int]) -> Tensor:
     """The kernel (..., kh, kw, m, c)."""
-    with without_autocast(kernel.device):
+    with full_precision(kernel.device):
         *_, K = _partial_kernels(kernel, projectors, axes)
         return _new(K, axes).reshape(*kernel.shape[:-4], *K.shape[1:])
 
 
 def backward(gradient: Tensor, kernel: Tensor, projectors: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The gradients of the kernel and of the projectors."""
-    with without_autocast(kernel.device):
+    with full_precision(kernel.device):
         last = len(axes) - 1
         kernels = _partial_kernels(kernel, projectors[..., :last, :, :], axes[:last]) if axes else []
         matrices = _batched(projectors, 3)

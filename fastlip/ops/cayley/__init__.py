@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastlip.ops._check import matrices
 from fastlip.ops._op import Op
-from fastlip.ops._precision import without_autocast
+from fastlip.ops._precision import full_precision
 from fastlip.ops.cayley import reference
 
 OP = Op("cayley", backends=("native",))
@@ -38,7 +38,7 @@ def cayley(M: Tensor, *, backend: str = "auto") -> Tensor:
     chosen = OP.choose(backend, M)
     if chosen != "reference":
         return _forward(M.mH, chosen).mH if M.shape[-2] < M.shape[-1] else _forward(M, chosen)
-    with without_autocast(M.device):
+    with full_precision(M.device):
         return reference.cayley(M)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastlip.ops import _native
-from fastlip.ops._precision import without_autocast
+from fastlip.ops._precision import full_precision
 from fastlip.ops.cayley import new_inverse, reference
 
 _native.require()
@@ -85,7 +85,7 @@ def _forward_workspace(M: Tensor) -> tuple[Tensor, int, int]:
 def _repair(M: Tensor, Q: Tensor, B: Tensor, failed: Tensor) -> None:
     """Leaves to the reference, with its pivots, the matrices whose elimination without pivots is too inaccurate."""
     wide = torch.complex128 if M.is_complex() else torch.float64
-    with without_autocast(M.device):
+    with full_precision(M.device):
         exact = reference.cayley(M[failed].to(wide))
     Q[failed] = exact.to(Q.dtype)
     if B.numel() > 0:

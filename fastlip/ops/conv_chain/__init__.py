@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.ops._asked import asked
 from fastlip.ops._op import Op
 from fastlip.ops.conv_chain import reference
 from fastlip.ops.maxmin import PAIRINGS
@@ -140,7 +141,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: _Kept) -> None:
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     x, *rest = ctx.saved_tensors
     weights, scales, between, masks = _split(rest, ctx.counts)
-    needs_x, needs_weights, needs_biases, needs_scales = ctx.needs_input_grad[:4]
+    counts = len(weights), len(weights), len(scales)
+    needs_x, *others = asked(ctx)
+    needs_weights, needs_biases, needs_scales, _ = _split(others, counts)
     # A kernel's gradient costs as much as that of its input: frozen kernels, as of a network under attack, have none.
     needs_kernels = [any(needs) for needs in zip(needs_weights, *[needs_scales] * bool(scales), strict=True)]
     options = needs_x, needs_kernels, list(needs_biases), *ctx.options
@@ -157,12 +160,12 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     return x_bar if needs_x else None, weight_bars, bias_gradients, scale_bars, *[None] * 5
 
 
-def _split(tensors: list[Tensor], counts: tuple[int, ...]) -> list[list[Tensor]]:
+def _split(items: list[Any], counts: tuple[int, ...]) -> list[list[Any]]:
     parts = []
     for count in counts:
-        parts.append(tensors[:count])
-        tensors = tensors[count:]
-    return [*parts, tensors]
+        parts.append(items[:count])
+        items = items[count:]
+    return [*parts, items]
 
 
 _forward = OP.define(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from fastlip.ops._asked import asked
 from fastlip.ops._op import Op
 from fastlip.ops.conv_exp import forms, reference
 from fastlip.ops.conv_exp.truncation import MAX_TERMS, taylor
@@ -151,7 +152,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]
 
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     x, kernel, *sums = ctx.saved_tensors
-    needs_bias = ctx.needs_input_grad[2]
+    _, needs_kernel, *needs = asked(ctx)
+    x, needs_bias = x if needs_kernel else None, any(needs)
     x_bar, kernel_bar, bias_bar = _backward.outputs(gradient, x, kernel, sums, needs_bias, *ctx.options)
     return x_bar, None if x is None else kernel_bar, bias_bar if needs_bias else None, *[None] * 6
 

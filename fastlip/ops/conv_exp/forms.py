@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 
 from fastlip.ops._padding import same_pads
+from fastlip.ops._sizes import are_static
 from fastlip.ops.conv_exp.polynomial import products_of
 from fastlip.ops.spectral_conv import costs
 
+_TYPICAL_BATCH = 64  # of a program that is compiled for any
 _LARGEST_SPECTRUM = 2**27  # bytes; the backward needs about ten times as much for a while
 
 
@@ -22,11 +24,20 @@ def choose(
     """
     batch, channels, height, width = x
     taps, ports = math.prod(kernel[2:]), (channels, channels)
+    if not are_static(channels, height, width):
+        return "taps"
+    if not are_static(batch):
+        batch = _TYPICAL_BATCH
     torus = costs.torus_of((height, width), same_pads(tuple(kernel[2:]), tuple(dilation)), padding_mode)
-    if taps == 1 or 0 in x or math.prod(torus) * channels**2 * itemsize > _LARGEST_SPECTRUM:
+    large = math.prod(torus) * channels**2 * itemsize > _LARGEST_SPECTRUM
+    if taps == 1 or 0 in (batch, channels, height, width) or large:
         return "taps"
     once = costs.spectral_convolution(batch, ports, torus)
     found = {"taps": terms * costs.convolution(batch, ports, (height, width), taps), "spectrum": terms * once}
     if padding_mode == "circular":
         found["matrices"] = once + costs.products(products_of(terms) * channels, ports, torus)
-    return min(found, key=lambda form: found[form])
+    # Written out: torch.compile takes min over no dictionary.
+    cheapest = "taps"
+    for form, cost in found.items():
+        cheapest = form if cost < found[cheapest] else cheapest
+    return cheapest

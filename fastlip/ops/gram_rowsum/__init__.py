@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastlip.ops._op import Op
-from fastlip.ops._precision import without_autocast
+from fastlip.ops._precision import for_convolution, full_precision
 from fastlip.ops.gram_rowsum import reference
 
 TILE = 32  # channels per tile of the Gram matrix, as in csrc/gram_rowsum
@@ -48,8 +47,9 @@ def gram_rowsum(weight: Tensor, psi: Tensor | None = None, groups: int = 1, *, b
     if chosen != "reference":
         return _forward(weight, psi, groups, chosen)
     # A bound must not be computed in less than fp32, whatever autocast and TF32 settings say.
-    with without_autocast(weight.device), _without_tf32(weight):
-        return reference.gram_rowsum(weight, psi, groups)
+    dtype, wide = weight.dtype, for_convolution(weight)
+    with full_precision(weight.device):
+        return reference.gram_rowsum(wide, psi if psi is None else psi.to(wide.dtype), groups).to(dtype)
 
 
 def _check(weight: Tensor, psi: Tensor | None, groups: int) -> None:
@@ -79,12 +79,6 @@ def _widen(weight: Tensor, psi: Tensor | None) -> tuple[Tensor, Tensor | None]:
     double = torch.float64 in (weight.dtype, psi.dtype)
     dtype = torch.float64 if double else torch.float32
     return weight.to(dtype), psi.to(dtype)
-
-
-def _without_tf32(weight: Tensor) -> AbstractContextManager[object]:
-    if weight.is_cuda and not torch.compiler.is_compiling():
-        return torch.backends.cudnn.flags(allow_tf32=False)
-    return nullcontext()
 
 
 def sign_words(shape: torch.Size, groups: int) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastlip.ops import _native
+from fastlip.ops._sizes import surely_below
 from fastlip.ops.maxmin import FORMATS, dense_format, layout, mask_bytes
 
 _native.require()
@@ -28,8 +29,8 @@ def supports(x: Tensor, pairing: str, dim: int) -> str:
 
 def unprofitable(x: Tensor, pairing: str, dim: int) -> str:
     """Empty, or why the reference is faster."""
-    if torch.compiler.is_compiling() and x.numel() < _WORTHWHILE and not x.is_cuda:
-        return f"the compiler's own code for {x.numel()} numbers takes less time than a call"
+    if torch.compiler.is_compiling() and not x.is_cuda and surely_below(x.numel(), _WORTHWHILE):
+        return "the compiler's own code for so few numbers takes less time than a call"
     return ""
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastlip.ops import _native
+from fastlip.ops._sizes import surely_below
 from fastlip.ops.pixel_unshuffle import _fake_shuffle, _fake_unshuffle
 
 _native.require()
@@ -31,7 +32,7 @@ def unprofitable(x: Tensor, factor: int) -> str:
     """Empty, or why torch's function does better."""
     if x.stride(1) != 1 or x.shape[1] == 1:
         return "the image is not channels-last"
-    return "" if x.numel() >= _WORTHWHILE else f"{x.numel()} numbers take torch less time than a launch"
+    return "torch takes less time for so few numbers than a launch" if surely_below(x.numel(), _WORTHWHILE) else ""
 
 
 def pixel_unshuffle(x: Tensor, factor: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastlip.ops._check import matrices
 from fastlip.ops._op import Op
-from fastlip.ops._precision import without_autocast
+from fastlip.ops._precision import full_precision
 from fastlip.ops.polar import reference
 
 OP = Op("polar", backends=("native", "triton"))
@@ -59,7 +59,7 @@ def polar(V: Tensor, reals: int = 0, *, backend: str = "auto") -> Tensor:
     chosen = OP.choose(backend, V, reals)
     if chosen != "reference":
         return _forward(V, reals, chosen)
-    with without_autocast(V.device):
+    with full_precision(V.device):
         return reference.polar(V, reals)
 
 

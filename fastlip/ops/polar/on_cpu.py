@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastlip.ops import _native
-from fastlip.ops._precision import without_autocast
+from fastlip.ops._precision import full_precision
 from fastlip.ops.polar.newton_schulz import decomposed
 from fastlip.ops.polar.reference import adjoint_from_factor, join, split
 
@@ -50,7 +50,7 @@ def factors(V: Tensor) -> tuple[Tensor, Tensor]:
     V = _plain(V)
     Q, failed = _launch("forward", V)
     if failed.any():
-        with without_autocast(V.device):
+        with full_precision(V.device):
             Q[failed] = decomposed(V[failed], 0)
     return Q, failed
 
@@ -60,7 +60,7 @@ def adjoints(gradient: Tensor, V: Tensor, Q: Tensor) -> Tensor:
     gradient, V, Q = map(_plain, (gradient, V, Q))
     result, failed = _launch("backward", gradient, Q, V)
     if failed.any():
-        with without_autocast(V.device):
+        with full_precision(V.device):
             result[failed] = adjoint_from_factor(gradient[failed], Q[failed], V[failed])
     return result
 

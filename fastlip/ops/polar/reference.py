@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastlip.ops._precision import without_autocast
+from fastlip.ops._precision import full_precision
 from fastlip.ops.polar.decomposition import decompose
 
 
@@ -40,7 +40,7 @@ class _Polar(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None]:
         Q, *factors = ctx.saved_tensors
         bases, values = factors[::2], factors[1::2]
-        with without_autocast(gradient.device):
+        with full_precision(gradient.device):
             pieces = zip(split(gradient, ctx.reals), split(Q, ctx.reals), bases, values, strict=True)
             return join([polar_adjoint(G, *_bases(part, basis), s) for G, part, basis, s in pieces], Q.dtype), None
 

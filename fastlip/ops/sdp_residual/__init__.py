@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.ops._asked import asked
 from fastlip.ops._channels_last import adjoint
 from fastlip.ops._op import Op
 from fastlip.ops.conv_chain import mask_shape
@@ -148,7 +149,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    needs_x, needs_weight = ctx.needs_input_grad[:2]
+    needs_x, needs_weight = asked(ctx)[:2]
     options = needs_x, needs_weight, *ctx.options
     x_bar, weight_bar, bias_bar, scale_bar = _backward.outputs(gradient, *ctx.saved_tensors, *options)
     x_bar, weight_bar = x_bar if needs_x else None, weight_bar if needs_weight else None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastlip.ops._check import matrices
 from fastlip.ops._op import Op
-from fastlip.ops._precision import without_autocast
+from fastlip.ops._precision import full_precision
 from fastlip.ops.skew_exp import reference
 
 OP = Op("skew_exp", backends=("native",))
@@ -39,7 +39,7 @@ def skew_exp(K: Tensor, *, backend: str = "auto") -> Tensor:
     if K.shape[-1] != K.shape[-2]:
         raise ValueError(f"K: got shape {tuple(K.shape)}, expected square matrices (..., c, c)")
     chosen = OP.choose(backend, K)
-    with without_autocast(K.device):
+    with full_precision(K.device):
         return reference.skew_exp(K) if chosen == "reference" else _forward(K, chosen)
 
 

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from fastlip.ops._sizes import surely_below
+
 KERNELS = ""  # made of torch's products
 
 _LARGEST_ANGLE = 2.0  # of the series: its terms stay below e^2, and so does what rounding is magnified by
@@ -22,7 +24,8 @@ def supports(K: Tensor) -> str:
 
 def unprofitable(K: Tensor) -> str:
     """Empty, or why the reference is faster."""
-    return "" if K.numel() >= _WORTHWHILE else f"{K.numel()} numbers: calls of torch cost more than their products"
+    little = surely_below(K.numel(), _WORTHWHILE)
+    return "calls of torch cost more than the products of so few numbers" if little else ""
 
 
 def skew_exp_forward(K: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.ops._asked import asked
 from fastlip.ops._op import Op
 from fastlip.ops._precision import autocasts, without_autocast
 from fastlip.ops.spectral_conv import reference
@@ -212,7 +213,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     torus, groups, backend = ctx.options
-    wanted = list(ctx.needs_input_grad[:3])
+    x_wanted, Q_wanted, *bias_wanted = asked(ctx)
+    wanted = [x_wanted, Q_wanted, any(bias_wanted)]
     gradients = _backward.outputs(gradient, *ctx.saved_tensors, torus, groups, wanted, backend)
     found = (value if want else None for value, want in zip(gradients, wanted, strict=True))
     return *found, None, None, None

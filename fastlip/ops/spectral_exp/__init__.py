@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastlip.ops._check import matrices
 from fastlip.ops._op import Op
-from fastlip.ops._precision import without_autocast
+from fastlip.ops._precision import full_precision
 from fastlip.ops.spectral_conv.frequencies import COMPLEX, Size, count_frequencies
 from fastlip.ops.spectral_exp import reference
 
@@ -44,7 +44,7 @@ def spectral_exp(K_hat: Tensor, *, backend: str = "auto") -> Tensor:
     chosen = OP.choose(backend, K_hat)
     if chosen != "reference":
         return _forward(K_hat, chosen)
-    with without_autocast(K_hat.device):
+    with full_precision(K_hat.device):
         return reference.spectral_exp(K_hat)
 
 
@@ -75,7 +75,7 @@ def kernel_exp(
     chosen = OP.choose(backend, kernel)
     if chosen != "reference":
         return _kernel_forward(kernel, size, dilation, groups, chosen)
-    with without_autocast(kernel.device):
+    with full_precision(kernel.device):
         return reference.kernel_exp(kernel, size, dilation, groups)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastlip.ops import _native
-from fastlip.ops._precision import without_autocast
+from fastlip.ops._precision import full_precision
 from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum, kernel_spectrum_adjoint
 from fastlip.ops.spectral_exp import reference
 
@@ -36,7 +36,7 @@ def spectral_exp_forward(K_hat: Tensor) -> Tensor:
         if _goes_on_in_double(K):
             E[failed] = spectral_exp_forward(K[failed].to(_wide(K))).to(K.dtype)
         else:
-            with without_autocast(K.device):
+            with full_precision(K.device):
                 E[failed] = reference.spectral_exp(K[failed])
     return E
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastlip.ops._precision import without_autocast
+from fastlip.ops._precision import full_precision
 from fastlip.ops.polar.reference import polish
 from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum, per_frequency
 
@@ -47,7 +47,7 @@ class _Exponential(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
-        with without_autocast(gradient.device):
+        with full_precision(gradient.device):
             return exponential_adjoint(gradient, *ctx.saved_tensors)
 
 

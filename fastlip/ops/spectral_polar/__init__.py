@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastlip.ops._op import Op
-from fastlip.ops._precision import without_autocast
+from fastlip.ops._precision import full_precision
 from fastlip.ops.spectral_conv.frequencies import COMPLEX, Size, count_frequencies
 from fastlip.ops.spectral_polar import reference
 
@@ -49,7 +49,7 @@ def spectral_polar(
         )
     if backend in ("auto", "native") and OP.choose(backend, weight, groups) == "native":
         return _forward(weight, size, dilation, groups, "native")
-    with without_autocast(weight.device):
+    with full_precision(weight.device):
         return reference.spectral_polar(weight, size, dilation, groups, backend)
 
 
