@@ -55,7 +55,7 @@ def bound_module(module: nn.Module, input_shape: tuple[int, ...], output_shape: 
 
 
 # Methods that the bounds of our layers read as the forward does.
-_MEASURED = ("parametrize", "effective", "weight", "gain", "context", "torus")
+MEASURED = ("parametrize", "effective", "weight", "gain", "context", "torus")
 
 
 def understands(module: nn.Module) -> bool:
@@ -67,7 +67,7 @@ def understands(module: nn.Module) -> bool:
     known = _most_derived(module, *_authors(module))
     if known is None or "forward" in vars(module):
         return False
-    return not overridden(module, known, allowed=_MEASURED)
+    return not overridden(module, known, allowed=MEASURED)
 
 
 def _authors(module: nn.Module) -> tuple[type | None, type | None]:

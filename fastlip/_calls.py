@@ -50,10 +50,10 @@ def is_replaced(module: nn.Module) -> bool:
     """
     kind, own = type(module), module.__dict__
     if isinstance(module, fx.GraphModule):  # its call only adds the generated code to errors
-        return any(name in own for name in _METHODS)
+        return any(name in own and hasattr(kind, name) for name in _METHODS)
     if kind.__call__ is not _CALL or kind._call_impl is not _CALL_IMPL or kind._wrapped_call_impl is not _WRAPPED:
         return True
-    return any(name in own for name in _METHODS)
+    return any(name in own and hasattr(kind, name) for name in _METHODS)
 
 
 def overridden(module: nn.Module, known: type, allowed: Iterable[str] = ()) -> list[str]:

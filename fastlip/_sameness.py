@@ -60,6 +60,29 @@ def check_whole(model: nn.Module, x: Tensor, y: Tensor, allowed: Tensor) -> None
     _require("model", what + " (autocast, random numbers or Python code inside a forward)", whole, y, allowed)
 
 
+def check_fixed(model: nn.Module, x: Tensor, logits: Tensor, where: str) -> None:
+    """ValueError unless the model gives the last and the first image, by themselves, the outputs of their batch.
+
+    Without an audit nothing bounds the rounding: half of the digits must agree, counted from the largest logit.
+    """
+    few = [-1, 0][: len(x)]
+    allowed = torch.finfo(logits.dtype).eps ** 0.5 * logits.double().abs().amax() * logits.shape[1] ** 0.5
+    what = "the outputs for an image differ between evaluations: the model is random, or mixes the images of a batch"
+    _require(where, what, run("model", model, x[few]), logits[few], allowed.expand(len(few)))
+
+
+def check_same_outputs(model: nn.Module, copied: nn.Module, x: Tensor) -> None:
+    """ValueError if a copy computes something else than the model: outputs for x, from the same random numbers."""
+    outputs = []
+    for module in (model, copied):
+        with torch.random.fork_rng(devices=[x.device.index] if x.is_cuda and x.device.index is not None else []):
+            torch.manual_seed(0)
+            outputs.append(run("model", module, x))
+    what = "its outputs differ from the model's by {difference:.3g}"
+    if isinstance(outputs[0], Tensor):
+        _require("export", what, outputs[1], outputs[0], rounding_of(1.0, x, outputs[0]))
+
+
 def check_batch_outputs(index: int, model: nn.Module, x: Tensor, outputs: Tensor, error: Tensor) -> None:
     """ValueError unless the model gives the outputs of its layers for a batch, and for its first sample alone.
 

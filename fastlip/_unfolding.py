@@ -98,7 +98,7 @@ def _unfold(name: str, module: nn.Module, x: Tensor, reasons: list[str]) -> list
     if _is_understood(module):
         _check_rank(name, module, tuple(x.shape[1:]))
         return [(name, module)]
-    if _is_sequence(module):
+    if is_sequence(module):
         return _unfold_sequence(name, module, x, reasons)
     return _unfold_graph(name, module, x, reasons)
 
@@ -135,7 +135,8 @@ def _unfold_graph(name: str, module: nn.Module, x: Tensor, reasons: list[str]) -
     return links
 
 
-def _is_sequence(module: nn.Module) -> bool:
+def is_sequence(module: nn.Module) -> bool:
+    """Whether the module applies its children one after the other, and does nothing else."""
     kind = type(module)
     return kind.forward in (nn.Sequential.forward, Chain.forward) and kind.__iter__ is nn.Sequential.__iter__
 

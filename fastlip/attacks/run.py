@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastlip._evaluation import bar, check_batch, check_model, full_precision, prepare
 from fastlip._labels import multiclass
+from fastlip._sameness import check_fixed
 from fastlip.attacks.ball import Ball, Bounds, distances, per_image
 from fastlip.attacks.objective import Objective, forward, margins, rivals
 from fastlip.attacks.options import KINDS, Plan, Radii, box, check_bounds, make_generator
@@ -56,7 +57,8 @@ def attack(
     A success counts if the image as stored, evaluated anew, is misclassified (a tie is), and its distance,
     computed in float64, is strictly below the radius. It is then shortened towards the original by bisection, so
     ``distances`` are mostly below the radii. TF32 and autocast are off meanwhile, as in :func:`fastlip.certify`.
-    The model, its parameters' gradients and the global random generators are left as they were.
+    The model, its parameters' gradients and the global random generators are left as they were. It must be a fixed
+    function of each image: the last and the first image of every batch, evaluated by themselves, must give the same.
 
     Args:
         model: any module with logits (n, c), c >= 2, in eval mode. Parameters in 16 bits are raised to float32 in
@@ -84,7 +86,7 @@ def attack(
     Raises:
         ValueError: a model in training mode, NaN or Inf in parameters, images, outputs or gradients (naming the
             batch), labels out of range, images outside of the bounds, an option that is not allowed, radii or a
-            certificate that do not belong to the loader, an empty loader.
+            certificate that do not belong to the loader, an empty loader, a model that is random or mixes images.
         TypeError: an argument of the wrong type.
     """
     check_model(model, dtype)
@@ -136,7 +138,9 @@ class _Batch:
         self.x = x
         self.where = where
         self.low, self.high = box(bounds, x, where)
-        self.logits, self.true = multiclass(forward(model, x, where), labels.to(x.device))
+        logits = forward(model, x.clone(), where)
+        check_fixed(model, x, logits, where)
+        self.logits, self.true = multiclass(logits, labels.to(x.device))
         self.margins = margins(self.logits, self.true)
 
     def objective(self, rows: Tensor, loss: str, restart: int) -> Objective:
