@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.nn._whole import WholeModule
 from fastlip.ops._op import check_backend
 from fastlip.ops._precision import autocasts, without_autocast
 
@@ -29,7 +30,7 @@ def as_it_runs(weight: Tensor) -> Tensor:
     return weight.detach().to("cpu", torch.float64)
 
 
-class LipschitzLayer(nn.Module):
+class LipschitzLayer(WholeModule):
     """A layer whose effective weight is a function of its parameters and perhaps of the input's resolution.
 
     A method implements ``parametrize(*context)``, differentiable, in at least float32; forward asks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fastlip import ops
 from fastlip._calls import is_untouched
@@ -43,6 +43,8 @@ class Chain(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """The modules of the sequence, one after the other."""
+        if isinstance(x, fx.Proxy):
+            return super().forward(x)
         modules: list[Any] = list(self)
         position = 0
         while position < len(modules):
