@@ -336,7 +336,7 @@ def _sum_roundings(module: Any, weight: Tensor) -> float:
     to Probabilistic Rounding Error Analysis*, SIAM J. Sci. Comput. 2019); the worst case is n instead of
     sqrt(n).
     """
-    strides = getattr(module, "stride", (1,) * (weight.dim() - 2))
+    strides = _per_axis(getattr(module, "stride", 1), weight.dim() - 2)
     windows = math.prod(-(-k // s) for k, s in zip(weight.shape[2:], strides, strict=True))
     transposed = isinstance(module, (nn.ConvTranspose2d, lip.AOCConvTranspose2d))
     inputs = weight.shape[0] if transposed else weight.shape[1]

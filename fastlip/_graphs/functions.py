@@ -55,8 +55,6 @@ _AS_MODULES: dict[Any, type[nn.Module]] = {
     F.hardsigmoid: nn.Hardsigmoid,
     F.mish: nn.Mish,
     F.logsigmoid: nn.LogSigmoid,
-    F.interpolate: nn.Upsample,
-    F.upsample: nn.Upsample,
     F.avg_pool1d: nn.AvgPool1d,
     F.max_pool1d: nn.MaxPool1d,
     F.adaptive_avg_pool1d: nn.AdaptiveAvgPool1d,
@@ -104,8 +102,15 @@ def require_fixed(node: fx.Node, sized: set[fx.Node]) -> None:
     if node.target in MOVES:
         return
     for used in arguments(node):
-        if used in sized and used.target not in CREATIONS:
+        if used in sized and not _has_fixed_values(used, sized):
             raise UnknownError(f"{text(node)} depends on the number of samples")
+
+
+def _has_fixed_values(node: fx.Node, sized: set[fx.Node]) -> bool:
+    """Whether the number of samples decides on the shape alone."""
+    fill = node.kwargs.get("fill_value", node.args[-1])
+    filled = node.target in (torch.full_like, "new_full")
+    return node.target in CREATIONS and not (filled and is_in(fill, sized))
 
 
 def _scales(node: fx.Node, live: set[fx.Node]) -> bool:
@@ -152,14 +157,14 @@ def depending_on(x: fx.Node, graph: fx.Graph) -> set[fx.Node]:
     """The nodes whose value depends on that of x; what asks for its shape alone does not."""
     live = {x}
     for node in graph.nodes:
-        if any(used in live for used in node.all_input_nodes) and not _is_query(node):
+        if any(used in live for used in node.all_input_nodes) and not _is_query(node, live):
             live.add(node)
     return live
 
 
-def _is_query(node: fx.Node) -> bool:
+def _is_query(node: fx.Node, live: set[fx.Node]) -> bool:
     if node.target in CREATIONS:
-        return len(node.all_input_nodes) == 1
+        return not any(used in live for used in arguments(node)[1:])
     if node.op == "call_method":
         return node.target in _QUERIES
     return node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from fastlip._graphs.functions import (
     CREATIONS,
@@ -21,6 +22,7 @@ from fastlip._graphs.functions import (
     spread,
     text,
 )
+from fastlip._resampling import interpolation
 
 Rule = tuple[Callable[..., Any], Any]
 
@@ -105,41 +107,39 @@ def _choice(call: Call) -> Rule:
     mask, first, second = (call.argument(index, "") for index in ((1, 0, 2) if as_method else (0, 1, 2)))
     if not is_in(mask, call.live):
         return _larger(call)
-    slope = _slope_by_sign(call, mask, first, second)
-    if slope is None:
+    if not _meets_at_zero(call, mask, first, second):
         raise call.refuse("chooses by values, and may jump")
-    return lambda *sizes: slope * sizes[0], None
+    # Continuous and linear in pieces: the larger slope.
+    branches = [used is not mask for used in call.sources]
+    return lambda *sizes: _largest([size for size, counts in zip(sizes, branches, strict=True) if counts]), None
 
 
-def _slope_by_sign(call: Call, mask: fx.Node, first: Any, second: Any) -> float | None:
-    """The largest slope of where(x > 0, a x, b x), which does not jump; None for anything else."""
+def _largest(sizes: list[Any]) -> Any:
+    return functools.reduce(lambda one, other: one.maximum(other) if isinstance(one, Tensor) else max(one, other), sizes)
+
+
+def _meets_at_zero(call: Call, mask: fx.Node, first: Any, second: Any) -> bool:
+    """Whether it is where(x > 0, a x, b x) for numbers a and b, which does not jump."""
     compares = {operator.gt, operator.ge, operator.lt, operator.le, torch.gt, torch.ge, torch.lt, torch.le}
     if mask.target not in compares | {"gt", "ge", "lt", "le"} or len(mask.args) != 2 or mask.args[1] != 0:
-        return None
+        return False
     x = mask.args[0]
-    slopes = [_multiple(call, branch, x) for branch in (first, second)]
-    if None in slopes or not isinstance(x, fx.Node) or call.values[x].shape != call.values[call.node].shape:
-        return None
-    return max(slope for slope in slopes if slope is not None)
+    if not isinstance(x, fx.Node) or call.values[x].shape != call.values[call.node].shape:
+        return False
+    return all(_is_multiple(call, branch, x) for branch in (first, second))
 
 
-def _multiple(call: Call, branch: Any, x: Any) -> float | None:
-    """|c| if the branch is c x for a number c."""
-    if branch is x:
-        return 1.0
-    if isinstance(branch, (int, float)):
-        return 0.0 if branch == 0 else None
-    if not isinstance(branch, fx.Node):
-        return None
+def _is_multiple(call: Call, branch: Any, x: fx.Node) -> bool:
+    """Whether the branch is c x for a number c."""
+    if branch is x or not isinstance(branch, fx.Node):
+        return branch is x or (isinstance(branch, (int, float)) and branch == 0)
     if branch.target in CREATIONS:
-        return 0.0 if not call.values[branch].any() else None
-    if branch.target in NEGATIONS and branch.args[0] is x:
-        return 1.0
-    if branch.target in PRODUCTS | QUOTIENTS and x in branch.args:
-        factor = branch.args[1] if branch.args[0] is x else branch.args[0]
-        if isinstance(factor, (int, float)):
-            return abs(float(factor)) if branch.target in PRODUCTS else abs(1.0 / factor)
-    return None
+        return not call.values[branch].any()
+    if branch.target in NEGATIONS:
+        return branch.args[0] is x
+    return branch.target in PRODUCTS | QUOTIENTS and all(
+        argument is x or isinstance(argument, (int, float)) for argument in branch.args
+    )
 
 
 def _compare(call: Call) -> Rule:
@@ -152,6 +152,15 @@ def _compare(call: Call) -> Rule:
 
 def _masks(node: fx.Node) -> tuple[Any, ...]:
     return (node.args[1],) if node.target == "where" else (node.args[0],)
+
+
+def _interpolation(call: Call) -> Rule:
+    """Interpolation, as its options say."""
+    names = "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias"
+    given = {name: call.known(call.argument(1 + index, name)) for index, name in enumerate(names)}
+    call.one()
+    found = interpolation(call.shapes()[0], {name: value for name, value in given.items() if value is not None})
+    return lambda size: size * found.value, found
 
 
 def _fill(call: Call) -> Rule:
@@ -186,6 +195,7 @@ RULES: dict[Any, Callable[[Call], Rule]] = {
     **dict.fromkeys((torch.maximum, torch.minimum, "maximum", "minimum"), _larger),
     **dict.fromkeys((torch.where, "where"), _choice),
     **dict.fromkeys((*_COMPARISONS, "gt", "ge", "lt", "le"), _compare),
+    **dict.fromkeys((F.interpolate, F.upsample), _interpolation),
     **dict.fromkeys(("masked_fill", torch.masked_fill), _fill),
     **dict.fromkeys(("to", "type", "float", "double", "type_as"), _cast),
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout), _dropout),
