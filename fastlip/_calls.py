@@ -61,7 +61,9 @@ def overridden(module: nn.Module, known: type, allowed: Iterable[str] = ()) -> l
     order = type(module).__mro__
     below = order[: order.index(known)]
     names = {name for base in below if not _is_of_this_package(base) for name in vars(base)}
-    replaced = {name for name in names - _HARMLESS if hasattr(known, name) or name in ("__getattr__", "_conv_forward")}
+    replaced = {
+        name for name in names - _HARMLESS if hasattr(known, name) or name in ("__getattr__", "_conv_forward")
+    }
     return sorted(replaced.difference(allowed))
 
 

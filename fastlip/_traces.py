@@ -57,7 +57,9 @@ def _restore(module: nn.Module) -> Callable[[], None]:
 def _holds(container: Any, content: Any) -> bool:
     """Whether the same objects are in both, in this order."""
     if isinstance(container, dict):
-        return list(map(id, container.values())) == list(map(id, content.values())) and list(container) == list(content)
+        return list(map(id, container.values())) == list(map(id, content.values())) and list(container) == list(
+            content
+        )
     return list(map(id, container)) == list(map(id, content))
 
 

@@ -49,14 +49,14 @@ class Branch(nn.Module):
     constants: dict[str, Any]
     links: dict[fx.Node, list[tuple[str, nn.Module]]]
 
-    def __init__(
-        self, name: str, owner: nn.Module, source: fx.Node, nodes: list[fx.Node], constants: dict[str, Any]
-    ):
+    def __init__(self, name: str, owner: nn.Module, source: fx.Node, nodes: list[fx.Node], constants: dict[str, Any]):
         super().__init__()
         depending = depending_on(source, source.graph)
         live = {source, *(node for node in nodes if node in depending)}
         # Not registered: the modules and parameters belong to the owner.
-        self.__dict__.update(name=name, owner=owner, source=source, nodes=nodes, live=live, constants=constants, links={})
+        self.__dict__.update(
+            name=name, owner=owner, source=source, nodes=nodes, live=live, constants=constants, links={}
+        )
         sized: set[fx.Node] = set()  # made of the number of samples
         for node in nodes:
             if node not in live and any(used in live or used in sized for used in node.all_input_nodes):

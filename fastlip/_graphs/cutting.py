@@ -11,6 +11,7 @@ from fastlip._graphs.branch import Branch
 from fastlip._graphs.functions import UnknownError, depending_on, join
 from fastlip._graphs.tracing import Traced
 
+
 @dataclass(frozen=True)
 class Part:
     """A stretch of a graph between two cuts: one child module, or a branch, and the node that it starts from."""

@@ -115,7 +115,9 @@ def _choice(call: Call) -> Rule:
 
 
 def _largest(sizes: list[Any]) -> Any:
-    return functools.reduce(lambda one, other: one.maximum(other) if isinstance(one, Tensor) else max(one, other), sizes)
+    return functools.reduce(
+        lambda one, other: one.maximum(other) if isinstance(one, Tensor) else max(one, other), sizes
+    )
 
 
 def _meets_at_zero(call: Call, mask: fx.Node, first: Any, second: Any) -> bool:
@@ -171,10 +173,13 @@ def _fill(call: Call) -> Rule:
 
 def _cast(call: Call) -> Rule:
     """A cast that changes nothing: other dtypes round."""
-    before, after = call.values[call.one()], call.values[call.node]
+    first = call.argument(0, "self")
+    if not is_in(first, call.live):
+        raise call.refuse("has no bound")
+    before, after = call.values[first], call.values[call.node]
     if before.dtype != after.dtype or before.device != after.device:
         raise call.refuse(f"changes {before.dtype} on {before.device} to {after.dtype} on {after.device}")
-    return lambda size: size, None
+    return lambda *sizes: sizes[0], None
 
 
 def _dropout(call: Call) -> Rule:
