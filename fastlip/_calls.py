@@ -80,7 +80,7 @@ def is_untouched(module: nn.Module, kind: type[nn.Module], forward: Any) -> bool
         return False
     if _is_of_this_package(cls):
         return True
-    if kind in _CONVOLVE and (cls.forward, cls._conv_forward) != _CONVOLVE[kind]:
+    if kind in _CONVOLVE and (forward, getattr(cls, "_conv_forward", None)) != _CONVOLVE[kind]:
         return False
     if cls is kind:
         return True

@@ -18,7 +18,7 @@ _CONTAINERS = (list, dict, set, OrderedDict, deque)
 
 @contextmanager
 def no_trace(model: nn.Module) -> Iterator[None]:
-    """Attributes, what lists and dictionaries among them hold, buffers and random generators are as before afterwards."""
+    """Attributes, what lists and dictionaries among them hold, buffers and random generators are as before then."""
     devices = {tensor.device.index for tensor in model.parameters() if tensor.is_cuda}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[index for index in devices if index is not None]))

@@ -138,7 +138,9 @@ def _unfold_graph(name: str, module: nn.Module, x: Tensor, reasons: list[str]) -
 def is_sequence(module: nn.Module) -> bool:
     """Whether the module applies its children one after the other, and does nothing else."""
     kind = type(module)
-    return kind.forward in (nn.Sequential.forward, Chain.forward) and kind.__iter__ is nn.Sequential.__iter__
+    if not issubclass(kind, nn.Sequential) or kind.__iter__ is not nn.Sequential.__iter__:
+        return False
+    return kind.forward in (nn.Sequential.forward, Chain.forward)
 
 
 def _unwrap(module: nn.Module) -> nn.Module | None:

@@ -114,8 +114,9 @@ def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
 
     What is bounded is what runs. Random samples are followed through the model, and every layer must be a fixed
     function of each sample alone: evaluated again, beside other samples, and in batches of 1, 2 and 5, it gives the
-    same outputs. So do the layers, one after the other, and the model. A module that stands at several places counts at
-    each. The model is left as it was: its mode, attributes, buffers and caches, and so are the random generators.
+    same outputs. So do the layers, one after the other, and the model. A module that stands at several places
+    counts at each. The model is left as it was: its mode, attributes, buffers and caches, and so are the random
+    generators.
 
     Args:
         model: on any device.

@@ -128,7 +128,8 @@ def certify(
     Raises:
         TypeError: modules that the audit does not understand, all named.
         ValueError: a model in training mode, NaN or Inf in parameters, images or outputs (naming batch and layer),
-            outputs that are not those of the audited layers, or depend on the number of images in a batch, labels out of range, an empty loader, a negative eps, another dtype.
+            outputs that are not those of the audited layers, or depend on the number of images in a batch, labels
+            out of range, an empty loader, a negative eps, another dtype.
     """
     check_model(model, dtype)
     check_eps(eps)

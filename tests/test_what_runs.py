@@ -219,7 +219,7 @@ class OnFaith(nn.Module):
     ],
 )
 def test_a_bound_on_faith_is_for_a_fixed_function_of_each_sample(compute):
-    with pytest.raises(ValueError, match="depends on the|no fixed function"):
+    with pytest.raises(ValueError, match=r"depends on the|no fixed function"):
         fastlip.audit(nn.Sequential(nn.Identity(), OnFaith(compute)), (4,))
 
 
@@ -264,7 +264,7 @@ def test_samples_without_channels_are_refused(module, shape):
 
 
 def test_a_normalisation_over_the_batch_is_refused():
-    with pytest.raises(ValueError, match="layer '' .*LayerNorm"):
+    with pytest.raises(ValueError, match=r"layer '' .*LayerNorm"):
         fastlip.audit(nn.LayerNorm((2, 4)), (4,))
 
 

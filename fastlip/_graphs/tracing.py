@@ -190,7 +190,8 @@ class _Shaped(fx.Proxy):
         """The parts of a tuple; samples cannot be taken one by one."""
         known = self._known()
         if isinstance(known, (tuple, list)):
-            return iter([self[index] for index in range(len(known))])
+            places = [(self, index) for index in range(len(known))]
+            return iter([self.tracer.create_proxy("call_function", operator.getitem, place, {}) for place in places])
         raise UnknownError("it takes the samples one by one")
 
     def __bool__(self) -> bool:

@@ -30,10 +30,10 @@ class Chain(nn.Sequential):
     group and padding that keeps the image's size, the residual layers (SLL, CPL), and in evaluation the layers
     applied per frequency (Cayley, LOT, circular SOC), each followed by :class:`MaxMin` over the channels.
     Everything else runs module by module; so does a pair whose call anything has touched (a hook, also one of all
-    modules, a ``forward`` or another method replaced on the instance, a parametrization, a subclass of another package
-    with methods of its own), with ``backend="reference"``, or where no kernel runs the chain (another device or
-    dtype, autocast). Results are those of ``Sequential`` to rounding, in channels-last memory format after a fused
-    pair.
+    modules, a ``forward`` or another method replaced on the instance, a parametrization, a subclass of another
+    package with methods of its own), with ``backend="reference"``, or where no kernel runs the chain (another device
+    or dtype, autocast). Results are those of ``Sequential`` to rounding, in channels-last memory format after a
+    fused pair.
 
     ``fastlip.fuse`` makes every ``torch.nn.Sequential`` of a model a Chain, and ``fastlip.unfuse`` undoes it.
     """
