@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastlip import nn as lip
 from fastlip import ops
+from fastlip._calls import overridden
 from fastlip._plain import Plain
 from fastlip._tightness import convolution_is_exact, layer_is_exact, matrix_is_exact
 from fastlip._weights import linear_weight
@@ -55,21 +56,20 @@ def bound_module(module: nn.Module, input_shape: tuple[int, ...], output_shape: 
     return lipschitz_bound(module, input_shape, output_shape)
 
 
+# Methods that the bounds of our layers read as the forward does.
+MEASURED = ("parametrize", "effective", "weight", "gain", "context", "torus")
+
+
 def understands(module: nn.Module) -> bool:
-    """Whether a bound was written for exactly this module's forward."""
+    """Whether a bound was written for exactly what this module computes.
+
+    A subclass that computes something else is another module, unless it is ours, written with its bound in mind; its
+    own parametrization is measured.
+    """
     known = _most_derived(module, *_authors(module))
     if known is None or "forward" in vars(module):
         return False
-    # A subclass that computes something else is another module, unless it is ours, written with its bound in mind.
-    return all(
-        getattr(type(module), name, None) is getattr(known, name, None)
-        for name in ("forward", "_conv_forward")
-        if not _definer(module, name).__module__.startswith("fastlip.")
-    )
-
-
-def _definer(module: nn.Module, name: str) -> type:
-    return next((base for base in type(module).__mro__ if name in vars(base)), nn.Module)
+    return not overridden(module, known, allowed=MEASURED)
 
 
 def _authors(module: nn.Module) -> tuple[type | None, type | None]:
@@ -210,28 +210,36 @@ def _convolution(module: Any, input_shape: tuple[int, ...], output_shape: tuple[
 @lipschitz_bound.register
 def _transposed(module: nn.ConvTranspose2d, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Bound:
     # The adjoint of the convolution of the same weight on images of the output's size.
-    vertical, horizontal = module.padding
+    vertical, horizontal = _per_axis(module.padding, 2)
     pads = (horizontal, horizontal, vertical, vertical)
     weight, image = as_it_runs(module.weight), output_shape[-2:]
-    value = ops.spectral_norm(weight, image, module.stride, pads, module.dilation, module.groups, "zeros").item()
+    steps = _per_axis(module.stride, 2), pads, _per_axis(module.dilation, 2)
+    value = ops.spectral_norm(weight, image, *steps, module.groups, "zeros").item()
     return Bound(value, "float64 singular values per frequency", value * _sum_roundings(module, module.weight))
 
 
 def _geometry(module: Any, input_shape: tuple[int, ...]) -> tuple[Any, ...]:
     """Image size, stride, (left, right, top, bottom) and dilation, one-dimensional images as one row."""
-    pad_one = (1,) * (2 - len(module.kernel_size))
-    stride, dilation, kernel_size = (
-        (*pad_one, *value) for value in (module.stride, module.dilation, module.kernel_size)
-    )
+    # As torch reads them when it runs: they may have been set after construction.
+    axes = module.weight.dim() - 2
+    pad_one, kernel_size = (1,) * (2 - axes), (1,) * (2 - axes) + tuple(module.weight.shape[2:])
+    stride, dilation = ((*pad_one, *_per_axis(value, axes)) for value in (module.stride, module.dilation))
     image = (*pad_one, *input_shape[1:])
-    if module.padding == "same":
+    if module.padding_mode != "zeros":
+        pads = list(module._reversed_padding_repeated_twice)
+        sides = [*[(0, 0)] * len(pad_one), *reversed(list(zip(pads[::2], pads[1::2], strict=True)))]
+    elif module.padding == "same":
         totals = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
         sides = [(total // 2, total - total // 2) for total in totals]
     elif module.padding == "valid":
         sides = [(0, 0), (0, 0)]
     else:
-        sides = [(padding, padding) for padding in (*(0,) * len(pad_one), *module.padding)]
+        sides = [(padding, padding) for padding in (*(0,) * len(pad_one), *_per_axis(module.padding, axes))]
     return image, stride, (*sides[1], *sides[0]), dilation
+
+
+def _per_axis(value: Any, axes: int) -> tuple[int, ...]:
+    return (value,) * axes if isinstance(value, int) else tuple(value) * (axes // len(value))
 
 
 def _duplication(image: tuple[int, ...], pads: tuple[int, ...], mode: str) -> tuple[float, tuple[int, ...]]:
@@ -333,7 +341,7 @@ def _sum_roundings(module: Any, weight: Tensor) -> float:
     to Probabilistic Rounding Error Analysis*, SIAM J. Sci. Comput. 2019); the worst case is n instead of
     sqrt(n).
     """
-    strides = getattr(module, "stride", (1,) * (weight.dim() - 2))
+    strides = _per_axis(getattr(module, "stride", 1), weight.dim() - 2)
     windows = math.prod(-(-k // s) for k, s in zip(weight.shape[2:], strides, strict=True))
     transposed = isinstance(module, (nn.ConvTranspose2d, lip.AOCConvTranspose2d))
     inputs = weight.shape[0] if transposed else weight.shape[1]

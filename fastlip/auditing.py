@@ -10,20 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
-from fastlip._bounds import Bound, bound_module, lipschitz_bound, understands
-from fastlip._evaluation import check_finite, compiled_from, evaluating
-from fastlip._graphs import Branch, UnknownError, graph_of, parts_of
-from fastlip._plain import thaw
-from fastlip.nn.chain import Chain
+from fastlip._bounds import Bound, bound_module, lipschitz_bound
+from fastlip._evaluation import check_finite, evaluating
+from fastlip._graphs import Branch, UnknownError
+from fastlip._sameness import check_samples, check_whole, rounding_of
+from fastlip._traces import no_trace
+from fastlip._unfolding import Link, apply, batch_like, innermost, unfold
 
-__all__ = ["Audit", "Bound", "LayerBound", "audit", "lipschitz_bound"]
+__all__ = ["Audit", "Bound", "LayerBound", "audit", "examine", "lipschitz_bound"]
 
-_BATCH = 2  # of the input that finds the shapes: a module that mixes samples shows
-# Hooks that only recompute the weight which the audit reads.
-_KNOWN_HOOKS = (WeightNorm, SpectralNorm)
+_BATCH = 2  # samples that are followed through the model
 
 
 @dataclass(frozen=True)
@@ -115,8 +112,11 @@ def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
     ``torch.nn.Conv2d`` with a forward of its own is bounded by what that forward does. Everything else is named in
     an error, never ignored.
 
-    Weights are computed from the parameters, whatever was kept; mode and buffers are left as they were. One batch
-    of zeros is run through the model to find shapes.
+    What is bounded is what runs. Random samples are followed through the model, and every layer must be a fixed
+    function of each sample alone: evaluated again, beside other samples, and in batches of 1, 2 and 5, it gives the
+    same outputs. So do the layers, one after the other, and the model. A module that stands at several places
+    counts at each. Weights are computed from the parameters, whatever was kept. The model is left as it was: its
+    mode, attributes and buffers, and so are the random generators.
 
     Args:
         model: on any device.
@@ -128,20 +128,32 @@ def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
 
     Raises:
         TypeError: modules that are not understood, all named.
-        ValueError: NaN or Inf in a parameter or buffer, naming the layer; a module that mixes samples.
+        ValueError: NaN or Inf in a parameter or buffer, naming the layer; a module that mixes samples, depends on
+            their number or is no fixed function; layers that together are not the model; samples without the
+            dimensions that a layer needs.
     """
+    return examine(model, input_shape)[0]
+
+
+def examine(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Audit, list[Link]]:
+    """The audit, and the modules that it bounds, in the order of its layers."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     _check_shape(input_shape)
     check_finite(model)
-    with evaluating(model), torch.no_grad():
-        x = torch.zeros(_BATCH, *input_shape, **_placement(model))
-        rows = []
-        for name, module in chain(model):
-            row, x = _bound_link(name, module, x)
+    with evaluating(model), no_trace(model), torch.inference_mode(False), torch.no_grad():
+        x = batch_like(model, _BATCH, tuple(input_shape))
+        links = unfold(model, x)
+        rows, y, allowed = [], x, torch.zeros(_BATCH, dtype=torch.float64, device=x.device)
+        for name, module in links:
+            inputs = y
+            row, y = _bound_link(name, module, inputs.clone())
+            check_samples(name, module, row.bound, inputs, y)
+            allowed = row.bound * allowed + rounding_of(row.bound, inputs, y)
             rows.append(row)
+        check_whole(innermost(model), x, y, allowed)
     bound = math.prod(row.bound for row in rows) * (1 + len(rows) * torch.finfo(torch.float64).eps)
-    return Audit(bound, rows, tuple(input_shape))
+    return Audit(bound, rows, tuple(input_shape)), links
 
 
 def _check_shape(input_shape: Any) -> None:
@@ -151,91 +163,13 @@ def _check_shape(input_shape: Any) -> None:
         raise ValueError(f"input_shape={input_shape!r}: expected sides of at least 1")
 
 
-def chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules that the model applies one after the other, with their names; TypeError names those unknown.
-
-    What branches is one link, a :class:`fastlip._graphs.Branch`.
-    """
-    reasons: list[str] = []
-    links = list(_unfold("", model, reasons))
-    unknown = [f"{name or 'model'} ({type(module).__name__})" for name, module in _unknown(links)]
-    if unknown:
-        detail = f" ({'; '.join(reasons)})" if reasons else ""
-        raise TypeError(
-            f"the audit does not understand {', '.join(unknown)}{detail}: give the module a method "
-            "lipschitz_bound(input_shape), register a rule with fastlip.auditing, or remove its hooks"
-        )
-    return links
-
-
-def _unknown(links: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Module]]:
-    for name, module in links:
-        if isinstance(module, Branch):
-            for inner in module.links.values():
-                yield from _unknown(inner)
-        elif not _is_understood(module):
-            yield name, module
-
-
-def _is_understood(module: nn.Module) -> bool:
-    return not _hooks(module) and understands(module)
-
-
-def _unfold(name: str, module: nn.Module, reasons: list[str]) -> Iterator[tuple[str, nn.Module]]:
-    if isinstance(module, fx.GraphModule) and not _hooks(module):
-        module = thaw(module) or module
-    wrapped = _unwrap(module)
-    if wrapped is not None:
-        yield from _unfold(name, wrapped, reasons)
-    elif _hooks(module) or _is_understood(module):
-        yield name, module
-    elif _is_sequence(module):
-        for child_name, child in module.named_children():
-            yield from _unfold(f"{name}.{child_name}" if name else child_name, child, reasons)
-    else:
-        yield from _unfold_graph(name, module, reasons)
-
-
-def _unfold_graph(name: str, module: nn.Module, reasons: list[str]) -> Iterator[tuple[str, nn.Module]]:
-    graph = graph_of(module)
-    if graph is None:
-        yield name, module
-        return
-    try:
-        for part in parts_of(name, module, graph):
-            if isinstance(part.module, Branch):
-                for node, child_name, child in part.module.children_called():
-                    part.module.links[node] = list(_unfold(child_name, child, reasons))
-                yield part.name, part.module
-            else:
-                yield from _unfold(part.name, part.module, reasons)
-    except UnknownError as error:
-        reasons.append(f"{name or 'model'}: {error}")
-        yield name, module
-
-
-def _is_sequence(module: nn.Module) -> bool:
-    return "forward" not in vars(module) and type(module).forward in (nn.Sequential.forward, Chain.forward)
-
-
-def _unwrap(module: nn.Module) -> nn.Module | None:
-    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        return module.module
-    return compiled_from(module)
-
-
-def _hooks(module: nn.Module) -> list[Any]:
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    return [hook for hook in hooks if not isinstance(hook, _KNOWN_HOOKS)]
-
-
 def _bound_link(name: str, module: nn.Module, x: Tensor) -> tuple[LayerBound, Tensor]:
     """The bound of a link of the chain, and its output."""
     started = time.perf_counter()
     if isinstance(module, Branch):
         row, y = _bound_branch(name, module, x)
     else:
-        y = module(x)
+        y = apply(name, module, x)
         started = time.perf_counter()
         row = _bound_layer(name, module, x, y)
     return replace(row, seconds=time.perf_counter() - started), y
@@ -245,14 +179,10 @@ def _bound_branch(name: str, branch: Branch, x: Tensor) -> tuple[LayerBound, Ten
     parts: list[LayerBound] = []
 
     def call(node: fx.Node, value: Any, bound: float) -> tuple[Any, float]:
-        inplace = False
         for child_name, child in branch.links[node]:
-            inplace = inplace or getattr(child, "inplace", False)
             row, value = _bound_link(child_name, child, value)
             parts.append(row)
             bound *= row.bound
-        if inplace and len(node.all_input_nodes[0].users) > 1:
-            raise TypeError(f"the audit does not understand {name}: {node.target} changes in place what others use")
         return value, bound
 
     try:
@@ -282,10 +212,3 @@ def _bound_layer(name: str, module: nn.Module, x: Tensor, y: Any) -> LayerBound:
     if not math.isfinite(found.value):
         raise ValueError(f"layer {name!r} ({kind}): its Lipschitz bound is {found.value}")
     return LayerBound(name, kind, *shapes, *found)
-
-
-def _placement(model: nn.Module) -> dict[str, Any]:
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            return {"dtype": parameter.dtype, "device": parameter.device}
-    return {}

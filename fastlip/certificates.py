@@ -16,8 +16,9 @@ from fastlip._evaluation import Unchanged, bar, check_eps, check_model, from_par
 from fastlip._graphs import Branch
 from fastlip._labels import multiclass
 from fastlip._plain import FirstEntries
+from fastlip._sameness import check_batch_outputs
 from fastlip._weights import linear_weight, runs_as
-from fastlip.auditing import Audit, LayerBound, audit, chain
+from fastlip.auditing import Audit, LayerBound, examine
 from fastlip.nn._base import as_it_runs
 from fastlip.nn._conv import KernelConv2d
 from fastlip.nn.shaping import FirstChannels
@@ -109,6 +110,9 @@ def certify(
     2019); with ``dtype=torch.float64`` even the worst case, sums instead of roots, is negligible. It is subtracted
     twice, for the sample and for a perturbed image. TF32 and autocast are off meanwhile.
 
+    The layers are evaluated one after the other. What the model itself makes of each batch, and of its first image
+    alone, must agree with that up to 2 e: this costs another forward.
+
     Args:
         model: in eval mode. Parameters in 16 bits are raised to float32 in a copy, which is what is certified.
         loader: batches of images (n, *input_shape) and integer or one-hot labels.
@@ -126,8 +130,8 @@ def certify(
     Raises:
         TypeError: modules that the audit does not understand, all named.
         ValueError: a model in training mode, or with parameters that change meanwhile, NaN or Inf in parameters,
-            images or outputs (naming batch and layer), labels out of range, an empty loader, a negative eps, another
-            dtype.
+            images or outputs (naming batch and layer), outputs that are not those of the audited layers, or depend
+            on the number of images in a batch, labels out of range, an empty loader, a negative eps, another dtype.
     """
     check_model(model, dtype)
     check_eps(eps)
@@ -159,7 +163,7 @@ def _run(
     input_shape: tuple[int, ...] | None,
     per_class: bool,
 ) -> tuple[dict[str, Tensor], Audit]:
-    links = chain(model)
+    links: list[tuple[str, nn.Module]] = []
     found, slopes, unchanged = None, torch.empty(0), Unchanged(model)
     parts: dict[str, list[Tensor]] = {}
     for index, batch in enumerate(loader):
@@ -169,9 +173,11 @@ def _run(
         if shape != input_shape:
             raise ValueError(f"input_shape={input_shape}: batch {index} has images of {shape}")
         if found is None:
-            found = audit(model, input_shape)
+            found, links = examine(model, input_shape)
             slopes = _slopes(links, found).to(parameter.device)
-        outputs, error = _forward(index, links, found, images.to(parameter))
+        x = images.to(parameter)
+        outputs, error = _forward(index, links, found, x.clone())
+        check_batch_outputs(index, model, x, outputs, error)
         unchanged.check(index)
         logits, true = multiclass(outputs, labels.to(outputs.device))
         measured = _measure(logits.double(), true, error, found, slopes)

@@ -6,7 +6,8 @@ squares, a constant factor multiplies, and what only moves entries is counted en
 """
 
 from fastlip._graphs.branch import Branch
-from fastlip._graphs.cutting import Part, graph_of, parts_of
+from fastlip._graphs.cutting import Part, parts_of
 from fastlip._graphs.functions import UnknownError
+from fastlip._graphs.tracing import Traced, graph_of, known
 
-__all__ = ["Branch", "Part", "UnknownError", "graph_of", "parts_of"]
+__all__ = ["Branch", "Part", "Traced", "UnknownError", "graph_of", "known", "parts_of"]

@@ -16,6 +16,7 @@ from fastlip._graphs.functions import (
     JOINS,
     MOVES,
     NEGATIONS,
+    QUOTIENTS,
     SUMS,
     UnknownError,
     arguments,
@@ -23,10 +24,13 @@ from fastlip._graphs.functions import (
     is_in,
     join,
     module_form,
+    require_fixed,
     require_known,
     spread,
     text,
 )
+from fastlip._graphs.rules import RULES, Call
+from fastlip._graphs.watching import Watch
 
 _OFFSET = 0.3  # labels of entries are whole numbers and this: paddings' constants are something else
 
@@ -42,17 +46,25 @@ class Branch(nn.Module):
     source: fx.Node
     nodes: list[fx.Node]
     live: set[fx.Node]
+    constants: dict[str, Any]
     links: dict[fx.Node, list[tuple[str, nn.Module]]]
 
-    def __init__(self, name: str, owner: nn.Module, source: fx.Node, nodes: list[fx.Node]):
+    def __init__(self, name: str, owner: nn.Module, source: fx.Node, nodes: list[fx.Node], constants: dict[str, Any]):
         super().__init__()
         depending = depending_on(source, source.graph)
         live = {source, *(node for node in nodes if node in depending)}
         # Not registered: the modules and parameters belong to the owner.
-        self.__dict__.update(name=name, owner=owner, source=source, nodes=nodes, live=live, links={})
+        self.__dict__.update(
+            name=name, owner=owner, source=source, nodes=nodes, live=live, constants=constants, links={}
+        )
+        sized: set[fx.Node] = set()  # made of the number of samples
         for node in nodes:
-            if node in live and node.op != "call_module":
-                require_known(node, live)
+            if node not in live and any(used in live or used in sized for used in node.all_input_nodes):
+                sized.add(node)
+            elif node in live and node.op != "call_module":
+                if node.target not in RULES:
+                    require_known(node, live)
+                require_fixed(node, sized)
 
     def children_called(self) -> Iterator[tuple[fx.Node, str, nn.Module]]:
         """Each call of a module: its node, its name and the module."""
@@ -86,12 +98,15 @@ class Branch(nn.Module):
         """
         values: dict[fx.Node, Any] = {self.source: x}
         sizes: dict[fx.Node, Any] = {self.source: size}
+        watch = Watch(self.source, self.nodes, values)
         for node in self.nodes:
             if node.op == "call_module" and node in self.live:
                 source = node.all_input_nodes[0]
                 values[node], sizes[node] = call(node, values[source], sizes[source])
+                watch.see(node)
                 continue
             values[node] = self.evaluate(node, values)
+            watch.see(node)
             if node in self.live:
                 sources = [used for used in arguments(node) if used in self.live]
                 grow, found = self.combine(node, sources, values, bound)
@@ -106,6 +121,8 @@ class Branch(nn.Module):
         if node.op == "call_module":
             return self.owner.get_submodule(str(node.target))(*args, **kwargs)
         if node.op == "get_attr":
+            if node.target in self.constants:
+                return self.constants[str(node.target)]
             return operator.attrgetter(str(node.target))(self.owner)
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
@@ -135,6 +152,8 @@ class Branch(nn.Module):
                 lambda *sizes: constant * sum(size * spread for size, spread in zip(sizes, spreads, strict=True)),
                 identity,
             )
+        if target in RULES:
+            return RULES[target](Call(node, sources, values, self.live, bound))
         found = bound(module_form(node, values), *shapes)
         return lambda size: size * found.value, found
 
@@ -142,7 +161,7 @@ class Branch(nn.Module):
         (factor,) = (argument for argument in node.args if not is_in(argument, self.live))
         factor = values[factor] if isinstance(factor, fx.Node) else factor
         factor = torch.as_tensor(factor, dtype=torch.float64).abs()
-        if node.target not in (operator.mul, torch.mul, "mul"):
+        if node.target in QUOTIENTS:
             factor = factor.reciprocal()
         return factor.amax().item()
 

@@ -13,8 +13,10 @@ from torch.fx.node import map_arg
 
 from fastlip import nn as lip
 
-SUMS = {operator.add, operator.sub, torch.add, torch.sub, "add", "sub"}
-FACTORS = {operator.mul, operator.truediv, torch.mul, torch.div, torch.true_divide, "mul", "div", "true_divide"}
+SUMS = {operator.add, operator.sub, operator.iadd, operator.isub, torch.add, torch.sub, "add", "sub"}
+PRODUCTS = {operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "multiply"}
+QUOTIENTS = {operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "true_divide"}
+FACTORS = PRODUCTS | QUOTIENTS
 NEGATIONS = {operator.neg, torch.neg, "neg"}
 JOINS = {torch.cat, torch.concat, torch.concatenate, torch.stack}
 MOVES = {
@@ -38,7 +40,7 @@ MOVES = {
     *("swapaxes", "view_as", "reshape_as"),
 }
 _AS_MODULES: dict[Any, type[nn.Module]] = {
-    **dict.fromkeys((F.relu, torch.relu, "relu"), nn.ReLU),
+    **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), nn.ReLU),
     **dict.fromkeys((torch.tanh, F.tanh, "tanh"), nn.Tanh),
     **dict.fromkeys((torch.sigmoid, F.sigmoid, "sigmoid"), nn.Sigmoid),
     **dict.fromkeys((torch.abs, "abs", operator.abs), lip.Abs),
@@ -47,6 +49,15 @@ _AS_MODULES: dict[Any, type[nn.Module]] = {
     F.gelu: nn.GELU,
     F.silu: nn.SiLU,
     F.softplus: nn.Softplus,
+    F.relu6: nn.ReLU6,
+    F.hardtanh: nn.Hardtanh,
+    F.hardswish: nn.Hardswish,
+    F.hardsigmoid: nn.Hardsigmoid,
+    F.mish: nn.Mish,
+    F.logsigmoid: nn.LogSigmoid,
+    F.avg_pool1d: nn.AvgPool1d,
+    F.max_pool1d: nn.MaxPool1d,
+    F.adaptive_avg_pool1d: nn.AdaptiveAvgPool1d,
     F.avg_pool2d: nn.AvgPool2d,
     F.max_pool2d: nn.MaxPool2d,
     F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
@@ -60,7 +71,9 @@ _CONVOLUTIONS: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
         ("weight", "bias", "stride", "padding", "output_padding", "groups", "dilation"),
     ),
 }
-_QUERIES = {"size", "dim", "numel", "ndimension"}
+_QUERIES = {"size", "dim", "numel", "ndimension", "is_floating_point"}
+# Tensors of one value, in the shape of another.
+CREATIONS = {torch.zeros_like, torch.ones_like, torch.full_like, "new_zeros", "new_ones", "new_full"}
 
 
 class UnknownError(TypeError):
@@ -70,31 +83,41 @@ class UnknownError(TypeError):
 def require_known(node: fx.Node, live: set[fx.Node]) -> None:
     """UnknownError unless the function has a rule for these arguments."""
     sources, target = [used for used in arguments(node) if used in live], node.target
-    inplace, first = bool(node.kwargs.get("inplace")), is_in(next(iter(node.args), None), live)
+    first = is_in(next(iter(node.args), None), live)
     known = (
         (target in SUMS and len(node.args) == 2 and not node.kwargs)
-        or (
-            target in FACTORS
-            and len(sources) == 1
-            and len(node.args) == 2
-            and not node.kwargs
-            and _scales(node, live)
-        )
+        or (target in FACTORS and len(sources) == 1 and _scales(node, live))
         or (target in NEGATIONS)
         or (target in JOINS)
         or (target in MOVES and len(sources) == 1)
-        or (target in _AS_MODULES and len(sources) == 1 and first and not inplace and _same_order(node))
+        or (target in _AS_MODULES and len(sources) == 1 and first and _same_order(node))
         or ((target is F.linear or target in _CONVOLUTIONS) and len(sources) == 1 and first)
     )
     if not known:
         raise UnknownError(f"no rule for {text(node)} of {len(sources)} tensors")
 
 
+def require_fixed(node: fx.Node, sized: set[fx.Node]) -> None:
+    """UnknownError if the function computes with the number of samples; moving entries by it is no computation."""
+    if node.target in MOVES:
+        return
+    for used in arguments(node):
+        if used in sized and not _has_fixed_values(used, sized):
+            raise UnknownError(f"{text(node)} depends on the number of samples")
+
+
+def _has_fixed_values(node: fx.Node, sized: set[fx.Node]) -> bool:
+    """Whether the number of samples decides on the shape alone."""
+    fill = node.kwargs.get("fill_value", node.args[-1])
+    filled = node.target in (torch.full_like, "new_full")
+    return node.target in CREATIONS and not (filled and is_in(fill, sized))
+
+
 def _scales(node: fx.Node, live: set[fx.Node]) -> bool:
     """A value times or by a constant; not a constant divided by a value."""
     if len(node.args) != 2 or node.kwargs:
         return False
-    return node.target in (operator.mul, torch.mul, "mul") or is_in(node.args[0], live)
+    return node.target in PRODUCTS or is_in(node.args[0], live)
 
 
 def _same_order(node: fx.Node) -> bool:
@@ -134,12 +157,14 @@ def depending_on(x: fx.Node, graph: fx.Graph) -> set[fx.Node]:
     """The nodes whose value depends on that of x; what asks for its shape alone does not."""
     live = {x}
     for node in graph.nodes:
-        if any(used in live for used in node.all_input_nodes) and not _is_query(node):
+        if any(used in live for used in node.all_input_nodes) and not _is_query(node, live):
             live.add(node)
     return live
 
 
-def _is_query(node: fx.Node) -> bool:
+def _is_query(node: fx.Node, live: set[fx.Node]) -> bool:
+    if node.target in CREATIONS:
+        return not any(used in live for used in arguments(node)[1:])
     if node.op == "call_method":
         return node.target in _QUERIES
     return node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")

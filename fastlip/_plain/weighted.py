@@ -50,6 +50,9 @@ class PlainConvolution(Plain):
         if self.padding_mode == "zeros":
             return F.pad(x, pads)
         if self.wraps:
+            # The tables hold for one size: at another the output would be cropped, repeated, or of another map.
+            for axis, side in ((-2, self.image[0]), (-1, self.image[1])) if self.image else ():
+                torch._assert(x.shape[axis] == side, f"exported for images of {self.image} (after its stride)")
             return x[..., self.get_buffer(f"rows{after}"), :][..., self.get_buffer(f"columns{after}")]
         return F.pad(x, pads, mode="circular")
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastlip._batches import check_batch
 from fastlip._evaluation import bar, check_model, from_parameters, full_precision, prepare
 from fastlip._labels import classes
+from fastlip._sameness import check_fixed
 from fastlip.attacks.ball import Ball, Bounds, distances, per_image
 from fastlip.attacks.objective import Objective, forward, margins, outputs, rivals
 from fastlip.attacks.options import KINDS, Plan, Radii, box, check_bounds, make_generator
@@ -57,7 +58,8 @@ def attack(
     A success counts if the image as stored, evaluated anew, is misclassified (a tie is), and its distance,
     computed in float64, is strictly below the radius. It is then shortened towards the original by bisection, so
     ``distances`` are mostly below the radii. TF32 and autocast are off meanwhile, as in :func:`fastlip.certify`.
-    The model, its parameters' gradients and the global random generators are left as they were.
+    The model, its parameters' gradients and the global random generators are left as they were. It must be a fixed
+    function of each image: the last and the first image of every batch, evaluated by themselves, must give the same.
 
     Args:
         model: any module with logits (n, c), or with one score (n,) or (n, 1) that is above 0 for label 1,
@@ -86,7 +88,7 @@ def attack(
     Raises:
         ValueError: a model in training mode, NaN or Inf in parameters, images, outputs or gradients (naming the
             batch), labels out of range, images outside of the bounds, an option that is not allowed, radii or a
-            certificate that do not belong to the loader, an empty loader.
+            certificate that do not belong to the loader, an empty loader, a model that is random or mixes images.
         TypeError: an argument of the wrong type.
     """
     check_model(model, dtype)
@@ -138,8 +140,13 @@ class _Batch:
         self.x = x
         self.where = where
         self.low, self.high = box(bounds, x, where)
-        self.logits, self.true = classes(outputs(model, x, where), labels)
+        self.logits, self.true = classes(outputs(model, x.clone(), where), labels)
         self.margins = margins(self.logits, self.true)
+
+    def check_fixed(self) -> None:
+        """ValueError unless the last and the first image, by themselves, have the outputs that they have here."""
+        few = [-1, 0][: len(self.x)]
+        check_fixed(forward(self.model, self.x[few], self.where), self.logits[few], self.logits, self.where)
 
     def objective(self, rows: Tensor, loss: str, restart: int) -> Objective:
         """What the restart of a loss climbs, for some of the samples."""
@@ -186,6 +193,8 @@ def _attack_batch(
     radii.check_certificate(start, batch.margins.cpu(), labels)
     # Inside its certified radius a sample is attacked once, at that radius: the largest of these balls.
     levels = torch.cat((asked, certified[:, None]), 1).maximum(certified[:, None])
+    if (levels > 0).any():
+        batch.check_fixed()
     distance, adversarial = _nearest(batch, levels.sort(1).values.to(batch.x.device), plan, generator)
     moved = (distance > 0) & (distance < torch.inf)
     prediction = batch.logits.argmax(1)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from fastlip import nn as lip
+from fastlip._bounds import MEASURED
+from fastlip._calls import hooks_of, is_replaced, overridden
 from fastlip._evaluation import check_finite, compiled_from, evaluating
+from fastlip._sameness import check_same_outputs
+from fastlip._traces import no_trace
+from fastlip._unfolding import batch_like, is_sequence
 from fastlip.exporting.rules import Target, exported
 from fastlip.nn._conv import LipschitzConv2d
 
@@ -30,21 +35,22 @@ def export(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, four
     what ``torch.save(plain, file)`` wrote; ``torch.export`` and ONNX take it. Weights are those that eval mode
     uses, constants now: training the result further would lose the Lipschitz bound. ``fastlip.audit`` and
     ``fastlip.certify`` take it too, and measure its own weights: the bound is that of the original, up to rounding
-    (AOL: 1e-6, where the original's Gram certificate was the smaller bound).
+    (AOL: 1e-6, where the original's Gram certificate was the smaller bound). Where the input_shape is known, the copy
+    and the model are evaluated on a random sample, and a difference beyond rounding is refused.
 
     Args:
         model: any module; fastlip layers are found at any depth. It is left as it was.
         input_shape: of one sample, such as (3, 32, 32); None: the ``input_shape`` that the model carries, as those
             of ``fastlip.models`` do. Spectral layers (Cayley, LOT, spectral SOC) and CPL convolutions compute a
             different function for each image size: they are exported for the sizes that they have then, the
-            spectral ones refuse others.
+            spectral ones refuse others. So do circular layers whose padding exceeds the image of the export.
         fourier: ``"fft"``, or ``"matrices"``: spectral layers transform by products with real matrices: slower
             for large images, but ONNX has them.
 
     Raises:
         TypeError: a module of fastlip, or a subclass with a forward of its own, that no rule knows.
         ValueError: NaN or Inf in a weight; a layer that depends on the image size without an input_shape; one
-            that is called on several sizes.
+            that is called on several sizes; a copy that computes something else than the model.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
@@ -54,14 +60,37 @@ def export(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, four
     check_finite(model)
     if input_shape is None:
         input_shape = getattr(model, "input_shape", None)
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), no_trace(model), torch.inference_mode(False), torch.no_grad():
         shapes = {} if input_shape is None else _input_shapes(model, tuple(input_shape))
         memo: dict[int, Any] = {}
-        # Children first: a container of ours is rebuilt from its converted children.
-        for name, module in reversed(list(model.named_modules())):
+        for name, module in _children_first("", model, set()):
             if _is_ours(module):
-                memo[id(module)] = _convert(module, Target(name or "model", shapes.get(id(module)), fourier), memo)
-        return copy.deepcopy(model, memo).eval()
+                memo[id(module)] = _convert(module, _target(name, shapes.get(id(module), []), fourier), memo)
+        plain = copy.deepcopy(model, memo).eval()
+        if input_shape is not None:
+            check_same_outputs(model, plain, batch_like(model, 1, tuple(input_shape)))
+        return plain
+
+
+def _children_first(name: str, module: nn.Module, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
+    """Every module once, behind all that it contains: containers of ours are rebuilt from converted children."""
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    for child_name, child in module.named_children():
+        yield from _children_first(f"{name}.{child_name}" if name else child_name, child, seen)
+    yield name, module
+
+
+def _target(name: str, shapes: list[tuple[int, ...]], fourier: str) -> Target:
+    """What the rule of a module may ask: no shape where it is called on several."""
+    ranks = {len(shape) for shape in shapes}
+    return Target(
+        name or "model",
+        shapes[0] if len(shapes) == 1 else None,
+        fourier,
+        ranks.pop() if len(ranks) == 1 else None,
+    )
 
 
 def _is_ours(module: nn.Module) -> bool:
@@ -69,38 +98,36 @@ def _is_ours(module: nn.Module) -> bool:
 
 
 def _convert(module: nn.Module, target: Target, memo: dict[int, Any]) -> nn.Module:
-    if isinstance(module, nn.Sequential) and type(module).forward in (nn.Sequential.forward, lip.Chain.forward):
-        return nn.Sequential(
-            OrderedDict((name, copy.deepcopy(child, memo)) for name, child in module.named_children())
-        )
+    touched = hooks_of(module) or is_replaced(module)
+    if is_sequence(module) and not touched:
+        # Not named_children(), which leaves out what stands here twice.
+        children = ((name, copy.deepcopy(child, memo)) for name, child in module._modules.items())
+        return nn.Sequential(OrderedDict((name, child) for name, child in children if child is not None))
     known = next((base for base in type(module).__mro__ if base in exported.registry and base is not object), None)
-    hooks = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    if known is None or hooks or not _has_our_forward(module):
+    if known is None or touched or overridden(module, known, allowed=MEASURED):
         raise TypeError(
             f"model: no rule exports {target.name} ({type(module).__name__}): register one for its type with "
-            "fastlip.exporting.exported, and remove its hooks"
+            "fastlip.exporting.exported, and remove its hooks and replaced methods"
         )
     return exported(module, target)
 
 
-def _has_our_forward(module: nn.Module) -> bool:
-    definer = next(base for base in type(module).__mro__ if "forward" in vars(base))
-    return definer in exported.registry or definer.__module__.startswith("fastlip.")
-
-
-def _input_shapes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[int, tuple[int, ...]]:
-    """The shape, without batch, of what each module of ours gets."""
-    shapes: dict[int, tuple[int, ...]] = {}
+def _input_shapes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[int, list[tuple[int, ...]]]:
+    """The shapes, without batch, of what each module of ours gets."""
+    shapes: dict[int, list[tuple[int, ...]]] = {}
 
     def note(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        shape = tuple(arguments[0].shape[1:])
-        if shapes.setdefault(id(module), shape) != shape and isinstance(module, LipschitzConv2d):
+        shape, seen = tuple(arguments[0].shape[1:]), shapes.setdefault(id(module), [])
+        if shape not in seen:
+            seen.append(shape)
+        if len(seen) > 1 and isinstance(module, LipschitzConv2d):
             raise ValueError(
-                f"model: {type(module).__name__} is called on inputs of {shapes[id(module)]} and of {shape}: "
+                f"model: {type(module).__name__} is called on inputs of {seen[0]} and of {shape}: "
                 "exported layers have one size"
             )
 
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    # Also where calls are wrapped: the layers of a chain that run fused are seen one by one.
     handles = [module.register_forward_pre_hook(note) for module in model.modules() if _is_ours(module)]
     try:
         model(torch.zeros(1, *input_shape, dtype=parameter.dtype, device=parameter.device))

@@ -28,12 +28,13 @@ def _absolute(module: lip.Abs, target: Target) -> nn.Module:
 
 @exported.register
 def _reflections(module: lip.HouseHolder, target: Target) -> nn.Module:
-    if target.input_shape is None:
+    rank = target.rank if target.input_shape is None else len(target.input_shape)
+    if rank is None:
         raise ValueError(f"input_shape=None: layer {target.name!r} (HouseHolder) needs the rank of its input")
     theta = at_least_float32(module.theta)
     table = torch.stack((theta.cos(), theta.sin(), (theta / 2).cos(), (theta / 2).sin())).to(module.theta.dtype)
     options = {"channels": module.channels, "pairing": module.pairing, "dim": module.dim}
-    return plain.freeze(plain.Reflection({"table": table}, **options, rank=1 + len(target.input_shape)))
+    return plain.freeze(plain.Reflection({"table": table}, **options, rank=1 + rank))
 
 
 @exported.register

@@ -10,11 +10,15 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Target:
-    """What a rule may ask: the layer's name, its input's shape without batch (None if unknown), ``fourier``."""
+    """What a rule may ask: the layer's name, its input's shape without batch, ``fourier``, and the shape's length.
+
+    None where they are unknown, or where the layer is called on several.
+    """
 
     name: str
     input_shape: tuple[int, ...] | None
     fourier: str = "fft"
+    rank: int | None = None
 
     def image(self, stride: tuple[int, int] = (1, 1)) -> tuple[int, int] | None:
         """(h, w) after a stride, None if unknown."""

@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from fastlip import ops
 from fastlip.nn._cache import CACHED_CONTEXTS, EvaluationCache
 from fastlip.nn._postponed import in_one_step
+from fastlip.nn._whole import WholeModule
 from fastlip.ops._op import check_backend
 from fastlip.ops._precision import autocasts, full_precision, is_ieee, widens
 
@@ -45,7 +46,7 @@ def as_it_runs(weight: Tensor) -> Tensor:
     return weight.detach().to("cpu", torch.float64)
 
 
-class LipschitzLayer(EvaluationCache):
+class LipschitzLayer(EvaluationCache, WholeModule):
     """A layer whose effective weight is a function of its parameters and perhaps of the input's resolution.
 
     A method implements ``parametrize(*context)``, differentiable, in at least float32; forward asks

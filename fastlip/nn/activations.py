@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.nn._base import at_least_float32, check_positive_int
+from fastlip.nn._whole import WholeModule
 from fastlip.ops._op import check_backend
 from fastlip.ops.maxmin import PAIRINGS
 
@@ -20,7 +21,7 @@ def _check_pairing(pairing: str) -> str:
     return pairing
 
 
-class MaxMin(nn.Module):
+class MaxMin(WholeModule):
     """Sorts pairs of channels, (a, b) -> (max, min) (Anil, Lucas, Grosse, ICML 2019). 1-Lipschitz.
 
     ``pairing="adjacent"`` pairs channels (2i, 2i+1), ``"halves"`` pairs (i, i + c // 2); an odd last channel
@@ -42,7 +43,7 @@ class MaxMin(nn.Module):
         return f"pairing={self.pairing!r}, dim={self.dim}, backend={self.backend!r}"
 
 
-class GroupSort(nn.Module):
+class GroupSort(WholeModule):
     """Sorts groups of channels in descending order (Anil, Lucas, Grosse, ICML 2019). 1-Lipschitz.
 
     ``group_size=None`` sorts all channels (FullSort), 2 is MaxMin with adjacent pairs. The channels must divide
@@ -69,7 +70,7 @@ class GroupSort(nn.Module):
         return f"group_size={self.group_size}, dim={self.dim}"
 
 
-class Abs(nn.Module):
+class Abs(WholeModule):
     """Absolute value, elementwise: 1-Lipschitz, with a gradient of absolute value 1 except at 0."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class Abs(nn.Module):
         return x.abs()
 
 
-class HouseHolder(nn.Module):
+class HouseHolder(WholeModule):
     r"""Reflects pairs of channels that lie on one side of a learnable line (Singla, Singla, Feizi, ICLR 2022).
 
     .. math:: (a, b) \mapsto (a, b) \text{ if } a \sin(\theta/2) \ge b \cos(\theta/2), \text{ else }

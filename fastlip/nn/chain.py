@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fastlip import ops
+from fastlip._calls import is_untouched
 from fastlip.nn._conv import KernelConv2d
 from fastlip.nn._orthogonal import OrthogonalConv2d, PerFrequencyConv2d
 from fastlip.nn._residual import ResidualConv2d
@@ -16,6 +17,10 @@ from fastlip.ops._padding import same_pads
 from fastlip.ops.conv_chain import OP as CONV_CHAIN
 
 _FUSED_BACKENDS = ("auto", "native")
+# The forward that each kind is fused for, as this package wrote it.
+_FORWARDS = {
+    kind: kind.forward for kind in (nn.Conv2d, KernelConv2d, ResidualConv2d, OrthogonalConv2d, SOCConv2d, MaxMin)
+}
 
 
 class Chain(nn.Sequential):
@@ -24,9 +29,11 @@ class Chain(nn.Sequential):
     Recognises ``torch.nn.Conv2d`` and the fastlip layers with one kernel (AOL, BCOP, ...) at stride 1, with one
     group and padding that keeps the image's size, the residual layers (SLL, CPL), and in evaluation the layers
     applied per frequency (Cayley, LOT, circular SOC), each followed by :class:`MaxMin` over the channels.
-    Everything else runs module by module; so does a pair with a hook, with ``backend="reference"``, or where no
-    kernel runs the chain (another device or dtype, autocast). Results are those of ``Sequential`` to rounding, in
-    channels-last memory format after a fused pair.
+    Everything else runs module by module; so does a pair whose call anything has touched (a hook, also one of all
+    modules, a ``forward`` or another method replaced on the instance, a parametrization, a subclass of another
+    package with methods of its own), with ``backend="reference"``, or where no kernel runs the chain (another device
+    or dtype, autocast). Results are those of ``Sequential`` to rounding, in channels-last memory format after a
+    fused pair.
 
     ``fastlip.fuse`` makes every ``torch.nn.Sequential`` of a model a Chain, and ``fastlip.unfuse`` undoes it.
     """
@@ -36,6 +43,8 @@ class Chain(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """The modules of the sequence, one after the other."""
+        if isinstance(x, fx.Proxy):
+            return super().forward(x)
         modules: list[Any] = list(self)
         position = 0
         while position < len(modules):
@@ -87,11 +96,10 @@ def _is_activation(module: Any) -> bool:
 
 
 def _is_fusable(module: Any, kinds: tuple[type, ...]) -> bool:
-    """Whether the module is of these kinds, with their own forward, no hooks, and not bound to another backend."""
-    if not any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds):
+    """Whether the module is of these kinds, its call is theirs and untouched, and no other backend is asked for."""
+    if getattr(module, "backend", "auto") not in _FUSED_BACKENDS:
         return False
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return not any(hooks) and getattr(module, "backend", "auto") in _FUSED_BACKENDS
+    return any(isinstance(module, kind) and is_untouched(module, kind, _FORWARDS[kind]) for kind in kinds)
 
 
 def _keeps_size(convolution: nn.Conv2d | KernelConv2d) -> bool:

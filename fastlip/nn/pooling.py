@@ -6,12 +6,13 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastlip.nn._conv import Pair, make_pair
+from fastlip.nn._whole import WholeModule
 
 
-class _DisjointPool2d(nn.Module):
+class _DisjointPool2d(WholeModule):
     """Windows of kernel_size at a stride of kernel_size; as in torch.nn, an incomplete last window is dropped."""
 
     def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None):

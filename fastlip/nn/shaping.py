@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastlip import ops
 from fastlip.nn._base import check_positive_int
+from fastlip.nn._whole import WholeModule
 from fastlip.ops._op import check_backend
 
 
-class ZeroChannelPad(nn.Module):
+class ZeroChannelPad(WholeModule):
     """Appends channels of zeros up to ``channels``: (n, c, ...) -> (n, channels, ...). An isometry."""
 
     def __init__(self, channels: int):
@@ -29,7 +30,7 @@ class ZeroChannelPad(nn.Module):
         return f"{self.channels}"
 
 
-class FirstChannels(nn.Module):
+class FirstChannels(WholeModule):
     """Keeps the first ``channels`` channels: (n, c, ...) -> (n, channels, ...). A projection."""
 
     def __init__(self, channels: int):
@@ -47,7 +48,7 @@ class FirstChannels(nn.Module):
         return f"{self.channels}"
 
 
-class PixelUnshuffle(nn.Module):
+class PixelUnshuffle(WholeModule):
     """Space to depth, (n, c, h, w) -> (n, c f^2, ceil(h/f), ceil(w/f)). An isometry.
 
     As ``torch.nn.PixelUnshuffle``, but a size that the factor does not divide is padded with zeros at its end.

@@ -1,0 +1,104 @@
+"""Whether calling a module runs what its class says, and nothing else: hooks, wrapped and overridden methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import fx, nn
+from torch.nn.modules import module as torch_module
+from torch.nn.utils.prune import BasePruningMethod
+
+# As they were when this package was imported: tools that watch or move models replace them, on the class too.
+_CALL, _CALL_IMPL, _WRAPPED = nn.Module.__call__, nn.Module._call_impl, nn.Module._wrapped_call_impl
+_CONVOLVE = {kind: (kind.forward, kind._conv_forward) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
+# Methods through which a call of a layer goes; an attribute of that name on the instance takes their place.
+_METHODS = (
+    *("forward", "_call_impl", "_wrapped_call_impl", "_conv_forward", "convolve", "check_input"),
+    *("effective", "parametrize", "factors", "derive", "torus_for", "torus", "apply_spectrum", "context"),
+)
+# What a subclass may define without changing what a call computes.
+_HARMLESS = frozenset(
+    {"__init__", "__doc__", "__module__", "__qualname__", "__annotations__", "__annotate__", "__annotate_func__"}
+    | {"__annotations_cache__", "__static_attributes__", "__firstlineno__", "__dict__", "__weakref__", "__slots__"}
+    | {"__repr__", "__constants__", "__getstate__", "__deepcopy__", "__parameters__", "__orig_bases__"}
+    | {"reset_parameters", "make_parameters", "extra_repr", "options", "fixed", "padding_modes", "lipschitz_bound"}
+)
+
+
+def hooks_of(module: nn.Module) -> list[Any]:
+    """The hooks of a module's forward, its own and those of every module, that may change what it computes.
+
+    Those of ``torch.nn.utils`` that only recompute a weight are left out: the weight is read after they ran.
+    """
+    everywhere = torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks
+    stores = module._forward_hooks, module._forward_pre_hooks, *everywhere
+    return [hook for store in stores for hook in store.values() if not _recomputes_weight(hook)]
+
+
+def _recomputes_weight(hook: Any) -> bool:
+    kind = type(hook)
+    if isinstance(hook, BasePruningMethod):
+        return kind.__module__ == "torch.nn.utils.prune"
+    return kind.__module__.startswith("torch.nn.utils.") and kind.__name__ in ("WeightNorm", "SpectralNorm")
+
+
+def is_replaced(module: nn.Module) -> bool:
+    """Whether a method of the module's call was replaced on the instance, or ``__call__`` by its class.
+
+    ``module.compile()`` does not count: it computes the same.
+    """
+    kind, own = type(module), module.__dict__
+    if isinstance(module, fx.GraphModule):  # its call only adds the generated code to errors
+        return any(name in own and hasattr(kind, name) for name in _METHODS)
+    if kind.__call__ is not _CALL or kind._call_impl is not _CALL_IMPL or kind._wrapped_call_impl is not _WRAPPED:
+        return True
+    return any(name in own and hasattr(kind, name) for name in _METHODS)
+
+
+def overridden(module: nn.Module, known: type, allowed: Iterable[str] = ()) -> list[str]:
+    """What classes of other packages, derived from ``known``, replace of the methods that it computes with."""
+    order = type(module).__mro__
+    below = order[: order.index(known)]
+    names = {name for base in below if not _is_of_this_package(base) for name in vars(base)}
+    replaced = {
+        name for name in names - _HARMLESS if hasattr(known, name) or name in ("__getattr__", "_conv_forward")
+    }
+    return sorted(replaced.difference(allowed))
+
+
+def is_untouched(module: nn.Module, kind: type[nn.Module], forward: Any) -> bool:
+    """Whether a call of the module is ``forward``, that of its kind, on its own parameters: it may run fused.
+
+    False with a hook of any sort, with a parametrization or another child, if it is compiled, and for a subclass of
+    another package that defines more than its construction: what that does is its own.
+    """
+    cls, own = type(module), module.__dict__
+    if cls.forward is not forward or is_replaced(module) or own.get("_compiled_call_impl") is not None:
+        return False
+    if _is_watched(module) or module._modules:
+        return False
+    if _is_of_this_package(cls):
+        return True
+    if kind in _CONVOLVE and (forward, getattr(cls, "_conv_forward", None)) != _CONVOLVE[kind]:
+        return False
+    if cls is kind:
+        return True
+    names = [set(vars(base)) for base in cls.__mro__[: cls.__mro__.index(kind)] if not _is_of_this_package(base)]
+    return all(defined <= _HARMLESS - {"make_parameters", "lipschitz_bound"} for defined in names)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether any hook would run with the module's call, or with its backward."""
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return True
+    return bool(
+        torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )
+
+
+def _is_of_this_package(kind: type) -> bool:
+    return kind.__module__.startswith("fastlip.")
