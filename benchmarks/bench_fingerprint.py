@@ -8,6 +8,7 @@ its batch.
 import statistics
 import sys
 import time
+from typing import Any
 
 import click
 import torch
@@ -39,7 +40,7 @@ def main(methods: tuple[str, ...], size: str, batches: tuple[int, ...], rounds: 
     sys.exit(too_slow)
 
 
-def network(method: str, size: str) -> nn.Module:
+def network(method: str, size: str) -> Any:
     torch.manual_seed(0)
     return fastlip.fuse(fastlip.models.lip_conv_net(method, size=size)).eval()
 
