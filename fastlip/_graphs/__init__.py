@@ -1,7 +1,8 @@
 """Modules that branch, for the audit: their forward as ``torch.fx`` traces it, cut where a single value is left.
 
-Children are not traced but called, so that each is audited by itself. Between two cuts lies a :class:`Branch`, whose
-Lipschitz bound follows its graph: a sum adds the bounds of its terms, a concatenation takes the root of their
+A batch of samples is followed beside it: shapes are known, the number of samples stays open. Children are not traced
+but called, so that each is audited by itself. Between two cuts lies a :class:`Branch`, whose Lipschitz bound follows
+its graph: a sum adds the bounds of its terms, a concatenation takes the root of their
 squares, a constant factor multiplies, and what only moves entries is counted entry by entry.
 """
 
