@@ -143,7 +143,7 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     weights, scales, between, masks = _split(rest, ctx.counts)
     counts = len(weights), len(weights), len(scales)
     needs_x, *others = asked(ctx)
-    needs_weights, needs_biases, needs_scales, _ = _split(others, counts)
+    needs_weights, needs_biases, needs_scales = _split(others, counts)[:3]
     # A kernel's gradient costs as much as that of its input: frozen kernels, as of a network under attack, have none.
     needs_kernels = [any(needs) for needs in zip(needs_weights, *[needs_scales] * bool(scales), strict=True)]
     options = needs_x, needs_kernels, list(needs_biases), *ctx.options

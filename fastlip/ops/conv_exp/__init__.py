@@ -152,8 +152,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]
 
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     x, kernel, *sums = ctx.saved_tensors
-    _, needs_kernel, *needs = asked(ctx)
-    x, needs_bias = x if needs_kernel else None, any(needs)
+    needs = asked(ctx)
+    x, needs_bias = x if needs[1] else None, any(needs[2:])
     x_bar, kernel_bar, bias_bar = _backward.outputs(gradient, x, kernel, sums, needs_bias, *ctx.options)
     return x_bar, None if x is None else kernel_bar, bias_bar if needs_bias else None, *[None] * 6
 
