@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastlip._bounds import Bound, bound_module
 from fastlip._evaluation import bar, check_batch, check_eps, check_model, full_precision, prepare
 from fastlip._graphs import Branch
 from fastlip._labels import multiclass
 from fastlip._plain import FirstEntries
+from fastlip._rounding import FOLLOWERS, Rounded, check_model_name
 from fastlip.auditing import Audit, LayerBound, audit, chain
 from fastlip.nn._base import LipschitzLinear, as_it_runs
 from fastlip.nn._conv import LipschitzConv2d
@@ -34,7 +34,8 @@ class Certificate:
     ``radii`` (n,): certified L2 radii, 0 for misclassified samples; ``margins`` (n,):
     f_y - max_{j != y} f_j as computed, negative for misclassified samples; ``labels`` and ``predictions`` (n,);
     ``lipschitz``: the audited bound L of the network that divides the margins; ``rounding``: the largest bound of
-    the forward's error in L2 norm; ``audit``: every layer's bound; ``class_radii`` (n, c), if asked for: how far
+    the forward's error in L2 norm, and ``rounding_model`` which bound it is, ``"worst-case"`` or
+    ``"probabilistic"``; ``audit``: every layer's bound; ``class_radii`` (n, c), if asked for: how far
     each image may be moved with f_y still above f_j, 0 where it is not, inf at j = y.
     """
 
@@ -49,6 +50,7 @@ class Certificate:
     rounding: float
     n: int
     audit: Audit = field(repr=False)
+    rounding_model: str = "worst-case"
     class_radii: Tensor | None = field(default=None, repr=False)
 
     def curve(self, eps: Sequence[float] | Tensor) -> Tensor:
@@ -65,6 +67,7 @@ class Certificate:
             "joint_cra": {str(eps): share for eps, share in self.joint_cra.items()},
             "lipschitz": self.lipschitz,
             "rounding": self.rounding,
+            "rounding_model": self.rounding_model,
             "n": self.n,
             "radii": self.radii.tolist(),
             "margins": self.margins.tolist(),
@@ -77,7 +80,7 @@ class Certificate:
             joint = self.joint_cra[eps]
             lines.append(f"certified at {eps:.4g}: {share:.2%}  (by margin / (sqrt 2 L) alone: {joint:.2%})")
         lines.append(f"Lipschitz constant at most {self.lipschitz:.9g} (audited; radii are divided by it)")
-        lines.append(f"error of the forward at most {self.rounding:.3g} (taken off the margins)")
+        lines.append(f"error of the forward at most {self.rounding:.3g} ({self.rounding_model}; taken off the margins)")
         return "\n".join(lines)
 
 
@@ -91,21 +94,28 @@ def certify(
     dtype: torch.dtype | None = None,
     per_class: bool = False,
     progress: bool = False,
+    rounding: str = "worst-case",
 ) -> Certificate:
     r"""Certified robust accuracy (CRA) of a classifier on the batches (images, labels) of a loader.
 
-    .. math:: r_j(x) = \frac{\max(0,\; f_y - f_j - 2 \sqrt 2\, e)}{\min(\sqrt 2\, L,\; L_{body} \|w_y - w_j\|)},
+    .. math:: r_j(x) = \frac{\max(0,\; f_y - f_j - 2 \sqrt 2\, e)}
+                            {\min(\sqrt 2\, L,\; L_{body} \|w_y - w_j\|) + \sqrt 2\, g},
               \qquad r(x) = \min_{j \ne y} r_j(x)
 
     L is the audited bound of the model (:func:`fastlip.audit`), never 1 on faith. The second slope is there
     where the model ends in a linear layer with rows w_j (then perhaps its first outputs only): L_body is the
     bound of what comes before. r_j is the radius within which class j cannot overtake the label y.
 
-    e is a bound of the L2 error of the computed outputs: the root of the sum over layers of the squares of
-    u sqrt(n) L_l |x_l| times the bounds of the layers behind, u being the unit roundoff, n the number of roundings
-    behind an output and x_l the layer's input for this image. It holds for independent roundings (Higham and Mary
-    2019); with ``dtype=torch.float64`` even the worst case, sums instead of roots, is negligible. It is subtracted
-    twice, for the sample and for a perturbed image. TF32 and autocast are off meanwhile.
+    The certificate holds for the network as it runs, in floating-point numbers, for the image and for every
+    perturbed one. e bounds the L2 error of the computed outputs for the image, and e + g r for what is at a distance
+    of r; g is of the size of a few thousand roundings. Both come from a worst-case bound of each layer's own error
+    (whatever the order in which it sums, with or without fused multiply-adds, with numbers below the normal range
+    flushed to zero or not), from the size of its inputs and hidden values, times the bounds of the layers behind.
+    ``rounding="probabilistic"`` takes u sqrt(n) L_l |x_l| for a layer's error, u being the unit roundoff, n the
+    number of roundings behind an output and x_l the layer's input, and the root of the sum of squares: it holds for
+    independent roundings with high probability (Higham and Mary 2019), and can fail by far where they are not, where
+    hidden values are large, or below the normal range. With ``dtype=torch.float64`` the worst case is negligible.
+    TF32 and autocast are off meanwhile.
 
     Args:
         model: in eval mode. Parameters in 16 bits are raised to float32 in a copy, which is what is certified.
@@ -117,6 +127,7 @@ def certify(
             model's own.
         per_class: keeps r_j for every sample and class, (n, c) float64, as ``class_radii``.
         progress: shows a bar.
+        rounding: ``"worst-case"`` or ``"probabilistic"``: which bound of rounding errors comes off the margins.
 
     Returns:
         A :class:`Certificate`.
@@ -124,13 +135,14 @@ def certify(
     Raises:
         TypeError: modules that the audit does not understand, all named.
         ValueError: a model in training mode, NaN or Inf in parameters, images or outputs (naming batch and layer),
-            labels out of range, an empty loader, a negative eps, another dtype.
+            labels out of range, an empty loader, a negative eps, another dtype, another name of rounding.
     """
     check_model(model, dtype)
     check_eps(eps)
+    check_model_name(rounding)
     model, parameter = prepare(model, device, dtype)
     with full_precision(parameter.device.type), torch.no_grad():
-        outcome, found = _run(model, parameter, bar(loader, "certify", progress), input_shape, per_class)
+        outcome, found = _run(model, parameter, bar(loader, "certify", progress), input_shape, per_class, rounding)
     correct = outcome["margin"] > 0
     radii, joint = (torch.where(correct, outcome[name], 0.0) for name in ("radius", "joint"))
     return Certificate(
@@ -145,6 +157,7 @@ def certify(
         rounding=outcome["error"].amax().item(),
         n=len(radii),
         audit=found,
+        rounding_model=rounding,
         class_radii=outcome.get("class_radii"),
     )
 
@@ -155,6 +168,7 @@ def _run(
     loader: Iterable[Any],
     input_shape: tuple[int, ...] | None,
     per_class: bool,
+    rounding: str,
 ) -> tuple[dict[str, Tensor], Audit]:
     links = chain(model)
     found, slopes = None, torch.empty(0)
@@ -168,7 +182,7 @@ def _run(
         if found is None:
             found = audit(model, input_shape)
             slopes = _slopes(links, found).to(parameter.device)
-        outputs, error = _forward(index, links, found, images.to(parameter))
+        outputs, error = _forward(index, links, found, images.to(parameter), rounding)
         logits, true = multiclass(outputs, labels.to(outputs.device))
         measured = _measure(logits.double(), true, error, found, slopes)
         if not per_class:
@@ -180,71 +194,65 @@ def _run(
     return {name: torch.cat(values) for name, values in parts.items()}, found
 
 
-def _forward(index: int, links: list[tuple[str, nn.Module]], found: Audit, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The outputs, and for each sample a bound of their error in L2 norm."""
-    error = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    return _follow(index, links, found.layers, x, error)
+def _forward(
+    index: int, links: list[tuple[str, nn.Module]], found: Audit, x: Tensor, rounding: str
+) -> tuple[Tensor, Rounded]:
+    """The outputs, and bounds of their errors for each sample."""
+    follower = FOLLOWERS[rounding](len(x), x.device)
+    y, state = _follow(index, links, found.layers, x, follower, follower.start)
+    return y, follower.finish(state)
 
 
 def _follow(
-    index: int, links: list[tuple[str, nn.Module]], rows: Sequence[LayerBound], x: Tensor, error: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The outputs of links, and their errors if those of x are given."""
-    unit = torch.finfo(x.dtype).eps / 2
+    index: int, links: list[tuple[str, nn.Module]], rows: Sequence[LayerBound], x: Tensor, follower: Any, state: Any
+) -> tuple[Tensor, Any]:
+    """The outputs of links, and the state of their errors if that of x is given."""
     for (name, module), row in zip(links, rows, strict=True):
         if isinstance(module, Branch):
-            y, error = _follow_branch(index, module, row, x, error)
+            y, state = _follow_branch(index, module, row, x, follower, state)
         else:
             y = module(x)
-            error = error * row.bound
-            if row.roundings:
-                error = torch.hypot(error, unit * _own_rounding(row, x, y))
+            state = follower.link(module, row, x, y, state)
         if not y.isfinite().all():
             raise ValueError(
                 f"NaN or Inf in the outputs of batch {index}, first in layer {name!r} ({type(module).__name__})"
             )
         x = y
-    return x, error
+    return x, state
 
 
-def _follow_branch(index: int, branch: Branch, row: LayerBound, x: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    unit = torch.finfo(x.dtype).eps / 2
+def _follow_branch(
+    index: int, branch: Branch, row: LayerBound, x: Tensor, follower: Any, state: Any
+) -> tuple[Tensor, Any]:
     rows = list(row.parts)
 
-    def call(node: Any, value: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    def call(node: Any, value: Tensor, size: Any) -> tuple[Tensor, Any]:
         links = branch.links[node]
         own, rows[: len(links)] = rows[: len(links)], []
-        return _follow(index, links, own, value, size)
+        return _follow(index, links, own, value, follower, size)
 
-    return branch.propagate(x, error, call, bound_module, lambda x, y, found: unit * _own_rounding(found, x, y))
-
-
-def _own_rounding(found: Bound | LayerBound, x: Tensor, y: Tensor) -> Tensor:
-    # The norms are of the computed x and y, which are off by the error itself at most.
-    return found.roundings * _norms(x) + found.constant + 2 * _norms(y)
+    return branch.propagate(x, state, call, follower.measure, follower.node)
 
 
-def _norms(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
-
-
-def _measure(logits: Tensor, true: Tensor, error: Tensor, found: Audit, slopes: Tensor) -> dict[str, Tensor]:
+def _measure(logits: Tensor, true: Tensor, error: Rounded, found: Audit, slopes: Tensor) -> dict[str, Tensor]:
     """Margins, and radii before misclassified samples are struck out."""
     gaps = logits.masked_fill(~true, 0).sum(1, keepdim=True) - logits  # (n, c): f_y - f_j
     gaps = gaps.masked_fill(true, math.inf)
-    certain = gaps - 2 * _SQRT2 * error[:, None]
+    certain = gaps - _SQRT2 * (error.error + error.near)[:, None]
+    growth = _SQRT2 * error.growth[:, None]
     labels = true.long().argmax(1)
     # A constant function has infinite radii: gaps over the smallest positive number say so.
     tiny, largest = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).max
-    class_radii = certain / slopes[labels].clamp_min(tiny)
+    class_radii = torch.minimum(certain / (slopes[labels] + growth).clamp_min(tiny), error.reach[:, None])
+    joint = certain.amin(1) / (_SQRT2 * found.bound + growth[:, 0]).clamp_min(tiny)
     return {
         "margin": gaps.amin(1),
-        "joint": (certain.amin(1) / max(_SQRT2 * found.bound, tiny)).clamp(0, largest),
+        "joint": torch.minimum(joint, error.reach).clamp(0, largest),
         "radius": class_radii.amin(1).clamp(0, largest),
-        "class_radii": class_radii.clamp_min(0),
+        "class_radii": class_radii.clamp_min(0).masked_fill(true, math.inf),
         "label": labels,
         "prediction": logits.argmax(1),
-        "error": error,
+        "error": error.near,
     }
 
 

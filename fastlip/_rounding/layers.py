@@ -1,0 +1,294 @@
+"""Worst-case rounding errors of the layers of fastlip, and of the modules that export makes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastlip import _plain as plain
+from fastlip import nn as lip
+from fastlip._plain.weighted import PlainConvolution
+from fastlip._rounding.rules import (
+    Shape,
+    average,
+    convolution,
+    dense,
+    in_double,
+    moves,
+    norm_of,
+    reflection,
+    register,
+    transposed,
+)
+from fastlip._rounding.terms import Rounding, Unit, after, norms_of, spectral_product, sum_of_products, underflow
+from fastlip.nn._base import MatrixLinear
+from fastlip.nn._conv import KernelConv2d
+from fastlip.nn._orthogonal import OrthogonalConv2d, largest_singular_value
+from fastlip.nn._residual import ResidualConv2d, ResidualLinear
+from fastlip.nn._skew import norm_bound
+from fastlip.ops._padding import same_pads
+from fastlip.ops.conv_exp.truncation import taylor
+from fastlip.ops.spectral_conv import costs, kernel_spectrum, per_frequency
+
+
+@register(MatrixLinear)
+def _matrix(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    return dense(unit, layer.effective()[0], layer.bias, output_shape)
+
+
+@register(KernelConv2d)
+def _kernel(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    (kernel,) = layer.effective()
+    direct = convolution(unit, kernel, layer.bias, layer.groups, layer.stride, output_shape)
+    if not may_run_by_spectrum(layer):
+        return direct
+    image = input_shape[-2], input_shape[-1]
+    torus = costs.torus_of(image, layer.pads, layer.padding_mode)
+    bias = norm_of(layer.bias, math.prod(output_shape[1:]))
+    return direct.worse(by_spectrum(unit, kernel, torus, math.prod(output_shape), bias))
+
+
+def may_run_by_spectrum(layer: Any) -> bool:
+    """Whether evaluation may apply the kernel by its spectrum, for some batch size."""
+    geometry = layer.stride == (1, 1) and layer.kernel_size != (1, 1) and layer.groups == 1
+    return geometry and layer.pads == same_pads(layer.kernel_size, layer.dilation)
+
+
+def by_spectrum(unit: Unit, kernel: Tensor, torus: tuple[int, int], outputs: int, bias: float = 0.0) -> Rounding:
+    """The error of a convolution by its spectrum, whose matrices have at most sqrt(taps) times the kernel's norm."""
+    kernel = in_double(kernel)
+    taps = math.prod(kernel.shape[2:])
+    norms = norms_of(kernel.flatten(1)[None], taps)
+    norm = min(math.sqrt(taps) * norms.spectral, norms.absolute)
+    return spectral_product(unit, norm, (kernel.shape[1], kernel.shape[0]), torus, outputs, bias)
+
+
+@register(OrthogonalConv2d)
+def _per_frequency(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    height, width = (-(-side // step) for side, step in zip(input_shape[-2:], layer.stride, strict=True))
+    torus = layer.torus(height, width)
+    (Q,) = layer.effective(*torus)
+    if not torus:
+        return convolution(unit, Q, layer.bias, layer.groups, (1, 1), output_shape)
+    ports = Q.shape[2], Q.shape[1] // layer.groups
+    bias = norm_of(layer.bias, math.prod(output_shape[1:]))
+    norm = largest_singular_value(Q.unflatten(1, (layer.groups, -1)))
+    return spectral_product(unit, norm, ports, (torus[0], torus[1]), math.prod(output_shape), bias)
+
+
+@register(ResidualLinear)
+def _residual_dense(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    (scale,) = layer.effective()
+    return residual_matrix(unit, layer.kernel, layer.bias, scale, output_shape)
+
+
+def residual_matrix(unit: Unit, kernel: Tensor, bias: Tensor | None, scale: Tensor, output_shape: Shape) -> Rounding:
+    """The error of x - W^T diag(scale) relu(W x + b) for a matrix W."""
+    first, second = in_double(kernel), in_double(scale)[:, None] * in_double(kernel)
+    repeats = math.prod(output_shape[:-1])
+    hidden = norm_of(bias, repeats)
+    rows, columns = first.shape
+    norms = norms_of(first[None]), norms_of(second.T[None])
+    inner = sum_of_products(unit, norms[0], columns, 1, rows * repeats, hidden)
+    outer = sum_of_products(unit, norms[1], rows, 1, columns * repeats)
+    return _difference(unit, inner, outer, norms[0].spectral, norms[1].spectral, hidden, rows, columns * repeats)
+
+
+def _difference(
+    unit: Unit, inner: Rounding, outer: Rounding, first: float, second: float, hidden: float, count: int, outputs: int
+) -> Rounding:
+    """The error of x - W_2 h behind those of h = relu(W x + b), |h| <= first |x| + hidden, and of W_2 h.
+
+    x may be the first summand of W_2 h, of ``count`` products. W_2 = W^T diag(scale) is rounded itself, or the scale
+    is applied later: one more rounding of each product, which :func:`sum_of_products` has.
+    """
+    both = after(unit, inner, second, outer, first, hidden)
+    size = 1 + second * first
+    own = Rounding(unit.gamma(count + 2) + 2 * unit.u * size, 2 * unit.u * second * hidden)
+    return both.plus(own).plus(underflow(unit, 2, outputs))
+
+
+@register(ResidualConv2d)
+def _residual_images(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    image = tuple(-(-side // step) for side, step in zip(input_shape[-2:], layer.stride, strict=True))
+    (scale,) = layer.effective(*layer.context(image))
+    size = (image[0], image[1])
+    torus = None
+    if layer.groups == 1 and layer.kernel_size != (1, 1):
+        torus = costs.torus_of(size, layer.pads, layer.padding_mode)
+    return residual_kernel(unit, layer.kernel, layer.bias, scale, layer.groups, size, torus)
+
+
+def residual_kernel(
+    unit: Unit,
+    kernel: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    groups: int,
+    image: tuple[int, int],
+    torus: tuple[int, int] | None,
+) -> Rounding:
+    """The error of x - W^T diag(scale) relu(W x + b) for a convolution W of images, by its spectrum if there is one."""
+    first = in_double(kernel)
+    second = in_double(scale)[:, None, None, None] * first
+    pixels, taps = math.prod(image), math.prod(first.shape[2:])
+    rows, columns = first.shape[0], groups * first.shape[1]
+    hidden = norm_of(bias, pixels)
+    inner = convolution(unit, first, bias, groups, (1, 1), (rows, *image))
+    outer = transposed(unit, second, None, groups, (columns, *image))
+    if torus is not None:
+        inner = inner.worse(by_spectrum(unit, first, torus, rows * pixels, hidden))
+        adjoint = second.transpose(0, 1)
+        outer = outer.worse(by_spectrum(unit, adjoint, torus, columns * pixels))
+    sizes = [_operator_norm(weight, groups) for weight in (first, second)]
+    count = rows // groups * taps
+    return _difference(unit, inner, outer, sizes[0], sizes[1], hidden, count, columns * pixels)
+
+
+def _operator_norm(kernel: Tensor, groups: int) -> float:
+    """A bound of the norm of a convolution at stride 1, for images of any size, and of its adjoint."""
+    taps = math.prod(kernel.shape[2:])
+    ways = []
+    for matrices in (kernel.unflatten(0, (groups, -1)), kernel.unflatten(0, (groups, -1)).transpose(1, 2)):
+        norms = norms_of(matrices.flatten(2), taps)
+        ways += [math.sqrt(taps) * norms.spectral, norms.absolute]
+    return min(ways)
+
+
+@register(lip.SOCConv2d)
+def _exponential(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    height, width = (-(-side // step) for side, step in zip(input_shape[-2:], layer.stride, strict=True))
+    bias = norm_of(layer.bias, math.prod(output_shape[1:]))
+    if layer.kernel_size == (1, 1):
+        return convolution(unit, layer.effective()[0], layer.bias, layer.groups, (1, 1), output_shape)
+    if layer.exponential == "spectral":
+        (Q,) = layer.effective(height, width)
+        norm = largest_singular_value(Q.unflatten(1, (layer.groups, -1)))
+        ports = Q.shape[2], Q.shape[1] // layer.groups
+        numbers = layer.width * height * width
+        return spectral_product(unit, norm, ports, (height, width), numbers, bias)
+    (kernel,) = layer.effective()
+    terms, gain = layer.eval_terms, layer.gain(layer.eval_terms)
+    torus = costs.torus_of((height, width), layer.pads, layer.padding_mode) if layer.groups == 1 else None
+    error = series(unit, kernel, layer.groups, terms, gain, (height, width), torus, bias)
+    error = error.plus(Rounding(4 * unit.u * gain * 2))  # a polynomial of lower degree, up to four roundings
+    if layer.padding_mode == "circular":
+        error = error.worse(_kept_series(layer, unit, kernel, (height, width), bias))
+    return error
+
+
+def series(
+    unit: Unit,
+    kernel: Tensor,
+    groups: int,
+    terms: int,
+    gain: float,
+    image: tuple[int, int],
+    torus: tuple[int, int] | None,
+    bias: float,
+) -> Rounding:
+    r"""The error of gain sum_t K^t x / t! + b, by Horner's rule or by powers: that of one K, times p'(\|K\|).
+
+    Its coefficients are those of the exponential, or up to a few roundings on the spectrum of K those of a polynomial
+    of lower degree: twice the bound has room for that.
+    """
+    width = groups * kernel.shape[1]
+    outputs = width * math.prod(image)
+    once = convolution(unit, kernel, None, groups, (1, 1), (width, *image))
+    if torus is not None:
+        once = once.worse(by_spectrum(unit, kernel, torus, outputs))
+    norm = _operator_norm(in_double(kernel), groups)
+    grouped = in_double(kernel).unflatten(0, (groups, -1))
+    if torch.equal(grouped, -grouped.transpose(1, 2).flip(3, 4)):
+        norm = min(norm, norm_bound(grouped).amax().item())
+    values = taylor(terms)
+    size = sum(value * norm**t for t, value in enumerate(values))
+    slope = sum(t * value * norm ** (t - 1) for t, value in enumerate(values) if t)
+    # The kernel times a ratio of coefficients is rounded: one more rounding of each product.
+    factor = 2 * max(gain, 1.0)
+    rounded = once.relative + unit.u * min(norm * math.sqrt(kernel.shape[1]), norms_of(in_double(kernel).flatten(1)[None]).frobenius)
+    own = Rounding(
+        factor * (slope * rounded + unit.gamma(4 * terms) * size),
+        factor * slope * once.constant + 4 * unit.u * bias,
+        largest=once.largest / max(size, 1.0),
+    )
+    return own.plus(underflow(unit, terms, outputs).times(size))
+
+
+def _kept_series(layer: Any, unit: Unit, kernel: Tensor, torus: tuple[int, int], bias: float) -> Rounding:
+    """The error where the series is one matrix per frequency: that of the matrices is measured."""
+    height, width = torus
+    K = kernel_spectrum(in_double(kernel), torus, layer.dilation)
+    gain = layer.gain(layer.eval_terms)
+
+    def exact(matrices: Tensor) -> Tensor:
+        grouped = matrices.unflatten(1, (layer.groups, -1)).flatten(0, 1)
+        total = torch.eye(grouped.shape[-1], dtype=grouped.dtype).expand_as(grouped)
+        for t in range(layer.eval_terms, 0, -1):
+            total = torch.eye(grouped.shape[-1], dtype=grouped.dtype) + grouped @ total / t
+        return (gain * total).view_as(matrices)
+
+    wanted = per_frequency(exact, K, torus)
+    (Q,) = layer.parametrize(height, width)
+    found = Q.detach().to("cpu", torch.complex128)
+    off = torch.linalg.matrix_norm((found - wanted).unflatten(1, (layer.groups, -1))).amax().item()
+    norm = largest_singular_value(found.unflatten(1, (layer.groups, -1)))
+    ports = found.shape[2], found.shape[1] // layer.groups
+    numbers = layer.width * height * width
+    return spectral_product(unit, norm, ports, torus, numbers, bias).plus(Rounding(2 * off))
+
+
+@register(lip.ScaledAvgPool2d, plain.ScaledPool)
+def _scaled_pool(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    return average(unit, math.prod(module.kernel_size), value, math.prod(output_shape))
+
+
+@register(lip.L2NormPool2d, plain.NormPool)
+def _norm_pool(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    # Squares below the normal range vanish: n of them are sqrt(n tiny) behind the root.
+    length, outputs = math.prod(module.kernel_size), math.prod(output_shape)
+    lost = math.sqrt(4 * length * unit.tiny * outputs)
+    return Rounding(unit.gamma(length + 4), lost, largest=math.sqrt(unit.largest) / 1024)
+
+
+@register(plain.SortPairs, plain.SortGroups, plain.Absolute, plain.FirstEntries)
+@register(plain.PadChannels, plain.PadGroups, plain.Patches)
+def _plain_moves(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    return moves(math.prod(output_shape), unit)
+
+
+register(plain.Reflection)(reflection)
+
+
+@register(plain.Convolution)
+def _plain_convolution(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    return convolution(unit, module.weight, module.bias, module.groups, module.stride, output_shape)
+
+
+@register(plain.ResidualConvolution)
+def _plain_residual(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    image = input_shape[-2], input_shape[-1]
+    return residual_kernel(unit, module.kernel, module.bias, module.scale, module.groups, image, None)
+
+
+@register(plain.ResidualDense)
+def _plain_dense(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    return residual_matrix(unit, module.kernel, module.bias, module.scale, output_shape)
+
+
+@register(plain.Exponential)
+def _plain_series(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    image = input_shape[-2], input_shape[-1]
+    bias = norm_of(module.bias, math.prod(output_shape[1:]))
+    return series(unit, module.kernel, module.groups, module.terms, module.gain, image, None, bias)
+
+
+@register(plain.SpectralConvolution)
+def _plain_spectral(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    ports = module.spectrum.shape[3], module.spectrum.shape[2]
+    bias = norm_of(module.bias, math.prod(output_shape[1:]))
+    return spectral_product(unit, value, ports, module.torus, math.prod(output_shape), bias)
