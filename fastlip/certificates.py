@@ -14,7 +14,7 @@ from fastlip._evaluation import bar, check_batch, check_eps, check_model, full_p
 from fastlip._graphs import Branch
 from fastlip._labels import multiclass
 from fastlip._plain import FirstEntries
-from fastlip._rounding import FOLLOWERS, Rounded, check_model_name
+from fastlip._rounding import FOLLOWERS, Rounded, check_model_name, norms
 from fastlip.auditing import Audit, LayerBound, audit, chain
 from fastlip.nn._base import LipschitzLinear, as_it_runs
 from fastlip.nn._conv import LipschitzConv2d
@@ -34,7 +34,7 @@ class Certificate:
     ``radii`` (n,): certified L2 radii, 0 for misclassified samples; ``margins`` (n,):
     f_y - max_{j != y} f_j as computed, negative for misclassified samples; ``labels`` and ``predictions`` (n,);
     ``lipschitz``: the audited bound L of the network that divides the margins; ``rounding``: the largest bound of
-    the forward's error in L2 norm, and ``rounding_model`` which bound it is, ``"worst-case"`` or
+    the forward's error in L2 norm, for an image and what lies within its radius, and ``rounding_model`` which bound it is, ``"worst-case"`` or
     ``"probabilistic"``; ``audit``: every layer's bound; ``class_radii`` (n, c), if asked for: how far
     each image may be moved with f_y still above f_j, 0 where it is not, inf at j = y.
     """
@@ -211,8 +211,9 @@ def _follow(
         if isinstance(module, Branch):
             y, state = _follow_branch(index, module, row, x, follower, state)
         else:
+            size, dtype = norms(x), x.dtype  # before a module that works in place
             y = module(x)
-            state = follower.link(module, row, x, y, state)
+            state = follower.link(module, row, size, dtype, y, state)
         if not y.isfinite().all():
             raise ValueError(
                 f"NaN or Inf in the outputs of batch {index}, first in layer {name!r} ({type(module).__name__})"
@@ -245,14 +246,15 @@ def _measure(logits: Tensor, true: Tensor, error: Rounded, found: Audit, slopes:
     tiny, largest = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).max
     class_radii = torch.minimum(certain / (slopes[labels] + growth).clamp_min(tiny), error.reach[:, None])
     joint = certain.amin(1) / (_SQRT2 * found.bound + growth[:, 0]).clamp_min(tiny)
+    radius = class_radii.amin(1).clamp(0, largest)
     return {
         "margin": gaps.amin(1),
         "joint": torch.minimum(joint, error.reach).clamp(0, largest),
-        "radius": class_radii.amin(1).clamp(0, largest),
+        "radius": radius,
         "class_radii": class_radii.clamp_min(0).masked_fill(true, math.inf),
         "label": labels,
         "prediction": logits.argmax(1),
-        "error": error.near,
+        "error": error.near + error.growth * radius,
     }
 
 

@@ -1,7 +1,7 @@
 """Bounds of rounding errors: of each module in the worst case, and of a network, for an image and those near it."""
 
-from fastlip._rounding.following import FOLLOWERS, MODELS, Rounded, check_model_name
+from fastlip._rounding.following import FOLLOWERS, MODELS, Rounded, check_model_name, norms
 from fastlip._rounding.rules import worst_case
 from fastlip._rounding.terms import Rounding, Unit
 
-__all__ = ["FOLLOWERS", "MODELS", "Rounded", "Rounding", "Unit", "check_model_name", "worst_case"]
+__all__ = ["FOLLOWERS", "MODELS", "Rounded", "Rounding", "Unit", "check_model_name", "norms", "worst_case"]

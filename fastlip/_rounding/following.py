@@ -58,13 +58,15 @@ class WorstCase:
         self.reach = torch.full((samples,), math.inf, dtype=torch.float64, device=device)
         self.rules: dict[tuple[int, Unit], Rounding] = {}
 
-    def link(self, module: nn.Module, row: Any, x: Tensor, y: Tensor, state: Tensor) -> Tensor:
-        """The state behind a module of the chain: row is its bound."""
-        unit = Unit.of(x.dtype, y.dtype)
+    def link(
+        self, module: nn.Module, row: Any, size: Tensor, dtype: torch.dtype, y: Tensor, state: Tensor
+    ) -> Tensor:
+        """The state behind a module of the chain: row is its bound; the norm and dtype of its input."""
+        unit = Unit.of(dtype, y.dtype)
         key = id(row), unit
         if key not in self.rules:
             self.rules[key] = worst_case(module, row, row.input_shape, row.output_shape, unit)
-        return self._add(self.rules[key], row.bound, state, row.bound * state, norms(x), norms(y))
+        return self._add(self.rules[key], row.bound, state, row.bound * state, size, norms(y))
 
     def measure(self, module: nn.Module, input_shape: Any, output_shape: Any) -> Measured:
         """What :meth:`node` reads of the module form of a function."""
@@ -131,14 +133,16 @@ class Probabilistic:
 
     measure = staticmethod(bound_module)
 
-    def link(self, module: nn.Module, row: Any, x: Tensor, y: Tensor, state: Tensor) -> Tensor:
+    def link(
+        self, module: nn.Module, row: Any, size: Tensor, dtype: torch.dtype, y: Tensor, state: Tensor
+    ) -> Tensor:
         """The error behind a module of the chain: row is its bound."""
         state = state * row.bound
-        return state if row.roundings == 0 else torch.hypot(state, _independent(row, row.bound, x, y))
+        return state if row.roundings == 0 else torch.hypot(state, _independent(row, row.bound, size, dtype, y))
 
     def node(self, found: Any, x: Tensor, y: Tensor, before: list[Tensor], state: Tensor) -> Tensor:
         """The error behind a function of a graph."""
-        return torch.hypot(state, _independent(found, found.value, x, y))
+        return torch.hypot(state, _independent(found, found.value, norms(x), x.dtype, y))
 
     def finish(self, state: Tensor) -> Rounded:
         """The same error is assumed for the image and for those near it."""
@@ -148,13 +152,13 @@ class Probabilistic:
 FOLLOWERS: dict[str, Callable[..., Any]] = {"worst-case": WorstCase, "probabilistic": Probabilistic}
 
 
-def _independent(found: Any, value: float, x: Tensor, y: Tensor) -> Tensor:
+def _independent(found: Any, value: float, size: Tensor, dtype: torch.dtype, y: Tensor) -> Tensor:
     # The norms are of the computed x and y, which are off by the error itself at most.
     roundings = found.roundings
     if roundings is None:
-        roundings = 4 * value * math.sqrt(x[0].numel())
-    unit = torch.finfo(x.dtype).eps / 2
-    return unit * (roundings * norms(x) + found.constant + 2 * norms(y))
+        roundings = 4 * value * math.sqrt(math.prod(found.input_shape) if hasattr(found, "input_shape") else y[0].numel())
+    unit = torch.finfo(dtype).eps / 2
+    return unit * (roundings * size + found.constant + 2 * norms(y))
 
 
 def norms(x: Tensor) -> Tensor:

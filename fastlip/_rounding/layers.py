@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,17 +21,18 @@ from fastlip._rounding.rules import (
     norm_of,
     reflection,
     register,
-    transposed,
 )
 from fastlip._rounding.terms import Rounding, Unit, after, norms_of, spectral_product, sum_of_products, underflow
 from fastlip.nn._base import MatrixLinear
 from fastlip.nn._conv import KernelConv2d
 from fastlip.nn._orthogonal import OrthogonalConv2d, largest_singular_value
 from fastlip.nn._residual import ResidualConv2d, ResidualLinear
-from fastlip.nn._skew import norm_bound
+from fastlip.nn._skew import norm_on
 from fastlip.ops._padding import same_pads
 from fastlip.ops.conv_exp.truncation import taylor
 from fastlip.ops.spectral_conv import costs, kernel_spectrum, per_frequency
+
+_ENLARGED = 1 + 1e-6  # norms, by the rounding of their computation in double precision
 
 
 @register(MatrixLinear)
@@ -43,10 +43,12 @@ def _matrix(layer: Any, input_shape: Shape, output_shape: Shape, value: float, u
 @register(KernelConv2d)
 def _kernel(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     (kernel,) = layer.effective()
-    direct = convolution(unit, kernel, layer.bias, layer.groups, layer.stride, output_shape)
+    image = (input_shape[-2], input_shape[-1])
+    padded = image if layer.padding_mode == "zeros" else None
+    options = layer.bias, layer.groups, layer.stride, output_shape, layer.dilation, padded
+    direct = convolution(unit, kernel, *options)
     if not may_run_by_spectrum(layer):
         return direct
-    image = input_shape[-2], input_shape[-1]
     torus = costs.torus_of(image, layer.pads, layer.padding_mode)
     bias = norm_of(layer.bias, math.prod(output_shape[1:]))
     return direct.worse(by_spectrum(unit, kernel, torus, math.prod(output_shape), bias))
@@ -63,7 +65,7 @@ def by_spectrum(unit: Unit, kernel: Tensor, torus: tuple[int, int], outputs: int
     kernel = in_double(kernel)
     taps = math.prod(kernel.shape[2:])
     norms = norms_of(kernel.flatten(1)[None], taps)
-    norm = min(math.sqrt(taps) * norms.spectral, norms.absolute)
+    norm = min(math.sqrt(taps) * norms.spectral, norms.by_taps, norms.absolute)
     return spectral_product(unit, norm, (kernel.shape[1], kernel.shape[0]), torus, outputs, bias)
 
 
@@ -117,10 +119,8 @@ def _residual_images(layer: Any, input_shape: Shape, output_shape: Shape, value:
     image = tuple(-(-side // step) for side, step in zip(input_shape[-2:], layer.stride, strict=True))
     (scale,) = layer.effective(*layer.context(image))
     size = (image[0], image[1])
-    torus = None
-    if layer.groups == 1 and layer.kernel_size != (1, 1):
-        torus = costs.torus_of(size, layer.pads, layer.padding_mode)
-    return residual_kernel(unit, layer.kernel, layer.bias, scale, layer.groups, size, torus)
+    by_kernel = layer.kernel, layer.bias, scale, layer.groups, size, layer.dilation, layer.padding_mode
+    return residual_kernel(unit, *by_kernel, spectral=layer.groups == 1)
 
 
 def residual_kernel(
@@ -130,33 +130,42 @@ def residual_kernel(
     scale: Tensor,
     groups: int,
     image: tuple[int, int],
-    torus: tuple[int, int] | None,
+    dilation: tuple[int, int],
+    padding_mode: str,
+    spectral: bool,
 ) -> Rounding:
-    """The error of x - W^T diag(scale) relu(W x + b) for a convolution W of images, by its spectrum if there is one."""
+    """The error of x - W^T diag(scale) relu(W x + b) for a convolution W of images; spectral: perhaps by its spectrum."""
     first = in_double(kernel)
     second = in_double(scale)[:, None, None, None] * first
     pixels, taps = math.prod(image), math.prod(first.shape[2:])
     rows, columns = first.shape[0], groups * first.shape[1]
     hidden = norm_of(bias, pixels)
-    inner = convolution(unit, first, bias, groups, (1, 1), (rows, *image))
-    outer = transposed(unit, second, None, groups, (columns, *image))
-    if torus is not None:
+    padded = image if padding_mode == "zeros" else None
+    adjoint = second.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    inner = convolution(unit, first, bias, groups, (1, 1), (rows, *image), dilation, padded)
+    outer = convolution(unit, adjoint, None, groups, (1, 1), (columns, *image), dilation, padded)
+    if spectral and taps > 1:
+        torus = costs.torus_of(image, same_pads(tuple(first.shape[2:]), dilation), padding_mode)
         inner = inner.worse(by_spectrum(unit, first, torus, rows * pixels, hidden))
-        adjoint = second.transpose(0, 1)
         outer = outer.worse(by_spectrum(unit, adjoint, torus, columns * pixels))
-    sizes = [_operator_norm(weight, groups) for weight in (first, second)]
+    sizes = [operator_norm(weight, groups, image, dilation, padding_mode) for weight in (first, second)]
     count = rows // groups * taps
     return _difference(unit, inner, outer, sizes[0], sizes[1], hidden, count, columns * pixels)
 
 
-def _operator_norm(kernel: Tensor, groups: int) -> float:
-    """A bound of the norm of a convolution at stride 1, for images of any size, and of its adjoint."""
-    taps = math.prod(kernel.shape[2:])
-    ways = []
-    for matrices in (kernel.unflatten(0, (groups, -1)), kernel.unflatten(0, (groups, -1)).transpose(1, 2)):
-        norms = norms_of(matrices.flatten(2), taps)
-        ways += [math.sqrt(taps) * norms.spectral, norms.absolute]
-    return min(ways)
+def operator_norm(
+    kernel: Tensor, groups: int, image: tuple[int, int], dilation: tuple[int, int], padding_mode: str
+) -> float:
+    """A bound of the norm of a "same" convolution at stride 1 on such images, and of its adjoint."""
+    largest = kernel.abs().amax().item() if kernel.numel() else 0.0
+    if largest == 0:
+        return 0.0
+    reach = (0, 0)
+    if padding_mode == "zeros":
+        reach = tuple(d * (k - 1) for d, k in zip(dilation, kernel.shape[2:], strict=True))
+    torus = image[0] + reach[0], image[1] + reach[1]
+    scaled = (kernel / largest).unflatten(0, (groups, -1))
+    return largest * norm_on(torus, scaled, dilation).item() * _ENLARGED
 
 
 @register(lip.SOCConv2d)
@@ -173,8 +182,8 @@ def _exponential(layer: Any, input_shape: Shape, output_shape: Shape, value: flo
         return spectral_product(unit, norm, ports, (height, width), numbers, bias)
     (kernel,) = layer.effective()
     terms, gain = layer.eval_terms, layer.gain(layer.eval_terms)
-    torus = costs.torus_of((height, width), layer.pads, layer.padding_mode) if layer.groups == 1 else None
-    error = series(unit, kernel, layer.groups, terms, gain, (height, width), torus, bias)
+    by_kernel = kernel, layer.groups, (height, width), layer.dilation, layer.padding_mode
+    error = series(unit, *by_kernel, terms, gain, bias, spectral=layer.groups == 1)
     error = error.plus(Rounding(4 * unit.u * gain * 2))  # a polynomial of lower degree, up to four roundings
     if layer.padding_mode == "circular":
         error = error.worse(_kept_series(layer, unit, kernel, (height, width), bias))
@@ -185,11 +194,13 @@ def series(
     unit: Unit,
     kernel: Tensor,
     groups: int,
+    image: tuple[int, int],
+    dilation: tuple[int, int],
+    padding_mode: str,
     terms: int,
     gain: float,
-    image: tuple[int, int],
-    torus: tuple[int, int] | None,
     bias: float,
+    spectral: bool,
 ) -> Rounding:
     r"""The error of gain sum_t K^t x / t! + b, by Horner's rule or by powers: that of one K, times p'(\|K\|).
 
@@ -198,22 +209,22 @@ def series(
     """
     width = groups * kernel.shape[1]
     outputs = width * math.prod(image)
-    once = convolution(unit, kernel, None, groups, (1, 1), (width, *image))
-    if torus is not None:
+    padded = image if padding_mode == "zeros" else None
+    once = convolution(unit, kernel, None, groups, (1, 1), (width, *image), dilation, padded)
+    if spectral:
+        torus = costs.torus_of(image, same_pads(tuple(kernel.shape[2:]), dilation), padding_mode)
         once = once.worse(by_spectrum(unit, kernel, torus, outputs))
-    norm = _operator_norm(in_double(kernel), groups)
-    grouped = in_double(kernel).unflatten(0, (groups, -1))
-    if torch.equal(grouped, -grouped.transpose(1, 2).flip(3, 4)):
-        norm = min(norm, norm_bound(grouped).amax().item())
+    norm = operator_norm(in_double(kernel), groups, image, dilation, padding_mode)
     values = taylor(terms)
     size = sum(value * norm**t for t, value in enumerate(values))
     slope = sum(t * value * norm ** (t - 1) for t, value in enumerate(values) if t)
-    # The kernel times a ratio of coefficients is rounded: one more rounding of each product.
     factor = 2 * max(gain, 1.0)
-    rounded = once.relative + unit.u * min(norm * math.sqrt(kernel.shape[1]), norms_of(in_double(kernel).flatten(1)[None]).frobenius)
+    # The kernel times a ratio of coefficients is rounded: one more rounding of each product.
+    moduli = norms_of(in_double(kernel).flatten(1).unflatten(0, (groups, -1)), math.prod(kernel.shape[2:])).absolute
+    rounded = once.relative + unit.u * moduli
     own = Rounding(
         factor * (slope * rounded + unit.gamma(4 * terms) * size),
-        factor * slope * once.constant + 4 * unit.u * bias,
+        factor * slope * once.constant + once.sums * bias,
         largest=once.largest / max(size, 1.0),
     )
     return own.plus(underflow(unit, terms, outputs).times(size))
@@ -272,7 +283,8 @@ def _plain_convolution(module: Any, input_shape: Shape, output_shape: Shape, val
 @register(plain.ResidualConvolution)
 def _plain_residual(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     image = input_shape[-2], input_shape[-1]
-    return residual_kernel(unit, module.kernel, module.bias, module.scale, module.groups, image, None)
+    by_kernel = module.kernel, module.bias, module.scale, module.groups, image, module.dilation, module.padding_mode
+    return residual_kernel(unit, *by_kernel, spectral=False)
 
 
 @register(plain.ResidualDense)
@@ -284,7 +296,8 @@ def _plain_dense(module: Any, input_shape: Shape, output_shape: Shape, value: fl
 def _plain_series(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     image = input_shape[-2], input_shape[-1]
     bias = norm_of(module.bias, math.prod(output_shape[1:]))
-    return series(unit, module.kernel, module.groups, module.terms, module.gain, image, None, bias)
+    by_kernel = module.kernel, module.groups, image, module.dilation, module.padding_mode
+    return series(unit, *by_kernel, module.terms, module.gain, bias, spectral=False)
 
 
 @register(plain.SpectralConvolution)

@@ -153,23 +153,37 @@ def dense(unit: Unit, weight: Tensor, bias: Tensor | None, output_shape: Shape) 
 
 @register(nn.Conv1d, nn.Conv2d)
 def _convolution(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    error = convolution(unit, module.weight, module.bias, module.groups, module.stride, output_shape)
+    repeats = module.padding_mode != "zeros"
+    image = None if repeats else input_shape[1:]
+    options = module.bias, module.groups, module.stride, output_shape, module.dilation, image
+    error = convolution(unit, module.weight, *options)
     if module.padding_mode in ("reflect", "replicate"):
-        image, _, pads, _ = bounds._geometry(module, input_shape)
-        error = error.times(bounds._duplication(image, pads, module.padding_mode)[0])
+        geometry = bounds._geometry(module, input_shape)
+        error = error.times(bounds._duplication(geometry[0], geometry[2], module.padding_mode)[0])
     return error
 
 
 def convolution(
-    unit: Unit, weight: Tensor, bias: Tensor | None, groups: int, stride: tuple[int, ...], output_shape: Shape
+    unit: Unit,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    stride: tuple[int, ...],
+    output_shape: Shape,
+    dilation: tuple[int, ...] = (1, 1),
+    image: Shape | None = None,
 ) -> Rounding:
-    """The error of W * x + b for a kernel (outputs, inputs of a group, ...)."""
+    """The error of W * x + b for a kernel (outputs, inputs of a group, ...); image: the size of x, if zeros pad it."""
     kernel, pixels = in_double(weight), math.prod(output_shape[1:])
-    taps = math.prod(kernel.shape[2:])
-    windows = math.prod(-(-k // s) for k, s in zip(kernel.shape[2:], stride, strict=True))
+    sides = kernel.shape[2:]
+    taps, windows = math.prod(sides), math.prod(-(-k // s) for k, s in zip(sides, stride, strict=True))
     norms = norms_of(kernel.flatten(1).unflatten(0, (groups, -1)), taps)
+    if image is not None:  # of taps on the padding nothing is rounded
+        met = [min(k, -(-side // d)) for k, d, side in zip(sides, dilation, image, strict=True)]
+        taps = math.prod(met)
+        windows = min(windows, math.prod(min(k, out) for k, out in zip(sides, output_shape[1:], strict=True)))
     count, outputs = kernel.shape[1] * taps, math.prod(output_shape)
-    return sum_of_products(unit, norms, count, min(windows, max(pixels, 1)), outputs, norm_of(bias, pixels))
+    return sum_of_products(unit, norms, count, windows, outputs, norm_of(bias, pixels))
 
 
 @register(nn.ConvTranspose2d, lip.AOCConvTranspose2d)

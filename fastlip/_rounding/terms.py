@@ -77,9 +77,11 @@ def underflow(unit: Unit, count: float, outputs: int, size: float = 1.0) -> Roun
 
 
 class Norms(NamedTuple):
-    """Of a batch of matrices: the largest spectral and Frobenius norm, and a bound of the norm of the moduli."""
+    """Of a batch of matrices: the largest spectral norm, the sum of those of its taps, the largest Frobenius norm, and
+    a bound of the norm of the convolution by the moduli."""
 
     spectral: float
+    by_taps: float
     frobenius: float
     absolute: float
     largest: float
@@ -91,18 +93,28 @@ def norms_of(matrices: Tensor, taps: int = 1) -> Norms:
     absolute bounds the norm of the convolution by the moduli, by its largest row and column sum (Schur).
     """
     if not matrices.numel():
-        return Norms(0.0, 0.0, 0.0, 0.0)
+        return Norms(0.0, 0.0, 0.0, 0.0, 0.0)
     largest = matrices.abs().amax().item()
     scaled = matrices / largest if largest > 0 else matrices
-    wide = scaled.shape[-1] > scaled.shape[-2]
-    gram = scaled @ scaled.mT if wide else scaled.mT @ scaled
-    spectral = torch.linalg.eigvalsh(gram).amax().clamp_min(0).sqrt().item()
-    spectral *= 1 + _SLACK  # its largest entry is 1: eigenvalues are relatively accurate
+    spectral = _spectral(scaled).amax().item()
+    by_taps = spectral
+    if taps > 1:
+        by_taps = _spectral(scaled.unflatten(2, (-1, taps)).movedim(3, 1)).sum(1).amax().item()
     frobenius = torch.linalg.matrix_norm(scaled).amax().item()
     moduli = scaled.abs()
     columns = moduli.sum(1).unflatten(1, (-1, taps)).sum(2).amax().item()
     absolute = math.sqrt(moduli.sum(2).amax().item() * columns)
-    return Norms(*(largest * value for value in (min(spectral, frobenius), frobenius, absolute, 1.0)))
+    return Norms(*(largest * value for value in (spectral, by_taps, frobenius, absolute, 1.0)))
+
+
+def _spectral(matrices: Tensor) -> Tensor:
+    """Upper bounds of the spectral norms of a batch of matrices with entries of size at most 1."""
+    wide = matrices.shape[-1] > matrices.shape[-2]
+    gram = matrices @ matrices.mT if wide else matrices.mT @ matrices
+    found = torch.linalg.eigvalsh(gram).amax(-1).clamp_min(0)
+    # Eigenvalues are accurate relative to the largest, whose root need not be.
+    rounding = sum(matrices.shape[-2:]) * torch.finfo(torch.float64).eps
+    return (found * (1 + rounding)).sqrt() * (1 + _SLACK)
 
 
 def sum_of_products(
@@ -113,7 +125,7 @@ def sum_of_products(
     In the k-th addition every output gets a rounding error of at most u times its partial sum. Partial sums are parts
     of W's columns times parts of x: at each pixel their norm is at most \|W\|_2 that of the patch, and patches
     together have at most the square root of ``windows`` times the norm of x, windows being how many of them meet a
-    pixel. Products that are rounded before they are added err by u \|\,|W|\,\|. If every output has an order of its
+    pixel; or all of it has at most the sum of the norms of W's taps. Products that are rounded before they are added err by u \|\,|W|\,\|. If every output has an order of its
     own, its error is at most gamma_n |W| |x| (Higham, *Accuracy and Stability of Numerical Algorithms*, 2002, chapter
     3), which is taken where it is smaller. Fused multiply-adds only leave roundings out.
 
@@ -126,7 +138,8 @@ def sum_of_products(
         bias: the norm of b, repeated for all pixels. It may be the first summand.
     """
     spread = math.sqrt(windows)
-    ordered = unit.gamma(count + 2) * spread * norms.spectral + unit.u * min(spread * norms.frobenius, norms.absolute)
+    partial = min(spread * norms.spectral, norms.by_taps)
+    ordered = unit.gamma(count + 2) * partial + unit.u * min(spread * norms.frobenius, norms.absolute)
     relative = min(ordered, unit.gamma(count + 3) * norms.absolute)
     sums = unit.gamma(count + 2)
     limit = unit.largest / 1024 / max(1.0, spread * norms.spectral)
