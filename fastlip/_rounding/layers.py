@@ -22,7 +22,7 @@ from fastlip._rounding.rules import (
     reflection,
     register,
 )
-from fastlip._rounding.terms import Rounding, Unit, after, norms_of, spectral_product, sum_of_products, underflow
+from fastlip._rounding.terms import Rounding, Unit, after, direct_roundings, norms_of, spectral_product, sum_of_products, underflow
 from fastlip.nn._base import MatrixLinear
 from fastlip.nn._conv import KernelConv2d
 from fastlip.nn._orthogonal import OrthogonalConv2d, largest_singular_value
@@ -32,7 +32,7 @@ from fastlip.ops._padding import same_pads
 from fastlip.ops.conv_exp.truncation import taylor
 from fastlip.ops.spectral_conv import costs, kernel_spectrum, per_frequency
 
-_ENLARGED = 1 + 1e-6  # norms, by the rounding of their computation in double precision
+_ENLARGED = 1 + 1e-3  # norms, by the rounding of their computation in single precision
 
 
 @register(MatrixLinear)
@@ -164,7 +164,7 @@ def operator_norm(
     if padding_mode == "zeros":
         reach = tuple(d * (k - 1) for d, k in zip(dilation, kernel.shape[2:], strict=True))
     torus = image[0] + reach[0], image[1] + reach[1]
-    scaled = (kernel / largest).unflatten(0, (groups, -1))
+    scaled = (kernel / largest).float().unflatten(0, (groups, -1))
     return largest * norm_on(torus, scaled, dilation).item() * _ENLARGED
 
 
@@ -304,4 +304,4 @@ def _plain_series(module: Any, input_shape: Shape, output_shape: Shape, value: f
 def _plain_spectral(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     ports = module.spectrum.shape[3], module.spectrum.shape[2]
     bias = norm_of(module.bias, math.prod(output_shape[1:]))
-    return spectral_product(unit, value, ports, module.torus, math.prod(output_shape), bias)
+    return spectral_product(unit, value, ports, module.torus, math.prod(output_shape), bias, direct_roundings)

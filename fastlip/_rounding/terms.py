@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 _LARGEST_SHARE = 0.5  # of 1, that n roundings may make up: beyond, nothing is certain
 _PER_OPERATION = 4.0  # numbers below the normal range that an operation may lose: operands, product and sum
+_BUTTERFLY = 7.0  # roundings of a step of a fast Fourier transform
 _SLACK = 1e-6  # covers the rounding of these bounds themselves, which are computed in double precision
 
 
@@ -148,23 +150,55 @@ def sum_of_products(
 
 
 def transform_roundings(side: int) -> float:
-    """Roundings of a Fourier transform of this length, relative to its norm sqrt(side).
+    """Roundings of a fast Fourier transform of this length, relative to its norm sqrt(side).
 
-    Sums of 2 n real products for each part, the rounding of the products, and that of a table of cosines, of which
-    both have entries of at most 1 and so a norm of at most sqrt(2 n) sqrt(n); 4 for telling two real signals apart.
-    Fast transforms have fewer.
+    7 for each factor 2, which is one step of butterflies (Higham 2002, theorem 24.2, with a table that is rounded
+    once: 1 + 4 sqrt(2)); other factors by :func:`_direct`, one by one or all at once, and a step of twiddles for
+    each; 8 for telling two real signals apart.
+    """
+    twos, rest = 0, side
+    while rest % 2 == 0 and rest:
+        twos, rest = twos + 1, rest // 2
+    odd, factors, factor = rest, [], 3
+    while rest > 1:
+        factor = factor if factor * factor <= rest else rest
+        if rest % factor:
+            factor += 2
+        else:
+            factors.append(factor)
+            rest //= factor
+    together = _direct(odd) + _BUTTERFLY if odd > 1 else 0.0
+    one_by_one = sum(_direct(factor) + _BUTTERFLY for factor in factors)
+    return _BUTTERFLY * twos + max(together, one_by_one) + 8
+
+
+def direct_roundings(side: int) -> float:
+    """Roundings of a Fourier transform of this length by its definition, or by a fast one."""
+    return max(_direct(side) + 8, transform_roundings(side))
+
+
+def _direct(side: int) -> float:
+    """Sums of 2 n real products for each part, the rounding of the products, and that of a table of cosines.
+
+    Both have entries of at most 1, and so a norm of at most sqrt(2 n) sqrt(n).
     """
     return 2 * side + 3 * math.sqrt(2 * side) + 4
 
 
 def spectral_product(
-    unit: Unit, norm: float, ports: tuple[int, int], torus: tuple[int, int], outputs: int, bias: float = 0.0
+    unit: Unit,
+    norm: float,
+    ports: tuple[int, int],
+    torus: tuple[int, int],
+    outputs: int,
+    bias: float = 0.0,
+    transform: Callable[[int], float] = transform_roundings,
 ) -> Rounding:
     """The error of IDFT(Q_k DFT(x)_k) + b: (inputs, outputs) of a group, and the largest norm of the Q_k."""
     smallest = math.sqrt(min(ports))
     # Sums over channels, the rounding of their products, that of Q itself, and the bias.
     products = 2 * ports[0] + 2 * math.sqrt(2) * smallest + smallest + 8
-    count = 2 * (transform_roundings(torus[0]) + transform_roundings(torus[1])) + products
+    count = 2 * (transform(torus[0]) + transform(torus[1])) + products
     limit = unit.largest / 1024 / max(1.0, norm) / math.prod(torus)
     own = Rounding(unit.gamma(count) * norm, 4 * unit.u * bias, sums=4 * unit.u, largest=limit)
     numbers = max(outputs, ports[0] * math.prod(torus), ports[1] * math.prod(torus))
