@@ -14,7 +14,7 @@ from fastlip._evaluation import bar, check_batch, check_eps, check_model, full_p
 from fastlip._graphs import Branch
 from fastlip._labels import multiclass
 from fastlip._plain import FirstEntries
-from fastlip._rounding import FOLLOWERS, Rounded, check_model_name, norms
+from fastlip._rounding import EXACT, FOLLOWERS, Rounded, check_model_name, exact_twin, norms
 from fastlip.auditing import Audit, LayerBound, audit, chain
 from fastlip.nn._base import LipschitzLinear, as_it_runs
 from fastlip.nn._conv import LipschitzConv2d
@@ -171,6 +171,8 @@ def _run(
     rounding: str,
 ) -> tuple[dict[str, Tensor], Audit]:
     links = chain(model)
+    twin = exact_twin(model, links) if rounding == "worst-case" else None
+    twins = None if twin is None else chain(twin)
     found, slopes = None, torch.empty(0)
     parts: dict[str, list[Tensor]] = {}
     for index, batch in enumerate(loader):
@@ -184,7 +186,8 @@ def _run(
             slopes = _slopes(links, found).to(parameter.device)
         outputs, error = _forward(index, links, found, images.to(parameter), rounding)
         logits, true = multiclass(outputs, labels.to(outputs.device))
-        measured = _measure(logits.double(), true, error, found, slopes)
+        exact = None if twins is None else multiclass(_evaluate(twins, images.to(outputs.device)), labels.to(outputs.device))[0]
+        measured = _measure(logits.double(), exact, true, error, found, slopes)
         if not per_class:
             del measured["class_radii"]
         for name, value in measured.items():
@@ -201,6 +204,14 @@ def _forward(
     follower = FOLLOWERS[rounding](len(x), x.device)
     y, state = _follow(index, links, found.layers, x, follower, follower.start)
     return y, follower.finish(state)
+
+
+def _evaluate(links: list[tuple[str, nn.Module]], images: Tensor) -> Tensor:
+    """The outputs of a network in float64."""
+    x = images.double()
+    for _, module in links:
+        x = module(x)
+    return x
 
 
 def _follow(
@@ -235,15 +246,24 @@ def _follow_branch(
     return branch.propagate(x, state, call, follower.measure, follower.node)
 
 
-def _measure(logits: Tensor, true: Tensor, error: Rounded, found: Audit, slopes: Tensor) -> dict[str, Tensor]:
-    """Margins, and radii before misclassified samples are struck out."""
-    gaps = logits.masked_fill(~true, 0).sum(1, keepdim=True) - logits  # (n, c): f_y - f_j
-    gaps = gaps.masked_fill(true, math.inf)
+def _gaps(logits: Tensor, true: Tensor) -> Tensor:
+    """(n, c): f_y - f_j, inf at j = y."""
+    gaps = logits.masked_fill(~true, 0).sum(1, keepdim=True) - logits
+    return gaps.masked_fill(true, math.inf)
+
+
+def _measure(
+    logits: Tensor, exact: Tensor | None, true: Tensor, error: Rounded, found: Audit, slopes: Tensor
+) -> dict[str, Tensor]:
+    """Margins, and radii before misclassified samples are struck out; exact: the logits without rounding, if known."""
+    gaps = _gaps(logits, true)
     certain = gaps - _SQRT2 * (error.error + error.near)[:, None]
-    growth = _SQRT2 * error.growth[:, None]
+    if exact is not None:
+        certain = torch.maximum(certain, _gaps(exact, true) - _SQRT2 * (EXACT * error.error + error.near)[:, None])
     labels = true.long().argmax(1)
     # A constant function has infinite radii: gaps over the smallest positive number say so.
     tiny, largest = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).max
+    growth = _SQRT2 * error.growth[:, None]
     class_radii = torch.minimum(certain / (slopes[labels] + growth).clamp_min(tiny), error.reach[:, None])
     joint = certain.amin(1) / (_SQRT2 * found.bound + growth[:, 0]).clamp_min(tiny)
     radius = class_radii.amin(1).clamp(0, largest)

@@ -60,6 +60,11 @@ def _from_bound(found: Any, value: float, input_shape: Shape, output_shape: Shap
     return found.roundings * depth, found.constant * depth
 
 
+def has_rule(module: nn.Module) -> bool:
+    """Whether the module's rounding is bounded by a rule for its type."""
+    return _rule_of(type(module)) is not None
+
+
 def _rule_of(kind: type) -> Callable[..., Rounding] | None:
     """The rule for a type whose forward is what the rule was written for."""
     for base in kind.__mro__:
