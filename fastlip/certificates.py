@@ -3,8 +3,9 @@ r"""Certificates: how far each image may be moved, in L2 norm, without changing 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,9 +35,9 @@ class Certificate:
     ``radii`` (n,): certified L2 radii, 0 for misclassified samples; ``margins`` (n,):
     f_y - max_{j != y} f_j as computed, negative for misclassified samples; ``labels`` and ``predictions`` (n,);
     ``lipschitz``: the audited bound L of the network that divides the margins; ``rounding``: the largest bound of
-    the forward's error in L2 norm, for an image and what lies within its radius, and ``rounding_model`` which bound it is, ``"worst-case"`` or
-    ``"probabilistic"``; ``audit``: every layer's bound; ``class_radii`` (n, c), if asked for: how far
-    each image may be moved with f_y still above f_j, 0 where it is not, inf at j = y.
+    the forward's error in L2 norm, for an image and what lies within its radius; ``rounding_model``: which bound
+    that is, ``"worst-case"`` or ``"probabilistic"``; ``audit``: every layer's bound; ``class_radii`` (n, c), if
+    asked for: how far each image may be moved with f_y still above f_j, 0 where it is not, inf at j = y.
     """
 
     accuracy: float
@@ -80,7 +81,9 @@ class Certificate:
             joint = self.joint_cra[eps]
             lines.append(f"certified at {eps:.4g}: {share:.2%}  (by margin / (sqrt 2 L) alone: {joint:.2%})")
         lines.append(f"Lipschitz constant at most {self.lipschitz:.9g} (audited; radii are divided by it)")
-        lines.append(f"error of the forward at most {self.rounding:.3g} ({self.rounding_model}; taken off the margins)")
+        lines.append(
+            f"error of the forward at most {self.rounding:.3g} ({self.rounding_model}; taken off the margins)"
+        )
         return "\n".join(lines)
 
 
@@ -115,7 +118,8 @@ def certify(
     number of roundings behind an output and x_l the layer's input, and the root of the sum of squares: it holds for
     independent roundings with high probability (Higham and Mary 2019), and can fail by far where they are not, where
     hidden values are large, or below the normal range. With ``dtype=torch.float64`` the worst case is negligible.
-    TF32 and autocast are off meanwhile.
+    Where the answer at one of ``eps`` may hang on it, the image is evaluated in float64 as well, with the same
+    effective weights, and e counts once: for the perturbed image. TF32 and autocast are off meanwhile.
 
     Args:
         model: in eval mode. Parameters in 16 bits are raised to float32 in a copy, which is what is certified.
@@ -142,7 +146,9 @@ def certify(
     check_model_name(rounding)
     model, parameter = prepare(model, device, dtype)
     with full_precision(parameter.device.type), torch.no_grad():
-        outcome, found = _run(model, parameter, bar(loader, "certify", progress), input_shape, per_class, rounding)
+        outcome, found = _run(
+            model, parameter, bar(loader, "certify", progress), input_shape, per_class, rounding, eps
+        )
     correct = outcome["margin"] > 0
     radii, joint = (torch.where(correct, outcome[name], 0.0) for name in ("radius", "joint"))
     return Certificate(
@@ -169,10 +175,12 @@ def _run(
     input_shape: tuple[int, ...] | None,
     per_class: bool,
     rounding: str,
+    eps: Sequence[float],
 ) -> tuple[dict[str, Tensor], Audit]:
     links = chain(model)
     twin = exact_twin(model, links) if rounding == "worst-case" else None
     twins = None if twin is None else chain(twin)
+    follower = partial(FOLLOWERS[rounding], rules={})
     found, slopes = None, torch.empty(0)
     parts: dict[str, list[Tensor]] = {}
     for index, batch in enumerate(loader):
@@ -184,10 +192,10 @@ def _run(
         if found is None:
             found = audit(model, input_shape)
             slopes = _slopes(links, found).to(parameter.device)
-        outputs, error = _forward(index, links, found, images.to(parameter), rounding)
+        outputs, error = _forward(index, links, found, images.to(parameter), follower)
         logits, true = multiclass(outputs, labels.to(outputs.device))
-        exact = None if twins is None else multiclass(_evaluate(twins, images.to(outputs.device)), labels.to(outputs.device))[0]
-        measured = _measure(logits.double(), exact, true, error, found, slopes)
+        exact = None if twins is None else _Exact(twins, images.to(outputs), labels.to(outputs.device))
+        measured = _measure(logits.double(), true, error, found, slopes, eps, exact)
         if not per_class:
             del measured["class_radii"]
         for name, value in measured.items():
@@ -198,20 +206,25 @@ def _run(
 
 
 def _forward(
-    index: int, links: list[tuple[str, nn.Module]], found: Audit, x: Tensor, rounding: str
+    index: int, links: list[tuple[str, nn.Module]], found: Audit, x: Tensor, follow: Callable[..., Any]
 ) -> tuple[Tensor, Rounded]:
     """The outputs, and bounds of their errors for each sample."""
-    follower = FOLLOWERS[rounding](len(x), x.device)
+    follower = follow(len(x), x.device)
     y, state = _follow(index, links, found.layers, x, follower, follower.start)
     return y, follower.finish(state)
 
 
-def _evaluate(links: list[tuple[str, nn.Module]], images: Tensor) -> Tensor:
-    """The outputs of a network in float64."""
-    x = images.double()
-    for _, module in links:
-        x = module(x)
-    return x
+class _Exact:
+    """The logits of some images of a batch without rounding, by a network in float64."""
+
+    def __init__(self, links: list[tuple[str, nn.Module]], images: Tensor, labels: Tensor):
+        self.links, self.images, self.labels = links, images, labels
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        x = self.images[rows].double()
+        for _, module in self.links:
+            x = module(x)
+        return multiclass(x, self.labels[rows])[0]
 
 
 def _follow(
@@ -252,20 +265,41 @@ def _gaps(logits: Tensor, true: Tensor) -> Tensor:
     return gaps.masked_fill(true, math.inf)
 
 
+def _is_between(certain: Tensor, hopeful: Tensor, steepness: Tensor, eps: Sequence[float]) -> Tensor:
+    """Which samples certain margins leave at or below an eps that hopeful ones exceed."""
+    low, high = ((margins / steepness).amin(1, keepdim=True) for margins in (certain, hopeful))
+    values = torch.as_tensor(list(eps), dtype=torch.float64, device=certain.device)
+    return ((low <= values) & (high > values)).any(1)
+
+
 def _measure(
-    logits: Tensor, exact: Tensor | None, true: Tensor, error: Rounded, found: Audit, slopes: Tensor
+    logits: Tensor,
+    true: Tensor,
+    error: Rounded,
+    found: Audit,
+    slopes: Tensor,
+    eps: Sequence[float],
+    exact: _Exact | None,
 ) -> dict[str, Tensor]:
-    """Margins, and radii before misclassified samples are struck out; exact: the logits without rounding, if known."""
-    gaps = _gaps(logits, true)
-    certain = gaps - _SQRT2 * (error.error + error.near)[:, None]
-    if exact is not None:
-        certain = torch.maximum(certain, _gaps(exact, true) - _SQRT2 * (EXACT * error.error + error.near)[:, None])
-    labels = true.long().argmax(1)
+    """Margins, and radii before misclassified samples are struck out."""
+    gaps, labels = _gaps(logits, true), true.long().argmax(1)
+    growth = _SQRT2 * error.growth[:, None]
     # A constant function has infinite radii: gaps over the smallest positive number say so.
     tiny, largest = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).max
-    growth = _SQRT2 * error.growth[:, None]
-    class_radii = torch.minimum(certain / (slopes[labels] + growth).clamp_min(tiny), error.reach[:, None])
-    joint = certain.amin(1) / (_SQRT2 * found.bound + growth[:, 0]).clamp_min(tiny)
+    steepness = (slopes[labels] + growth).clamp_min(tiny)
+    joint_steepness = (_SQRT2 * found.bound + growth[:, 0]).clamp_min(tiny)
+    certain = gaps - _SQRT2 * (error.error + error.near)[:, None]
+    if exact is not None:
+        hopeful = gaps + _SQRT2 * (error.error - error.near)[:, None]
+        rows = _is_between(certain, hopeful, steepness, eps) | _is_between(
+            certain, hopeful, joint_steepness[:, None], eps
+        )
+        rows &= gaps.amin(1) > 0
+        if rows.any():
+            lost = _SQRT2 * (EXACT * error.error + error.near)[rows, None]
+            certain[rows] = torch.maximum(certain[rows], _gaps(exact(rows), true[rows]) - lost)
+    class_radii = torch.minimum(certain / steepness, error.reach[:, None])
+    joint = certain.amin(1) / joint_steepness
     radius = class_radii.amin(1).clamp(0, largest)
     return {
         "margin": gaps.amin(1),

@@ -5,4 +5,15 @@ from fastlip._rounding.following import FOLLOWERS, MODELS, Rounded, check_model_
 from fastlip._rounding.rules import worst_case
 from fastlip._rounding.terms import Rounding, Unit
 
-__all__ = ["EXACT", "FOLLOWERS", "MODELS", "Rounded", "Rounding", "Unit", "check_model_name", "exact_twin", "norms", "worst_case"]
+__all__ = [
+    "EXACT",
+    "FOLLOWERS",
+    "MODELS",
+    "Rounded",
+    "Rounding",
+    "Unit",
+    "check_model_name",
+    "exact_twin",
+    "norms",
+    "worst_case",
+]

@@ -51,16 +51,14 @@ class WorstCase:
     E(z) and D are linear in the radius: their two coefficients are kept.
     """
 
-    def __init__(self, samples: int, device: torch.device):
+    def __init__(self, samples: int, device: torch.device, rules: dict[Any, Rounding]):
         # E(x); E(z) at radius 0 and for each unit of it; D likewise.
         self.start = torch.zeros(5, samples, dtype=torch.float64, device=device)
         self.start[4] = 1.0
         self.reach = torch.full((samples,), math.inf, dtype=torch.float64, device=device)
-        self.rules: dict[tuple[int, Unit], Rounding] = {}
+        self.rules = rules  # of each row of the audit: the same for all batches
 
-    def link(
-        self, module: nn.Module, row: Any, size: Tensor, dtype: torch.dtype, y: Tensor, state: Tensor
-    ) -> Tensor:
+    def link(self, module: nn.Module, row: Any, size: Tensor, dtype: torch.dtype, y: Tensor, state: Tensor) -> Tensor:
         """The state behind a module of the chain: row is its bound; the norm and dtype of its input."""
         unit = Unit.of(dtype, y.dtype)
         key = id(row), unit
@@ -128,14 +126,12 @@ class Measured(NamedTuple):
 class Probabilistic:
     """Follows errors of independent roundings, which add up in square (Higham, Mary 2019)."""
 
-    def __init__(self, samples: int, device: torch.device):
+    def __init__(self, samples: int, device: torch.device, rules: dict[Any, Rounding]):
         self.start = torch.zeros(samples, dtype=torch.float64, device=device)
 
     measure = staticmethod(bound_module)
 
-    def link(
-        self, module: nn.Module, row: Any, size: Tensor, dtype: torch.dtype, y: Tensor, state: Tensor
-    ) -> Tensor:
+    def link(self, module: nn.Module, row: Any, size: Tensor, dtype: torch.dtype, y: Tensor, state: Tensor) -> Tensor:
         """The error behind a module of the chain: row is its bound."""
         state = state * row.bound
         return state if row.roundings == 0 else torch.hypot(state, _independent(row, row.bound, size, dtype, y))
@@ -156,7 +152,9 @@ def _independent(found: Any, value: float, size: Tensor, dtype: torch.dtype, y: 
     # The norms are of the computed x and y, which are off by the error itself at most.
     roundings = found.roundings
     if roundings is None:
-        roundings = 4 * value * math.sqrt(math.prod(found.input_shape) if hasattr(found, "input_shape") else y[0].numel())
+        roundings = (
+            4 * value * math.sqrt(math.prod(found.input_shape) if hasattr(found, "input_shape") else y[0].numel())
+        )
     unit = torch.finfo(dtype).eps / 2
     return unit * (roundings * size + found.constant + 2 * norms(y))
 

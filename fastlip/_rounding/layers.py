@@ -10,7 +10,6 @@ from torch import Tensor
 
 from fastlip import _plain as plain
 from fastlip import nn as lip
-from fastlip._plain.weighted import PlainConvolution
 from fastlip._rounding.rules import (
     Shape,
     average,
@@ -22,7 +21,16 @@ from fastlip._rounding.rules import (
     reflection,
     register,
 )
-from fastlip._rounding.terms import Rounding, Unit, after, direct_roundings, norms_of, spectral_product, sum_of_products, underflow
+from fastlip._rounding.terms import (
+    Rounding,
+    Unit,
+    after,
+    direct_roundings,
+    norms_of,
+    spectral_product,
+    sum_of_products,
+    underflow,
+)
 from fastlip.nn._base import MatrixLinear
 from fastlip.nn._conv import KernelConv2d
 from fastlip.nn._orthogonal import OrthogonalConv2d, largest_singular_value
@@ -134,7 +142,7 @@ def residual_kernel(
     padding_mode: str,
     spectral: bool,
 ) -> Rounding:
-    """The error of x - W^T diag(scale) relu(W x + b) for a convolution W of images; spectral: perhaps by its spectrum."""
+    """The error of x - W^T diag(scale) relu(W x + b) for a convolution W of images; spectral: or by its spectrum."""
     first = in_double(kernel)
     second = in_double(scale)[:, None, None, None] * first
     pixels, taps = math.prod(image), math.prod(first.shape[2:])

@@ -178,7 +178,7 @@ def convolution(
     dilation: tuple[int, ...] = (1, 1),
     image: Shape | None = None,
 ) -> Rounding:
-    """The error of W * x + b for a kernel (outputs, inputs of a group, ...); image: the size of x, if zeros pad it."""
+    """The error of W * x + b for a kernel (outputs, inputs of a group, ...); image: of x, if zeros pad it."""
     kernel, pixels = in_double(weight), math.prod(output_shape[1:])
     sides = kernel.shape[2:]
     taps, windows = math.prod(sides), math.prod(-(-k // s) for k, s in zip(sides, stride, strict=True))

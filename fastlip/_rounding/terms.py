@@ -79,8 +79,10 @@ def underflow(unit: Unit, count: float, outputs: int, size: float = 1.0) -> Roun
 
 
 class Norms(NamedTuple):
-    """Of a batch of matrices: the largest spectral norm, the sum of those of its taps, the largest Frobenius norm, and
-    a bound of the norm of the convolution by the moduli."""
+    """Of a batch of matrices: the largest spectral norm, the sum of those of its taps, and the largest Frobenius norm.
+
+    ``absolute`` bounds the norm of the convolution by the moduli; ``largest`` is the largest entry.
+    """
 
     spectral: float
     by_taps: float
@@ -127,9 +129,10 @@ def sum_of_products(
     In the k-th addition every output gets a rounding error of at most u times its partial sum. Partial sums are parts
     of W's columns times parts of x: at each pixel their norm is at most \|W\|_2 that of the patch, and patches
     together have at most the square root of ``windows`` times the norm of x, windows being how many of them meet a
-    pixel; or all of it has at most the sum of the norms of W's taps. Products that are rounded before they are added err by u \|\,|W|\,\|. If every output has an order of its
-    own, its error is at most gamma_n |W| |x| (Higham, *Accuracy and Stability of Numerical Algorithms*, 2002, chapter
-    3), which is taken where it is smaller. Fused multiply-adds only leave roundings out.
+    pixel; or all of it has at most the sum of the norms of W's taps. Products that are rounded before they are added
+    err by u \|\,|W|\,\|. This holds for every order that all outputs share. If each has an order of its own, its
+    error is at most gamma_n |W| |x| (Higham, *Accuracy and Stability of Numerical Algorithms*, 2002, chapter 3), which
+    is taken where it is smaller. Fused multiply-adds only leave roundings out.
 
     Args:
         unit: of the dtype.
