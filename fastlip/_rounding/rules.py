@@ -260,5 +260,5 @@ def in_double(tensor: Tensor) -> Tensor:
 
 
 def norm_of(bias: Tensor | None, repeats: float) -> float:
-    """The norm of a bias that is repeated for so many pixels; 0 without one."""
-    return 0.0 if bias is None else in_double(bias).norm().item() * math.sqrt(repeats)
+    """The norm of a bias that is repeated for so many pixels; 0 without one, and where a function's is not known."""
+    return 0.0 if bias is None or bias.is_meta else in_double(bias).norm().item() * math.sqrt(repeats)

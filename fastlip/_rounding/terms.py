@@ -79,7 +79,7 @@ def underflow(unit: Unit, count: float, outputs: int, size: float = 1.0) -> Roun
 
 
 class Norms(NamedTuple):
-    """Of a batch of matrices: the largest spectral norm, the sum of those of its taps, and the largest Frobenius norm.
+    """Of a batch of matrices: the largest spectral norm, the sum of its taps', the largest Frobenius norm.
 
     ``absolute`` bounds the norm of the convolution by the moduli; ``largest`` is the largest entry.
     """
@@ -131,7 +131,7 @@ def sum_of_products(
     together have at most the square root of ``windows`` times the norm of x, windows being how many of them meet a
     pixel; or all of it has at most the sum of the norms of W's taps. Products that are rounded before they are added
     err by u \|\,|W|\,\|. This holds for every order that all outputs share. If each has an order of its own, its
-    error is at most gamma_n |W| |x| (Higham, *Accuracy and Stability of Numerical Algorithms*, 2002, chapter 3), which
+    error is at most gamma_n |W| |x| (Higham, *Accuracy and Stability of Numerical Algorithms*, 2002, ch. 3), which
     is taken where it is smaller. Fused multiply-adds only leave roundings out.
 
     Args:
