@@ -283,7 +283,7 @@ def test_branches_and_functions_round_less_than_certified(bias):
         y = model(x)
     found = fastlip.certify(model, [(x, y.argmax(1))])
     error = (copy.deepcopy(model).double()(x.double()) - y).norm(dim=1).amax().item()
-    assert 0 < error <= found.rounding < 1e-4 * max(1.0, bias)
+    assert 0 < error <= found.rounding < 1e-3 * max(1.0, bias)
 
 
 class Stated(nn.Module):

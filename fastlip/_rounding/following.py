@@ -64,7 +64,7 @@ class WorstCase:
         key = id(row), unit
         if key not in self.rules:
             self.rules[key] = worst_case(module, row, row.input_shape, row.output_shape, unit)
-        return self._add(self.rules[key], row.bound, state, row.bound * state, size, norms(y))
+        return self._add(self.rules[key], state, row.bound * state, size, norms(y))
 
     def measure(self, module: nn.Module, input_shape: Any, output_shape: Any) -> Measured:
         """What :meth:`node` reads of the module form of a function."""
@@ -78,13 +78,15 @@ class WorstCase:
         own = worst_case(found.module, found.bound, found.input_shape, found.output_shape, unit)
         # The bias of a function is not known here: its norm is at most |y| + value |x|.
         bias = Rounding(own.sums * found.value, output=own.sums + _SUMMANDS * unit.u)
-        return self._add(own.plus(bias), found.value, before[0], state, norms(x), norms(y))
+        # A number that is flushed to zero may have been multiplied by what sizes have grown by.
+        factor = (state[4] / before[0][4].clamp_min(unit.tiny)).amax().item()
+        lost = own.constant * (1 + factor)
+        return self._add(own.plus(bias)._replace(constant=lost), before[0], state, norms(x), norms(y))
 
-    def _add(
-        self, own: Rounding, value: float, before: Tensor, state: Tensor, sizes: Tensor, results: Tensor
-    ) -> Tensor:
+    def _add(self, own: Rounding, before: Tensor, state: Tensor, sizes: Tensor, results: Tensor) -> Tensor:
         """State, which has grown by the layer's bound, with the layer's own error added."""
-        slope = own.relative + own.output * value + own.quadratic * (3 * sizes + 1)
+        slope = own.relative + own.quadratic * (3 * sizes + 1)
+        more = slope * before[3:] + own.output * state[3:]  # of the own error, at radius 0 and for each unit of it
         error = own.relative * sizes + own.constant + own.output * results + own.quadratic * sizes * sizes
         error = error * (1 + 4 * own.output)  # the outputs near x are off as well
         self._limit(before, own.largest - sizes)
@@ -92,10 +94,10 @@ class WorstCase:
             self._limit(before, sizes + 1)
         state = state.clone()
         state[0] += error
-        state[1] += error + slope * before[3]
-        state[2] += slope * before[4]
-        state[3] += 2 * error + slope * before[3]
-        state[4] += slope * before[4]
+        state[1] += error + more[0]
+        state[2] += more[1]
+        state[3] += 2 * error + more[0]
+        state[4] += more[1]
         return state
 
     def _limit(self, state: Tensor, distance: Tensor | float) -> None:
