@@ -97,28 +97,42 @@ def _residual_dense(layer: Any, input_shape: Shape, output_shape: Shape, value: 
 
 
 def residual_matrix(unit: Unit, kernel: Tensor, bias: Tensor | None, scale: Tensor, output_shape: Shape) -> Rounding:
-    """The error of x - W^T diag(scale) relu(W x + b) for a matrix W."""
-    first, second = in_double(kernel), in_double(scale)[:, None] * in_double(kernel)
-    repeats = math.prod(output_shape[:-1])
-    hidden = norm_of(bias, repeats)
-    rows, columns = first.shape
-    norms = norms_of(first[None]), norms_of(second.T[None])
-    inner = sum_of_products(unit, norms[0], columns, 1, rows * repeats, hidden)
-    outer = sum_of_products(unit, norms[1], rows, 1, columns * repeats)
-    return _difference(unit, inner, outer, norms[0].spectral, norms[1].spectral, hidden, rows, columns * repeats)
+    """The error of x - W^T diag(scale) relu(W x + b) for a matrix W, balanced as in :func:`residual_kernel`."""
+    balanced, shift, lost = _balance(unit, kernel, bias, scale, math.prod(output_shape[:-1]), 1)
+    rows, columns = balanced.shape
+    outputs = math.prod(output_shape[:-1]) * columns
+    norms = norms_of(balanced[None])
+    inner = sum_of_products(unit, norms, columns, 1, outputs // columns * rows, shift)
+    outer = sum_of_products(unit, norms_of(balanced.T[None]), rows, 1, outputs)
+    return _difference(unit, inner, outer, norms.spectral, shift, rows, outputs).plus(lost)
+
+
+def _balance(
+    unit: Unit, kernel: Tensor, bias: Tensor | None, scale: Tensor, pixels: int, windows: int
+) -> tuple[Tensor, float, Rounding]:
+    """S W with S = diag(scale)^{1/2}, the norm of S b, and what numbers below the normal range lose beside."""
+    weight, root = in_double(kernel), in_double(scale).sqrt()
+    balanced = weight * root.view(-1, *[1] * (weight.dim() - 1))
+    shift = 0.0 if bias is None else norm_of(in_double(bias) * root, pixels)
+    size = weight.norm().item() * math.sqrt(windows)
+    count, outputs = sum(weight.shape[:2]) * windows + 4, sum(weight.shape[:2]) * pixels
+    # What S h loses is S times what h loses; scale W may be flushed, which loses tiny times h.
+    steep = max(1.0, root.amax().item() if len(root) else 0.0) * (1 + balanced.norm().item() * math.sqrt(windows))
+    flushed = underflow(unit, count, outputs)
+    lost = underflow(unit, count, outputs, weight.abs().amax().item() if weight.numel() else 0.0).times(steep)
+    return balanced, shift, lost.plus(Rounding(flushed.relative * size, flushed.relative * norm_of(bias, pixels)))
 
 
 def _difference(
-    unit: Unit, inner: Rounding, outer: Rounding, first: float, second: float, hidden: float, count: int, outputs: int
+    unit: Unit, inner: Rounding, outer: Rounding, norm: float, shift: float, count: int, outputs: int
 ) -> Rounding:
-    """The error of x - W_2 h behind those of h = relu(W x + b), |h| <= first |x| + hidden, and of W_2 h.
+    """The error of x - V^T h behind those of h = relu(V x + c), |V| = norm and |c| = shift, and of V^T h.
 
-    x may be the first summand of W_2 h, of ``count`` products. W_2 = W^T diag(scale) is rounded itself, or the scale
-    is applied later: one more rounding of each product, which :func:`sum_of_products` has.
+    x may be the first summand of V^T h, of ``count`` products. Its matrix is rounded itself, or the scale is applied
+    later: one more rounding of each product, which :func:`sum_of_products` has.
     """
-    both = after(unit, inner, second, outer, first, hidden)
-    size = 1 + second * first
-    own = Rounding(unit.gamma(count + 2) + 2 * unit.u * size, 2 * unit.u * second * hidden)
+    both = after(unit, inner, norm, outer, norm, shift)
+    own = Rounding(unit.gamma(count + 2) + 2 * unit.u * (1 + norm * norm), 2 * unit.u * norm * shift)
     return both.plus(own).plus(underflow(unit, 2, outputs))
 
 
@@ -142,23 +156,25 @@ def residual_kernel(
     padding_mode: str,
     spectral: bool,
 ) -> Rounding:
-    """The error of x - W^T diag(scale) relu(W x + b) for a convolution W of images; spectral: or by its spectrum."""
-    first = in_double(kernel)
-    second = in_double(scale)[:, None, None, None] * first
-    pixels, taps = math.prod(image), math.prod(first.shape[2:])
-    rows, columns = first.shape[0], groups * first.shape[1]
-    hidden = norm_of(bias, pixels)
+    """The error of x - W^T diag(scale) relu(W x + b) for a convolution W of images; spectral: or by its spectrum.
+
+    It is that of x - V^T relu(V x + S b) with V = S W, S = diag(scale)^{1/2}: errors of an inner channel are relative
+    to sums of that channel, and scaled with it. The norm of V is at most about sqrt(2), whatever those of W are.
+    """
+    taps, pixels = math.prod(kernel.shape[2:]), math.prod(image)
+    balanced, shift, lost = _balance(unit, kernel, bias, scale, pixels, taps)
+    rows, columns = balanced.shape[0], groups * balanced.shape[1]
     padded = image if padding_mode == "zeros" else None
-    adjoint = second.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-    inner = convolution(unit, first, bias, groups, (1, 1), (rows, *image), dilation, padded)
+    adjoint = balanced.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    inner = convolution(unit, balanced, None, groups, (1, 1), (rows, *image), dilation, padded)
+    inner = inner._replace(constant=inner.constant + inner.sums * shift)
     outer = convolution(unit, adjoint, None, groups, (1, 1), (columns, *image), dilation, padded)
     if spectral and taps > 1:
-        torus = costs.torus_of(image, same_pads(tuple(first.shape[2:]), dilation), padding_mode)
-        inner = inner.worse(by_spectrum(unit, first, torus, rows * pixels, hidden))
+        torus = costs.torus_of(image, same_pads(tuple(kernel.shape[2:]), dilation), padding_mode)
+        inner = inner.worse(by_spectrum(unit, balanced, torus, rows * pixels, shift))
         outer = outer.worse(by_spectrum(unit, adjoint, torus, columns * pixels))
-    sizes = [operator_norm(weight, groups, image, dilation, padding_mode) for weight in (first, second)]
-    count = rows // groups * taps
-    return _difference(unit, inner, outer, sizes[0], sizes[1], hidden, count, columns * pixels)
+    norm = operator_norm(balanced, groups, image, dilation, padding_mode)
+    return _difference(unit, inner, outer, norm, shift, rows // groups * taps, columns * pixels).plus(lost)
 
 
 def operator_norm(
