@@ -17,7 +17,7 @@ from fastlip._calls import overridden
 from fastlip._plain import Plain
 from fastlip._tightness import convolution_is_exact, layer_is_exact, matrix_is_exact
 from fastlip._weights import linear_weight
-from fastlip.nn._base import as_it_runs, at_least_float32
+from fastlip.nn._base import LipschitzLayer, as_it_runs, at_least_float32
 from fastlip.nn._conv import LipschitzConv2d
 
 
@@ -25,13 +25,16 @@ class Bound(NamedTuple):
     """A Lipschitz bound, how it was found, and the module's own rounding.
 
     With unit roundoff u, the module's arithmetic adds an error of L2 norm about u (roundings |x| + constant + 2
-    |y|) for input x and output y, as independent roundings add up; roundings = 0 says that it only moves,
-    compares or drops entries, without any error. ``exact``: the value is attained (up to rounding), not only a bound.
+    |y|) for input x and output y, as independent roundings add up: value times the square root of how many there are
+    behind an output. 0 says that it only moves, compares or drops entries, without any error; None that nothing is
+    known, and a sum over all inputs is assumed. Certificates read it for modules of others only: in the worst case
+    roundings^2 / value takes its place (or what ``worst_roundings(input_shape)`` of the module states). ``exact``:
+    the value is attained (up to rounding), not only a bound.
     """
 
     value: float
     how: str
-    roundings: float = 0.0
+    roundings: float | None = None
     constant: float = 0.0
     exact: bool = False
 
@@ -102,6 +105,9 @@ def _own_bound(module: Any, input_shape: tuple[int, ...], output_shape: tuple[in
     exact = layer_is_exact(module, input_shape)
     if isinstance(module, Plain):
         return Bound(value, "effective weight", value * module.roundings(input_shape), exact=exact)
+    if not isinstance(module, (LipschitzLayer, lip.ScaledAvgPool2d, lip.L2NormPool2d)):
+        # Attributes of others' modules say nothing about what their forward does.
+        return Bound(value, "effective weight", exact=exact)
     weight = linear_weight(module)
     if weight is not None:
         return Bound(value, "effective weight", value * _sum_roundings(module, weight), exact=exact)
@@ -130,7 +136,7 @@ def _register(*types: type[nn.Module]) -> Any:
     *(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d),
 )
 def _moves_entries(module: Any, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Bound:
-    return Bound(1.0, "1 by construction", exact=True)
+    return Bound(1.0, "1 by construction", 0.0, exact=True)
 
 
 @lipschitz_bound.register
@@ -262,7 +268,7 @@ _ADAPTIVE_AVERAGE_POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.Adapti
 @_register(*_MAX_POOLS, *_ADAPTIVE_MAX_POOLS)
 def _max_pool(module: Any, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Bound:
     overlap = math.prod(int(windows.sum(0).amax()) for windows in _windows(module, input_shape, output_shape))
-    return Bound(math.sqrt(overlap), f"a pixel is in at most {overlap} windows", exact=True)
+    return Bound(math.sqrt(overlap), f"a pixel is in at most {overlap} windows", 0.0, exact=True)
 
 
 @_register(*_AVERAGE_POOLS, *_ADAPTIVE_AVERAGE_POOLS)

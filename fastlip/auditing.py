@@ -37,7 +37,7 @@ class LayerBound:
     output_shape: tuple[int, ...]
     bound: float
     how: str
-    roundings: float = field(default=0.0, repr=False)
+    roundings: float | None = field(default=None, repr=False)
     constant: float = field(default=0.0, repr=False)
     exact: bool = False
     seconds: float = field(default=0.0, repr=False, compare=False)
@@ -192,7 +192,7 @@ def _bound_branch(name: str, branch: Branch, x: Tensor) -> tuple[LayerBound, Ten
     _check_output(name, "branch", x, y)
     steps = len(branch.nodes)
     bound *= 1 + 8 * steps * torch.finfo(torch.float64).eps
-    return LayerBound(name, "branch", *_shapes(x, y), bound, f"graph of {steps} steps", parts=tuple(parts)), y
+    return LayerBound(name, "branch", *_shapes(x, y), bound, f"graph of {steps} steps", 0.0, parts=tuple(parts)), y
 
 
 def _check_output(name: str, kind: str, x: Tensor, y: Any) -> None:

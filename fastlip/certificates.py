@@ -3,20 +3,22 @@ r"""Certificates: how far each image may be moved, in L2 norm, without changing 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from fastlip._batches import check_batch
-from fastlip._bounds import Bound, bound_module
 from fastlip._evaluation import Unchanged, bar, check_eps, check_model, from_parameters, full_precision, prepare
 from fastlip._graphs import Branch
-from fastlip._labels import multiclass
+from fastlip._labels import as_logits, classes, is_binary
 from fastlip._plain import FirstEntries
+from fastlip._rounding import EXACT, FOLLOWERS, Rounded, check_model_name, exact_twin, norms
 from fastlip._sameness import check_batch_outputs
+from fastlip._unfolding import batch_like, unfold
 from fastlip._weights import linear_weight, runs_as
 from fastlip.auditing import Audit, LayerBound, examine
 from fastlip.nn._base import as_it_runs
@@ -37,8 +39,9 @@ class Certificate:
     ``radii`` (n,): certified L2 radii, 0 for misclassified samples; ``margins`` (n,):
     f_y - max_{j != y} f_j as computed, negative for misclassified samples; ``labels`` and ``predictions`` (n,);
     ``lipschitz``: the audited bound L of the network that divides the margins; ``rounding``: the largest bound of
-    the forward's error in L2 norm; ``audit``: every layer's bound; ``class_radii`` (n, c), if asked for: how far
-    each image may be moved with f_y still above f_j, 0 where it is not, inf at j = y.
+    the forward's error in L2 norm, for an image and what lies within its radius; ``rounding_model``: which bound
+    that is, ``"worst-case"`` or ``"probabilistic"``; ``audit``: every layer's bound; ``class_radii`` (n, c), if
+    asked for: how far each image may be moved with f_y still above f_j, 0 where it is not, inf at j = y.
     """
 
     accuracy: float
@@ -52,6 +55,7 @@ class Certificate:
     rounding: float
     n: int
     audit: Audit = field(repr=False)
+    rounding_model: str = "worst-case"
     class_radii: Tensor | None = field(default=None, repr=False)
 
     def curve(self, eps: Sequence[float] | Tensor) -> Tensor:
@@ -68,6 +72,7 @@ class Certificate:
             "joint_cra": {str(eps): share for eps, share in self.joint_cra.items()},
             "lipschitz": self.lipschitz,
             "rounding": self.rounding,
+            "rounding_model": self.rounding_model,
             "n": self.n,
             "radii": self.radii.tolist(),
             "margins": self.margins.tolist(),
@@ -80,7 +85,9 @@ class Certificate:
             joint = self.joint_cra[eps]
             lines.append(f"certified at {eps:.4g}: {share:.2%}  (by margin / (sqrt 2 L) alone: {joint:.2%})")
         lines.append(f"Lipschitz constant at most {self.lipschitz:.9g} (audited; radii are divided by it)")
-        lines.append(f"error of the forward at most {self.rounding:.3g} (taken off the margins)")
+        lines.append(
+            f"error of the forward at most {self.rounding:.3g} ({self.rounding_model}; taken off the margins)"
+        )
         return "\n".join(lines)
 
 
@@ -94,21 +101,29 @@ def certify(
     dtype: torch.dtype | None = None,
     per_class: bool = False,
     progress: bool = False,
+    rounding: str = "worst-case",
 ) -> Certificate:
     r"""Certified robust accuracy (CRA) of a classifier on the batches (images, labels) of a loader.
 
-    .. math:: r_j(x) = \frac{\max(0,\; f_y - f_j - 2 \sqrt 2\, e)}{\min(\sqrt 2\, L,\; L_{body} \|w_y - w_j\|)},
+    .. math:: r_j(x) = \frac{\max(0,\; f_y - f_j - 2 \sqrt 2\, e)}
+                            {\min(\sqrt 2\, L,\; L_{body} \|w_y - w_j\|) + \sqrt 2\, g},
               \qquad r(x) = \min_{j \ne y} r_j(x)
 
     L is the audited bound of the model (:func:`fastlip.audit`), never 1 on faith. The second slope is there
     where the model ends in a linear layer with rows w_j (then perhaps its first outputs only): L_body is the
     bound of what comes before. r_j is the radius within which class j cannot overtake the label y.
 
-    e is a bound of the L2 error of the computed outputs: the root of the sum over layers of the squares of
-    u sqrt(n) L_l |x_l| times the bounds of the layers behind, u being the unit roundoff, n the number of roundings
-    behind an output and x_l the layer's input for this image. It holds for independent roundings (Higham and Mary
-    2019); with ``dtype=torch.float64`` even the worst case, sums instead of roots, is negligible. It is subtracted
-    twice, for the sample and for a perturbed image. TF32 and autocast are off meanwhile.
+    The certificate holds for the network as it runs, in floating-point numbers, for the image and for every
+    perturbed one. e bounds the L2 error of the computed outputs for the image, and e + g r for what is at a distance
+    of r; g is of the size of a few thousand roundings. Both come from a worst-case bound of each layer's own error
+    (whatever the order in which it sums, with or without fused multiply-adds, with numbers below the normal range
+    flushed to zero or not), from the size of its inputs and hidden values, times the bounds of the layers behind.
+    ``rounding="probabilistic"`` takes u sqrt(n) L_l |x_l| for a layer's error, u being the unit roundoff, n the
+    number of roundings behind an output and x_l the layer's input, and the root of the sum of squares: it holds for
+    independent roundings with high probability (Higham and Mary 2019), and can fail by far where they are not, where
+    hidden values are large, or below the normal range. With ``dtype=torch.float64`` the worst case is negligible.
+    Where the answer at one of ``eps`` may hang on it, the image is evaluated in float64 as well, with the same
+    effective weights, and e counts once: for the perturbed image. TF32 and autocast are off meanwhile.
 
     The layers are evaluated one after the other. What the model itself makes of each batch, and of its first image
     alone, must agree with that up to 2 e: this costs another forward.
@@ -123,6 +138,7 @@ def certify(
             model's own.
         per_class: keeps r_j for every sample and class, (n, c) float64, as ``class_radii``.
         progress: shows a bar.
+        rounding: ``"worst-case"`` or ``"probabilistic"``: which bound of rounding errors comes off the margins.
 
     Returns:
         A :class:`Certificate`.
@@ -131,13 +147,17 @@ def certify(
         TypeError: modules that the audit does not understand, all named.
         ValueError: a model in training mode, or with parameters that change meanwhile, NaN or Inf in parameters,
             images or outputs (naming batch and layer), outputs that are not those of the audited layers, or depend
-            on the number of images in a batch, labels out of range, an empty loader, a negative eps, another dtype.
+            on the number of images in a batch, labels out of range, an empty loader, a negative eps, another dtype,
+            another name of rounding.
     """
     check_model(model, dtype)
     check_eps(eps)
+    check_model_name(rounding)
     model, parameter = prepare(model, device, dtype)
     with full_precision(parameter.device.type), torch.no_grad(), from_parameters(model):
-        outcome, found = _run(model, parameter, bar(loader, "certify", progress), input_shape, per_class)
+        outcome, found = _run(
+            model, parameter, bar(loader, "certify", progress), input_shape, per_class, rounding, eps
+        )
     correct = outcome["margin"] > 0
     radii, joint = (torch.where(correct, outcome[name], 0.0) for name in ("radius", "joint"))
     return Certificate(
@@ -152,6 +172,7 @@ def certify(
         rounding=outcome["error"].amax().item(),
         n=len(radii),
         audit=found,
+        rounding_model=rounding,
         class_radii=outcome.get("class_radii"),
     )
 
@@ -162,8 +183,12 @@ def _run(
     loader: Iterable[Any],
     input_shape: tuple[int, ...] | None,
     per_class: bool,
+    rounding: str,
+    eps: Sequence[float],
 ) -> tuple[dict[str, Tensor], Audit]:
     links: list[tuple[str, nn.Module]] = []
+    twins: list[tuple[str, nn.Module]] | None = None
+    follower = partial(FOLLOWERS[rounding], rules={})
     found, slopes, unchanged = None, torch.empty(0), Unchanged(model)
     parts: dict[str, list[Tensor]] = {}
     for index, batch in enumerate(loader):
@@ -174,13 +199,16 @@ def _run(
             raise ValueError(f"input_shape={input_shape}: batch {index} has images of {shape}")
         if found is None:
             found, links = examine(model, input_shape)
+            twins = _twins(model, links, input_shape) if rounding == "worst-case" else None
             slopes = _slopes(links, found).to(parameter.device)
         x = images.to(parameter)
-        outputs, error = _forward(index, links, found, x.clone())
-        check_batch_outputs(index, model, x, outputs, error)
+        outputs, error = _forward(index, links, found, x.clone(), follower)
+        check_batch_outputs(index, model, x, outputs, error.error)
         unchanged.check(index)
-        logits, true = multiclass(outputs, labels.to(outputs.device))
-        measured = _measure(logits.double(), true, error, found, slopes)
+        logits, true = classes(outputs, labels)
+        exact = None if twins is None else _Exact(twins, x)
+        root = 1.0 if is_binary(outputs) else _SQRT2
+        measured = _measure(logits.double(), true, error, root, found.bound, slopes, eps, exact)
         if not per_class:
             del measured["class_radii"]
         for name, value in measured.items():
@@ -190,78 +218,131 @@ def _run(
     return {name: torch.cat(values) for name, values in parts.items()}, found
 
 
-def _forward(index: int, links: list[tuple[str, nn.Module]], found: Audit, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The outputs, and for each sample a bound of their error in L2 norm."""
-    error = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    return _follow(index, links, found.layers, x, error)
+def _forward(
+    index: int, links: list[tuple[str, nn.Module]], found: Audit, x: Tensor, follow: Callable[..., Any]
+) -> tuple[Tensor, Rounded]:
+    """The outputs, and bounds of their errors for each sample."""
+    follower = follow(len(x), x.device)
+    y, state = _follow(index, links, found.layers, x, follower, follower.start)
+    return y, follower.finish(state)
+
+
+class _Exact:
+    """The logits of some images of a batch without rounding, by a network in float64."""
+
+    def __init__(self, links: list[tuple[str, nn.Module]], images: Tensor):
+        self.links, self.images = links, images
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        x = self.images[rows].double()
+        for _, module in self.links:
+            x = module(x)
+        return as_logits(x)
+
+
+def _twins(
+    model: nn.Module, links: list[tuple[str, nn.Module]], input_shape: tuple[int, ...]
+) -> list[tuple[str, nn.Module]] | None:
+    """The layers of the model's copy in float64, where there is one."""
+    twin = exact_twin(model, links)
+    return None if twin is None else unfold(twin, batch_like(twin, 1, input_shape))
 
 
 def _follow(
-    index: int, links: list[tuple[str, nn.Module]], rows: Sequence[LayerBound], x: Tensor, error: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The outputs of links, and their errors if those of x are given."""
-    unit = torch.finfo(x.dtype).eps / 2
+    index: int, links: list[tuple[str, nn.Module]], rows: Sequence[LayerBound], x: Tensor, follower: Any, state: Any
+) -> tuple[Tensor, Any]:
+    """The outputs of links, and the state of their errors if that of x is given."""
     for (name, module), row in zip(links, rows, strict=True):
         if isinstance(module, Branch):
-            y, error = _follow_branch(index, module, row, x, error)
+            y, state = _follow_branch(index, module, row, x, follower, state)
         else:
+            size, dtype = norms(x), x.dtype  # before a module that works in place
             y = module(x)
-            error = error * row.bound
-            if row.roundings:
-                error = torch.hypot(error, unit * _own_rounding(row, x, y))
+            state = follower.link(module, row, size, dtype, y, state)
         if not y.isfinite().all():
             raise ValueError(
                 f"NaN or Inf in the outputs of batch {index}, first in layer {name!r} ({type(module).__name__})"
             )
         x = y
-    return x, error
+    return x, state
 
 
-def _follow_branch(index: int, branch: Branch, row: LayerBound, x: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    unit = torch.finfo(x.dtype).eps / 2
+def _follow_branch(
+    index: int, branch: Branch, row: LayerBound, x: Tensor, follower: Any, state: Any
+) -> tuple[Tensor, Any]:
     rows = list(row.parts)
 
-    def call(node: Any, value: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    def call(node: Any, value: Tensor, size: Any) -> tuple[Tensor, Any]:
         links = branch.links[node]
         own, rows[: len(links)] = rows[: len(links)], []
-        return _follow(index, links, own, value, size)
+        return _follow(index, links, own, value, follower, size)
 
-    return branch.propagate(x, error, call, bound_module, lambda x, y, found: unit * _own_rounding(found, x, y))
-
-
-def _own_rounding(found: Bound | LayerBound, x: Tensor, y: Tensor) -> Tensor:
-    # The norms are of the computed x and y, which are off by the error itself at most.
-    return found.roundings * _norms(x) + found.constant + 2 * _norms(y)
+    return branch.propagate(x, state, call, follower.measure, follower.node)
 
 
-def _norms(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
+def _gaps(logits: Tensor, true: Tensor) -> Tensor:
+    """(n, c): f_y - f_j, inf at j = y."""
+    gaps = logits.masked_fill(~true, 0).sum(1, keepdim=True) - logits
+    return gaps.masked_fill(true, math.inf)
 
 
-def _measure(logits: Tensor, true: Tensor, error: Tensor, found: Audit, slopes: Tensor) -> dict[str, Tensor]:
-    """Margins, and radii before misclassified samples are struck out."""
-    gaps = logits.masked_fill(~true, 0).sum(1, keepdim=True) - logits  # (n, c): f_y - f_j
-    gaps = gaps.masked_fill(true, math.inf)
-    certain = gaps - 2 * _SQRT2 * error[:, None]
-    labels = true.long().argmax(1)
+def _is_between(certain: Tensor, hopeful: Tensor, steepness: Tensor, eps: Sequence[float]) -> Tensor:
+    """Which samples certain margins leave at or below an eps that hopeful ones exceed."""
+    low, high = ((margins / steepness).amin(1, keepdim=True) for margins in (certain, hopeful))
+    values = torch.as_tensor(list(eps), dtype=torch.float64, device=certain.device)
+    return ((low <= values) & (high > values)).any(1)
+
+
+def _measure(
+    logits: Tensor,
+    true: Tensor,
+    error: Rounded,
+    root: float,
+    bound: float,
+    slopes: Tensor,
+    eps: Sequence[float],
+    exact: _Exact | None,
+) -> dict[str, Tensor]:
+    """Margins, and radii before misclassified samples are struck out.
+
+    A margin changes by at most ``root`` times the L2 norm of a change of the outputs: sqrt 2, or 1 for one score.
+    """
+    gaps, labels = _gaps(logits, true), true.long().argmax(1)
+    growth = root * error.growth[:, None]
     # A constant function has infinite radii: gaps over the smallest positive number say so.
     tiny, largest = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).max
-    class_radii = certain / slopes[labels].clamp_min(tiny)
+    steepness = (slopes[labels] + growth).clamp_min(tiny)
+    joint_steepness = (root * bound + growth[:, 0]).clamp_min(tiny)
+    certain = gaps - root * (error.error + error.near)[:, None]
+    if exact is not None:
+        hopeful = gaps + root * (error.error - error.near)[:, None]
+        rows = _is_between(certain, hopeful, steepness, eps) | _is_between(
+            certain, hopeful, joint_steepness[:, None], eps
+        )
+        rows &= gaps.amin(1) > 0
+        if rows.any():
+            lost = root * (EXACT * error.error + error.near)[rows, None]
+            certain[rows] = torch.maximum(certain[rows], _gaps(exact(rows), true[rows]) - lost)
+    class_radii = torch.minimum(certain / steepness, error.reach[:, None])
+    joint = certain.amin(1) / joint_steepness
+    radius = class_radii.amin(1).clamp(0, largest)
     return {
         "margin": gaps.amin(1),
-        "joint": (certain.amin(1) / max(_SQRT2 * found.bound, tiny)).clamp(0, largest),
-        "radius": class_radii.amin(1).clamp(0, largest),
-        "class_radii": class_radii.clamp_min(0),
+        "joint": torch.minimum(joint, error.reach).clamp(0, largest),
+        "radius": radius,
+        "class_radii": class_radii.clamp_min(0).masked_fill(true, math.inf),
         "label": labels,
         "prediction": logits.argmax(1),
-        "error": error,
+        "error": error.near + error.growth * radius,
     }
 
 
 def _slopes(links: list[tuple[str, nn.Module]], found: Audit) -> Tensor:
-    """(c, c): how fast f_i - f_j can change, for all classes i and j."""
-    classes = (*found.layers[-1].output_shape, 1)[0]
-    joint = torch.full((classes, classes), _SQRT2 * found.bound, dtype=torch.float64)
+    """(c, c): how fast f_i - f_j can change, for all classes i and j; for one score, how fast it changes."""
+    count = (*found.layers[-1].output_shape, 1)[0]
+    if count == 1:
+        return torch.full((2, 2), found.bound, dtype=torch.float64)
+    joint = torch.full((count, count), _SQRT2 * found.bound, dtype=torch.float64)
     head = _head(links, found)
     return joint if head is None else torch.minimum(joint, head[0] * head[1])
 

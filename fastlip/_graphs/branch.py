@@ -88,13 +88,13 @@ class Branch(nn.Module):
         size: Any,
         call: Callable[[fx.Node, Any, Any], tuple[Any, Any]],
         bound: Callable[..., Any],
-        own: Callable[[Tensor, Tensor, Any], Any] | None = None,
+        own: Callable[[Any, Tensor, Tensor, list[Any], Any], Any] | None = None,
     ) -> tuple[Any, Any]:
         """The last node's value, and with it what grows as Lipschitz bounds do: a bound, or each sample's error.
 
         ``call(node, value, size)`` calls the modules of ``links[node]``; ``bound(module, input_shape,
-        output_shape)`` is the ``Bound`` of a function's module form; ``own(x, y, found)`` is what a function with
-        this Bound adds, in square.
+        output_shape)`` is the ``Bound`` of a function's module form; ``own(found, x, y, before, size)`` is the size
+        with what a function of this Bound adds, before being the sizes of its inputs.
         """
         values: dict[fx.Node, Any] = {self.source: x}
         sizes: dict[fx.Node, Any] = {self.source: size}
@@ -110,9 +110,10 @@ class Branch(nn.Module):
             if node in self.live:
                 sources = [used for used in arguments(node) if used in self.live]
                 grow, found = self.combine(node, sources, values, bound)
-                sizes[node] = grow(*(sizes[used] for used in sources))
+                before = [sizes[used] for used in sources]
+                sizes[node] = grow(*before)
                 if own is not None and found is not None:
-                    sizes[node] = (sizes[node] ** 2 + own(values[sources[0]], values[node], found) ** 2) ** 0.5
+                    sizes[node] = own(found, values[sources[0]], values[node], before, sizes[node])
         return values[self.nodes[-1]], sizes[self.nodes[-1]]
 
     def evaluate(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:

@@ -144,6 +144,8 @@ def certify_split(
             joint = certificate.joint_cra[radius]
             click.echo(f"CRA at {radius_name(radius):<11} {share:8.2%}   (by margin/(√2·L) alone {joint:.2%})")
         click.echo(f"Lipschitz bound    {certificate.lipschitz:.7f}  (audited; radii are divided by it)")
+        error = f"{certificate.rounding:.3g}  ({certificate.rounding_model}; taken off the margins)"
+        click.echo(f"Rounding error     {error}")
         click.echo(f"Radii are L2 distances of images with values in [0, 1] (stored value / {data.divisor:g}).")
     return certificate
 

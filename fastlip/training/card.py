@@ -18,7 +18,7 @@ from fastlip.training.recipe import Recipe
 
 FILE_NAMES = ("card.json", "README.md")
 # Of a certificate, what fits on a card: not the figures of single images.
-_CERTIFIED = ("split", "images", "accuracy", "cra", "joint_cra", "lipschitz", "rounding")
+_CERTIFIED = ("split", "images", "accuracy", "cra", "joint_cra", "lipschitz", "rounding", "rounding_model")
 
 
 def make_card(

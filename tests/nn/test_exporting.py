@@ -165,8 +165,11 @@ def test_networks(method, options):
     program = torch.export.export(plain, (x,), dynamic_shapes=({0: torch.export.Dim("n")},))
     assert_same(model, program.module(), torch.rand(7, *SHAPE))
     ours, theirs = (fastlip.certify(one, [(x, labels)]) for one in (model, plain))
-    assert math.isclose(ours.lipschitz, theirs.lipschitz, rel_tol=1e-6)
     # The errors that are taken off count the roundings of each form.
+    lost = 2 * (ours.rounding + theirs.rounding) / ours.lipschitz
+    torch.testing.assert_close(theirs.radii, ours.radii, rtol=1e-3, atol=1e-4 + lost)
+    ours, theirs = (fastlip.certify(one, [(x, labels)], rounding="probabilistic") for one in (model, plain))
+    assert math.isclose(ours.lipschitz, theirs.lipschitz, rel_tol=1e-6)
     torch.testing.assert_close(theirs.radii, ours.radii, rtol=1e-3, atol=1e-4)
 
 

@@ -1,0 +1,216 @@
+"""What bounds of worst-case rounding errors are made of: units, and the error of one sum of products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_LARGEST_SHARE = 0.5  # of 1, that n roundings may make up: beyond, nothing is certain
+_PER_OPERATION = 4.0  # numbers below the normal range that an operation may lose: operands, product and sum
+_BUTTERFLY = 7.0  # roundings of a step of a fast Fourier transform
+_SLACK = 1e-6  # covers the rounding of these bounds themselves, which are computed in double precision
+
+
+class Unit(NamedTuple):
+    """The unit roundoff of a dtype, its smallest normal number and its largest number."""
+
+    u: float
+    tiny: float
+    largest: float
+
+    @classmethod
+    def of(cls, *dtypes: torch.dtype) -> Unit:
+        """That of the coarsest of some floating-point dtypes."""
+        info = max((torch.finfo(dtype) for dtype in dtypes), key=lambda info: info.eps)
+        return cls(info.eps / 2, info.tiny, info.max)
+
+    def gamma(self, count: float) -> float:
+        """n u / (1 - n u): by how much n roundings, one after the other, change a number at most (Higham 2002)."""
+        share = count * self.u
+        return share / (1 - share) if share < _LARGEST_SHARE else math.inf
+
+
+class Rounding(NamedTuple):
+    r"""A bound of a module's own error: relative |x| + constant + output |y| + quadratic |x|^2 in L2 norm.
+
+    x and y are the computed input and output of one sample. ``sums``: what takes the place of ``output`` where the
+    module adds a bias that is not counted in ``constant``. ``largest``: beyond that norm of x intermediate results
+    may overflow.
+    """
+
+    relative: float = 0.0
+    constant: float = 0.0
+    output: float = 0.0
+    quadratic: float = 0.0
+    sums: float = 0.0
+    largest: float = math.inf
+
+    def plus(self, other: Rounding) -> Rounding:
+        """The error of two modules side by side, or of two steps on the same input."""
+        added = (one + another for one, another in zip(self[:-1], other[:-1], strict=True))
+        return Rounding(*added, largest=min(self.largest, other.largest))
+
+    def worse(self, other: Rounding) -> Rounding:
+        """A bound of either of two ways to compute the same."""
+        larger = (max(one, another) for one, another in zip(self[:-1], other[:-1], strict=True))
+        return Rounding(*larger, largest=min(self.largest, other.largest))
+
+    def times(self, factor: float) -> Rounding:
+        """The error after a linear map of that norm, which itself does not round."""
+        return Rounding(*(factor * value for value in self[:-1]), largest=self.largest)
+
+    def enlarged(self) -> Rounding:
+        """A little larger, by what the computation of the bound may have lost."""
+        return self.times(1 + _SLACK)
+
+
+def underflow(unit: Unit, count: float, outputs: int, size: float = 1.0) -> Rounding:
+    """What flushing results and operands below the normal range to zero may change.
+
+    outputs numbers, each of so many operations with constants of at most that size. Each operation may lose an
+    absolute tiny, and a factor that is flushed loses tiny times the other factor.
+    """
+    lost = unit.tiny * count * math.sqrt(outputs)
+    return Rounding(lost, lost * (_PER_OPERATION + size))
+
+
+class Norms(NamedTuple):
+    """Of a batch of matrices: the largest spectral norm, the sum of its taps', the largest Frobenius norm.
+
+    ``absolute`` bounds the norm of the convolution by the moduli; ``largest`` is the largest entry.
+    """
+
+    spectral: float
+    by_taps: float
+    frobenius: float
+    absolute: float
+    largest: float
+
+
+def norms_of(matrices: Tensor, taps: int = 1) -> Norms:
+    """Norms of (groups, rows, inputs * taps) in float64.
+
+    absolute bounds the norm of the convolution by the moduli, by its largest row and column sum (Schur).
+    """
+    if not matrices.numel():
+        return Norms(0.0, 0.0, 0.0, 0.0, 0.0)
+    largest = matrices.abs().amax().item()
+    scaled = matrices / largest if largest > 0 else matrices
+    spectral = _spectral(scaled).amax().item()
+    by_taps = spectral
+    if taps > 1:
+        by_taps = _spectral(scaled.unflatten(2, (-1, taps)).movedim(3, 1)).sum(1).amax().item()
+    frobenius = torch.linalg.matrix_norm(scaled).amax().item()
+    moduli = scaled.abs()
+    columns = moduli.sum(1).unflatten(1, (-1, taps)).sum(2).amax().item()
+    absolute = math.sqrt(moduli.sum(2).amax().item() * columns)
+    return Norms(*(largest * value for value in (spectral, by_taps, frobenius, absolute, 1.0)))
+
+
+def _spectral(matrices: Tensor) -> Tensor:
+    """Upper bounds of the spectral norms of a batch of matrices with entries of size at most 1."""
+    wide = matrices.shape[-1] > matrices.shape[-2]
+    gram = matrices @ matrices.mT if wide else matrices.mT @ matrices
+    found = torch.linalg.eigvalsh(gram).amax(-1).clamp_min(0)
+    # Eigenvalues are accurate relative to the largest, whose root need not be.
+    rounding = sum(matrices.shape[-2:]) * torch.finfo(torch.float64).eps
+    return (found * (1 + rounding)).sqrt() * (1 + _SLACK)
+
+
+def sum_of_products(
+    unit: Unit, norms: Norms, count: int, windows: float, outputs: int, bias: float = 0.0
+) -> Rounding:
+    r"""The error of y = W x + b, W a matrix or a convolution, in whatever order its sums of ``count`` products run.
+
+    In the k-th addition every output gets a rounding error of at most u times its partial sum. Partial sums are parts
+    of W's columns times parts of x: at each pixel their norm is at most \|W\|_2 that of the patch, and patches
+    together have at most the square root of ``windows`` times the norm of x, windows being how many of them meet a
+    pixel; or all of it has at most the sum of the norms of W's taps. Products that are rounded before they are added
+    err by u \|\,|W|\,\|. This holds for every order that all outputs share. If each has an order of its own, its
+    error is at most gamma_n |W| |x| (Higham, *Accuracy and Stability of Numerical Algorithms*, 2002, ch. 3), which
+    is taken where it is smaller. Fused multiply-adds only leave roundings out.
+
+    Args:
+        unit: of the dtype.
+        norms: of W's matrix (outputs, inputs * taps).
+        count: products in a sum.
+        windows: see above; 1 for a matrix.
+        outputs: numbers in y.
+        bias: the norm of b, repeated for all pixels. It may be the first summand.
+    """
+    spread = math.sqrt(windows)
+    partial = min(spread * norms.spectral, norms.by_taps)
+    ordered = unit.gamma(count + 2) * partial + unit.u * min(spread * norms.frobenius, norms.absolute)
+    relative = min(ordered, unit.gamma(count + 3) * norms.absolute)
+    sums = unit.gamma(count + 2)
+    limit = unit.largest / 1024 / max(1.0, spread * norms.spectral)
+    own = Rounding(relative, sums * bias, sums=sums, largest=limit)
+    return own.plus(underflow(unit, count + 2, outputs, norms.largest))
+
+
+def transform_roundings(side: int) -> float:
+    """Roundings of a fast Fourier transform of this length, relative to its norm sqrt(side).
+
+    7 for each factor 2, which is one step of butterflies (Higham 2002, theorem 24.2, with a table that is rounded
+    once: 1 + 4 sqrt(2)); other factors by :func:`_direct`, one by one or all at once, and a step of twiddles for
+    each; 8 for telling two real signals apart.
+    """
+    twos, rest = 0, side
+    while rest % 2 == 0 and rest:
+        twos, rest = twos + 1, rest // 2
+    odd, factors, factor = rest, [], 3
+    while rest > 1:
+        factor = factor if factor * factor <= rest else rest
+        if rest % factor:
+            factor += 2
+        else:
+            factors.append(factor)
+            rest //= factor
+    together = _direct(odd) + _BUTTERFLY if odd > 1 else 0.0
+    one_by_one = sum(_direct(factor) + _BUTTERFLY for factor in factors)
+    return _BUTTERFLY * twos + max(together, one_by_one) + 8
+
+
+def direct_roundings(side: int) -> float:
+    """Roundings of a Fourier transform of this length by its definition, or by a fast one."""
+    return max(_direct(side) + 8, transform_roundings(side))
+
+
+def _direct(side: int) -> float:
+    """Sums of 2 n real products for each part, the rounding of the products, and that of a table of cosines.
+
+    Both have entries of at most 1, and so a norm of at most sqrt(2 n) sqrt(n).
+    """
+    return 2 * side + 3 * math.sqrt(2 * side) + 4
+
+
+def spectral_product(
+    unit: Unit,
+    norm: float,
+    ports: tuple[int, int],
+    torus: tuple[int, int],
+    outputs: int,
+    bias: float = 0.0,
+    transform: Callable[[int], float] = transform_roundings,
+) -> Rounding:
+    """The error of IDFT(Q_k DFT(x)_k) + b: (inputs, outputs) of a group, and the largest norm of the Q_k."""
+    smallest = math.sqrt(min(ports))
+    # Sums over channels, the rounding of their products, that of Q itself, and the bias.
+    products = 2 * ports[0] + 2 * math.sqrt(2) * smallest + smallest + 8
+    count = 2 * (transform(torus[0]) + transform(torus[1])) + products
+    limit = unit.largest / 1024 / max(1.0, norm) / math.prod(torus)
+    own = Rounding(unit.gamma(count) * norm, 4 * unit.u * bias, sums=4 * unit.u, largest=limit)
+    numbers = max(outputs, ports[0] * math.prod(torus), ports[1] * math.prod(torus))
+    return own.plus(underflow(unit, count, numbers, norm).times(1 + norm))
+
+
+def after(unit: Unit, first: Rounding, norm: float, second: Rounding, size: float, offset: float) -> Rounding:
+    """The error of a second step of that norm behind a first; what it reads is at most size |x| + offset in norm."""
+    lost = first.times(norm + second.relative)
+    reach = (second.largest - offset) / max(size, 1.0)
+    own = Rounding(second.relative * size, second.relative * offset + second.constant, largest=reach)
+    return lost.plus(own)
