@@ -163,4 +163,4 @@ def _independent(found: Any, value: float, size: Tensor, dtype: torch.dtype, y: 
 
 def norms(x: Tensor) -> Tensor:
     """(n,): the L2 norm of each sample."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
+    return torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1, dtype=torch.float64)
