@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastlip._extras import needed_for
 from fastlip.nn._base import LipschitzLayer
 
 
@@ -70,7 +71,8 @@ def bar(loader: Iterable[Any], what: str, progress: bool) -> Iterable[Any]:
     """The loader, behind a progress bar if asked for."""
     if not progress:
         return loader
-    from tqdm import tqdm
+    with needed_for("progress=True"):
+        from tqdm import tqdm
 
     return tqdm(loader, desc=what, unit="batch", leave=False)
 

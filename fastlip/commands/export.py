@@ -9,7 +9,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,12 +18,13 @@ from torch import Tensor, nn
 
 import fastlip
 from fastlip import hub
+from fastlip._extras import missing
 
 _SUFFIXES = {".onnx": "onnx", ".pt2": "pt2"}
 _ONNX_PACKAGES = ("onnx", "onnxscript")
 
 
-@click.command(short_help="Writes a network as a file that needs no fastlip.")
+@click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
 @click.option(
@@ -43,9 +43,9 @@ def export(run: Path, out: Path, kind: str | None, as_json: bool):
     from fastlip.training.checkpoint import write_atomically
 
     kind = kind or _SUFFIXES.get(out.suffix, "torch")
-    missing = [name for name in _ONNX_PACKAGES if kind == "onnx" and find_spec(name) is None]
-    if missing:
-        raise click.ClickException(f"--format=onnx: needs {' and '.join(missing)}: pip install 'fastlip[onnx]'")
+    lacking = missing(*_ONNX_PACKAGES) if kind == "onnx" else ""
+    if lacking:
+        raise click.ClickException(f"--format=onnx: {lacking}")
     if not out.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out.parent))
     recipe, data, model, _ = hub.read(run, device="cpu")

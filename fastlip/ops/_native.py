@@ -108,7 +108,7 @@ def narrow_kernel(name: str) -> Callable[..., None]:
     best = kernel(name, torch.device("cpu"))
     if library("cpu").instruction_set != "avx512":
         return best
-    return getattr(_load("_native_avx2"), name)
+    return getattr(_load("_native_narrow"), name)
 
 
 def launch(name: str, device: torch.device, *arguments: float) -> None:
