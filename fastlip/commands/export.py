@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 
 import fastlip
 from fastlip import hub
-from fastlip._extras import missing
 
 _SUFFIXES = {".onnx": "onnx", ".pt2": "pt2"}
 _ONNX_PACKAGES = ("onnx", "onnxscript")
@@ -43,9 +43,9 @@ def export(run: Path, out: Path, kind: str | None, as_json: bool):
     from fastlip.training.checkpoint import write_atomically
 
     kind = kind or _SUFFIXES.get(out.suffix, "torch")
-    lacking = missing(*_ONNX_PACKAGES) if kind == "onnx" else ""
-    if lacking:
-        raise click.ClickException(f"--format=onnx: {lacking}")
+    missing = [name for name in _ONNX_PACKAGES if kind == "onnx" and find_spec(name) is None]
+    if missing:
+        raise click.ClickException(f"--format=onnx: needs {' and '.join(missing)}: pip install 'fastlip[onnx]'")
     if not out.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out.parent))
     recipe, data, model, _ = hub.read(run, device="cpu")

@@ -34,4 +34,4 @@ def test_export_refuses_in_one_line(cli, trained, monkeypatch):
     assert_one_line(cli("export", trained, "--out", "nowhere/net.pt"), "nowhere: No such file")
     assert_one_line(cli("export", trained, "--out", "net.pt", "--format=tflite"), "'--format'", 2)
     monkeypatch.setattr(export, "find_spec", lambda name: None)
-    assert_one_line(cli("export", trained, "--out", "net.onnx"), "onnx and onnxscript are not installed: pip install")
+    assert_one_line(cli("export", trained, "--out", "net.onnx"), "needs onnx and onnxscript: pip install")
