@@ -1,14 +1,17 @@
 """Builds the C++ kernels for aarch64 with a cross compiler, and runs every one of them under emulation.
 
-Each op's cases run here first, forward and backward, with the kernels built for the baseline: their vectors are as wide
-as those of aarch64, and tests/ops/test_instruction_sets.py compares them with the reference. The calls of kernels are
-recorded, with every buffer before and after. The program made of csrc/ and tools/aarch64/replay.cpp repeats the calls
-under qemu; its buffers must be the recorded ones up to rounding. Needs Debian's g++-aarch64-linux-gnu and qemu-user-static (or an aarch64 machine), and
-the baseline's kernels, which `pip install -e .` builds.
+Each op's cases run here first, forward and backward, with the kernels built for the baseline: their vectors are as
+wide as those of aarch64, and tests/ops/test_instruction_sets.py compares them with the reference. The calls of kernels
+are recorded, with every buffer before and after. The program made of csrc/ and tools/aarch64/replay.cpp repeats the
+calls under qemu; its buffers must be the recorded ones up to rounding.
+
+It needs Debian's g++-aarch64-linux-gnu and qemu-user-static (or an aarch64 machine), and the baseline's kernels, which
+`pip install -e .` builds.
 
     python tools/check_aarch64.py [--require] [--calls N] [--match TEXT]
 
-Exits with 1 if a kernel disagrees or was not called; without the tools it says so and exits with 0, or 1 if --require.
+Exits with 1 if a kernel disagrees or was not called. Without the tools it says so and exits with 0, or with 1 if
+--require is given.
 """
 
 from __future__ import annotations
@@ -35,8 +38,8 @@ COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
 BASELINE = {"ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "1"}
 PAGE = 4096
 LARGEST = 1 << 20  # bytes of a call's buffers: emulation is slow
-# Roundings by which a buffer may differ, relative to its largest entry: kernels sum in the same order, but aarch64 fuses
-# products with sums.
+# Roundings by which a buffer may differ, relative to its largest entry: kernels sum in the same order, but on aarch64
+# the compiler fuses products with sums.
 ROUNDINGS = 64
 
 
