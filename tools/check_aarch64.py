@@ -1,12 +1,12 @@
 """Builds the C++ kernels for aarch64 with a cross compiler, and runs every one of them under emulation.
 
-Each op's cases run here first, forward and backward, with the kernels built for the baseline: their vectors are as
-wide as those of aarch64, and tests/ops/test_instruction_sets.py compares them with the reference. The calls of kernels
-are recorded, with every buffer before and after. The program made of csrc/ and tools/aarch64/replay.cpp repeats the
-calls under qemu; its buffers must be the recorded ones up to rounding.
+Each op's cases run here first, forward and backward, with the kernels built for the baseline. Their vectors are as
+wide as those of aarch64, and tests/ops/test_instruction_sets.py compares them with the reference. The calls of
+kernels are recorded, with every buffer before and after. The program made of csrc/ and tools/aarch64/replay.cpp
+repeats the calls under qemu; its buffers must be the recorded ones up to rounding.
 
-It needs Debian's g++-aarch64-linux-gnu and qemu-user-static (or an aarch64 machine), and the baseline's kernels, which
-`pip install -e .` builds.
+It needs Debian's g++-aarch64-linux-gnu and qemu-user-static (or an aarch64 machine), and the baseline's kernels,
+which `pip install -e .` builds.
 
     python tools/check_aarch64.py [--require] [--calls N] [--match TEXT]
 
