@@ -1,7 +1,11 @@
 """Builds the kernels under csrc/ with ninja: one CPU module per instruction set, one CUDA module.
 
 Sources are discovered: csrc/<op>/<op>_cpu.cpp and csrc/<op>/<op>_cuda.cu. Nothing here needs torch.
+
 FASTLIP_CUDA=auto|off|require decides the CUDA module (auto: built where nvcc is found).
+FASTLIP_ISA=auto|all|machine decides the CPU modules. all: one for each instruction set. machine: the baseline and the
+best set that this machine runs. auto: machine for an editable install, all for a wheel, which runs elsewhere.
+
 Without a C++ compiler the package installs without kernels; `fastlip doctor` says so.
 """
 
@@ -9,10 +13,10 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
-import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -28,19 +32,50 @@ AVX2 = "-mavx2 -mfma -mf16c -mbmi -mbmi2"
 # Only code that asks for 64-byte vectors gets them: a single one slows the core down for microseconds.
 AVX512 = f"{AVX2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=256"
 X86_SETS = {"avx2": AVX2, "avx512": AVX512}
+# For little work on a machine with AVX-512: the AVX2 kernels of these ops (fastlip.ops._native.narrow_kernel).
+NARROW, NARROW_OPS = "narrow", ("gram_rowsum",)
+if sys.platform == "darwin":
+    LINK = "-bundle -undefined dynamic_lookup"
+else:
+    LINK = "-shared -Wl,--gc-sections"
 
 
-def instruction_sets():
-    """Name and flags of each CPU module; the package picks the best one the machine runs."""
-    x86 = platform.machine() in ("x86_64", "AMD64")
-    return {"default": "", **(X86_SETS if x86 else {})}
+def choice(variable, allowed):
+    """The value of an environment variable; the first one that is allowed by default."""
+    value = os.environ.get(variable, allowed[0])
+    if value not in allowed:
+        raise SystemExit(f"{variable}={value!r}: allowed are {', '.join(allowed)}")
+    return value
+
+
+def is_x86():
+    return platform.machine() in ("x86_64", "AMD64")
+
+
+def cpu_modules():
+    """Instruction set and flags of each CPU module; the package picks the best one the machine runs."""
+    return {"default": "", **({**X86_SETS, NARROW: AVX2} if is_x86() else {})}
+
+
+def modules_of_machine(compiler):
+    """The CPU modules for this machine: the baseline, and the best set that the compiler finds it to run."""
+    command = [compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
+    macros = subprocess.run(command, capture_output=True, text=True).stdout.split() if is_x86() else []
+    able = [name for name, flags in X86_SETS.items() if {macro(flag) for flag in extensions_in(flags)} <= {*macros}]
+    return {"default", *able[-1:], *([NARROW] if "avx512" in able else [])}
+
+
+def extensions_in(flags):
+    return [flag for flag in flags.split() if "prefer" not in flag]
+
+
+def macro(flag):
+    """What the compiler defines where it may use an extension: __AVX2__ for -mavx2."""
+    return f"__{flag.removeprefix('-m').upper()}__"
 
 
 def cuda_mode():
-    mode = os.environ.get("FASTLIP_CUDA", "auto")
-    if mode not in ("auto", "off", "require"):
-        raise SystemExit(f"FASTLIP_CUDA={mode!r}: allowed are auto, off, require")
-    return mode
+    return choice("FASTLIP_CUDA", ("auto", "off", "require"))
 
 
 def cuda_home():
@@ -79,14 +114,6 @@ class Ninja:
         self.folder = folder
         self.lines = [f"builddir = {folder}", f"cxx = {compiler}"]
         self.outputs = []
-
-    def include_flags(self):
-        # A link with a fixed name: an isolated build's own path changes each time and would rebuild everything.
-        link = self.folder / "pybind11"
-        link.unlink(missing_ok=True)
-        link.symlink_to(Path(pybind11.get_include()).resolve())
-        python = Path(sysconfig.get_path("include")).resolve()
-        return f"-isystem {link} -isystem {python}"
 
     def rule(self, name, command, depfile=True):
         tail = "\n  depfile = $out.d\n  deps = gcc" if depfile else ""
@@ -137,17 +164,36 @@ class BuildKernels(build_ext):
         folder = ROOT / "build" / f"{sysconfig.get_config_var('SOABI')}"
         folder.mkdir(parents=True, exist_ok=True)
         targets = {item.name: Path(self.get_ext_fullpath(item.name)).resolve() for item in self.extensions}
+        targets = {name: target for name, target in targets.items() if self.is_wanted(name, target, compiler)}
         built = self.write_and_run(Ninja(compiler, folder), targets)
-        self.extensions = [item for item in self.extensions if str(targets[item.name]) in built]
+        self.extensions = [item for item in self.extensions if str(targets.get(item.name)) in built]
+
+    def run(self):
+        # setuptools builds elsewhere and copies: while it does, the option says that nothing is in place.
+        self.in_source = bool(self.inplace or self.editable_mode)
+        super().run()
+
+    def for_this_machine(self):
+        """Whether the CPU modules are those of this machine only."""
+        mode = choice("FASTLIP_ISA", ("auto", "all", "machine"))
+        return mode == "machine" or (mode == "auto" and self.in_source)
+
+    def is_wanted(self, full_name, target, compiler):
+        """Whether a module is built; those that lie in the source folder already are kept up to date."""
+        name = full_name.rpartition("_native_")[2]
+        if name not in cpu_modules() or not self.for_this_machine():
+            return True
+        return name in modules_of_machine(compiler) or (self.in_source and (ROOT / "fastlip" / target.name).exists())
 
     def write_and_run(self, ninja, targets):
         version = subprocess.run([ninja.compiler, "-dumpfullversion"], capture_output=True, text=True).stdout.strip()
+        python = Path(sysconfig.get_path("include")).resolve()
         compiler_text = f"-DFASTLIP_COMPILER='\"{Path(ninja.compiler).name} {version}\"'"
         ninja.rule(
             "cxx",
-            f"$cxx {FLAGS} {ninja.include_flags()} {compiler_text} $flags -MMD -MF $out.d -c $in -o $out",
+            f"$cxx {FLAGS} -isystem {python} {compiler_text} $flags -MMD -MF $out.d -c $in -o $out",
         )
-        ninja.rule("link", "$cxx -shared -Wl,--gc-sections $in -o $out $libraries", depfile=False)
+        ninja.rule("link", f"$cxx {LINK} $in -o $out $libraries", depfile=False)
         for full_name, target in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             name = full_name.rpartition(".")[2]
@@ -157,10 +203,14 @@ class BuildKernels(build_ext):
                 self.add_cpu(ninja, target, name, name.removeprefix("_native_"))
         return ninja.run()
 
-    @staticmethod
-    def add_cpu(ninja, target, name, instruction_set):
-        flags = module_flags(name, instruction_set, instruction_sets()[instruction_set])
-        objects = [ninja.compile("cxx", source, name, flags=flags) for source in COMMON + sources("_cpu.cpp")]
+    def add_cpu(self, ninja, target, name, instruction_set):
+        flags = module_flags(name, instruction_set, cpu_modules()[instruction_set])
+        if instruction_set == "default" and self.for_this_machine() and len(modules_of_machine(ninja.compiler)) > 1:
+            flags += " -O1"  # this machine runs a better module: half the time of compiling is enough
+        kernels = sources("_cpu.cpp")
+        if instruction_set == NARROW:
+            kernels = [source for source in kernels if Path(source).parent.name in NARROW_OPS]
+        objects = [ninja.compile("cxx", source, name, flags=flags) for source in COMMON + kernels]
         ninja.link(target, objects, "-lpthread")
 
     @staticmethod
@@ -180,10 +230,13 @@ class BuildKernels(build_ext):
         ninja.link(target, objects, libraries)
 
 
-names = [f"_native_{name}" for name in instruction_sets()]
-if cuda_home() is not None and sources("_cuda.cu"):
-    names.append("_cuda")
-setup(
-    ext_modules=[Extension(f"fastlip.{name}", []) for name in names],
-    cmdclass={"build_ext": BuildKernels},
-)
+def extension_names():
+    names = [f"_native_{name}" for name in cpu_modules()]
+    return [*names, "_cuda"] if cuda_home() is not None and sources("_cuda.cu") else names
+
+
+if __name__ == "__main__":
+    setup(
+        ext_modules=[Extension(f"fastlip.{name}", []) for name in extension_names()],
+        cmdclass={"build_ext": BuildKernels},
+    )

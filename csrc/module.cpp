@@ -1,6 +1,6 @@
 // The Python module: every registered kernel becomes a function of integers (addresses, sizes) and floats.
 // The same file makes each of the CPU modules and the CUDA module; FASTLIP_MODULE is its name.
-#include <pybind11/pybind11.h>
+#include <Python.h>
 
 #include <deque>
 #include <exception>
@@ -9,8 +9,6 @@
 
 #include "common/parallel.h"
 #include "common/registry.h"
-
-namespace py = pybind11;
 
 namespace fastlip {
 namespace {
@@ -67,32 +65,76 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t count) {
   Py_RETURN_NONE;
 }
 
-py::object make_function(const Kernel& kernel) {
+PyObject* take_parallel_for(PyObject*, PyObject* address) {
+  void* loop = PyLong_AsVoidPtr(address);
+  if (PyErr_Occurred() != nullptr) return nullptr;
+  set_parallel_for(reinterpret_cast<ParallelFor>(loop));
+  Py_RETURN_NONE;
+}
+
+// A reference that this scope owns; null after an error.
+class Owned {
+ public:
+  explicit Owned(PyObject* object) : object_(object) {}
+  ~Owned() { Py_XDECREF(object_); }
+  Owned(const Owned&) = delete;
+  Owned& operator=(const Owned&) = delete;
+
+  PyObject* get() const { return object_; }
+
+ private:
+  PyObject* object_;
+};
+
+// Sets an attribute of the module; false with a Python exception set if the value is null or cannot be set.
+bool set(PyObject* module, const char* name, const Owned& value) {
+  return value.get() != nullptr && PyObject_SetAttrString(module, name, value.get()) == 0;
+}
+
+PyObject* make_function(Kernel& kernel) {
   static std::deque<PyMethodDef> definitions;  // Python keeps pointers to them
   const auto function = reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call));
   PyMethodDef& definition = definitions.emplace_back(PyMethodDef{kernel.name, function, METH_FASTCALL, nullptr});
-  const py::capsule self(&kernel);
-  return py::reinterpret_steal<py::object>(PyCFunction_New(&definition, self.ptr()));
+  const Owned self(PyCapsule_New(&kernel, nullptr, nullptr));
+  return self.get() == nullptr ? nullptr : PyCFunction_New(&definition, self.get());
 }
 
-void bind(py::module_& module) {
-  py::list names;
-  for (const Kernel& kernel : registry()) {
-    module.attr(kernel.name) = make_function(kernel);
-    names.append(kernel.name);
+bool bind_kernels(PyObject* module) {
+  std::vector<Kernel>& kernels = registry();
+  const Owned names(PyTuple_New(static_cast<Py_ssize_t>(kernels.size())));
+  if (names.get() == nullptr) return false;
+  Py_ssize_t index = 0;
+  for (Kernel& kernel : kernels) {
+    PyObject* name = PyUnicode_FromString(kernel.name);
+    if (name == nullptr) return false;
+    PyTuple_SET_ITEM(names.get(), index++, name);
+    if (!set(module, kernel.name, Owned(make_function(kernel)))) return false;
   }
-  module.attr("kernels") = py::tuple(names);
-  module.attr("instruction_set") = FASTLIP_INSTRUCTION_SET;
-  module.attr("compiler") = FASTLIP_COMPILER;
-  module.def("set_parallel_for", [](uintptr_t address) {
-    set_parallel_for(reinterpret_cast<ParallelFor>(address));
-  });
+  return PyObject_SetAttrString(module, "kernels", names.get()) == 0;
+}
+
+PyObject* make_module(const char* name) {
+  static PyMethodDef methods[] = {{"set_parallel_for", take_parallel_for, METH_O, nullptr},
+                                  {nullptr, nullptr, 0, nullptr}};
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, name, nullptr, -1, methods, nullptr, nullptr, nullptr,
+                                   nullptr};
+  PyObject* module = PyModule_Create(&definition);
+  if (module == nullptr) return nullptr;
+  if (bind_kernels(module) && set(module, "instruction_set", Owned(PyUnicode_FromString(FASTLIP_INSTRUCTION_SET))) &&
+      set(module, "compiler", Owned(PyUnicode_FromString(FASTLIP_COMPILER)))) {
+    return module;
+  }
+  Py_DECREF(module);
+  return nullptr;
 }
 
 }  // namespace
 }  // namespace fastlip
 
-// Two steps, because PYBIND11_MODULE pastes its first argument before expanding it.
-#define FASTLIP_PYBIND11_MODULE(name, variable) PYBIND11_MODULE(name, variable)
+// Two steps each, because # and ## do not expand the macro that they are given.
+#define FASTLIP_TEXT(name) #name
+#define FASTLIP_TEXT_OF(name) FASTLIP_TEXT(name)
+#define FASTLIP_INIT(name) PyMODINIT_FUNC PyInit_##name()
+#define FASTLIP_INIT_OF(name) FASTLIP_INIT(name)
 
-FASTLIP_PYBIND11_MODULE(FASTLIP_MODULE, module) { fastlip::bind(module); }
+FASTLIP_INIT_OF(FASTLIP_MODULE) { return fastlip::make_module(FASTLIP_TEXT_OF(FASTLIP_MODULE)); }

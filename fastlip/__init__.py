@@ -1,30 +1,41 @@
-"""1-Lipschitz layers for PyTorch: references that read like their papers, fused kernels, certificates."""
+"""1-Lipschitz layers for PyTorch: references that read like their papers, fused kernels, certificates.
+
+A name is imported when it is first used, so that ``fastlip --help`` needs no torch. If torch is imported already, the
+operators ``torch.ops.fastlip`` are registered at once; ``import fastlip.ops`` registers them in any case.
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
-from fastlip import losses, models, nn, ops
-from fastlip.attacks import attack
-from fastlip.auditing import audit
-from fastlip.certificates import certify
-from fastlip.diagnosis import doctor
-from fastlip.exporting import export
-from fastlip.freezing import freeze, unfreeze
-from fastlip.fusing import fuse, unfuse
-from fastlip.official import load_official
+if TYPE_CHECKING:
+    from fastlip import data, hub, losses, models, nn, ops
+    from fastlip.attacks import AttackResult, attack
+    from fastlip.auditing import Audit, audit
+    from fastlip.certificates import Certificate, certify
+    from fastlip.diagnosis import doctor
+    from fastlip.exporting import export
+    from fastlip.freezing import freeze, unfreeze
+    from fastlip.fusing import fuse, unfuse
+    from fastlip.official import load_official
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttackResult",
+    "Audit",
+    "Certificate",
     "attack",
     "audit",
     "certify",
+    "data",
     "doctor",
     "export",
     "freeze",
     "fuse",
+    "hub",
     "load_official",
     "losses",
     "models",
@@ -34,9 +45,43 @@ __all__ = [
     "unfuse",
 ]
 
+# The module of each name that is not a module itself.
+_MODULE_OF = {
+    "AttackResult": "attacks",
+    "Audit": "auditing",
+    "Certificate": "certificates",
+    "attack": "attacks",
+    "audit": "auditing",
+    "certify": "certificates",
+    "doctor": "diagnosis",
+    "export": "exporting",
+    "freeze": "freezing",
+    "fuse": "fusing",
+    "load_official": "official",
+    "unfreeze": "freezing",
+    "unfuse": "fusing",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """``fastlip.data`` and ``fastlip.hub``, which layers do not need, are imported when they are first asked for."""
-    if name in ("data", "hub"):
-        return importlib.import_module(f"fastlip.{name}")
+    """Imports a public name or a module of the package, which has it from then on."""
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(f"fastlip.{_MODULE_OF[name]}"), name)
+        globals()[name] = value
+        return value
+    module = f"fastlip.{name}"
+    try:
+        if not name.startswith("__"):
+            return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
     raise AttributeError(f"module 'fastlip' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
+if "torch" in sys.modules:
+    importlib.import_module("fastlip.ops")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastlip._extras import needed_for
 from fastlip.nn._base import LipschitzLayer
 from fastlip.nn._fingerprint import fingerprint, is_plain
 from fastlip.ops._precision import everything_ieee
@@ -72,7 +73,8 @@ def bar(loader: Iterable[Any], what: str, progress: bool) -> Iterable[Any]:
     """The loader, behind a progress bar if asked for."""
     if not progress:
         return loader
-    from tqdm import tqdm
+    with needed_for("progress=True"):
+        from tqdm import tqdm
 
     return tqdm(loader, desc=what, unit="batch", leave=False)
 

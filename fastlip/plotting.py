@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fastlip import _extras
 from fastlip.attacks import AttackResult
 from fastlip.certificates import Certificate
 
@@ -17,9 +17,7 @@ _CERTIFIED, _ATTACKED, _CLEAN = "#1f5fa8", "#c8501e", "#444444"
 
 def missing() -> str:
     """Why no plot can be made here, or an empty string."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return "matplotlib is not installed: pip install 'fastlip[plot]'"
-    return ""
+    return _extras.missing("matplotlib")
 
 
 def plot_curves(
@@ -33,8 +31,9 @@ def plot_curves(
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with _extras.needed_for("a plot"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     from fastlip.training.checkpoint import write_atomically
 

@@ -118,7 +118,7 @@ def run(block, namespace, page):
 
 def run_command(line, marker):
     if marker == "set-up":
-        assert line.startswith(f"{SETUP} . && ")  # which .ci/run runs, with the tests' packages
+        assert line.startswith(f'{SETUP} ".[train]" && ')  # which .ci/run runs, with the tests' packages
         line = line.rpartition(" && ")[2]
     program, command, *arguments = shlex.split(line.partition("  # ")[0])
     assert program == "fastlip", f"nothing runs {line!r}"
@@ -238,7 +238,7 @@ def test_what_runs_elsewhere_is_short_and_runs_there():
 
 def test_two_commands_set_up_a_fresh_machine():
     setup, tests = [block for block in BLOCKS["README.md"] if block.language == "bash"][:2]
-    assert (setup.marker, setup.code) == ("set-up", f"{SETUP} . && fastlip train\n")
+    assert (setup.marker, setup.code) == ("set-up", f'{SETUP} ".[train]" && fastlip train\n')
     assert (tests.marker, tests.code) == ("tests", f'{SETUP} ".[test]" && pytest\n')
 
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import sysconfig
 
-import pybind11
 import pytest
 import torch
 from test_documentation import BLOCKS, ROOT, check_output
@@ -24,7 +23,7 @@ def build(folder):
     name = _native._MODULE_OF_CAPABILITY.get(torch.backends.cpu.get_cpu_capability(), "_native_default")
     target = folder / "fastlip" / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     flags = ["-std=c++20", "-O0", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
-    foreign = ["-isystem", pybind11.get_include(), "-isystem", sysconfig.get_path("include")]
+    foreign = ["-isystem", sysconfig.get_path("include")]
     about = [f"-DFASTLIP_MODULE={name}", '-DFASTLIP_INSTRUCTION_SET="test"', '-DFASTLIP_COMPILER="g++"']
     sources = [*(str(ROOT / source) for source in KERNELS), *map(str, folder.glob("csrc/*/*.cpp"))]
     command = [compiler, *flags, f"-I{ROOT / 'csrc'}", *foreign, *about, *sources, "-o", str(target)]

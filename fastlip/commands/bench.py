@@ -11,13 +11,14 @@ from typing import Any
 import click
 import torch
 
+from fastlip._extras import needed_for
 from fastlip.benchmarking import CONTESTANTS, DisagreementError, Row, Setting, keep_pages, run, why_not
 from fastlip.models import METHODS, SIZES, TITLES
 
 _BATCH_SIZES = {"XS": 256, "S": 64, "M": 32, "L": 16}
 
 
-@click.command(short_help="Times training and evaluation beside plain convolutions.")
+@click.command()
 @click.option(
     "--method", "methods", multiple=True, help=f"One of {', '.join(METHODS)}; give it once for each.  [default: all]"
 )
@@ -120,10 +121,8 @@ def _print_row(row: Row, *, header: bool) -> None:
 
 
 def _plot(rows: list[Row], path: Path, title: str) -> None:
-    try:
+    with needed_for("--plot"):
         from matplotlib.figure import Figure
-    except ImportError:
-        raise click.ClickException("--plot needs matplotlib: pip install 'fastlip[plot]'") from None
     figure = Figure(figsize=(11, 4), layout="constrained")
     figure.suptitle(f"{title}: ratio to plain convolutions")
     titles = {"train": "training step", "evaluate": "evaluation", "saved": "bytes saved for backward"}

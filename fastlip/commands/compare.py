@@ -40,7 +40,7 @@ class Names(click.ParamType):
         return names
 
 
-@click.command(short_help="Compares methods under one budget of training time.")
+@click.command()
 @click.option(
     "--method", "--methods", "methods", type=Names(), multiple=True, help=f"Methods: {_LIST}.  [default: all]"
 )

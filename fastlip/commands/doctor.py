@@ -9,7 +9,7 @@ import click
 from fastlip.diagnosis import diagnose, doctor_text
 
 
-@click.command(short_help="Says which kernels can run here, and why others cannot.")
+@click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--require", type=click.Choice(["native", "triton"]), help="Fail if an op cannot run on this backend.")
 def doctor(as_json: bool, require: str | None):

@@ -31,7 +31,7 @@ _BACKEND = click.option("--backend", help="Kernels: auto, reference, native or t
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.command(short_help="Certifies a network, and attacks it if asked to.")
+@click.command()
 @_RUN
 @eps_option
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", help="Which images to certify.")
@@ -92,7 +92,7 @@ def certify(
         raise click.ClickException(f"{broken_text(found.broken)}; saved in {folder / BROKEN}")
 
 
-@click.command(short_help="Bounds each layer's Lipschitz constant, and their product.")
+@click.command()
 @_RUN
 @_DEVICE
 @_BACKEND

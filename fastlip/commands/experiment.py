@@ -10,7 +10,7 @@ import click
 from fastlip.study.experiments import EXPERIMENTS
 
 
-@click.command(short_help="Runs a published experiment on losses, with a figure.")
+@click.command()
 @click.argument("name", type=click.Choice(list(EXPERIMENTS)))
 @click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Seed of data, initialisation and batches."

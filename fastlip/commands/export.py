@@ -24,7 +24,7 @@ _SUFFIXES = {".onnx": "onnx", ".pt2": "pt2", ".pt": "torch", ".pth": "torch"}
 _ONNX_PACKAGES = ("onnx", "onnxscript")
 
 
-@click.command(short_help="Writes a network as a file that needs no fastlip.")
+@click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
 @click.option(

@@ -25,7 +25,7 @@ _DATA = {
 _NAMES = ("state_dict", "model_state_dict", "model")
 
 
-@click.command("import", short_help="Makes a run of a published checkpoint.")
+@click.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--method", type=click.Choice(METHODS), required=True, help="Parametrization of its layers.")
 @click.option("--data", type=click.Choice(list(_DATA)), default="cifar10", help="Data set of its training.")

@@ -24,7 +24,7 @@ CERTIFICATE = "certificate.json"
 _OURS = ("checkpoint.pt", CERTIFICATE, "card.json", "README.md", "log.csv")
 
 
-@click.command(short_help="Trains a network and prints its certificate.")
+@click.command()
 @click.option(
     "--recipe",
     "source",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from fastlip._extras import needed_for
 from fastlip.data.images import Data, TensorImages
 
 _TEST_SHARE = 0.2
@@ -12,8 +13,9 @@ _SPLIT_SEED = 0
 
 def digits() -> Data:
     """The digits (E. Alpaydin, C. Kaynak, UCI 1998) in a stratified 80/20 split with a fixed seed."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    with needed_for("the digits"):
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)
     split = train_test_split(

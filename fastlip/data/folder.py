@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from fastlip._extras import needed_for
 from fastlip.data.images import Data, DataError, FolderImages
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -113,7 +114,8 @@ def _annotated(annotations: Path, labels: dict[str, int]) -> _Labelled:
 
 
 def _side(file: str) -> int:
-    from PIL import Image
+    with needed_for("image files"):
+        from PIL import Image
 
     try:
         with Image.open(file) as image:

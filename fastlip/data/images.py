@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from fastlip._extras import needed_for
+
 _DECODING_THREADS = 4
 # Decoded images stay in memory where all of a set take no more than this: TinyImageNet takes 1.2e9 bytes.
 KEPT_BYTES = 2**31
@@ -104,7 +106,8 @@ class FolderImages:
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
     def _decode(self, file: Path) -> np.ndarray:
-        from PIL import Image, ImageOps
+        with needed_for("image files"):
+            from PIL import Image, ImageOps
 
         try:
             with Image.open(file) as image:

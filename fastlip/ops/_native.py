@@ -108,7 +108,10 @@ def narrow_kernel(name: str) -> Callable[..., None]:
     best = kernel(name, torch.device("cpu"))
     if library("cpu").instruction_set != "avx512":
         return best
-    return getattr(_load("_native_avx2"), name)
+    try:
+        return getattr(_load("_native_narrow"), name)
+    except ImportError:  # a build that is older than this module: slower for little work, with the same result
+        return best
 
 
 def launch(name: str, device: torch.device, *arguments: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fastlip._extras import needed_for
 from fastlip.models import METHODS, TITLES
 from fastlip.study.table import Row
 from fastlip.training.checkpoint import write_atomically
@@ -66,8 +67,9 @@ def draw(folder: Path, rows: Sequence[Row]) -> list[str]:
 
 def new_figure(width: float, height: float) -> Any:
     """An empty figure that needs no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needed_for("a plot"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=144, layout="constrained")
     FigureCanvasAgg(figure)

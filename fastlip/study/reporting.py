@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from fastlip import plotting
+from fastlip._extras import needed_for
 from fastlip.models import TITLES
 from fastlip.study import plots
 from fastlip.study.comparing import Comparison, machine
@@ -55,6 +54,8 @@ def write_report(comparison: Comparison) -> list[str]:
 
 
 def _render(comparison: Comparison, rows: Sequence[Row], figures: list[dict[str, str]], missing: str) -> str:
+    with needed_for("the report"):
+        import jinja2
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fastlip.study", "."),
         autoescape=True,

@@ -9,8 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
+from fastlip._extras import needed_for
 from fastlip.training.checkpoint import write_text
 
 FILE_NAME = "log.csv"
@@ -34,6 +33,8 @@ class Console:
     def __init__(self, epochs: int, total: int, done: int, quiet: bool = False):
         self.epochs = epochs
         self.quiet = quiet
+        with needed_for("the progress of training"):
+            from tqdm import tqdm
         self.bar = tqdm(
             total=total,
             initial=done,

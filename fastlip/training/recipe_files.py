@@ -11,13 +11,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from fastlip._extras import needed_for
 from fastlip.models import METHODS
 from fastlip.training.recipe import SIZES, Recipe, check_type, check_value
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    with needed_for("recipe files"):
+        import tomli as tomllib
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 FIELDS = {item.metadata["key"]: item for item in fields(Recipe)}

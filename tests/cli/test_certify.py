@@ -101,7 +101,7 @@ def test_without_matplotlib_the_plot_is_left_out_with_a_note(cli, trained, monke
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, output, _ = cli("certify", trained)
     assert code == 0
-    assert "curve.png left out: matplotlib is not installed: pip install 'fastlip[plot]'\n" in output
+    assert 'curve.png left out: matplotlib is not installed: pip install "fastlip[train]"\n' in output
     assert not (trained / "certify-test" / "curve.png").exists()
     assert (trained / "certify-test" / "radii.csv").exists()
 

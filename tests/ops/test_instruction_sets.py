@@ -6,6 +6,7 @@ torch's own variable ATEN_CPU_CAPABILITY makes this machine pass for a lesser on
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,8 @@ def main(instruction_set, sweep):
 def child(instruction_set, *arguments):
     if _native.missing("maxmin_forward_float32", torch.device("cpu")):
         pytest.skip("the kernels are not built")
+    if find_spec(f"fastlip._native_{instruction_set}") is None:
+        pytest.skip(f"the {instruction_set} kernels are not built: FASTLIP_ISA=all pip install -e .")
     command = [sys.executable, __file__, instruction_set, *arguments]
     search = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     ours = {"ATEN_CPU_CAPABILITY": instruction_set, "OMP_NUM_THREADS": "1", "PYTHONPATH": search}

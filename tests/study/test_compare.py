@@ -213,7 +213,7 @@ def test_without_matplotlib_the_report_says_so(cli, tmp_path, clock, monkeypatch
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, output, _ = cli("compare", *SMALL, "--method=aol")
     assert code == 0
-    assert "plots left out: matplotlib is not installed: pip install 'fastlip[plot]'\n" in output
+    assert 'plots left out: matplotlib is not installed: pip install "fastlip[train]"\n' in output
     report = (tmp_path / "study" / "report.html").read_text()
     assert "The plots are left out: matplotlib is not installed" in report
     assert "<img" not in report

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import fastlip
+from fastlip._extras import needed_for
 from fastlip.losses import TemperatureCrossEntropy
 from fastlip.study.experiments.common import BLUE, GREY, INK, ORANGE, RED, Batch, claim, dense_network, fit
 from fastlip.study.plots import new_figure, plain_axes
@@ -30,7 +31,8 @@ def mixture(count: int, seed: int) -> Batch:
 
 def moons(count: int, seed: int) -> Batch:
     """Two moons that overlap a little: points (n, 2), labels (n,)."""
-    from sklearn.datasets import make_moons
+    with needed_for("the moons"):
+        from sklearn.datasets import make_moons
 
     x, y = make_moons(count, noise=0.12, random_state=seed)
     return torch.from_numpy(x).float(), torch.from_numpy(y)
