@@ -36,7 +36,7 @@ def plot_curves(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from fastlip.training.checkpoint import write_atomically
+    from fastlip._files import write_atomically
 
     figure = Figure(figsize=(6.4, 4.0), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)

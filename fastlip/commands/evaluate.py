@@ -116,8 +116,7 @@ def open_run(run: Path, moved: dict[str, str | None]) -> tuple[Recipe, Data, nn.
     from fastlip.training import checkpoint
     from fastlip.training.setup import model_of, prepare_process
 
-    state = checkpoint.load(run / checkpoint.FILE_NAME if run.is_dir() else run)
-    recipe = Recipe.from_dict(state["recipe"])
+    recipe, _, state = checkpoint.load_run(run / checkpoint.FILE_NAME if run.is_dir() else run)
     recipe = dataclasses.replace(recipe, **{name: value for name, value in moved.items() if value is not None})
     prepare_process(recipe)
     data = load(recipe.data, recipe.path, recipe.image_size)

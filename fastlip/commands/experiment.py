@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -24,15 +23,15 @@ def experiment(name: str, seed: int, out: Path | None):
     takes less than a minute, writes NAME.json and NAME.png, and fails if a claim that it checks does not hold.
     """
     from fastlip import plotting
+    from fastlip._files import write_json
     from fastlip.study.experiments import module_of
     from fastlip.study.plots import save
-    from fastlip.training.checkpoint import write_text
 
     module, folder = module_of(name), out or Path("runs") / "experiments"
     folder.mkdir(parents=True, exist_ok=True)
     click.echo(module.TITLE)
     found = module.run(seed)
-    write_text(folder / f"{name}.json", json.dumps({"seed": seed, **found}) + "\n")
+    write_json(folder / f"{name}.json", {"seed": seed, **found}, indent=None)
     missing = plotting.missing()
     if not missing:
         save(folder / f"{name}.png", module.draw(found))

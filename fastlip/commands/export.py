@@ -40,7 +40,7 @@ def export(run: Path, out: Path, kind: str | None, as_json: bool):
     torch: a module for torch.load(FILE, weights_only=False). pt2: a program for torch.export.load. onnx: a model for
     any ONNX runtime. All take images (n, c, h, w) of any n, scaled and centred as the output says.
     """
-    from fastlip.training.checkpoint import write_atomically
+    from fastlip._files import write_atomically
 
     kind = kind or _SUFFIXES.get(out.suffix, "torch")
     missing = [name for name in _ONNX_PACKAGES if kind == "onnx" and find_spec(name) is None]

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from fastlip._files import write_atomically
 from fastlip.models import METHODS, TITLES
 from fastlip.study.table import Row
-from fastlip.training.checkpoint import write_atomically
 
 RADAR, TIME, CERTIFIED, BACKENDS = "radar.png", "accuracy_time.png", "certified.png", "backends.png"
 # Okabe and Ito's colours, distinct to colour-blind eyes (without the yellow, which is pale on white), and three of

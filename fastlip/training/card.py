@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import fastlip
+from fastlip._files import write_json, write_text
 from fastlip.models import TITLES
 from fastlip.training import checkpoint
 from fastlip.training.recipe import Recipe
@@ -68,8 +69,8 @@ def put_card(folder: Path, card: dict[str, Any]) -> None:
     """Writes the card into a run's checkpoint, and beside it as card.json and README.md."""
     path = folder / checkpoint.FILE_NAME
     checkpoint.save(path, {**checkpoint.load(path), "card": card})
-    for name, text in zip(FILE_NAMES, (json.dumps(card, indent=2) + "\n", card_text(card)), strict=True):
-        checkpoint.write_text(folder / name, text)
+    write_json(folder / FILE_NAMES[0], card)
+    write_text(folder / FILE_NAMES[1], card_text(card))
 
 
 def card_text(card: Mapping[str, Any]) -> str:

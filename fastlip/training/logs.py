@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fastlip.training.checkpoint import write_text
+from fastlip._files import write_text
 
 FILE_NAME = "log.csv"
 COLUMNS: tuple[str, ...] = (

@@ -115,8 +115,10 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """The recipe with these fields, defaults for the rest; ValueError names a field that is unknown."""
+        if not isinstance(values, Mapping):
+            raise TypeError(f"recipe: got {type(values).__name__}, expected names and values")
         if unknown := set(values) - {item.name for item in fields(cls)}:
-            raise ValueError(f"recipe: unknown fields: {', '.join(sorted(unknown))}")
+            raise ValueError(f"recipe: unknown fields: {', '.join(sorted(map(str, unknown)))}")
         return cls(**values)
 
     def refuse_changes(self, given: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from fastlip._files import read_json
 from fastlip.models import METHODS
 from fastlip.training.recipe import SIZES, Recipe, check_type, check_value
 
@@ -69,6 +70,15 @@ def default_name(given: Mapping[str, Any]) -> str:
 def read(source: str | Path) -> RecipeFile:
     """The recipe of this name, or in this file (``.toml``); ValueError names file, key, value and what is allowed."""
     return _read(Path(source), ())
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe that a run keeps as JSON; ValueError names a file that is damaged."""
+    values = read_json(path)
+    try:
+        return Recipe.from_dict(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
