@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from fastlip.data.decoding import DataError, decode
+
 _DECODING_THREADS = 4
 # Decoded images stay in memory where all of a set take no more than this: TinyImageNet takes 1.2e9 bytes.
 KEPT_BYTES = 2**31
-
-
-class DataError(ValueError):
-    """A data file that is missing, truncated or malformed; the message names it."""
 
 
 class Images(Protocol):
@@ -106,11 +104,7 @@ class FolderImages:
     def _decode(self, file: Path) -> np.ndarray:
         from PIL import Image, ImageOps
 
-        try:
-            with Image.open(file) as image:
-                image = image.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{file}: cannot be decoded as an image ({error})") from None
+        image = decode(file)
         if self.resize:
             image = ImageOps.fit(image, (self.side, self.side), Image.Resampling.BILINEAR)
         if image.size != (self.side, self.side):
