@@ -56,16 +56,6 @@ def prepare(model: nn.Module, device: Any, dtype: torch.dtype | None) -> tuple[n
     return model, next((p.detach() for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
 
 
-def check_batch(index: int, batch: Any) -> tuple[Tensor, Tensor]:
-    """A batch's images and labels; TypeError or ValueError names the batch."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise TypeError(f"loader: batch {index} is no pair of images and labels")
-    images, labels = batch
-    if not images.isfinite().all():
-        raise ValueError(f"loader: the images of batch {index} contain NaN or Inf")
-    return images, labels
-
-
 def bar(loader: Iterable[Any], what: str, progress: bool) -> Iterable[Any]:
     """The loader, behind a progress bar if asked for."""
     if not progress:

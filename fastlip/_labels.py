@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,11 +25,79 @@ def _check_scores(name: str, scores: Tensor) -> Tensor:
     return at_least_float32(scores)
 
 
-def binary(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def as_labels(labels: Any, device: torch.device) -> Tensor:
+    """Labels as a tensor on a device: tensors, NumPy arrays and nested lists of numbers."""
+    if isinstance(labels, Tensor):
+        return labels.to(device)
+    try:
+        return torch.as_tensor(labels, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(labels).__name__
+        raise TypeError(f"labels: got {kind}, expected a tensor, an array or a list of numbers ({error})") from None
+
+
+def as_logits(outputs: Tensor) -> Tensor:
+    """Logits (n, c) as they are; one score f, (n,) or (n, 1), as the logits (-f/2, f/2), whose margin is f."""
+    if not is_binary(outputs):
+        return outputs
+    scores = outputs.reshape(-1, 1)
+    return torch.cat((-scores / 2, scores / 2), 1)
+
+
+def classes(outputs: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
+    """Logits (n, c) with c >= 2 and the mask of true classes, of a classifier with one score or with several.
+
+    One score f is above 0 for label 1 and below 0 for label 0 (or -1): see :func:`as_logits`.
+    """
+    if not (isinstance(outputs, Tensor) and is_binary(outputs)):
+        return multiclass(outputs, labels)
+    scores, positive = binary(outputs, labels)
+    return as_logits(scores), torch.cat((~positive, positive), 1)
+
+
+def targets(logits: Tensor, labels: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Logits (n, c), the distribution over classes that the labels ask for, and class numbers if they are hard.
+
+    Hard labels are those of :func:`binary` and :func:`multiclass`. Soft labels are probabilities: (n, c) rows that
+    sum to 1. One score f stands for the logits (0, f); its soft label is the probability of class 1.
+    """
+    labels = as_labels(labels, logits.device) if isinstance(logits, Tensor) else labels
+    one_score = isinstance(logits, Tensor) and is_binary(logits)
+    if not _may_be_soft(logits, labels):
+        logits, true = (classes if one_score else multiclass)(logits, labels)
+        return logits, true.to(logits.dtype), true.long().argmax(1)
+    logits = _check_scores("logits", logits)
+    soft = labels.to(logits.dtype)
+    if one_score:
+        score, soft = logits.reshape(-1, 1), soft.reshape(-1, 1)
+        logits, soft = torch.cat((torch.zeros_like(score), score), 1), torch.cat((1 - soft, soft), 1)
+    if torch.compiler.is_compiling():  # nothing may depend on values: rows of -1 and 1 are found on the device
+        return logits, torch.where((soft < 0).any(1, keepdim=True), (soft > 0).to(soft.dtype), soft), None
+    _check_distribution(soft)
+    return logits, soft, None
+
+
+def _may_be_soft(logits: Any, labels: Tensor) -> bool:
+    """Whether labels are probabilities: floating-point, in the shape of the logits, and not all 0, 1 or -1."""
+    if not isinstance(logits, Tensor) or not labels.is_floating_point() or labels.shape != logits.shape:
+        return False
+    if torch.compiler.is_compiling():
+        return logits.dim() == 2 and logits.shape[1] > 1
+    return not bool(((labels == 0) | (labels.abs() == 1)).all())
+
+
+def _check_distribution(soft: Tensor) -> None:
+    slack = 1e-3  # of probabilities in 16 bits
+    if not bool((soft >= 0).all() and ((soft.sum(1) - 1).abs() <= slack).all()):
+        raise ValueError("labels: soft labels are probabilities, at least 0, whose rows sum to 1")
+
+
+def binary(scores: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
     """Scores (n, c) in at least float32, and the mask of positive labels."""
     scores = _check_scores("scores", scores)
     if scores.dim() not in (1, 2):
         raise ValueError(f"scores: got shape {tuple(scores.shape)}, expected (n,) or (n, c)")
+    labels = as_labels(labels, scores.device)
     scores = scores.view(len(scores), -1) if scores.dim() == 1 else scores
     if scores.shape[1:] > (1,) and labels.dim() == 1:
         return multiclass(scores, labels)
@@ -37,12 +106,13 @@ def binary(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return scores, _signs(labels).view(scores.shape)
 
 
-def multiclass(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def multiclass(logits: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
     """Logits (n, c) in at least float32, and the mask of true classes."""
     logits = _check_scores("logits", logits)
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ValueError(f"logits: got shape {tuple(logits.shape)}, expected (n, c) with c >= 2")
-    n, classes = logits.shape
+    labels = as_labels(labels, logits.device)
+    n, count = logits.shape
     if labels.shape == logits.shape:
         true = _signs(labels)
         if not torch.compiler.is_compiling() and (true.sum(1) != 1).any():
@@ -50,12 +120,12 @@ def multiclass(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return logits, true
     if labels.shape != (n,):
         raise ValueError(
-            f"labels: got shape {tuple(labels.shape)}, expected ({n},) integers or ({n}, {classes}) one-hot"
+            f"labels: got shape {tuple(labels.shape)}, expected ({n},) integers or ({n}, {count}) one-hot"
         )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels: got {labels.dtype} of shape ({n},), expected integers")
-    _check_range(labels, 0, classes - 1)
-    return logits, labels[:, None] == torch.arange(classes, device=labels.device)
+    _check_range(labels, 0, count - 1)
+    return logits, labels[:, None] == torch.arange(count, device=labels.device)
 
 
 def _signs(labels: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastlip._batches import check_batch
 from fastlip._bounds import Bound, bound_module
-from fastlip._evaluation import bar, check_batch, check_eps, check_model, full_precision, prepare
+from fastlip._evaluation import bar, check_eps, check_model, full_precision, prepare
 from fastlip._graphs import Branch
 from fastlip._labels import multiclass
 from fastlip._plain import FirstEntries

@@ -7,7 +7,8 @@ accuracy-robustness curve training ends (Béthune et al., *Pay attention to your
 Binary losses (``Hinge``, ``KR``, ``HKR``) take scores (n,), (n, 1), or (n, c) for c binary problems, and labels in
 {0, 1} or {-1, 1} of as many elements, of any dtype, or class numbers (n,) for one problem per class. Multiclass
 losses take logits (n, c), c >= 2, and labels that are integers (n,) or one-hot (n, c) with entries {0, 1} or
-{-1, 1}. The two cross-entropies take both kinds.
+{-1, 1}. The two cross-entropies take both kinds, and soft labels: rows of probabilities (n, c). Labels may be
+tensors, NumPy arrays or lists.
 
 Every loss has ``reduction``: ``"mean"`` (also ``"auto"``), ``"sum"`` or ``"none"`` (one value per sample). 16-bit
 logits are raised to float32, and the loss is float32. Labels out of range, shapes that do not fit and
@@ -17,13 +18,15 @@ parameters out of range raise ValueError.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastlip._labels import at_least_zero, binary, fraction, is_binary, multiclass, positive
+from fastlip._cross_entropy import ClassOptions, offset_cross_entropy
+from fastlip._labels import at_least_zero, binary, fraction, multiclass, positive
 
 __all__ = [
     "HKR",
@@ -50,6 +53,12 @@ class _Loss(nn.Module):
             raise ValueError(f"reduction={reduction!r}: allowed are {', '.join(map(repr, _REDUCTIONS))}")
         self.reduction = reduction
 
+    def reduce_weighted(self, losses: Tensor, share: Tensor) -> Tensor:
+        """Over samples; a mean divides by the sum of their shares."""
+        if self.reduction in ("none", "sum"):
+            return self.reduce(losses)
+        return losses.sum() / share.sum()
+
     def reduce(self, losses: Tensor, multi_gpu: bool = False) -> Tensor:
         """Over samples. multi_gpu: the average over processes is the mean over all samples."""
         if self.reduction == "none":
@@ -62,7 +71,7 @@ class _Loss(nn.Module):
         return losses.sum() * (dist.get_world_size() / count)
 
 
-class OffsetCrossEntropy(_Loss):
+class OffsetCrossEntropy(_Loss, ClassOptions):
     r"""Cross-entropy that asks for a margin: t CE((f - u onehot(y)) / t).
 
     .. math:: t \log \sum_j \exp\bigl((f_j - f_y + u\,[j \ne y]) / t\bigr)
@@ -71,38 +80,59 @@ class OffsetCrossEntropy(_Loss):
     The offset u is the margin below which a sample still matters: larger trades accuracy for robustness. As the
     temperature t goes to 0 this becomes the hinge max(0, u - margin), which ignores samples beyond the margin; as
     t grows all samples pull alike. u = 0, t = 1 is cross-entropy. A single score is the logit of class 1
-    against 0.
+    against 0. Soft labels p, rows of probabilities as of mixup, take the place of the one-hot vector in both the
+    offset and the cross-entropy.
 
-    Args: offset u >= 0, temperature t > 0, reduction.
+    Args:
+        offset: u, at least 0.
+        temperature: t, above 0.
+        reduction: "mean", "sum" or "none".
+        label_smoothing: s in [0, 1]; the target becomes (1 - s) p + s / c.
+        weight: (c,) class weights of at least 0. As in torch, a mean over hard labels divides by the weights' sum.
     """
 
-    def __init__(self, offset: float, temperature: float = 1.0, reduction: str = "mean"):
+    def __init__(
+        self,
+        offset: float,
+        temperature: float = 1.0,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        weight: Any = None,
+    ):
         super().__init__(reduction)
+        self.set_class_options(label_smoothing, weight)
         self.offset = at_least_zero("offset", offset)
         self.temperature = positive("temperature", temperature)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of logits (n, c) or binary scores."""
-        return self.reduce(_offset_cross_entropy(logits, labels, self.offset, self.temperature))
+        """The loss of logits (n, c) or binary scores; labels are hard or soft."""
+        arguments = self.offset, self.temperature, self.label_smoothing, self.weight
+        return self.reduce_weighted(*offset_cross_entropy(logits, labels, *arguments))
 
 
-class TemperatureCrossEntropy(_Loss):
+class TemperatureCrossEntropy(_Loss, ClassOptions):
     r"""Cross-entropy of scaled logits, CE(tau f) / tau, ``temperature`` being tau as in Béthune et al. (2022).
 
     The temperature multiplies the logits (deel-torchlip's convention): it is the inverse of OffsetCrossEntropy's.
     As tau goes to 0 the gradient tends to 1/c - onehot(y) for every sample, as with KR: robust, less accurate. As
     tau grows only samples with a wrong or small margin count, max(0, max_j f_j - f_y): accurate, less robust.
 
-    Args: temperature tau > 0, reduction. A single score is the logit of class 1 against 0.
+    A single score is the logit of class 1 against 0.
+
+    Args:
+        temperature: tau, above 0.
+        reduction, label_smoothing, weight: as of :class:`OffsetCrossEntropy`.
     """
 
-    def __init__(self, temperature: float, reduction: str = "mean"):
+    def __init__(self, temperature: float, reduction: str = "mean", label_smoothing: float = 0.0, weight: Any = None):
         super().__init__(reduction)
+        self.set_class_options(label_smoothing, weight)
         self.temperature = positive("temperature", temperature)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of logits (n, c) or binary scores."""
-        return self.reduce(_offset_cross_entropy(logits, labels, 0.0, 1 / self.temperature))
+        """The loss of logits (n, c) or binary scores; labels are hard or soft."""
+        arguments = 0.0, 1 / self.temperature, self.label_smoothing, self.weight
+        return self.reduce_weighted(*offset_cross_entropy(logits, labels, *arguments))
 
 
 class Hinge(_Loss):
@@ -318,16 +348,6 @@ class CategoricalHinge(_Loss):
         logits, true = multiclass(logits, labels)
         rival = logits.masked_fill(true, -math.inf).amax(1)
         return self.reduce(F.relu(self.min_margin - logits.masked_fill(~true, 0).sum(1) + rival))
-
-
-def _offset_cross_entropy(logits: Tensor, labels: Tensor, offset: float, temperature: float) -> Tensor:
-    if is_binary(logits):
-        scores, true = binary(logits, labels)
-        signed = torch.where(true, scores, -scores)
-        return temperature * F.softplus((offset - signed) / temperature).mean(-1)
-    logits, true = multiclass(logits, labels)
-    shifted = (logits - offset * true) / temperature
-    return temperature * F.cross_entropy(shifted, true.long().argmax(1), reduction="none")
 
 
 def _mix(alpha: float, hinge: Tensor, kr: Tensor) -> Tensor:

@@ -419,3 +419,31 @@ def test_a_wrong_model_or_loader_is_named(trained, some):
 def test_the_progress_bar_goes_to_stderr(trained, some, capsys):
     assert isinstance(fastlip.attack(trained, some, [0.1], steps=1, restarts=1, progress=True), AttackResult)
     assert "pgd" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["pgd", "apgd"])
+@pytest.mark.parametrize("tail", [nn.Identity(), nn.Flatten(0)], ids=["(n, 1)", "(n,)"])
+def test_one_score_is_attacked_at_its_distance_from_zero(kind, tail):
+    # The nearest image of the other label of a linear score w x + b is at |w x + b| / |w|.
+    layer = nn.Linear(4, 1)
+    x = torch.randn(12, 4)
+    distance = ((layer(x)[:, 0]) / layer.weight.norm()).detach().double()
+    labels = (distance > 0).long()
+    labels[0] = 1 - labels[0]
+    for encoded in (labels, 2 * labels - 1, labels.float()[:, None]):
+        found = fastlip.attack(
+            nn.Sequential(layer, tail).eval(), [(x, encoded)], eps=[5.0], kind=kind, steps=20, restarts=1, bounds=None
+        )
+        assert found.accuracy == pytest.approx(11 / 12)
+        assert found.distances[0] == 0
+        assert (found.distances[1:] >= distance[1:].abs() * (1 - 1e-4)).all()
+        step = 5.0 / 2**10  # of the bisection
+        assert (found.distances[1:] <= distance[1:].abs() + 1.01 * step).all()
+
+
+def test_a_score_of_zero_is_an_error():
+    layer = nn.Linear(2, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    found = fastlip.attack(layer.eval(), [(torch.rand(4, 2), torch.arange(4) % 2)], eps=[0.1], steps=1, restarts=1)
+    assert found.accuracy == 0

@@ -367,3 +367,86 @@ def test_values_equal_those_of_deel_torchlip_where_it_is_installed(loss, their_n
         one_hot = F.one_hot(labels, 5)
         labels_of_theirs = labels if their_name == "TauCrossEntropyLoss" else one_hot
         torch.testing.assert_close(loss(logits, labels), factor * theirs(logits, labels_of_theirs))
+
+
+def soft_labels(share=0.7):
+    return share * F.one_hot(CLASSES8, 3).float() + (1 - share) * F.one_hot(CLASSES8.roll(3), 3).float()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_soft_labels_as_in_torch(reduction):
+    soft = soft_labels()
+    found = losses.TemperatureCrossEntropy(4.0, reduction=reduction)(LOGITS8, soft)
+    torch.testing.assert_close(found, F.cross_entropy(4 * LOGITS8, soft, reduction=reduction) / 4)
+
+
+def test_the_offset_of_soft_labels_follows_the_probabilities():
+    soft, offset, temperature = soft_labels(), 0.6, 0.25
+    found = losses.OffsetCrossEntropy(offset, temperature)(LOGITS8, soft)
+    shifted = (LOGITS8 - offset * soft) / temperature
+    torch.testing.assert_close(found, -(temperature * soft * shifted.log_softmax(1)).sum(1).mean())
+
+
+@pytest.mark.parametrize("weight", [None, torch.tensor([0.5, 2.0, 1.0]), [1, 0, 3]])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_smoothing_and_class_weights_as_in_torch(weight, soft, reduction):
+    labels = soft_labels() if soft else CLASSES8
+    loss = losses.OffsetCrossEntropy(0.0, reduction=reduction, label_smoothing=0.1, weight=weight)
+    weight = None if weight is None else torch.as_tensor(weight, dtype=torch.float32)
+    expected = F.cross_entropy(LOGITS8, labels, weight, reduction=reduction, label_smoothing=0.1)
+    torch.testing.assert_close(loss(LOGITS8, labels), expected)
+
+
+def test_smoothing_is_a_soft_label():
+    loss, smoothed = losses.OffsetCrossEntropy(0.5, 0.25), losses.OffsetCrossEntropy(0.5, 0.25, label_smoothing=0.3)
+    soft = 0.7 * F.one_hot(CLASSES8, 3) + 0.1
+    torch.testing.assert_close(smoothed(LOGITS8, CLASSES8), loss(LOGITS8, soft))
+
+
+def test_one_score_takes_a_probability():
+    scores, soft = SCORES8[:, 0], torch.linspace(0.1, 0.9, 8)
+    found = losses.OffsetCrossEntropy(0.0)(scores, soft)
+    torch.testing.assert_close(found, F.binary_cross_entropy_with_logits(scores, soft))
+    torch.testing.assert_close(losses.OffsetCrossEntropy(0.0)(SCORES8, soft[:, None]), found)
+
+
+def test_class_weights_are_a_buffer_that_moves_with_the_loss():
+    loss = losses.TemperatureCrossEntropy(2.0, weight=[1.0, 2.0, 3.0])
+    assert set(loss.state_dict()) == {"weight"}
+    assert loss.to("meta").weight.device.type == "meta"
+    assert not losses.TemperatureCrossEntropy(2.0).state_dict()
+
+
+def test_soft_labels_compile():
+    loss = losses.OffsetCrossEntropy(0.5, 0.25)
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    for labels in (soft_labels(), F.one_hot(CLASSES8, 3).float(), 2 * F.one_hot(CLASSES8, 3).float() - 1):
+        torch.testing.assert_close(compiled(LOGITS8, labels), loss(LOGITS8, labels))
+
+
+@pytest.mark.parametrize("labels", [CLASSES8.numpy(), CLASSES8.tolist(), soft_labels().numpy()], ids=type)
+def test_labels_need_not_be_tensors(labels):
+    loss = losses.OffsetCrossEntropy(0.5)
+    torch.testing.assert_close(loss(LOGITS8, labels), loss(LOGITS8, torch.as_tensor(labels)))
+
+
+@pytest.mark.parametrize(
+    ("options", "labels", "message"),
+    [
+        ({"label_smoothing": 1.5}, CLASSES8, r"label_smoothing=1\.5"),
+        ({"weight": [1.0, -1.0, 1.0]}, CLASSES8, "weight="),
+        ({"weight": [1.0, float("nan"), 1.0]}, CLASSES8, "weight="),
+        ({"weight": [1.0, 2.0]}, CLASSES8, "weight: got 2 class weights, expected 3"),
+        ({}, 2 * soft_labels(), "labels: soft labels are probabilities"),
+        ({}, soft_labels() - 0.4, "labels: soft labels are probabilities"),
+    ],
+)
+def test_errors_of_soft_labels_and_class_options(options, labels, message):
+    with pytest.raises(ValueError, match=message):
+        losses.OffsetCrossEntropy(0.5, **options)(LOGITS8, labels)
+
+
+def test_labels_that_are_no_numbers():
+    with pytest.raises(TypeError, match="labels: got list"):
+        losses.OffsetCrossEntropy(0.5)(LOGITS8, ["cat"] * 8)

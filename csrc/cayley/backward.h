@@ -3,11 +3,19 @@
 
 #include <cstdint>
 
-#include "cayley/planar.h"
-#include "cayley/product.h"
 #include "common/scratch.h"
+#include "linalg/planar.h"
+#include "linalg/product.h"
 
 namespace fastlip::cayley {
+
+using linalg::add_to_diagonal;
+using linalg::conjugate_transpose;
+using linalg::load;
+using linalg::multiply;
+using linalg::Planar;
+using linalg::store;
+using linalg::subtract_adjoint;
 
 // With B = (I + A)⁻¹ and H = Q̄₁ - VᴴQ̄₂: Ā = -2 BᴴHBᴴ, Ū = Ā - Āᴴ, V̄ = -2 Q̄₂Bᴴ + V(Ā + Āᴴ).
 template <class T, bool complex>

@@ -11,10 +11,12 @@
 
 #include "cayley/backward.h"
 #include "cayley/forward.h"
-#include "cayley/schedule.h"
 #include "common/registry.h"
+#include "linalg/schedule.h"
 
 namespace fastlip::cayley {
+
+using linalg::Schedule;
 namespace {
 
 // The defect of orthonormality that is allowed, in roundings: twice what it allows of the singular values (README.md).

@@ -6,13 +6,22 @@
 #include <cstdint>
 #include <utility>
 
-#include "cayley/inverse.h"
-#include "cayley/planar.h"
-#include "cayley/product.h"
 #include "common/gemm.h"
 #include "common/scratch.h"
+#include "linalg/inverse.h"
+#include "linalg/planar.h"
+#include "linalg/product.h"
 
 namespace fastlip::cayley {
+
+using linalg::add_to_diagonal;
+using linalg::conjugate_transpose;
+using linalg::Inverse;
+using linalg::load;
+using linalg::multiply;
+using linalg::Planar;
+using linalg::store;
+using linalg::subtract_adjoint;
 
 template <class V, int... lane>
 inline auto sum_lanes(V value, std::integer_sequence<int, lane...>) {

@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <limits>
 
-#include "cayley/inverse.h"
 #include "common/scratch.h"
+#include "linalg/inverse.h"
 #include "polar/matrix.h"
 
 namespace fastlip::polar {
@@ -45,16 +45,16 @@ class Adjoint {
     load_both(q, shape_, q_, adjoint_, parallel_);
     // The mean of both halves, in which Q's rounding errors cancel where singular values are small.
     multiply(w_, adjoint_, v_, n_, n_, m_);
-    cayley::conjugate_transpose(w_, n_, n_, T{1}, h_, parallel_);
+    linalg::conjugate_transpose(w_, n_, n_, T{1}, h_, parallel_);
     combine(h_, n_, {{0.5, h_}, {0.5, w_}}, 0, parallel_);
     multiply(t_, adjoint_, r_, n_, n_, m_);
-    if (m_ > n_) cayley::multiply(r_, q_, t_, m_, n_, n_, true, T{-1}, parallel_);
-    cayley::subtract_adjoint(t_, n_);
+    if (m_ > n_) linalg::multiply(r_, q_, t_, m_, n_, n_, true, T{-1}, parallel_);
+    linalg::subtract_adjoint(t_, n_);
     if (!solve()) return false;
     multiply(v_, q_, t_, m_, n_, n_);
     if (m_ > n_) {
-      cayley::Inverse<T, complex>(whole(h_), n_, parallel_).run();
-      cayley::multiply(v_, r_, h_, m_, n_, n_, true, T{1}, parallel_);
+      linalg::Inverse<T, complex>(whole(h_), n_, parallel_).run();
+      linalg::multiply(v_, r_, h_, m_, n_, n_, true, T{1}, parallel_);
     }
     store_either(v_, shape_, unit, adjoint_, result);
     return true;
@@ -66,7 +66,7 @@ class Adjoint {
 
   void multiply(const Matrix& c, const Matrix& a, const Matrix& b, int64_t rows, int64_t columns,
                 int64_t length) const {
-    cayley::multiply(c, a, b, rows, columns, length, false, T{1}, parallel_);
+    linalg::multiply(c, a, b, rows, columns, length, false, T{1}, parallel_);
   }
 
   // t = X from t = M - Mᴴ, or false where too many squares would be needed: where H is nearly singular.
@@ -74,12 +74,12 @@ class Adjoint {
     const double p = shift();
     if (!(p > 0)) return false;
     combine(a_, n_, {{1, h_}}, p, parallel_);
-    cayley::Inverse<T, complex>(whole(a_), n_, parallel_).run();
+    linalg::Inverse<T, complex>(whole(a_), n_, parallel_).run();
     multiply(w_, a_, t_, n_, n_, n_);
     multiply_half(t_, w_, a_, n_, n_, T{-1}, parallel_);
     combine(t_, n_, {{2 * p, t_}}, 0, parallel_);
     combine(a_, n_, {{-2 * p, a_}}, 1, parallel_);
-    for (int squares = 0; !(cayley::square_norm(a_, n_) <= std::numeric_limits<T>::epsilon()); ++squares) {
+    for (int squares = 0; !(linalg::square_norm(a_, n_) <= std::numeric_limits<T>::epsilon()); ++squares) {
       if (squares == kMostSquares) return false;
       multiply(w_, a_, t_, n_, n_, n_);
       multiply_half(y_, w_, a_, n_, n_, T{-1}, parallel_);
@@ -93,8 +93,8 @@ class Adjoint {
   // About the geometric mean of H's smallest and largest eigenvalue: that of an even distribution between them.
   double shift() const {
     constexpr double kLeast = 0.15;
-    const double mean = cayley::trace(h_, n_) / n_;
-    const double variance = cayley::square_norm(h_, n_) / (n_ * mean * mean) - 1;
+    const double mean = linalg::trace(h_, n_) / n_;
+    const double variance = linalg::square_norm(h_, n_) / (n_ * mean * mean) - 1;
     return mean * std::sqrt(std::clamp(1 - 3 * variance, kLeast * kLeast, 1.0));
   }
 

@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <limits>
 
-#include "cayley/inverse.h"
 #include "common/scratch.h"
+#include "linalg/inverse.h"
 #include "polar/halley.h"
 #include "polar/matrix.h"
 
@@ -43,21 +43,21 @@ class Factor {
     combine(x_, m_, {{unit, x_}}, 0, parallel_);
     combine(adjoint_, n_, {{unit, adjoint_}}, 0, parallel_);
     multiply_half(g_, adjoint_, x_, n_, m_, T{1}, parallel_);
-    const double mean = cayley::trace(g_, n_) / n_;
-    const double spread = std::sqrt(std::max(0.0, cayley::square_norm(g_, n_) / (n_ * mean * mean) - 1));
+    const double mean = linalg::trace(g_, n_) / n_;
+    const double spread = std::sqrt(std::max(0.0, linalg::square_norm(g_, n_) / (n_ * mean * mean) - 1));
     Halley halley(spread);
     const double scale = mean * halley.largest_square();
     combine(x_, m_, {{1 / std::sqrt(scale), x_}}, 0, parallel_);
     combine(g_, n_, {{1 / scale, g_}}, -1, parallel_);
     // What a cubic step squares to a rounding of each singular value.
     const double fine = std::numeric_limits<T>::epsilon() * std::sqrt(n_);
-    for (double defect = cayley::square_norm(g_, n_); !(defect <= fine); defect = cayley::square_norm(g_, n_)) {
+    for (double defect = linalg::square_norm(g_, n_); !(defect <= fine); defect = linalg::square_norm(g_, n_)) {
       if (halley.is_exhausted()) return false;
-      halley.look_at(defect, -cayley::trace(g_, n_));
+      halley.look_at(defect, -linalg::trace(g_, n_));
       advance(halley.next(), defect * defect <= fine);
     }
     combine(z_, n_, {{-0.5, g_}}, 1, parallel_);  // X (3I - XᴴX) / 2, whose norm is at most 1
-    cayley::multiply(y_, x_, z_, m_, n_, n_, false, T{1}, parallel_);
+    linalg::multiply(y_, x_, z_, m_, n_, n_, false, T{1}, parallel_);
     store_either(y_, shape_, T{1}, adjoint_, q);
     return true;
   }
@@ -70,16 +70,16 @@ class Factor {
   void advance(const Weights& weights, bool cubic) const {
     const auto [a, b, c] = weights;
     combine(z_, n_, {{cubic ? -0.5 : c, g_}}, cubic ? 1 : 1 + c, parallel_);
-    if (!cubic) cayley::Inverse<T, complex>(whole(z_), n_, parallel_).run();
-    cayley::multiply(y_, x_, z_, m_, n_, n_, false, T{1}, parallel_);
+    if (!cubic) linalg::Inverse<T, complex>(whole(z_), n_, parallel_).run();
+    linalg::multiply(y_, x_, z_, m_, n_, n_, false, T{1}, parallel_);
     if (cubic) {
       combine(x_, m_, {{1, y_}}, 0, parallel_);
     } else {
       combine(x_, m_, {{b / c, x_}, {a - b / c, y_}}, 0, parallel_);
     }
-    cayley::conjugate_transpose(x_, m_, n_, T{1}, adjoint_, parallel_);
+    linalg::conjugate_transpose(x_, m_, n_, T{1}, adjoint_, parallel_);
     multiply_half(g_, adjoint_, x_, n_, m_, T{1}, parallel_);
-    cayley::add_to_diagonal(g_, n_, T{-1});
+    linalg::add_to_diagonal(g_, n_, T{-1});
   }
 
   const Shape shape_;

@@ -6,15 +6,15 @@
 #include <cstdint>
 #include <limits>
 
-#include "cayley/combine.h"
-#include "cayley/planar.h"
-#include "cayley/product.h"
 #include "common/parallel.h"
+#include "linalg/combine.h"
+#include "linalg/planar.h"
+#include "linalg/product.h"
 
 namespace fastlip::polar {
 
-using cayley::combine;
-using cayley::Planar;
+using linalg::combine;
+using linalg::Planar;
 
 // Sizes of a batch's matrices as they are computed with, of which wide ones are the adjoints: rows >= columns.
 struct Shape {
@@ -28,7 +28,7 @@ struct Shape {
 // Rows that fill up vectors are 0: products and transposes keep what fills up rows and columns at 0 then.
 template <class T, bool complex>
 void clear_padding(const Planar<T, complex>& matrix, int64_t rows) {
-  std::fill(matrix.at(rows, 0), matrix.at(cayley::padded<T>(rows), 0), T{0});
+  std::fill(matrix.at(rows, 0), matrix.at(linalg::padded<T>(rows), 0), T{0});
 }
 
 // `target` (rows x columns) from contiguous numbers; `adjoint` (columns x rows) is its adjoint afterwards.
@@ -37,11 +37,11 @@ void load_both(const T* source, const Shape& shape, const Planar<T, complex>& ta
                const Planar<T, complex>& adjoint, bool parallel) {
   const auto [rows, columns, wide] = shape;
   if (wide) {
-    cayley::load(source, columns, rows, adjoint);
-    cayley::conjugate_transpose(adjoint, columns, rows, T{1}, target, parallel);
+    linalg::load(source, columns, rows, adjoint);
+    linalg::conjugate_transpose(adjoint, columns, rows, T{1}, target, parallel);
   } else {
-    cayley::load(source, rows, columns, target);
-    cayley::conjugate_transpose(target, rows, columns, T{1}, adjoint, parallel);
+    linalg::load(source, rows, columns, target);
+    linalg::conjugate_transpose(target, rows, columns, T{1}, adjoint, parallel);
   }
 }
 
@@ -51,10 +51,10 @@ void store_either(const Planar<T, complex>& source, const Shape& shape, T scale,
                   T* target) {
   const auto [rows, columns, wide] = shape;
   if (wide) {
-    cayley::conjugate_transpose(source, rows, columns, scale, adjoint);
-    cayley::store(adjoint, columns, rows, T{1}, T{0}, target);
+    linalg::conjugate_transpose(source, rows, columns, scale, adjoint);
+    linalg::store(adjoint, columns, rows, T{1}, T{0}, target);
   } else {
-    cayley::store(source, rows, columns, scale, T{0}, target);
+    linalg::store(source, rows, columns, scale, T{0}, target);
   }
 }
 
@@ -90,16 +90,16 @@ template <class T, bool complex>
 void multiply_half(const Planar<T, complex>& c, const Planar<T, complex>& a, const Planar<T, complex>& b, int64_t n,
                    int64_t length, T sign, bool parallel) {
   constexpr int64_t lanes = kLaneCount<T>;
-  cayley::multiply<T, complex, true>(c, a, b, n, n, length, false, T{1}, parallel);
-  parallel_jobs(cayley::padded<T>(n) / lanes, parallel, [&](int64_t block) {
+  linalg::multiply<T, complex, true>(c, a, b, n, n, length, false, T{1}, parallel);
+  parallel_jobs(linalg::padded<T>(n) / lanes, parallel, [&](int64_t block) {
     const int64_t i = block * lanes;
     for (int64_t j = 0; j < i; j += lanes) {
       for (int64_t p = 0; p < c.kPlanes; ++p) {
         Lanes<T> square[lanes];
-        cayley::load_square(c.at(j, i) + p * c.plane, c.row, square);
+        linalg::load_square(c.at(j, i) + p * c.plane, c.row, square);
         transpose<T>(square);
         for (auto& value : square) value *= p == 0 ? sign : -sign;
-        cayley::store_square(square, c.row, c.at(i, j) + p * c.plane);
+        linalg::store_square(square, c.row, c.at(i, j) + p * c.plane);
       }
     }
   });

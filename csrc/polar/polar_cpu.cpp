@@ -5,8 +5,8 @@
 
 #include <cstdint>
 
-#include "cayley/schedule.h"
 #include "common/registry.h"
+#include "linalg/schedule.h"
 #include "polar/adjoint.h"
 #include "polar/factor.h"
 
@@ -17,7 +17,7 @@ namespace {
 template <class T, bool complex>
 void forward(const T* v, T* q, bool* failed, int64_t batch, int64_t rows, int64_t columns) {
   const Shape shape(rows, columns);
-  const cayley::Schedule schedule(batch, shape.rows, shape.columns);
+  const linalg::Schedule schedule(batch, shape.rows, shape.columns);
   schedule.run(batch, [&](int64_t i) {
     const int64_t at = i * rows * columns * Planar<T, complex>::kPlanes;
     failed[i] = !Factor<T, complex>(shape, schedule.inside).run(v + at, q + at);
@@ -28,7 +28,7 @@ template <class T, bool complex>
 void backward(const T* gradient, const T* q, const T* v, T* v_gradient, bool* failed, int64_t batch, int64_t rows,
               int64_t columns) {
   const Shape shape(rows, columns);
-  const cayley::Schedule schedule(batch, shape.rows, shape.columns);
+  const linalg::Schedule schedule(batch, shape.rows, shape.columns);
   schedule.run(batch, [&](int64_t i) {
     const int64_t at = i * rows * columns * Planar<T, complex>::kPlanes;
     failed[i] = !Adjoint<T, complex>(shape, schedule.inside).run(gradient + at, q + at, v + at, v_gradient + at);

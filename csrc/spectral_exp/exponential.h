@@ -10,16 +10,16 @@
 #include <cstdint>
 #include <utility>
 
-#include "cayley/combine.h"
-#include "cayley/planar.h"
-#include "cayley/product.h"
 #include "common/scratch.h"
+#include "linalg/combine.h"
+#include "linalg/planar.h"
+#include "linalg/product.h"
 
 namespace fastlip::spectral_exp {
 
-using cayley::combine;
-using cayley::Planar;
-using cayley::square_norm;
+using linalg::combine;
+using linalg::Planar;
+using linalg::square_norm;
 
 constexpr double kRoot = 13.304134695650071;  // of 177
 constexpr double kX3 = 2.0 / 3, kX1 = kX3 * (1 + kRoot) / 88, kX2 = kX3 * (1 + kRoot) / 352;
@@ -78,7 +78,7 @@ class Exponential {
   Matrix power(int j) const { return {powers_ + (differentiates_ ? j : j % 2) * size(), n_}; }
 
   void product(const Matrix& c, const Matrix& a, const Matrix& b, T factor = T{1}, bool add = false) const {
-    cayley::multiply(c, a, b, n_, n_, n_, add, factor, parallel_);
+    linalg::multiply(c, a, b, n_, n_, n_, add, factor, parallel_);
   }
 
   // A, divided by a power of two such that its norm is small, and A².

@@ -5,8 +5,8 @@
 
 #include <cstdint>
 
-#include "cayley/schedule.h"
 #include "common/registry.h"
+#include "linalg/schedule.h"
 #include "spectral_exp/exponential.h"
 
 namespace fastlip::spectral_exp {
@@ -15,7 +15,7 @@ namespace {
 // k and e are (batch, n, n). failed[i] is whether e[i] is left unwritten.
 template <class T, bool complex>
 void forward(const T* k, T* e, bool* failed, int64_t batch, int64_t n) {
-  const cayley::Schedule schedule(batch, n, n);
+  const linalg::Schedule schedule(batch, n, n);
   schedule.run(batch, [&](int64_t i) {
     const int64_t at = i * n * n * Planar<T, complex>::kPlanes;
     failed[i] = !Exponential<T, complex>(n, false, schedule.inside).run(k + at, e + at);
@@ -24,7 +24,7 @@ void forward(const T* k, T* e, bool* failed, int64_t batch, int64_t n) {
 
 template <class T, bool complex>
 void backward(const T* gradient, const T* k, T* k_gradient, bool* failed, int64_t batch, int64_t n) {
-  const cayley::Schedule schedule(batch, n, n);
+  const linalg::Schedule schedule(batch, n, n);
   schedule.run(batch, [&](int64_t i) {
     const int64_t at = i * n * n * Planar<T, complex>::kPlanes;
     Exponential<T, complex> exponential(n, true, schedule.inside);

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastlip._labels import as_logits
+
 LOSSES = ("margin", "ce", "dlr")
 
 
@@ -78,10 +80,16 @@ class Objective:
 
 
 def forward(model: nn.Module, x: Tensor, where: str) -> Tensor:
-    """The model's logits; ValueError where they are no (b, c >= 2) or not finite."""
-    logits = model(x)
-    if logits.dim() != 2 or logits.shape[0] != len(x) or logits.shape[1] < 2:
-        raise ValueError(f"logits: got shape {tuple(logits.shape)}, expected ({len(x)}, c) with c >= 2")
-    if not logits.isfinite().all():
+    """The model's logits (b, c), c >= 2; a single score f becomes the logits (-f/2, f/2)."""
+    return as_logits(outputs(model, x, where))
+
+
+def outputs(model: nn.Module, x: Tensor, where: str) -> Tensor:
+    """The model's logits or scores; ValueError where they are neither or not finite."""
+    found = model(x)
+    if not (isinstance(found, Tensor) and found.dim() in (1, 2) and found.shape[0] == len(x) and found.numel()):
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"logits: got shape {got}, expected ({len(x)}, c), or ({len(x)},) for one score")
+    if not found.isfinite().all():
         raise ValueError(f"NaN or Inf in the outputs of {where}")
-    return logits
+    return found

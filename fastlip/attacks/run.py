@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastlip._evaluation import bar, check_batch, check_model, full_precision, prepare
-from fastlip._labels import multiclass
+from fastlip._batches import check_batch
+from fastlip._evaluation import bar, check_model, full_precision, prepare
+from fastlip._labels import classes
 from fastlip.attacks.ball import Ball, Bounds, distances, per_image
-from fastlip.attacks.objective import Objective, forward, margins, rivals
+from fastlip.attacks.objective import Objective, forward, margins, outputs, rivals
 from fastlip.attacks.options import KINDS, Plan, Radii, box, check_bounds, make_generator
 from fastlip.attacks.result import AttackResult, BrokenCertificateWarning, broken_text
 from fastlip.attacks.search import apgd, pgd
@@ -59,9 +60,10 @@ def attack(
     The model, its parameters' gradients and the global random generators are left as they were.
 
     Args:
-        model: any module with logits (n, c), c >= 2, in eval mode. Parameters in 16 bits are raised to float32 in
+        model: any module with logits (n, c), or with one score (n,) or (n, 1) that is above 0 for label 1,
+            in eval mode. Parameters in 16 bits are raised to float32 in
             a copy, which is what is attacked.
-        loader: batches of images and integer or one-hot labels.
+        loader: batches of images and integer or one-hot labels, as of :func:`fastlip.certify`.
         eps: radii for all samples; or a tensor (n,) or (n, k) of radii for each. Radii of 0 are not attacked.
         kind: ``"pgd"`` or ``"apgd"``.
         losses: to climb one after the other: ``"margin"``, ``"ce"``, ``"dlr"``. By default ("margin",) for pgd and
@@ -136,7 +138,7 @@ class _Batch:
         self.x = x
         self.where = where
         self.low, self.high = box(bounds, x, where)
-        self.logits, self.true = multiclass(forward(model, x, where), labels.to(x.device))
+        self.logits, self.true = classes(outputs(model, x, where), labels)
         self.margins = margins(self.logits, self.true)
 
     def objective(self, rows: Tensor, loss: str, restart: int) -> Objective:

@@ -39,13 +39,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """A contestant beside plain: medians over the rounds of time ratios, and the ratio of saved bytes."""
+    """A contestant beside plain: medians over the rounds of time ratios, and the ratio of saved bytes.
+
+    ``saved`` is None where a compiled program keeps its own memory, which autograd does not see.
+    """
 
     method: str
     contestant: str
     train: float
     evaluate: float
-    saved: float
+    saved: float | None
     train_ms: float
     evaluate_ms: float
     plain_train_ms: float
@@ -89,11 +92,11 @@ def run(setting: Setting, contestants: Sequence[str] = CONTESTANTS) -> list[Row]
         _require_agreement(name, setting.method, model, x[:4], y[:4])
     inputs = {name: _input(name, x) for name in networks}
     losses = {name: loss_of(network, inputs[name], y) for name, network in networks.items()}
-    sizes = dict.fromkeys(networks, 0)
+    sizes: dict[str, int | None] = {}
     how = setting.rounds, setting.device
     train = alternate({name: training_step(name, networks[name], losses[name]) for name in networks}, *how)
     for name, network in networks.items():
-        sizes[name] = 0 if name in ("compiled", *whole_step.PROGRAMS) else bytes_kept(losses[name])
+        sizes[name] = None if name in ("compiled", *whole_step.PROGRAMS) else bytes_kept(losses[name])
         network.eval()
     evaluate = alternate({name: evaluation_step(name, networks[name], inputs[name]) for name in networks}, *how)
     return [_row(setting, name, train, evaluate, sizes) for name in contestants]
@@ -113,7 +116,7 @@ def _row(
     name: str,
     train: dict[str, list[float]],
     evaluate: dict[str, list[float]],
-    sizes: dict[str, int],
+    sizes: dict[str, int | None],
 ) -> Row:
     def ratio(seconds: dict[str, list[float]]) -> float:
         return statistics.median(a / b for a, b in zip(seconds[name], seconds["plain"], strict=True))
@@ -121,12 +124,13 @@ def _row(
     def milliseconds(seconds: list[float]) -> float:
         return 1e3 * statistics.median(seconds)
 
+    own, plain = sizes[name], sizes["plain"]
     return Row(
         setting.method,
         name,
         ratio(train),
         ratio(evaluate),
-        sizes[name] / sizes["plain"],
+        own / plain if own is not None and plain else None,
         *map(milliseconds, (train[name], evaluate[name], train["plain"], evaluate["plain"])),
     )
 

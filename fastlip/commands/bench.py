@@ -112,7 +112,7 @@ def _machine() -> dict[str, Any]:
 def _print_row(row: Row, *, header: bool) -> None:
     if header:
         click.echo("ratios to plain                train  evaluate     saved |  train ms  evaluate ms  plain's")
-    saved = f"{row.saved:>9.2f}" if row.saved else f"{'-':>9}"
+    saved = f"{'-':>9}" if row.saved is None else f"{row.saved:>9.2f}"
     click.echo(
         f"{row.method:<10} {row.contestant:<16} {row.train:>8.2f} {row.evaluate:>9.2f} {saved} |"
         f" {row.train_ms:>9.1f} {row.evaluate_ms:>12.1f}  {row.plain_train_ms:.1f}, {row.plain_evaluate_ms:.1f}"
@@ -124,19 +124,28 @@ def _plot(rows: list[Row], path: Path, title: str) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise click.ClickException("--plot needs matplotlib: pip install 'fastlip[plot]'") from None
-    methods = list(dict.fromkeys(row.method for row in rows))
-    contestants = list(dict.fromkeys(row.contestant for row in rows))
     figure = Figure(figsize=(11, 4), layout="constrained")
     figure.suptitle(f"{title}: ratio to plain convolutions")
     titles = {"train": "training step", "evaluate": "evaluation", "saved": "bytes saved for backward"}
-    for axes, (what, heading) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        width = 0.8 / len(contestants)
-        for i, contestant in enumerate(contestants):
-            heights = [getattr(row, what) for row in rows if row.contestant == contestant]
-            axes.bar([j + (i - (len(contestants) - 1) / 2) * width for j in range(len(heights))], heights, width)
+    bars = [_bars(axes, rows, what) for axes, what in zip(figure.subplots(1, 3), titles, strict=True)]
+    for axes, heading in zip(figure.axes, titles.values(), strict=True):
         axes.axhline(1, color="black", linewidth=0.8)
-        axes.set_xticks(range(len(methods)), [TITLES[method] for method in methods], rotation=45)
         axes.set_title(heading)
         axes.set_yscale("log")
-    figure.legend(contestants, loc="outside lower center", ncols=len(contestants))
+    figure.legend(bars[0].values(), bars[0].keys(), loc="outside lower center", ncols=len(bars[0]))
     figure.savefig(path, dpi=120)
+
+
+def _bars(axes: Any, rows: list[Row], what: str) -> dict[str, Any]:
+    """Draws one figure of every row, grouped by method; returns a contestant's bars by its name."""
+    methods = list(dict.fromkeys(row.method for row in rows))
+    contestants = list(dict.fromkeys(row.contestant for row in rows))
+    width = 0.8 / len(contestants)
+    bars = {}
+    for i, contestant in enumerate(contestants):
+        measured = [row for row in rows if row.contestant == contestant and getattr(row, what) is not None]
+        offset = (i - (len(contestants) - 1) / 2) * width
+        places = [methods.index(row.method) + offset for row in measured]
+        bars[contestant] = axes.bar(places, [getattr(row, what) for row in measured], width, color=f"C{i}")
+    axes.set_xticks(range(len(methods)), [TITLES[method] for method in methods], rotation=45)
+    return bars

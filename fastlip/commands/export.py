@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import fastlip
 from fastlip import hub
 
-_SUFFIXES = {".onnx": "onnx", ".pt2": "pt2"}
+_SUFFIXES = {".onnx": "onnx", ".pt2": "pt2", ".pt": "torch", ".pth": "torch"}
 _ONNX_PACKAGES = ("onnx", "onnxscript")
 
 
@@ -31,7 +31,7 @@ _ONNX_PACKAGES = ("onnx", "onnxscript")
     "--format",
     "kind",
     type=click.Choice(["torch", "onnx", "pt2"]),
-    help="What to write.  [default: by the file's suffix, else torch]",
+    help="What to write.  [default: by the file's suffix: .pt or .pth, .pt2, .onnx]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def export(run: Path, out: Path, kind: str | None, as_json: bool):
@@ -42,7 +42,7 @@ def export(run: Path, out: Path, kind: str | None, as_json: bool):
     """
     from fastlip._files import write_atomically
 
-    kind = kind or _SUFFIXES.get(out.suffix, "torch")
+    kind = kind or _kind_of(out)
     missing = [name for name in _ONNX_PACKAGES if kind == "onnx" and find_spec(name) is None]
     if missing:
         raise click.ClickException(f"--format=onnx: needs {' and '.join(missing)}: pip install 'fastlip[onnx]'")
@@ -65,6 +65,18 @@ def export(run: Path, out: Path, kind: str | None, as_json: bool):
         "lipschitz": fastlip.audit(plain, shape).bound,
     }
     click.echo(json.dumps(about, indent=2) if as_json else _describe(about, out))
+
+
+def _kind_of(out: Path) -> str:
+    """The format that a file's suffix names; BadParameter where it names none."""
+    kind = _SUFFIXES.get(out.suffix.lower())
+    if kind is None:
+        raise click.BadParameter(
+            f"{out.name}: the suffix {out.suffix!r} names no format; allowed are {', '.join(_SUFFIXES)}, or any "
+            "suffix with --format",
+            param_hint="--out",
+        )
+    return kind
 
 
 def _describe(about: dict[str, Any], out: Path) -> str:

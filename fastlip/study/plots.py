@@ -220,10 +220,11 @@ def _backends(rows: Sequence[Row]) -> Any:
                 continue
             place = {"y": i + (j - (len(backends) - 1) / 2) * height, "height": 0.9 * height}
             look = {"color": color(method), "alpha": 1.0 if j == 0 else 0.45, "hatch": "" if j == 0 else "///"}
-            epochs, cra = row.epochs_in_budget, 100 * row.result["cra"][0] if row.finished else 0
-            for axes, width, text in ((left, epochs, f"{epochs:.1f}"), (right, cra, f"{cra:.1f}")):
-                bar = axes.barh(width=width, edgecolor="white", linewidth=0.5, **place, **look)
-                axes.bar_label(bar, [f" {text} {backend}" if width else f" {backend}: no figure"], fontsize=7.5)
+            cra = 100 * row.result["cra"][0] if row.finished else None
+            for axes, width in ((left, row.epochs_in_budget), (right, cra)):
+                bar = axes.barh(width=width or 0, edgecolor="white", linewidth=0.5, **place, **look)
+                label = f" {backend}: no figure" if width is None else f" {width:.1f} {backend}"
+                axes.bar_label(bar, [label], fontsize=7.5)
     for axes, title in ((left, f"epochs in {rows[0].budget:g} s"), (right, "certified accuracy at 36/255, %")):
         axes.set_yticks(range(len(groups)), [" ".join((TITLES[m], s)) for m, s in groups])
         axes.invert_yaxis()

@@ -85,3 +85,42 @@ def test_bench_times_another_package_where_it_is_installed(cli):
     (row,) = json.loads(output)["rows"]
     assert row["contestant"] == "orthogonium"
     assert min(row["train"], row["evaluate"], row["saved"]) > 0
+
+
+def test_the_plot_gives_each_contestant_its_bars_and_its_name(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    from fastlip.benchmarking.contest import Row
+    from fastlip.commands import bench
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **options: drawn.append(self))
+    rows = [
+        Row("aol", "fused", 0.5, 0.6, 0.7, 1, 1, 1, 1),
+        Row("sll", "fused", 1.5, 1.6, 0.8, 1, 1, 1, 1),
+        Row("sll", "compiled", 2.5, 2.6, None, 1, 1, 1, 1),  # only of the second method, without a figure of memory
+    ]
+    bench._plot(rows, tmp_path / "bench.png", "title")
+    (figure,) = drawn
+    (legend,) = figure.legends
+    names = {text.get_text(): handle for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)}
+    assert list(names) == ["fused", "compiled"]
+    found = [
+        {(round(bar.get_x() + bar.get_width() / 2, 6), bar.get_height(), bar.get_facecolor()) for bar in axes.patches}
+        for axes in figure.axes
+    ]
+    fused, compiled = (handle.get_facecolor() for handle in names.values())
+    assert fused != compiled
+    assert found[0] == {(-0.2, 0.5, fused), (0.8, 1.5, fused), (1.2, 2.5, compiled)}
+    assert found[2] == {(-0.2, 0.7, fused), (0.8, 0.8, fused)}
+
+
+def test_a_share_of_nothing_is_a_figure(capsys):
+    from fastlip.benchmarking.contest import Row
+    from fastlip.commands import bench
+
+    bench._print_row(Row("aol", "fused", 0.5, 0.6, 0.0, 1, 1, 1, 1), header=False)
+    bench._print_row(Row("aol", "compiled", 0.5, 0.6, None, 1, 1, 1, 1), header=False)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[4] == "0.00"
+    assert second.split()[4] == "-"

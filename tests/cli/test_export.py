@@ -35,3 +35,11 @@ def test_export_refuses_in_one_line(cli, trained, monkeypatch):
     assert_one_line(cli("export", trained, "--out", "net.pt", "--format=tflite"), "'--format'", 2)
     monkeypatch.setattr(export, "find_spec", lambda name: None)
     assert_one_line(cli("export", trained, "--out", "net.onnx"), "needs onnx and onnxscript: pip install")
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "net", "net.onnxx", "net.pkl"])
+def test_a_suffix_that_names_no_format_is_refused(cli, trained, tmp_path, name):
+    assert_one_line(cli("export", trained, "--out", name), "names no format; allowed are .onnx, .pt2, .pt, .pth", 2)
+    assert not (tmp_path / name).exists()
+    assert cli("export", trained, "--out", name, "--format=torch")[0] == 0
+    assert (tmp_path / name).stat().st_size > 1000

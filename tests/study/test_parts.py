@@ -140,3 +140,13 @@ def test_scores_run_from_one_to_five():
 
 def test_every_method_has_its_own_colour():
     assert len({plots.color(method) for method in METHODS}) == len(METHODS)
+
+
+def test_no_certified_image_is_a_figure_and_a_failed_run_is_none():
+    measured = Measured(1, 10, 10, 0.1, 0.0, 0.1, 0.1, 100, 100, 100)
+    rows = [
+        Row(Contender("aol", "XS", "auto"), 5.0, measured, {"cra": [0.0]}, ""),
+        Row(Contender("aol", "XS", "reference"), 5.0, measured, {}, "failed"),
+    ]
+    texts = [text.get_text().strip() for axes in plots._backends(rows).axes for text in axes.texts]
+    assert texts[2:] == ["0.0 auto", "reference: no figure"]

@@ -4,13 +4,13 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cayley/planar.h"
-#include "cayley/product.h"
 #include "common/gemm.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
+#include "linalg/planar.h"
+#include "linalg/product.h"
 
-namespace fastlip::cayley {
+namespace fastlip::linalg {
 
 constexpr int64_t kBlock = kMaxLength;
 
@@ -160,4 +160,4 @@ class Inverse {
   T* inverse_ = nullptr;  // of E
 };
 
-}  // namespace fastlip::cayley
+}  // namespace fastlip::linalg

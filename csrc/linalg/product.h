@@ -8,12 +8,12 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "cayley/planar.h"
 #include "common/gemm.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
+#include "linalg/planar.h"
 
-namespace fastlip::cayley {
+namespace fastlip::linalg {
 
 template <bool complex>
 constexpr int64_t kTileRows = complex ? kPanelRows / 2 : kPanelRows;
@@ -236,4 +236,4 @@ void multiply(const Planar<T, complex>& c, const Planar<T, complex>& a, const Pl
   });
 }
 
-}  // namespace fastlip::cayley
+}  // namespace fastlip::linalg

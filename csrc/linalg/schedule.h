@@ -6,7 +6,7 @@
 
 #include "common/parallel.h"
 
-namespace fastlip::cayley {
+namespace fastlip::linalg {
 
 // Whether the threads share each matrix, and how many matrices make a job.
 struct Schedule {
@@ -29,4 +29,4 @@ struct Schedule {
   }
 };
 
-}  // namespace fastlip::cayley
+}  // namespace fastlip::linalg

@@ -4,9 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cayley/planar.h"
+#include "linalg/planar.h"
 
-namespace fastlip::cayley {
+namespace fastlip::linalg {
 
 template <class T, bool complex>
 struct Term {
@@ -56,4 +56,4 @@ double trace(const Planar<T, complex>& matrix, int64_t n) {
   return sum;
 }
 
-}  // namespace fastlip::cayley
+}  // namespace fastlip::linalg

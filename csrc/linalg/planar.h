@@ -8,7 +8,7 @@
 #include "common/parallel.h"
 #include "common/transpose.h"
 
-namespace fastlip::cayley {
+namespace fastlip::linalg {
 
 constexpr int64_t kShare = 64;  // rows that are worth another thread
 
@@ -125,4 +125,4 @@ void subtract_adjoint(const Planar<T, complex>& matrix, int64_t size) {
   }
 }
 
-}  // namespace fastlip::cayley
+}  // namespace fastlip::linalg
