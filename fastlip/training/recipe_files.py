@@ -13,7 +13,7 @@ from typing import Any
 
 from fastlip._files import read_json
 from fastlip.models import METHODS
-from fastlip.training.recipe import SIZES, Recipe, check_type, check_value
+from fastlip.training.recipe import SIZES, Recipe, as_type, check_value
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -109,7 +109,7 @@ def _read(source: Path, above: tuple[Path, ...]) -> RecipeFile:
         raise ValueError(f"{path}: base={above[-1].stem!r}: its bases lead back to it")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # integers of more digits than Python reads are ValueErrors too
         raise ValueError(f"{path}: is not TOML: {error}") from None
     return _parse(path, content, above)
 
@@ -154,11 +154,11 @@ def _checked(path: Path, sections: Values, prefix: str) -> Iterator[tuple[str, A
 def _check(where: str, key: str, value: Any) -> Any:
     item = FIELDS[key]
     try:
-        check_type(where, value, type(item.default))
+        value = as_type(where, value, type(item.default))
     except TypeError:
         raise ValueError(f"{where}={value!r}: expected {type(item.default).__name__}") from None
     check_value(where, value, item.metadata)
-    return float(value) if isinstance(item.default, float) else value
+    return value
 
 
 def _require_known(path: Path, prefix: str, table: Values, allowed: tuple[str, ...]) -> None:

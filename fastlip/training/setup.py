@@ -39,6 +39,8 @@ def device_of(recipe: Recipe) -> torch.device:
     """The device that the recipe names; ValueError if it is not there."""
     if recipe.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if recipe.device.startswith("meta"):
+        raise ValueError(f"device={recipe.device!r}: cannot be used here: it computes nothing")
     try:
         device = torch.device(recipe.device)
         torch.empty(0, device=device)
@@ -146,7 +148,12 @@ def triangle(progress: float) -> float:
 def batches_of(
     recipe: Recipe, data: Data, images: Images, *, augment: bool = False, share: Share | None = None
 ) -> Batches:
-    """Batches of these images as the recipe trains (augmented) or evaluates on them; share: this process's part."""
+    """Batches of these images as the recipe trains (augmented) or evaluates on them; share: this process's part.
+
+    ValueError for shifts that could move a whole image out of sight.
+    """
+    if recipe.shift >= min(data.shape[1:]):
+        raise ValueError(f"shift={recipe.shift}: must be below the {min(data.shape[1:])} pixels of an image's side")
     return Batches(
         images,
         data.divisor,
