@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -63,8 +64,18 @@ def read_json(path: Path) -> Any:
 
 def printable(name: str | Path) -> str:
     r"""A file's name for people and programs: bytes that are no UTF-8, and control characters, as ``\xff``."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() else _escaped(c) for c in str(name))
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    # Python reads a byte that is no UTF-8 as a lone surrogate.
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
+
+
+def markdown(name: str | Path) -> str:
+    """A name as literal text of Markdown, which takes punctuation for markup and passes HTML through."""
+    return re.sub(r"([\\`*_{}\[\]<>()#|~$&!])", r"\\\1", printable(name))
 
 
 def _write_new(path: Path, write: Callable[[IO[bytes]], Any], failures: list[OSError]) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 import fastlip
 from fastlip import hub
+from fastlip._files import printable
 from fastlip.attacks import KINDS, AttackResult, BrokenCertificateWarning
 from fastlip.attacks.result import broken_text
 from fastlip.certificates import Certificate
@@ -87,7 +88,7 @@ def certify(
         click.echo(json.dumps(figures, indent=2))
     else:
         lines = [] if found is None else attack_lines(found, certificate, radius_name)
-        click.echo("\n".join([*lines, *notes, f"report in {folder}"]))
+        click.echo("\n".join([*lines, *notes, f"report in {printable(folder)}"]))
     if found is not None and len(found.broken):
         raise click.ClickException(f"{broken_text(found.broken)}; saved in {folder / BROKEN}")
 

@@ -23,7 +23,7 @@ def experiment(name: str, seed: int, out: Path | None):
     takes less than a minute, writes NAME.json and NAME.png, and fails if a claim that it checks does not hold.
     """
     from fastlip import _figures
-    from fastlip._files import write_json
+    from fastlip._files import printable, write_json
     from fastlip.study.experiments import module_of
 
     module, folder = module_of(name), out or Path("runs") / "experiments"
@@ -38,7 +38,7 @@ def experiment(name: str, seed: int, out: Path | None):
     for claim in found["claims"]:
         bounds = [f"{word} {claim[word]:g}" for word in ("least", "most") if claim[word] is not None]
         click.echo(f"{claim['value']:10.4f}  {claim['claim']} (expected: at {', '.join(bounds)})")
-    click.echo(f"figure left out: {missing}" if missing else f"figure in {folder / name}.png")
+    click.echo(f"figure left out: {missing}" if missing else f"figure in {printable(folder / name)}.png")
     wrong = [claim["claim"] for claim in found["claims"] if not claim["holds"]]
     if wrong:
         raise click.ClickException(f"not found with seed {seed}: {'; '.join(wrong)}")

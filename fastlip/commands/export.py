@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import fastlip
 from fastlip import hub
+from fastlip._files import printable
 
 _SUFFIXES = {".onnx": "onnx", ".pt2": "pt2", ".pt": "torch", ".pth": "torch"}
 _ONNX_PACKAGES = ("onnx", "onnxscript")
@@ -83,7 +84,7 @@ def _describe(about: dict[str, Any], out: Path) -> str:
     size, shape = out.stat().st_size / 1e6, ", ".join(map(str, about["input_shape"]))
     centred = f" - {about['mean']}" if about["mean"] else ""
     return (
-        f"{out}: {about['format']}, {size:.2f} MB; its outputs differ by {about['difference']:.1e}\n"
+        f"{printable(out)}: {about['format']}, {size:.2f} MB; its outputs differ by {about['difference']:.1e}\n"
         f"Lipschitz bound    {about['lipschitz']:.7f}  (audited)\n"
         f"input              (n, {shape}): stored value / {about['divisor']:g}{centred}"
     )

@@ -11,6 +11,7 @@ import click
 import torch
 from torch import Tensor
 
+from fastlip._files import printable
 from fastlip.official import METHODS, load_official, read_sizes
 from fastlip.training.recipe import Recipe
 from fastlip.training.recipe_files import read
@@ -63,7 +64,7 @@ def import_(file: Path, method: str, data: str, out: Path, overwrite: bool):
     checkpoint.save(out / checkpoint.FILE_NAME, state)
     put_card(out, card)
     click.echo(
-        f"{method} network of width {width}: Lipschitz bound {card['audit']['bound']:.7f} (audited), run {out}"
+        f"{method} network of width {width}: Lipschitz bound {card['audit']['bound']:.7f} (audited), run {printable(out)}"
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastlip._files import printable
 from fastlip.commands.options import EPS, recipe_options
 from fastlip.training import distributed
 from fastlip.training.distributed import World
@@ -112,7 +113,9 @@ def _run(
         network = recipe.method if recipe.model == "lip_conv_net" else recipe.model
         together = f", {world.size} processes" if world.size > 1 else ""
         click.echo(str(data))
-        click.echo(f"{network} {recipe.size}: {count / 1e6:.3f} M parameters, run folder {folder}{together}")
+        click.echo(
+            f"{network} {recipe.size}: {count / 1e6:.3f} M parameters, run folder {printable(folder)}{together}"
+        )
     if state is None:
         training.save()
     training.fit(stop_after, tensorboard)
