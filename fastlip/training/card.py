@@ -95,10 +95,9 @@ def card_text(card: Mapping[str, Any]) -> str:
     lines += ["", "## Certificate", "", *_certificate_lines(card["certificate"])]
     lines += ["", "## Audit", "", "| layer | type | bound | tight | how |", "|---|---|---|---|---|"]
     for layer in audit["layers"]:
+        name, kind = markdown(layer["name"]), markdown(layer["kind"])
         tight = "exact" if layer["exact"] else "bound"
-        lines.append(
-            f"| {markdown(layer['name'])} | {markdown(layer['kind'])} | {layer['bound']:.7f} | {tight} | {layer['how']} |"
-        )
+        lines.append(f"| {name} | {kind} | {layer['bound']:.7f} | {tight} | {layer['how']} |")
     if card["recipe"]:
         lines += ["", "## Recipe", "", "```json", json.dumps(card["recipe"], indent=2), "```"]
     return "\n".join([*lines, ""])
