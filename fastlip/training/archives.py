@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,10 @@ def read(path: Path) -> Any:
             damaged = archive.testzip()
         if damaged:
             raise CheckpointError(f"{path}: corrupt checkpoint ({damaged} fails its checksum)")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch warns of other protocols, asks for reports on them, and then refuses or reads the file.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except _DAMAGE as error:
