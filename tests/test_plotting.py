@@ -39,7 +39,7 @@ def test_a_backend_that_is_not_there_does_not_matter(tmp_path, backend):
 
 @pytest.fixture
 def certificate(digits, trained):
-    return fastlip.certify(trained, digits, eps=(0.1, 1.0))
+    return fastlip.certify(trained, [digits], eps=(0.1, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,8 @@ def certificate(digits, trained):
 )
 def test_names_are_no_formulas(tmp_path, certificate, title):
     plot_curves(tmp_path / "curve.png", certificate, title=title.encode("utf-8", "backslashreplace").decode())
-    assert Image.open(tmp_path / "curve.png").size == (1024, 640)
+    with Image.open(tmp_path / "curve.png") as image:
+        assert image.size == (1024, 640)
 
 
 def test_the_users_style_is_not_used(tmp_path, certificate):

@@ -112,8 +112,8 @@ class Recipe:
 
     def __post_init__(self):
         for item in fields(self):
-            value = as_type(item.name, getattr(self, item.name), type(item.default))
-            check_value(item.name, value, item.metadata)
+            as_type(item.name, getattr(self, item.name), type(item.default))
+            check_value(item.name, getattr(self, item.name), item.metadata)
         check_backend(self.backend)
         if self.model == "sll_net" and self.method != "sll":
             raise ValueError(f"method={self.method!r}: model='sll_net' has layers of 'sll' only")
@@ -168,7 +168,7 @@ def default_recipe(given: Mapping[str, Any], source: str | Path = "") -> Recipe:
 
 def _shown(value: Any) -> str:
     """A field's value for messages: whole numbers without a point."""
-    return repr(int(value) if isinstance(value, float) and abs(value) < 1e15 and value.is_integer() else value)
+    return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def as_type(name: str, value: Any, kind: type) -> Any:
@@ -186,18 +186,16 @@ def as_type(name: str, value: Any, kind: type) -> Any:
 def check_value(name: str, value: Any, rules: Mapping[str, Any]) -> None:
     """ValueError unless the value keeps the rules of its field: choices, least, most, above, below; finite."""
     if "choices" in rules and value not in rules["choices"]:
-        raise ValueError(f"{name}={_shown(value)}: allowed are {', '.join(map(repr, rules['choices']))}")
+        raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, rules['choices']))}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name}={_shown(value)}: must be finite")
-    if isinstance(value, float) and value and not _SMALLEST <= abs(value) <= _LARGEST:
-        raise ValueError(
-            f"{name}={_shown(value)}: must be 0 or of a size from {_SMALLEST:.3g} to {_LARGEST:.3g} (float32)"
-        )
+        raise ValueError(f"{name}={value!r}: must be finite")
+    if type(value) in (int, float) and value and not _SMALLEST <= abs(value) <= _LARGEST:
+        raise ValueError(f"{name}={value!r}: must be 0 or of a size from {_SMALLEST:.3g} to {_LARGEST:.3g} (float32)")
     if "least" in rules and value < rules["least"]:
-        raise ValueError(f"{name}={_shown(value)}: must be at least {rules['least']}")
+        raise ValueError(f"{name}={value!r}: must be at least {rules['least']}")
     if "most" in rules and value > rules["most"]:
-        raise ValueError(f"{name}={_shown(value)}: must be at most {rules['most']}")
+        raise ValueError(f"{name}={value!r}: must be at most {rules['most']}")
     if "above" in rules and value <= rules["above"]:
-        raise ValueError(f"{name}={_shown(value)}: must be above {rules['above']}")
+        raise ValueError(f"{name}={value!r}: must be above {rules['above']}")
     if "below" in rules and value >= rules["below"]:
-        raise ValueError(f"{name}={_shown(value)}: must be below {rules['below']}")
+        raise ValueError(f"{name}={value!r}: must be below {rules['below']}")

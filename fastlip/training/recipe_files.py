@@ -154,11 +154,11 @@ def _checked(path: Path, sections: Values, prefix: str) -> Iterator[tuple[str, A
 def _check(where: str, key: str, value: Any) -> Any:
     item = FIELDS[key]
     try:
-        value = as_type(where, value, type(item.default))
+        typed = as_type(where, value, type(item.default))
     except TypeError:
         raise ValueError(f"{where}={value!r}: expected {type(item.default).__name__}") from None
     check_value(where, value, item.metadata)
-    return value
+    return typed
 
 
 def _require_known(path: Path, prefix: str, table: Values, allowed: tuple[str, ...]) -> None:
