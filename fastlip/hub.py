@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from fastlip.training import checkpoint
-from fastlip.training.checkpoint import CheckpointError
 from fastlip.training.recipe import Recipe
 
 
@@ -57,14 +56,9 @@ def read(path: str | Path, device: str | None = None, backend: str | None = None
     from fastlip.training.setup import network_of
 
     path = Path(path).expanduser()
-    state = checkpoint.load(path / checkpoint.FILE_NAME if path.is_dir() else path)
+    recipe, data, state = checkpoint.load_run(path / checkpoint.FILE_NAME if path.is_dir() else path)
     moved = {name: value for name, value in (("device", device), ("backend", backend)) if value}
-    recipe = dataclasses.replace(Recipe.from_dict(state["recipe"]), **moved)
-    data = state["data"]
+    recipe = dataclasses.replace(recipe, **moved)
     model = network_of(recipe, data["shape"], data["class_count"])
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: its weights do not fit its recipe: {reason}") from None
+    checkpoint.put_weights(model, state["model"], f"{path}: its weights do not fit its recipe")
     return Run(recipe, data, model.eval(), state.get("card", {}))

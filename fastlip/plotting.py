@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fastlip import _extras
+from fastlip import _figures
 from fastlip.attacks import AttackResult
 from fastlip.certificates import Certificate
 
@@ -17,7 +17,7 @@ _CERTIFIED, _ATTACKED, _CLEAN = "#1f5fa8", "#c8501e", "#444444"
 
 def missing() -> str:
     """Why no plot can be made here, or an empty string."""
-    return _extras.missing("matplotlib")
+    return _figures.missing()
 
 
 def plot_curves(
@@ -31,25 +31,23 @@ def plot_curves(
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    with _extras.needed_for("a plot"):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+    with _figures.own_style():
+        _figures.save(Path(path), _curves(certificate, attack, title))
 
-    from fastlip.training.checkpoint import write_atomically
 
-    figure = Figure(figsize=(6.4, 4.0), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
+def _curves(certificate: Certificate, attack: AttackResult | None, title: str) -> Any:
+    figure = _figures.new_figure(6.4, 4.0, dpi=160)
     axes = figure.add_subplot()
     largest = max(certificate.cra, default=0.0) or 1.0
     _draw(axes, certificate, attack, torch.linspace(0, largest, _POINTS, dtype=torch.float64))
     axes.set(
         xlim=(0, largest), ylim=(0, 100), xlabel="L2 radius ε of images in [0, 1]", ylabel="accuracy, %", title=title
     )
-    axes.title.set_fontsize("medium")
+    axes.title.set(fontsize="medium", parse_math=False)  # names of folders are no formulas
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="best", fontsize="small")
-    write_atomically(Path(path), lambda file: figure.savefig(file, format="png"))
+    return figure
 
 
 def _draw(axes: Any, certificate: Certificate, attack: AttackResult | None, grid: torch.Tensor) -> None:

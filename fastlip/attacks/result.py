@@ -79,7 +79,7 @@ class AttackResult:
         Raises:
             ValueError: no certificate was broken.
         """
-        from fastlip.training.checkpoint import write_atomically
+        from fastlip._files import write_atomically
 
         if not len(self.broken):
             raise ValueError("save_broken: no certificate was broken")

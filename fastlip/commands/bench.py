@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ from typing import Any
 import click
 import torch
 
-from fastlip._extras import needed_for
+from fastlip import _figures
 from fastlip.benchmarking import CONTESTANTS, DisagreementError, Row, Setting, keep_pages, run, why_not
 from fastlip.models import METHODS, SIZES, TITLES
 
+_PICTURES = ("png", "pdf", "svg", "jpg", "jpeg", "webp", "eps", "ps", "tif", "tiff")
 _BATCH_SIZES = {"XS": 256, "S": 64, "M": 32, "L": 16}
 
 
@@ -59,6 +62,8 @@ def bench(methods: tuple[str, ...], contestants: tuple[str, ...], as_json: bool,
     """
     options["batch_size"] = options["batch_size"] or _BATCH_SIZES[options["size"]]
     options["layer_options"] = dict(map(_parse_option, options["layer_options"]))
+    if plot:
+        _check_plot(plot)
     pages_kept = keep_pages()
     rows: list[Row] = []
     for method in methods or METHODS:
@@ -82,7 +87,8 @@ def bench(methods: tuple[str, ...], contestants: tuple[str, ...], as_json: bool,
     if not rows:
         raise click.ClickException("nothing was timed: no contestant can run beside these methods")
     if plot:
-        _plot(rows, plot, f"ConvNet {options['size']}, batch {options['batch_size']}, {options['device']}")
+        with _figures.own_style():
+            _plot(rows, plot, f"ConvNet {options['size']}, batch {options['batch_size']}, {options['device']}")
     if as_json:
         about = {**options, **_machine(), "pages_kept": pages_kept}
         click.echo(json.dumps({"options": about, "rows": [row.to_dict() for row in rows]}, indent=2))
@@ -120,10 +126,23 @@ def _print_row(row: Row, *, header: bool) -> None:
     )
 
 
+def _kind(path: Path) -> str:
+    """The kind of picture that the suffix names."""
+    return path.suffix[1:].lower() or "png"
+
+
+def _check_plot(path: Path) -> None:
+    """Refuses, before anything is timed, a plot that could not be written."""
+    if missing := _figures.missing():
+        raise click.ClickException(f"--plot: {missing}")
+    if _kind(path) not in _PICTURES:
+        raise click.UsageError(f"--plot={path}: expected a name that ends in one of {', '.join(_PICTURES)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
+
+
 def _plot(rows: list[Row], path: Path, title: str) -> None:
-    with needed_for("--plot"):
-        from matplotlib.figure import Figure
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = _figures.new_figure(11, 4, dpi=120)
     figure.suptitle(f"{title}: ratio to plain convolutions")
     titles = {"train": "training step", "evaluate": "evaluation", "saved": "bytes saved for backward"}
     bars = [_bars(axes, rows, what) for axes, what in zip(figure.subplots(1, 3), titles, strict=True)]
@@ -132,7 +151,7 @@ def _plot(rows: list[Row], path: Path, title: str) -> None:
         axes.set_title(heading)
         axes.set_yscale("log")
     figure.legend(bars[0].values(), bars[0].keys(), loc="outside lower center", ncols=len(bars[0]))
-    figure.savefig(path, dpi=120)
+    _figures.save(path, figure, _kind(path))
 
 
 def _bars(axes: Any, rows: list[Row], what: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from fastlip._files import printable
 from fastlip.benchmarking import keep_pages
 from fastlip.commands.options import recipe_options
 from fastlip.study.settings import (
@@ -125,7 +126,7 @@ def _study(
     keep_pages()
     comparison = Comparison(folder, settings, contenders, data, click.echo)
     click.echo(str(data))
-    click.echo(f"{len(contenders)} runs, each with {settings.budget:g} s of training, in {folder}")
+    click.echo(f"{len(contenders)} runs, each with {settings.budget:g} s of training, in {printable(folder)}")
     if retry:
         comparison.retry()
     if not report_only:
@@ -152,6 +153,6 @@ def _conclude(comparison: Any) -> None:
     comparison.write_table()
     rows = comparison.rows()
     notes = write_report(comparison)
-    click.echo("\n".join(["", to_text(rows), "", *notes, f"report in {comparison.folder / REPORT}"]))
+    click.echo("\n".join(["", to_text(rows), "", *notes, f"report in {printable(comparison.folder / REPORT)}"]))
     if not any(row.finished for row in rows):
         raise click.ClickException(f"no run is finished; the first: {rows[0].reason}")

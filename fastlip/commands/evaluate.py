@@ -15,6 +15,7 @@ from torch import nn
 
 import fastlip
 from fastlip import hub
+from fastlip._files import printable
 from fastlip.attacks import KINDS, AttackResult, BrokenCertificateWarning
 from fastlip.attacks.result import broken_text
 from fastlip.certificates import Certificate
@@ -87,7 +88,7 @@ def certify(
         click.echo(json.dumps(figures, indent=2))
     else:
         lines = [] if found is None else attack_lines(found, certificate, radius_name)
-        click.echo("\n".join([*lines, *notes, f"report in {folder}"]))
+        click.echo("\n".join([*lines, *notes, f"report in {printable(folder)}"]))
     if found is not None and len(found.broken):
         raise click.ClickException(f"{broken_text(found.broken)}; saved in {folder / BROKEN}")
 
@@ -116,8 +117,7 @@ def open_run(run: Path, moved: dict[str, str | None]) -> tuple[Recipe, Data, nn.
     from fastlip.training import checkpoint
     from fastlip.training.setup import model_of, prepare_process
 
-    state = checkpoint.load(run / checkpoint.FILE_NAME if run.is_dir() else run)
-    recipe = Recipe.from_dict(state["recipe"])
+    recipe, _, state = checkpoint.load_run(run / checkpoint.FILE_NAME if run.is_dir() else run)
     recipe = dataclasses.replace(recipe, **{name: value for name, value in moved.items() if value is not None})
     prepare_process(recipe)
     data = load(recipe.data, recipe.path, recipe.image_size)

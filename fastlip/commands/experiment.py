@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -23,23 +22,23 @@ def experiment(name: str, seed: int, out: Path | None):
     learns one. two-diracs: KR tends to their distance. random-labels: memorised by a 1-Lipschitz network. Each
     takes less than a minute, writes NAME.json and NAME.png, and fails if a claim that it checks does not hold.
     """
-    from fastlip import plotting
+    from fastlip import _figures
+    from fastlip._files import printable, write_json
     from fastlip.study.experiments import module_of
-    from fastlip.study.plots import save
-    from fastlip.training.checkpoint import write_text
 
     module, folder = module_of(name), out or Path("runs") / "experiments"
     folder.mkdir(parents=True, exist_ok=True)
     click.echo(module.TITLE)
     found = module.run(seed)
-    write_text(folder / f"{name}.json", json.dumps({"seed": seed, **found}) + "\n")
-    missing = plotting.missing()
+    write_json(folder / f"{name}.json", {"seed": seed, **found}, indent=None)
+    missing = _figures.missing()
     if not missing:
-        save(folder / f"{name}.png", module.draw(found))
+        with _figures.own_style():
+            _figures.save(folder / f"{name}.png", module.draw(found))
     for claim in found["claims"]:
         bounds = [f"{word} {claim[word]:g}" for word in ("least", "most") if claim[word] is not None]
         click.echo(f"{claim['value']:10.4f}  {claim['claim']} (expected: at {', '.join(bounds)})")
-    click.echo(f"figure left out: {missing}" if missing else f"figure in {folder / name}.png")
+    click.echo(f"figure left out: {missing}" if missing else f"figure in {printable(folder / name)}.png")
     wrong = [claim["claim"] for claim in found["claims"] if not claim["holds"]]
     if wrong:
         raise click.ClickException(f"not found with seed {seed}: {'; '.join(wrong)}")

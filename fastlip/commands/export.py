@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import fastlip
 from fastlip import hub
+from fastlip._files import printable
 
 _SUFFIXES = {".onnx": "onnx", ".pt2": "pt2", ".pt": "torch", ".pth": "torch"}
 _ONNX_PACKAGES = ("onnx", "onnxscript")
@@ -40,7 +41,7 @@ def export(run: Path, out: Path, kind: str | None, as_json: bool):
     torch: a module for torch.load(FILE, weights_only=False). pt2: a program for torch.export.load. onnx: a model for
     any ONNX runtime. All take images (n, c, h, w) of any n, scaled and centred as the output says.
     """
-    from fastlip.training.checkpoint import write_atomically
+    from fastlip._files import write_atomically
 
     kind = kind or _kind_of(out)
     missing = [name for name in _ONNX_PACKAGES if kind == "onnx" and find_spec(name) is None]
@@ -83,7 +84,7 @@ def _describe(about: dict[str, Any], out: Path) -> str:
     size, shape = out.stat().st_size / 1e6, ", ".join(map(str, about["input_shape"]))
     centred = f" - {about['mean']}" if about["mean"] else ""
     return (
-        f"{out}: {about['format']}, {size:.2f} MB; its outputs differ by {about['difference']:.1e}\n"
+        f"{printable(out)}: {about['format']}, {size:.2f} MB; its outputs differ by {about['difference']:.1e}\n"
         f"Lipschitz bound    {about['lipschitz']:.7f}  (audited)\n"
         f"input              (n, {shape}): stored value / {about['divisor']:g}{centred}"
     )

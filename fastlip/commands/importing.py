@@ -11,6 +11,7 @@ import click
 import torch
 from torch import Tensor
 
+from fastlip._files import printable
 from fastlip.official import METHODS, load_official, read_sizes
 from fastlip.training.recipe import Recipe
 from fastlip.training.recipe_files import read
@@ -63,7 +64,8 @@ def import_(file: Path, method: str, data: str, out: Path, overwrite: bool):
     checkpoint.save(out / checkpoint.FILE_NAME, state)
     put_card(out, card)
     click.echo(
-        f"{method} network of width {width}: Lipschitz bound {card['audit']['bound']:.7f} (audited), run {out}"
+        f"{method} network of width {width}: Lipschitz bound {card['audit']['bound']:.7f} (audited),"
+        f" run {printable(out)}"
     )
 
 
@@ -78,6 +80,9 @@ def _weights(file: Path) -> dict[str, Tensor]:
             content = content[name]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise checkpoint.CheckpointError(f"{file}: holds no state dict (names and tensors)")
+    for name, value in content.items():
+        if value.is_complex() or not value.isfinite().all():
+            raise checkpoint.CheckpointError(f"{file}: {name} is not of finite real numbers")
     return {_plain(name): _single(value) for name, value in content.items()}
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fastlip import plotting
+from fastlip._files import write_json, write_text
 from fastlip.attacks import AttackResult
 from fastlip.certificates import Certificate
-from fastlip.training.checkpoint import write_text
 
 CERTIFICATE, RADII, CURVE, BROKEN = FILES = ("certificate.json", "radii.csv", "curve.png", "broken.pt")
 COLUMNS = ("index", "label", "prediction", "margin", "radius", "attack_distance")
@@ -22,7 +21,7 @@ def write_report(
     folder: Path, figures: dict[str, Any], certificate: Certificate, attack: AttackResult | None, title: str
 ) -> list[str]:
     """Writes the files, removes those of an earlier report that this one lacks; returns a note on each left out."""
-    write_text(folder / CERTIFICATE, json.dumps(figures, indent=2) + "\n")
+    write_json(folder / CERTIFICATE, figures)
     write_text(folder / RADII, radii_csv(certificate, attack))
     reason = plotting.missing()
     if reason:

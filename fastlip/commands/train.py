@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastlip._files import printable
 from fastlip.commands.options import EPS, recipe_options
 from fastlip.training import distributed
 from fastlip.training.distributed import World
@@ -113,7 +113,9 @@ def _run(
         network = recipe.method if recipe.model == "lip_conv_net" else recipe.model
         together = f", {world.size} processes" if world.size > 1 else ""
         click.echo(str(data))
-        click.echo(f"{network} {recipe.size}: {count / 1e6:.3f} M parameters, run folder {folder}{together}")
+        click.echo(
+            f"{network} {recipe.size}: {count / 1e6:.3f} M parameters, run folder {printable(folder)}{together}"
+        )
     if state is None:
         training.save()
     training.fit(stop_after, tensorboard)
@@ -127,25 +129,27 @@ def _run(
 
 
 def _certify(training: Training, folder: Path) -> None:
+    from fastlip._files import write_json
     from fastlip.commands.evaluate import report_certificate
     from fastlip.training.card import make_card, put_card
-    from fastlip.training.checkpoint import describe, write_text
+    from fastlip.training.checkpoint import describe
 
     recipe, data = training.recipe, training.data
     figures = report_certificate(training.model, recipe, data, EPS)
-    write_text(folder / CERTIFICATE, json.dumps(figures, indent=2) + "\n")
+    write_json(folder / CERTIFICATE, figures)
     put_card(folder, make_card(training.model, recipe, describe(data), figures))
 
 
 def _load(folder: Path) -> tuple[Recipe, dict[str, Any] | None]:
     """A run's recipe and its state: none where it ended before its first checkpoint."""
     from fastlip.training import checkpoint
+    from fastlip.training.recipe_files import read_recipe
 
     path = folder / checkpoint.FILE_NAME
     if not path.exists() and (folder / RECIPE).is_file():
-        return Recipe.from_dict(json.loads((folder / RECIPE).read_text())), None
-    state = checkpoint.load(path)
-    return Recipe.from_dict(state["recipe"]), state
+        return read_recipe(folder / RECIPE), None
+    recipe, _, state = checkpoint.load_run(path)
+    return recipe, state
 
 
 def _default_folder(recipe: Recipe) -> Path:
@@ -169,11 +173,11 @@ def require_free(folder: Path, overwrite: bool) -> None:
 
 def claim(folder: Path, recipe: Recipe) -> None:
     """Makes the run folder and removes the files of a run that it replaces, and of reports on it."""
+    from fastlip._files import write_json
     from fastlip.commands.report import FILES
-    from fastlip.training.checkpoint import write_text
 
     folder.mkdir(parents=True, exist_ok=True)
     reports = (report / name for report in folder.glob("certify-*") for name in FILES)
     for old in (*(folder / name for name in _OURS), *folder.glob("events.out.tfevents.*"), *reports):
         old.unlink(missing_ok=True)
-    write_text(folder / RECIPE, json.dumps(recipe.to_dict(), indent=2) + "\n")
+    write_json(folder / RECIPE, recipe.to_dict())

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import torch
 
-from fastlip._extras import needed_for
+from fastlip._files import printable
+from fastlip.data.decoding import size_of
 from fastlip.data.images import Data, DataError, FolderImages
 
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_JPEG, _NETPBM = {".jfif", ".jpe", ".jpeg", ".jpg"}, {".pbm", ".pgm", ".pnm", ".ppm"}
+_SUFFIXES = {".bmp", ".gif", ".png", ".tif", ".tiff", ".webp", *_JPEG, *_NETPBM}
+_NOT_READ = {".avif", ".heic", ".heif", ".jp2", ".jxl"}
+# Folders of archives, network stores and Windows; all other such folders and files have names that begin with a dot.
+_SYSTEM = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 _TINY_SIDE = 64
 # Of ImageNet's photographs, as the published runs on TinyImageNet have it.
 _MEAN = (0.485, 0.456, 0.406)
@@ -20,14 +25,16 @@ _Labelled = list[tuple[str, int]]
 def folder(root: Path, image_size: int = 0) -> Data:
     """Any folder of RGB images: ``train/<class>/**`` and ``val/<class>/**`` (or ``test/``).
 
-    Classes are the names of train's subfolders, sorted. With image_size = 0 all images must be square and of
-    one size; otherwise their shorter side is resized to it and the centre cropped: radii refer to the result.
+    Classes are the names of train's subfolders, sorted. Links are followed; names that begin with a dot
+    (``.ipynb_checkpoints``, ``._x.png``) and folders that systems make (``__MACOSX``) are left out.
+    With image_size = 0 all images must be square and of one size; otherwise their shorter side is resized to it and
+    the centre cropped: radii refer to the result. What an image file may be: :func:`fastlip.data.decoding.decode`.
     """
     classes = _classes(root / "train")
     test = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
     if test is None:
         raise DataError(f"{root}: no subfolder val or test")
-    unknown = sorted({item.name for item in test.iterdir() if item.is_dir()} - set(classes))
+    unknown = sorted(set(_subfolders(test)) - set(classes))
     if unknown:
         raise DataError(f"{test / unknown[0]}: no such class in {root / 'train'}")
     training = _by_class(root / "train", classes, all_classes=True)
@@ -68,7 +75,7 @@ def tinyimagenet(root: Path) -> Data:
 def _classes(train: Path) -> tuple[str, ...]:
     if not train.is_dir():
         raise DataError(f"{train}: no such folder")
-    classes = tuple(sorted(item.name for item in train.iterdir() if item.is_dir()))
+    classes = _subfolders(train)
     if len(classes) < 2:
         raise DataError(f"{train}: got {len(classes)} subfolders, expected one for each of at least two classes")
     return classes
@@ -79,27 +86,58 @@ def _by_class(split: Path, classes: tuple[str, ...], *, all_classes: bool) -> _L
     for label, name in enumerate(classes):
         files = sorted(_image_files(split / name))
         if all_classes and not files:
-            raise DataError(f"{split / name}: no images of class {name!r}")
+            raise DataError(f"{split / name}: no images of class {printable(name)!r}")
         images += [(file, label) for file in files]
     if not images:
         raise DataError(f"{split}: no images in subfolders named as the classes")
     return images
 
 
+def _subfolders(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(entry.name for entry in _visible(str(folder)) if entry.is_dir()))
+
+
 def _image_files(folder: Path) -> list[str]:
+    """All images below a folder, through links too; none where there is no such folder."""
+    found: list[str] = []
+    if folder.is_dir():
+        _collect(str(folder), (), found)
+    return found
+
+
+def _collect(folder: str, above: tuple[tuple[int, int], ...], found: list[str]) -> None:
     # Strings: at a million files, paths would take seconds and gigabytes.
-    found = os.walk(folder)
-    return [
-        os.path.join(here, file)
-        for here, _, files in found
-        for file in files
-        if os.path.splitext(file)[1].lower() in _SUFFIXES
-    ]
+    here = os.stat(folder)
+    if (here.st_dev, here.st_ino) in above:
+        raise DataError(f"{folder}: a link that leads back to a folder above it")
+    for entry in _visible(folder):
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if entry.is_dir():
+            _collect(entry.path, (*above, (here.st_dev, here.st_ino)), found)
+        elif suffix in _NOT_READ:
+            raise DataError(f"{entry.path}: images of this format are not read; convert it to PNG or JPEG")
+        elif suffix in _SUFFIXES:
+            if not entry.is_file():
+                raise DataError(f"{entry.path}: is not a regular file")
+            found.append(entry.path)
+
+
+def _visible(folder: str) -> list[os.DirEntry[str]]:
+    """What a folder holds, without what file managers, notebooks and systems leave in it."""
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _SYSTEM]
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
+    for entry in visible:
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            raise DataError(f"{entry.path}: a broken link to {os.readlink(entry.path)}")
+    return visible
 
 
 def _annotated(annotations: Path, labels: dict[str, int]) -> _Labelled:
     images: _Labelled = []
-    for number, line in enumerate(annotations.read_text(errors="replace").splitlines(), 1):
+    for number, line in enumerate(annotations.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), 1):
         name, _, rest = line.partition("\t")
         wnid = rest.partition("\t")[0]
         if wnid not in labels:
@@ -114,14 +152,7 @@ def _annotated(annotations: Path, labels: dict[str, int]) -> _Labelled:
 
 
 def _side(file: str) -> int:
-    with needed_for("image files"):
-        from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            width, height = image.size
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{file}: cannot be decoded as an image ({error})") from None
+    width, height = size_of(file)
     if width != height:
         raise DataError(f"{file}: got {width}x{height} pixels, expected a square; give an image size to crop to one")
     return width
@@ -132,4 +163,5 @@ def _data(name: str, train: _Labelled, test: _Labelled, classes: tuple[str, ...]
     for labelled in (train, test):
         files = [file for file, _ in labelled]
         splits.append(FolderImages(files, torch.tensor([label for _, label in labelled]), side, resize))
-    return Data(name, splits[0], splits[1], classes, (3, side, side), 255.0, _MEAN)
+    names = tuple(map(printable, classes))
+    return Data(printable(name), splits[0], splits[1], names, (3, side, side), 255.0, _MEAN)

@@ -15,14 +15,11 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from fastlip._extras import needed_for
+from fastlip.data.decoding import DataError, decode
 
 _DECODING_THREADS = 4
 # Decoded images stay in memory where all of a set take no more than this: TinyImageNet takes 1.2e9 bytes.
 KEPT_BYTES = 2**31
-
-
-class DataError(ValueError):
-    """A data file that is missing, truncated or malformed; the message names it."""
 
 
 class Images(Protocol):
@@ -109,11 +106,7 @@ class FolderImages:
         with needed_for("image files"):
             from PIL import Image, ImageOps
 
-        try:
-            with Image.open(file) as image:
-                image = image.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{file}: cannot be decoded as an image ({error})") from None
+        image = decode(file)
         if self.resize:
             image = ImageOps.fit(image, (self.side, self.side), Image.Resampling.BILINEAR)
         if image.size != (self.side, self.side):

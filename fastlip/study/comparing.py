@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
@@ -13,13 +12,13 @@ from typing import Any
 import torch
 
 import fastlip
+from fastlip._files import read_json, write_json, write_text
 from fastlip.data import Data
 from fastlip.study import running
 from fastlip.study.measuring import Measured, measure
 from fastlip.study.searching import BUDGET_SHARE, search
 from fastlip.study.settings import Contender, Settings
 from fastlip.study.table import Row, to_csv
-from fastlip.training.checkpoint import write_text
 from fastlip.training.recipe import Recipe, default_recipe
 
 TABLE, TABLE_CSV = "table.json", "table.csv"
@@ -84,7 +83,7 @@ class Comparison:
         """Replaces table.json and table.csv."""
         rows = self.rows()
         about = {**self.settings.to_dict(), "machine": machine(self.settings), "rows": [row.values() for row in rows]}
-        write_text(self.folder / TABLE, json.dumps(about, indent=2) + "\n")
+        write_json(self.folder / TABLE, about)
         write_text(self.folder / TABLE_CSV, to_csv(rows))
 
     def _row(self, contender: Contender) -> Row:
@@ -116,7 +115,7 @@ class Comparison:
             name = contender.name
             kept = found[name].to_dict() if name in found else {"reason": failed[name]}
             self._measured_file(contender).parent.mkdir(exist_ok=True)
-            write_text(self._measured_file(contender), json.dumps(kept, indent=2) + "\n")
+            write_json(self._measured_file(contender), kept)
 
     def _train(self, contender: Contender, title: str) -> None:
         found = self._measured(contender)
@@ -165,7 +164,7 @@ class Comparison:
         """What was measured, or why nothing could be; "" where it was not tried."""
         if not self._kept(contender):
             return ""
-        kept = json.loads(self._measured_file(contender).read_text())
+        kept = read_json(self._measured_file(contender))
         return kept["reason"] if "reason" in kept else Measured(**kept)
 
 

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from fastlip._extras import needed_for
+from fastlip import _figures
 from fastlip.models import METHODS, TITLES
 from fastlip.study.table import Row
-from fastlip.training.checkpoint import write_atomically
 
 RADAR, TIME, CERTIFIED, BACKENDS = "radar.png", "accuracy_time.png", "certified.png", "backends.png"
 # Okabe and Ito's colours, distinct to colour-blind eyes (without the yellow, which is pale on white), and three of
@@ -55,30 +54,20 @@ def draw(folder: Path, rows: Sequence[Row]) -> list[str]:
     finished = [row for row in rows if row.finished]
     written = []
     pictures = {RADAR: _radar, TIME: _accuracy_time, CERTIFIED: _certified, BACKENDS: _backends}
-    for name, picture in pictures.items():
-        figure = picture(rows if picture is _backends else finished)
-        if figure is None:
-            (folder / name).unlink(missing_ok=True)
-        else:
-            save(folder / name, figure)
-            written.append(name)
+    with _figures.own_style():
+        for name, picture in pictures.items():
+            figure = picture(rows if picture is _backends else finished)
+            if figure is None:
+                (folder / name).unlink(missing_ok=True)
+            else:
+                _figures.save(folder / name, figure)
+                written.append(name)
     return written
 
 
 def new_figure(width: float, height: float) -> Any:
     """An empty figure that needs no display."""
-    with needed_for("a plot"):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=144, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save(path: Path, figure: Any) -> None:
-    """Writes a PNG, atomically."""
-    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+    return _figures.new_figure(width, height, dpi=144)
 
 
 def plain_axes(axes: Any) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 from fastlip import plotting
 from fastlip._extras import needed_for
+from fastlip._files import write_text
 from fastlip.models import TITLES
 from fastlip.study import plots
 from fastlip.study.comparing import Comparison, machine
 from fastlip.study.table import Row
-from fastlip.training.checkpoint import write_text
 
 REPORT = "report.html"
 _CAPTIONS = {

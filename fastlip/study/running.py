@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import traceback
 from pathlib import Path
 from typing import Any
 
 import fastlip
+from fastlip._files import read_json, write_json, write_text
 from fastlip.certificates import DEFAULT_EPS, Certificate
 from fastlip.data import Data
 from fastlip.study.failures import FAILURES, reason
 from fastlip.training import checkpoint, logs
-from fastlip.training.checkpoint import write_text
 from fastlip.training.loop import Training
 from fastlip.training.recipe import Recipe
+from fastlip.training.recipe_files import read_recipe
 from fastlip.training.setup import batches_of, model_of, prepare_process
 
 RECIPE, CERTIFICATE, RESULT, FAILURE = "recipe.json", "certificate.json", "result.json", "failure.txt"
@@ -26,7 +26,7 @@ FILES = (RECIPE, CERTIFICATE, RESULT, FAILURE, checkpoint.FILE_NAME, logs.FILE_N
 def result_of(folder: Path) -> dict[str, Any] | None:
     """The result of a finished run; None for one that is not finished."""
     file = folder / RESULT
-    return json.loads(file.read_text()) if file.is_file() else None
+    return read_json(file) if file.is_file() else None
 
 
 def run(recipe: Recipe, data: Data, folder: Path) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def run(recipe: Recipe, data: Data, folder: Path) -> dict[str, Any]:
     except FAILURES as error:
         result = {"reason": reason(error), "history": history(folder)}
         write_text(folder / FAILURE, traceback.format_exc())
-    write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
+    write_json(folder / RESULT, result)
     return result
 
 
@@ -78,9 +78,9 @@ def _claimed(recipe: Recipe, folder: Path) -> Recipe:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / RECIPE
     if file.is_file():
-        begun = Recipe.from_dict(json.loads(file.read_text()))
+        begun = read_recipe(file)
         return dataclasses.replace(begun, path=recipe.path)
-    write_text(file, json.dumps(recipe.to_dict(), indent=2) + "\n")
+    write_json(file, recipe.to_dict())
     return recipe
 
 
@@ -90,7 +90,7 @@ def _certified(recipe: Recipe, data: Data, folder: Path) -> tuple[Training, Cert
     certificate = fastlip.certify(training.model.eval(), batches_of(recipe, data, data.test), eps=DEFAULT_EPS)
     about = {"data": data.name, "split": "test", "images": certificate.n, "divisor": data.divisor}
     figures = {**about, "method": recipe.method, **certificate.to_dict()}
-    write_text(folder / CERTIFICATE, json.dumps(figures, indent=2) + "\n")
+    write_json(folder / CERTIFICATE, figures)
     return training, certificate
 
 

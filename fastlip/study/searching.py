@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip._files import read_json, write_json
 from fastlip.data import Data, Images
 from fastlip.study import running
 from fastlip.study.failures import FAILURES, reason
 from fastlip.training import checkpoint
-from fastlip.training.checkpoint import write_text
 from fastlip.training.recipe import Recipe
 
 FILE = "trial.json"
@@ -74,13 +73,13 @@ def search(recipe: Recipe, data: Data, folder: Path, count: int) -> list[dict[st
 def _trial(recipe: Recipe, data: Data, folder: Path) -> dict[str, Any]:
     file = folder / FILE
     if file.is_file():
-        return json.loads(file.read_text())
+        return read_json(file)
     found: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "epochs": recipe.epochs}
     try:
         last = running.train(recipe, data, folder).progress.history[-1]
         found |= {"accuracy": last["test_accuracy"], "cra": last["test_cra"]}
     except FAILURES as error:
         found |= {"accuracy": 0.0, "cra": 0.0, "reason": reason(error)}
-    write_text(file, json.dumps(found, indent=2) + "\n")
+    write_json(file, found)
     (folder / checkpoint.FILE_NAME).unlink(missing_ok=True)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastlip._files import read_json, write_json
 from fastlip.models import METHODS, SIZES
 from fastlip.ops._op import check_backend
-from fastlip.training.checkpoint import write_text
 from fastlip.training.recipe import Recipe, default_recipe
 
 FILE = "study.json"
@@ -119,15 +118,15 @@ def load(folder: Path) -> Settings:
     if not file.is_file():
         raise ValueError(f"{folder}: exists and is no study (no {FILE}); name another folder")
     try:
-        return Settings(**json.loads(file.read_text())["settings"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        return Settings(**read_json(file)["settings"])
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{file}: damaged ({type(error).__name__}: {error})") from None
 
 
 def save(folder: Path, settings: Settings) -> None:
     """Makes the study's folder with its settings."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / FILE, json.dumps({"settings": settings.to_dict()}, indent=2) + "\n")
+    write_json(folder / FILE, {"settings": settings.to_dict()})
 
 
 def continued(

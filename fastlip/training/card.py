@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import fastlip
+from fastlip._files import markdown, write_json, write_text
 from fastlip.models import TITLES
 from fastlip.training import checkpoint
 from fastlip.training.recipe import Recipe
@@ -68,8 +69,8 @@ def put_card(folder: Path, card: dict[str, Any]) -> None:
     """Writes the card into a run's checkpoint, and beside it as card.json and README.md."""
     path = folder / checkpoint.FILE_NAME
     checkpoint.save(path, {**checkpoint.load(path), "card": card})
-    for name, text in zip(FILE_NAMES, (json.dumps(card, indent=2) + "\n", card_text(card)), strict=True):
-        checkpoint.write_text(folder / name, text)
+    write_json(folder / FILE_NAMES[0], card)
+    write_text(folder / FILE_NAMES[1], card_text(card))
 
 
 def card_text(card: Mapping[str, Any]) -> str:
@@ -79,7 +80,7 @@ def card_text(card: Mapping[str, Any]) -> str:
     shape = ", ".join(map(str, images["shape"]))
     centred = f" - {images['mean']}" if images["mean"] else ""
     lines = [
-        f"# {method} {model['size']} on {images['data']}",
+        f"# {method} {model['size']} on {markdown(images['data'])}",
         "",
         f"{model['network']} of {method} layers, {model['parameters']:,} parameters, Lipschitz constant at most"
         f" {audit['bound']:.7f} (audited).",
@@ -90,12 +91,13 @@ def card_text(card: Mapping[str, Any]) -> str:
         "- versions: " + ", ".join(f"{name} {version}" for name, version in card["versions"].items()),
     ]
     if model["imported"]:
-        lines.append(f"- weights imported from {model['imported']}")
+        lines.append(f"- weights imported from {markdown(model['imported'])}")
     lines += ["", "## Certificate", "", *_certificate_lines(card["certificate"])]
     lines += ["", "## Audit", "", "| layer | type | bound | tight | how |", "|---|---|---|---|---|"]
     for layer in audit["layers"]:
+        name, kind = markdown(layer["name"]), markdown(layer["kind"])
         tight = "exact" if layer["exact"] else "bound"
-        lines.append(f"| {layer['name']} | {layer['kind']} | {layer['bound']:.7f} | {tight} | {layer['how']} |")
+        lines.append(f"| {name} | {kind} | {layer['bound']:.7f} | {tight} | {layer['how']} |")
     if card["recipe"]:
         lines += ["", "## Recipe", "", "```json", json.dumps(card["recipe"], indent=2), "```"]
     return "\n".join([*lines, ""])

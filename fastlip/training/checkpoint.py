@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import pickle
+import math
 import random
-import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from fastlip._files import write_atomically
 from fastlip.data import Data
+from fastlip.training.archives import CheckpointError, read
+from fastlip.training.recipe import Recipe
 
 FILE_NAME = "checkpoint.pt"
 _FORMAT = 2
 _ENTRIES = {"format", "recipe", "data", "model", "optimizer", "scheduler", "random", "progress"}
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, corrupt, or not ours; the message names the file."""
-
-
-def write_atomically(path: Path, write: Any) -> None:
-    """Calls ``write(file)`` on a temporary file that replaces path once it is safely on disk."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a text file as a whole or not at all."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+_DICTS = ("recipe", "data", "model", "optimizer", "scheduler", "random", "progress", "card")
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -58,21 +36,33 @@ def load(path: Path) -> dict[str, Any]:
     state = read(path)
     if not isinstance(state, dict) or state.get("format") != _FORMAT or not state.keys() >= _ENTRIES:
         raise CheckpointError(f"{path}: not a checkpoint of this version of fastlip")
+    for name in _DICTS:
+        if not isinstance(state.get(name, {}), dict):
+            raise CheckpointError(f"{path}: corrupt checkpoint ({name} is no dict)")
+    for name, value in state["model"].items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: corrupt checkpoint (model: {name!r} is no tensor)")
     return state
 
 
-def read(path: Path) -> Any:
-    """What a file of ``torch.save`` holds, plain values and tensors, on the CPU; CheckpointError if it is damaged."""
+def load_run(path: Path) -> tuple[Recipe, dict[str, Any], dict[str, Any]]:
+    """A checkpoint's recipe, what it knows of its data (see :func:`describe`), and the rest as :func:`load` reads it.
+
+    CheckpointError where recipe or data hold values that are not allowed, or stand for a network that is much larger
+    than the weights are: it is raised before memory is taken for that network.
+    """
+    from fastlip.training.setup import count_weights
+
+    state = load(path)
+    recipe, data = _recipe_of(path, state), _data_of(path, state)
+    stored = sum(value.numel() for value in state["model"].values())
     try:
-        # torch.load does not compare the archive's checksums: a flipped bit would become a weight.
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise CheckpointError(f"{path}: corrupt checkpoint ({damaged} fails its checksum)")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path}: corrupt checkpoint ({reason})") from None
+        expected = count_weights(recipe, data["shape"], data["class_count"])
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its recipe gives no network: {error}") from None
+    if expected > 2 * stored:
+        raise CheckpointError(f"{path}: its weights do not fit its recipe: got {stored} values, expected {expected}")
+    return recipe, data, state
 
 
 def describe(data: Data) -> dict[str, Any]:
@@ -96,11 +86,56 @@ def load_model(model: nn.Module, state: dict[str, Any], data: Data) -> None:
         if now.get(name) != value:
             now_text = f"{name} is {now.get(name)!r}"
             raise CheckpointError(f"data: {now_text}, the run was trained with {value!r}")
+    put_weights(model, state["model"], "checkpoint: its weights do not fit the model")
+
+
+def put_weights(model: nn.Module, weights: Mapping[str, Tensor], problem: str) -> None:
+    """Loads a state dict; CheckpointError, which begins with problem, where it does not fit or is not finite."""
+    own = model.state_dict()
+    for name, value in weights.items():
+        if name in own and value.dtype != own[name].dtype:
+            raise CheckpointError(f"{problem}: {name} is of {value.dtype}, expected {own[name].dtype}")
+        if not value.isfinite().all():
+            raise CheckpointError(f"{problem}: {name} is not finite")
     try:
-        model.load_state_dict(state["model"])
+        model.load_state_dict(weights)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"checkpoint: its weights do not fit the model: {reason}") from None
+        raise CheckpointError(f"{problem}: {' '.join(str(error).split())}") from None
+
+
+def _recipe_of(path: Path, state: dict[str, Any]) -> Recipe:
+    try:
+        return Recipe.from_dict(state["recipe"])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its recipe is damaged: {error}") from None
+
+
+def _data_of(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    data = state["data"]
+    for name, (fits, expected) in _ABOUT.items():
+        if not fits(data.get(name)):
+            raise CheckpointError(f"{path}: its data is damaged: {name}={data.get(name)!r}: expected {expected}")
+    return data
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_shape(value: Any) -> bool:
+    if not isinstance(value, (list, tuple)) or len(value) != 3 or any(type(n) is not int for n in value):
+        return False
+    return 1 <= value[0] <= _LARGEST_SIDE and 1 <= value[1] == value[2] <= _LARGEST_SIDE
+
+
+_LARGEST_SIDE = 2**14
+_ABOUT: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (lambda name: isinstance(name, str), "a name"),
+    "shape": (_is_shape, f"channels and two equal sides, at most {_LARGEST_SIDE}"),
+    "divisor": (lambda divisor: _is_number(divisor) and divisor > 0, "a positive number"),
+    "mean": (lambda mean: isinstance(mean, (list, tuple)) and all(map(_is_number, mean)), "a list of numbers"),
+    "class_count": (lambda count: type(count) is int and count > 0, "a positive integer"),
+}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

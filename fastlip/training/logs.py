@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fastlip._extras import needed_for
-from fastlip.training.checkpoint import write_text
+from fastlip._files import write_text
 
 FILE_NAME = "log.csv"
 COLUMNS: tuple[str, ...] = (

@@ -135,10 +135,13 @@ class Training:
         if not state["optimizer"]:
             raise checkpoint.CheckpointError("checkpoint: holds weights that were imported, no run to continue")
         checkpoint.load_model(self.model, state, self.data)
-        checkpoint.load_optimizer(self.optimizer, state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.progress = Progress(**state["progress"])
-        checkpoint.restore_random_state(state["random"])
+        try:
+            checkpoint.load_optimizer(self.optimizer, state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            self.progress = Progress(**state["progress"])
+            checkpoint.restore_random_state(state["random"])
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise checkpoint.CheckpointError(f"checkpoint: the run in it cannot be continued: {error}") from error
 
     def _train_epoch(self, console: logs.Console) -> None:
         self.network.train()

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastlip.data import DATASETS
 from fastlip.models import METHODS
 from fastlip.ops._op import check_backend
@@ -20,6 +22,10 @@ SCHEDULES = ("onecycle", "triangular")
 PRECISIONS = ("fp32", "bf16")
 # What may differ when a run is resumed or evaluated elsewhere: where and how it runs, not what is computed.
 MOVABLE = ("path", "device", "accumulate", "workers", "save_every", "share", "compile")
+
+
+# The networks compute in float32: its largest number, and its smallest one of full precision.
+_LARGEST, _SMALLEST = torch.finfo(torch.float32).max, torch.finfo(torch.float32).tiny
 
 
 def _option(key: str, default: Any, help: str, **metadata: Any) -> Any:
@@ -36,22 +42,28 @@ class Recipe:
 
     data: str = _option("data.name", "digits", "data set", choices=DATASETS)
     path: str = _option("data.path", "", "folder of the data set's files")
-    image_size: int = _option("data.image_size", 0, "resize a folder's images to this side; 0: as stored", least=0)
+    image_size: int = _option(
+        "data.image_size", 0, "resize a folder's images to this side; 0: as stored", least=0, most=2**14
+    )
     model: str = _option("model.name", "lip_conv_net", "network; sll_net: that of the SLL paper", choices=MODELS)
     method: str = _option(
         "model.method", "aol", f"parametrization of the layers: {', '.join(METHODS)} (sll_net: sll)"
     )
     size: str = _option("model.size", "XS", "size of the network (sll_net: S to XL)", choices=SIZES)
-    width: int = _option("model.width", 0, "channels of the first block; 0: as the size says", least=0)
+    width: int = _option("model.width", 0, "channels of the first block; 0: as the size says", least=0, most=2**16)
     layers_per_block: int = _option(
-        "model.layers_per_block", 5, "convolutions in each block of lip_conv_net", least=1
+        "model.layers_per_block", 5, "convolutions in each block of lip_conv_net", least=1, most=1000
     )
     backend: str = _option("model.backend", "auto", "kernels: auto, reference, native or triton")
     epochs: float = _option(
-        "schedule.epochs", 100.0, "passes over the training images, to the nearest step (0.5: half of them)", above=0
+        "schedule.epochs",
+        100.0,
+        "passes over the training images, to the nearest step (0.5: half of them)",
+        above=0,
+        most=1e9,
     )
     batch_size: int = _option(
-        "schedule.batch_size", 256, "images in a training step, over all processes and parts", least=1
+        "schedule.batch_size", 256, "images in a training step, over all processes and parts", least=1, most=2**31 - 1
     )
     optimizer: str = _option("optimizer.name", "sgd", "optimiser", choices=OPTIMIZERS)
     lr: float = _option("optimizer.lr", 0.1, "highest learning rate of the schedule", above=0)
@@ -74,27 +86,33 @@ class Recipe:
     alpha: float = _option("loss.alpha", 0.9, "share of the hinge in hkr", least=0, most=1)
     min_margin: float = _option("loss.min_margin", 1.0, "margin of the hinge in hkr", above=0)
     center: bool = _option("data.center", False, "subtract the data set's mean (distances stay as they are)")
-    shift: int = _option("data.shift", 0, "augmentation: random shifts of up to this many pixels", least=0)
+    shift: int = _option(
+        "data.shift", 0, "augmentation: random shifts of up to this many pixels", least=0, most=2**14
+    )
     flip: bool = _option("data.flip", False, "augmentation: random horizontal flips")
     seed: int = _option("run.seed", 0, "seed of initialisation, order and augmentation", least=0, below=2**63)
     deterministic: bool = _option("run.deterministic", False, "deterministic algorithms only (always so on a CPU)")
     device: str = _option("run.device", "auto", "where to run: auto, cpu, cuda or cuda:1")
     channels_last: bool = _option("run.channels_last", False, "channels-last images and weights")
-    threads: int = _option("run.threads", 0, "CPU threads; 0: as torch chooses", least=0)
+    threads: int = _option("run.threads", 0, "CPU threads; 0: as torch chooses", least=0, most=1024)
     precision: str = _option(
         "run.precision", "fp32", "type of activations in training; weights stay in fp32", choices=PRECISIONS
     )
-    accumulate: int = _option("run.accumulate", 1, "parts in which each process takes its step's images", least=1)
+    accumulate: int = _option(
+        "run.accumulate", 1, "parts in which each process takes its step's images", least=1, most=2**16
+    )
     share: bool = _option(
         "run.share", False, "several processes: each computes the effective weights of a share of the layers"
     )
     compile: bool = _option("run.compile", False, "train through torch.compile")
-    workers: int = _option("run.workers", 0, "processes that read images; 0: threads of this one", least=0)
-    save_every: int = _option("run.save_every", 0, "save every so many steps too; 0: after each epoch only", least=0)
+    workers: int = _option("run.workers", 0, "processes that read images; 0: threads of this one", least=0, most=256)
+    save_every: int = _option(
+        "run.save_every", 0, "save every so many steps too; 0: after each epoch only", least=0, most=2**63 - 1
+    )
 
     def __post_init__(self):
         for item in fields(self):
-            check_type(item.name, getattr(self, item.name), type(item.default))
+            as_type(item.name, getattr(self, item.name), type(item.default))
             check_value(item.name, getattr(self, item.name), item.metadata)
         check_backend(self.backend)
         if self.model == "sll_net" and self.method != "sll":
@@ -115,8 +133,10 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """The recipe with these fields, defaults for the rest; ValueError names a field that is unknown."""
+        if not isinstance(values, Mapping):
+            raise TypeError(f"recipe: got {type(values).__name__}, expected names and values")
         if unknown := set(values) - {item.name for item in fields(cls)}:
-            raise ValueError(f"recipe: unknown fields: {', '.join(sorted(unknown))}")
+            raise ValueError(f"recipe: unknown fields: {', '.join(sorted(map(str, unknown)))}")
         return cls(**values)
 
     def refuse_changes(self, given: Mapping[str, Any]) -> None:
@@ -151,11 +171,16 @@ def _shown(value: Any) -> str:
     return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
-def check_type(name: str, value: Any, kind: type) -> None:
-    """TypeError unless the value is of this type, or an int where a float may stand."""
-    fits = type(value) is kind or (kind is float and type(value) is int)
-    if not fits:
+def as_type(name: str, value: Any, kind: type) -> Any:
+    """The value, an int as a float where one is expected; TypeError if it is of another type."""
+    if kind is float and type(value) is int:
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{name}: got an integer of {value.bit_length()} bits, expected a float32") from None
+    if type(value) is not kind:
         raise TypeError(f"{name}: got {value!r}, expected {kind.__name__}")
+    return value
 
 
 def check_value(name: str, value: Any, rules: Mapping[str, Any]) -> None:
@@ -164,6 +189,8 @@ def check_value(name: str, value: Any, rules: Mapping[str, Any]) -> None:
         raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, rules['choices']))}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name}={value!r}: must be finite")
+    if type(value) in (int, float) and value and not _SMALLEST <= abs(value) <= _LARGEST:
+        raise ValueError(f"{name}={value!r}: must be 0 or of a size from {_SMALLEST:.3g} to {_LARGEST:.3g} (float32)")
     if "least" in rules and value < rules["least"]:
         raise ValueError(f"{name}={value!r}: must be at least {rules['least']}")
     if "most" in rules and value > rules["most"]:

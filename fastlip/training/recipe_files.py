@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fastlip._extras import needed_for
+from fastlip._files import read_json
 from fastlip.models import METHODS
-from fastlip.training.recipe import SIZES, Recipe, check_type, check_value
+from fastlip.training.recipe import SIZES, Recipe, as_type, check_value
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -73,6 +74,15 @@ def read(source: str | Path) -> RecipeFile:
     return _read(Path(source), ())
 
 
+def read_recipe(path: Path) -> Recipe:
+    """The recipe that a run keeps as JSON; ValueError names a file that is damaged."""
+    values = read_json(path)
+    try:
+        return Recipe.from_dict(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def parse_setting(text: str) -> tuple[str, Any]:
     """Field and value of ``optimizer.lr=0.05``: ValueError unless the key exists and the value is of its type."""
     key, equals, value = text.partition("=")
@@ -101,7 +111,7 @@ def _read(source: Path, above: tuple[Path, ...]) -> RecipeFile:
         raise ValueError(f"{path}: base={above[-1].stem!r}: its bases lead back to it")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # integers of more digits than Python reads are ValueErrors too
         raise ValueError(f"{path}: is not TOML: {error}") from None
     return _parse(path, content, above)
 
@@ -146,11 +156,11 @@ def _checked(path: Path, sections: Values, prefix: str) -> Iterator[tuple[str, A
 def _check(where: str, key: str, value: Any) -> Any:
     item = FIELDS[key]
     try:
-        check_type(where, value, type(item.default))
+        typed = as_type(where, value, type(item.default))
     except TypeError:
         raise ValueError(f"{where}={value!r}: expected {type(item.default).__name__}") from None
     check_value(where, value, item.metadata)
-    return float(value) if isinstance(item.default, float) else value
+    return typed
 
 
 def _require_known(path: Path, prefix: str, table: Values, allowed: tuple[str, ...]) -> None:

@@ -39,6 +39,8 @@ def device_of(recipe: Recipe) -> torch.device:
     """The device that the recipe names; ValueError if it is not there."""
     if recipe.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if recipe.device.startswith("meta"):
+        raise ValueError(f"device={recipe.device!r}: cannot be used here: it computes nothing")
     try:
         device = torch.device(recipe.device)
         torch.empty(0, device=device)
@@ -54,7 +56,32 @@ def model_of(recipe: Recipe, data: Data) -> nn.Module:
 
 
 def network_of(recipe: Recipe, shape: Sequence[int], classes: int) -> nn.Module:
-    """The recipe's network for images of this shape (c, h, w) and as many classes, on the recipe's device."""
+    """The recipe's network for images of this shape (c, h, w) and as many classes, on the recipe's device.
+
+    Raises:
+        ValueError: a device that is not there, or a network that does not fit into its memory.
+    """
+    device = device_of(recipe)
+    try:
+        model = _network(recipe, shape, classes).to(device)
+    except (MemoryError, RuntimeError) as error:
+        # The CPU's allocator has no error type of its own.
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        sizes = f"size={recipe.size!r}, width={recipe.width}, layers_per_block={recipe.layers_per_block}"
+        raise ValueError(f"{sizes}: the network does not fit into memory") from error
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return model
+
+
+def count_weights(recipe: Recipe, shape: Sequence[int], classes: int) -> int:
+    """Values in the state dict of the recipe's network; it takes no memory to count them."""
+    with torch.device("meta"):
+        return sum(value.numel() for value in _network(recipe, shape, classes).state_dict().values())
+
+
+def _network(recipe: Recipe, shape: Sequence[int], classes: int) -> nn.Module:
     channels, side, _ = shape
     sizes: dict[str, Any] = {
         "num_classes": classes,
@@ -64,14 +91,9 @@ def network_of(recipe: Recipe, shape: Sequence[int], classes: int) -> nn.Module:
         "backend": recipe.backend,
     }
     if recipe.model == "sll_net":
-        model = sll_net(recipe.size, **sizes)
-    else:
-        build = published_conv_net if recipe.model == "published_conv_net" else lip_conv_net
-        model = build(recipe.method, recipe.size, **sizes, layers_per_block=recipe.layers_per_block)
-    model = model.to(device_of(recipe))
-    if recipe.channels_last:
-        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return model
+        return sll_net(recipe.size, **sizes)
+    build = published_conv_net if recipe.model == "published_conv_net" else lip_conv_net
+    return build(recipe.method, recipe.size, **sizes, layers_per_block=recipe.layers_per_block)
 
 
 def compiled(model: nn.Module, shape: Sequence[int]) -> nn.Module:
@@ -126,7 +148,12 @@ def triangle(progress: float) -> float:
 def batches_of(
     recipe: Recipe, data: Data, images: Images, *, augment: bool = False, share: Share | None = None
 ) -> Batches:
-    """Batches of these images as the recipe trains (augmented) or evaluates on them; share: this process's part."""
+    """Batches of these images as the recipe trains (augmented) or evaluates on them; share: this process's part.
+
+    ValueError for shifts that could move a whole image out of sight.
+    """
+    if recipe.shift >= min(data.shape[1:]):
+        raise ValueError(f"shift={recipe.shift}: must be below the {min(data.shape[1:])} pixels of an image's side")
     return Batches(
         images,
         data.divisor,

@@ -1,4 +1,5 @@
 import copy
+import os
 import random
 
 import numpy as np
@@ -50,13 +51,13 @@ def test_a_failed_write_keeps_the_old_checkpoint(saved, monkeypatch):
 
 def test_a_checkpoint_is_replaced_only_when_it_is_complete(saved, monkeypatch):
     seen = []
-    replace = checkpoint.os.replace
+    replace = os.replace
 
     def check(source, target):
         seen.append(torch.load(source, weights_only=True)["model"])
         replace(source, target)
 
-    monkeypatch.setattr(checkpoint.os, "replace", check)
+    monkeypatch.setattr(os, "replace", check)
     checkpoint.save(saved, {**EMPTY, "model": {"new": 1}})
     assert seen == [{"new": 1}]
     assert [file.name for file in saved.parent.iterdir()] == ["checkpoint.pt"]
