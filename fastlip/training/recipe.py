@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -21,6 +22,13 @@ PRECISIONS = ("fp32", "bf16")
 # What may differ when a run is resumed or evaluated elsewhere: where and how it runs, not what is computed.
 MOVABLE = ("path", "device", "accumulate", "workers", "save_every", "share", "compile")
 
+# Far above what anyone needs, and below what makes torch or the system crash before an error can be given.
+_MOST_CHANNELS, _MOST_PIXELS, _MOST_THREADS = 2**20, 2**16, 1024
+_MOST_INT = 2**63 - 1
+# What torch multiplies in float32 must be a number there.
+_LARGEST, _SMALLEST = 2.0**128 - 2.0**104, 2.0**-126
+_LONGEST_TEXT = 4096
+
 
 def _option(key: str, default: Any, help: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"key": key, "help": help, **metadata})
@@ -36,19 +44,27 @@ class Recipe:
 
     data: str = _option("data.name", "digits", "data set", choices=DATASETS)
     path: str = _option("data.path", "", "folder of the data set's files")
-    image_size: int = _option("data.image_size", 0, "resize a folder's images to this side; 0: as stored", least=0)
+    image_size: int = _option(
+        "data.image_size", 0, "resize a folder's images to this side; 0: as stored", least=0, most=_MOST_PIXELS
+    )
     model: str = _option("model.name", "lip_conv_net", "network; sll_net: that of the SLL paper", choices=MODELS)
     method: str = _option(
         "model.method", "aol", f"parametrization of the layers: {', '.join(METHODS)} (sll_net: sll)"
     )
     size: str = _option("model.size", "XS", "size of the network (sll_net: S to XL)", choices=SIZES)
-    width: int = _option("model.width", 0, "channels of the first block; 0: as the size says", least=0)
+    width: int = _option(
+        "model.width", 0, "channels of the first block; 0: as the size says", least=0, most=_MOST_CHANNELS
+    )
     layers_per_block: int = _option(
-        "model.layers_per_block", 5, "convolutions in each block of lip_conv_net", least=1
+        "model.layers_per_block", 5, "convolutions in each block of lip_conv_net", least=1, most=1000
     )
     backend: str = _option("model.backend", "auto", "kernels: auto, reference, native or triton")
     epochs: float = _option(
-        "schedule.epochs", 100.0, "passes over the training images, to the nearest step (0.5: half of them)", above=0
+        "schedule.epochs",
+        100.0,
+        "passes over the training images, to the nearest step (0.5: half of them)",
+        above=0,
+        most=1e9,
     )
     batch_size: int = _option(
         "schedule.batch_size", 256, "images in a training step, over all processes and parts", least=1
@@ -74,13 +90,15 @@ class Recipe:
     alpha: float = _option("loss.alpha", 0.9, "share of the hinge in hkr", least=0, most=1)
     min_margin: float = _option("loss.min_margin", 1.0, "margin of the hinge in hkr", above=0)
     center: bool = _option("data.center", False, "subtract the data set's mean (distances stay as they are)")
-    shift: int = _option("data.shift", 0, "augmentation: random shifts of up to this many pixels", least=0)
+    shift: int = _option(
+        "data.shift", 0, "augmentation: random shifts of up to this many pixels", least=0, most=_MOST_PIXELS
+    )
     flip: bool = _option("data.flip", False, "augmentation: random horizontal flips")
     seed: int = _option("run.seed", 0, "seed of initialisation, order and augmentation", least=0, below=2**63)
     deterministic: bool = _option("run.deterministic", False, "deterministic algorithms only (always so on a CPU)")
     device: str = _option("run.device", "auto", "where to run: auto, cpu, cuda or cuda:1")
     channels_last: bool = _option("run.channels_last", False, "channels-last images and weights")
-    threads: int = _option("run.threads", 0, "CPU threads; 0: as torch chooses", least=0)
+    threads: int = _option("run.threads", 0, "CPU threads; 0: as torch chooses", least=0, most=_MOST_THREADS)
     precision: str = _option(
         "run.precision", "fp32", "type of activations in training; weights stay in fp32", choices=PRECISIONS
     )
@@ -89,7 +107,9 @@ class Recipe:
         "run.share", False, "several processes: each computes the effective weights of a share of the layers"
     )
     compile: bool = _option("run.compile", False, "train through torch.compile")
-    workers: int = _option("run.workers", 0, "processes that read images; 0: threads of this one", least=0)
+    workers: int = _option(
+        "run.workers", 0, "processes that read images; 0: threads of this one", least=0, most=_MOST_THREADS
+    )
     save_every: int = _option("run.save_every", 0, "save every so many steps too; 0: after each epoch only", least=0)
 
     def __post_init__(self):
@@ -153,24 +173,48 @@ def _shown(value: Any) -> str:
     return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
+def brief(value: Any) -> str:
+    """A value's repr for messages, shortened where it is long."""
+    if isinstance(value, int) and abs(value) > 10**100:  # Python refuses to write numbers of many digits
+        return f"{'-' if value < 0 else ''}2**{abs(value).bit_length() - 1} or more"
+    return repr(value) if isinstance(value, (int, float)) else _BRIEF.repr(value)
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 200
+
+
 def check_type(name: str, value: Any, kind: type) -> None:
     """TypeError unless the value is of this type, or an int where a float may stand."""
     fits = type(value) is kind or (kind is float and type(value) is int)
     if not fits:
-        raise TypeError(f"{name}: got {value!r}, expected {kind.__name__}")
+        raise TypeError(f"{name}: got {brief(value)}, expected {kind.__name__}")
 
 
 def check_value(name: str, value: Any, rules: Mapping[str, Any]) -> None:
-    """ValueError unless the value keeps the rules of its field: choices, least, most, above, below; finite."""
+    """ValueError unless the value keeps the rules of its field: choices, least, most, above, below; float32."""
     if "choices" in rules and value not in rules["choices"]:
-        raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, rules['choices']))}")
+        raise ValueError(f"{name}={brief(value)}: allowed are {', '.join(map(repr, rules['choices']))}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name}={value!r}: must be finite")
     if "least" in rules and value < rules["least"]:
-        raise ValueError(f"{name}={value!r}: must be at least {rules['least']}")
+        raise ValueError(f"{name}={brief(value)}: must be at least {rules['least']}")
     if "most" in rules and value > rules["most"]:
-        raise ValueError(f"{name}={value!r}: must be at most {rules['most']}")
+        raise ValueError(f"{name}={brief(value)}: must be at most {rules['most']}")
     if "above" in rules and value <= rules["above"]:
-        raise ValueError(f"{name}={value!r}: must be above {rules['above']}")
+        raise ValueError(f"{name}={brief(value)}: must be above {rules['above']}")
     if "below" in rules and value >= rules["below"]:
-        raise ValueError(f"{name}={value!r}: must be below {rules['below']}")
+        raise ValueError(f"{name}={brief(value)}: must be below {rules['below']}")
+    _check_range(name, value)
+
+
+def _check_range(name: str, value: Any) -> None:
+    """ValueError for numbers and texts that no field can use."""
+    if isinstance(value, int) and abs(value) > _MOST_INT:
+        raise ValueError(f"{name}={brief(value)}: must be at most {_MOST_INT}")
+    if isinstance(value, float) and abs(value) > _LARGEST:
+        raise ValueError(f"{name}={value!r}: must be at most {_LARGEST:.4g}, the largest number in float32")
+    if isinstance(value, float) and 0 < abs(value) < _SMALLEST:
+        raise ValueError(f"{name}={value!r}: must be 0 or at least {_SMALLEST:.4g}, the smallest number in float32")
+    if isinstance(value, str) and (len(value) > _LONGEST_TEXT or "\0" in value):
+        raise ValueError(f"{name}={brief(value)}: must have at most {_LONGEST_TEXT} characters, and no NUL")

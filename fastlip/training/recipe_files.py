@@ -13,7 +13,7 @@ from typing import Any
 
 from fastlip._files import read_json
 from fastlip.models import METHODS
-from fastlip.training.recipe import SIZES, Recipe, check_type, check_value
+from fastlip.training.recipe import SIZES, Recipe, brief, check_type, check_value
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -97,7 +97,7 @@ def _typed(value: str) -> Any:
     """A number or a truth value as TOML writes it, else the text."""
     try:
         return tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # not TOML, or more than it can hold
         return value
 
 
@@ -109,7 +109,9 @@ def _read(source: Path, above: tuple[Path, ...]) -> RecipeFile:
         raise ValueError(f"{path}: base={above[-1].stem!r}: its bases lead back to it")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ValueError(f"{path}: is nested too deeply for a recipe") from None
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, and numbers of too many digits
         raise ValueError(f"{path}: is not TOML: {error}") from None
     return _parse(path, content, above)
 
@@ -156,7 +158,7 @@ def _check(where: str, key: str, value: Any) -> Any:
     try:
         check_type(where, value, type(item.default))
     except TypeError:
-        raise ValueError(f"{where}={value!r}: expected {type(item.default).__name__}") from None
+        raise ValueError(f"{where}={brief(value)}: expected {type(item.default).__name__}") from None
     check_value(where, value, item.metadata)
     return float(value) if isinstance(item.default, float) else value
 
@@ -169,11 +171,11 @@ def _require_known(path: Path, prefix: str, table: Values, allowed: tuple[str, .
 
 def _table(path: Path, key: str, value: Any) -> Values:
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: {key}={value!r}: expected a table")
+        raise ValueError(f"{path}: {key}={brief(value)}: expected a table")
     return value
 
 
 def _text(path: Path, key: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{path}: {key}={value!r}: expected str")
+        raise ValueError(f"{path}: {key}={brief(value)}: expected str")
     return value

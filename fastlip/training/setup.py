@@ -146,7 +146,14 @@ def triangle(progress: float) -> float:
 def batches_of(
     recipe: Recipe, data: Data, images: Images, *, augment: bool = False, share: Share | None = None
 ) -> Batches:
-    """Batches of these images as the recipe trains (augmented) or evaluates on them; share: this process's part."""
+    """Batches of these images as the recipe trains (augmented) or evaluates on them; share: this process's part.
+
+    Raises:
+        ValueError: shifts that leave nothing of an image.
+    """
+    side = min(data.shape[1:])
+    if augment and recipe.shift >= side:
+        raise ValueError(f"shift={recipe.shift}: must be below the side of the images, {side}")
     return Batches(
         images,
         data.divisor,

@@ -5,6 +5,7 @@ from click.testing import CliRunner
 
 from fastlip.commands.train import train
 from fastlip.training.recipe import Recipe, default_recipe
+from fastlip.training.setup import batches_of
 
 
 def test_a_recipe_is_frozen_and_survives_a_round_trip():
@@ -91,3 +92,43 @@ def test_the_help_writes_names_as_they_are_and_each_default_once():
     assert any("CPU threads" in line for line in lines)
     assert any(line.rstrip().endswith("(sll_net: S to XL).  [default: XS]") for line in lines)
     assert max(line.count("[default") for line in lines) == 1
+
+
+WILD = {
+    "lr": [1e300, 1e-300, 10**400, -1.0, True, float("nan"), "0.1"],
+    "weight_decay": [1e308, float("inf"), -(10**5000)],
+    "temperature": [5e-324, 0, 10**39],
+    "epochs": [1e30, 10**300],
+    "width": [10**7, 2**63, 10**5000, 1.5, True],
+    "batch_size": [2**63, 10**5000, -1],
+    "layers_per_block": [10**6, False],
+    "shift": [10**6],
+    "image_size": [10**6],
+    "threads": [10**6, 2**64, -1],
+    "workers": [10**6],
+    "accumulate": [2**63],
+    "seed": [2**63, -1, 1.0],
+    "path": ["x" * 10**6, "a\0b", 7],
+    "center": [1, "yes", 0.0],
+}
+
+
+@pytest.mark.parametrize("field", WILD)
+def test_a_wild_value_is_one_short_error(field):
+    for value in WILD[field]:
+        with pytest.raises((ValueError, TypeError), match=f"^{field}[=:]") as error:
+            Recipe.from_dict({field: value})
+        assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("values", [[1], None, "recipe", {1: 2}, {"lr": [[[0.1]]]}])
+def test_what_is_no_recipe_is_refused(values):
+    with pytest.raises((ValueError, TypeError), match=r"^recipe: |^lr: "):
+        Recipe.from_dict(values)
+
+
+def test_shifts_stay_within_the_image(tiny_data, tiny_recipe):
+    recipe = tiny_recipe(shift=8)
+    with pytest.raises(ValueError, match="shift=8: must be below the side of the images, 8"):
+        batches_of(recipe, tiny_data, tiny_data.train, augment=True)
+    batches_of(recipe, tiny_data, tiny_data.test)

@@ -106,3 +106,33 @@ def test_settings_have_the_type_of_their_key():
 def test_a_wrong_setting_is_named(text, message):
     with pytest.raises(ValueError, match=message):
         parse_setting(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a = " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
+        ("[run]\nseed = " + "9" * 5000, "is not TOML: .*digits"),
+        ("[run]\nseed = 0x" + "f" * 5000, "run.seed=2[*][*]19999 or more: must be below"),
+        ("[optimizer]\nlr = 1e300", r"optimizer.lr=1e\+300: must be at most 3.403e\+38"),
+        ("[optimizer]\nlr = inf", "optimizer.lr=inf: must be finite"),
+        ("[optimizer]\nlr = " + "[" * 50 + "]" * 50, "optimizer.lr=.*expected float"),
+        ('[data]\npath = "' + "x" * 10**5 + '"', "data.path='xx.*at most 4096 characters"),
+        ('[data]\npath = "a\\u0000b"', "data.path=.*no NUL"),
+        ("[run]\nthreads = 1000000", "run.threads=1000000: must be at most 1024"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_wild_files_are_one_short_error(tmp_path, text, message):
+    file = tmp_path / "wild.toml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f"{file}: {message}") as error:
+        read(file)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("value", ["[" * 5000, "9" * 5000, "0x" + "f" * 5000])
+def test_wild_settings_are_one_short_error(value):
+    with pytest.raises(ValueError, match=r"--set optimizer\.lr=") as error:
+        parse_setting(f"optimizer.lr={value}")
+    assert len(str(error.value)) < 1000
