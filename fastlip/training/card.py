@@ -13,6 +13,7 @@ from torch import nn
 
 import fastlip
 from fastlip._files import write_json, write_text
+from fastlip._markdown import markdown
 from fastlip.models import TITLES
 from fastlip.training import checkpoint
 from fastlip.training.recipe import Recipe
@@ -80,7 +81,7 @@ def card_text(card: Mapping[str, Any]) -> str:
     shape = ", ".join(map(str, images["shape"]))
     centred = f" - {images['mean']}" if images["mean"] else ""
     lines = [
-        f"# {method} {model['size']} on {images['data']}",
+        f"# {method} {model['size']} on {markdown(images['data'])}",
         "",
         f"{model['network']} of {method} layers, {model['parameters']:,} parameters, Lipschitz constant at most"
         f" {audit['bound']:.7f} (audited).",
@@ -91,12 +92,14 @@ def card_text(card: Mapping[str, Any]) -> str:
         "- versions: " + ", ".join(f"{name} {version}" for name, version in card["versions"].items()),
     ]
     if model["imported"]:
-        lines.append(f"- weights imported from {model['imported']}")
+        lines.append(f"- weights imported from {markdown(model['imported'])}")
     lines += ["", "## Certificate", "", *_certificate_lines(card["certificate"])]
     lines += ["", "## Audit", "", "| layer | type | bound | tight | how |", "|---|---|---|---|---|"]
     for layer in audit["layers"]:
         tight = "exact" if layer["exact"] else "bound"
-        lines.append(f"| {layer['name']} | {layer['kind']} | {layer['bound']:.7f} | {tight} | {layer['how']} |")
+        lines.append(
+            f"| {markdown(layer['name'])} | {layer['kind']} | {layer['bound']:.7f} | {tight} | {layer['how']} |"
+        )
     if card["recipe"]:
         lines += ["", "## Recipe", "", "```json", json.dumps(card["recipe"], indent=2), "```"]
     return "\n".join([*lines, ""])
