@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -71,11 +70,6 @@ def _escaped(character: str) -> str:
     code = ord(character)
     # Python reads a byte that is no UTF-8 as a lone surrogate.
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
-
-
-def markdown(name: str | Path) -> str:
-    """A name as literal text of Markdown, which takes punctuation for markup and passes HTML through."""
-    return re.sub(r"([\\`*_{}\[\]<>()#|~$&!])", r"\\\1", printable(name))
 
 
 def _write_new(path: Path, write: Callable[[IO[bytes]], Any], failures: list[OSError]) -> None:

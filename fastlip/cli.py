@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -41,6 +42,9 @@ class OneLineErrors(click.Group):
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
         """Runs a command and exits."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # Names of files need not be UTF-8, and the terminal's encoding need not have √: neither is an error.
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             code = super().main(*args, **{**options, "standalone_mode": False})
         except click.Abort:

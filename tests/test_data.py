@@ -312,3 +312,34 @@ def test_a_million_paths_take_little_memory():
     files = FileList([f"/data/train/n{i // 1000:05d}/é_{i:06d}.jpeg" for i in range(100_000)])
     assert files.block.nbytes < 100 * len(files)
     assert str(files[99_999]) == "/data/train/n00099/é_099999.jpeg"
+
+
+def test_a_cifar_file_beyond_all_bounds_is_not_read(tmp_path):
+    for name in CIFAR10:
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(3073 * 10**9)  # a hole: it takes no room on the disk
+    with pytest.raises(DataError, match=r"data_batch_1\.bin: got 3073000000000 bytes, expected at most"):
+        load("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("train/cat/scan.npy", "scan.npy: images of this format are not read"),
+        ("train/loose.png", "train/loose.png: an image outside of the classes' folders"),
+        ("val/loose.JPG", "val/loose.JPG: an image outside of the classes' folders"),
+    ],
+)
+def test_images_that_would_be_missed_are_named(image_folder, file, text):
+    (image_folder / file).write_bytes(b"anything")
+    with pytest.raises(DataError, match=text):
+        load("folder", image_folder)
+
+
+@pytest.mark.parametrize("name", ["../../train/n01/images/0.JPEG", "..", "/etc/hostname", "a\0b"])
+def test_annotations_name_files_of_their_folder_only(tiny, name):
+    file = next(tiny.rglob("val_annotations.txt"))
+    wnid = file.read_text().split("\t")[1]
+    file.write_text(f"{name}\t{wnid}\t0\t0\t1\t1\n")
+    with pytest.raises(DataError, match="expected the name of a file in images/"):
+        load("tinyimagenet", tiny)

@@ -13,6 +13,7 @@ import torch
 from fastlip.data.images import Data, DataError, TensorImages
 
 _PIXELS = 3 * 32 * 32
+_MOST_RECORDS = 60_000  # of all files of either data set together
 _SHAPE = (3, 32, 32)
 # Means of the training images.
 _MEAN_10 = (0.4914, 0.4822, 0.4465)
@@ -63,6 +64,8 @@ def _records(file: Path, label_bytes: int, classes: int) -> np.ndarray:
     if not file.is_file():
         raise DataError(f"{file}: no such file")
     record = label_bytes + _PIXELS
+    if (found := file.stat().st_size) > _MOST_RECORDS * record:
+        raise DataError(f"{file}: got {found} bytes, expected at most {_MOST_RECORDS * record}")
     content = np.fromfile(file, dtype=np.uint8)
     if content.size == 0 or content.size % record:
         raise DataError(f"{file}: got {content.size} bytes, expected a multiple of {record}: the file is truncated")

@@ -13,7 +13,7 @@ from fastlip.data.images import Data, DataError, FolderImages
 
 _JPEG, _NETPBM = {".jfif", ".jpe", ".jpeg", ".jpg"}, {".pbm", ".pgm", ".pnm", ".ppm"}
 _SUFFIXES = {".bmp", ".gif", ".png", ".tif", ".tiff", ".webp", *_JPEG, *_NETPBM}
-_NOT_READ = {".avif", ".heic", ".heif", ".jp2", ".jxl"}
+_NOT_READ = {".avif", ".heic", ".heif", ".jp2", ".jxl", ".dcm", ".exr", ".nii", ".npy", ".npz", ".svg"}
 # Folders of archives, network stores and Windows; all other such folders and files have names that begin with a dot.
 _SYSTEM = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 _TINY_SIDE = 64
@@ -37,6 +37,9 @@ def folder(root: Path, image_size: int = 0) -> Data:
     unknown = sorted(set(_subfolders(test)) - set(classes))
     if unknown:
         raise DataError(f"{test / unknown[0]}: no such class in {root / 'train'}")
+    for split in (root / "train", test):
+        if loose := _loose(split):
+            raise DataError(f"{loose}: an image outside of the classes' folders has no label")
     training = _by_class(root / "train", classes, all_classes=True)
     side = image_size or _side(training[0][0])
     return _data(
@@ -70,6 +73,12 @@ def tinyimagenet(root: Path) -> Data:
         _TINY_SIDE,
         resize=False,
     )
+
+
+def _loose(split: Path) -> str:
+    """An image file directly in a split's folder, or an empty string."""
+    files = (entry for entry in _visible(str(split)) if os.path.splitext(entry.name)[1].lower() in _SUFFIXES)
+    return next((entry.path for entry in files if entry.is_file()), "")
 
 
 def _classes(train: Path) -> tuple[str, ...]:
@@ -142,6 +151,8 @@ def _annotated(annotations: Path, labels: dict[str, int]) -> _Labelled:
         wnid = rest.partition("\t")[0]
         if wnid not in labels:
             raise DataError(f"{annotations}:{number}: expected 'file<tab>class<tab>...', got {line[:60]!r}")
+        if name in ("", "..") or any(mark in name for mark in "/\\\0"):
+            raise DataError(f"{annotations}:{number}: expected the name of a file in images/, got {name[:60]!r}")
         file = annotations.parent / "images" / name
         if not file.is_file():
             raise DataError(f"{file}: no such file, named in {annotations}:{number}")

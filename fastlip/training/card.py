@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import fastlip
-from fastlip._files import markdown, write_json, write_text
+from fastlip._files import write_json, write_text
+from fastlip._markdown import markdown
 from fastlip.models import TITLES
 from fastlip.training import checkpoint
 from fastlip.training.recipe import Recipe
