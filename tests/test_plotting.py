@@ -63,7 +63,7 @@ def test_the_users_style_is_not_used(tmp_path, certificate):
 
 def test_a_matplotlib_that_cannot_be_imported_is_a_reason(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert _figures.missing() == "matplotlib is not installed: pip install 'fastlip[plot]'"
+    assert _figures.missing() == 'matplotlib is not installed: pip install "fastlip[train]"'
     monkeypatch.setattr(_figures, "find_spec", lambda name: True)
     assert _figures.missing().startswith("matplotlib cannot be imported: ")
 
