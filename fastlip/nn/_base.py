@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.ops._gate import is_observed
 from fastlip.ops._op import check_backend
 from fastlip.ops._precision import autocasts, without_autocast
 
@@ -121,10 +122,10 @@ class LipschitzLayer(nn.Module):
         return tuple(weight if weight.is_complex() else weight.to(reference.dtype) for weight in weights)
 
     def may_cache(self) -> bool:
-        """Whether results for fixed parameters may be kept: in evaluation, outside traces and transforms."""
+        """Whether results for fixed parameters may be kept: in evaluation, outside traces, transforms and forward-mode AD."""
         if self.training or torch.compiler.is_compiling():
             return False
-        if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
+        if is_observed():
             return False
         return not (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()))
 

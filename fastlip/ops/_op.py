@@ -13,13 +13,15 @@ The reference is not a registered operator: it is ordinary PyTorch, differentiat
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+
+from fastlip.ops._gate import materialized, refusal
 
 BACKENDS = ("auto", "reference", "native", "triton")
 _FILES = {"native": "native", "triton": "triton_kernels"}
@@ -77,8 +79,8 @@ class Op:
             _import_backends(self.name)
         if backend not in self.modules and (reason := self.status(backend)):
             return reason
-        if _transforms_are_active() and not _is_compiling():
-            return "inside torch.func transforms only the reference runs"
+        if not _is_compiling() and (reason := refusal(arguments)):
+            return reason
         return self.modules[backend].supports(*arguments)
 
     def add_module(self, backend: str, module: ModuleType) -> None:
@@ -136,11 +138,13 @@ class Operator:
         fake: Callable[..., Any],
         setup_context: Callable[..., None] | None = None,
         backward: Callable[..., Any] | None = None,
+        plain_backward: Callable[..., Any] | None = None,
+        twice: bool = False,
     ):
         self.op = op
         self.name = schema.partition("(")[0]
         self.kernels: dict[str, Callable[..., Any]] = {}
-        backward = backward or self._refuse_backward
+        backward = self._refuse_backward if backward is None else _choosing(backward, plain_backward, twice)
         setup_context = setup_context or _save_nothing
         _LIBRARY.define(schema)
         for device in ("CPU", "CUDA"):
@@ -150,6 +154,7 @@ class Operator:
         self.packet = getattr(torch.ops.fastlip, self.name).default
         types = [str(argument.type) for argument in self.packet._schema.arguments]
         self.tensors = [position for position, kind in enumerate(types) if kind in ("Tensor", "Optional[Tensor]")]
+        self.lists = [position for position, kind in enumerate(types) if kind == "List[Tensor]"]
         function = _autograd_function(self.name, self.run, setup_context, backward)
         # What Function.apply calls once it has found that no functorch transform is active.
         self.apply: Callable[..., Tensor] = getattr(super(torch.autograd.Function, function), "apply")  # noqa: B009
@@ -170,7 +175,14 @@ class Operator:
         return self.run(*arguments)
 
     def run(self, *arguments: Any) -> Any:
-        """Calls the kernel of the backend named by the last argument."""
+        """Calls the kernel of the backend named by the last argument, with numbers at every address."""
+        for position in self.tensors:
+            tensor = arguments[position]
+            if tensor is not None and (tensor.is_neg() or tensor.is_conj() or not tensor.data_ptr()):
+                arguments = tuple(materialized(self.name, argument) for argument in arguments)
+                break
+        for position in self.lists:
+            arguments = *arguments[:position], materialized(self.name, arguments[position]), *arguments[position + 1 :]
         return (self.kernels.get(arguments[-1]) or self._find(arguments[-1]))(*arguments[:-1])
 
     def _find(self, backend: str) -> Callable[..., Any]:
@@ -194,6 +206,43 @@ class Operator:
 
 def _is_plain(arguments: tuple[Any, ...]) -> bool:
     return not (_dispatch_modes() or _transforms_are_active()) and _PLAIN.issuperset(map(type, arguments))
+
+
+def _choosing(backward: Callable[..., Any], plain: Callable[..., Any] | None, twice: bool) -> Callable[..., Any]:
+    """The backward that the kernels implement, or the plain one where the gradients are no tensors for kernels.
+
+    The plain one is made of torch's own operations, and also runs where the gradient is itself to be differentiated,
+    unless the kernels' backward can be (twice).
+    """
+    if plain is None:
+        return backward
+
+    def choose(ctx: Any, *gradients: Any) -> Any:
+        if not _is_compiling() and ((not twice and _is_grad_enabled()) or refusal(gradients)):
+            return plain(ctx, *gradients)
+        return backward(ctx, *gradients)
+
+    return choose
+
+
+def differentiated(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor | None], needed: Sequence[bool], gradient: Tensor
+) -> list[Tensor | None]:
+    """The gradients of those inputs of a function that need one, by autograd: differentiable, and of any kind.
+
+    The inputs are taken as independent of each other, whatever they were made of.
+    """
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        leaves = [None if x is None else (x if x.requires_grad else x.requires_grad_()) for x in _aliases(inputs)]
+        output = function(*leaves)
+        wanted = [leaf for leaf, need in zip(leaves, needed, strict=True) if need and leaf is not None]
+        found = iter(torch.autograd.grad(output, wanted, gradient, create_graph=again, allow_unused=True))
+    return [next(found) if need and leaf is not None else None for leaf, need in zip(leaves, needed, strict=True)]
+
+
+def _aliases(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
 
 
 def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

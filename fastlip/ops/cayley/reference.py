@@ -19,3 +19,10 @@ def cayley(M: Tensor) -> Tensor:
     Q = torch.cat((2 * B - identity, -2 * V @ B), -2)
     # The rounding error of the inverse grows with the norm of M. It is corrected in value; the gradient is Q's.
     return Q + (polish(Q.detach()) - Q.detach())
+
+
+def square_adjoint(gradient: Tensor, Q: Tensor) -> Tensor:
+    """The gradient of a square M from that of Q = 2 B - I: A - Aᴴ with A = -2 Bᴴ gradient Bᴴ."""
+    B = (Q + torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)) / 2
+    A = -2 * B.mH @ gradient @ B.mH
+    return A - A.mH

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlip.ops._op import Op
+from fastlip.ops._op import Op, differentiated
 from fastlip.ops._precision import without_autocast
 from fastlip.ops.gram_rowsum import reference
 
@@ -125,11 +125,22 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, Tensor | No
     return weight_gradient, None if psi is None else psi_gradient, None, None
 
 
+def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
+    weight, _signs, psi, _r = (*ctx.saved_tensors, None, None)[:4]
+
+    def function(weight: Tensor, psi: Tensor | None) -> Tensor:
+        with without_autocast(weight.device), _without_tf32(weight):
+            return reference.gram_rowsum(weight, psi, ctx.groups)
+
+    return *differentiated(function, (weight, psi), ctx.needs_input_grad[:2], gradient), None, None
+
+
 _forward = OP.define(
     "gram_rowsum_forward(Tensor weight, Tensor? psi, int groups, str backend) -> (Tensor, Tensor)",
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,
+    plain_backward=_plain_gradients,
 )
 _backward = OP.define(
     "gram_rowsum_backward(Tensor gradient, Tensor weight, Tensor? psi, Tensor? r, Tensor signs, int groups,"
