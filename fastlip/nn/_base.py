@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.ops._gate import is_observed
+from fastlip.ops._gate import is_observed, is_onnx
 from fastlip.ops._op import check_backend
 from fastlip.ops._precision import autocasts, without_autocast
 
@@ -81,6 +81,11 @@ class LipschitzLayer(nn.Module):
 
     def effective(self, *context: Hashable) -> tuple[Tensor, ...]:
         """The effective weights in the parameters' dtype, from the cache where that is sound."""
+        if is_onnx():
+            raise ValueError(
+                f"torch.onnx.export: ONNX has no operators for the weights of {type(self).__name__}: "
+                "give it the copy that fastlip.export makes"
+            )
         if self.supplied is not None and (supplied := self.supplied(self, context)) is not None:
             return supplied
         if not self.may_cache():
@@ -121,8 +126,17 @@ class LipschitzLayer(nn.Module):
         # Spectra stay complex, and in at least float32: no sixteen-bit complex type has kernels.
         return tuple(weight if weight.is_complex() else weight.to(reference.dtype) for weight in weights)
 
+    def check_numbers(self, x: Tensor) -> None:
+        """Raises ValueError for a parameter on meta and an x that is not: torch would read what is not there."""
+        if torch.compiler.is_compiling():
+            return
+        for tensors in (self._parameters, self._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_meta and not x.is_meta:
+                    raise ValueError(f"{name}: is on meta, without numbers, and x on {x.device}: load it first")
+
     def may_cache(self) -> bool:
-        """Whether results for fixed parameters may be kept: in evaluation, outside traces, transforms and forward-mode AD."""
+        """Whether results for fixed parameters may be kept: in evaluation, and nothing follows torch's operations."""
         if self.training or torch.compiler.is_compiling():
             return False
         if is_observed():
@@ -198,9 +212,10 @@ class LipschitzLinear(LipschitzLayer):
         self.reset_parameters()
 
     def check_input(self, x: Tensor) -> None:
-        """Raises ValueError unless the last dimension of x is in_features."""
+        """Raises ValueError unless the last dimension of x is in_features and parameters have numbers."""
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(f"x: got shape {tuple(x.shape)}, expected (*, {self.in_features})")
+        self.check_numbers(x)
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""

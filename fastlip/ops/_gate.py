@@ -1,7 +1,7 @@
 """Which tensors kernels may read, asked before any address is taken.
 
-Kernels read numbers by their address and write others, unseen by whatever follows torch's own operations. Where something
-follows them, or a tensor has no numbers of its own at its address, the reference runs.
+Kernels read numbers by their address and write others, unseen by whatever follows torch's own operations. Where
+something follows them, or a tensor has no numbers of its own at its address, the reference runs.
 """
 
 from __future__ import annotations
@@ -35,6 +35,32 @@ def refusal(arguments: Iterable[Any]) -> str:
             "or a copy made by fastlip.export"
         )
     return _refuse_tensors(arguments, [])
+
+
+def check_devices(name: str, arguments: Iterable[Any]) -> None:
+    """ValueError unless all tensors are on one device: torch's convolutions read those on meta as if with numbers."""
+    kinds: dict[torch.device, None] = {}
+    for argument in arguments:
+        for tensor in argument if isinstance(argument, (list, tuple)) else (argument,):
+            if isinstance(tensor, Tensor):
+                kinds[tensor.device] = None
+    if len(kinds) > 1:
+        raise ValueError(f"{name}: got tensors on {' and '.join(map(str, kinds))}, expected all on one device")
+
+
+def is_recorded() -> bool:
+    """Whether torch.jit.trace records: an autograd.Function would be a call of Python in its program."""
+    return _tracing_state() is not None
+
+
+def is_onnx() -> bool:
+    """Whether torch.onnx.export looks on: it knows no kernel, and not all of what references are made of."""
+    return (torch.compiler.is_compiling() or is_recorded()) and _is_in_onnx_export()
+
+
+@torch.compiler.assume_constant_result
+def _is_in_onnx_export() -> bool:
+    return torch.onnx.is_in_onnx_export()
 
 
 def is_observed() -> bool:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from fastlip.ops._gate import materialized, refusal
+from fastlip.ops._gate import check_devices, is_onnx, materialized, refusal
 
 BACKENDS = ("auto", "reference", "native", "triton")
 _FILES = {"native": "native", "triton": "triton_kernels"}
@@ -59,6 +59,7 @@ class Op:
     def choose(self, backend: str, *arguments: Any) -> str:
         """The backend to run: the one named, or under ``"auto"`` the first that supports the arguments."""
         if backend == "reference":
+            self._check_devices(arguments)
             return backend
         if backend != "auto":
             check_backend(backend)
@@ -71,7 +72,12 @@ class Op:
             unprofitable = self._unprofitable[name]
             if unprofitable is None or not unprofitable(*arguments):
                 return name
+        self._check_devices(arguments)
         return "reference"
+
+    def _check_devices(self, arguments: tuple[Any, ...]) -> None:
+        if not _is_compiling():
+            check_devices(f"fastlip.ops.{self.name}", arguments)
 
     def why_not(self, backend: str, *arguments: Any) -> str:
         """Why this backend cannot run these arguments; empty if it can."""
@@ -79,7 +85,10 @@ class Op:
             _import_backends(self.name)
         if backend not in self.modules and (reason := self.status(backend)):
             return reason
-        if not _is_compiling() and (reason := refusal(arguments)):
+        if _is_compiling():
+            if is_onnx():
+                return "torch.onnx.export knows torch's operators only: give it the copy that fastlip.export makes"
+        elif reason := refusal(arguments):
             return reason
         return self.modules[backend].supports(*arguments)
 
@@ -182,7 +191,8 @@ class Operator:
                 arguments = tuple(materialized(self.name, argument) for argument in arguments)
                 break
         for position in self.lists:
-            arguments = *arguments[:position], materialized(self.name, arguments[position]), *arguments[position + 1 :]
+            tensors = materialized(self.name, arguments[position])
+            arguments = *arguments[:position], tensors, *arguments[position + 1 :]
         return (self.kernels.get(arguments[-1]) or self._find(arguments[-1]))(*arguments[:-1])
 
     def _find(self, backend: str) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ def maxmin(x: Tensor, pairing: str, dim: int) -> Tensor:
 
 
 def exchange(x: Tensor, swap: Tensor | None, pairing: str, dim: int) -> Tensor:
-    """Swaps the pairs that the booleans say, of the shape of x with half its channels; without them those with b > a."""
+    """Swaps the pairs that the booleans say, one for each pair; without booleans the pairs with b > a."""
     pairs = x.shape[dim] // 2
     paired, rest = x.split((2 * pairs, x.shape[dim] - 2 * pairs), dim)
     if pairing == "adjacent":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastlip.ops._gate import is_observed
+
 
 def decompose(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(U, s, Wᴴ) with V = U diag(s) Wᴴ: U with orthonormal columns, s descending.
@@ -14,7 +16,7 @@ def decompose(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Newton-Schulz steps win them back. Otherwise, and where the answer must not depend on values (tracing,
     torch.func), by LAPACK's singular value decomposition.
     """
-    if V.device.type == "cpu" and V.numel() > 0 and not _is_traced():
+    if V.device.type == "cpu" and V.numel() > 0 and not is_observed():
         if V.shape[-2] < V.shape[-1]:
             found = _by_eigenvectors(V.mH)
             if found is not None:
@@ -23,10 +25,6 @@ def decompose(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         elif (found := _by_eigenvectors(V)) is not None:
             return found
     return torch.linalg.svd(V, full_matrices=False)
-
-
-def _is_traced() -> bool:
-    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
 
 
 def _by_eigenvectors(V: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastlip.ops._gate import is_recorded
 from fastlip.ops._precision import without_autocast
 from fastlip.ops.polar.decomposition import decompose
 
@@ -16,7 +17,7 @@ from fastlip.ops.polar.decomposition import decompose
 @torch.compiler.allow_in_graph
 def polar(V: Tensor, reals: int = 0) -> Tensor:
     """Q = U Wᴴ for the thin decomposition V = U diag(s) Wᴴ, the first ``reals`` matrices taken as real."""
-    return _Polar.apply(V, reals)[0]
+    return (_Polar.forward(V, reals) if is_recorded() else _Polar.apply(V, reals))[0]
 
 
 class _Polar(torch.autograd.Function):

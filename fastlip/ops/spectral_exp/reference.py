@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastlip.ops._gate import is_recorded
 from fastlip.ops._precision import without_autocast
 from fastlip.ops.polar.reference import polish
 from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum, per_frequency
@@ -18,7 +19,7 @@ from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum, per_fre
 @torch.compiler.allow_in_graph
 def spectral_exp(K: Tensor) -> Tensor:
     """exp((K - Kᴴ) / 2) = V diag(exp(-i l)) Vᴴ for the Hermitian i (K - Kᴴ) / 2 = V diag(l) Vᴴ."""
-    return _Exponential.apply(K)[0]
+    return (_Exponential.forward(K) if is_recorded() else _Exponential.apply(K))[0]
 
 
 def kernel_exp(kernel: Tensor, size: Size, dilation: Size, groups: int) -> Tensor:
