@@ -13,6 +13,7 @@ The reference is not a registered operator: it is ordinary PyTorch, differentiat
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -170,7 +171,7 @@ class Operator:
 
     def __call__(self, *arguments: Any) -> Tensor:
         if _is_traced() or not _is_plain(arguments):
-            outputs = self.packet(*arguments)
+            outputs = self.dispatched(*arguments)
         elif _is_grad_enabled() and self._any_requires_grad(arguments):
             return self.apply(*arguments)
         else:
@@ -180,8 +181,14 @@ class Operator:
     def outputs(self, *arguments: Any) -> Any:
         """Every output of the operator, for use inside another operator's backward."""
         if _is_compiling() or _is_grad_enabled() or not _is_plain(arguments):
-            return self.packet(*arguments)
+            return self.dispatched(*arguments)
         return self.run(*arguments)
+
+    def dispatched(self, *arguments: Any) -> Any:
+        """The operator as torch's dispatcher runs it, for all that looks on."""
+        if not _is_compiling() and _dispatch_modes() and "torch.utils.flop_counter" in sys.modules:
+            importlib.import_module("fastlip.ops._flops").tell_counters()
+        return self.packet(*arguments)
 
     def run(self, *arguments: Any) -> Any:
         """Calls the kernel of the backend named by the last argument, with numbers at every address."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastlip.ops._finite import svd
 from fastlip.ops._gate import is_observed
 
 
@@ -16,6 +17,15 @@ def decompose(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Newton-Schulz steps win them back. Otherwise, and where the answer must not depend on values (tracing,
     torch.func), by LAPACK's singular value decomposition.
     """
+    # Of subnormal entries, quotients would overflow.
+    largest = V.detach().abs().amax((-2, -1), keepdim=True) if V.numel() else V.real
+    root = torch.finfo(V.dtype).tiny ** 0.5
+    lift = torch.where(largest < root, 1 / root, 1.0).to(largest.dtype)
+    U, s, Wh = _decompose(V * lift)
+    return U, s / lift[..., 0], Wh
+
+
+def _decompose(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if V.device.type == "cpu" and V.numel() > 0 and not is_observed():
         if V.shape[-2] < V.shape[-1]:
             found = _by_eigenvectors(V.mH)
@@ -24,7 +34,7 @@ def decompose(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 return Wh.mH, s, U.mH
         elif (found := _by_eigenvectors(V)) is not None:
             return found
-    return torch.linalg.svd(V, full_matrices=False)
+    return svd(V)
 
 
 def _by_eigenvectors(V: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastlip.ops._finite import finite_part
 from fastlip.ops._gate import is_recorded
 from fastlip.ops._precision import without_autocast
 from fastlip.ops.polar.reference import polish
@@ -53,9 +54,10 @@ class _Exponential(torch.autograd.Function):
 
 
 def decompose(K: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors of the Hermitian i (K - Kᴴ) / 2."""
-    angles, V = torch.linalg.eigh(0.5j * (K - K.mH))
-    return angles, V
+    """Eigenvalues and eigenvectors of the Hermitian i (K - Kᴴ) / 2; eigenvalues NaN where that is not finite."""
+    skew, finite = finite_part(0.5j * (K - K.mH))
+    angles, V = torch.linalg.eigh(skew)
+    return torch.where(finite[..., 0], angles, torch.nan), V
 
 
 def exponential_adjoint(gradient: Tensor, angles: Tensor, V: Tensor) -> Tensor:
