@@ -34,7 +34,19 @@ def refusal(arguments: Iterable[Any]) -> str:
             "torch.jit.trace follows torch's own operators only: trace with backend='reference' or 'auto', "
             "or a copy made by fastlip.export"
         )
-    return _refuse_tensors(arguments, [])
+    if forward_ad._current_level >= 0:
+        return _refuse_tensors(arguments, [])
+    first = None
+    for argument in arguments:
+        kind = type(argument)
+        if kind in _TENSORS:
+            # One by one only where something is out of the ordinary; on other devices launches cost much more.
+            if _is_wrapper(argument) or (first is not None and not (first.is_cpu and argument.is_cpu)):
+                return _refuse_tensors(arguments, [])
+            first = argument
+        elif kind not in _NO_TENSORS:
+            return _refuse_tensors(arguments, [])
+    return ""
 
 
 def check_devices(name: str, arguments: Iterable[Any]) -> None:
@@ -129,9 +141,12 @@ def materialized(operator: str, argument: Any) -> Any:
     ValueError for a tensor whose memory was given back.
     """
     if isinstance(argument, (list, tuple)):
-        return [materialized(operator, item) for item in argument]
+        has_tensors = any(isinstance(item, Tensor) for item in argument)
+        return [materialized(operator, item) for item in argument] if has_tensors else argument
     if not isinstance(argument, Tensor):
         return argument
+    if argument.layout is not torch.strided:
+        raise ValueError(f"fastlip::{operator}: no kernel for layout {argument.layout}")
     if argument._is_zerotensor():
         return torch.zeros(argument.shape, dtype=argument.dtype, device=argument.device)
     if argument.numel() and not argument.data_ptr():

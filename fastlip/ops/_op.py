@@ -34,8 +34,8 @@ _dispatch_modes = torch._C._len_torch_dispatch_stack
 _transforms_are_active = torch._C._are_functorch_transforms_active
 _is_grad_enabled = torch.is_grad_enabled
 
-# Argument types that a kernel may take as they are; tensor subclasses and lists go through torch's dispatcher.
-_PLAIN = frozenset((Tensor, Parameter, str, int, bool, float, tuple, type(None)))
+# Tensors that a kernel may take as they are; subclasses and lists go through torch's dispatcher.
+_PLAIN = frozenset((Tensor, Parameter, type(None)))
 
 registered: dict[str, Op] = {}
 
@@ -63,7 +63,8 @@ class Op:
             self._check_devices(arguments)
             return backend
         if backend != "auto":
-            check_backend(backend)
+            if backend not in BACKENDS:
+                check_backend(backend)
             if reason := self.why_not(backend, *arguments):
                 raise ValueError(f"fastlip.ops.{self.name}: backend={backend!r} cannot run here: {reason}")
             return backend
@@ -82,14 +83,14 @@ class Op:
 
     def why_not(self, backend: str, *arguments: Any) -> str:
         """Why this backend cannot run these arguments; empty if it can."""
-        if _is_traced():
+        compiling = _is_compiling()
+        if compiling and _is_traced():
             _import_backends(self.name)
         if backend not in self.modules and (reason := self.status(backend)):
             return reason
-        if _is_compiling():
-            if is_onnx():
-                return "torch.onnx.export knows torch's operators only: give it the copy that fastlip.export makes"
-        elif reason := refusal(arguments):
+        if compiling and is_onnx():
+            return "torch.onnx.export knows torch's operators only: give it the copy that fastlip.export makes"
+        if not compiling and (reason := refusal(arguments)):
             return reason
         return self.modules[backend].supports(*arguments)
 
@@ -170,7 +171,7 @@ class Operator:
         self.apply: Callable[..., Tensor] = getattr(super(torch.autograd.Function, function), "apply")  # noqa: B009
 
     def __call__(self, *arguments: Any) -> Tensor:
-        if _is_traced() or not _is_plain(arguments):
+        if _is_traced() or _dispatch_modes() or _transforms_are_active() or not self._is_plain(arguments):
             outputs = self.dispatched(*arguments)
         elif _is_grad_enabled() and self._any_requires_grad(arguments):
             return self.apply(*arguments)
@@ -180,7 +181,7 @@ class Operator:
 
     def outputs(self, *arguments: Any) -> Any:
         """Every output of the operator, for use inside another operator's backward."""
-        if _is_compiling() or _is_grad_enabled() or not _is_plain(arguments):
+        if _is_compiling() or _is_grad_enabled() or _dispatch_modes() or not self._is_plain(arguments):
             return self.dispatched(*arguments)
         return self.run(*arguments)
 
@@ -197,9 +198,8 @@ class Operator:
             if tensor is not None and (tensor.is_neg() or tensor.is_conj() or not tensor.data_ptr()):
                 arguments = tuple(materialized(self.name, argument) for argument in arguments)
                 break
-        for position in self.lists:
-            tensors = materialized(self.name, arguments[position])
-            arguments = *arguments[:position], tensors, *arguments[position + 1 :]
+        if self.lists:
+            arguments = tuple(materialized(self.name, argument) for argument in arguments)
         return (self.kernels.get(arguments[-1]) or self._find(arguments[-1]))(*arguments[:-1])
 
     def _find(self, backend: str) -> Callable[..., Any]:
@@ -207,6 +207,14 @@ class Operator:
             raise ValueError(f"fastlip::{self.name}: backend={backend!r} cannot run here: {reason}")
         kernel = self.kernels[backend] = getattr(self.op.modules[backend], self.name)
         return kernel
+
+    def _is_plain(self, arguments: tuple[Any, ...]) -> bool:
+        if self.lists:
+            return False
+        for position in self.tensors:
+            if type(arguments[position]) not in _PLAIN:
+                return False
+        return True
 
     def _any_requires_grad(self, arguments: tuple[Any, ...]) -> bool:
         for position in self.tensors:
@@ -219,10 +227,6 @@ class Operator:
         raise RuntimeError(
             f"fastlip::{self.name} has no derivative: for gradients of gradients use backend='reference'"
         )
-
-
-def _is_plain(arguments: tuple[Any, ...]) -> bool:
-    return not (_dispatch_modes() or _transforms_are_active()) and _PLAIN.issuperset(map(type, arguments))
 
 
 def _choosing(backward: Callable[..., Any], plain: Callable[..., Any] | None, twice: bool) -> Callable[..., Any]:
