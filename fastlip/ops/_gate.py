@@ -22,6 +22,7 @@ _is_wrapper = torch._C._dispatch_isTensorSubclassLike
 _STAND_INS = "Batched", "FuncTorchGradWrapper", "Functionalize"
 
 _TENSORS = frozenset((Tensor, Parameter))
+_FREED = "its storage was freed"
 _NO_TENSORS = frozenset((str, int, bool, float, type(None)))
 
 
@@ -50,12 +51,14 @@ def refusal(arguments: Iterable[Any]) -> str:
 
 
 def check_devices(name: str, arguments: Iterable[Any]) -> None:
-    """ValueError unless all tensors are on one device: torch's convolutions read those on meta as if with numbers."""
+    """ValueError for a tensor without memory, and unless all are on one device: torch's convolutions read either as numbers."""
     kinds: dict[torch.device, None] = {}
     for argument in arguments:
         for tensor in argument if isinstance(argument, (list, tuple)) else (argument,):
             if isinstance(tensor, Tensor):
                 kinds[tensor.device] = None
+                if type(tensor) in _TENSORS and not _is_wrapper(tensor) and _is_freed(tensor):
+                    raise ValueError(f"{name}: a tensor of shape {tuple(tensor.shape)} has no memory: {_FREED}")
     if len(kinds) > 1:
         raise ValueError(f"{name}: got tensors on {' and '.join(map(str, kinds))}, expected all on one device")
 
@@ -135,6 +138,12 @@ def _has_fakes(kind: type) -> bool:
     return issubclass(kind, (FakeTensor, FunctionalTensor))
 
 
+def _is_freed(tensor: Tensor) -> bool:
+    if tensor.layout is not torch.strided or tensor._is_zerotensor():
+        return False
+    return tensor.numel() > 0 and not tensor.is_meta and not tensor.data_ptr()
+
+
 def materialized(operator: str, argument: Any) -> Any:
     """A tensor (or a list of them) with numbers as they are at its address, no sign or conjugation left to be done.
 
@@ -149,7 +158,6 @@ def materialized(operator: str, argument: Any) -> Any:
         raise ValueError(f"fastlip::{operator}: no kernel for layout {argument.layout}")
     if argument._is_zerotensor():
         return torch.zeros(argument.shape, dtype=argument.dtype, device=argument.device)
-    if argument.numel() and not argument.data_ptr():
-        shape = tuple(argument.shape)
-        raise ValueError(f"fastlip::{operator}: a tensor of shape {shape} has no memory: its storage was freed")
+    if _is_freed(argument):
+        raise ValueError(f"fastlip::{operator}: a tensor of shape {tuple(argument.shape)} has no memory: {_FREED}")
     return argument.resolve_conj().resolve_neg()

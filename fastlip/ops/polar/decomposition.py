@@ -20,7 +20,7 @@ def decompose(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # Of subnormal entries, quotients would overflow.
     largest = V.detach().abs().amax((-2, -1), keepdim=True) if V.numel() else V.real
     root = torch.finfo(V.dtype).tiny ** 0.5
-    lift = torch.where(largest < root, 1 / root, 1.0).to(largest.dtype)
+    lift = torch.where(largest < root, largest.new_full((), 1 / root), 1)
     U, s, Wh = _decompose(V * lift)
     return U, s / lift[..., 0], Wh
 
