@@ -44,7 +44,7 @@ def _residual(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
 
 
 def _residual_backward(gradient: Shape, x: Shape, weight: Shape, *rest: Any, **_: Any) -> int:
-    _bias, _scale, h, _mask, needs_x, needs_weight, *_ = rest
+    h, _, needs_x, needs_weight = rest[2:6]
     return (1 + (h is None) + bool(needs_x) + 2 * bool(needs_weight)) * _convolution(x, weight)
 
 

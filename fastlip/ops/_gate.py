@@ -51,7 +51,7 @@ def refusal(arguments: Iterable[Any]) -> str:
 
 
 def check_devices(name: str, arguments: Iterable[Any]) -> None:
-    """ValueError for a tensor without memory, and unless all are on one device: torch's convolutions read either as numbers."""
+    """ValueError for a tensor without memory and for two devices, where torch's convolutions would read anything."""
     kinds: dict[torch.device, None] = {}
     for argument in arguments:
         for tensor in argument if isinstance(argument, (list, tuple)) else (argument,):
@@ -120,7 +120,7 @@ def _name(device: Any) -> str:
 def _refuse_unusual(tensor: Tensor) -> str:
     """Why kernels cannot read a subclass, or a tensor that torch says has no numbers of its own."""
     kind = type(tensor)
-    if kind not in _TENSORS and kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+    if kind not in _TENSORS and _dispatch_of(kind) is not _dispatch_of(Tensor):
         return "" if _has_fakes(kind) else f"{kind.__name__} decides itself what operators do with it"
     if tensor.layout is not torch.strided:
         return f"no kernel for layout {tensor.layout}"
@@ -128,6 +128,10 @@ def _refuse_unusual(tensor: Tensor) -> str:
     if not any(name in keys for name in _STAND_INS):
         return ""  # on meta, for which backends have no kernels; or a dispatch mode is active
     return "the tensor stands for a batch, or for another tensor: only the reference runs"
+
+
+def _dispatch_of(kind: type) -> Any:
+    return getattr(kind, "__torch_dispatch__", None)
 
 
 def _has_fakes(kind: type) -> bool:

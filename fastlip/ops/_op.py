@@ -109,7 +109,7 @@ class Op:
             return f"this op has no {backend} kernel"
         return _import_backend(self.name, backend)
 
-    def define(self, schema: str, **autograd: Callable[..., Any]) -> Operator:
+    def define(self, schema: str, **autograd: Any) -> Operator:
         """Registers an operator ``fastlip::<name>`` whose last argument is ``str backend``."""
         return Operator(self, schema, **autograd)
 

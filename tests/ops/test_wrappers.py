@@ -139,8 +139,7 @@ def attempt(op_name, case, backend, kind, seed):
             return False
         else:
             found, expected = in_context(kind, call, backend, name, tensors[name])
-    except REFUSALS as error:
-        assert str(error), error
+    except REFUSALS:
         return False
     if found is not None:
         found, expected = found.detach().as_subclass(torch.Tensor), expected.detach()

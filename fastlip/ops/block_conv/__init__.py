@@ -91,7 +91,7 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
     return for_kernel, for_projectors, None, None
 
 
-def _plain_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+def _plain_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     def function(kernel: Tensor, projectors: Tensor) -> Tensor:
         with without_autocast(kernel.device):
             return reference.block_conv(kernel, projectors, tuple(ctx.axes))

@@ -62,7 +62,7 @@ def _gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None]:
     return _backward(gradient, *ctx.saved_tensors, ctx.backend), None
 
 
-def _plain_gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, None]:
+def _plain_gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     Q, M, _ = ctx.saved_tensors
     with without_autocast(gradient.device):
         if Q is not None:

@@ -25,7 +25,7 @@ def cayley(M: Tensor) -> Tensor:
     columns = M.shape[-1]
     U, V = M[..., :columns, :], M[..., columns:, :]
     identity = torch.eye(columns, dtype=M.dtype, device=M.device)
-    scaled, _ = torch.linalg.inv_ex(identity / scale + U - U.mH + (scale * V).mH @ V)  # scale B
+    scaled, _ = torch.linalg.inv_ex(identity / scale + (U - U.mH) + (scale * V).mH @ V)  # scale B
     Q = torch.cat((2 / scale * scaled - identity, -2 * V @ scaled), -2)
     # The rounding error of the inverse grows with the norm of M. It is corrected in value; the gradient is Q's.
     return poisoned(Q + (polish(Q.detach()) - Q.detach()), finite)

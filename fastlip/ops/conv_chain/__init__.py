@@ -140,7 +140,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: _Kept) -> None:
 
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     x, *rest = ctx.saved_tensors
-    weights, _, scales, between, masks = _split(rest, ctx.counts)
+    weights, _biases, scales, between, masks = _split(rest, ctx.counts)
     needs_x, needs_weights, needs_biases, needs_scales = ctx.needs_input_grad[:4]
     # A kernel's gradient costs as much as that of its input: frozen kernels, as of a network under attack, have none.
     needs_kernels = [any(needs) for needs in zip(needs_weights, *[needs_scales] * bool(scales), strict=True)]
@@ -160,12 +160,12 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
 
 def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     x, *rest = ctx.saved_tensors
-    weights, biases, scales, _, _ = _split(rest, ctx.counts)
+    weights, biases, scales, _between, _masks = _split(rest, ctx.counts)
     padding_mode, dilation, pairing, _ = ctx.options
     inputs = x, *weights, *biases, *scales
 
     def function(x: Tensor, *tensors: Tensor) -> Tensor:
-        weights, biases, scales, _ = _split(list(tensors), ctx.counts[:3])
+        weights, biases, scales, _rest = _split(list(tensors), ctx.counts[:3])
         return reference.conv_chain(x, weights, biases, scales, padding_mode, (dilation[0], dilation[1]), pairing)
 
     needs_x, *needed = ctx.needs_input_grad[:4]

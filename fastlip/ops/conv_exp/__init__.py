@@ -157,7 +157,7 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]
 
 
 def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    x, kernel, *_ = ctx.saved_tensors
+    x, kernel = ctx.saved_tensors[:2]
     coefficients, _form, dilation, padding_mode, _ = ctx.options
     needs_x, needs_kernel, needs_bias = ctx.needs_input_grad[:3]
 

@@ -125,7 +125,7 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, Tensor | No
     return weight_gradient, None if psi is None else psi_gradient, None, None
 
 
-def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
+def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     weight, _signs, psi, _r = (*ctx.saved_tensors, None, None)[:4]
 
     def function(weight: Tensor, psi: Tensor | None) -> Tensor:

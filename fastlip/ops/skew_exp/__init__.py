@@ -56,7 +56,7 @@ def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
     return _backward.outputs(gradient, *ctx.saved_tensors, ctx.backend), None
 
 
-def _plain_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
+def _plain_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     K, _ = ctx.saved_tensors
     with without_autocast(K.device):
         return *differentiated(reference.skew_exp, (K,), (True,), gradient), None
