@@ -13,6 +13,7 @@ cd "$folder"
 printf '#!/bin/sh\nexec g++ -fsanitize=address -g "$@"\n' > cxx
 chmod +x cxx
 FASTLIP_CUDA=off CXX="$folder/cxx" python setup.py build_ext --inplace
-# The interpreter and torch keep memory until the process ends.
-ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$(gcc -print-file-name=libasan.so)" PYTHONPATH="$folder" \
+# The interpreter and torch keep memory until the process ends; libasan wants to see the C++ library when it starts.
+libraries="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so.6)"
+ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$libraries" PYTHONPATH="$folder" \
   python -m pytest -q -p no:cacheprovider -m "slow or not slow" tests/ops/test_wrappers.py

@@ -79,11 +79,11 @@ def _is_in_onnx_export() -> bool:
 
 
 def is_observed() -> bool:
-    """Whether something follows torch's operations: a dispatch mode, a torch.func transform, a trace, forward mode.
+    """Whether something follows torch's operations: a compiler, a mode, a torch.func transform, a trace, forward AD.
 
     What is kept between calls is not used then.
     """
-    return (
+    return torch.compiler.is_compiling() or (
         torch._C._len_torch_dispatch_stack() > 0
         or _transforms_are_active()
         or _tracing_state() is not None
