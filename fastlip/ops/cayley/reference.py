@@ -17,7 +17,7 @@ def cayley(M: Tensor) -> Tensor:
     """Q = [2 B - I; -2 V B] for a tall M = [U; V], B = (I + U - Uᴴ + VᴴV)^{-1}. NaN for an M with NaN or Inf."""
     if M.shape[-2] < M.shape[-1]:
         return cayley(M.mH).mH
-    if M.dtype in _WIDE and not is_observed() and bool((M.detach().abs() > _LARGE).any()):
+    if M.dtype in _WIDE and not (M.is_meta or is_observed()) and bool((M.detach().abs() > _LARGE).any()):
         return cayley(M.to(_WIDE[M.dtype])).to(M.dtype)
     M, finite = finite_part(M)
     scale = _scale(M)
