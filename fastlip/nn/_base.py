@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from fastlip import ops
 from fastlip.nn._cache import CACHED_CONTEXTS, EvaluationCache
 from fastlip.nn._postponed import in_one_step
 from fastlip.nn._whole import WholeModule
+from fastlip.ops._gate import is_observed, is_onnx
 from fastlip.ops._op import check_backend
 from fastlip.ops._precision import autocasts, full_precision, is_ieee, widens
 
@@ -127,6 +127,11 @@ class LipschitzLayer(EvaluationCache, WholeModule):
 
     def effective(self, *context: Hashable) -> tuple[Tensor, ...]:
         """The effective weights in the parameters' dtype, kept where that is sound. Do not write to them."""
+        if is_onnx():
+            raise ValueError(
+                f"torch.onnx.export: ONNX has no operators for the weights of {type(self).__name__}: "
+                "give it the copy that fastlip.export makes"
+            )
         if self.supplied is not None and (supplied := self.supplied(self, context)) is not None:
             return supplied
         if self.may_cache():
@@ -136,8 +141,7 @@ class LipschitzLayer(EvaluationCache, WholeModule):
         return self._differentiable(context) if self.may_keep() else self._computed(context)
 
     def _computed(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
-        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        if traced or forward_ad._current_level >= 0:
+        if is_observed():
             return self._compute(context)
         if not torch.is_grad_enabled() or is_ieee(self.reference().device):
             return self._compute(context)
@@ -166,6 +170,15 @@ class LipschitzLayer(EvaluationCache, WholeModule):
         # Spectra stay complex, and in at least float32: no sixteen-bit complex type has kernels.
         rounded = (weight if weight.is_complex() else weight.to(reference.dtype) for weight in weights)
         return tuple(weight.contiguous() for weight in rounded)
+
+    def check_numbers(self, x: Tensor) -> None:
+        """Raises ValueError for a parameter on meta and an x that is not: torch would read what is not there."""
+        if torch.compiler.is_compiling():
+            return
+        for tensors in (self._parameters, self._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_meta and not x.is_meta:
+                    raise ValueError(f"{name}: is on meta, without numbers, and x on {x.device}: load it first")
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Sets an attribute; another value makes the layer forget its evaluation weights: options decide on them.
@@ -213,9 +226,10 @@ class LipschitzLinear(LipschitzLayer):
         self.reset_parameters()
 
     def check_input(self, x: Tensor) -> None:
-        """Raises ValueError unless the last dimension of x is in_features."""
+        """Raises ValueError unless the last dimension of x is in_features and parameters have numbers."""
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(f"x: got shape {tuple(x.shape)}, expected (*, {self.in_features})")
+        self.check_numbers(x)
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
 from fastlip.nn._fingerprint import fingerprint, is_plain
+from fastlip.ops._gate import is_observed
 
 CACHED_CONTEXTS = 8  # resolutions kept at once
 _CACHED_DERIVATIVES = 2  # of each kind
@@ -57,12 +57,8 @@ class EvaluationCache(nn.Module):
 
     def may_keep(self) -> bool:
         """Whether results for the present parameters may be kept: in evaluation, outside traces and transforms."""
-        if self.training or torch.compiler.is_compiling():
+        if self.training or is_observed():
             return False
-        if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
-            return False
-        if forward_ad._current_level >= 0:
-            return False  # parameters may have tangents
         state = self.__dict__
         for group in (state["_parameters"], state["_buffers"]):
             for tensor in group.values():

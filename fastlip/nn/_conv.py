@@ -86,11 +86,12 @@ class LipschitzConv2d(LipschitzLayer):
         return horizontal, horizontal, vertical, vertical
 
     def check_input(self, x: Tensor) -> None:
-        """Raises ValueError unless x is (n, in_channels, h, w) or (in_channels, h, w)."""
+        """Raises ValueError unless x is (n, in_channels, h, w) or (in_channels, h, w) and parameters have numbers."""
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
             raise ValueError(
                 f"x: got shape {tuple(x.shape)}, expected (n, {self.in_channels}, h, w) or ({self.in_channels}, h, w)"
             )
+        self.check_numbers(x)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """F.conv2d with this layer's stride, padding, dilation and groups."""

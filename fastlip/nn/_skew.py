@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from fastlip.ops._gate import is_recorded
 from fastlip.ops.conv_exp.polynomial import polynomial
 from fastlip.ops.conv_exp.truncation import taylor
 from fastlip.ops.spectral_conv import FixedSpectrum, kernel_spectrum, per_frequency, spectral_conv_fixed
@@ -43,7 +43,7 @@ def norm_on(torus: Size, kernel: Tensor, dilation: Size) -> Tensor:
 @torch.compiler.allow_in_graph
 def matrix_bound(R: Tensor) -> Tensor:
     """(*): bounds of the norms of matrices (*, m, n), by ||R||^2 <= |S^p|_F^(1 / p), S = R Rᴴ, p = 2^5."""
-    return _MatrixBound.apply(R)
+    return _MatrixBound.forward(R) if is_recorded() else _MatrixBound.apply(R)
 
 
 class _MatrixBound(torch.autograd.Function):
@@ -63,7 +63,6 @@ class _MatrixBound(torch.autograd.Function):
         ctx.save_for_backward(*inputs, output)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         R, bound = ctx.saved_tensors
         size, scaled = _scaled(R)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastlip import ops
+from fastlip.ops._gate import refusal
 from fastlip.ops._padding import same_pads
 from fastlip.ops.spectral_conv import OP, FixedSpectrum, costs, fix_spectrum, kernel_spectrum, spectral_conv_fixed
 
@@ -47,7 +48,7 @@ def is_fixed(layer: LipschitzConv2d, x: Tensor) -> bool:
         return False
     if (torch.is_grad_enabled() and x.requires_grad) or torch.is_autocast_enabled("cpu"):
         return False
-    return not OP.status("native")
+    return not (OP.status("native") or refusal((x, *layer.parameters(), *layer.buffers())))
 
 
 def is_small(channels: Size, torus: Size, itemsize: int, convolutions: int = 1) -> bool:

@@ -13,13 +13,16 @@ The reference is not a registered operator: it is ordinary PyTorch, differentiat
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+
+from fastlip.ops._gate import check_devices, is_onnx, materialized, refusal
 
 BACKENDS = ("auto", "reference", "native", "triton")
 _FILES = {"native": "native", "triton": "triton_kernels"}
@@ -31,8 +34,8 @@ _dispatch_modes = torch._C._len_torch_dispatch_stack
 _transforms_are_active = torch._C._are_functorch_transforms_active
 _is_grad_enabled = torch.is_grad_enabled
 
-# Argument types that a kernel may take as they are; tensor subclasses and lists go through torch's dispatcher.
-_PLAIN = frozenset((Tensor, Parameter, str, int, bool, float, tuple, type(None)))
+# Tensors that a kernel may take as they are; subclasses and lists go through torch's dispatcher.
+_PLAIN = frozenset((Tensor, Parameter, type(None)))
 
 registered: dict[str, Op] = {}
 
@@ -57,9 +60,11 @@ class Op:
     def choose(self, backend: str, *arguments: Any) -> str:
         """The backend to run: the one named, or under ``"auto"`` the first that supports the arguments."""
         if backend == "reference":
+            self._check_devices(arguments)
             return backend
         if backend != "auto":
-            check_backend(backend)
+            if backend not in BACKENDS:
+                check_backend(backend)
             if reason := self.why_not(backend, *arguments):
                 raise ValueError(f"fastlip.ops.{self.name}: backend={backend!r} cannot run here: {reason}")
             return backend
@@ -69,16 +74,24 @@ class Op:
             unprofitable = self._unprofitable[name]
             if unprofitable is None or not unprofitable(*arguments):
                 return name
+        self._check_devices(arguments)
         return "reference"
+
+    def _check_devices(self, arguments: tuple[Any, ...]) -> None:
+        if not _is_compiling():
+            check_devices(f"fastlip.ops.{self.name}", arguments)
 
     def why_not(self, backend: str, *arguments: Any) -> str:
         """Why this backend cannot run these arguments; empty if it can."""
-        if _is_traced():
+        compiling = _is_compiling()
+        if compiling and _is_traced():
             _import_backends(self.name)
         if backend not in self.modules and (reason := self.status(backend)):
             return reason
-        if _transforms_are_active() and not _is_compiling():
-            return "inside torch.func transforms only the reference runs"
+        if compiling and is_onnx():
+            return "torch.onnx.export knows torch's operators only: give it the copy that fastlip.export makes"
+        if not compiling and (reason := refusal(arguments)):
+            return reason
         return self.modules[backend].supports(*arguments)
 
     def add_module(self, backend: str, module: ModuleType) -> None:
@@ -96,7 +109,7 @@ class Op:
             return f"this op has no {backend} kernel"
         return _import_backend(self.name, backend)
 
-    def define(self, schema: str, **autograd: Callable[..., Any]) -> Operator:
+    def define(self, schema: str, **autograd: Any) -> Operator:
         """Registers an operator ``fastlip::<name>`` whose last argument is ``str backend``."""
         return Operator(self, schema, **autograd)
 
@@ -136,11 +149,13 @@ class Operator:
         fake: Callable[..., Any],
         setup_context: Callable[..., None] | None = None,
         backward: Callable[..., Any] | None = None,
+        plain_backward: Callable[..., Any] | None = None,
+        twice: bool = False,
     ):
         self.op = op
         self.name = schema.partition("(")[0]
         self.kernels: dict[str, Callable[..., Any]] = {}
-        backward = backward or self._refuse_backward
+        backward = self._refuse_backward if backward is None else _choosing(backward, plain_backward, twice)
         setup_context = setup_context or _save_nothing
         _LIBRARY.define(schema)
         for device in ("CPU", "CUDA"):
@@ -150,13 +165,14 @@ class Operator:
         self.packet = getattr(torch.ops.fastlip, self.name).default
         types = [str(argument.type) for argument in self.packet._schema.arguments]
         self.tensors = [position for position, kind in enumerate(types) if kind in ("Tensor", "Optional[Tensor]")]
+        self.lists = [position for position, kind in enumerate(types) if kind == "List[Tensor]"]
         function = _autograd_function(self.name, self.run, setup_context, backward)
         # What Function.apply calls once it has found that no functorch transform is active.
         self.apply: Callable[..., Tensor] = getattr(super(torch.autograd.Function, function), "apply")  # noqa: B009
 
     def __call__(self, *arguments: Any) -> Tensor:
-        if _is_traced() or not _is_plain(arguments):
-            outputs = self.packet(*arguments)
+        if _is_traced() or _dispatch_modes() or _transforms_are_active() or not self._is_plain(arguments):
+            outputs = self.dispatched(*arguments)
         elif _is_grad_enabled() and self._any_requires_grad(arguments):
             return self.apply(*arguments)
         else:
@@ -165,12 +181,25 @@ class Operator:
 
     def outputs(self, *arguments: Any) -> Any:
         """Every output of the operator, for use inside another operator's backward."""
-        if _is_compiling() or _is_grad_enabled() or not _is_plain(arguments):
-            return self.packet(*arguments)
+        if _is_compiling() or _is_grad_enabled() or _dispatch_modes() or not self._is_plain(arguments):
+            return self.dispatched(*arguments)
         return self.run(*arguments)
 
+    def dispatched(self, *arguments: Any) -> Any:
+        """The operator as torch's dispatcher runs it, for all that looks on."""
+        if not _is_compiling() and _dispatch_modes() and "torch.utils.flop_counter" in sys.modules:
+            importlib.import_module("fastlip.ops._flops").tell_counters()
+        return self.packet(*arguments)
+
     def run(self, *arguments: Any) -> Any:
-        """Calls the kernel of the backend named by the last argument."""
+        """Calls the kernel of the backend named by the last argument, with numbers at every address."""
+        for position in self.tensors:
+            tensor = arguments[position]
+            if tensor is not None and (tensor.is_neg() or tensor.is_conj() or not tensor.data_ptr()):
+                arguments = tuple(materialized(self.name, argument) for argument in arguments)
+                break
+        if self.lists:
+            arguments = tuple(materialized(self.name, argument) for argument in arguments)
         return (self.kernels.get(arguments[-1]) or self._find(arguments[-1]))(*arguments[:-1])
 
     def _find(self, backend: str) -> Callable[..., Any]:
@@ -178,6 +207,14 @@ class Operator:
             raise ValueError(f"fastlip::{self.name}: backend={backend!r} cannot run here: {reason}")
         kernel = self.kernels[backend] = getattr(self.op.modules[backend], self.name)
         return kernel
+
+    def _is_plain(self, arguments: tuple[Any, ...]) -> bool:
+        if self.lists:
+            return False
+        for position in self.tensors:
+            if type(arguments[position]) not in _PLAIN:
+                return False
+        return True
 
     def _any_requires_grad(self, arguments: tuple[Any, ...]) -> bool:
         for position in self.tensors:
@@ -192,8 +229,41 @@ class Operator:
         )
 
 
-def _is_plain(arguments: tuple[Any, ...]) -> bool:
-    return not (_dispatch_modes() or _transforms_are_active()) and _PLAIN.issuperset(map(type, arguments))
+def _choosing(backward: Callable[..., Any], plain: Callable[..., Any] | None, twice: bool) -> Callable[..., Any]:
+    """The backward that the kernels implement, or the plain one where the gradients are no tensors for kernels.
+
+    The plain one is made of torch's own operations, and also runs where the gradient is itself to be differentiated,
+    unless the kernels' backward can be (twice).
+    """
+    if plain is None:
+        return backward
+
+    def choose(ctx: Any, *gradients: Any) -> Any:
+        if not _is_compiling() and ((not twice and _is_grad_enabled()) or refusal(gradients)):
+            return plain(ctx, *gradients)
+        return backward(ctx, *gradients)
+
+    return choose
+
+
+def differentiated(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor | None], needed: Sequence[bool], gradient: Tensor
+) -> list[Tensor | None]:
+    """The gradients of those inputs of a function that need one, by autograd: differentiable, and of any kind.
+
+    The inputs are taken as independent of each other, whatever they were made of.
+    """
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        leaves = [None if x is None else (x if x.requires_grad else x.requires_grad_()) for x in _aliases(inputs)]
+        output = function(*leaves)
+        wanted = [leaf for leaf, need in zip(leaves, needed, strict=True) if need and leaf is not None]
+        found = iter(torch.autograd.grad(output, wanted, gradient, create_graph=again, allow_unused=True))
+    return [next(found) if need and leaf is not None else None for leaf, need in zip(leaves, needed, strict=True)]
+
+
+def _aliases(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
 
 
 def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlip.ops._op import Op
+from fastlip.ops._op import Op, differentiated
 from fastlip.ops._precision import full_precision
 from fastlip.ops.block_conv import reference
 
@@ -91,6 +91,14 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
     return for_kernel, for_projectors, None, None
 
 
+def _plain_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def function(kernel: Tensor, projectors: Tensor) -> Tensor:
+        with full_precision(kernel.device):
+            return reference.block_conv(kernel, projectors, tuple(ctx.axes))
+
+    return *differentiated(function, ctx.saved_tensors, ctx.needs_input_grad[:2], gradient), None, None
+
+
 def _fake_backward(gradient: Tensor, kernel: Tensor, projectors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return kernel.new_empty(kernel.shape), projectors.new_empty(projectors.shape)
 
@@ -100,6 +108,7 @@ _forward = OP.define(
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,
+    plain_backward=_plain_gradients,
 )
 _backward = OP.define(
     "block_conv_backward(Tensor gradient, Tensor kernel, Tensor projectors, int[] axes, str backend)"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastlip.ops._check import matrices
-from fastlip.ops._op import Op
+from fastlip.ops._op import Op, differentiated
 from fastlip.ops._precision import full_precision
 from fastlip.ops.cayley import reference
 
@@ -62,6 +62,14 @@ def _gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None]:
     return _backward(gradient, *ctx.saved_tensors, ctx.backend), None
 
 
+def _plain_gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    Q, M, _ = ctx.saved_tensors
+    with full_precision(gradient.device):
+        if Q is not None:
+            return reference.square_adjoint(gradient, Q), None
+        return *differentiated(reference.cayley, (M,), (True,), gradient), None
+
+
 def _fake_backward(gradient: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(gradient, memory_format=torch.contiguous_format)
 
@@ -71,6 +79,7 @@ _forward = OP.define(
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradient,
+    plain_backward=_plain_gradient,
 )
 _backward = OP.define(
     "cayley_backward(Tensor gradient, Tensor? Q, Tensor? M, Tensor? B, str backend) -> Tensor",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastlip.ops._asked import asked
-from fastlip.ops._op import Op
+from fastlip.ops._op import Op, differentiated
 from fastlip.ops.conv_chain import reference
 from fastlip.ops.maxmin import PAIRINGS
 
@@ -132,15 +133,15 @@ def _fake_backward(gradient: Tensor, x: Tensor, weights: list[Tensor], *rest: An
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: _Kept) -> None:
-    x, weights, _, scales, _, *ctx.options = inputs
+    x, weights, biases, scales, _, *ctx.options = inputs
     _, between, masks = output
-    ctx.counts = len(weights), len(scales), len(between)
-    ctx.save_for_backward(x, *weights, *scales, *between, *masks)
+    ctx.counts = len(weights), len(biases), len(scales), len(between)
+    ctx.save_for_backward(x, *weights, *biases, *scales, *between, *masks)
 
 
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     x, *rest = ctx.saved_tensors
-    weights, scales, between, masks = _split(rest, ctx.counts)
+    weights, _biases, scales, between, masks = _split(rest, ctx.counts)
     counts = len(weights), len(weights), len(scales)
     needs_x, *others = asked(ctx)
     needs_weights, needs_biases, needs_scales = _split(others, counts)[:3]
@@ -160,6 +161,21 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     return x_bar if needs_x else None, weight_bars, bias_gradients, scale_bars, *[None] * 5
 
 
+def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
+    x, *rest = ctx.saved_tensors
+    weights, biases, scales, _between, _masks = _split(rest, ctx.counts)
+    padding_mode, dilation, pairing, _ = ctx.options
+    inputs = x, *weights, *biases, *scales
+
+    def function(x: Tensor, *tensors: Tensor) -> Tensor:
+        weights, biases, scales, _rest = _split(list(tensors), ctx.counts[:3])
+        return reference.conv_chain(x, weights, biases, scales, padding_mode, (dilation[0], dilation[1]), pairing)
+
+    needs_x, *needed = ctx.needs_input_grad[:4]
+    found = differentiated(function, inputs, [needs_x, *chain.from_iterable(needed)], gradient)
+    return found[0], *_split(found[1:], ctx.counts[:3])[:3], *[None] * 5
+
+
 def _split(items: list[Any], counts: tuple[int, ...]) -> list[list[Any]]:
     parts = []
     for count in counts:
@@ -174,6 +190,7 @@ _forward = OP.define(
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,
+    plain_backward=_plain_gradients,
 )
 _backward = OP.define(
     "conv_chain_backward(Tensor gradient, Tensor x, Tensor[] kernels, Tensor[] between, Tensor[] masks,"

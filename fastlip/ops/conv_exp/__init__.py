@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fastlip.ops._asked import asked
-from fastlip.ops._op import Op
+from fastlip.ops._op import Op, differentiated
 from fastlip.ops.conv_exp import forms, reference
 from fastlip.ops.conv_exp.truncation import MAX_TERMS, taylor
 
@@ -158,12 +158,27 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]
     return x_bar, None if x is None else kernel_bar, bias_bar if needs_bias else None, *[None] * 6
 
 
+def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    x, kernel = ctx.saved_tensors[:2]
+    coefficients, _form, dilation, padding_mode, _ = ctx.options
+    needs_x, needs_kernel, needs_bias = ctx.needs_input_grad[:3]
+
+    def function(x: Tensor, kernel: Tensor) -> Tensor:
+        return reference.conv_exp(x, kernel, None, coefficients, (dilation[0], dilation[1]), 1, padding_mode)
+
+    # The map is linear: without the gradient of its kernel any x will do.
+    inputs = torch.zeros(gradient.shape, dtype=kernel.dtype, device=kernel.device) if x is None else x, kernel
+    found = differentiated(function, inputs, (needs_x, needs_kernel), gradient)
+    return *found, gradient.sum((0, 2, 3)) if needs_bias else None, *[None] * 6
+
+
 _forward = OP.define(
     "conv_exp_forward(Tensor x, Tensor kernel, Tensor? bias, float[] coefficients, bool keep, str form,"
     " int[] dilation, str padding_mode, str backend) -> (Tensor, Tensor[])",
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,
+    plain_backward=_plain_gradients,
 )
 _backward = OP.define(
     "conv_exp_backward(Tensor gradient, Tensor? x, Tensor kernel, Tensor[] sums, bool needs_bias,"

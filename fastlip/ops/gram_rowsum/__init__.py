@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlip.ops._op import Op
+from fastlip.ops._op import Op, differentiated
 from fastlip.ops._precision import for_convolution, full_precision
 from fastlip.ops.gram_rowsum import reference
 
@@ -46,6 +46,10 @@ def gram_rowsum(weight: Tensor, psi: Tensor | None = None, groups: int = 1, *, b
     chosen = OP.choose(backend, weight, psi, groups)
     if chosen != "reference":
         return _forward(weight, psi, groups, chosen)
+    return _reference(weight, psi, groups)
+
+
+def _reference(weight: Tensor, psi: Tensor | None, groups: int) -> Tensor:
     # A bound must not be computed in less than fp32, whatever autocast and TF32 settings say.
     dtype, wide = weight.dtype, for_convolution(weight)
     with full_precision(weight.device):
@@ -119,11 +123,21 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, Tensor | No
     return weight_gradient, None if psi is None else psi_gradient, None, None
 
 
+def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    weight, _signs, psi, _r = (*ctx.saved_tensors, None, None)[:4]
+
+    def function(weight: Tensor, psi: Tensor | None) -> Tensor:
+        return _reference(weight, psi, ctx.groups)
+
+    return *differentiated(function, (weight, psi), ctx.needs_input_grad[:2], gradient), None, None
+
+
 _forward = OP.define(
     "gram_rowsum_forward(Tensor weight, Tensor? psi, int groups, str backend) -> (Tensor, Tensor)",
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,
+    plain_backward=_plain_gradients,
 )
 _backward = OP.define(
     "gram_rowsum_backward(Tensor gradient, Tensor weight, Tensor? psi, Tensor? r, Tensor signs, int groups,"

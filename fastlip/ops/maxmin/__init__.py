@@ -96,6 +96,17 @@ def _swap_back(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None, None,
     return _swap(gradient, mask, *ctx.options), None, None, None
 
 
+def _swap_plainly(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
+    return _exchange(ctx, gradient), None, None, None
+
+
+def _exchange(ctx: Any, gradient: Tensor) -> Tensor:
+    (mask,) = ctx.saved_tensors
+    channels_last, pairing, dim, _ = ctx.options
+    swap = reference.unpack(mask, gradient.shape, channels_last, dim)
+    return reference.exchange(gradient, swap, pairing, dim)
+
+
 def _save_swap(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, mask, *ctx.options = inputs
     ctx.save_for_backward(mask)
@@ -106,11 +117,17 @@ def _swap_again(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, N
     return _swap(gradient, mask, *ctx.options), None, None, None, None, None
 
 
+def _swap_again_plainly(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+    return _exchange(ctx, gradient), None, None, None, None, None
+
+
 _forward = OP.define(
     "maxmin_forward(Tensor x, str pairing, int dim, str backend) -> (Tensor, Tensor)",
     fake=_fake_forward,
     setup_context=_save_mask,
     backward=_swap_back,
+    plain_backward=_swap_plainly,
+    twice=True,
 )
 # Swapping the masked pairs is its own adjoint and its own inverse. The mask's order is that of the memory format.
 _swap = OP.define(
@@ -118,4 +135,6 @@ _swap = OP.define(
     fake=_fake_swap,
     setup_context=_save_swap,
     backward=_swap_again,
+    plain_backward=_swap_again_plainly,
+    twice=True,
 )

@@ -59,16 +59,28 @@ def _adjoint_of_shuffle(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]
     return _unshuffle(gradient, ctx.factor, ctx.backend), None, None
 
 
+def _unshuffled_plainly(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    return reference.pixel_shuffle(gradient, ctx.factor), None, None
+
+
+def _shuffled_plainly(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    return reference.pixel_unshuffle(gradient, ctx.factor), None, None
+
+
 # Each is the adjoint and the inverse of the other.
 _unshuffle = OP.define(
     "pixel_unshuffle(Tensor x, int factor, str backend) -> Tensor",
     fake=_fake_unshuffle,
     setup_context=_save,
     backward=_adjoint_of_unshuffle,
+    plain_backward=_unshuffled_plainly,
+    twice=True,
 )
 _shuffle = OP.define(
     "pixel_shuffle(Tensor y, int factor, str backend) -> Tensor",
     fake=_fake_shuffle,
     setup_context=_save,
     backward=_adjoint_of_shuffle,
+    plain_backward=_shuffled_plainly,
+    twice=True,
 )

@@ -12,3 +12,11 @@ def pixel_unshuffle(x: Tensor, factor: int) -> Tensor:
         *batch, channels, height, width = x.shape
         return x.reshape(*batch, channels * factor * factor, height // factor, width // factor)
     return F.pixel_unshuffle(x, factor)
+
+
+def pixel_shuffle(y: Tensor, factor: int) -> Tensor:
+    """The inverse."""
+    if y.numel() == 0:
+        *batch, channels, height, width = y.shape
+        return y.reshape(*batch, channels // (factor * factor), height * factor, width * factor)
+    return F.pixel_shuffle(y, factor)

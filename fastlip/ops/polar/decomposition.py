@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastlip.ops._finite import svd
+from fastlip.ops._gate import is_observed
+
 
 def decompose(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(U, s, Wᴴ) with V = U diag(s) Wᴴ: U with orthonormal columns, s descending.
@@ -15,7 +18,16 @@ def decompose(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Otherwise, and where the answer must not depend on values (tracing, torch.func), by LAPACK's singular value
     decomposition.
     """
-    if V.device.type == "cpu" and V.numel() > 0 and not _is_traced():
+    # Of subnormal entries, quotients would overflow.
+    largest = V.detach().abs().amax((-2, -1), keepdim=True) if V.numel() else V.real
+    root = torch.finfo(V.dtype).tiny ** 0.5
+    lift = torch.where(largest < root, largest.new_full((), 1 / root), 1)
+    U, s, Wh = _decompose(V * lift)
+    return U, s / lift[..., 0], Wh
+
+
+def _decompose(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if V.device.type == "cpu" and V.numel() > 0 and not is_observed():
         if V.shape[-2] < V.shape[-1]:
             found = _by_eigenvectors(V.mH)
             if found is not None:
@@ -23,15 +35,11 @@ def decompose(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 return Wh.mH, s, U.mH
         elif (found := _by_eigenvectors(V)) is not None:
             return found
-    return torch.linalg.svd(V, full_matrices=False)
+    return svd(V)
 
 
 # The smallest ratio of the squared singular values that is left to eigenvectors.
 _LEAST_RATIO = {torch.float32: torch.finfo(torch.float32).eps ** 0.5, torch.float64: 1 / 64}
-
-
-def _is_traced() -> bool:
-    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
 
 
 def _by_eigenvectors(V: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastlip.ops._finite import finite_part, poisoned
+from fastlip.ops._gate import is_recorded
 from fastlip.ops._precision import full_precision
 from fastlip.ops.polar.decomposition import decompose
 
@@ -16,7 +18,7 @@ from fastlip.ops.polar.decomposition import decompose
 @torch.compiler.allow_in_graph
 def polar(V: Tensor, reals: int = 0) -> Tensor:
     """Q = U Wᴴ for the thin decomposition V = U diag(s) Wᴴ, the first ``reals`` matrices taken as real."""
-    return _Polar.apply(V, reals)[0]
+    return (_Polar.forward(V, reals) if is_recorded() else _Polar.apply(V, reals))[0]
 
 
 class _Polar(torch.autograd.Function):
@@ -57,8 +59,9 @@ def join(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
 
 def _factor(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Q = U Wᴴ, the smaller of the bases U and W, and the singular values."""
+    V, finite = finite_part(V)
     U, s, Wh = decompose(V)
-    return polish(U @ Wh), U if V.shape[-2] < V.shape[-1] else Wh.mH, s
+    return poisoned(polish(U @ Wh), finite), U if V.shape[-2] < V.shape[-1] else Wh.mH, s
 
 
 def _bases(Q: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,9 +86,10 @@ def adjoint_from_factor(gradient: Tensor, Q: Tensor, V: Tensor) -> Tensor:
     """The gradient of V = QH (tall) or HQ (wide) from that of Q: H's eigenvalues are the singular values of V."""
     wide = V.shape[-2] < V.shape[-1]
     H = V @ Q.mH if wide else Q.mH @ V
+    H, finite = finite_part(H)
     s, basis = torch.linalg.eigh((H + H.mH) / 2)
     s, basis = s.flip(-1).clamp(min=0), basis.flip(-1)
-    return polar_adjoint(gradient, *_bases(Q, basis), s)
+    return poisoned(polar_adjoint(gradient, *_bases(Q, basis), s), finite)
 
 
 def polish(Q: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastlip.ops._asked import asked
 from fastlip.ops._channels_last import adjoint
-from fastlip.ops._op import Op
+from fastlip.ops._op import Op, differentiated
 from fastlip.ops.conv_chain import mask_shape
 from fastlip.ops.maxmin import PAIRINGS, maxmin
 from fastlip.ops.sdp_residual import reference
@@ -156,12 +156,24 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]
     return x_bar, weight_bar, bias_bar if ctx.has_bias else None, scale_bar, *[None] * 6
 
 
+def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    *inputs, _, _ = ctx.saved_tensors
+    dilation, padding_mode, pairing, _ = ctx.options
+
+    def function(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor) -> Tensor:
+        y = reference.convolutional(x, weight, bias, scale, (dilation[0], dilation[1]), 1, padding_mode)
+        return y if pairing == "none" else maxmin(y, pairing, -3, backend="reference")
+
+    return *differentiated(function, inputs, ctx.needs_input_grad[:4], gradient), *[None] * 6
+
+
 _forward = OP.define(
     "sdp_residual_forward(Tensor x, Tensor weight, Tensor? bias, Tensor scale, Tensor? second, bool recompute,"
     " int[] dilation, str padding_mode, str pairing, str backend) -> (Tensor, Tensor, Tensor)",
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,
+    plain_backward=_plain_gradients,
 )
 _backward = OP.define(
     "sdp_residual_backward(Tensor gradient, Tensor x, Tensor weight, Tensor? bias, Tensor scale, Tensor? h,"

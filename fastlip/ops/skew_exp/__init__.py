@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from fastlip.ops._check import matrices
-from fastlip.ops._op import Op
+from fastlip.ops._op import Op, differentiated
 from fastlip.ops._precision import full_precision
 from fastlip.ops.skew_exp import reference
 
@@ -56,11 +56,18 @@ def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
     return _backward.outputs(gradient, *ctx.saved_tensors, ctx.backend), None
 
 
+def _plain_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    K, _ = ctx.saved_tensors
+    with full_precision(K.device):
+        return *differentiated(reference.skew_exp, (K,), (True,), gradient), None
+
+
 _forward = OP.define(
     "skew_exp_forward(Tensor K, str backend) -> Tensor",
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradient,
+    plain_backward=_plain_gradient,
 )
 _backward = OP.define(
     "skew_exp_backward(Tensor gradient, Tensor K, Tensor E, str backend) -> Tensor",

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fastlip.ops._asked import asked
-from fastlip.ops._op import Op
+from fastlip.ops._gate import refusal
+from fastlip.ops._op import Op, differentiated
 from fastlip.ops._precision import autocasts, without_autocast
 from fastlip.ops.spectral_conv import reference
 from fastlip.ops.spectral_conv.fixed import FixedSpectrum, fix_spectrum
@@ -115,6 +116,8 @@ def spectral_conv_fixed(
     Raises:
         ValueError: shapes, dtypes or activations that do not fit, or no native kernels here.
     """
+    if not torch.compiler.is_compiling() and (reason := refusal((x, spectrum.panels, bias, residual))):
+        raise ValueError(f"fastlip.ops.spectral_conv_fixed cannot run here: {reason}")
     n, channels, height, width = x.shape
     fits = channels == spectrum.inputs and height <= spectrum.torus[0] and width <= spectrum.torus[1]
     if not fits or x.dtype != spectrum.panels.dtype:
@@ -220,11 +223,24 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     return *found, None, None, None
 
 
+def _plain_gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    torus, groups, _ = ctx.options
+    needs_x, needs_Q, needs_bias = ctx.needs_input_grad[:3]
+
+    def function(x: Tensor, Q: Tensor) -> Tensor:
+        with without_autocast(x.device):
+            return reference.spectral_conv(x, Q, None, (torus[0], torus[1]), groups)
+
+    found = differentiated(function, ctx.saved_tensors, (needs_x, needs_Q), gradient)
+    return *found, gradient.sum((0, 2, 3)) if needs_bias else None, None, None, None
+
+
 _forward = OP.define(
     "spectral_conv_forward(Tensor x, Tensor Q, Tensor? bias, int[] torus, int groups, str backend) -> Tensor",
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,
+    plain_backward=_plain_gradients,
 )
 _backward = OP.define(
     "spectral_conv_backward(Tensor gradient, Tensor x, Tensor Q, int[] torus, int groups, bool[] wanted, str backend)"

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.ops._gate import is_observed
+
 Size = tuple[int, int]
 
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_transforms_are_active = torch._C._are_functorch_transforms_active
 
 
 def _count(size: Size) -> tuple[int, int]:
@@ -89,7 +89,7 @@ def kernel_spectrum_adjoint(gradient: Tensor, kernel: tuple[int, ...], size: Siz
 def _phases(kernel: Size, size: Size, dilation: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(F, kh kw) phases, kept between calls unless they belong to a trace or to a transform of it."""
     arguments = kernel, (size[0], size[1]), (dilation[0], dilation[1]), device, dtype
-    if torch.compiler.is_compiling() or _dispatch_modes() or _transforms_are_active():
+    if torch.compiler.is_compiling() or is_observed():
         return _make_phases(*arguments)
     return _keep_phases(*arguments)
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastlip.ops._finite import finite_part
+from fastlip.ops._gate import is_recorded
 from fastlip.ops._precision import full_precision
 from fastlip.ops.polar.reference import polish
 from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum, per_frequency
@@ -18,7 +20,7 @@ from fastlip.ops.spectral_conv.frequencies import Size, kernel_spectrum, per_fre
 @torch.compiler.allow_in_graph
 def spectral_exp(K: Tensor) -> Tensor:
     """exp((K - Kᴴ) / 2) = V diag(exp(-i l)) Vᴴ for the Hermitian i (K - Kᴴ) / 2 = V diag(l) Vᴴ."""
-    return _Exponential.apply(K)[0]
+    return (_Exponential.forward(K) if is_recorded() else _Exponential.apply(K))[0]
 
 
 def kernel_exp(kernel: Tensor, size: Size, dilation: Size, groups: int) -> Tensor:
@@ -52,9 +54,10 @@ class _Exponential(torch.autograd.Function):
 
 
 def decompose(K: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors of the Hermitian i (K - Kᴴ) / 2."""
-    angles, V = torch.linalg.eigh(0.5j * (K - K.mH))
-    return angles, V
+    """Eigenvalues and eigenvectors of the Hermitian i (K - Kᴴ) / 2; eigenvalues NaN where that is not finite."""
+    skew, finite = finite_part(0.5j * (K - K.mH))
+    angles, V = torch.linalg.eigh(skew)
+    return torch.where(finite[..., 0], angles, torch.nan), V
 
 
 def exponential_adjoint(gradient: Tensor, angles: Tensor, V: Tensor) -> Tensor:

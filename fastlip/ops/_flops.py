@@ -1,0 +1,156 @@
+"""What torch.utils.flop_counter counts for the kernels: products, as it counts those of the references.
+
+Imported where a counter is at work: torch's module imports Triton.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
+
+Shape = Sequence[int]
+# Products of matrices in an iterated factor or exponential, about.
+_POLAR, _EXPONENTIAL = 12, 10
+
+
+def _convolution(x: Shape, weight: Shape) -> int:
+    """A "same" convolution, or its adjoint, or its weight's gradient: all three take as many operations."""
+    return 2 * x[0] * math.prod(x[2:]) * math.prod(weight)
+
+
+def _matrices(shape: Shape) -> int:
+    """One product of each matrix with a square one of its smaller side."""
+    return 2 * math.prod(shape) * min(shape[-2:])
+
+
+def _chain(x: Shape, weights: Sequence[Shape], *_: Any, **__: Any) -> int:
+    return sum(_convolution(x, weight) for weight in weights)
+
+
+def _chain_backward(
+    gradient: Shape, x: Shape, kernels: Sequence[Shape], between: Any, masks: Any, needs_x: bool, *rest: Any, **_: Any
+) -> int:
+    weights, images = rest[0], [needs_x, *[True] * (len(kernels) - 1)]
+    return sum(_convolution(x, kernel) * (w + i) for kernel, w, i in zip(kernels, weights, images, strict=True))
+
+
+def _residual(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    return 2 * _convolution(x, weight)
+
+
+def _residual_backward(gradient: Shape, x: Shape, weight: Shape, *rest: Any, **_: Any) -> int:
+    h, _, needs_x, needs_weight = rest[2:6]
+    return (1 + (h is None) + bool(needs_x) + 2 * bool(needs_weight)) * _convolution(x, weight)
+
+
+def _spectral(x: Shape, Q: Shape, *_: Any, **__: Any) -> int:
+    return 2 * x[0] * Q[0] * Q[1] * Q[2]
+
+
+def _spectral_backward(gradient: Shape, x: Shape, Q: Shape, torus: Any, groups: int, wanted: Any, *_: Any, **__: Any):
+    return _spectral(x, Q) * (bool(wanted[0]) + bool(wanted[1]))
+
+
+def _fixed(x: Shape, panels: Shape, bias: Any, residual: Any, outputs: int, torus: Shape, *_: Any, **__: Any) -> int:
+    return x[0] * math.prod(torus) * x[1] * outputs
+
+
+def _exponential(x: Shape, kernel: Shape, bias: Any, coefficients: Sequence[float], *_: Any, **__: Any) -> int:
+    return (len(coefficients) - 1) * _convolution(x, kernel)
+
+
+def _exponential_backward(gradient: Shape, x: Any, kernel: Shape, sums: Any, *rest: Any, **_: Any) -> int:
+    once = (len(rest[1]) - 1) * _convolution(gradient, kernel)
+    return once if x is None else (2 if sums else 3) * once
+
+
+def _gram(weight: Shape, psi: Any, groups: int, *_: Any, **__: Any) -> int:
+    rows, columns, *taps = weight
+    return 2 * rows * columns * columns * math.prod(taps) * math.prod(2 * k - 1 for k in taps)
+
+
+def _gram_backward(gradient: Shape, weight: Shape, psi: Any, r: Any, signs: Any, groups: int, *_: Any, **__: Any):
+    return 2 * _gram(weight, psi, groups)
+
+
+def _blocks(kernel: Shape, projectors: Shape, axes: Sequence[int], *_: Any, **__: Any) -> int:
+    *batch, height, width, rows, columns = kernel
+    total = 0
+    for axis in axes:
+        total += 2 * math.prod(batch) * height * width * rows * columns * columns
+        height, width = height + (axis == 0), width + (axis == 1)
+    return total
+
+
+def _blocks_backward(gradient: Shape, kernel: Shape, projectors: Shape, axes: Sequence[int], *_: Any, **__: Any):
+    return 3 * _blocks(kernel, projectors, axes)
+
+
+def _times(count: int) -> Any:
+    """So many products of the first argument's matrices."""
+    return lambda shape, *_, **__: count * _matrices(shape)
+
+
+def _per_frequency(count: int, argument: int = 0) -> Any:
+    """So many products of a kernel's matrices at each unique frequency of an image."""
+
+    def formula(*arguments: Any, **_: Any) -> int:
+        weight, size, _dilation, groups = arguments[argument : argument + 4]
+        frequencies = size[0] * size[1] // 2 + 1
+        return frequencies * count * _matrices((groups, weight[0] // groups, weight[1]))
+
+    return formula
+
+
+def _nothing(*_: Any, **__: Any) -> int:
+    return 0
+
+
+_FORMULAS = {
+    "conv_chain_forward": _chain,
+    "conv_chain_backward": _chain_backward,
+    "sdp_residual_forward": _residual,
+    "sdp_residual_backward": _residual_backward,
+    "spectral_conv_forward": _spectral,
+    "spectral_conv_backward": _spectral_backward,
+    "spectral_conv_fixed": _fixed,
+    "conv_exp_forward": _exponential,
+    "conv_exp_backward": _exponential_backward,
+    "gram_rowsum_forward": _gram,
+    "gram_rowsum_backward": _gram_backward,
+    "block_conv_forward": _blocks,
+    "block_conv_backward": _blocks_backward,
+    "cayley_forward": _times(3),
+    "cayley_backward": _times(4),
+    "polar_forward": _times(_POLAR),
+    "polar_backward": _times(_POLAR),
+    "skew_exp_forward": _times(_EXPONENTIAL),
+    "skew_exp_backward": _times(_EXPONENTIAL),
+    "spectral_exp_forward": _times(_EXPONENTIAL),
+    "spectral_exp_backward": _times(2 * _EXPONENTIAL),
+    "kernel_exp_forward": _per_frequency(_EXPONENTIAL),
+    "kernel_exp_backward": _per_frequency(2 * _EXPONENTIAL, 1),
+    "spectral_polar_forward": _per_frequency(_POLAR),
+    "spectral_polar_backward": _per_frequency(_POLAR, 2),
+    "maxmin_forward": _nothing,
+    "maxmin_swap": _nothing,
+    "pixel_unshuffle": _nothing,
+    "pixel_shuffle": _nothing,
+}
+
+
+for _name, _formula in _FORMULAS.items():
+    register_flop_formula(getattr(torch.ops.fastlip, _name))(_formula)
+
+
+def tell_counters() -> None:
+    """Gives the formulas to the counters at work, which took a copy of torch's register when they were made."""
+    for mode in _get_current_dispatch_mode_stack():
+        counter = getattr(mode, "counter", None)
+        if isinstance(counter, FlopCounterMode):
+            counter.flop_registry = {**flop_registry, **counter.flop_registry}
