@@ -155,7 +155,7 @@ class Operator:
         self.op = op
         self.name = schema.partition("(")[0]
         self.kernels: dict[str, Callable[..., Any]] = {}
-        backward = self._refuse_backward if backward is None else _choosing(backward, plain_backward, twice)
+        backward = self._refuse_backward if backward is None else _choosing(op.name, backward, plain_backward, twice)
         setup_context = setup_context or _save_nothing
         _LIBRARY.define(schema)
         for device in ("CPU", "CUDA"):
@@ -229,18 +229,23 @@ class Operator:
         )
 
 
-def _choosing(backward: Callable[..., Any], plain: Callable[..., Any] | None, twice: bool) -> Callable[..., Any]:
+def _choosing(
+    op_name: str, backward: Callable[..., Any], plain: Callable[..., Any] | None, twice: bool
+) -> Callable[..., Any]:
     """The backward that the kernels implement, or the plain one where the gradients are no tensors for kernels.
 
     The plain one is made of torch's own operations, and also runs where the gradient is itself to be differentiated,
     unless the kernels' backward can be (twice).
     """
-    if plain is None:
-        return backward
 
     def choose(ctx: Any, *gradients: Any) -> Any:
-        if not _is_compiling() and ((not twice and _is_grad_enabled()) or refusal(gradients)):
+        if _is_compiling():
+            return backward(ctx, *gradients)
+        reason = refusal(gradients)
+        if plain is not None and (reason or (not twice and _is_grad_enabled())):
             return plain(ctx, *gradients)
+        if reason:
+            raise RuntimeError(f"gradients of fastlip.ops.{op_name}: {reason}: use backend='reference'")
         return backward(ctx, *gradients)
 
     return choose
