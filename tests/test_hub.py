@@ -42,8 +42,9 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def published(tmp_path):
-    arrays = np.load(ROOT / "tests" / "data" / "official" / "aol.npz")
-    state = {name[6:]: torch.from_numpy(arrays[name]) for name in arrays.files if name.startswith("state/")}
+    with np.load(ROOT / "tests" / "data" / "official" / "aol.npz") as file:
+        arrays = dict(file)
+    state = {name[6:]: torch.from_numpy(arrays[name]) for name in arrays if name.startswith("state/")}
     torch.save(
         {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "a.pth"
     )

@@ -15,8 +15,9 @@ TOLERANCE = dict.fromkeys(METHODS, 1e-4) | {"aol": 1e-5, "sll": 1e-5, "cayley": 
 
 
 def load(method, dtype=torch.float32):
-    arrays = np.load(DATA / f"{method}.npz")
-    state = {key: torch.from_numpy(arrays[key]).to(dtype) for key in arrays.files if key.startswith("state/")}
+    with np.load(DATA / f"{method}.npz") as file:
+        arrays = dict(file)
+    state = {key: torch.from_numpy(arrays[key]).to(dtype) for key in arrays if key.startswith("state/")}
     return {key.removeprefix("state/"): value for key, value in state.items()}, arrays
 
 

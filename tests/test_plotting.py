@@ -8,12 +8,11 @@ import pytest
 from PIL import Image
 
 import fastlip
-from fastlip import _figures
 from fastlip.plotting import plot_curves
 
 DRAW = """
 import os, pathlib, fastlip
-from fastlip import _figures
+from fastlip import _extras, _figures
 assert _figures.missing() == ""
 with _figures.own_style():
     figure = _figures.new_figure(3, 2, dpi=50)
@@ -64,7 +63,7 @@ def test_the_users_style_is_not_used(tmp_path, certificate):
 def test_a_matplotlib_that_cannot_be_imported_is_a_reason(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert _figures.missing() == 'matplotlib is not installed: pip install "fastlip[train]"'
-    monkeypatch.setattr(_figures, "find_spec", lambda name: True)
+    monkeypatch.setattr(_extras, "missing", lambda *modules: "")
     assert _figures.missing().startswith("matplotlib cannot be imported: ")
 
 

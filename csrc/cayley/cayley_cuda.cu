@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 1)
       continue;
     }
     const N mirrored = conjugate(convert<N>(m[(member * rows + j) * n + i]));
-    w[(member * n + i) * n + j] = number<N>(T(i == j), T{0}) + x - mirrored;
+    w[(member * n + i) * n + j] = number<N>(T(i == j), T{0}) + (x - mirrored);
   }
 }
 

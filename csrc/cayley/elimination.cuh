@@ -174,8 +174,8 @@ __device__ void load(const OnChip<T, complex>& a, const Matrices<const Number<T,
     const int i = item / a.size, j = item % a.size;
     if (j > i) continue;
     const N lower = a.get(i, j), upper = a.get(j, i), one = number<N>(T(i == j), T{0});
-    a.set(i, j, one + lower - conjugate(upper));
-    a.set(j, i, one + upper - conjugate(lower));
+    a.set(i, j, one + (lower - conjugate(upper)));  // the diagonal of M - Mᴴ has no real part
+    a.set(j, i, one + (upper - conjugate(lower)));
   }
   __syncthreads();
 }

@@ -123,7 +123,7 @@ __device__ void rescue(const Rescue<S, complex>& r, int64_t member, int64_t slot
   const N* m = r.m + member * rows * n;
   const auto m_at = [&](int64_t i, int64_t j) { return convert<Wide>(m[i * n + j]); };
   fill_matrix(a, n, n, [&](int64_t i, int64_t j) {
-    Wide sum = number<Wide>(i == j ? 1.0 : 0.0, 0.0) + m_at(i, j) - conjugate(m_at(j, i));
+    Wide sum = number<Wide>(i == j ? 1.0 : 0.0, 0.0) + (m_at(i, j) - conjugate(m_at(j, i)));
     for (int64_t k = n; k < rows; ++k) sum = sum + conjugate(m_at(k, i)) * m_at(k, j);
     return sum;
   });

@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from fastlip import ops
 from fastlip.nn._cache import CACHED_CONTEXTS, EvaluationCache
 from fastlip.nn._postponed import in_one_step
 from fastlip.nn._whole import WholeModule
-from fastlip.ops._gate import is_observed, is_onnx
+from fastlip.ops._gate import is_onnx, is_recorded
 from fastlip.ops._op import check_backend
 from fastlip.ops._precision import autocasts, full_precision, is_ieee, widens
 
@@ -141,7 +142,9 @@ class LipschitzLayer(EvaluationCache, WholeModule):
         return self._differentiable(context) if self.may_keep() else self._computed(context)
 
     def _computed(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
-        if is_observed():
+        # A dispatch mode may go on: it sees the products of the one step.
+        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or is_recorded()
+        if traced or forward_ad._current_level >= 0:
             return self._compute(context)
         if not torch.is_grad_enabled() or is_ieee(self.reference().device):
             return self._compute(context)
