@@ -53,7 +53,7 @@ def test_a_loaded_model_reloads_its_own_state_dict(method):
 
 def test_cpl_with_recorded_scales_and_back_to_the_safe_one():
     state, arrays = load("cpl")
-    recorded = {key: torch.from_numpy(arrays[key]) for key in arrays.files if key.startswith("rescaling/")}
+    recorded = {key: torch.from_numpy(arrays[key]) for key in arrays if key.startswith("rescaling/")}
     model = fastlip.load_official(state | recorded, "cpl")
     check(model, arrays, 1e-5)
     published = fastlip.audit(model, (3, 32, 32)).bound

@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 import fastlip
+from fastlip import _extras, _figures
 from fastlip.plotting import plot_curves
 
 DRAW = """
 import os, pathlib, fastlip
-from fastlip import _extras, _figures
+from fastlip import _figures
 assert _figures.missing() == ""
 with _figures.own_style():
     figure = _figures.new_figure(3, 2, dpi=50)
