@@ -59,6 +59,8 @@ class Op:
 
     def choose(self, backend: str, *arguments: Any) -> str:
         """The backend to run: the one named, or under ``"auto"`` the first that supports the arguments."""
+        if not _is_compiling() and (found := self._eager_choice(backend, arguments)):
+            return found
         if backend == "reference":
             self._check_devices(arguments)
             return backend
@@ -76,6 +78,21 @@ class Op:
                 return name
         self._check_devices(arguments)
         return "reference"
+
+    def _eager_choice(self, backend: str, arguments: tuple[Any, ...]) -> str:
+        """As :meth:`choose`, with few calls, where no tracing goes on and the answer is a kernel; empty otherwise."""
+        modules = self.modules
+        if backend in modules:
+            return "" if refusal(arguments) or modules[backend].supports(*arguments) else backend
+        if backend != "auto" or refusal(arguments):
+            return ""
+        for name in self.backends:
+            if name not in modules or modules[name].supports(*arguments):
+                return ""
+            unprofitable = self._unprofitable[name]
+            if unprofitable is None or not unprofitable(*arguments):
+                return name
+        return ""
 
     def _check_devices(self, arguments: tuple[Any, ...]) -> None:
         if not _is_compiling():
