@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 IMAGE_KEYS = ("image", "images", "img", "x", "input", "inputs", "pixel_values", "data")
 LABEL_KEYS = ("label", "labels", "y", "target", "targets")
@@ -33,6 +33,30 @@ def check_batch(index: int, batch: Any) -> tuple[Tensor, Tensor]:
     if not images.isfinite().all():
         raise ValueError(f"loader: the images of batch {index} contain NaN or Inf")
     return images, labels
+
+
+def check_declared(model: nn.Module, index: int, images: Tensor) -> None:
+    """ValueError for images of another shape than the ``input_shape`` that the model was built for, if it says so."""
+    declared, shape = getattr(model, "input_shape", None), tuple(images.shape[1:])
+    if isinstance(declared, tuple) and shape != declared:
+        raise ValueError(f"loader: batch {index} has images of {shape}, the model was built for images of {declared}")
+
+
+def check_bounds(index: int, images: Tensor, bounds: tuple[Any, Any] | None) -> None:
+    """ValueError for images with values outside of the bounds (low, high), which broadcast to an image."""
+    if bounds is None:
+        return
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise ValueError(f"bounds={bounds!r}: expected (low, high) or None")
+    low, high = (torch.as_tensor(value, dtype=images.dtype, device=images.device) for value in bounds)
+    slack = 4 * torch.finfo(images.dtype).eps * torch.maximum(low.abs(), high.abs()).clamp_min(1)
+    if bool(((images < low - slack) | (images > high + slack)).any()):
+        least, most = images.amin().item(), images.amax().item()
+        raise ValueError(
+            f"loader: the images of batch {index} have values from {least:.6g} to {most:.6g}, outside of the bounds; "
+            "radii are in the units of the images: put them on the scale of the bounds, and what standardises them "
+            "into the model"
+        )
 
 
 def _pair(index: int, batch: Any) -> tuple[Any, Any]:

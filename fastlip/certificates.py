@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from fastlip._batches import check_batch
+from fastlip._batches import check_batch, check_bounds, check_declared
 from fastlip._evaluation import Unchanged, bar, check_eps, check_model, from_parameters, full_precision, prepare
 from fastlip._graphs import Branch
 from fastlip._labels import as_logits, classes, is_binary
@@ -102,6 +102,7 @@ def certify(
     per_class: bool = False,
     progress: bool = False,
     rounding: str = "worst-case",
+    bounds: tuple[Any, Any] | None = None,
 ) -> Certificate:
     r"""Certified robust accuracy (CRA) of a classifier on the batches (images, labels) of a loader.
 
@@ -138,6 +139,8 @@ def certify(
             model's own.
         per_class: keeps r_j for every sample and class, (n, c) float64, as ``class_radii``.
         progress: shows a bar.
+        bounds: the least and largest value that images may have, numbers or tensors that broadcast to an image; None:
+            any. Images outside are refused: radii are in their units.
         rounding: ``"worst-case"`` or ``"probabilistic"``: which bound of rounding errors comes off the margins.
 
     Returns:
@@ -147,7 +150,8 @@ def certify(
         TypeError: modules that the audit does not understand, all named.
         ValueError: a model in training mode, or with parameters that change meanwhile, NaN or Inf in parameters,
             images or outputs (naming batch and layer), outputs that are not those of the audited layers, or depend
-            on the number of images in a batch, labels out of range, an empty loader, a negative eps, another dtype,
+            on the number of images in a batch, images outside of the bounds or of another shape than the model was
+            built for, labels out of range, an empty loader, a negative eps, another dtype,
             another name of rounding.
     """
     check_model(model, dtype)
@@ -156,7 +160,7 @@ def certify(
     model, parameter = prepare(model, device, dtype)
     with full_precision(parameter.device.type), torch.no_grad(), from_parameters(model):
         outcome, found = _run(
-            model, parameter, bar(loader, "certify", progress), input_shape, per_class, rounding, eps
+            model, parameter, bar(loader, "certify", progress), input_shape, per_class, rounding, eps, bounds
         )
     correct = outcome["margin"] > 0
     radii, joint = (torch.where(correct, outcome[name], 0.0) for name in ("radius", "joint"))
@@ -185,6 +189,7 @@ def _run(
     per_class: bool,
     rounding: str,
     eps: Sequence[float],
+    bounds: tuple[Any, Any] | None,
 ) -> tuple[dict[str, Tensor], Audit]:
     links: list[tuple[str, nn.Module]] = []
     twins: list[tuple[str, nn.Module]] | None = None
@@ -193,6 +198,9 @@ def _run(
     parts: dict[str, list[Tensor]] = {}
     for index, batch in enumerate(loader):
         images, labels = check_batch(index, batch)
+        check_bounds(index, images, bounds)
+        if input_shape is None:
+            check_declared(model, index, images)
         shape = tuple(images.shape[1:])
         input_shape = shape if input_shape is None else tuple(input_shape)
         if shape != input_shape:

@@ -72,3 +72,28 @@ def test_a_batch_that_is_refused(model, name, call):
     batch, kind, message = REFUSED[name]
     with pytest.raises(kind, match=message):
         call(model, [batch])
+
+
+def test_images_outside_of_the_bounds_are_refused(model):
+    batches = [(IMAGES, LABELS), (IMAGES * 255, LABELS)]
+    assert fastlip.certify(model, batches[:1], bounds=(0, 1)).n == 6
+    with pytest.raises(
+        ValueError, match=r"batch 1 have values from .* outside of the bounds.*radii are in the units"
+    ):
+        fastlip.certify(model, batches, bounds=(0, 1))
+    low, high = torch.zeros(8), torch.ones(8)
+    assert fastlip.certify(model, batches[:1], bounds=(low, high)).n == 6
+    with pytest.raises(ValueError, match="batch 0"):
+        fastlip.certify(model, batches[:1], bounds=(low, high / 2))
+    with pytest.raises(ValueError, match=r"bounds=1: expected \(low, high\) or None"):
+        fastlip.certify(model, batches, bounds=1)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 12, 12)])
+def test_images_of_a_shape_that_the_network_was_not_built_for(shape):
+    net = fastlip.models.lip_conv_net("aol", width=4, image_size=8, layers_per_block=1).eval()
+    batch = torch.rand(2, *shape), torch.arange(2)
+    with pytest.raises(ValueError, match=r"the model was built for images of \(3, 8, 8\)"):
+        fastlip.certify(net, [batch])
+    with pytest.raises(ValueError, match=r"the model was built for images of \(3, 8, 8\)"):
+        fastlip.attack(net, [batch], eps=[0.1], steps=1)

@@ -245,3 +245,37 @@ def test_what_certify_refuses(trained, digits):
     broken.head.raw_weight.data[0] = math.inf
     with pytest.raises(ValueError, match=r"layer 'head' \(AOLConv2d\): raw_weight contains NaN or Inf"):
         fastlip.certify(broken, batches(digits))
+
+
+SCORES = [nn.Identity(), nn.Flatten(0)]
+
+
+@pytest.mark.parametrize("tail", SCORES, ids=["(n, 1)", "(n,)"])
+@pytest.mark.parametrize("encode", [lambda y: y, lambda y: 2 * y - 1, lambda y: y.float()[:, None]])
+def test_one_score_is_certified_by_its_distance_from_zero(tail, encode):
+    # Of a linear score w x + b the nearest image of the other label is at |w x + b| / |w|.
+    layer = nn.Linear(6, 1)
+    x = torch.randn(40, 6)
+    distance = (layer(x)[:, 0].double() / layer.weight.double().norm()).detach()
+    labels = (distance > 0).long()
+    labels[::5] = 1 - labels[::5]
+    found = fastlip.certify(nn.Sequential(layer, tail).eval(), [(x, encode(labels))], eps=[0.1])
+    expected = torch.where((distance > 0) == (labels > 0), distance.abs(), 0)
+    assert (found.radii <= expected).all(), "never beyond the true distance"
+    torch.testing.assert_close(found.radii, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.margins, (2 * labels - 1) * layer(x)[:, 0].double().detach())
+    assert torch.equal(found.predictions, (distance > 0).long())
+    assert found.accuracy == pytest.approx(0.8)
+    assert found.cra[0.1] == (expected > 0.1).double().mean()
+
+
+def test_a_certificate_of_one_score_holds_against_attacks():
+    model = nn.Sequential(lip.AOLLinear(8, 16), lip.MaxMin(), lip.AOLLinear(16, 1), nn.Flatten(0)).eval()
+    x = 3 * torch.randn(60, 8)
+    labels = (model(x) > 0).long()
+    certificate = fastlip.certify(model, [(x, labels)])
+    found = fastlip.attack(
+        model, [(x, labels)], eps=[3.0], certificate=certificate, bounds=None, steps=20, restarts=1
+    )
+    assert len(found.broken) == 0
+    assert (found.distances < 5 * certificate.radii).double().mean() > 0.5, "the radii are not far from what breaks"

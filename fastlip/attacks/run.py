@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastlip._batches import check_batch
+from fastlip._batches import check_batch, check_declared
 from fastlip._evaluation import bar, check_model, from_parameters, full_precision, prepare
 from fastlip._labels import classes
 from fastlip._sameness import check_fixed
@@ -102,6 +102,7 @@ def attack(
     with full_precision(parameter.device.type), torch.inference_mode(False), torch.no_grad(), _frozen(model):
         for index, batch in enumerate(bar(loader, kind, progress)):
             images, labels = check_batch(index, batch)
+            check_declared(model, index, images)
             target = _Batch(model, images.detach().to(parameter).clone(), labels, bounds, f"batch {index}")
             rows.append(_attack_batch(target, n, radii, plan, generator))
             n += len(images)
