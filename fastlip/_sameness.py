@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastlip._rounding import norms
 from fastlip._unfolding import batch_like, innermost, run
 from fastlip.ops._precision import autocasts
 
@@ -15,11 +16,6 @@ _UNITS = 64
 _MORE = 3  # samples, beside those that are followed
 _LARGEST_SHARE = 0.1  # in few bits
 _TF32 = 2.0**-10
-
-
-def norms(x: Tensor) -> Tensor:
-    """(n,): the L2 norm of each sample, in float64."""
-    return torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1, dtype=torch.float64)
 
 
 def rounding_of(bound: float, x: Tensor, y: Tensor) -> Tensor:
