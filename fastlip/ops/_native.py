@@ -16,7 +16,6 @@ _REBUILD = "run `pip install -e .` in the source folder with a C++ compiler at h
 _MODULE_OF_CAPABILITY = {"AVX512": "_native_avx512", "AVX2": "_native_avx2"}
 _modules: dict[str, ModuleType] = {}
 _kernels: dict[tuple[str, str], Callable[..., None]] = {}
-_present: set[tuple[str, torch.device]] = set()  # looked up once for each device
 
 
 def _torch_parallel_for() -> int:
@@ -82,13 +81,8 @@ def _type_of(device: torch.device) -> str:
 @torch.compiler.assume_constant_result
 def missing(kernel: str, device: torch.device) -> str:
     """Why this kernel cannot be called on this device; empty if it can."""
-    if (kernel, device) in _present:
-        return ""
     device_type = _type_of(device)
-    reason = "" if (device_type, kernel) in _kernels else _find(kernel, device_type)
-    if not reason:
-        _present.add((kernel, device))
-    return reason
+    return "" if (device_type, kernel) in _kernels else _find(kernel, device_type)
 
 
 def _find(kernel: str, device_type: str) -> str:
