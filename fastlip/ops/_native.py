@@ -15,6 +15,7 @@ _REBUILD = "run `pip install -e .` in the source folder with a C++ compiler at h
 # torch names what the machine runs; each module needs exactly the extensions that torch checks for that name.
 _MODULE_OF_CAPABILITY = {"AVX512": "_native_avx512", "AVX2": "_native_avx2"}
 _modules: dict[str, ModuleType] = {}
+_is_traced = torch.compiler.is_dynamo_compiling
 _kernels: dict[tuple[str, str], Callable[..., None]] = {}
 
 
@@ -83,6 +84,13 @@ def missing(kernel: str, device: torch.device) -> str:
     """Why this kernel cannot be called on this device; empty if it can."""
     device_type = _type_of(device)
     return "" if (device_type, kernel) in _kernels else _find(kernel, device_type)
+
+
+def missing_for(kernel: str, tensor: torch.Tensor) -> str:
+    """As :func:`missing` on the tensor's device, without its name on the CPU: for kernels of little work."""
+    if not _is_traced() and tensor.is_cpu and ("cpu", kernel) in _kernels:
+        return ""
+    return missing(kernel, tensor.device)
 
 
 def _find(kernel: str, device_type: str) -> str:

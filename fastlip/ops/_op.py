@@ -31,7 +31,6 @@ _LIBRARY = torch.library.Library("fastlip", "DEF")
 _is_compiling = torch.compiler.is_compiling
 _is_traced = torch.compiler.is_dynamo_compiling
 _dispatch_modes = torch._C._len_torch_dispatch_stack
-_transforms_are_active = torch._C._are_functorch_transforms_active
 _is_grad_enabled = torch.is_grad_enabled
 
 # Tensors that a kernel may take as they are; subclasses and lists go through torch's dispatcher.
@@ -188,9 +187,16 @@ class Operator:
         self.apply: Callable[..., Tensor] = getattr(super(torch.autograd.Function, function), "apply")  # noqa: B009
 
     def __call__(self, *arguments: Any) -> Tensor:
-        if _is_traced() or _dispatch_modes() or _transforms_are_active() or not self._is_plain(arguments):
+        # One loop: this is most of what a small kernel's call costs. Inside transforms no kernel is chosen.
+        plain, differentiable = not (self.lists or _is_traced() or _dispatch_modes()), False
+        for position in self.tensors:
+            tensor = arguments[position]
+            if tensor is not None:
+                plain = plain and type(tensor) in _PLAIN
+                differentiable = differentiable or tensor.requires_grad
+        if not plain:
             outputs = self.dispatched(*arguments)
-        elif _is_grad_enabled() and self._any_requires_grad(arguments):
+        elif differentiable and _is_grad_enabled():
             return self.apply(*arguments)
         else:
             outputs = self.run(*arguments)
@@ -232,13 +238,6 @@ class Operator:
             if type(arguments[position]) not in _PLAIN:
                 return False
         return True
-
-    def _any_requires_grad(self, arguments: tuple[Any, ...]) -> bool:
-        for position in self.tensors:
-            tensor = arguments[position]
-            if tensor is not None and tensor.requires_grad:
-                return True
-        return False
 
     def _refuse_backward(self, ctx: Any, *gradients: Tensor) -> Any:
         raise RuntimeError(

@@ -23,7 +23,7 @@ def supports(weight: Tensor, psi: Tensor | None, groups: int) -> str:
     """Empty, or why these kernels cannot run."""
     if weight.dtype not in _NAMES:
         return f"no kernel for dtype {weight.dtype}"
-    return _native.missing("gram_rowsum_forward_float32", weight.device)
+    return _native.missing_for("gram_rowsum_forward_float32", weight)
 
 
 class _Plan(NamedTuple):

@@ -24,7 +24,7 @@ _WORTHWHILE = 2**14  # numbers, in a compiled program on the CPU
 def supports(x: Tensor, pairing: str, dim: int) -> str:
     """Empty, or why these kernels cannot run."""
     name = _FORWARD.get(x.dtype)
-    return _native.missing(name, x.device) if name else f"no kernel for dtype {x.dtype}"
+    return _native.missing_for(name, x) if name else f"no kernel for dtype {x.dtype}"
 
 
 def unprofitable(x: Tensor, pairing: str, dim: int) -> str:
