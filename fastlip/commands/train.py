@@ -119,7 +119,7 @@ def _run(
     if state is None:
         training.save()
     training.fit(stop_after, tensorboard)
-    distributed.leave()
+    training.leave()
     if not world.is_chief:
         return
     if not training.finished:

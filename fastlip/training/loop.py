@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip.data import Data
-from fastlip.training import checkpoint, logs
+from fastlip.training import checkpoint, distributed, logs
 from fastlip.training.distributed import World
 from fastlip.training.gradients import EPS, Gradients, correct_and_certified
 from fastlip.training.progress import Progress
@@ -65,6 +66,17 @@ class Training:
         self.progress = Progress()
         if state is not None:
             self._restore(state)
+
+    def leave(self) -> None:
+        """Leaves the other processes.
+
+        What wraps the network for them goes first. Freed last, it would free the process group and wait for that
+        group's threads while it holds Python's lock, for which they may be waiting: forever.
+        """
+        self.network = self.gradients.network = self.model
+        if self.world.size > 1:
+            gc.collect()  # the wrapper is part of cycles
+        distributed.leave()
 
     @property
     def epochs(self) -> int:
