@@ -7,8 +7,9 @@ import re
 _NAMES = {
     "alpha": "α", "delta": "δ", "eta": "η", "phi": "φ", "varphi": "φ", "pi": "π", "psi": "ψ", "sigma": "σ",
     "tau": "τ", "theta": "θ", "sum": "Σ", "prod": "∏", "le": "≤", "ge": "≥", "ne": "≠", "neq": "≠", "mapsto": "↦",
-    "top": "T", "nabla": "∇", "lVert": "‖", "rVert": "‖", "lfloor": "⌊", "rfloor": "⌋", "qquad": "\n", "quad": " ", "leftarrow": "←",
-    "min": "min", "max": "max", "log": "log", "exp": "exp", "sin": "sin", "cos": "cos", "in": "∈", "infty": "∞",
+    "top": "T", "nabla": "∇", "lVert": "‖", "rVert": "‖", "lfloor": "⌊", "rfloor": "⌋", "qquad": "\n", "quad": " ",
+    "leftarrow": "←", "min": "min", "max": "max", "log": "log", "exp": "exp", "sin": "sin", "cos": "cos",
+    "in": "∈", "infty": "∞",
 }  # fmt: skip
 _SIZES = re.compile(r"\\(?:[bB]igg?[lr]?|left|right)(?![a-z])")
 _HAT = re.compile(r"\\hat\s*\{?\s*(\w)\}?")
