@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import fastlip
-from fastlip.attacks import KINDS, BrokenCertificateWarning, attack_certified
+from fastlip.certification.attacks import KINDS, BrokenCertificateWarning, attack_certified
 from fastlip.data import Data, load
 from fastlip.models import METHODS
 from fastlip.training.recipe import Recipe, default_recipe

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastlip import ops
-from fastlip.ops.maxmin import OP
+from fastlip.kernels.maxmin.api import OP
 
 LIMIT = 20e-6
 

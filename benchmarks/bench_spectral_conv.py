@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from fastlip import ops
-from fastlip.ops._op import registered
-from fastlip.ops.spectral_conv import unique_frequencies
+from fastlip.kernels.common.dispatch import registered
+from fastlip.kernels.spectral_conv.api import unique_frequencies
 
 BATCH, ROUNDS = 256, 9
 SHAPES = ((64, 4), (64, 8), (64, 16), (64, 32), (128, 4), (128, 8), (128, 16), (256, 4), (256, 8), (512, 4))

@@ -19,7 +19,7 @@ import torch
 
 from fastlip import testing
 from fastlip.benchmarking import keep_pages
-from fastlip.ops._case import Case
+from fastlip.kernels.common.case import Case
 
 # What is divided by what. In a compiled program both are compiled.
 RATIOS = (("auto", "reference"), ("auto", "compiled reference"), ("compiled auto", "compiled reference"))

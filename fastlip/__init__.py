@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastlip import data, hub, losses, models, nn, ops
-    from fastlip.attacks import AttackResult, attack
-    from fastlip.auditing import Audit, audit
-    from fastlip.certificates import Certificate, certify
+    from fastlip.certification.attacks import AttackResult, attack
+    from fastlip.certification.auditing import Audit, audit
+    from fastlip.certification.certificates import Certificate, certify
     from fastlip.diagnosis import doctor
     from fastlip.exporting import export
     from fastlip.freezing import freeze, unfreeze

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 import fastlip.ops  # registers every op
-from fastlip.ops import _native
-from fastlip.ops._op import registered
+from fastlip.kernels.common import binding
+from fastlip.kernels.common.dispatch import registered
 
 _PACKAGES = ("torch", "triton", "numpy", "scikit-learn", "pillow", "tensorboard")
 
@@ -57,7 +57,7 @@ def _version(package: str) -> str:
 
 def _extension(device: str) -> str:
     try:
-        module = _native.library(device)
+        module = binding.library(device)
     except ImportError as error:
         return str(error)
     return f"{module.__name__}: {module.instruction_set}, built with {module.compiler}"
@@ -77,7 +77,7 @@ def _status(op: str, backend: str) -> str:
     if not prefix:
         return ""
     try:
-        kernels = _native.library("cpu").kernels
+        kernels = binding.library("cpu").kernels
     except ImportError as error:
         return str(error)
     return "" if any(name.startswith(prefix) for name in kernels) else f"{op} is not in the built extension"

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from fastlip import _figures
-from fastlip.attacks import AttackResult
-from fastlip.certificates import Certificate
+from fastlip.certification.attacks import AttackResult
+from fastlip.certification.certificates import Certificate
 
 _POINTS = 400
 _CERTIFIED, _ATTACKED, _CLEAN = "#1f5fa8", "#c8501e", "#444444"

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fastlip import ops
-from fastlip.ops._case import Case
-from fastlip.ops._op import Op, registered
+from fastlip.kernels.common.case import Case
+from fastlip.kernels.common.dispatch import Op, registered
 
 # An error may exceed the reference's own by this factor, above the rounding of single entries.
 _ERROR_RATIO = 4.0
@@ -22,12 +22,12 @@ _ROUNDINGS = 4.0
 
 def cases_of(op_name: str) -> ModuleType:
     """The module ``fastlip.ops.<op>.cases``."""
-    return importlib.import_module(f"fastlip.ops.{op_name}.cases")
+    return importlib.import_module(f"fastlip.kernels.{op_name}.cases")
 
 
 def ops_with_cases() -> list[str]:
     """The ops that have cases: all with kernels must, references may."""
-    return [name for name in ops.__all__ if find_spec(f"fastlip.ops.{name}.cases") or op(name).backends]
+    return [name for name in ops.__all__ if find_spec(f"fastlip.kernels.{name}.cases") or op(name).backends]
 
 
 def op_cases(bench: bool = False) -> Iterator[tuple[str, str, Case]]:

@@ -5,7 +5,7 @@ from sklearn.datasets import load_digits
 
 import fastlip
 from fastlip.cli import main
-from fastlip.ops import _channels_last
+from fastlip.kernels.common import channels_last
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +16,7 @@ def _seeded():
 @pytest.fixture(autouse=True)
 def _kernels_at_every_size(monkeypatch):
     """Tests are small: "auto" would leave their chains and residual layers to the reference."""
-    monkeypatch.setattr(_channels_last, "WORTHWHILE", dict.fromkeys(_channels_last.WORTHWHILE, 0))
+    monkeypatch.setattr(channels_last, "WORTHWHILE", dict.fromkeys(channels_last.WORTHWHILE, 0))
 
 
 @pytest.fixture

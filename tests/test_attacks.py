@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastlip
-from fastlip.attacks import AttackResult, BrokenCertificateWarning, attack_certified
-from fastlip.attacks.ball import Ball
-from fastlip.attacks.objective import dlr, margins, rivals
-from fastlip.attacks.search import apgd, checkpoints, pgd
+from fastlip.certification.attacks import AttackResult, BrokenCertificateWarning, attack_certified
+from fastlip.certification.attacks.ball import Ball
+from fastlip.certification.attacks.objective import dlr, margins, rivals
+from fastlip.certification.attacks.search import apgd, checkpoints, pgd
 
 QUICK = {"steps": 10, "restarts": 2}
 

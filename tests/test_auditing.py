@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastlip
-from fastlip import auditing, ops
+from fastlip.certification import auditing
+from fastlip import ops
 from fastlip import nn as lip
 from fastlip.nn._base import LipschitzLayer
 

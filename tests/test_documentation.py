@@ -74,7 +74,7 @@ def pages():
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
         *ROOT.glob("docs/**/*.md"),
-        *ROOT.glob("fastlip/ops/*/README.md"),
+        *ROOT.glob("fastlip/kernels/*/README.md"),
     ]
     return {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in sorted(found)}
 
@@ -249,7 +249,7 @@ def test_every_public_name_is_in_the_reference():
     }
     public = {f"fastlip.{name}" for name in fastlip.__all__}
     public |= {f"fastlip.nn.{name}" for name in fastlip.nn.__all__}
-    public |= {f"fastlip.ops.{name}.{name}" for name in fastlip.ops.__all__}
+    public |= {f"fastlip.kernels.{name}.{name}" for name in fastlip.ops.__all__}
     public |= {f"fastlip.losses.{name}" for name in fastlip.losses.__all__}
     public |= {f"fastlip.models.{name}" for name in ("lip_conv_net", "sll_net")}
     assert public <= shown, f"not in docs/api: {sorted(public - shown)}"
@@ -261,7 +261,7 @@ def test_every_page_of_the_mathematics_is_an_op_readme():
     for name in fastlip.ops.__all__:
         page = hooks.op_page(name)
         assert page.startswith(f"# {name}\n")
-        assert f"[fastlip.ops.{name}.{name}]" in page
+        assert f"[fastlip.kernels.{name}.{name}]" in page
 
 
 def test_formulas_become_unicode():

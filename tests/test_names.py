@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from fastlip._markdown import markdown
+from fastlip.training.markdown import markdown
 from fastlip.cli import main
 from fastlip.training.card import card_text
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_documentation import BLOCKS, ROOT, check_output
 
-from fastlip.ops import _native
+from fastlip.kernels.common import binding
 
 PAGE = BLOCKS["docs/extend/backend.md"]
 KERNELS = ["csrc/common/runtime.cpp", "csrc/module.cpp"]
@@ -20,7 +20,7 @@ def build(folder):
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++ found")
-    name = _native._MODULE_OF_CAPABILITY.get(torch.backends.cpu.get_cpu_capability(), "_native_default")
+    name = binding._MODULE_OF_CAPABILITY.get(torch.backends.cpu.get_cpu_capability(), "_native_default")
     target = folder / "fastlip" / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     flags = ["-std=c++20", "-O0", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
     foreign = ["-isystem", sysconfig.get_path("include")]
@@ -47,7 +47,7 @@ def test_the_page_adds_an_op_with_a_kernel(tmp_path):
 
 def test_the_page_shows_every_file_of_the_folder():
     code = {block.title: block.code for block in PAGE if block.title.endswith(".py")}
-    assert set(code) == {f"fastlip/ops/shrink/{name}.py" for name in ("__init__", "reference", "native", "cases")}
+    assert set(code) == {f"fastlip/kernels/shrink/{name}.py" for name in ("__init__", "reference", "native", "cases")}
     for text in code.values():
         assert text.startswith('"""')
         assert max(map(len, text.splitlines())) <= 118

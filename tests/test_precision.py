@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastlip
 from fastlip import nn as lip
-from fastlip.ops import _precision
+from fastlip.kernels.common import precision
 
 get, put = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
 PLACES = [(library, "all") for library in ("generic", "cuda", "mkldnn")]
@@ -183,7 +183,7 @@ def test_settings_are_full_inside_and_as_before_afterwards():
     for _ in range(500):
         chooser.choice(possible)()
         before = state()
-        with _precision.everything_ieee():
+        with precision.everything_ieee():
             inside = state()
             assert all(get(*product) in FULL for product in PRODUCTS)
             # torch refuses where its two interfaces differ: not here, unless the user has mixed them up.
@@ -195,14 +195,14 @@ def test_settings_are_full_inside_and_as_before_afterwards():
 
 
 def _fail_in_full_precision():
-    with _precision.full_precision(CPU):
-        assert _precision.is_ieee(CPU)
+    with precision.full_precision(CPU):
+        assert precision.is_ieee(CPU)
         raise KeyError
 
 
 def test_what_follows_its_library_follows_it_afterwards():
     put("generic", "all", "tf32")
-    with _precision.full_precision(CPU):
+    with precision.full_precision(CPU):
         assert get("mkldnn", "matmul") == "ieee"
     put("generic", "all", "ieee")
     assert get("mkldnn", "matmul") == "ieee"
@@ -210,10 +210,10 @@ def test_what_follows_its_library_follows_it_afterwards():
 
 def test_a_setting_of_meanwhile_does_not_reach_weights():
     torch.set_float32_matmul_precision("high")
-    with _precision.full_precision(CPU):
+    with precision.full_precision(CPU):
         torch.set_float32_matmul_precision("medium")
-        with _precision.full_precision(CPU):
-            assert _precision.is_ieee(CPU)
+        with precision.full_precision(CPU):
+            assert precision.is_ieee(CPU)
     assert get("mkldnn", "matmul") == "bf16"
 
 
@@ -223,8 +223,8 @@ def test_threads_keep_full_precision_until_the_last_is_done():
 
     def work():
         while not stop.is_set():
-            with _precision.full_precision(CPU):
-                wrong.extend(() if _precision.is_ieee(CPU) else (1,))
+            with precision.full_precision(CPU):
+                wrong.extend(() if precision.is_ieee(CPU) else (1,))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:

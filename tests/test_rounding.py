@@ -9,9 +9,9 @@ from torch import nn
 
 import fastlip
 from fastlip import nn as lip
-from fastlip._bounds import Bound, bound_module
-from fastlip._rounding import Unit, worst_case
-from fastlip._rounding import rules as rules_of
+from fastlip.certification.bounds import Bound, bound_module
+from fastlip.certification.rounding import Unit, worst_case
+from fastlip.certification.rounding import rules as rules_of
 from fastlip.nn._base import LipschitzLayer
 
 U = 2.0**-24

@@ -120,12 +120,12 @@ def content(storage: Any) -> bytes:
 def record(limit: int, match: str) -> Recorder:
     """The calls that the ops' cases make, in every dtype, forward and backward."""
     from fastlip import testing
-    from fastlip.ops import _native
+    from fastlip.kernels.common import binding
 
-    module = _native.library("cpu")
+    module = binding.library("cpu")
     if module.instruction_set != "default":
         raise SystemExit(f"{module.__name__} is loaded, built for {module.instruction_set}")
-    recorder = _native._modules["cpu"] = Recorder(module, limit)
+    recorder = binding._modules["cpu"] = Recorder(module, limit)
     for op_name, case_name, case in testing.op_cases():
         if "native" in testing.backends_of(op_name) and match in op_name:
             for dtype in testing.dtypes_of(op_name):
@@ -152,7 +152,7 @@ def run_beyond_cases() -> None:
     import torch
 
     import fastlip
-    from fastlip.ops import _native
+    from fastlip.kernels.common import binding
 
     generator = torch.Generator().manual_seed(0)
     for dtype in (torch.float32, torch.float64):
@@ -160,7 +160,7 @@ def run_beyond_cases() -> None:
         with torch.no_grad():
             layer(torch.randn(2, 8, 6, 6, generator=generator, dtype=dtype))
             layer(torch.randn(3, 8, 5, 8, generator=generator, dtype=dtype))
-    fingerprint = _native.kernel("fingerprint", torch.device("cpu"))
+    fingerprint = binding.kernel("fingerprint", torch.device("cpu"))
     for size in (0, 3, 1000, 300_001):
         data, result = torch.randn(size + 1, generator=generator), torch.zeros(1, dtype=torch.int64)
         address = data.data_ptr()

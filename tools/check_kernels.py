@@ -1,6 +1,6 @@
 """Compiles every GPU kernel ahead of time, without a GPU, and reports registers, spills and shared memory.
 
-Triton kernels are those named in AOT by fastlip/ops/*/triton_kernels.py, compiled for sm_80 and sm_90; CUDA
+Triton kernels are those named in AOT by fastlip/kernels/*/triton_kernels.py, compiled for sm_80 and sm_90; CUDA
 sources are csrc/*/*_cuda.cu, compiled for sm_80 and sm_90a. Exits with 1 if a kernel spills, keeps an array in
 local memory or needs more shared memory than a block can have.
 
@@ -47,12 +47,12 @@ class Usage(NamedTuple):
 
 def triton_ops() -> list[str]:
     """The ops that have Triton kernels."""
-    return [path.parent.name for path in sorted(ROOT.glob("fastlip/ops/*/triton_kernels.py"))]
+    return [path.parent.name for path in sorted(ROOT.glob("fastlip/kernels/*/triton_kernels.py"))]
 
 
 def triton_compilations(op: str) -> list[Any]:
     """What to compile of an op: its list AOT."""
-    return importlib.import_module(f"fastlip.ops.{op}.triton_kernels").AOT
+    return importlib.import_module(f"fastlip.kernels.{op}.triton_kernels").AOT
 
 
 def triton_usage(op: str, index: int, capability: int, **options: Any) -> Usage:
@@ -61,7 +61,7 @@ def triton_usage(op: str, index: int, capability: int, **options: Any) -> Usage:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from fastlip.ops import _triton
+    from fastlip.kernels.common import triton_launch
 
     compilation = triton_compilations(op)[index]
     kernel, constants = compilation.kernel, compilation.constants
@@ -75,7 +75,7 @@ def triton_usage(op: str, index: int, capability: int, **options: Any) -> Usage:
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, attributes),
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": compilation.num_warps, **_triton.OPTIONS, **options},
+        options={"num_warps": compilation.num_warps, **triton_launch.OPTIONS, **options},
     )
     resources = machine_code_resources(compiled.asm["cubin"])
     return Usage(

@@ -79,9 +79,9 @@ def main() -> None:
     parser.add_argument("--require", choices=["native"], help="fail unless the compiled kernels can be loaded")
     options = parser.parse_args()
     if options.require:
-        from fastlip.ops import _native
+        from fastlip.kernels.common import binding
 
-        print(_native.library("cpu").__file__)
+        print(binding.library("cpu").__file__)
     print(f"fastlip {fastlip.__version__} in {Path(fastlip.__file__).parent}, Python {sys.version.split()[0]}")
     print(f"{check_layers()} layers trained")
     for method in fastlip.models.METHODS:

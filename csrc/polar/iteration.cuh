@@ -1,4 +1,4 @@
-// Scaled Newton-Schulz steps on a matrix in shared memory (fastlip/ops/polar/README.md), by every thread of a block.
+// Scaled Newton-Schulz steps on a matrix in shared memory (fastlip/kernels/polar/README.md), by every thread of a block.
 #pragma once
 
 #include <cmath>

@@ -1,6 +1,6 @@
 // Polar factors of matrices of at most 64 x 64 on the GPU, and their gradients: one launch, one block a matrix.
 //
-// The iteration is that of fastlip/ops/polar/newton_schulz.py. Everything it needs is in the block's shared memory,
+// The iteration is that of fastlip/kernels/polar/newton_schulz.py. Everything it needs is in the block's shared memory,
 // products are sums of float32. Nothing waits for the device, and the launches can be captured in a graph.
 
 #include <algorithm>

@@ -14,7 +14,7 @@ from fastlip.fusing import fuse, unfuse
 from fastlip.nn._base import LipschitzLinear
 from fastlip.nn._conv import LipschitzConv2d
 from fastlip.nn.activations import MaxMin
-from fastlip.ops.maxmin.cases import by_extrema
+from fastlip.kernels.maxmin.cases import by_extrema
 
 _NOISE = 0.3  # of each parameter's standard deviation: away from initialisations where iterations end early
 

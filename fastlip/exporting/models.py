@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastlip._bounds import MEASURED
-from fastlip._calls import hooks_of, is_replaced, overridden
-from fastlip._evaluation import check_finite, compiled_from, evaluating
-from fastlip._sameness import check_same_outputs
-from fastlip._traces import no_trace
-from fastlip._unfolding import batch_like, is_sequence
+from fastlip.certification.bounds import MEASURED
+from fastlip.nn._calls import hooks_of, is_replaced, overridden
+from fastlip.certification.evaluation import check_finite, compiled_from, evaluating
+from fastlip.certification.sameness import check_same_outputs
+from fastlip.certification.traces import no_trace
+from fastlip.certification.unfolding import batch_like, is_sequence
 from fastlip.exporting.rules import Target, exported
 from fastlip.nn._conv import LipschitzConv2d
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from fastlip import nn as lip
 from fastlip.nn._base import check_positive_int
-from fastlip.ops._op import check_backend
+from fastlip.kernels.common.dispatch import check_backend
 
 
 class SLLSize(NamedTuple):

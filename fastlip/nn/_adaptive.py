@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastlip import ops
 from fastlip.nn._base import LipschitzLayer, at_least_float32
 from fastlip.nn._conv import Pair
-from fastlip.ops.block_conv.reference import alternating_axes
+from fastlip.kernels.block_conv.reference import alternating_axes
 
 
 class AdaptiveKernel(LipschitzLayer):

@@ -14,9 +14,9 @@ from fastlip import ops
 from fastlip.nn._cache import CACHED_CONTEXTS, EvaluationCache
 from fastlip.nn._postponed import in_one_step
 from fastlip.nn._whole import WholeModule
-from fastlip.ops._gate import is_onnx, is_recorded
-from fastlip.ops._op import check_backend
-from fastlip.ops._precision import autocasts, full_precision, is_ieee, widens
+from fastlip.kernels.common.gate import is_onnx, is_recorded
+from fastlip.kernels.common.dispatch import check_backend
+from fastlip.kernels.common.precision import autocasts, full_precision, is_ieee, widens
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fastlip.nn._fingerprint import fingerprint, is_plain
-from fastlip.ops._gate import is_observed
+from fastlip.kernels.common.gate import is_observed
 
 CACHED_CONTEXTS = 8  # resolutions kept at once
 _CACHED_DERIVATIVES = 2  # of each kind

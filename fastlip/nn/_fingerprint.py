@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastlip.ops import _native
+from fastlip.kernels.common import binding
 
 # Of these classes every tensor is its own data; any other subclass may compute what it shows.
 PLAIN = frozenset({Tensor, nn.Parameter})
@@ -64,8 +64,8 @@ def _in_order(tensor: Tensor, marks: list[Any]) -> Tensor:
 
 @cache
 def _kernel() -> Any:
-    reason = _native.missing("fingerprint", _CPU)
-    return None if reason else _native.kernel("fingerprint", _CPU)
+    reason = binding.missing("fingerprint", _CPU)
+    return None if reason else binding.kernel("fingerprint", _CPU)
 
 
 class _Result(threading.local):

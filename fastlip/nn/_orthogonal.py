@@ -14,8 +14,8 @@ from fastlip.nn import _spectra
 from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32
 from fastlip.nn._cache import CACHED_CONTEXTS
 from fastlip.nn._conv import LipschitzConv2d, Pair
-from fastlip.ops._padding import same_pads
-from fastlip.ops.spectral_conv import FixedSpectrum, kernel_spectrum, own_frequencies
+from fastlip.kernels.common.padding import same_pads
+from fastlip.kernels.spectral_conv.api import FixedSpectrum, kernel_spectrum, own_frequencies
 
 
 class PerFrequencyConv2d(LipschitzConv2d):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastlip.ops._precision import full_precision
+from fastlip.kernels.common.precision import full_precision
 
 if TYPE_CHECKING:
     from fastlip.nn._base import LipschitzLayer

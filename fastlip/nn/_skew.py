@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlip.ops._gate import is_recorded
-from fastlip.ops.conv_exp.polynomial import polynomial
-from fastlip.ops.conv_exp.truncation import taylor
-from fastlip.ops.spectral_conv import FixedSpectrum, kernel_spectrum, per_frequency, spectral_conv_fixed
-from fastlip.ops.spectral_conv.frequencies import Size
+from fastlip.kernels.common.gate import is_recorded
+from fastlip.kernels.conv_exp.polynomial import polynomial
+from fastlip.kernels.conv_exp.truncation import taylor
+from fastlip.kernels.spectral_conv.api import FixedSpectrum, kernel_spectrum, per_frequency, spectral_conv_fixed
+from fastlip.kernels.spectral_conv.frequencies import Size
 
 _SQUARINGS = 5  # the bound of a c x c matrix is at most c^(1/128) too large: 2 % for c = 16, 4 % for c = 256
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from fastlip import ops
-from fastlip.ops._gate import refusal
-from fastlip.ops._padding import same_pads
-from fastlip.ops.spectral_conv import OP, FixedSpectrum, costs, fix_spectrum, kernel_spectrum, spectral_conv_fixed
+from fastlip.kernels.common.gate import refusal
+from fastlip.kernels.common.padding import same_pads
+from fastlip.kernels.spectral_conv.api import OP, FixedSpectrum, fix_spectrum, kernel_spectrum, spectral_conv_fixed
+from fastlip.kernels.spectral_conv import costs
 
 if TYPE_CHECKING:
     from fastlip.nn._conv import LipschitzConv2d
@@ -57,7 +58,7 @@ def is_small(channels: Size, torus: Size, itemsize: int, convolutions: int = 1) 
 
 
 def is_cheaper(batch: int, channels: Size, image: Size, torus: Size, taps: int, itemsize: int) -> bool:
-    """Whether the spectrum is small and saves multiply-adds, by the count of ``fastlip.ops.spectral_conv.costs``."""
+    """Whether the spectrum is small and saves multiply-adds, by the count of ``fastlip.kernels.spectral_conv.costs``."""
     if 0 in image or not is_small(channels, torus, itemsize):
         return False
     return costs.spectral_convolution(batch, channels, torus) < costs.convolution(batch, channels, image, taps)

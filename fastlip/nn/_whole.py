@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from fastlip._calls import hooks_of
+from fastlip.nn._calls import hooks_of
 
 
 class WholeModule(nn.Module):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from fastlip import ops
 from fastlip.nn._base import at_least_float32, check_positive_int
 from fastlip.nn._whole import WholeModule
-from fastlip.ops._op import check_backend
-from fastlip.ops.maxmin import PAIRINGS
+from fastlip.kernels.common.dispatch import check_backend
+from fastlip.kernels.maxmin.api import PAIRINGS
 
 
 def _check_pairing(pairing: str) -> str:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fastlip.nn._base import at_least_float32
 from fastlip.nn._residual import ResidualConv2d, ResidualLinear, safe_scale
-from fastlip.ops._padding import pad, same_pads
-from fastlip.ops._precision import for_convolution
-from fastlip.ops.sdp_residual.reference import adjoint
+from fastlip.kernels.common.padding import pad, same_pads
+from fastlip.kernels.common.precision import for_convolution
+from fastlip.kernels.sdp_residual.reference import adjoint
 
 # Frequencies per axis and unit of the kernel's degree: at 17, sampling loses less than 1 % of sigma.
 _DENSITY = 17

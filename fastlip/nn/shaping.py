@@ -8,7 +8,7 @@ from torch import Tensor
 from fastlip import ops
 from fastlip.nn._base import check_positive_int
 from fastlip.nn._whole import WholeModule
-from fastlip.ops._op import check_backend
+from fastlip.kernels.common.dispatch import check_backend
 
 
 class ZeroChannelPad(WholeModule):

@@ -10,7 +10,7 @@ from typing import Any
 
 import fastlip
 from fastlip._files import read_json, write_json, write_text
-from fastlip.certificates import DEFAULT_EPS, Certificate
+from fastlip.certification.certificates import DEFAULT_EPS, Certificate
 from fastlip.data import Data
 from fastlip.study.failures import FAILURES, reason
 from fastlip.training import checkpoint, logs

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from fastlip._files import read_json, write_json
 from fastlip.models import METHODS, SIZES
-from fastlip.ops._op import check_backend
+from fastlip.kernels.common.dispatch import check_backend
 from fastlip.training.recipe import Recipe, default_recipe
 
 FILE = "study.json"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastlip.certificates import DEFAULT_EPS
+from fastlip.certification.certificates import DEFAULT_EPS
 from fastlip.models import TITLES
 from fastlip.study.measuring import Measured
 from fastlip.study.settings import Contender

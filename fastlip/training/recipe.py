@@ -12,7 +12,7 @@ import torch
 
 from fastlip.data import DATASETS
 from fastlip.models import METHODS
-from fastlip.ops._op import check_backend
+from fastlip.kernels.common.dispatch import check_backend
 
 LOSSES = ("offset-ce", "temperature-ce", "hkr")
 MODELS = ("lip_conv_net", "sll_net", "published_conv_net")

@@ -91,7 +91,7 @@ def test_the_plot_gives_each_contestant_its_bars_and_its_name(tmp_path, monkeypa
     from matplotlib.figure import Figure
 
     from fastlip.benchmarking.contest import Row
-    from fastlip.commands import bench
+    from fastlip.cli import bench
 
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda self, *args, **options: drawn.append(self))
@@ -117,7 +117,7 @@ def test_the_plot_gives_each_contestant_its_bars_and_its_name(tmp_path, monkeypa
 
 def test_a_share_of_nothing_is_a_figure(capsys):
     from fastlip.benchmarking.contest import Row
-    from fastlip.commands import bench
+    from fastlip.cli import bench
 
     bench._print_row(Row("aol", "fused", 0.5, 0.6, 0.0, 1, 1, 1, 1), header=False)
     bench._print_row(Row("aol", "compiled", 0.5, 0.6, None, 1, 1, 1, 1), header=False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from command_line import assert_one_line
 
-from fastlip.ops import _native
+from fastlip.kernels.common import binding
 
 
 def test_doctor_gives_a_reason_for_every_backend(cli):
@@ -31,7 +31,7 @@ def test_doctor_fails_where_a_required_backend_is_missing(cli, monkeypatch):
 
 def test_every_native_backend_finds_its_kernels_in_a_built_extension(cli):
     try:
-        _native.library("cpu")
+        binding.library("cpu")
     except ImportError as error:
         pytest.skip(str(error))
     code, _, errors = cli("doctor", "--require=native")

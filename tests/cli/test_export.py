@@ -28,7 +28,7 @@ def test_export_writes_a_network_that_needs_no_fastlip(cli, trained, tmp_path, n
 
 
 def test_export_refuses_in_one_line(cli, trained, monkeypatch):
-    from fastlip.commands import export
+    from fastlip.cli import export
 
     assert_one_line(cli("export", "runs/none", "--out", "net.pt"), "runs/none: no such checkpoint")
     assert_one_line(cli("export", trained, "--out", "nowhere/net.pt"), "nowhere: No such file")

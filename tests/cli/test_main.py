@@ -15,7 +15,7 @@ def test_a_corrupt_checkpoint_is_one_line(cli, trained):
 
 
 def test_a_bug_shows_its_traceback(cli, monkeypatch):
-    from fastlip.commands import train
+    from fastlip.cli import train
 
     def broken(*_):
         raise KeyError("bug")

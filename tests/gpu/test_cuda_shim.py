@@ -7,7 +7,7 @@ import shim
 import torch
 
 from fastlip import ops, testing
-from fastlip.ops import _native
+from fastlip.kernels.common import binding
 
 SMALL = 4000
 
@@ -65,7 +65,7 @@ def _small_chips(monkeypatch):
 
 def replace_native(monkeypatch, names, kernels):
     for name in names:
-        monkeypatch.setitem(_native._kernels, ("cpu", name), kernels[name])
+        monkeypatch.setitem(binding._kernels, ("cpu", name), kernels[name])
 
 
 def dtypes_of(op_name, kernels):

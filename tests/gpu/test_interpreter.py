@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ACTIVE = triton.knobs.runtime.interpret
 inside = pytest.mark.skipif(not ACTIVE, reason="runs in the process that test_with_the_interpreter starts")
 
-OPS = [path.parent.name for path in sorted(ROOT.glob("fastlip/ops/*/triton_kernels.py"))]
+OPS = [path.parent.name for path in sorted(ROOT.glob("fastlip/kernels/*/triton_kernels.py"))]
 ALSO = ("frozen", "polar_newton_schulz")
 SMALL = 4000
 # Each pair of taps and of channel tiles is a step of a loop, which takes the interpreter 10 ms whatever its size.

@@ -5,7 +5,7 @@ import torch
 from layer_catalog import every_layer
 
 import fastlip
-from fastlip.ops import _sizes
+from fastlip.kernels.common import sizes
 
 LAYERS = every_layer()
 FEW = ("AOLConv2d circular", "SOCConv2d zeros")
@@ -87,6 +87,6 @@ def test_images_of_any_size_take_few_programs(name):
 
 
 def test_sizes_are_numbers_outside_of_a_compiler():
-    assert _sizes.surely_below(3, 4)
-    assert not _sizes.surely_below(4, 4)
-    assert _sizes.are_static(1, 2)
+    assert sizes.surely_below(3, 4)
+    assert not sizes.surely_below(4, 4)
+    assert sizes.are_static(1, 2)

@@ -9,9 +9,9 @@ from torch import nn
 
 import fastlip
 from fastlip import nn as lip
-from fastlip._bounds import bound_module
+from fastlip.certification.bounds import bound_module
 from fastlip.nn import _spectra
-from fastlip.ops.spectral_conv import OP
+from fastlip.kernels.spectral_conv.api import OP
 
 if OP.status("native"):
     pytest.skip(OP.status("native"), allow_module_level=True)

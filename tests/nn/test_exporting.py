@@ -177,7 +177,7 @@ def check_onnx(method, options, tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    from fastlip.commands.export import _write_onnx
+    from fastlip.cli.export import _write_onnx
 
     model = network(method, **options)
     plain = fastlip.export(model, fourier="matrices")

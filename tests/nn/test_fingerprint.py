@@ -106,12 +106,12 @@ def test_the_split_over_threads_does_not_count():
 
 
 def test_instruction_sets_agree():
-    from fastlip.ops import _native
+    from fastlip.kernels.common import binding
 
     x, found = random(5000), set()
     for name in ("_native_default", "_native_avx2", "_native_avx512"):
         try:
-            kernel = _native._load(name).fingerprint
+            kernel = binding._load(name).fingerprint
         except ImportError:
             continue
         result = _fingerprint._Result()

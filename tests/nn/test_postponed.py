@@ -118,7 +118,7 @@ def test_training_in_evaluation_mode_parametrizes_once_a_step(counted):
 
 
 def test_only_the_gradients_that_are_asked_for_are_computed(monkeypatch):
-    from fastlip.ops import _channels_last as images
+    from fastlip.kernels.common import channels_last as images
 
     calls = []
     original = images.weight_gradient

@@ -10,7 +10,7 @@ from fastlip import nn as lip
 from fastlip import ops
 from fastlip.nn._residual import residual_bound, safe_scale
 from fastlip.nn.cpl import _sample, squared_norm_bound
-from fastlip.ops.spectral_conv import kernel_spectrum
+from fastlip.kernels.spectral_conv.api import kernel_spectrum
 
 CONVOLUTIONS = (lip.SLLConv2d, lip.CPLConv2d)
 LAYERS = (*CONVOLUTIONS, lip.SLLLinear, lip.CPLLinear)

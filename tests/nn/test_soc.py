@@ -11,7 +11,7 @@ from fastlip import testing
 from fastlip.nn import SOCConv2d, SOCLinear
 from fastlip.nn._skew import matrix_bound
 from fastlip.nn.soc import norm_bound, skew
-from fastlip.ops.conv_exp.truncation import largest_modulus
+from fastlip.kernels.conv_exp.truncation import largest_modulus
 
 
 def jacobian(layer, shape):

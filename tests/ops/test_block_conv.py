@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastlip import ops, testing
-from fastlip.ops.block_conv.reference import alternating_axes
+from fastlip.kernels.block_conv.reference import alternating_axes
 
 MISSING = testing.op("block_conv").status("native")
 needs_native = pytest.mark.skipif(bool(MISSING), reason=MISSING)

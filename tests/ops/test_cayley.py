@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from fastlip import ops, testing
-from fastlip.ops import _native
-from fastlip.ops._op import registered
+from fastlip.kernels.common import binding
+from fastlip.kernels.common.dispatch import registered
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 SHAPES = ((3, 4, 4), (2, 5, 3), (2, 3, 5), (1, 1), (4, 1, 3), (0, 3, 3))
@@ -148,15 +148,15 @@ def test_native_leaves_what_it_cannot_invert_to_the_reference(shape, dtype):
 @pytest.mark.parametrize("shape", [(20, 16, 16), (5, 70, 70), (3, 40, 33), (1, 300, 300)], ids=str)
 def test_bits_do_not_depend_on_the_number_of_threads(shape):
     M, G = random(shape, torch.complex64), random(shape, torch.complex64, 1)
-    library, results = _native.library("cpu"), []
+    library, results = binding.library("cpu"), []
     try:
-        for loop in (0, _native._torch_parallel_for()):
+        for loop in (0, binding._torch_parallel_for()):
             library.set_parallel_for(loop)
             leaf = M.clone().requires_grad_()
             Q = ops.cayley(leaf, backend="native")
             results.append((Q.detach(), *torch.autograd.grad(Q, leaf, G)))
     finally:
-        library.set_parallel_for(_native._torch_parallel_for())
+        library.set_parallel_for(binding._torch_parallel_for())
     for one, two in zip(*results, strict=True):
         assert torch.equal(one, two)
 

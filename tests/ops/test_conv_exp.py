@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from fastlip import ops, testing
-from fastlip.ops._op import registered
-from fastlip.ops._padding import pad, same_pads
-from fastlip.ops.conv_exp import forms
-from fastlip.ops.conv_exp.truncation import degree_for, economized, largest_modulus, modulus, stable_norm, taylor
+from fastlip.kernels.common.dispatch import registered
+from fastlip.kernels.common.padding import pad, same_pads
+from fastlip.kernels.conv_exp import forms
+from fastlip.kernels.conv_exp.truncation import degree_for, economized, largest_modulus, modulus, stable_norm, taylor
 
 GEOMETRIES = [
     {"kernel": (3, 3), "image": (4, 5)},

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fastlip import ops, testing
-from fastlip.ops import _op
-from fastlip.ops.maxmin import OP
+from fastlip.kernels.common import dispatch
+from fastlip.kernels.maxmin.api import OP
 
 X = torch.zeros(2, 4)
 
@@ -73,7 +73,7 @@ for name in {hidden.split(",")!r}:
     else:
         sys.modules["triton"] = None
 import torch, fastlip
-from fastlip.ops.maxmin import OP
+from fastlip.kernels.maxmin.api import OP
 x = torch.randn(3, 4)
 y = fastlip.ops.maxmin(x)
 assert torch.equal(y, fastlip.ops.maxmin(x, backend="reference"))
@@ -97,7 +97,7 @@ def test_the_first_call_of_all_can_be_a_compiled_one(backend):
         pytest.skip(OP.status("native"))
     code = f"""
 import torch, fastlip
-from fastlip.ops.maxmin import OP
+from fastlip.kernels.maxmin.api import OP
 x = torch.randn(3, 4)
 compiled = torch.compile(lambda x: fastlip.ops.maxmin(x, backend={backend!r}), fullgraph=True, backend="eager")
 y = compiled(x)
@@ -136,4 +136,4 @@ def test_dispatch_modes_see_the_registered_operator():
     with Mode():
         ops.maxmin(X, backend="native")
     assert "fastlip.maxmin_forward.default" in seen
-    assert _op.registered["maxmin"] is OP
+    assert dispatch.registered["maxmin"] is OP

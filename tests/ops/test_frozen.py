@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from fastlip import ops
-from fastlip.ops import _channels_last
-from fastlip.ops.conv_chain import OP
-from fastlip.ops.sdp_residual import folded
+from fastlip.kernels.common import channels_last
+from fastlip.kernels.conv_chain.api import OP
+from fastlip.kernels.sdp_residual.api import folded
 
 X, FIRST, SECOND = (2, 4, 5, 5), (6, 4, 3, 3), (4, 6, 3, 3)
 
@@ -15,8 +15,8 @@ X, FIRST, SECOND = (2, 4, 5, 5), (6, 4, 3, 3), (4, 6, 3, 3)
 def count(monkeypatch):
     """The weight gradients that the kernels compute."""
     seen = []
-    original = _channels_last.weight_gradient
-    monkeypatch.setattr(_channels_last, "weight_gradient", lambda *a: seen.append(1) or original(*a))
+    original = channels_last.weight_gradient
+    monkeypatch.setattr(channels_last, "weight_gradient", lambda *a: seen.append(1) or original(*a))
     return seen
 
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from fastlip import testing
 from fastlip.ops import gram_rowsum
-from fastlip.ops._case import Case
-from fastlip.ops._op import registered
+from fastlip.kernels.common.case import Case
+from fastlip.kernels.common.dispatch import registered
 
 BACKENDS = ("reference", "native")
 KERNELS = [(), (1, 1), (2, 2), (3, 3), (5, 5), (3, 2), (1, 4)]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fastlip import testing
-from fastlip.ops import _native
+from fastlip.kernels.common import binding
 
 ROOT = Path(__file__).resolve().parents[2]
 BEST = torch.backends.cpu.get_cpu_capability()
@@ -31,7 +31,7 @@ def selection(sweep):
 
 def main(instruction_set, sweep):
     """What the child does: prints what disagrees, and how many cases of each op ran."""
-    loaded = _native.library("cpu")
+    loaded = binding.library("cpu")
     if (loaded.__name__, loaded.instruction_set) != (f"fastlip._native_{instruction_set}", instruction_set):
         raise SystemExit(f"{loaded.__name__} is loaded, built for {loaded.instruction_set}")
     ran = dict.fromkeys((name for name in testing.ops_with_cases() if "native" in testing.backends_of(name)), 0)
@@ -51,7 +51,7 @@ def main(instruction_set, sweep):
 
 
 def child(instruction_set, *arguments):
-    if _native.missing("maxmin_forward_float32", torch.device("cpu")):
+    if binding.missing("maxmin_forward_float32", torch.device("cpu")):
         pytest.skip("the kernels are not built")
     if find_spec(f"fastlip._native_{instruction_set}") is None:
         pytest.skip(f"the {instruction_set} kernels are not built: FASTLIP_ISA=all pip install -e .")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fastlip import ops, testing
 from fastlip.nn import GroupSort, MaxMin
-from fastlip.ops.maxmin import OP
-from fastlip.ops.maxmin.cases import by_extrema
+from fastlip.kernels.maxmin.api import OP
+from fastlip.kernels.maxmin.cases import by_extrema
 
 
 def backends():

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fastlip import ops, testing
-from fastlip.ops.polar.decomposition import decompose
-from fastlip.ops.polar.reference import ridged_newton
+from fastlip.kernels.polar.decomposition import decompose
+from fastlip.kernels.polar.reference import ridged_newton
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 SHAPES = ((3, 4, 4), (2, 5, 3), (2, 3, 5), (1, 1), (4, 1, 3), (0, 3, 3))

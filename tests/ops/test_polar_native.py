@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastlip import ops, testing
-from fastlip.ops.polar import OP
+from fastlip.kernels.polar.api import OP
 
 if _reason := OP.status("native"):
     pytest.skip(_reason, allow_module_level=True)

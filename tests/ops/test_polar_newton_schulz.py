@@ -10,8 +10,9 @@ import shim
 import torch
 
 from fastlip import ops, testing
-from fastlip.ops import _native
-from fastlip.ops.polar import OP, newton_schulz, on_cuda
+from fastlip.kernels.common import binding
+from fastlip.kernels.polar.api import OP
+from fastlip.kernels.polar import newton_schulz, on_cuda
 
 DTYPES = (torch.float32, torch.complex64)
 EPS = torch.finfo(torch.float32).eps
@@ -43,9 +44,9 @@ def kernels(request, monkeypatch):
             pytest.skip("runs where the interpreter does not")
         compiled = request.getfixturevalue("compiled")
         for name in compiled.names:
-            monkeypatch.setitem(_native._kernels, ("cpu", name), compiled[name])
+            monkeypatch.setitem(binding._kernels, ("cpu", name), compiled[name])
         return on_cuda
-    triton_kernels = pytest.importorskip("fastlip.ops.polar.triton_kernels")
+    triton_kernels = pytest.importorskip("fastlip.kernels.polar.triton_kernels")
     if request.param == "products":
         monkeypatch.setattr(triton_kernels, "_LARGEST_FORWARD", {False: 0, True: 0})
         monkeypatch.setattr(triton_kernels, "_LARGEST_BACKWARD", {False: 0, True: 0})
@@ -189,7 +190,7 @@ def test_the_first_matrices_are_taken_as_real(shape, kernels):
 
 
 def test_tf32_is_off_in_torchs_products_and_comes_back(monkeypatch):
-    kernels = pytest.importorskip("fastlip.ops.polar.triton_kernels")
+    kernels = pytest.importorskip("fastlip.kernels.polar.triton_kernels")
     switch, seen = torch.backends.cuda.matmul, []
     monkeypatch.setattr(kernels, "_LARGEST_FORWARD", {False: 0, True: 0})
     original = newton_schulz.factor

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastlip import ops
-from fastlip.ops._padding import pad, same_pads
+from fastlip.kernels.common.padding import pad, same_pads
 
 GEOMETRIES = [
     ((3, 3), (1, 1), 1, (5, 4)),

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from fastlip import ops, testing
-from fastlip.ops.spectral_conv import kernel_spectrum, own_frequencies
-from fastlip.ops.spectral_exp import OP, kernel_exp
+from fastlip.kernels.spectral_conv.api import kernel_spectrum, own_frequencies
+from fastlip.kernels.spectral_exp.api import OP, kernel_exp
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 

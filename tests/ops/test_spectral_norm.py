@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from fastlip import ops
 from fastlip.nn._conv import pad
-from fastlip.ops.spectral_norm import reference
+from fastlip.kernels.spectral_norm import reference
 
 
 def dense_norm(weight, image_size, stride, pads, dilation, groups, padding_mode):

@@ -5,10 +5,10 @@ import torch
 
 from fastlip import nn as lip
 from fastlip import ops, testing
-from fastlip.ops.polar.reference import adjoint_from_factor
-from fastlip.ops.polar.reference import polar as exact_polar
-from fastlip.ops.spectral_conv import kernel_spectrum, own_frequencies, per_frequency
-from fastlip.ops.spectral_polar import OP
+from fastlip.kernels.polar.reference import adjoint_from_factor
+from fastlip.kernels.polar.reference import polar as exact_polar
+from fastlip.kernels.spectral_conv.api import kernel_spectrum, own_frequencies, per_frequency
+from fastlip.kernels.spectral_polar.api import OP
 
 
 def require(backend):

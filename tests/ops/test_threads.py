@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastlip import testing
-from fastlip.ops import _native
+from fastlip.kernels.common import binding
 
 # Of each op the cases with enough work for several threads.
 SPLIT = {
@@ -75,12 +75,12 @@ def split_into(parts):
             Body(body)(start, min(start + size, end), context)
         return 0
 
-    loop, library = Loop(run), _native.library("cpu")
+    loop, library = Loop(run), binding.library("cpu")
     library.set_parallel_for(ctypes.cast(loop, ctypes.c_void_p).value)
     try:
         yield sizes
     finally:
-        library.set_parallel_for(_native._torch_parallel_for())
+        library.set_parallel_for(binding._torch_parallel_for())
 
 
 @parametrized()

@@ -105,6 +105,6 @@ def test_names():
 
 
 def cli_names():
-    from fastlip.commands.experiment import experiment
+    from fastlip.cli.experiment import experiment
 
     return set(experiment.params[0].type.choices)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastlip import hub
-from fastlip._markdown import markdown
+from fastlip.training.markdown import markdown
 from fastlip.training import checkpoint
 from fastlip.training.card import card_text, make_card
 from fastlip.training.checkpoint import CheckpointError

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 from click.testing import CliRunner
 
-from fastlip.commands.train import train
+from fastlip.cli.train import train
 from fastlip.training.recipe import Recipe, default_recipe
 
 

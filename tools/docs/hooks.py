@@ -53,8 +53,8 @@ def expand(markdown: str) -> str:
 
 def op_page(name: str) -> str:
     """An op's mathematics."""
-    text = (ROOT / "fastlip" / "ops" / name / "README.md").read_text(encoding="utf-8")
-    return f"{text}\nThe function: [`fastlip.ops.{name}`][fastlip.ops.{name}.{name}].\n"
+    text = (ROOT / "fastlip" / "kernels" / name / "README.md").read_text(encoding="utf-8")
+    return f"{text}\nThe function: [`fastlip.ops.{name}`][fastlip.kernels.{name}.{name}].\n"
 
 
 def layers() -> str:
@@ -70,7 +70,7 @@ def layers() -> str:
 
 def operators() -> str:
     """Every op's public function."""
-    return "\n\n".join(f"## {name}\n\n::: fastlip.ops.{name}.{name}" for name in fastlip.ops.__all__)
+    return "\n\n".join(f"## {name}\n\n::: fastlip.kernels.{name}.{name}" for name in fastlip.ops.__all__)
 
 
 def members(module: str) -> str:

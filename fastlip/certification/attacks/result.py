@@ -1,0 +1,117 @@
+"""What an attack found, and the file that keeps the evidence against a certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastlip.certification.evaluation import check_eps
+
+_FORMAT = 1
+
+
+class BrokenCertificateWarning(RuntimeWarning):
+    """An attack succeeded inside a certified radius: the certificate, or the model it is read for, is wrong."""
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What :func:`fastlip.attack` found on n samples and k radii.
+
+    ``accuracy``: without attack (a tie is an error); ``robust_accuracy``: for each eps an upper bound of the
+    share of samples that stay correct at every distance below eps (empty where radii were given per sample);
+    ``radii`` (n, k): where each sample was attacked; ``success`` (n, k): whether an image strictly inside the
+    radius fools the model; ``distances`` (n,): the L2 distance, recomputed in float64, of the nearest such image
+    that was found: 0 for samples that are misclassified as they are, inf where none was found; ``found`` (m,):
+    the indices of the samples that were broken, ``images`` (m, ...) what broke them, ``predictions`` (m,) what
+    the model takes these for; ``broken`` (b,): the indices of samples that were certified at that distance.
+    """
+
+    kind: str
+    losses: tuple[str, ...]
+    steps: int
+    restarts: int
+    n: int
+    accuracy: float
+    robust_accuracy: dict[float, float]
+    radii: Tensor = field(repr=False)
+    success: Tensor = field(repr=False)
+    distances: Tensor = field(repr=False)
+    found: Tensor = field(repr=False)
+    images: Tensor = field(repr=False)
+    predictions: Tensor = field(repr=False)
+    evidence: dict[str, Tensor] = field(repr=False)
+
+    @property
+    def broken(self) -> Tensor:
+        """The indices of the samples whose certificate was broken; empty where no certificate was given."""
+        return self.evidence.get("index", torch.empty(0, dtype=torch.long))
+
+    @property
+    def attacked(self) -> Tensor:
+        """(n, k): samples that are correct as they are, at radii above 0."""
+        return (self.distances > 0)[:, None] & (self.radii > 0)
+
+    @property
+    def success_rate(self) -> list[float]:
+        """For each of the k radii, the share of the attacked samples that were broken inside it."""
+        attacked = self.attacked.sum(0).clamp_min(1)
+        return (self.success.sum(0) / attacked).tolist()
+
+    def curve(self, eps: Sequence[float] | Tensor) -> Tensor:
+        """An upper bound of robust accuracy at many eps, (k,) to (k,); samples not found count as robust."""
+        eps = torch.as_tensor(eps, dtype=torch.float64)
+        check_eps(eps.tolist())
+        wrong_first = torch.where(self.distances > 0, self.distances, -1.0).sort().values
+        return (self.n - torch.searchsorted(wrong_first, eps)).double() / self.n
+
+    def save_broken(self, path: str | Path) -> None:
+        """Writes the samples whose certificate was broken, atomically; ``torch.load(weights_only=True)`` reads it.
+
+        The file holds a dict of tensors, one row per sample: index, image, adversarial, label, prediction,
+        distance and certified radius (``radius``); and the attack's kind.
+
+        Raises:
+            ValueError: no certificate was broken.
+        """
+        from fastlip._files import write_atomically
+
+        if not len(self.broken):
+            raise ValueError("save_broken: no certificate was broken")
+        state = {"format": _FORMAT, "kind": self.kind, **self.evidence}
+        write_atomically(Path(path), lambda file: torch.save(state, file))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON: eps become strings, tensors lists, distances that were not found None."""
+        return {
+            "kind": self.kind,
+            "losses": list(self.losses),
+            "steps": self.steps,
+            "restarts": self.restarts,
+            "n": self.n,
+            "accuracy": self.accuracy,
+            "robust_accuracy": {str(eps): share for eps, share in self.robust_accuracy.items()},
+            "success_rate": self.success_rate,
+            "distances": [value if value < float("inf") else None for value in self.distances.tolist()],
+            "broken": self.broken.tolist(),
+        }
+
+    def __str__(self) -> str:
+        lines = [f"accuracy {self.accuracy:.2%} of {self.n} samples"]
+        lines += [f"under attack at {eps:.4g}: at most {share:.2%}" for eps, share in self.robust_accuracy.items()]
+        lines.append(f"{self.kind} ({', '.join(self.losses)}), {self.steps} steps, {self.restarts} restarts")
+        if len(self.broken):
+            lines.append(broken_text(self.broken))
+        return "\n".join(lines)
+
+
+def broken_text(broken: Tensor) -> str:
+    """One line: how many certificates an attack broke, and of which samples."""
+    some = ", ".join(map(str, broken[:5].tolist())) + (", ..." if len(broken) > 5 else "")
+    count = f"{len(broken)} certificate{'s' if len(broken) > 1 else ''}"
+    return f"{count} broken: an attack succeeded within the certified radius (sample {some})"

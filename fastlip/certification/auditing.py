@@ -1,0 +1,214 @@
+"""The audit: an upper bound of each layer's Lipschitz constant as it will run, and their product."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fastlip.certification.bounds import Bound, bound_module, lipschitz_bound
+from fastlip.certification.evaluation import check_finite, evaluating
+from fastlip.certification.graphs import Branch, UnknownError
+from fastlip.certification.sameness import check_samples, check_whole, rounding_of
+from fastlip.certification.traces import no_trace
+from fastlip.certification.unfolding import Link, apply, batch_like, innermost, unfold
+
+__all__ = ["Audit", "Bound", "LayerBound", "audit", "examine", "lipschitz_bound"]
+
+_BATCH = 2  # samples that are followed through the model
+
+
+@dataclass(frozen=True)
+class LayerBound:
+    """One layer of an audit: shapes have no batch dimension; ``how`` says what the bound comes from.
+
+    ``exact``: the bound is the layer's constant up to rounding; ``seconds``: what finding it took; ``parts``: the
+    modules inside a layer that branches.
+    """
+
+    name: str
+    kind: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    bound: float
+    how: str
+    roundings: float | None = field(default=None, repr=False)
+    constant: float = field(default=0.0, repr=False)
+    exact: bool = False
+    seconds: float = field(default=0.0, repr=False, compare=False)
+    parts: tuple[LayerBound, ...] = ()
+
+    def to_dict(self, *, cost: bool = True) -> dict[str, Any]:
+        """Plain values, ready for JSON; cost: with the seconds, which differ from run to run."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if cost or item.name != "seconds"}
+        shapes = {name: list(values[name]) for name in ("input_shape", "output_shape")}
+        return {**values, **shapes, "parts": [part.to_dict(cost=cost) for part in self.parts]}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Upper bounds of the Lipschitz constants of a model (``bound``) and of its ``layers``, in order."""
+
+    bound: float
+    layers: list[LayerBound]
+    input_shape: tuple[int, ...]
+
+    @property
+    def seconds(self) -> float:
+        """What the audit of all layers took."""
+        return sum(layer.seconds for layer in self.layers)
+
+    def to_dict(self, *, cost: bool = True) -> dict[str, Any]:
+        """Plain values, ready for JSON; cost: with the seconds, which differ from run to run."""
+        return {
+            "bound": self.bound,
+            "input_shape": list(self.input_shape),
+            "layers": [layer.to_dict(cost=cost) for layer in self.layers],
+            **({"seconds": self.seconds} if cost else {}),
+        }
+
+    def __str__(self) -> str:
+        head = ("layer", "type", "input", "bound", "tight", "seconds", "how")
+        rows = [row for layer in self.layers for row in _table_rows(layer)]
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)
+        ]
+        lines.append(f"product of {len(self.layers)} layers: Lipschitz constant at most {self.bound:.9g}")
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def _table_rows(layer: LayerBound, indent: str = "") -> Iterator[tuple[str, ...]]:
+    size = "x".join(map(str, layer.input_shape))
+    tight, seconds = "exact" if layer.exact else "bound", f"{layer.seconds:.3f}"
+    yield indent + layer.name, layer.kind, size, f"{layer.bound:.9g}", tight, seconds, layer.how
+    for part in layer.parts:
+        yield from _table_rows(part, indent + "  ")
+
+
+def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
+    r"""Bounds the Lipschitz constant of a model in eval mode, from the weights that it will use.
+
+    .. math:: L \le \prod_l L_l
+
+    Each layer's bound holds for the L2 norm, at the layer's input size, with its padding, stride and
+    truncation, and with the effective weight in the dtype in which it runs: call it under ``torch.autocast`` to
+    audit a model that will run so. It bounds the exact function of those weights; rounding in the forward is
+    the certificate's business. Convolutions and dense layers: singular values in float64
+    (``fastlip.ops.spectral_norm``). Layers of fastlip: their ``lipschitz_bound(input_shape)``. Pools,
+    activations and normalisation in eval mode: their exact constants.
+
+    The model is a layer, nested ``torch.nn.Sequential`` (also compiled, or wrapped for data parallelism), or any
+    module whose forward ``torch.fx`` can trace. A module is understood if it has a method
+    ``lipschitz_bound(input_shape) -> float``, if a rule for its type is registered with
+    ``fastlip.certification.lipschitz_bound.register``, or if its forward only calls such modules, adds, concatenates,
+    multiplies by constants, moves entries, pools and activates: a sum adds bounds, a concatenation takes the root
+    of the sum of their squares. So are parametrized layers (``torch.nn.utils.parametrize``); a subclass of
+    ``torch.nn.Conv2d`` with a forward of its own is bounded by what that forward does. Everything else is named in
+    an error, never ignored.
+
+    What is bounded is what runs. Random samples are followed through the model, and every layer must be a fixed
+    function of each sample alone: evaluated again, beside other samples, and in batches of 1, 2 and 5, it gives the
+    same outputs. So do the layers, one after the other, and the model. A module that stands at several places
+    counts at each. Weights are computed from the parameters, whatever was kept. The model is left as it was: its
+    mode, attributes and buffers, and so are the random generators.
+
+    Args:
+        model: on any device.
+        input_shape: of one sample, such as (3, 32, 32).
+
+    Returns:
+        An :class:`Audit`: ``bound``, ``layers`` with cost and tightness; ``str()`` of it is a table, ``to_dict()``
+        plain values.
+
+    Raises:
+        TypeError: modules that are not understood, all named.
+        ValueError: NaN or Inf in a parameter or buffer, naming the layer; a module that mixes samples, depends on
+            their number or is no fixed function; layers that together are not the model; samples without the
+            dimensions that a layer needs.
+    """
+    return examine(model, input_shape)[0]
+
+
+def examine(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Audit, list[Link]]:
+    """The audit, and the modules that it bounds, in the order of its layers."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    _check_shape(input_shape)
+    check_finite(model)
+    with evaluating(model), no_trace(model), torch.inference_mode(False), torch.no_grad():
+        x = batch_like(model, _BATCH, tuple(input_shape))
+        links = unfold(model, x)
+        rows, y, allowed = [], x, torch.zeros(_BATCH, dtype=torch.float64, device=x.device)
+        for name, module in links:
+            inputs = y
+            row, y = _bound_link(name, module, inputs.clone())
+            check_samples(name, module, row.bound, inputs, y)
+            allowed = row.bound * allowed + rounding_of(row.bound, inputs, y)
+            rows.append(row)
+        check_whole(innermost(model), x, y, allowed)
+    bound = math.prod(row.bound for row in rows) * (1 + len(rows) * torch.finfo(torch.float64).eps)
+    return Audit(bound, rows, tuple(input_shape)), links
+
+
+def _check_shape(input_shape: Any) -> None:
+    if not isinstance(input_shape, (tuple, list)) or not all(isinstance(side, int) for side in input_shape):
+        raise TypeError(f"input_shape={input_shape!r}: expected a tuple of ints, such as (3, 32, 32)")
+    if any(side < 1 for side in input_shape):
+        raise ValueError(f"input_shape={input_shape!r}: expected sides of at least 1")
+
+
+def _bound_link(name: str, module: nn.Module, x: Tensor) -> tuple[LayerBound, Tensor]:
+    """The bound of a link of the chain, and its output."""
+    started = time.perf_counter()
+    if isinstance(module, Branch):
+        row, y = _bound_branch(name, module, x)
+    else:
+        y = apply(name, module, x)
+        started = time.perf_counter()
+        row = _bound_layer(name, module, x, y)
+    return replace(row, seconds=time.perf_counter() - started), y
+
+
+def _bound_branch(name: str, branch: Branch, x: Tensor) -> tuple[LayerBound, Tensor]:
+    parts: list[LayerBound] = []
+
+    def call(node: fx.Node, value: Any, bound: float) -> tuple[Any, float]:
+        for child_name, child in branch.links[node]:
+            row, value = _bound_link(child_name, child, value)
+            parts.append(row)
+            bound *= row.bound
+        return value, bound
+
+    try:
+        y, bound = branch.propagate(x, 1.0, call, bound_module)
+    except UnknownError as error:
+        raise TypeError(f"the audit does not understand {name}: {error}") from None
+    _check_output(name, "branch", x, y)
+    steps = len(branch.nodes)
+    bound *= 1 + 8 * steps * torch.finfo(torch.float64).eps
+    return LayerBound(name, "branch", *_shapes(x, y), bound, f"graph of {steps} steps", 0.0, parts=tuple(parts)), y
+
+
+def _check_output(name: str, kind: str, x: Tensor, y: Any) -> None:
+    if not isinstance(y, Tensor) or y.shape[:1] != x.shape[:1]:
+        raise ValueError(f"layer {name!r} ({kind}): its output is no tensor of as many samples as its input")
+
+
+def _shapes(x: Tensor, y: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return tuple(x.shape[1:]), tuple(y.shape[1:])
+
+
+def _bound_layer(name: str, module: nn.Module, x: Tensor, y: Any) -> LayerBound:
+    kind = type(module).__name__
+    _check_output(name, kind, x, y)
+    shapes = _shapes(x, y)
+    found = bound_module(module, *shapes)
+    if not math.isfinite(found.value):
+        raise ValueError(f"layer {name!r} ({kind}): its Lipschitz bound is {found.value}")
+    return LayerBound(name, kind, *shapes, *found)

@@ -1,0 +1,5 @@
+"""The command line ``fastlip``: one file for each command."""
+
+from fastlip.cli.group import main
+
+__all__ = ["main"]

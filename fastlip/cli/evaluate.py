@@ -1,0 +1,185 @@
+"""``fastlip certify`` and ``fastlip audit``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from torch import nn
+
+import fastlip
+from fastlip import hub
+from fastlip._files import printable
+from fastlip.certification.attacks import KINDS, AttackResult, BrokenCertificateWarning
+from fastlip.certification.attacks.result import broken_text
+from fastlip.certification.certificates import Certificate
+from fastlip.cli.options import eps_option, radius_name
+from fastlip.cli.report import BROKEN, attack_lines, write_report
+from fastlip.data import Batches, Data
+from fastlip.models import TITLES
+from fastlip.training.recipe import Recipe
+
+_RUN = click.argument("run", type=click.Path(path_type=Path))
+_PATH = click.option("--path", help="Folder of the data set's files, if it has moved.")
+_DEVICE = click.option("--device", help="Where to run: auto, cpu, cuda or cuda:1.  [default: the run's]")
+_BACKEND = click.option("--backend", help="Kernels: auto, reference, native or triton.  [default: the run's]")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command()
+@_RUN
+@eps_option
+@click.option("--split", type=click.Choice(["test", "train"]), default="test", help="Which images to certify.")
+@click.option(
+    "--attack",
+    type=click.Choice(tuple(KINDS)),
+    help="Attack every image too, within each --eps and within its own certified radius.",
+)
+@click.option("--steps", type=click.IntRange(1), help="Gradients in each restart of the attack.  [default: 40]")
+@click.option(
+    "--restarts", type=click.IntRange(1), help="Restarts of the attack, for each loss and radius.  [default: 3]"
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the attack's random starts.  [default: 0]")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.  [default: certify-SPLIT in RUN]")
+@_PATH
+@_DEVICE
+@_BACKEND
+@_JSON
+def certify(
+    run: Path,
+    eps: Sequence[float],
+    split: str,
+    attack: str | None,
+    steps: int | None,
+    restarts: int | None,
+    seed: int | None,
+    out: Path | None,
+    as_json: bool,
+    **moved: str | None,
+):
+    """Certifies the network of RUN (a run folder or a checkpoint): accuracy, certified accuracy, audited bound.
+
+    Writes certificate.json, radii.csv (a line for each image) and curve.png (accuracy against eps). With --attack,
+    robust accuracy is bounded from above as well; if an attack breaks a certificate, the images go to broken.pt
+    and the exit code is 1.
+    """
+    options = {"steps": steps, "restarts": restarts, "seed": seed}
+    how = {name: value for name, value in options.items() if value is not None}
+    if how and attack is None:
+        raise click.UsageError(f"--{next(iter(how))} needs --attack")
+    recipe, data, model = open_run(run, moved)
+    folder = out or (run if run.is_dir() else run.parent) / f"certify-{split}"
+    folder.mkdir(parents=True, exist_ok=True)
+    certificate = certify_split(model, recipe, data, eps, split=split, quiet=as_json)
+    figures = describe(certificate, recipe, data, split)
+    found = None
+    if attack is not None:
+        found = attack_split(model, recipe, data, certificate, split=split, quiet=as_json, kind=attack, **how)
+        figures["attack"] = {**found.to_dict(), "seed": seed or 0}
+    title = f"{TITLES[recipe.method]} {recipe.size}, {data.name} ({certificate.n} {split} images)"
+    notes = write_report(folder, figures, certificate, found, title)
+    if as_json:
+        click.echo(json.dumps(figures, indent=2))
+    else:
+        lines = [] if found is None else attack_lines(found, certificate, radius_name)
+        click.echo("\n".join([*lines, *notes, f"report in {printable(folder)}"]))
+    if found is not None and len(found.broken):
+        raise click.ClickException(f"{broken_text(found.broken)}; saved in {folder / BROKEN}")
+
+
+@click.command()
+@_RUN
+@_DEVICE
+@_BACKEND
+@_JSON
+def audit(run: Path, as_json: bool, **moved: str | None):
+    """Prints an upper bound on the Lipschitz constant of each layer of RUN, and their product.
+
+    RUN is a run folder or a checkpoint. Its data set is not needed.
+    """
+    opened = hub.read(run, **moved)
+    result = fastlip.audit(opened.model, input_shape=tuple(opened.data["shape"]))
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+    else:
+        click.echo(str(result))
+
+
+def open_run(run: Path, moved: dict[str, str | None]) -> tuple[Recipe, Data, nn.Module]:
+    """A run's recipe, data and trained model, with what has moved since (path, device, backend)."""
+    from fastlip.data import load
+    from fastlip.training import checkpoint
+    from fastlip.training.setup import model_of, prepare_process
+
+    recipe, _, state = checkpoint.load_run(run / checkpoint.FILE_NAME if run.is_dir() else run)
+    recipe = dataclasses.replace(recipe, **{name: value for name, value in moved.items() if value is not None})
+    prepare_process(recipe)
+    data = load(recipe.data, recipe.path, recipe.image_size)
+    model = model_of(recipe, data)
+    checkpoint.load_model(model, state, data)
+    return recipe, data, model
+
+
+def report_certificate(model: nn.Module, recipe: Recipe, data: Data, eps: Sequence[float]) -> dict[str, Any]:
+    """Certifies the model on the test images; prints the figures; returns them as plain values."""
+    certificate = certify_split(model, recipe, data, eps)
+    return describe(certificate, recipe, data, "test")
+
+
+def certify_split(
+    model: nn.Module, recipe: Recipe, data: Data, eps: Sequence[float], *, split: str = "test", quiet: bool = False
+) -> Certificate:
+    """Certifies the model on a split; prints the figures unless quiet."""
+    batches = _batches(recipe, data, split)
+    certificate = fastlip.certify(model.eval(), batches, eps=list(eps), progress=_shows_progress(quiet))
+    if not quiet:
+        click.echo(f"accuracy           {certificate.accuracy:8.2%}   ({certificate.n} {split} images)")
+        for radius, share in certificate.cra.items():
+            joint = certificate.joint_cra[radius]
+            click.echo(f"CRA at {radius_name(radius):<11} {share:8.2%}   (by margin/(√2·L) alone {joint:.2%})")
+        click.echo(f"Lipschitz bound    {certificate.lipschitz:.7f}  (audited; radii are divided by it)")
+        error = f"{certificate.rounding:.3g}  ({certificate.rounding_model}; taken off the margins)"
+        click.echo(f"Rounding error     {error}")
+        click.echo(f"Radii are L2 distances of images with values in [0, 1] (stored value / {data.divisor:g}).")
+    return certificate
+
+
+def attack_split(
+    model: nn.Module, recipe: Recipe, data: Data, certificate: Certificate, *, split: str, quiet: bool, **how: Any
+) -> AttackResult:
+    """Attacks the images of a split within each eps of their certificate and within their certified radii."""
+    batches = _batches(recipe, data, split)
+    with warnings.catch_warnings():
+        # The command ends with this as an error, after the report is written.
+        warnings.simplefilter("ignore", BrokenCertificateWarning)
+        return fastlip.attack(
+            model.eval(),
+            batches,
+            list(certificate.cra),
+            bounds=(-batches.mean, 1 - batches.mean),
+            certificate=certificate,
+            progress=_shows_progress(quiet),
+            **how,
+        )
+
+
+def describe(certificate: Certificate, recipe: Recipe, data: Data, split: str) -> dict[str, Any]:
+    """A certificate and what it is of, as plain values."""
+    summary = {"data": data.name, "split": split, "images": certificate.n, "divisor": data.divisor}
+    return {**summary, "method": recipe.method, **certificate.to_dict()}
+
+
+def _batches(recipe: Recipe, data: Data, split: str) -> Batches:
+    from fastlip.training.setup import batches_of
+
+    return batches_of(recipe, data, data.test if split == "test" else data.train)
+
+
+def _shows_progress(quiet: bool) -> bool:
+    return not quiet and sys.stderr.isatty()

@@ -1,0 +1,183 @@
+"""``fastlip train``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastlip._files import printable
+from fastlip.cli.options import EPS, recipe_options
+from fastlip.training import distributed
+from fastlip.training.distributed import World
+from fastlip.training.recipe import MOVABLE, Recipe, default_recipe
+from fastlip.training.recipe_files import parse_setting
+
+if TYPE_CHECKING:
+    from fastlip.training.loop import Training
+
+RECIPE = "recipe.json"
+CERTIFICATE = "certificate.json"
+# In the order in which they go when a run is replaced: without its checkpoint it cannot be continued by mistake.
+_OURS = ("checkpoint.pt", CERTIFICATE, "card.json", "README.md", "log.csv")
+
+
+@click.command()
+@click.option(
+    "--recipe",
+    "source",
+    default="",
+    show_default=False,
+    help="Recipe: a name or a TOML file.  [default: by data and model]",
+)
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A key of the recipe, such as optimizer.lr=0.05."
+)
+@recipe_options
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATA-METHOD-SIZE]")
+@click.option("--resume", is_flag=True, help="Continue the run in the run folder from its last checkpoint.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in the run folder.")
+@click.option("--stop-after", type=click.IntRange(0), default=0, help="Stop after so many epochs; 0: never.")
+@click.option("--tensorboard/--no-tensorboard", default=True, help="Write TensorBoard events if it is installed.")
+def train(
+    source: str,
+    settings: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    stop_after: int,
+    tensorboard: bool,
+    **options: Any,
+):
+    """Trains a 1-Lipschitz network and prints its certificate.
+
+    The run folder receives recipe.json, checkpoint.pt and log.csv (after each epoch), certificate.json and the
+    model's card (card.json, README.md). The defaults of epochs, batch size, learning rate and augmentation are those
+    of digits; other data sets, networks and methods have their own recipes. Ctrl-C saves the run; `--resume`
+    continues it bit for bit (on a CPU). `torchrun --nproc-per-node N -m fastlip train ...` trains with N processes.
+    """
+    if resume and (overwrite or source):
+        raise click.UsageError(f"--resume and --{'overwrite' if overwrite else 'recipe'} exclude each other")
+    given = _given(options, settings)
+    world = distributed.join(options["device"] or Recipe.device)
+    recipe, state, folder = None, None, None
+    if world.is_chief:
+        recipe, state, folder = _prepare(given, source, out, resume, overwrite)
+    recipe, state, folder = world.of_chief((recipe, state, folder))
+    _run(recipe, folder, state, stop_after, tensorboard, world)
+
+
+def _given(options: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
+    """The fields that the command line decides."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for text in settings:
+        name, value = parse_setting(text)
+        if name in given:
+            raise click.UsageError(f"--set {text}: {name} is given twice")
+        given[name] = value
+    return given
+
+
+def _prepare(
+    given: dict[str, Any], source: str, out: Path | None, resume: bool, overwrite: bool
+) -> tuple[Recipe, dict[str, Any] | None, Path]:
+    if not resume:
+        recipe = default_recipe(given, source)
+        folder = out or _default_folder(recipe)
+        require_free(folder, overwrite)
+        return recipe, None, folder
+    folder = out or _default_folder(default_recipe(given))
+    recipe, state = _load(folder)
+    recipe.refuse_changes(given)
+    moved = {name: given[name] for name in MOVABLE if name in given}
+    return dataclasses.replace(recipe, **moved), state, folder
+
+
+def _run(
+    recipe: Recipe, folder: Path, state: dict[str, Any] | None, stop_after: int, tensorboard: bool, world: World
+) -> None:
+    from fastlip.data import load
+    from fastlip.training.loop import Training
+    from fastlip.training.setup import model_of, prepare_process
+
+    prepare_process(recipe)
+    data = load(recipe.data, recipe.path, recipe.image_size)
+    model = model_of(recipe, data)
+    if state is None and world.is_chief:
+        claim(folder, recipe)
+    training = Training(model, recipe, data, folder, state, world)
+    if world.is_chief:
+        count = sum(parameter.numel() for parameter in model.parameters())
+        network = recipe.method if recipe.model == "lip_conv_net" else recipe.model
+        together = f", {world.size} processes" if world.size > 1 else ""
+        click.echo(str(data))
+        click.echo(
+            f"{network} {recipe.size}: {count / 1e6:.3f} M parameters, run folder {printable(folder)}{together}"
+        )
+    if state is None:
+        training.save()
+    training.fit(stop_after, tensorboard)
+    training.leave()
+    if not world.is_chief:
+        return
+    if not training.finished:
+        click.echo(f"stopped after {training.progress.epoch} of {recipe.epochs:g} epochs; --resume continues")
+        return
+    _certify(training, folder)
+
+
+def _certify(training: Training, folder: Path) -> None:
+    from fastlip._files import write_json
+    from fastlip.cli.evaluate import report_certificate
+    from fastlip.training.card import make_card, put_card
+    from fastlip.training.checkpoint import describe
+
+    recipe, data = training.recipe, training.data
+    figures = report_certificate(training.model, recipe, data, EPS)
+    write_json(folder / CERTIFICATE, figures)
+    put_card(folder, make_card(training.model, recipe, describe(data), figures))
+
+
+def _load(folder: Path) -> tuple[Recipe, dict[str, Any] | None]:
+    """A run's recipe and its state: none where it ended before its first checkpoint."""
+    from fastlip.training import checkpoint
+    from fastlip.training.recipe_files import read_recipe
+
+    path = folder / checkpoint.FILE_NAME
+    if not path.exists() and (folder / RECIPE).is_file():
+        return read_recipe(folder / RECIPE), None
+    recipe, _, state = checkpoint.load_run(path)
+    return recipe, state
+
+
+def _default_folder(recipe: Recipe) -> Path:
+    network = recipe.method if recipe.model == "lip_conv_net" else recipe.model
+    return Path("runs") / f"{recipe.data}-{network}-{recipe.size}"
+
+
+def require_free(folder: Path, overwrite: bool) -> None:
+    """UsageError where the folder holds something that must not be replaced."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not folder.is_dir():
+        raise click.UsageError(f"{folder}: is not a folder")
+    if not overwrite:
+        raise click.UsageError(
+            f"{folder}: exists; --resume continues it, --overwrite replaces it, --out names another"
+        )
+    if not (folder / RECIPE).is_file():
+        raise click.UsageError(f"{folder}: is not a run folder (no {RECIPE}); --overwrite replaces only runs")
+
+
+def claim(folder: Path, recipe: Recipe) -> None:
+    """Makes the run folder and removes the files of a run that it replaces, and of reports on it."""
+    from fastlip._files import write_json
+    from fastlip.cli.report import FILES
+
+    folder.mkdir(parents=True, exist_ok=True)
+    reports = (report / name for report in folder.glob("certify-*") for name in FILES)
+    for old in (*(folder / name for name in _OURS), *folder.glob("events.out.tfevents.*"), *reports):
+        old.unlink(missing_ok=True)
+    write_json(folder / RECIPE, recipe.to_dict())

@@ -1,0 +1,101 @@
+"""The convolution by a matrix per frequency, with complex transforms or with real matrices."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastlip.exporting.plain._module import PASSES, Plain, Shape
+from fastlip.nn._orthogonal import largest_singular_value
+
+
+class SpectralConvolution(Plain):
+    """IDFT(Q_k DFT(x)_k) + bias on a torus, for images of one size.
+
+    spectrum: (frequencies of rfft2, groups, cout / groups, cin / groups, 2), real and imaginary parts (no complex
+    parameter, which ``module.to(dtype)`` would truncate). fourier: ``"fft"``, or ``"matrices"``: the transforms as
+    products by real matrices, which ONNX runtimes have.
+    """
+
+    TENSORS = ("spectrum", "bias")
+    spectrum: Tensor
+    bias: Tensor | None
+    image: tuple[int, int]
+    torus: tuple[int, int]
+    groups: int
+    fourier: str
+
+    def make_tables(self) -> None:
+        """The matrices of the transforms, in double precision."""
+        if self.fourier == "matrices":
+            for name, table in zip(
+                ("across", "down", "up", "back"), _transforms(self.image, self.torus), strict=True
+            ):
+                self.register_buffer(name, table)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Q * x + bias; images of another size are refused."""
+        for axis, side in ((-2, self.image[0]), (-1, self.image[1])):
+            torch._assert(x.shape[axis] == side, f"exported for images of {self.image} (after its stride)")
+        images = x.to(self.spectrum.dtype)
+        y = self.by_matrices(images) if self.fourier == "matrices" else self.by_fft(images)
+        y = y if self.bias is None else y + self.bias.view(-1, 1, 1)
+        return y.to(x.dtype)
+
+    def by_fft(self, x: Tensor) -> Tensor:
+        """Q * x with complex transforms."""
+        (height, width), columns = self.torus, self.torus[1] // 2 + 1
+        X = torch.fft.rfft2(x, s=self.torus).flatten(-2).unflatten(-2, (self.groups, -1))
+        Y = torch.einsum("fgoi,...gif->...gof", torch.view_as_complex(self.spectrum), X)
+        y = torch.fft.irfft2(Y.flatten(-3, -2).unflatten(-1, (height, columns)), s=(height, width))
+        return y.narrow(-2, 0, self.image[0]).narrow(-1, 0, self.image[1])
+
+    def by_matrices(self, x: Tensor) -> Tensor:
+        """Q * x with real matrices; real and imaginary parts (2) stand beside what the comments name."""
+        (height, _), (rows, columns) = self.image, (self.torus[0], self.torus[1] // 2 + 1)
+        dtype = self.spectrum.dtype
+        X = (
+            (x @ self.get_buffer("across").to(dtype)).unflatten(-1, (2, columns)).movedim(-2, -3).flatten(-3, -2)
+        )  # (c, 2 h, columns)
+        X = (self.get_buffer("down").to(dtype) @ X).unflatten(-2, (2, rows)).flatten(-2)  # (c, 2, frequencies)
+        X = X.unflatten(-3, (self.groups, -1)).movedim(-2, -3).flatten(-3, -2)  # (group, 2 cin, frequencies)
+        real, imaginary = self.spectrum.select(-1, 0), self.spectrum.select(-1, 1)
+        matrices = torch.cat((torch.cat((real, -imaginary), -1), torch.cat((imaginary, real), -1)), -2)
+        Y = torch.einsum("fgoi,...gif->...gof", matrices, X)
+        Y = Y.unflatten(-2, (2, -1)).movedim(-3, -2).flatten(-4, -3)  # (cout, 2, frequencies)
+        Y = Y.unflatten(-1, (rows, columns)).flatten(-3, -2)
+        Y = self.get_buffer("up").to(dtype) @ Y  # (cout, 2 h, columns)
+        return Y.unflatten(-2, (2, height)).movedim(-3, -2).flatten(-2) @ self.get_buffer("back").to(dtype)
+
+    def lipschitz_bound(self, input_shape: Shape) -> float:
+        """The largest singular value of the matrices: transforms, embedding and cropping add no norm."""
+        return largest_singular_value(torch.view_as_complex(self.spectrum.detach().contiguous()))
+
+    def roundings(self, input_shape: Shape) -> float:
+        """Complex sums along rows and columns, over the channels, and back."""
+        lengths = *self.torus, *self.torus, self.spectrum.shape[3]
+        return PASSES * sum(math.sqrt(2 * length) for length in lengths)
+
+
+def _transforms(image: tuple[int, int], torus: tuple[int, int]) -> tuple[Tensor, ...]:
+    """rfft2 of an image in the corner of a torus along its rows and columns, and irfft2 of that corner."""
+    (height, width), (rows, all_columns) = image, torus
+    columns = all_columns // 2 + 1
+    cosine, sine = _waves(width, columns, all_columns)  # (width, columns)
+    twice = torch.full((columns,), 2.0, dtype=torch.float64)
+    twice[0] = 1
+    if all_columns % 2 == 0:
+        twice[-1] = 1
+    across = torch.cat((cosine, -sine), 1)
+    back = torch.cat((cosine * twice, -sine * twice), 1).T.contiguous() / all_columns
+    cosine, sine = _waves(rows, height, rows)  # (rows, height)
+    down = torch.cat((torch.cat((cosine, sine), 1), torch.cat((-sine, cosine), 1)))
+    return across, down, down.T.contiguous() / rows, back
+
+
+def _waves(first: int, second: int, period: int) -> tuple[Tensor, Tensor]:
+    turns = torch.outer(torch.arange(first), torch.arange(second)) % period
+    angles = turns.double() * (2 * math.pi / period)
+    return angles.cos(), angles.sin()

@@ -1,0 +1,117 @@
+"""Kernel of an orthogonal convolution from a matrix, or a kernel, and a chain of projectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.precision import full_precision
+from fastlip.kernels.block_conv import reference
+
+OP = Op("block_conv", backends=("native",))
+
+
+def block_conv(matrix: Tensor, projectors: Tensor, axes: Sequence[int], *, backend: str = "auto") -> Tensor:
+    r"""The kernel of O * [P_1, I - P_1] * ... * [P_n, I - P_n], each factor of two taps along its axis.
+
+    .. math:: \hat K(z) = \hat O(z) \prod_{i=1}^{n} \bigl(P_i + (I - P_i)\, z_{a_i}\bigr)
+
+    Each factor is unitary at every frequency |z| = 1 if P_i is an orthogonal projector, and so is the product with
+    an orthogonal O; rows of an orthogonal O give semi-orthogonal kernels. Li, Haque, Anil, Lucas, Grosse,
+    Jacobsen, *Preventing Gradient Attenuation in Lipschitz Constrained Convolutional Networks*, NeurIPS 2019;
+    there kernels are products of 2 x 2 blocks, and a block is two of these factors, one per axis. O may itself be
+    a kernel: that of an orthogonal strided convolution in Boissin, Mamalet, Fel, Picard, Massena, Serrurier, *An
+    Adaptive Orthogonal Convolution Scheme for Efficient and Flexible CNN Architectures*, ICML 2025.
+
+    Args:
+        matrix: O, (..., m, c), or a kernel (..., th, tw, m, c).
+        projectors: P_1 ... P_n, (..., n, c, c).
+        axes: n times 0 (the factor's taps lie along the height) or 1 (along the width).
+        backend: ``"auto"``, ``"reference"`` or ``"native"``. The latter's adjoint keeps the
+            arguments only.
+
+    Returns:
+        (..., kh, kw, m, c) with kh = th + axes.count(0), kw = tw + axes.count(1) (th = tw = 1 for a matrix): the
+        coefficient of z_0^y z_1^x at [..., y, x]. It acts on vectors of length c from the left.
+
+    Raises:
+        TypeError: a dtype that is not floating or complex, or two dtypes.
+        ValueError: shapes or axes that do not fit, or a backend that cannot run here.
+    """
+    axes = tuple(axes)
+    kernel = _check(matrix, projectors, axes)
+    chosen = OP.choose(backend, kernel, projectors, axes)
+    if chosen == "reference":
+        with full_precision(kernel.device):
+            return reference.block_conv(kernel, projectors, axes)
+    return _forward(kernel, projectors, axes, chosen)
+
+
+def _check(matrix: Any, projectors: Any, axes: tuple[int, ...]) -> Tensor:
+    """Returns the matrix as a kernel of one tap, a kernel as it is."""
+    for name, tensor in (("matrix", matrix), ("projectors", projectors)):
+        if not isinstance(tensor, Tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
+            kind = getattr(tensor, "dtype", type(tensor).__name__)
+            raise TypeError(f"{name}: got {kind}, expected a floating-point or complex tensor")
+    if matrix.dtype != projectors.dtype:
+        raise TypeError(f"projectors: got {projectors.dtype}, expected the dtype of matrix, {matrix.dtype}")
+    if matrix.dim() < 2:
+        raise ValueError(f"matrix: got shape {tuple(matrix.shape)}, expected (..., m, c) or (..., th, tw, m, c)")
+    if any(axis not in (0, 1) for axis in axes):
+        raise ValueError(f"axes={axes}: allowed are 0 (height) and 1 (width)")
+    has_taps = matrix.dim() == projectors.dim() + 1
+    batch = matrix.shape[:-4] if has_taps else matrix.shape[:-2]
+    expected = torch.Size((*batch, len(axes), matrix.shape[-1], matrix.shape[-1]))
+    if projectors.shape != expected:
+        raise ValueError(f"projectors: got shape {tuple(projectors.shape)}, expected {tuple(expected)}")
+    return matrix if has_taps else matrix[..., None, None, :, :]
+
+
+def kernel_shape(kernel: Tensor, axes: Sequence[int]) -> tuple[int, ...]:
+    """The shape of the result: each factor adds a tap along its axis."""
+    *batch, height, width, rows, columns = kernel.shape
+    return *batch, height + axes.count(0), width + axes.count(1), rows, columns
+
+
+def _fake_forward(kernel: Tensor, projectors: Tensor, axes: Sequence[int], backend: str) -> Tensor:
+    return kernel.new_empty(kernel_shape(kernel, axes))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    kernel, projectors, ctx.axes, ctx.backend = inputs
+    ctx.save_for_backward(kernel, projectors)
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    for_kernel, for_projectors = _backward.outputs(gradient, *ctx.saved_tensors, ctx.axes, ctx.backend)
+    return for_kernel, for_projectors, None, None
+
+
+def _plain_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def function(kernel: Tensor, projectors: Tensor) -> Tensor:
+        with full_precision(kernel.device):
+            return reference.block_conv(kernel, projectors, tuple(ctx.axes))
+
+    return *differentiated(function, ctx.saved_tensors, ctx.needs_input_grad[:2], gradient), None, None
+
+
+def _fake_backward(gradient: Tensor, kernel: Tensor, projectors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return kernel.new_empty(kernel.shape), projectors.new_empty(projectors.shape)
+
+
+_forward = OP.define(
+    "block_conv_forward(Tensor kernel, Tensor projectors, int[] axes, str backend) -> Tensor",
+    fake=_fake_forward,
+    setup_context=_save,
+    backward=_gradients,
+    plain_backward=_plain_gradients,
+)
+_backward = OP.define(
+    "block_conv_backward(Tensor gradient, Tensor kernel, Tensor projectors, int[] axes, str backend)"
+    " -> (Tensor, Tensor)",
+    fake=_fake_backward,
+)

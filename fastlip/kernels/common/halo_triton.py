@@ -1,0 +1,75 @@
+"""Triton passes over channels-last images and the frames that circular convolutions read around them.
+
+A program computes a tile of pixels × channels of the framed result: each of its pixels reads the pixel of the image
+that it repeats. So the frame costs no pass of its own, what lies in it is computed again, and no program reads what
+another one writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastlip.kernels.common import triton_launch
+from fastlip.kernels.common.padding import Pads
+
+_ELEMENTS = 2048  # of a program's tile
+_GEOMETRY = ("height", "width", "framed_height", "framed_width", "left", "top", "shift_y", "shift_x")
+
+
+@triton.jit
+def source_pixels(
+    o_pixel, pixels, height, width, framed_height, framed_width, left, top, shift_y, shift_x, FRAMED: tl.constexpr
+):
+    """The pixel of the image at each pixel of the framed image, and whether that lies within: its own."""
+    if FRAMED:
+        row = o_pixel // framed_width
+        image = row // framed_height
+        framed_x, framed_y = o_pixel - row * framed_width, row - image * framed_height
+        y, x = (framed_y + shift_y) % height, (framed_x + shift_x) % width
+        inside = (framed_y - top == y) & (framed_x - left == x) & (o_pixel < pixels)
+        return (image.to(tl.int64) * height + y) * width + x, inside
+    return o_pixel.to(tl.int64), o_pixel < pixels
+
+
+def tile(channels: int) -> tuple[int, int]:
+    """Pixels and bytes (sixteen channels each) of a program."""
+    count = min(4, triton.next_power_of_2(triton.cdiv(channels, 16)))
+    return _ELEMENTS // (16 * count), count
+
+
+def partial_sums(image: Tensor, frame: Pads) -> Tensor:
+    """Memory for the sums per channel of each program."""
+    pixels = _framed_pixels(image, frame)
+    return image.new_empty(triton.cdiv(pixels, tile(image.shape[1])[0]), image.shape[1])
+
+
+def launch(kernel: triton.JITFunction, image: Tensor, frame: Pads, *pointers: Tensor, **constants: int) -> None:
+    """Runs a kernel of this form over the framed form of an image."""
+    left, right, top, bottom = frame
+    _, channels, height, width = image.shape
+    pixels, (step, count) = _framed_pixels(image, frame), tile(channels)
+    geometry = height, width, top + height + bottom, left + width + right, left, top, -top % height, -left % width
+    triton_launch.launch(
+        kernel, (triton.cdiv(pixels, step), triton.cdiv(channels, 16 * count)), image.device,
+        *pointers, pixels, channels, (channels // 2 + 7) // 8, *geometry,
+        FRAMED=any(frame), PIXELS=step, BYTES=count, **constants,
+    )  # fmt: skip
+
+
+def _framed_pixels(image: Tensor, frame: Pads) -> int:
+    left, right, top, bottom = frame
+    n, _, height, width = image.shape
+    return n * (top + height + bottom) * (left + width + right)
+
+
+def compilation(kernel: triton.JITFunction, dtype: str, pointers: Sequence[str], channels: int, **constants: int):
+    """How to compile a kernel of this form ahead of time."""
+    step, count = tile(channels)
+    signature = {name: "*u8" if name == "p_mask" else f"*{dtype}" for name in pointers}
+    signature |= dict.fromkeys(("pixels", "channels", "mask_bytes", *_GEOMETRY), "i32")
+    constants |= {"PIXELS": step, "BYTES": count}
+    return triton_launch.Compilation(kernel, signature, constants, divisible=("channels",))

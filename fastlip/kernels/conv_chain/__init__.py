@@ -1,0 +1,1 @@
+"""A chain of "same" convolutions, each with its bias and MaxMin, forward and backward in channels-last passes."""

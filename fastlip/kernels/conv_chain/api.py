@@ -1,0 +1,200 @@
+"""A chain of "same" convolutions, each with its bias and MaxMin, forward and backward in channels-last passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastlip.kernels.common.asked import asked
+from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.conv_chain import reference
+from fastlip.kernels.maxmin.api import PAIRINGS
+
+PADDING_MODES = ("circular", "zeros")
+OP = Op("conv_chain")
+
+
+def conv_chain(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None] | None = None,
+    scales: Sequence[Tensor] | None = None,
+    padding_mode: str = "circular",
+    dilation: tuple[int, int] = (1, 1),
+    pairing: str = "adjacent",
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    r"""x_i = maxmin(W_i diag(s_i) ∗ x_{i-1} + b_i) for i = 1 … L: convolutions that keep the image's size.
+
+    The reference pads, convolves, adds the bias and sorts pairs in passes of their own. The kernels keep images
+    channels-last between the layers and need one pass between two convolutions: bias, MaxMin, one bit per pair,
+    and the frame that the next circular convolution reads. The backward computes the gradient of an input as a
+    convolution of the framed output gradient with the flipped kernel, and that of a kernel from the same frame,
+    so that only W_i, s_i, x_{i-1} and the bits are kept.
+
+    Args:
+        x: (n, c_0, h, w).
+        weights: of layer i (c_i, c_{i-1}, kh, kw), one at least.
+        biases: of layer i (c_i,), or None; None for no biases at all.
+        scales: of layer i (c_{i-1},), factors of the kernel's input channels (AOL); None for ones.
+        padding_mode: ``"circular"`` (by index: a kernel may exceed the image) or ``"zeros"``; the odd element of an
+            even kernel's padding comes after the image.
+        dilation: as in ``torch.nn.functional.conv2d``, of every layer.
+        pairing: of MaxMin, ``"adjacent"`` or ``"halves"`` as in ``fastlip.ops.maxmin``, or ``"none"``: no activation.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+
+    Returns:
+        (n, c_L, h, w), by the kernels in channels-last format.
+
+    Raises:
+        TypeError: x is not a floating-point tensor.
+        ValueError: shapes, dilation, pairing or padding mode that do not fit, or a backend that cannot run here.
+    """
+    weights, biases, scales = list(weights), list(biases or [None] * len(weights)), list(scales or [])
+    dilation = _check(x, weights, biases, scales, padding_mode, dilation, pairing)
+    chosen = OP.choose(backend, x, weights, biases, scales, padding_mode, dilation, pairing)
+    if chosen == "reference":
+        return reference.conv_chain(x, weights, biases, scales, padding_mode, dilation, pairing)
+    filled = [w.new_zeros(w.shape[0]) if b is None else b for w, b in zip(weights, biases, strict=True)]
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights, *filled, *scales))
+    return _forward(x, weights, filled, scales, keep, padding_mode, list(dilation), pairing, chosen)
+
+
+def _check(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor | None],
+    scales: list[Tensor],
+    padding_mode: str,
+    dilation: tuple[int, int],
+    pairing: str,
+) -> tuple[int, int]:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"x: got {getattr(x, 'dtype', type(x).__name__)}, expected a floating-point tensor")
+    if x.dim() != 4:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, c, h, w)")
+    if not weights:
+        raise ValueError("weights: got none, expected at least one")
+    for name, values in (("biases", biases), ("scales", scales)):
+        if values and len(values) != len(weights):
+            raise ValueError(f"{name}: got {len(values)}, expected as many as weights, {len(weights)}")
+    channels = x.shape[1]
+    for i, weight in enumerate(weights):
+        if weight.dim() != 4 or weight.shape[1] != channels or 0 in weight.shape:
+            raise ValueError(f"weights[{i}]: got shape {tuple(weight.shape)}, expected (cout, {channels}, kh, kw)")
+        if scales and scales[i].shape != (channels,):
+            raise ValueError(f"scales[{i}]: got shape {tuple(scales[i].shape)}, expected ({channels},)")
+        channels = weight.shape[0]
+        if (bias := biases[i]) is not None and bias.shape != (channels,):
+            raise ValueError(f"biases[{i}]: got shape {tuple(bias.shape)}, expected ({channels},)")
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, PADDING_MODES))}")
+    if pairing not in (*PAIRINGS, "none"):
+        raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, (*PAIRINGS, 'none')))}")
+    if len(dilation) != 2 or min(dilation) < 1:
+        raise ValueError(f"dilation={dilation!r}: expected a pair of ints, at least 1")
+    return dilation[0], dilation[1]
+
+
+def mask_shape(x: Tensor, channels: int, pairing: str, backend: str) -> tuple[int, int]:
+    """(rows, bytes) of a layer's bit mask. In C++ adjacent pairs of even channels run through a row.
+
+    Otherwise every pixel begins a byte.
+    """
+    n, _, height, width = x.shape
+    if pairing == "none":
+        return n * height, 0
+    through = backend == "native" and pairing == "adjacent" and channels % 2 == 0
+    return n * height, (width * channels // 2 + 7) // 8 if through else width * ((channels // 2 + 7) // 8)
+
+
+_Kept = tuple[Tensor, list[Tensor], list[Tensor]]
+
+
+def _fake_forward(x: Tensor, weights: list[Tensor], *rest: Any) -> _Kept:
+    _, _, keep, _, _, pairing, backend = rest
+    n, _, height, width = x.shape
+    shapes = [(n, weight.shape[0], height, width) for weight in weights]
+    outputs = [torch.empty_like(x.new_empty(shape), memory_format=torch.channels_last) for shape in shapes]
+    masks = [x.new_empty(mask_shape(x, weight.shape[0], pairing, backend), dtype=torch.uint8) for weight in weights]
+    return outputs[-1], outputs[:-1] if keep else [], masks if keep else []
+
+
+def _fake_backward(gradient: Tensor, x: Tensor, weights: list[Tensor], *rest: Any) -> _Kept:
+    _, _, _, needs_weights, needs_biases, *_ = rest
+    weight_gradients = [w.new_empty(w.shape if need else 0) for w, need in zip(weights, needs_weights, strict=True)]
+    bias_gradients = [w.new_empty(w.shape[0] if need else 0) for w, need in zip(weights, needs_biases, strict=True)]
+    return torch.empty_like(x, memory_format=torch.channels_last), weight_gradients, bias_gradients
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: _Kept) -> None:
+    x, weights, biases, scales, _, *ctx.options = inputs
+    _, between, masks = output
+    ctx.counts = len(weights), len(biases), len(scales), len(between)
+    ctx.save_for_backward(x, *weights, *biases, *scales, *between, *masks)
+
+
+def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
+    x, *rest = ctx.saved_tensors
+    weights, _biases, scales, between, masks = _split(rest, ctx.counts)
+    counts = len(weights), len(weights), len(scales)
+    needs_x, *others = asked(ctx)
+    needs_weights, needs_biases, needs_scales = _split(others, counts)[:3]
+    # A kernel's gradient costs as much as that of its input: frozen kernels, as of a network under attack, have none.
+    needs_kernels = [any(needs) for needs in zip(needs_weights, *[needs_scales] * bool(scales), strict=True)]
+    options = needs_x, needs_kernels, list(needs_biases), *ctx.options
+    kernels = reference.scaled(weights, scales)
+    x_bar, kernel_bars, bias_bars = _backward.outputs(gradient, x, kernels, between, masks, *options)
+    weight_bars: list[Tensor | None] = [None] * len(weights)
+    scale_bars: list[Tensor | None] = [None] * len(scales)
+    for i, bar in enumerate(kernel_bars):
+        if needs_weights[i]:
+            weight_bars[i] = bar * scales[i][:, None, None] if scales else bar
+        if scales and needs_scales[i]:
+            scale_bars[i] = (bar * weights[i]).sum((0, 2, 3))
+    bias_gradients = [bar if need else None for bar, need in zip(bias_bars, needs_biases, strict=True)]
+    return x_bar if needs_x else None, weight_bars, bias_gradients, scale_bars, *[None] * 5
+
+
+def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
+    x, *rest = ctx.saved_tensors
+    weights, biases, scales, _between, _masks = _split(rest, ctx.counts)
+    padding_mode, dilation, pairing, _ = ctx.options
+    inputs = x, *weights, *biases, *scales
+
+    def function(x: Tensor, *tensors: Tensor) -> Tensor:
+        weights, biases, scales, _rest = _split(list(tensors), ctx.counts[:3])
+        return reference.conv_chain(x, weights, biases, scales, padding_mode, (dilation[0], dilation[1]), pairing)
+
+    needs_x, *needed = ctx.needs_input_grad[:4]
+    found = differentiated(function, inputs, [needs_x, *chain.from_iterable(needed)], gradient)
+    return found[0], *_split(found[1:], ctx.counts[:3])[:3], *[None] * 5
+
+
+def _split(items: list[Any], counts: tuple[int, ...]) -> list[list[Any]]:
+    parts = []
+    for count in counts:
+        parts.append(items[:count])
+        items = items[count:]
+    return [*parts, items]
+
+
+_forward = OP.define(
+    "conv_chain_forward(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] scales, bool keep, str padding_mode,"
+    " int[] dilation, str pairing, str backend) -> (Tensor, Tensor[], Tensor[])",
+    fake=_fake_forward,
+    setup_context=_save,
+    backward=_gradients,
+    plain_backward=_plain_gradients,
+)
+_backward = OP.define(
+    "conv_chain_backward(Tensor gradient, Tensor x, Tensor[] kernels, Tensor[] between, Tensor[] masks,"
+    " bool needs_x, bool[] needs_kernels, bool[] needs_biases, str padding_mode, int[] dilation, str pairing,"
+    " str backend) -> (Tensor, Tensor[], Tensor[])",
+    fake=_fake_backward,
+)

@@ -1,0 +1,59 @@
+"""conv_chain on the CPU: channels-last convolutions of oneDNN, our passes between them (csrc/conv_chain)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastlip.kernels.common import channels_last as images
+from fastlip.kernels.common import binding
+from fastlip.kernels.common.padding import Pads
+from fastlip.kernels.conv_chain import layers
+from fastlip.kernels.conv_chain.api import mask_shape
+
+binding.require()
+
+
+class Passes:
+    """The passes in C++: of z or the gradient, the plain result is written in place."""
+
+    def missing(self, x: Tensor) -> str:
+        """Why these passes cannot run on the device of x; empty if they can."""
+        return images.missing(x)
+
+    def frame(self, x: Tensor, frame: Pads) -> Tensor:
+        """x with its frame."""
+        return images.framed(x, frame)
+
+    def activate(
+        self, z: Tensor, bias: Tensor | None, residual: Tensor | None, pairing: str, frame: Pads, keep: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """y = maxmin(z + bias) or maxmin(residual - z), y with its frame, and the bits; y only if it is kept."""
+        y, framed, address = images.outputs_of(z, frame)
+        mask = torch.empty(mask_shape(z, z.shape[1], pairing, "native"), dtype=torch.uint8)
+        plain = y.data_ptr() if keep or not address else 0
+        others = [0 if other is None else other.data_ptr() for other in (bias, residual)]
+        addresses = z.data_ptr(), *others, plain, address, mask.data_ptr()
+        images.launch("conv_chain_forward", z, *addresses, images.ACTIVATIONS[pairing], frame=frame)
+        return y, framed, mask
+
+    def deactivate(
+        self, gradient: Tensor, mask: Tensor, pairing: str, frame: Pads, keep: bool, sums: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient before MaxMin (only if kept), the same with its frame, its sums per channel (if wanted)."""
+        if any(frame):
+            framed = images.empty_frame(gradient, frame)
+            plain = torch.empty_like(gradient) if keep else gradient
+            addresses = plain.data_ptr() if keep else 0, framed.data_ptr()
+        else:
+            plain = framed = torch.empty_like(gradient)
+            addresses = plain.data_ptr(), 0
+        total = gradient.new_empty(gradient.shape[1] if sums else 0)
+        addresses = gradient.data_ptr(), mask.data_ptr(), *addresses, total.data_ptr() if sums else 0
+        images.launch("conv_chain_backward", gradient, *addresses, images.ACTIVATIONS[pairing], frame=frame)
+        return plain, framed, total
+
+
+_kernels = layers.Kernels(Passes())
+supports, unprofitable = _kernels.supports, _kernels.unprofitable
+conv_chain_forward, conv_chain_backward = _kernels.forward, _kernels.backward

@@ -1,0 +1,1 @@
+"""Truncated exponential of a convolution."""

@@ -1,0 +1,187 @@
+"""Truncated exponential of a convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from fastlip.kernels.common.asked import asked
+from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.conv_exp import forms, reference
+from fastlip.kernels.conv_exp.truncation import MAX_TERMS, taylor
+
+PADDING_MODES = ("zeros", "circular")
+OP = Op("conv_exp", backends=("native",))
+
+
+def conv_exp(
+    x: Tensor,
+    kernel: Tensor,
+    terms: int,
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    bias: Tensor | None = None,
+    coefficients: Sequence[float] | None = None,
+    recompute: bool = False,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    r"""y = sum_{t <= terms} K^t x / t! + b, with K the convolution of ``conv2d`` that keeps the image's size.
+
+    Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021. If the kernel is skew, K[o, i, tau] = -K[i, o, -tau],
+    then so is the operator, with zero or circular padding, and exp(K) is orthogonal. What the truncation costs is
+    in ``fastlip.kernels.conv_exp.truncation``.
+
+    Args:
+        x: (n, c, h, w) or (c, h, w), any memory format.
+        kernel: (c, c / groups, kh, kw), kh and kw odd; it need not be skew.
+        terms: the largest power, 1 to 16.
+        dilation: per axis (vertical, horizontal).
+        groups: as ``conv2d``.
+        padding_mode: ``"zeros"`` or ``"circular"``; images may be smaller than the kernel.
+        bias: (c,), or None.
+        coefficients: of K^0 to K^terms in place of 1 / t!, none of them 0.
+        recompute: keep x alone for the backward and compute the partial sums of Horner's rule again there, which
+            costs terms - 1 more convolutions; otherwise those are kept too. No effect on results. (The reference
+            under torch.func transforms keeps them.)
+        backend: ``"auto"``, ``"reference"`` or ``"native"``.
+
+    Returns:
+        The shape of x; by the kernels in channels-last format.
+
+    Raises:
+        TypeError: x or kernel is not a floating-point tensor, or terms is not an int.
+        ValueError: an even kernel, shapes or options that do not fit, or a backend that cannot run here.
+    """
+    _check(x, kernel, terms, dilation, groups, padding_mode, bias)
+    coefficients = taylor(terms) if coefficients is None else _check_coefficients(coefficients, terms)
+    dilation = (dilation[0], dilation[1])
+    chosen = OP.choose(backend, x, kernel, bias, coefficients, dilation, groups, padding_mode)
+    if chosen == "reference":
+        return _reference(recompute, x, kernel, bias, coefficients, dilation, groups, padding_mode)
+    keep = not recompute and torch.is_grad_enabled() and kernel.requires_grad
+    form = forms.choose(x.shape, kernel.shape, terms, dilation, padding_mode, x.element_size())
+    keep = keep and form != "matrices"
+    return _forward(x, kernel, bias, coefficients, keep, form, dilation, padding_mode, chosen)
+
+
+def _reference(recompute: bool, *arguments: Any) -> Tensor:
+    # torch.func's transforms refuse the hooks that checkpoints are made of.
+    if not (recompute and torch.is_grad_enabled()) or torch._C._are_functorch_transforms_active():
+        return reference.conv_exp(*arguments)
+    # Nothing here is random: the generators' states need not be kept.
+    return checkpoint(reference.conv_exp, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+
+def check_terms(name: str, terms: Any) -> int:
+    """Returns a number of terms, or raises TypeError or ValueError."""
+    if isinstance(terms, bool) or not isinstance(terms, int):
+        raise TypeError(f"{name}={terms!r}: expected an int, got {type(terms).__name__}")
+    if not 1 <= terms <= MAX_TERMS:
+        raise ValueError(f"{name}={terms}: allowed are 1 to {MAX_TERMS}")
+    return terms
+
+
+def _check_coefficients(coefficients: Sequence[float], terms: int) -> tuple[float, ...]:
+    values = tuple(float(value) for value in coefficients)
+    if len(values) != terms + 1 or 0 in values:
+        raise ValueError(f"coefficients={values}: expected terms + 1 = {terms + 1} numbers, none of them 0")
+    return values
+
+
+def _check(
+    x: Any,
+    kernel: Any,
+    terms: Any,
+    dilation: tuple[int, int],
+    groups: int,
+    padding_mode: str,
+    bias: Tensor | None,
+) -> None:
+    for name, tensor in (("x", x), ("kernel", kernel)):
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            kind = getattr(tensor, "dtype", type(tensor).__name__)
+            raise TypeError(f"{name}: got {kind}, expected a floating-point tensor")
+    if kernel.dim() != 4 or kernel.shape[2] % 2 == 0 or kernel.shape[3] % 2 == 0:
+        raise ValueError(f"kernel: got shape {tuple(kernel.shape)}, expected (c, c / groups, kh, kw), kh and kw odd")
+    channels = kernel.shape[0]
+    if groups < 1 or channels % groups or kernel.shape[1] != channels // groups:
+        raise ValueError(f"groups={groups}: expected kernel (c, c / groups, kh, kw), got {tuple(kernel.shape)}")
+    if x.dim() not in (3, 4) or x.shape[-3] != channels:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, {channels}, h, w) or ({channels}, h, w)")
+    if bias is not None and bias.shape != (channels,):
+        raise ValueError(f"bias: got shape {tuple(bias.shape)}, expected ({channels},)")
+    check_terms("terms", terms)
+    if len(dilation) != 2 or min(dilation) < 1:
+        raise ValueError(f"dilation={dilation!r}: expected a pair of ints, at least 1")
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, PADDING_MODES))}")
+
+
+def _fake_forward(
+    x: Tensor, kernel: Tensor, bias: Any, coefficients: Sequence[float], keep: bool, *_: Any
+) -> tuple[Tensor, list[Tensor]]:
+    def image() -> Tensor:
+        return torch.empty_like(x, memory_format=torch.channels_last)
+
+    return image(), [image() for _ in range(len(coefficients) - 2)] if keep else []
+
+
+def _fake_backward(
+    gradient: Tensor, x: Tensor | None, kernel: Tensor, sums: list[Tensor], needs_bias: bool, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    images = torch.empty_like(gradient, memory_format=torch.channels_last)
+    return (
+        images,
+        kernel.new_empty(kernel.shape if x is not None else (0, 0, 0, 0)),
+        kernel.new_empty(len(kernel) if needs_bias else 0),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
+    x, kernel, _, coefficients, _, *options = inputs
+    ctx.options = coefficients, *options
+    # A frozen kernel's gradient is all that needs x and the sums.
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, kernel, *output[1])
+
+
+def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    x, kernel, *sums = ctx.saved_tensors
+    needs = asked(ctx)
+    x, needs_bias = x if needs[1] else None, any(needs[2:])
+    x_bar, kernel_bar, bias_bar = _backward.outputs(gradient, x, kernel, sums, needs_bias, *ctx.options)
+    return x_bar, None if x is None else kernel_bar, bias_bar if needs_bias else None, *[None] * 6
+
+
+def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    x, kernel = ctx.saved_tensors[:2]
+    coefficients, _form, dilation, padding_mode, _ = ctx.options
+    needs_x, needs_kernel, needs_bias = ctx.needs_input_grad[:3]
+
+    def function(x: Tensor, kernel: Tensor) -> Tensor:
+        return reference.conv_exp(x, kernel, None, coefficients, (dilation[0], dilation[1]), 1, padding_mode)
+
+    # The map is linear: without the gradient of its kernel any x will do.
+    inputs = torch.zeros(gradient.shape, dtype=kernel.dtype, device=kernel.device) if x is None else x, kernel
+    found = differentiated(function, inputs, (needs_x, needs_kernel), gradient)
+    return *found, gradient.sum((0, 2, 3)) if needs_bias else None, *[None] * 6
+
+
+_forward = OP.define(
+    "conv_exp_forward(Tensor x, Tensor kernel, Tensor? bias, float[] coefficients, bool keep, str form,"
+    " int[] dilation, str padding_mode, str backend) -> (Tensor, Tensor[])",
+    fake=_fake_forward,
+    setup_context=_save,
+    backward=_gradients,
+    plain_backward=_plain_gradients,
+)
+_backward = OP.define(
+    "conv_exp_backward(Tensor gradient, Tensor? x, Tensor kernel, Tensor[] sums, bool needs_bias,"
+    " float[] coefficients, str form, int[] dilation, str padding_mode, str backend) -> (Tensor, Tensor, Tensor)",
+    fake=_fake_backward,
+)

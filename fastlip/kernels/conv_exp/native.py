@@ -1,0 +1,71 @@
+"""conv_exp on the CPU, of one group: three forms of the same sums, which forms.py chooses from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fastlip.kernels.common import channels_last as images
+from fastlip.kernels.common import binding
+from fastlip.kernels.conv_exp import matrices, spectrum, taps
+from fastlip.kernels.conv_exp.series import Series
+
+KERNELS = "conv_chain_", "spectral_conv_"  # what the forms are made of
+_FORMS = {"taps": taps, "spectrum": spectrum, "matrices": matrices}
+
+binding.require()
+
+
+def supports(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    coefficients: Sequence[float],
+    dilation: tuple[int, int],
+    groups: int,
+    padding_mode: str,
+) -> str:
+    """Empty, or why these kernels cannot run."""
+    if x.dim() != 4:
+        return "no kernel for images without a batch dimension"
+    if groups != 1:
+        return f"no kernel for groups={groups}"
+    return images.refuse(x, (bias,), (kernel,), padding_mode, dilation) or images.missing(x)
+
+
+def conv_exp_forward(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    coefficients: Sequence[float],
+    keep: bool,
+    form: str,
+    dilation: Sequence[int],
+    padding_mode: str,
+) -> tuple[Tensor, list[Tensor]]:
+    """Y, and if they are to be kept the sums of Horner's rule that are neither x nor y, innermost first."""
+    x = x.contiguous(memory_format=images.LAST)
+    series = Series(kernel, coefficients, (dilation[0], dilation[1]), padding_mode)
+    return _FORMS[form].forward(series, x, bias, keep)
+
+
+def conv_exp_backward(
+    gradient: Tensor,
+    x: Tensor | None,
+    kernel: Tensor,
+    sums: list[Tensor],
+    needs_bias: bool,
+    coefficients: Sequence[float],
+    form: str,
+    dilation: Sequence[int],
+    padding_mode: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, of the kernel (empty where x was not kept) and of the bias (empty unless needed)."""
+    gradient = gradient.contiguous(memory_format=images.LAST)
+    x = x if x is None else x.contiguous(memory_format=images.LAST)
+    series = Series(kernel, coefficients, (dilation[0], dilation[1]), padding_mode)
+    x_gradient, kernel_gradient, bias_gradient = _FORMS[form].backward(series, gradient, x, sums, needs_bias)
+    if kernel_gradient is None:
+        kernel_gradient = kernel.new_empty((0, 0, 0, 0))
+    return x_gradient, kernel_gradient, kernel.new_empty(0) if bias_gradient is None else bias_gradient

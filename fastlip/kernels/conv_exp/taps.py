@@ -1,0 +1,83 @@
+"""conv_exp by oneDNN's channels-last convolutions through torch, one pass between two of them.
+
+The pass is that of csrc/conv_chain: the sum with x, in place, and the frame of the next convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from fastlip.kernels.common import channels_last as images
+from fastlip.kernels.conv_exp.series import Series
+
+
+def forward(series: Series, x: Tensor, bias: Tensor | None, keep: bool) -> tuple[Tensor, list[Tensor]]:
+    """Y, and if they are to be kept the sums of Horner's rule."""
+    series = _channels_last(series)
+    kernel, coefficients, dilation, padding_mode = series
+    sums, outermost = [], x
+    for plain, framed in _sums(series, x, keep):
+        outermost = framed
+        if keep:
+            sums.append(plain)
+    y = images.convolve(outermost, kernel * coefficients[1], dilation, padding_mode, bias)
+    y.add_(x, alpha=coefficients[0])
+    return y, sums[1:]
+
+
+def backward(
+    series: Series, gradient: Tensor, x: Tensor | None, sums: list[Tensor], needs_bias: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The gradients of x, kernel and bias."""
+    kernel, coefficients, dilation, padding_mode = series
+    inputs = []
+    if x is not None:
+        if len(sums) < len(coefficients) - 2:
+            inputs = [plain for plain, _ in _sums(_channels_last(series), x, True)]
+        else:
+            inputs = [x, *sums]
+    adjoint = images.adjoint(kernel).contiguous(memory_format=images.LAST)
+    frame = images.opposite(images.frame_of(kernel, dilation, padding_mode))
+    adjoint_gradient = torch.zeros_like(adjoint, memory_format=torch.contiguous_format)
+    g = x_gradient = gradient
+    for t, factor in enumerate(_factors(coefficients), 1):
+        framed = images.framed(g, frame)
+        if inputs:
+            part = images.weight_gradient(framed, inputs[-t], adjoint, dilation, padding_mode)
+            adjoint_gradient.add_(part, alpha=factor)
+        g = images.convolve(framed, adjoint * factor, dilation, padding_mode)
+        x_gradient = torch.add(g, gradient, alpha=coefficients[0]) if t == 1 else x_gradient.add_(g)
+    kernel_gradient = images.adjoint(adjoint_gradient).contiguous() if inputs else None
+    return x_gradient, kernel_gradient, gradient.sum((0, 2, 3)) if needs_bias else None
+
+
+def _factors(coefficients: Sequence[float]) -> list[float]:
+    """Of K at each step of Horner's rule, outermost first, c_0 multiplied into the first."""
+    ratios = [following / one for one, following in pairwise(coefficients)]
+    return [coefficients[1], *ratios[1:]]
+
+
+def _channels_last(series: Series) -> Series:
+    return series._replace(kernel=series.kernel.contiguous(memory_format=images.LAST))
+
+
+def _sums(series: Series, x: Tensor, keep: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """x, x + r_T K x, ..., all but the outermost sum; each plain (if it is to be kept) and with its frame."""
+    kernel, coefficients, dilation, padding_mode = series
+    frame = images.frame_of(kernel, dilation, padding_mode)
+    framed = images.framed(x, frame)
+    yield x, framed
+    for factor in reversed(_factors(coefficients)[1:]):
+        # The pass subtracts.
+        z = images.convolve(framed, kernel * -factor, dilation, padding_mode)
+        plain, framed, address = images.outputs_of(z, frame)
+        kept = plain.data_ptr() if keep or not address else 0
+        images.launch(
+            "conv_chain_forward", z, z.data_ptr(), 0, x.data_ptr(), kept, address, 0, images.ACTIVATIONS["none"],
+            frame=frame,
+        )  # fmt: skip
+        yield plain, framed

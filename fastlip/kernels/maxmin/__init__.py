@@ -1,0 +1,1 @@
+"""MaxMin activation, forward and backward with one saved bit per pair."""

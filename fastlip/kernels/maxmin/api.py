@@ -1,0 +1,140 @@
+"""MaxMin activation, forward and backward with one saved bit per pair."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastlip.kernels.common.dispatch import Op
+from fastlip.kernels.maxmin import reference
+
+PAIRINGS = ("adjacent", "halves")
+FORMATS = (torch.contiguous_format, torch.channels_last)
+OP = Op("maxmin")
+
+
+def maxmin(x: Tensor, pairing: str = "adjacent", dim: int = 1, *, backend: str = "auto") -> Tensor:
+    r"""Sorts pairs of channels: (a, b) -> (max(a, b), min(a, b)).
+
+    A permutation of each input's entries, hence 1-Lipschitz and gradient-norm preserving (Anil, Lucas, Grosse,
+    *Sorting out Lipschitz function approximation*, ICML 2019). On a tie the maximum is the lower index.
+
+    Args:
+        x: any shape with at least two dimensions, any floating dtype and memory format.
+        pairing: ``"adjacent"`` pairs channels (2i, 2i+1), ``"halves"`` pairs (i, i + c // 2).
+        dim: the channel dimension. An odd last channel passes through.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+
+    Returns:
+        A tensor of x's shape, dtype and memory format.
+    """
+    dim = _check(x, pairing, dim)
+    chosen = OP.choose(backend, x, pairing, dim)
+    if chosen == "reference":
+        return reference.maxmin(x, pairing, dim)
+    return _forward(x, pairing, dim, chosen)
+
+
+def _check(x: Tensor, pairing: str, dim: int) -> int:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"x: got {getattr(x, 'dtype', type(x).__name__)}, expected a floating-point tensor")
+    dims = x.dim()
+    if dims < 2:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected at least two dimensions")
+    if not -dims <= dim < dims:
+        raise ValueError(f"dim={dim}: allowed are {-dims} to {dims - 1} for shape {tuple(x.shape)}")
+    if pairing not in PAIRINGS:
+        raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, PAIRINGS))}")
+    return dim % dims
+
+
+def dense_format(x: Tensor, dim: int) -> torch.memory_format:
+    """The memory format that kernels read and write: channels-last where x is, otherwise contiguous."""
+    if x.is_contiguous() or x.dim() != 4 or dim != 1:
+        return torch.contiguous_format
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def layout(x: Tensor, dim: int) -> tuple[int, int, int]:
+    """x as (outer, channels, inner) in memory; channels-last images have inner = 1."""
+    shape = x.shape
+    if dim == 1 and x.dim() == 2:
+        return shape[0], shape[1], 1
+    if dense_format(x, dim) is torch.channels_last:
+        return shape[0] * shape[2] * shape[3], shape[1], 1
+    return math.prod(shape[:dim]), shape[dim], math.prod(shape[dim + 1 :])
+
+
+def mask_bytes(outer: int, channels: int, inner: int) -> int:
+    """Bytes of the bit mask: each run of pairs along memory (csrc/maxmin) starts a byte."""
+    pairs = channels // 2
+    return outer * ((pairs + 7) // 8) if inner == 1 else outer * pairs * ((inner + 7) // 8)
+
+
+def _fake_forward(x: Tensor, pairing: str, dim: int, backend: str) -> tuple[Tensor, Tensor]:
+    y = torch.empty_like(x, memory_format=dense_format(x, dim))
+    return y, x.new_empty(mask_bytes(*layout(x, dim)), dtype=torch.uint8)
+
+
+def _fake_swap(x: Tensor, mask: Tensor, channels_last: bool, *_: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=FORMATS[channels_last])
+
+
+def _save_mask(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    y, mask = output
+    ctx.save_for_backward(mask)
+    ctx.options = not y.is_contiguous(), *inputs[1:]
+
+
+def _swap_back(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
+    (mask,) = ctx.saved_tensors
+    return _swap(gradient, mask, *ctx.options), None, None, None
+
+
+def _swap_plainly(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
+    return _exchange(ctx, gradient), None, None, None
+
+
+def _exchange(ctx: Any, gradient: Tensor) -> Tensor:
+    (mask,) = ctx.saved_tensors
+    channels_last, pairing, dim, _ = ctx.options
+    swap = reference.unpack(mask, gradient.shape, channels_last, dim)
+    return reference.exchange(gradient, swap, pairing, dim)
+
+
+def _save_swap(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, mask, *ctx.options = inputs
+    ctx.save_for_backward(mask)
+
+
+def _swap_again(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+    (mask,) = ctx.saved_tensors
+    return _swap(gradient, mask, *ctx.options), None, None, None, None, None
+
+
+def _swap_again_plainly(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+    return _exchange(ctx, gradient), None, None, None, None, None
+
+
+_forward = OP.define(
+    "maxmin_forward(Tensor x, str pairing, int dim, str backend) -> (Tensor, Tensor)",
+    fake=_fake_forward,
+    setup_context=_save_mask,
+    backward=_swap_back,
+    plain_backward=_swap_plainly,
+    twice=True,
+)
+# Swapping the masked pairs is its own adjoint and its own inverse. The mask's order is that of the memory format.
+_swap = OP.define(
+    "maxmin_swap(Tensor x, Tensor mask, bool channels_last, str pairing, int dim, str backend) -> Tensor",
+    fake=_fake_swap,
+    setup_context=_save_swap,
+    backward=_swap_again,
+    plain_backward=_swap_again_plainly,
+    twice=True,
+)

@@ -1,0 +1,54 @@
+"""MaxMin in C++ and CUDA (csrc/maxmin): float64, float32, float16 and bfloat16, any shape."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastlip.kernels.common import binding
+from fastlip.kernels.common.sizes import surely_below
+from fastlip.kernels.maxmin.api import FORMATS, dense_format, layout, mask_bytes
+
+binding.require()
+
+_FORWARD = {
+    torch.float64: "maxmin_forward_float64",
+    torch.float32: "maxmin_forward_float32",
+    torch.float16: "maxmin_forward_float16",
+    torch.bfloat16: "maxmin_forward_bfloat16",
+}
+_SWAP = {dtype: name.replace("forward", "swap") for dtype, name in _FORWARD.items()}
+_WORTHWHILE = 2**14  # numbers, in a compiled program on the CPU
+
+
+def supports(x: Tensor, pairing: str, dim: int) -> str:
+    """Empty, or why these kernels cannot run."""
+    name = _FORWARD.get(x.dtype)
+    return binding.missing_for(name, x) if name else f"no kernel for dtype {x.dtype}"
+
+
+def unprofitable(x: Tensor, pairing: str, dim: int) -> str:
+    """Empty, or why the reference is faster."""
+    if torch.compiler.is_compiling() and not x.is_cuda and surely_below(x.numel(), _WORTHWHILE):
+        return "the compiler's own code for so few numbers takes less time than a call"
+    return ""
+
+
+def maxmin_forward(x: Tensor, pairing: str, dim: int) -> tuple[Tensor, Tensor]:
+    """Sorted pairs, and the mask of those that were swapped."""
+    x = x if x.is_contiguous() else x.contiguous(memory_format=dense_format(x, dim))
+    shape = layout(x, dim)
+    mask = x.new_empty(mask_bytes(*shape), dtype=torch.uint8)
+    return _launch(_FORWARD[x.dtype], x, mask, shape, pairing), mask
+
+
+def maxmin_swap(x: Tensor, mask: Tensor, channels_last: bool, pairing: str, dim: int) -> Tensor:
+    """x with the masked pairs swapped."""
+    x = x.contiguous(memory_format=FORMATS[channels_last])
+    return _launch(_SWAP[x.dtype], x, mask, layout(x, dim), pairing)
+
+
+def _launch(name: str, x: Tensor, mask: Tensor, shape: tuple[int, int, int], pairing: str) -> Tensor:
+    y = torch.empty_like(x)
+    binding.launch(name, x.device, x.data_ptr(), y.data_ptr(), mask.data_ptr(), *shape, pairing == "halves")
+    return y

@@ -1,0 +1,1 @@
+"""Space to depth of channels-last images, which torch reads well and writes badly."""

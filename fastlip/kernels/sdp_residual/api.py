@@ -1,0 +1,183 @@
+"""The residual map x − Wᵀ diag(scale) relu(W x + b) of SLL and CPL layers, dense and convolutional."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastlip.kernels.common.asked import asked
+from fastlip.kernels.common.channels_last import adjoint
+from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.conv_chain.api import mask_shape
+from fastlip.kernels.maxmin.api import PAIRINGS, maxmin
+from fastlip.kernels.sdp_residual import reference
+
+PADDING_MODES = ("zeros", "circular")
+OP = Op("sdp_residual")
+
+
+def sdp_residual(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    pairing: str = "none",
+    recompute: bool | None = None,
+    second: Tensor | None = None,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Residual map with a tied second weight: y = x − Wᵀ diag(scale) relu(W x + b).
+
+    .. math:: y = x - W_2\, \mathrm{relu}(W x + b), \qquad W_2 = W^\top \mathrm{diag}(s)
+
+    Araujo et al., *A Unified Algebraic Perspective on Lipschitz Neural Networks*, ICLR 2023 (s = 2/T); Meunier et
+    al., *A Dynamical System Perspective for Lipschitz Neural Networks*, ICML 2022 (s = 2/σ²). 1-Lipschitz where
+    diag(s)^{1/2} W Wᵀ diag(s)^{1/2} ⪯ 2 I; this function does not check that. The scale is folded into the
+    second weight, so that no pass over activations applies it.
+
+    W is a matrix, or a convolution at stride 1 whose padding keeps the image's size (the odd element of an even
+    kernel's padding comes after the image); Wᵀ is the exact adjoint of the padded convolution, for even kernels,
+    circular padding and images smaller than the kernel too.
+
+    Args:
+        x: (*, c) for a matrix; (n, c, h, w) or (c, h, w) for a convolution.
+        weight: (m, c), or (m, c / groups, kh, kw); m is the inner width.
+        bias: (m,), or None.
+        scale: (m,), not negative.
+        dilation, groups: as ``F.conv2d``.
+        padding_mode: ``"zeros"`` or ``"circular"``.
+        pairing: of a MaxMin over the channels of y, ``"adjacent"`` or ``"halves"``; ``"none"``: no activation.
+        recompute: whether the kernels compute h = relu(W x + b) again in the backward, which costs one more
+            convolution, or keep it beside x. None: only for 1x1 kernels, where it is cheap. No effect on results.
+        second: what :func:`folded` makes of weight and scale, if it is at hand; has no gradient of its own.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+
+    Returns:
+        y of x's shape. Under autocast both products run in its dtype.
+
+    Raises:
+        TypeError: weight is not a floating-point tensor.
+        ValueError: shapes, groups, dilation or padding mode that do not fit, or a backend that cannot run here.
+    """
+    _check(x, weight, bias, scale, dilation, groups, padding_mode)
+    if pairing not in (*PAIRINGS, "none"):
+        raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, (*PAIRINGS, 'none')))}")
+    chosen = OP.choose(backend, x, weight, bias, scale, dilation, groups, padding_mode, pairing)
+    if chosen != "reference":
+        recompute = weight[0, 0].numel() == 1 if recompute is None else recompute
+        return _forward(x, weight, bias, scale, second, recompute, tuple(dilation), padding_mode, pairing, chosen)
+    if weight.dim() == 2:
+        y = reference.dense(x, weight, bias, scale)
+    else:
+        y = reference.convolutional(x, weight, bias, scale, dilation, groups, padding_mode)
+    channels = -1 if weight.dim() == 2 else -3
+    return y if pairing == "none" else maxmin(y, pairing, channels, backend=backend)
+
+
+def folded(weight: Tensor, scale: Tensor) -> Tensor:
+    """The kernel (c, m, kh, kw) of the convolution W₂ = Wᵀ diag(scale), as the kernels read it: channels-last."""
+    return adjoint(scale[:, None, None, None] * weight).contiguous(memory_format=torch.channels_last)
+
+
+def _check(
+    x: Tensor,
+    weight: Any,
+    bias: Tensor | None,
+    scale: Tensor,
+    dilation: tuple[int, int],
+    groups: int,
+    padding_mode: str,
+) -> None:
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        got = getattr(weight, "dtype", type(weight).__name__)
+        raise TypeError(f"weight: got {got}, expected a floating-point tensor")
+    if weight.dim() not in (2, 4):
+        raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected two or four dimensions")
+    inner = weight.shape[0]
+    for name, vector in (("bias", bias), ("scale", scale)):
+        if vector is not None and vector.shape != (inner,):
+            raise ValueError(f"{name}: got shape {tuple(vector.shape)}, expected ({inner},)")
+    if weight.dim() == 2:
+        if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
+            raise ValueError(f"x: got shape {tuple(x.shape)}, expected (*, {weight.shape[1]})")
+        return
+    if groups < 1 or inner % groups:
+        raise ValueError(f"groups={groups}: expected a divisor of the inner width {inner}")
+    channels = groups * weight.shape[1]
+    if x.dim() not in (3, 4) or x.shape[-3] != channels:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, {channels}, h, w) or ({channels}, h, w)")
+    if len(dilation) != 2 or min(dilation) < 1:
+        raise ValueError(f"dilation={dilation!r}: expected a pair of ints, at least 1")
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, PADDING_MODES))}")
+
+
+def _fake_forward(
+    x: Tensor, weight: Tensor, bias: Any, scale: Any, second: Any, recompute: bool, *options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (0, 0, 0, 0) if recompute else (x.shape[0], weight.shape[0], *x.shape[2:])
+    h = torch.empty_like(x.new_empty(shape), memory_format=torch.channels_last)
+    _, _, pairing, backend = options
+    mask = x.new_empty(mask_shape(x, x.shape[1], pairing, backend), dtype=torch.uint8)
+    return torch.empty_like(x, memory_format=torch.channels_last), h, mask
+
+
+def _fake_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, bias: Any, scale: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    _, _, needs_x, needs_weight, *_ = rest
+    images = torch.empty_like(x, memory_format=torch.channels_last) if needs_x else x.new_empty(0)
+    return (
+        images,
+        weight.new_empty(weight.shape if needs_weight else 0),
+        torch.empty_like(scale),
+        torch.empty_like(scale),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight, bias, scale, _, recompute, *ctx.options = inputs
+    _, h, mask = output
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight, bias, scale, None if recompute else h, mask)
+
+
+def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    needs_x, needs_weight = asked(ctx)[:2]
+    options = needs_x, needs_weight, *ctx.options
+    x_bar, weight_bar, bias_bar, scale_bar = _backward.outputs(gradient, *ctx.saved_tensors, *options)
+    x_bar, weight_bar = x_bar if needs_x else None, weight_bar if needs_weight else None
+    return x_bar, weight_bar, bias_bar if ctx.has_bias else None, scale_bar, *[None] * 6
+
+
+def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    *inputs, _, _ = ctx.saved_tensors
+    dilation, padding_mode, pairing, _ = ctx.options
+
+    def function(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor) -> Tensor:
+        y = reference.convolutional(x, weight, bias, scale, (dilation[0], dilation[1]), 1, padding_mode)
+        return y if pairing == "none" else maxmin(y, pairing, -3, backend="reference")
+
+    return *differentiated(function, inputs, ctx.needs_input_grad[:4], gradient), *[None] * 6
+
+
+_forward = OP.define(
+    "sdp_residual_forward(Tensor x, Tensor weight, Tensor? bias, Tensor scale, Tensor? second, bool recompute,"
+    " int[] dilation, str padding_mode, str pairing, str backend) -> (Tensor, Tensor, Tensor)",
+    fake=_fake_forward,
+    setup_context=_save,
+    backward=_gradients,
+    plain_backward=_plain_gradients,
+)
+_backward = OP.define(
+    "sdp_residual_backward(Tensor gradient, Tensor x, Tensor weight, Tensor? bias, Tensor scale, Tensor? h,"
+    " Tensor mask, bool needs_x, bool needs_weight, int[] dilation, str padding_mode, str pairing, str backend)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    fake=_fake_backward,
+)

@@ -1,0 +1,41 @@
+"""sdp_residual on the CPU: oneDNN's channels-last convolutions through torch, our passes between them.
+
+The convolutional form, one group (csrc/sdp_residual, and csrc/conv_chain for the MaxMin behind it).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastlip.kernels.common import channels_last as images
+from fastlip.kernels.common import binding
+from fastlip.kernels.common.padding import Pads
+from fastlip.kernels.conv_chain import native as conv_chain
+from fastlip.kernels.sdp_residual import layer
+
+binding.require()
+
+
+class Passes(conv_chain.Passes):
+    """The passes in C++."""
+
+    def relu(self, z: Tensor, bias: Tensor, frame: Pads, keep: bool) -> tuple[Tensor, Tensor]:
+        """h = relu(z + bias), in place, and h with its frame."""
+        h, framed, address = images.outputs_of(z, frame)
+        addresses = z.data_ptr(), bias.data_ptr(), h.data_ptr(), address
+        images.launch("sdp_residual_relu", z, *addresses, frame=frame)
+        return h, framed
+
+    def relu_backward(self, v: Tensor, h: Tensor, scale: Tensor, frame: Pads) -> tuple[Tensor, Tensor, Tensor]:
+        """u = scale v where h > 0, with its frame, and per channel the sums of u and of v h."""
+        u, framed, address = images.outputs_of(v, frame)
+        sums = torch.empty_like(scale), torch.empty_like(scale)
+        pointers = v.data_ptr(), h.data_ptr(), scale.data_ptr(), u.data_ptr(), address
+        images.launch("sdp_residual_relu_backward", u, *pointers, *(s.data_ptr() for s in sums), frame=frame)
+        return framed, *sums
+
+
+_kernels = layer.Kernels(Passes())
+supports, unprofitable = _kernels.supports, _kernels.unprofitable
+sdp_residual_forward, sdp_residual_backward = _kernels.forward, _kernels.backward

@@ -1,0 +1,70 @@
+"""sdp_residual in Triton: the passes between cuDNN's two channels-last convolutions, as in conv_chain.
+
+The convolutional form, one group. Bias and relu follow the first convolution in one pass, x - z, MaxMin the second.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastlip.kernels.common import channels_last as images
+from fastlip.kernels.common.halo_triton import compilation, launch, partial_sums, source_pixels
+from fastlip.kernels.common.padding import Pads
+from fastlip.kernels.conv_chain import triton_kernels as conv_chain
+from fastlip.kernels.sdp_residual import layer
+
+
+@triton.jit
+def _relu_backward_kernel(
+    p_v, p_h, p_scale, p_u, p_framed, p_sums, p_products, pixels, channels, mask_bytes,
+    height, width, framed_height, framed_width, left, top, shift_y, shift_x,
+    FRAMED: tl.constexpr, PIXELS: tl.constexpr, BYTES: tl.constexpr,
+):  # fmt: skip
+    """u = scale v where h > 0, framed or not; the sums of u and of v h over the pixels of each program."""
+    o_pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    source, inside = source_pixels(
+        o_pixel, pixels, height, width, framed_height, framed_width, left, top, shift_y, shift_x, FRAMED
+    )
+    o_channel = tl.program_id(1) * 16 * BYTES + tl.arange(0, 16 * BYTES)
+    m_channel = o_channel < channels
+    mask = (o_pixel < pixels)[:, None] & m_channel[None, :]
+    o_source = (source * channels)[:, None] + o_channel[None, :]
+    v = tl.load(p_v + o_source, mask=mask, other=0)  # [PIXELS, 16 BYTES]
+    h = tl.load(p_h + o_source, mask=mask, other=0)
+    scale = tl.load(p_scale + o_channel, mask=m_channel, other=0)
+    u = tl.where(h > 0, scale[None, :] * v, 0)
+    if FRAMED:
+        tl.store(p_framed + (o_pixel.to(tl.int64) * channels)[:, None] + o_channel[None, :], u, mask=mask)
+    else:
+        tl.store(p_u + o_source, u, mask=mask)
+    o_sum = tl.program_id(0).to(tl.int64) * channels + o_channel
+    tl.store(p_sums + o_sum, tl.sum(tl.where(inside[:, None], u, 0), 0), mask=m_channel)
+    tl.store(p_products + o_sum, tl.sum(tl.where(inside[:, None], v * h, 0), 0), mask=m_channel)
+
+
+class Passes(conv_chain.Passes):
+    """The passes in Triton."""
+
+    def relu(self, z: Tensor, bias: Tensor, frame: Pads, keep: bool) -> tuple[Tensor, Tensor]:
+        """h = relu(z + bias), only if it is to be kept, and h with its frame."""
+        h, framed, _ = self.activate(z, bias, None, "relu", frame, keep)
+        return h, framed
+
+    def relu_backward(self, v: Tensor, h: Tensor, scale: Tensor, frame: Pads) -> tuple[Tensor, Tensor, Tensor]:
+        """u = scale v where h > 0, with its frame, and per channel the sums of u and of v h."""
+        framed = images.empty_frame(v, frame) if any(frame) else v
+        sums, products = partial_sums(v, frame), partial_sums(v, frame)
+        launch(_relu_backward_kernel, v, frame, v, h, scale, v, framed, sums, products)
+        return framed, sums.sum(0), products.sum(0)
+
+
+_kernels = layer.Kernels(Passes())
+supports, sdp_residual_forward, sdp_residual_backward = _kernels.supports, _kernels.forward, _kernels.backward
+_POINTERS = ("p_v", "p_h", "p_scale", "p_u", "p_framed", "p_sums", "p_products")
+AOT = [
+    compilation(_relu_backward_kernel, dtype, _POINTERS, channels, FRAMED=framed)
+    for dtype, channels in (("fp32", 16), ("fp32", 64), ("fp64", 64))
+    for framed in (False, True)
+]

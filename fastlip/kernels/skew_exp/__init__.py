@@ -1,0 +1,1 @@
+"""Matrix exponential of a batch of real skew matrices: dense orthogonal layers."""

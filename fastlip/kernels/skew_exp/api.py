@@ -1,0 +1,75 @@
+"""Matrix exponential of a batch of real skew matrices: dense orthogonal layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from fastlip.kernels.common.checks import matrices
+from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.precision import full_precision
+from fastlip.kernels.skew_exp import reference
+
+OP = Op("skew_exp", backends=("native",))
+
+
+def skew_exp(K: Tensor, *, backend: str = "auto") -> Tensor:
+    r"""The orthogonal matrices exp((K - Kᵀ) / 2), of determinant 1.
+
+    The dense case of Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021. The reference differentiates
+    ``torch.linalg.matrix_exp``, whose derivative is the exponential of a matrix of twice the size. The native
+    backend, of matrix products through torch on any device, keeps the result alone and takes the gradient from a
+    series of commutators, one product each; one Newton-Schulz step makes its result orthogonal to rounding.
+
+    Args:
+        K: (..., c, c), real. float16 and bfloat16 are computed and returned in float32.
+        backend: ``"auto"``, ``"reference"`` or ``"native"``.
+
+    Returns:
+        The shape of K.
+
+    Raises:
+        TypeError: K is not a real floating-point tensor.
+        ValueError: the matrices are not square, or empty; a backend that cannot run here.
+    """
+    if isinstance(K, Tensor) and K.is_complex():
+        raise TypeError(f"K: got {K.dtype}, expected a real floating-point tensor")
+    K = matrices("K", K)
+    if K.shape[-1] != K.shape[-2]:
+        raise ValueError(f"K: got shape {tuple(K.shape)}, expected square matrices (..., c, c)")
+    chosen = OP.choose(backend, K)
+    with full_precision(K.device):
+        return reference.skew_exp(K) if chosen == "reference" else _forward(K, chosen)
+
+
+def _fake_forward(K: Tensor, *_: Any) -> Tensor:
+    return K.new_empty(K.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[0], output)
+    ctx.backend = inputs[1]
+
+
+def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    return _backward.outputs(gradient, *ctx.saved_tensors, ctx.backend), None
+
+
+def _plain_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    K, _ = ctx.saved_tensors
+    with full_precision(K.device):
+        return *differentiated(reference.skew_exp, (K,), (True,), gradient), None
+
+
+_forward = OP.define(
+    "skew_exp_forward(Tensor K, str backend) -> Tensor",
+    fake=_fake_forward,
+    setup_context=_save,
+    backward=_gradient,
+    plain_backward=_plain_gradient,
+)
+_backward = OP.define(
+    "skew_exp_backward(Tensor gradient, Tensor K, Tensor E, str backend) -> Tensor",
+    fake=_fake_forward,
+)

@@ -1,0 +1,1 @@
+"""Circular convolution of images by matrices given per frequency."""

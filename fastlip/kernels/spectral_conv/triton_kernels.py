@@ -1,0 +1,268 @@
+"""spectral_conv in Triton: transforms as matrix products on small images (torch.fft on others), and the mixing.
+
+A spectrum is (2, F, n, c): real and imaginary parts at the unique frequencies. Every sum is one program's, in order;
+float32 is multiplied as 3xTF32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastlip.kernels.common import triton_launch
+from fastlip.kernels.spectral_conv.api import dense_format, empty_gradients
+from fastlip.kernels.spectral_conv import tables
+from fastlip.kernels.spectral_conv.frequencies import Size, half_plane
+from fastlip.kernels.spectral_conv.reference import REAL
+
+_DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
+_ROWS, _COLUMNS, _TERMS = 64, 64, 32  # of a transform's tile, and of one step of its sums
+# Of the products, which hold twice as many sums and factors: with larger tiles or fewer warps, registers spill.
+_PRODUCT_COLUMNS, _PRODUCT_TERMS, _PRODUCT_WARPS = 32, 16, 8
+_SMALL = 400  # pixels of a torus whose transform is one matrix product: 16 x 16 with its zero padding
+
+
+@triton.jit
+def _transform_kernel(
+    p_table, p_x, p_bias, p_y, rows, terms, columns, channels,
+    table_row, table_term, x_term, x_image, x_channel, y_row, y_image, y_channel,
+    BIAS: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TERMS: tl.constexpr,
+):  # fmt: skip
+    """y[row] = Σ table[row, term] x[term] + bias, for each column: an image's channel."""
+    o_row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    o_column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    o_term = tl.arange(0, TERMS)
+    m_row, m_column = o_row < rows, o_column < columns
+    image, channel = (o_column // channels).to(tl.int64), o_column % channels
+    p_left = p_table + (o_row * table_row)[:, None] + (o_term * table_term)[None, :]  # [ROWS, TERMS]
+    o_x = image * x_image + channel * x_channel
+    p_right = p_x + (o_term.to(tl.int64) * x_term)[:, None] + o_x[None, :]  # [TERMS, COLUMNS]
+    total = tl.zeros((ROWS, COLUMNS), p_x.dtype.element_ty)
+    for start in range(0, terms, TERMS):
+        m_term = start + o_term < terms
+        left = tl.load(p_left + start * table_term, mask=m_row[:, None] & m_term[None, :], other=0)
+        right = tl.load(
+            p_right + start * tl.cast(x_term, tl.int64), mask=m_term[:, None] & m_column[None, :], other=0
+        )
+        total = tl.dot(left, right, total, input_precision=PRECISION, out_dtype=p_x.dtype.element_ty)
+    if BIAS:
+        total += tl.load(p_bias + channel, mask=m_column, other=0)[None, :]
+    o_y = (o_row.to(tl.int64) * y_row)[:, None] + (image * y_image + channel * y_channel)[None, :]
+    tl.store(p_y + o_y, total, mask=m_row[:, None] & m_column[None, :])
+
+
+@triton.jit
+def _product_kernel(
+    p_a, p_b, p_c, rows, columns, terms, groups,
+    a_part, a_member, a_group, a_row, a_term, b_part, b_member, b_group, b_term, b_column,
+    c_part, c_member, c_group, c_row, c_column,
+    SIGN_A: tl.constexpr, SIGN_B: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, TERMS: tl.constexpr,
+):  # fmt: skip
+    """c = a b of each member and group, complex; a negative sign conjugates a factor."""
+    tiles = tl.cdiv(columns, COLUMNS)
+    o_row = tl.program_id(1) // tiles * ROWS + tl.arange(0, ROWS)
+    o_column = tl.program_id(1) % tiles * COLUMNS + tl.arange(0, COLUMNS)
+    o_term = tl.arange(0, TERMS)
+    m_row, m_column = (o_row < rows)[:, None], (o_column < columns)[None, :]
+    member, group = (tl.program_id(0) // groups).to(tl.int64), tl.program_id(0) % groups
+    p_left = p_a + member * a_member + group * a_group
+    p_left += (o_row * a_row)[:, None] + (o_term * a_term)[None, :]  # [ROWS, TERMS]
+    p_right = p_b + member * b_member + group * b_group
+    p_right += (o_term * b_term)[:, None] + (o_column * b_column)[None, :]  # [TERMS, COLUMNS]
+    re = tl.zeros((ROWS, COLUMNS), p_a.dtype.element_ty)
+    im = tl.zeros((ROWS, COLUMNS), p_a.dtype.element_ty)
+    for start in range(0, terms, TERMS):
+        m_left = m_row & (start + o_term < terms)[None, :]
+        m_right = m_column & (start + o_term < terms)[:, None]
+        p_left_now, p_right_now = p_left + start * a_term, p_right + start * b_term
+        a_re = tl.load(p_left_now, mask=m_left, other=0)
+        a_im = SIGN_A * tl.load(p_left_now + a_part, mask=m_left, other=0)
+        b_re = tl.load(p_right_now, mask=m_right, other=0)
+        b_im = SIGN_B * tl.load(p_right_now + b_part, mask=m_right, other=0)
+        re = tl.dot(a_re, b_re, re, input_precision=PRECISION, out_dtype=p_a.dtype.element_ty)
+        re = tl.dot(-a_im, b_im, re, input_precision=PRECISION, out_dtype=p_a.dtype.element_ty)
+        im = tl.dot(a_re, b_im, im, input_precision=PRECISION, out_dtype=p_a.dtype.element_ty)
+        im = tl.dot(a_im, b_re, im, input_precision=PRECISION, out_dtype=p_a.dtype.element_ty)
+    p_result = p_c + member * c_member + group * c_group + (o_row * c_row)[:, None] + (o_column * c_column)[None, :]
+    tl.store(p_result, re, mask=m_row & m_column)
+    tl.store(p_result + c_part, im, mask=m_row & m_column)
+
+
+def supports(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> str:
+    """Empty, or why these kernels cannot run."""
+    return "there are no channels" if 0 in Q.shape else triton_launch.why_not(x, _product_kernel)
+
+
+def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> Tensor:
+    """IDFT(Q DFT(x)) + bias."""
+    last, x = dense_format(x), _dense(x, Q)
+    y = torch.empty((x.shape[0], Q.shape[1], *x.shape[2:]), dtype=x.dtype, device=x.device, memory_format=last)
+    if x.shape[0] > 0:
+        torus = torus[0], torus[1]
+        _synthesize(_mix(_analyse(x, torus, False), Q, groups, adjoint=False), torus, y, bias, True)
+    return y
+
+
+def spectral_conv_backward(
+    gradient: Tensor, x: Tensor, Q: Tensor, torus: Size, groups: int, wanted: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, Q and the bias; those that are not wanted are empty."""
+    images, gradient, torus = _dense(x, Q), _dense(gradient, Q), (torus[0], torus[1])
+    x_gradient, Q_gradient, bias_gradient = empty_gradients(images, Q, wanted)
+    if x.shape[0] == 0:
+        return x_gradient.to(x.dtype), Q_gradient.zero_(), bias_gradient.zero_()
+    Y = _analyse(gradient, torus, True)
+    if wanted[2]:  # at frequency 0
+        bias_gradient = torus[0] * torus[1] * Y[0, 0].sum(0)
+    if wanted[1]:
+        Q_gradient = _outer(Y, _analyse(images, torus, False), groups)
+    if wanted[0]:
+        _synthesize(_mix(Y, Q, groups, adjoint=True), torus, x_gradient, None, False)
+    return x_gradient.to(x.dtype), Q_gradient, bias_gradient
+
+
+def _dense(x: Tensor, Q: Tensor) -> Tensor:
+    return x.to(REAL[Q.dtype]).contiguous(memory_format=dense_format(x))
+
+
+def _analyse(x: Tensor, torus: Size, weighted: bool) -> Tensor:
+    """The spectrum of x; weighted: the adjoint of the synthesis, with its weights and its division by the area."""
+    n, channels, height, width = x.shape
+    if torus[0] * torus[1] <= _SMALL:
+        table = tables.transform(torus, (height, width), weighted, x.dtype, x.device)
+        spectrum = x.new_empty(2, table.shape[0] // 2, n, channels)
+        _transform(table, x, _image_strides(x), None, spectrum, (n * channels, channels, 1), channels)
+        return spectrum
+    X = torch.view_as_real(torch.fft.rfft2(x, s=torus)).flatten(2, 3).permute(3, 2, 0, 1)
+    X = X.index_select(1, tables.positions(torus, x.device))
+    return X * tables.weights(torus, x.dtype, x.device)[:, None, None] if weighted else X
+
+
+def _synthesize(spectrum: Tensor, torus: Size, y: Tensor, bias: Tensor | None, weighted: bool) -> None:
+    """Writes y with its bias; without weights this is the adjoint of the analysis."""
+    n, channels, height, width = y.shape
+    if torus[0] * torus[1] <= _SMALL:
+        table = tables.transform(torus, (height, width), weighted, y.dtype, y.device).T
+        _transform(table, spectrum, (n * channels, channels, 1), bias, y, _image_strides(y), channels)
+        return
+    if not weighted:
+        spectrum = spectrum / tables.weights(torus, y.dtype, y.device)[:, None, None]
+    Y = half_plane(torch.complex(spectrum[0], spectrum[1]), torus)
+    whole = torch.fft.irfft2(Y.permute(1, 2, 0).unflatten(2, (torus[0], -1)), s=torus)[..., :height, :width]
+    y.copy_(whole if bias is None else whole + bias[:, None, None])
+
+
+def _image_strides(x: Tensor) -> tuple[int, int, int]:
+    """Of pixels, images and channels, for a dense image of either memory format."""
+    channels, height, width = x.shape[1:]
+    if dense_format(x) is torch.channels_last:
+        return channels, channels * height * width, 1
+    return 1, channels * height * width, height * width
+
+
+def _mix(X: Tensor, Q: Tensor, groups: int, adjoint: bool) -> Tensor:
+    """Q X at each frequency, or Qᴴ X: as X Qᵀ and X conj(Q), since the rows of X are images."""
+    _, count, n, _ = X.shape
+    matrices = torch.view_as_real(Q.resolve_conj().contiguous())  # (F, cout, cin / groups, 2)
+    inputs, outputs = Q.shape[2], Q.shape[1] // groups
+    result = X.new_empty(2, count, n, groups * (inputs if adjoint else outputs))
+    member, row = matrices.stride(0), matrices.stride(1)
+    term, column = (row, 2) if adjoint else (2, row)
+    sizes = (n, inputs, outputs) if adjoint else (n, outputs, inputs)
+    factors = _spectrum(X, groups), (1, member, outputs * row, term, column), _spectrum(result, groups)
+    _multiply(X, matrices, result, sizes, groups, factors, 1, -1 if adjoint else 1)
+    return result
+
+
+def _outer(Y: Tensor, X: Tensor, groups: int) -> Tensor:
+    """Q̄ = Ȳ Xᴴ at each frequency, summed over images."""
+    _, count, n, outputs = Y.shape
+    inputs = X.shape[3] // groups
+    result = Y.new_empty(count, outputs, inputs, 2)
+    part, member, group, row, column = _spectrum(Y, groups)
+    c = 1, result.stride(0), outputs // groups * result.stride(1), result.stride(1), 2
+    sizes = outputs // groups, inputs, n
+    _multiply(Y, X, result, sizes, groups, ((part, member, group, column, row), _spectrum(X, groups), c), 1, -1)
+    return torch.view_as_complex(result)
+
+
+def _spectrum(X: Tensor, groups: int) -> tuple[int, ...]:
+    """Strides of a spectrum: from the real part to the imaginary, of frequencies, groups, images and channels."""
+    return X.stride(0), X.stride(1), X.shape[3] // groups, X.stride(2), 1
+
+
+def _multiply(
+    a: Tensor, b: Tensor, c: Tensor, sizes: tuple[int, ...], groups: int, strides: Any, sign_a: int, sign_b: int
+) -> None:
+    rows, columns, terms = sizes
+    grid = a.shape[1] * groups, triton.cdiv(rows, _ROWS) * triton.cdiv(columns, _PRODUCT_COLUMNS)
+    triton_launch.launch(
+        _product_kernel, grid, a.device, a, b, c, rows, columns, terms, groups, *strides[0], *strides[1], *strides[2],
+        SIGN_A=sign_a, SIGN_B=sign_b, PRECISION=_precision(a), ROWS=_ROWS,
+        COLUMNS=_PRODUCT_COLUMNS, TERMS=_PRODUCT_TERMS, num_warps=_PRODUCT_WARPS,
+    )  # fmt: skip
+
+
+def _transform(
+    table: Tensor, x: Tensor, x_strides: Any, bias: Tensor | None, y: Tensor, y_strides: Any, channels: int
+) -> None:
+    """y = table x + bias, for each channel of each image; strides are those of rows or terms, images, channels."""
+    rows, terms = table.shape
+    columns = y.numel() // rows
+    grid = triton.cdiv(columns, _COLUMNS), triton.cdiv(rows, _ROWS)
+    triton_launch.launch(
+        _transform_kernel, grid, x.device, table, x, table if bias is None else bias.contiguous(), y,
+        rows, terms, columns, channels, *table.stride(), *x_strides, *y_strides,
+        BIAS=bias is not None, PRECISION=_precision(x), ROWS=_ROWS, COLUMNS=_COLUMNS, TERMS=_TERMS,
+    )  # fmt: skip
+
+
+def _precision(x: Tensor) -> str:
+    """TF32 alone is not admissible: its error would exceed fp32's by a factor of a thousand."""
+    return "tf32x3" if x.dtype == torch.float32 and x.is_cuda else "ieee"
+
+
+_TRANSFORM = ("table_row", "table_term", "x_term", "x_image", "x_channel", "y_row", "y_image", "y_channel")
+_A = ("a_part", "a_member", "a_group", "a_row", "a_term")
+_B = ("b_part", "b_member", "b_group", "b_term", "b_column")
+_C = ("c_part", "c_member", "c_group", "c_row", "c_column")
+
+
+def _compilation(
+    kernel: Any, dtype: str, warps: int, pointers: tuple[str, ...], integers: tuple[str, ...], **constants: Any
+) -> triton_launch.Compilation:
+    """Strides named in constants are 1, which Triton makes constants; the others are multiples of 16, as most are."""
+    constants |= {"PRECISION": "tf32x3" if dtype == "fp32" else "ieee", "ROWS": _ROWS}
+    signature = dict.fromkeys(pointers, f"*{dtype}") | dict.fromkeys(integers, "i32")
+    divisible = tuple(name for name in integers if name not in ("rows", "terms", "groups"))
+    return triton_launch.Compilation(kernel, signature, constants, warps, divisible)
+
+
+def _compilations(dtype: str) -> list[triton_launch.Compilation]:
+    def transform(bias: bool, **ones: int) -> triton_launch.Compilation:
+        pointers, integers = (
+            ("p_table", "p_x", "p_bias", "p_y"),
+            ("rows", "terms", "columns", "channels", *_TRANSFORM),
+        )
+        constants = {"BIAS": bias, "COLUMNS": _COLUMNS, "TERMS": _TERMS, **ones}
+        return _compilation(_transform_kernel, dtype, 4, pointers, integers, **constants)
+
+    def product(sign: int, **ones: int) -> triton_launch.Compilation:
+        integers = ("rows", "columns", "terms", "groups", *_A, *_B, *_C)
+        constants = {"SIGN_A": 1, "SIGN_B": sign, "COLUMNS": _PRODUCT_COLUMNS, "TERMS": _PRODUCT_TERMS, **ones}
+        return _compilation(_product_kernel, dtype, _PRODUCT_WARPS, ("p_a", "p_b", "p_c"), integers, **constants)
+
+    return [
+        transform(False, table_term=1, x_channel=1, y_channel=1),
+        transform(True, table_row=1, x_channel=1, y_row=1),
+        product(-1, a_term=1, b_part=1, c_column=1),
+        product(-1, a_row=1, b_column=1, c_part=1),
+    ]
+
+
+AOT = [compilation for dtype in _DTYPES.values() for compilation in _compilations(dtype)]

@@ -1,0 +1,1 @@
+"""Upper bound of the L2 operator norm of a convolution on images of one size, or of a matrix."""
