@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastlip
-from fastlip.certification import auditing
-from fastlip import ops
 from fastlip import nn as lip
+from fastlip import ops
+from fastlip.certification import auditing
 from fastlip.nn._base import LipschitzLayer
 
 

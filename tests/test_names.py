@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from fastlip.training.markdown import markdown
 from fastlip.cli import main
 from fastlip.training.card import card_text
+from fastlip.training.markdown import markdown
 
 NAMES = [r"$\frac{$", "a_b $x^$ <b>", "caf\udce9\ud800", "two\nlines", "$$$", "a\x1b[31mred", "| pipe |", "100 %"]
 

@@ -11,16 +11,24 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from fastlip.certification.auditing import Audit, LayerBound, examine
 from fastlip.certification.batches import check_batch, check_bounds, check_declared
-from fastlip.certification.evaluation import Unchanged, bar, check_eps, check_model, from_parameters, full_precision, prepare
+from fastlip.certification.evaluation import (
+    Unchanged,
+    bar,
+    check_eps,
+    check_model,
+    from_parameters,
+    full_precision,
+    prepare,
+)
 from fastlip.certification.graphs import Branch
-from fastlip.losses.labels import as_logits, classes, is_binary
-from fastlip.exporting.plain import FirstEntries
 from fastlip.certification.rounding import EXACT, FOLLOWERS, Rounded, check_model_name, exact_twin, norms
 from fastlip.certification.sameness import check_batch_outputs
 from fastlip.certification.unfolding import batch_like, unfold
 from fastlip.certification.weights import linear_weight, runs_as
-from fastlip.certification.auditing import Audit, LayerBound, examine
+from fastlip.exporting.plain import FirstEntries
+from fastlip.losses.labels import as_logits, classes, is_binary
 from fastlip.nn._base import as_it_runs
 from fastlip.nn._conv import KernelConv2d
 from fastlip.nn.shaping import FirstChannels

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from fastlip._extras import needed_for
+from fastlip.kernels.common.precision import everything_ieee
 from fastlip.nn._base import LipschitzLayer
 from fastlip.nn._fingerprint import fingerprint, is_plain
-from fastlip.kernels.common.precision import everything_ieee
 
 
 def check_model(model: Any, dtype: torch.dtype | None) -> None:

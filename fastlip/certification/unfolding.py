@@ -10,10 +10,10 @@ from torch import Tensor, fx, nn
 
 from fastlip import nn as lip
 from fastlip.certification.bounds import understands
-from fastlip.nn._calls import hooks_of, is_replaced
 from fastlip.certification.evaluation import compiled_from
 from fastlip.certification.graphs import Branch, UnknownError, graph_of, known, parts_of
 from fastlip.exporting.plain import thaw
+from fastlip.nn._calls import hooks_of, is_replaced
 from fastlip.nn._conv import LipschitzConv2d
 from fastlip.nn.chain import Chain
 from fastlip.nn.pooling import L2NormPool2d, ScaledAvgPool2d

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from fastlip.certification.bounds import MEASURED
-from fastlip.nn._calls import hooks_of, is_replaced, overridden
 from fastlip.certification.evaluation import check_finite, compiled_from, evaluating
 from fastlip.certification.sameness import check_same_outputs
 from fastlip.certification.traces import no_trace
 from fastlip.certification.unfolding import batch_like, is_sequence
 from fastlip.exporting.rules import Target, exported
+from fastlip.nn._calls import hooks_of, is_replaced, overridden
 from fastlip.nn._conv import LipschitzConv2d
 
 FOURIER = ("fft", "matrices")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fastlip.exporting import plain as plain
 from fastlip import nn as lip
+from fastlip.exporting import plain as plain
 from fastlip.exporting.rules import Target, chain, exported
 from fastlip.nn._base import at_least_float32
 

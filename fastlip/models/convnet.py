@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from fastlip import nn as lip
-from fastlip.nn._base import check_positive_int, orthogonal_
 from fastlip.kernels.common.dispatch import check_backend
+from fastlip.nn._base import check_positive_int, orthogonal_
 
 SIZES = {"XS": 16, "S": 32, "M": 64, "L": 128}
 MAX_BLOCKS = 5

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from torch import nn
 
 from fastlip import nn as lip
-from fastlip.nn._base import check_positive_int
 from fastlip.kernels.common.dispatch import check_backend
+from fastlip.nn._base import check_positive_int
 
 
 class SLLSize(NamedTuple):

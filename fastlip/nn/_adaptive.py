@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.block_conv.reference import alternating_axes
 from fastlip.nn._base import LipschitzLayer, at_least_float32
 from fastlip.nn._conv import Pair
-from fastlip.kernels.block_conv.reference import alternating_axes
 
 
 class AdaptiveKernel(LipschitzLayer):

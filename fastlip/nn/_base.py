@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from fastlip import ops
+from fastlip.kernels.common.dispatch import check_backend
+from fastlip.kernels.common.gate import is_onnx, is_recorded
+from fastlip.kernels.common.precision import autocasts, full_precision, is_ieee, widens
 from fastlip.nn._cache import CACHED_CONTEXTS, EvaluationCache
 from fastlip.nn._postponed import in_one_step
 from fastlip.nn._whole import WholeModule
-from fastlip.kernels.common.gate import is_onnx, is_recorded
-from fastlip.kernels.common.dispatch import check_backend
-from fastlip.kernels.common.precision import autocasts, full_precision, is_ieee, widens
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fastlip.nn._fingerprint import fingerprint, is_plain
 from fastlip.kernels.common.gate import is_observed
+from fastlip.nn._fingerprint import fingerprint, is_plain
 
 CACHED_CONTEXTS = 8  # resolutions kept at once
 _CACHED_DERIVATIVES = 2  # of each kind

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip import ops
+from fastlip.kernels.common.padding import Pads, pad, same_pads
 from fastlip.nn import _spectra
 from fastlip.nn._base import LipschitzLayer, as_it_runs, check_positive_int, make_bias
-from fastlip.kernels.common.padding import Pads, pad, same_pads
 
 Pair = tuple[int, int]
 # What shapes and padding are derived from.

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.common.padding import same_pads
+from fastlip.kernels.spectral_conv.api import FixedSpectrum, kernel_spectrum, own_frequencies
 from fastlip.nn import _spectra
 from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32
 from fastlip.nn._cache import CACHED_CONTEXTS
 from fastlip.nn._conv import LipschitzConv2d, Pair
-from fastlip.kernels.common.padding import same_pads
-from fastlip.kernels.spectral_conv.api import FixedSpectrum, kernel_spectrum, own_frequencies
 
 
 class PerFrequencyConv2d(LipschitzConv2d):

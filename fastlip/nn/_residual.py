@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.common.padding import Pads
+from fastlip.kernels.sdp_residual.api import folded
+from fastlip.kernels.spectral_conv.api import spectral_conv_fixed
 from fastlip.nn import _spectra
 from fastlip.nn._base import LipschitzLayer, LipschitzLinear, as_it_runs, check_positive_int, make_bias
 from fastlip.nn._cache import CACHED_CONTEXTS
 from fastlip.nn._conv import GEOMETRY, LipschitzConv2d
-from fastlip.kernels.common.padding import Pads
-from fastlip.kernels.sdp_residual.api import folded
-from fastlip.kernels.spectral_conv.api import spectral_conv_fixed
 
 # A scale is a quotient by sums of products, rounded at each step: they are enlarged by this many roundings.
 _ROUNDINGS = 8

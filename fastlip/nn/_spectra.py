@@ -10,8 +10,8 @@ from torch import Tensor
 from fastlip import ops
 from fastlip.kernels.common.gate import refusal
 from fastlip.kernels.common.padding import same_pads
-from fastlip.kernels.spectral_conv.api import OP, FixedSpectrum, fix_spectrum, kernel_spectrum, spectral_conv_fixed
 from fastlip.kernels.spectral_conv import costs
+from fastlip.kernels.spectral_conv.api import OP, FixedSpectrum, fix_spectrum, kernel_spectrum, spectral_conv_fixed
 
 if TYPE_CHECKING:
     from fastlip.nn._conv import LipschitzConv2d

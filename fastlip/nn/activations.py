@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.nn._base import at_least_float32, check_positive_int
-from fastlip.nn._whole import WholeModule
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.maxmin.api import PAIRINGS
+from fastlip.nn._base import at_least_float32, check_positive_int
+from fastlip.nn._whole import WholeModule
 
 
 def _check_pairing(pairing: str) -> str:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.block_conv.reference import alternating_axes
 from fastlip.nn._base import MatrixLinear, at_least_float32, decomposed_dtype
 from fastlip.nn._conv import KernelConv2d
-from fastlip.kernels.block_conv.reference import alternating_axes
 
 
 class BCOPConv2d(KernelConv2d):

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx, nn
 
 from fastlip import ops
+from fastlip.kernels.common.padding import same_pads
+from fastlip.kernels.conv_chain.api import OP as CONV_CHAIN
 from fastlip.nn._calls import is_untouched
 from fastlip.nn._conv import KernelConv2d
 from fastlip.nn._orthogonal import OrthogonalConv2d, PerFrequencyConv2d
 from fastlip.nn._residual import ResidualConv2d
 from fastlip.nn.activations import MaxMin
 from fastlip.nn.soc import SOCConv2d
-from fastlip.kernels.common.padding import same_pads
-from fastlip.kernels.conv_chain.api import OP as CONV_CHAIN
 
 _FUSED_BACKENDS = ("auto", "native")
 # The forward that each kind is fused for, as this package wrote it.

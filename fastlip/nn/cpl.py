@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastlip.nn._base import at_least_float32
-from fastlip.nn._residual import ResidualConv2d, ResidualLinear, safe_scale
 from fastlip.kernels.common.padding import pad, same_pads
 from fastlip.kernels.common.precision import for_convolution
 from fastlip.kernels.sdp_residual.reference import adjoint
+from fastlip.nn._base import at_least_float32
+from fastlip.nn._residual import ResidualConv2d, ResidualLinear, safe_scale
 
 # Frequencies per axis and unit of the kernel's degree: at 17, sampling loses less than 1 % of sigma.
 _DENSITY = 17

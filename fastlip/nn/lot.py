@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.polar.reference import join, ridged_newton, split
 from fastlip.nn._orthogonal import OrthogonalConv2d, OrthogonalLinear
 from fastlip.nn.aol import centre_orthogonal_
-from fastlip.kernels.polar.reference import join, ridged_newton, split
 
 
 def check_iteration(ridge: float | None, steps: int | None) -> tuple[float | None, int | None]:

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip import ops
+from fastlip.kernels.common.dispatch import check_backend
 from fastlip.nn._base import check_positive_int
 from fastlip.nn._whole import WholeModule
-from fastlip.kernels.common.dispatch import check_backend
 
 
 class ZeroChannelPad(WholeModule):

@@ -11,6 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.common.padding import Pads, same_pads
+from fastlip.kernels.common.precision import without_autocast
+from fastlip.kernels.conv_exp.api import check_terms
+from fastlip.kernels.conv_exp.truncation import degree_for, economized, largest_modulus, stable_norm, taylor
+from fastlip.kernels.spectral_conv.api import kernel_spectrum
+from fastlip.kernels.spectral_exp.api import kernel_exp
 from fastlip.nn import _spectra
 from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32, check_nonnegative
 from fastlip.nn._cache import CACHED_CONTEXTS
@@ -18,12 +24,6 @@ from fastlip.nn._channels import first_channels, pad_channels
 from fastlip.nn._conv import Pair
 from fastlip.nn._orthogonal import PerFrequencyConv2d, largest_singular_value, space_to_depth
 from fastlip.nn._skew import norm_bound, norm_on, series_by_spectrum, series_of_spectrum, skew
-from fastlip.kernels.common.padding import Pads, same_pads
-from fastlip.kernels.common.precision import without_autocast
-from fastlip.kernels.conv_exp.api import check_terms
-from fastlip.kernels.conv_exp.truncation import degree_for, economized, largest_modulus, stable_norm, taylor
-from fastlip.kernels.spectral_conv.api import kernel_spectrum
-from fastlip.kernels.spectral_exp.api import kernel_exp
 
 EXPONENTIALS = ("series", "spectral")
 DEFAULT_TERMS = 4

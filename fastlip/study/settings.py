@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastlip._files import read_json, write_json
-from fastlip.models import METHODS, SIZES
 from fastlip.kernels.common.dispatch import check_backend
+from fastlip.models import METHODS, SIZES
 from fastlip.training.recipe import Recipe, default_recipe
 
 FILE = "study.json"

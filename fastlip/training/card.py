@@ -13,9 +13,9 @@ from torch import nn
 
 import fastlip
 from fastlip._files import write_json, write_text
-from fastlip.training.markdown import markdown
 from fastlip.models import TITLES
 from fastlip.training import checkpoint
+from fastlip.training.markdown import markdown
 from fastlip.training.recipe import Recipe
 
 FILE_NAMES = ("card.json", "README.md")

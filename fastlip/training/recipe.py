@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from fastlip.data import DATASETS
-from fastlip.models import METHODS
 from fastlip.kernels.common.dispatch import check_backend
+from fastlip.models import METHODS
 
 LOSSES = ("offset-ce", "temperature-ce", "hkr")
 MODELS = ("lip_conv_net", "sll_net", "published_conv_net")

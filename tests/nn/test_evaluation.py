@@ -10,8 +10,8 @@ from torch import nn
 import fastlip
 from fastlip import nn as lip
 from fastlip.certification.bounds import bound_module
-from fastlip.nn import _spectra
 from fastlip.kernels.spectral_conv.api import OP
+from fastlip.nn import _spectra
 
 if OP.status("native"):
     pytest.skip(OP.status("native"), allow_module_level=True)

@@ -8,9 +8,9 @@ from layer_catalog import jacobians, perturb
 
 from fastlip import nn as lip
 from fastlip import ops
+from fastlip.kernels.spectral_conv.api import kernel_spectrum
 from fastlip.nn._residual import residual_bound, safe_scale
 from fastlip.nn.cpl import _sample, squared_norm_bound
-from fastlip.kernels.spectral_conv.api import kernel_spectrum
 
 CONVOLUTIONS = (lip.SLLConv2d, lip.CPLConv2d)
 LAYERS = (*CONVOLUTIONS, lip.SLLLinear, lip.CPLLinear)

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from layer_catalog import jacobians, perturb
 
 from fastlip import testing
+from fastlip.kernels.conv_exp.truncation import largest_modulus
 from fastlip.nn import SOCConv2d, SOCLinear
 from fastlip.nn._skew import matrix_bound
 from fastlip.nn.soc import norm_bound, skew
-from fastlip.kernels.conv_exp.truncation import largest_modulus
 
 
 def jacobian(layer, shape):

@@ -6,9 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastlip import testing
-from fastlip.ops import gram_rowsum
 from fastlip.kernels.common.case import Case
 from fastlip.kernels.common.dispatch import registered
+from fastlip.ops import gram_rowsum
 
 BACKENDS = ("reference", "native")
 KERNELS = [(), (1, 1), (2, 2), (3, 3), (5, 5), (3, 2), (1, 4)]

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastlip import ops, testing
-from fastlip.nn import GroupSort, MaxMin
 from fastlip.kernels.maxmin.api import OP
 from fastlip.kernels.maxmin.cases import by_extrema
+from fastlip.nn import GroupSort, MaxMin
 
 
 def backends():

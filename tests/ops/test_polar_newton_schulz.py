@@ -11,8 +11,8 @@ import torch
 
 from fastlip import ops, testing
 from fastlip.kernels.common import binding
-from fastlip.kernels.polar.api import OP
 from fastlip.kernels.polar import newton_schulz, on_cuda
+from fastlip.kernels.polar.api import OP
 
 DTYPES = (torch.float32, torch.complex64)
 EPS = torch.finfo(torch.float32).eps

@@ -7,7 +7,15 @@ import torch.nn.functional as F
 from fastlip import ops, testing
 from fastlip.kernels.common.dispatch import registered
 from fastlip.kernels.common.padding import pad, same_pads
-from fastlip.kernels.spectral_conv.api import OP, fix_spectrum, half_plane, kernel_spectrum, per_frequency, spectral_conv_fixed, unique_frequencies
+from fastlip.kernels.spectral_conv.api import (
+    OP,
+    fix_spectrum,
+    half_plane,
+    kernel_spectrum,
+    per_frequency,
+    spectral_conv_fixed,
+    unique_frequencies,
+)
 
 SIZES = ((1, 1), (1, 2), (2, 1), (2, 2), (3, 3), (4, 4), (5, 4), (4, 5), (7, 3), (1, 6))
 KERNELS = ((1, 1), (2, 2), (3, 3), (5, 4), (7, 3))

@@ -8,8 +8,8 @@ from torch import nn
 
 from fastlip import nn as lip
 from fastlip.data import load
-from fastlip.models import METHODS
 from fastlip.kernels.spectral_conv.api import FixedSpectrum
+from fastlip.models import METHODS
 from fastlip.study import plots, running, searching
 from fastlip.study.measuring import Measured, _kept_weights, measure
 from fastlip.study.searching import held_out, pairs, search

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fastlip import hub
-from fastlip.training.markdown import markdown
 from fastlip.training import checkpoint
 from fastlip.training.card import card_text, make_card
 from fastlip.training.checkpoint import CheckpointError
+from fastlip.training.markdown import markdown
 from fastlip.training.recipe import Recipe, default_recipe
 from fastlip.training.recipe_files import read, read_recipe
 from fastlip.training.setup import batches_of, device_of, network_of

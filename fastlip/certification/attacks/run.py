@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastlip.certification.batches import check_batch, check_declared
-from fastlip.certification.evaluation import bar, check_model, from_parameters, full_precision, prepare
-from fastlip.losses.labels import classes
-from fastlip.certification.sameness import check_fixed
 from fastlip.certification.attacks.ball import Ball, Bounds, distances, per_image
 from fastlip.certification.attacks.objective import Objective, forward, margins, outputs, rivals
 from fastlip.certification.attacks.options import KINDS, Plan, Radii, box, check_bounds, make_generator
 from fastlip.certification.attacks.result import AttackResult, BrokenCertificateWarning, broken_text
 from fastlip.certification.attacks.search import apgd, pgd
+from fastlip.certification.batches import check_batch, check_declared
 from fastlip.certification.certificates import DEFAULT_EPS, Certificate
+from fastlip.certification.evaluation import bar, check_model, from_parameters, full_precision, prepare
+from fastlip.certification.sameness import check_fixed
+from fastlip.losses.labels import classes
 
 __all__ = ["KINDS", "attack", "attack_certified"]
 

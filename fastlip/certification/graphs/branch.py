@@ -11,7 +11,24 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from fastlip.certification.graphs.functions import FACTORS, JOINS, MOVES, NEGATIONS, QUOTIENTS, SUMS, UnknownError, arguments, depending_on, is_in, join, module_form, require_fixed, require_known, spread, text
+from fastlip.certification.graphs.functions import (
+    FACTORS,
+    JOINS,
+    MOVES,
+    NEGATIONS,
+    QUOTIENTS,
+    SUMS,
+    UnknownError,
+    arguments,
+    depending_on,
+    is_in,
+    join,
+    module_form,
+    require_fixed,
+    require_known,
+    spread,
+    text,
+)
 from fastlip.certification.graphs.rules import RULES, Call
 from fastlip.certification.graphs.watching import Watch
 

@@ -12,7 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fastlip.certification.graphs.functions import CREATIONS, NEGATIONS, PRODUCTS, QUOTIENTS, UnknownError, is_in, spread, text
+from fastlip.certification.graphs.functions import (
+    CREATIONS,
+    NEGATIONS,
+    PRODUCTS,
+    QUOTIENTS,
+    UnknownError,
+    is_in,
+    spread,
+    text,
+)
 from fastlip.certification.resampling import interpolation
 
 Rule = tuple[Callable[..., Any], Any]

@@ -8,19 +8,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlip.exporting import plain as plain
 from fastlip import nn as lip
-from fastlip.certification.rounding.rules import Shape, average, convolution, dense, in_double, moves, norm_of, reflection, register
-from fastlip.certification.rounding.terms import Rounding, Unit, after, direct_roundings, norms_of, spectral_product, sum_of_products, underflow
+from fastlip.certification.rounding.rules import (
+    Shape,
+    average,
+    convolution,
+    dense,
+    in_double,
+    moves,
+    norm_of,
+    reflection,
+    register,
+)
+from fastlip.certification.rounding.terms import (
+    Rounding,
+    Unit,
+    after,
+    direct_roundings,
+    norms_of,
+    spectral_product,
+    sum_of_products,
+    underflow,
+)
+from fastlip.exporting import plain as plain
+from fastlip.kernels.common.padding import same_pads
+from fastlip.kernels.conv_exp.truncation import taylor
+from fastlip.kernels.spectral_conv import costs
+from fastlip.kernels.spectral_conv.api import kernel_spectrum, per_frequency
 from fastlip.nn._base import MatrixLinear
 from fastlip.nn._conv import KernelConv2d
 from fastlip.nn._orthogonal import OrthogonalConv2d, largest_singular_value
 from fastlip.nn._residual import ResidualConv2d, ResidualLinear
 from fastlip.nn._skew import norm_on
-from fastlip.kernels.common.padding import same_pads
-from fastlip.kernels.conv_exp.truncation import taylor
-from fastlip.kernels.spectral_conv import costs
-from fastlip.kernels.spectral_conv.api import kernel_spectrum, per_frequency
 
 _ENLARGED = 1 + 1e-3  # norms, by the rounding of their computation in single precision
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastlip.certification import bounds as bounds
 from fastlip import nn as lip
+from fastlip.certification import bounds as bounds
 from fastlip.certification.rounding.terms import Rounding, Unit, norms_of, sum_of_products, underflow
 
 Shape = tuple[int, ...]

@@ -6,7 +6,18 @@ again, for the audit, and only if the graph still is the one that :func:`freeze`
 """
 
 from fastlip.exporting.plain._module import Plain
-from fastlip.exporting.plain.entries import Absolute, FirstEntries, NormPool, PadChannels, PadGroups, Patches, Reflection, ScaledPool, SortGroups, SortPairs
+from fastlip.exporting.plain.entries import (
+    Absolute,
+    FirstEntries,
+    NormPool,
+    PadChannels,
+    PadGroups,
+    Patches,
+    Reflection,
+    ScaledPool,
+    SortGroups,
+    SortPairs,
+)
 from fastlip.exporting.plain.freezing import freeze, thaw
 from fastlip.exporting.plain.spectral import SpectralConvolution
 from fastlip.exporting.plain.weighted import Convolution, Exponential, ResidualConvolution, ResidualDense

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.kernels.block_conv import reference
 from fastlip.kernels.common.dispatch import Op, differentiated
 from fastlip.kernels.common.precision import full_precision
-from fastlip.kernels.block_conv import reference
 
 OP = Op("block_conv", backends=("native",))
 

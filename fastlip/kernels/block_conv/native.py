@@ -8,9 +8,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from fastlip.kernels.common import binding
-from fastlip.kernels.block_conv.api import kernel_shape
 from fastlip.kernels.block_conv import products
+from fastlip.kernels.block_conv.api import kernel_shape
+from fastlip.kernels.common import binding
 
 binding.require()
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.kernels.cayley import reference
 from fastlip.kernels.common.checks import matrices
 from fastlip.kernels.common.dispatch import Op, differentiated
 from fastlip.kernels.common.precision import full_precision
-from fastlip.kernels.cayley import reference
 
 OP = Op("cayley", backends=("native",))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastlip.kernels.cayley import reference
+from fastlip.kernels.cayley.api import new_inverse
 from fastlip.kernels.common import binding
 from fastlip.kernels.common.precision import full_precision
-from fastlip.kernels.cayley.api import new_inverse
-from fastlip.kernels.cayley import reference
 
 binding.require()
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common import binding
+from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.conv_exp import matrices, spectrum, taps
 from fastlip.kernels.conv_exp.series import Series
 

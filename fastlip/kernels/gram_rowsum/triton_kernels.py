@@ -251,7 +251,9 @@ def _precision(weight: Tensor) -> str:
     return "tf32x3" if weight.dtype == torch.float32 and weight.is_cuda else "ieee"
 
 
-def _compilations(dtype: str, size: int, weighted: bool, ones: tuple[str, ...] = ()) -> list[triton_launch.Compilation]:
+def _compilations(
+    dtype: str, size: int, weighted: bool, ones: tuple[str, ...] = ()
+) -> list[triton_launch.Compilation]:
     """Both kernels; the integers named in ones are 1, which Triton makes constants."""
     precision = "tf32x3" if dtype == "fp32" else "ieee"
     constants = {"KD": 1, "KH": size, "KW": size, "WEIGHTED": weighted, "PRECISION": precision, "TILE": TILE}
@@ -261,7 +263,9 @@ def _compilations(dtype: str, size: int, weighted: bool, ones: tuple[str, ...] =
     backward = dict.fromkeys(("p_gradient", "p_w", "p_psi", "p_out"), f"*{dtype}") | {"p_signs": "*i32"} | sizes
     even = ("channels", "depth")
     return [
-        triton_launch.Compilation(_forward_kernel, forward, constants | {"SUM": _SUM[dtype]}, _FORWARD_WARPS[dtype], even),
+        triton_launch.Compilation(
+            _forward_kernel, forward, constants | {"SUM": _SUM[dtype]}, _FORWARD_WARPS[dtype], even
+        ),
         triton_launch.Compilation(_backward_kernel, backward, constants | {"OUT": _OUT}, divisible=even),
     ]
 

@@ -16,7 +16,21 @@ from torch import Tensor
 from fastlip.kernels.common import triton_launch
 from fastlip.kernels.polar import newton_schulz
 from fastlip.kernels.polar.newton_schulz import ADJOINT_STEPS, FINE, STEPS, TINY
-from fastlip.kernels.polar.on_chip import adjoint_multiply, bound_of, cubic_of, defect_of, derive, gram_of, identity_of, load_planar, multiply, offsets_of, skew_part, store_planar, unit_of
+from fastlip.kernels.polar.on_chip import (
+    adjoint_multiply,
+    bound_of,
+    cubic_of,
+    defect_of,
+    derive,
+    gram_of,
+    identity_of,
+    load_planar,
+    multiply,
+    offsets_of,
+    skew_part,
+    store_planar,
+    unit_of,
+)
 
 _DTYPES = (torch.float32, torch.complex64)
 # The largest matrices that stay in registers without spilling, by whether they are complex.
@@ -201,7 +215,9 @@ def _compilations(is_complex: bool) -> Iterator[triton_launch.Compilation]:
     for rows, columns in ((rows, columns) for rows in _WARPS for columns in _WARPS if columns <= rows):
         tiles = constants | {"ROWS": rows, "COLUMNS": columns}
         if rows <= _LARGEST_FORWARD[is_complex]:
-            yield triton_launch.Compilation(_forward_kernel, forward, tiles | {"STEPS": STEPS}, _warps(rows, is_complex))
+            yield triton_launch.Compilation(
+                _forward_kernel, forward, tiles | {"STEPS": STEPS}, _warps(rows, is_complex)
+            )
         if rows <= _LARGEST_BACKWARD[is_complex]:
             for square in (False, True)[: 1 + (rows == columns)]:
                 more = {"STEPS": ADJOINT_STEPS, "SQUARE": square}

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common import binding
+from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.conv_chain import native as conv_chain
 from fastlip.kernels.sdp_residual import layer

@@ -8,12 +8,19 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.asked import asked
-from fastlip.kernels.common.gate import refusal
 from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.gate import refusal
 from fastlip.kernels.common.precision import autocasts, without_autocast
 from fastlip.kernels.spectral_conv import reference
 from fastlip.kernels.spectral_conv.fixed import FixedSpectrum, fix_spectrum
-from fastlip.kernels.spectral_conv.frequencies import Size, half_plane, kernel_spectrum, own_frequencies, per_frequency, unique_frequencies
+from fastlip.kernels.spectral_conv.frequencies import (
+    Size,
+    half_plane,
+    kernel_spectrum,
+    own_frequencies,
+    per_frequency,
+    unique_frequencies,
+)
 
 __all__ = [
     "FixedSpectrum",

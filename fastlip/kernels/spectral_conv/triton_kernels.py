@@ -14,8 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from fastlip.kernels.common import triton_launch
-from fastlip.kernels.spectral_conv.api import dense_format, empty_gradients
 from fastlip.kernels.spectral_conv import tables
+from fastlip.kernels.spectral_conv.api import dense_format, empty_gradients
 from fastlip.kernels.spectral_conv.frequencies import Size, half_plane
 from fastlip.kernels.spectral_conv.reference import REAL
 
