@@ -32,7 +32,7 @@ AVX2 = "-mavx2 -mfma -mf16c -mbmi -mbmi2"
 # Only code that asks for 64-byte vectors gets them: a single one slows the core down for microseconds.
 AVX512 = f"{AVX2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=256"
 X86_SETS = {"avx2": AVX2, "avx512": AVX512}
-# For little work on a machine with AVX-512: the AVX2 kernels of these ops (fastlip.kernels.common.binding.narrow_kernel).
+# For little work on a machine with AVX-512: the AVX2 kernels of these ops (kernels/common/binding.py, narrow_kernel).
 NARROW, NARROW_OPS = "narrow", ("gram_rowsum",)
 if sys.platform == "darwin":
     LINK = "-bundle -undefined dynamic_lookup"

@@ -10,11 +10,11 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from fastlip import _moved
+
 if TYPE_CHECKING:
     from fastlip import data, hub, losses, models, nn, ops
-    from fastlip.certification.attacks import AttackResult, attack
-    from fastlip.certification.auditing import Audit, audit
-    from fastlip.certification.certificates import Certificate, certify
+    from fastlip.certification import AttackResult, Audit, Certificate, attack, audit, certify
     from fastlip.diagnosis import doctor
     from fastlip.exporting import export
     from fastlip.freezing import freeze, unfreeze
@@ -47,12 +47,12 @@ __all__ = [
 
 # The module of each name that is not a module itself.
 _MODULE_OF = {
-    "AttackResult": "attacks",
-    "Audit": "auditing",
-    "Certificate": "certificates",
-    "attack": "attacks",
-    "audit": "auditing",
-    "certify": "certificates",
+    "AttackResult": "certification.attacks",
+    "Audit": "certification.auditing",
+    "Certificate": "certification.certificates",
+    "attack": "certification.attacks",
+    "audit": "certification.auditing",
+    "certify": "certification.certificates",
     "doctor": "diagnosis",
     "export": "exporting",
     "freeze": "freezing",
@@ -83,5 +83,6 @@ def __dir__() -> list[str]:
     return list(__all__)
 
 
+_moved.keep_old_paths()
 if "torch" in sys.modules:
     importlib.import_module("fastlip.ops")

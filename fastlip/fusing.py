@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from fastlip.kernels.common.literals import Backend
 from fastlip.nn.chain import Chain
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -41,7 +42,7 @@ def _retype(module: Any, kind: type[nn.Module], *, converted: bool) -> None:
     module.converted = converted
 
 
-def _set_backend(model: Model, backend: str) -> Model:
+def _set_backend(model: Model, backend: Backend) -> Model:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     for module in model.modules():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastlip import ops
+from fastlip.kernels import OPS
 from fastlip.kernels.common.case import Case
 from fastlip.kernels.common.dispatch import Op, registered
 
@@ -21,13 +22,13 @@ _ROUNDINGS = 4.0
 
 
 def cases_of(op_name: str) -> ModuleType:
-    """The module ``fastlip.ops.<op>.cases``."""
+    """The module ``fastlip.kernels.<op>.cases``."""
     return importlib.import_module(f"fastlip.kernels.{op_name}.cases")
 
 
 def ops_with_cases() -> list[str]:
     """The ops that have cases: all with kernels must, references may."""
-    return [name for name in ops.__all__ if find_spec(f"fastlip.kernels.{name}.cases") or op(name).backends]
+    return [name for name in OPS if find_spec(f"fastlip.kernels.{name}.cases") or op(name).backends]
 
 
 def op_cases(bench: bool = False) -> Iterator[tuple[str, str, Case]]:

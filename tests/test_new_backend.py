@@ -30,12 +30,22 @@ def build(folder):
     subprocess.run(command, check=True)
 
 
+def list_in_ops(path, line):
+    """Adds the page's import and the name to the public functions."""
+    text = path.read_text()
+    assert text.count("__all__ = [\n") == 1
+    path.write_text(text.replace("__all__ = [\n", f'{line}\n__all__ = [\n    "shrink",\n'))
+
+
 def test_the_page_adds_an_op_with_a_kernel(tmp_path):
     shutil.copytree(ROOT / "fastlip", tmp_path / "fastlip", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for block in PAGE:
         if block.title:
             (tmp_path / block.title).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / block.title).write_text(block.code)
+            if block.title == "fastlip/ops.py":
+                list_in_ops(tmp_path / block.title, block.code)
+            else:
+                (tmp_path / block.title).write_text(block.code)
     build(tmp_path)
     (check,) = (block for block in PAGE if block.language == "python" and not block.title)
     script = tmp_path / "check.py"
@@ -47,7 +57,8 @@ def test_the_page_adds_an_op_with_a_kernel(tmp_path):
 
 def test_the_page_shows_every_file_of_the_folder():
     code = {block.title: block.code for block in PAGE if block.title.endswith(".py")}
-    assert set(code) == {f"fastlip/kernels/shrink/{name}.py" for name in ("__init__", "reference", "native", "cases")}
+    assert code.pop("fastlip/ops.py")
+    assert set(code) == {f"fastlip/kernels/shrink/{name}.py" for name in ("api", "reference", "native", "cases")}
     for text in code.values():
         assert text.startswith('"""')
         assert max(map(len, text.splitlines())) <= 118

@@ -35,7 +35,7 @@ _RANKS: dict[type[nn.Module], int] = {
 def unfold(model: nn.Module, x: Tensor) -> list[Link]:
     """The modules that the model applies one after the other, with their names; TypeError names those unknown.
 
-    What branches is one link, a :class:`fastlip.certification.graphs.Branch`. x is a batch: the model is run on it, part by part.
+    What branches is one link, a :class:`Branch`. x is a batch: the model is run on it, part by part.
     """
     reasons: list[str] = []
     links = _unfold("", model, x, reasons)

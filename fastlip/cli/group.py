@@ -13,7 +13,7 @@ import click
 
 import fastlip
 from fastlip._extras import MissingPackageError
-from fastlip.cli import COMMANDS
+from fastlip.cli.commands import COMMANDS
 
 
 class Later(click.Command):

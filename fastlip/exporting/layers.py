@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import nn as lip
-from fastlip.exporting import plain as plain
+from fastlip.exporting import plain
 from fastlip.exporting.rules import Target, chain, exported
 from fastlip.kernels.spectral_conv.api import half_plane
 from fastlip.nn._base import MatrixLinear

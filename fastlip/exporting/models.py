@@ -15,6 +15,7 @@ from fastlip.certification.evaluation import check_finite, compiled_from, evalua
 from fastlip.certification.sameness import check_same_outputs
 from fastlip.certification.traces import no_trace
 from fastlip.certification.unfolding import batch_like, is_sequence
+from fastlip.exporting import layers, others  # noqa: F401  (they register their rules)
 from fastlip.exporting.rules import Target, exported
 from fastlip.nn._calls import hooks_of, is_replaced, overridden
 from fastlip.nn._conv import LipschitzConv2d

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fastlip import nn as lip
-from fastlip.exporting import plain as plain
+from fastlip.exporting import plain
 from fastlip.exporting.rules import Target, chain, exported
 from fastlip.nn._base import at_least_float32
 

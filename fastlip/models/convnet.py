@@ -11,6 +11,7 @@ from torch import nn
 
 from fastlip import nn as lip
 from fastlip.kernels.common.dispatch import check_backend
+from fastlip.kernels.common.literals import Backend
 from fastlip.nn._base import check_positive_int, orthogonal_
 
 SIZES = {"XS": 16, "S": 32, "M": 64, "L": 128}
@@ -52,7 +53,7 @@ def lip_conv_net(
     layers_per_block: int = 5,
     *,
     pairing: str = "adjacent",
-    backend: str = "auto",
+    backend: Backend = "auto",
     **layer_options: Any,
 ) -> LipConvNet:
     r"""The ConvNet of Prach, Brau, Buttazzo, Lampert, *1-Lipschitz Layers Compared* (CVPR 2024).
@@ -115,7 +116,7 @@ class _Layers:
 
     method: str
     pairing: str
-    backend: str
+    backend: Backend
     options: dict[str, Any]
 
     def convolution(self, inputs: int, outputs: int, kernel_size: int) -> nn.Module:
@@ -139,7 +140,7 @@ class _Layers:
         return {"flatten": nn.Flatten(), "head": getattr(lip, dense)(channels, channels, backend=self.backend)}
 
 
-def _check_width(method: str, size: str, width: int | None, backend: str) -> int:
+def _check_width(method: str, size: str, width: int | None, backend: Backend) -> int:
     if method not in _LAYERS:
         raise ValueError(f"method={method!r}: allowed are {', '.join(map(repr, METHODS))}")
     if size not in SIZES:

@@ -9,6 +9,7 @@ from torch import nn
 
 from fastlip import nn as lip
 from fastlip.kernels.common.dispatch import check_backend
+from fastlip.kernels.common.literals import Backend
 from fastlip.nn._base import check_positive_int
 
 
@@ -49,7 +50,7 @@ def sll_net(
     dense_layers: int | None = None,
     inner_channels: int = _INNER_CHANNELS,
     inner_features: int = _INNER_FEATURES,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> SLLNet:
     r"""The network of Araujo, Havens, Delattre, Allauzen, Hu, *A Unified Algebraic Perspective on Lipschitz Neural
     Networks* (ICLR 2023).

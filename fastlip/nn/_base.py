@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from fastlip import ops
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.gate import is_onnx, is_recorded
+from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import autocasts, full_precision, is_ieee, widens
 from fastlip.nn._cache import CACHED_CONTEXTS, EvaluationCache
 from fastlip.nn._postponed import in_one_step
@@ -67,11 +68,11 @@ class LipschitzLayer(EvaluationCache, WholeModule):
 
     options: ClassVar[dict[str, Callable[[Any], Any]]] = {"backend": check_backend}
     fixed: ClassVar[tuple[str, ...]] = ()
-    backend: str
+    backend: Backend
     orthogonal = False
     supplied: Callable[[LipschitzLayer, tuple[Hashable, ...]], tuple[Tensor, ...] | None] | None = None
 
-    def __init__(self, backend: str):
+    def __init__(self, backend: Backend):
         super().__init__()
         self.backend = backend
         self.forget()
@@ -219,7 +220,7 @@ class LipschitzLinear(LipschitzLayer):
         bias: bool = True,
         device: Any = None,
         dtype: Any = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ):
         super().__init__(backend)
         self.in_features = check_positive_int("in_features", in_features)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip import ops
+from fastlip.kernels.common.literals import Backend, PaddingMode
 from fastlip.kernels.common.padding import Pads, pad, same_pads
 from fastlip.nn import _spectra
 from fastlip.nn._base import LipschitzLayer, as_it_runs, check_positive_int, make_bias
@@ -45,10 +46,10 @@ class LipschitzConv2d(LipschitzLayer):
         dilation: int | Pair = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str | None = None,
+        padding_mode: PaddingMode | None = None,
         device: Any = None,
         dtype: Any = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ):
         super().__init__(backend)
         self.in_channels = check_positive_int("in_channels", in_channels)

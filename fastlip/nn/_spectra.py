@@ -58,7 +58,7 @@ def is_small(channels: Size, torus: Size, itemsize: int, convolutions: int = 1) 
 
 
 def is_cheaper(batch: int, channels: Size, image: Size, torus: Size, taps: int, itemsize: int) -> bool:
-    """Whether the spectrum is small and saves multiply-adds, by the count of ``fastlip.kernels.spectral_conv.costs``."""
+    """Whether the spectrum is small and saves multiply-adds, by the count of ``spectral_conv.costs``."""
     if 0 in image or not is_small(channels, torus, itemsize):
         return False
     return costs.spectral_convolution(batch, channels, torus) < costs.convolution(batch, channels, image, taps)

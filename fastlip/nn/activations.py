@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.kernels.common.dispatch import check_backend
+from fastlip.kernels.common.literals import Backend, Pairing
 from fastlip.kernels.maxmin.api import PAIRINGS
 from fastlip.nn._base import at_least_float32, check_positive_int
 from fastlip.nn._whole import WholeModule
 
 
-def _check_pairing(pairing: str) -> str:
+def _check_pairing(pairing: Pairing) -> str:
     if pairing not in PAIRINGS:
         raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, PAIRINGS))}")
     return pairing
@@ -28,9 +29,9 @@ class MaxMin(WholeModule):
     passes through. ``dim`` is the channel dimension: 1 for batches, -3 for images with or without a batch.
     """
 
-    def __init__(self, pairing: str = "adjacent", dim: int = 1, backend: str = "auto"):
+    def __init__(self, pairing: Pairing = "adjacent", dim: int = 1, backend: Backend = "auto"):
         super().__init__()
-        self.pairing = _check_pairing(pairing)
+        self.pairing: Pairing = _check_pairing(pairing)
         self.dim = dim
         self.backend = check_backend(backend)
 
@@ -91,10 +92,12 @@ class HouseHolder(WholeModule):
     through. Parameter: ``theta`` (channels // 2). ValueError for another number of channels.
     """
 
-    def __init__(self, channels: int, pairing: str = "adjacent", dim: int = 1, device: Any = None, dtype: Any = None):
+    def __init__(
+        self, channels: int, pairing: Pairing = "adjacent", dim: int = 1, device: Any = None, dtype: Any = None
+    ):
         super().__init__()
         self.channels = check_positive_int("channels", channels)
-        self.pairing = _check_pairing(pairing)
+        self.pairing: Pairing = _check_pairing(pairing)
         self.dim = dim
         self.theta = nn.Parameter(torch.empty(channels // 2, device=device, dtype=dtype))
         self.reset_parameters()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip import ops
+from fastlip.kernels.common.literals import Backend, PaddingMode
 from fastlip.nn._adaptive import AdaptiveKernel
 from fastlip.nn._base import as_it_runs, check_positive_int, make_bias
 from fastlip.nn._conv import GEOMETRY, KernelConv2d, Pair, check_groups, make_pair
@@ -102,10 +103,10 @@ class AOCConvTranspose2d(AdaptiveKernel):
         groups: int = 1,
         bias: bool = True,
         dilation: int | Pair = 1,
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
         device: Any = None,
         dtype: Any = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ):
         super().__init__(backend)
         self.in_channels = check_positive_int("in_channels", in_channels)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.common.literals import Backend
 from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32, check_nonnegative, decomposed_dtype
 from fastlip.nn._conv import KernelConv2d
 
@@ -16,14 +17,14 @@ from fastlip.nn._conv import KernelConv2d
 _ROUNDINGS = 2
 
 
-def channel_scale(weight: Tensor, groups: int, epsilon: float, backend: str) -> Tensor:
+def channel_scale(weight: Tensor, groups: int, epsilon: float, backend: Backend) -> Tensor:
     """(r + epsilon)^{-1/2} of each input channel, r_i = sum_{j, delta} |v_ij(delta)|; 0 where r_i = 0."""
     r = ops.gram_rowsum(weight, groups=groups, backend=backend)
     r = r * (1 + _ROUNDINGS * torch.finfo(r.dtype).eps) + epsilon
     return torch.where(r > 0, r, 1).rsqrt() * (r > 0)
 
 
-def rescale(raw_weight: Tensor, groups: int, epsilon: float, backend: str) -> Tensor:
+def rescale(raw_weight: Tensor, groups: int, epsilon: float, backend: Backend) -> Tensor:
     """P = W (r + epsilon)^{-1/2} per input channel; r_i = 0 gives P = 0."""
     weight = at_least_float32(raw_weight)
     scale = channel_scale(weight, groups, epsilon, backend)

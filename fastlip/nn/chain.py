@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx, nn
 
 from fastlip import ops
+from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import same_pads
 from fastlip.kernels.conv_chain.api import OP as CONV_CHAIN
 from fastlip.nn._calls import is_untouched
@@ -68,7 +69,7 @@ class Chain(nn.Sequential):
 class Style(NamedTuple):
     """What the pairs of one run have in common."""
 
-    padding_mode: str
+    padding_mode: PaddingMode
     dilation: tuple[int, int]
     pairing: str
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import pad, same_pads
 from fastlip.kernels.common.precision import for_convolution
 from fastlip.kernels.sdp_residual.reference import adjoint
@@ -103,7 +104,7 @@ def _normalise(gram: Tensor) -> Tensor:
     return gram / torch.where(norm > 0, norm, 1)[..., None, None]
 
 
-def _sample(side: int, kernel_size: int, dilation: int, padding_mode: str) -> tuple[int, float]:
+def _sample(side: int, kernel_size: int, dilation: int, padding_mode: PaddingMode) -> tuple[int, float]:
     """Along one axis, how many frequencies to look at, and how much sigma^2 may be larger in between.
 
     Circular: those of the image, exactly. Zeros: the convolution is a part of the circular one on a torus of
@@ -121,7 +122,7 @@ def _sample(side: int, kernel_size: int, dilation: int, padding_mode: str) -> tu
     return samples, 1 / math.cos(math.pi * degree / (2 * samples)) ** 2
 
 
-def _torus(side: int, degree: int, dilation: int, padding_mode: str) -> int:
+def _torus(side: int, degree: int, dilation: int, padding_mode: PaddingMode) -> int:
     return max(1, side if padding_mode == "circular" else side + -(-dilation * degree // 2))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.polar.reference import join, ridged_newton, split
 from fastlip.nn._orthogonal import OrthogonalConv2d, OrthogonalLinear
 from fastlip.nn.aol import centre_orthogonal_
@@ -23,7 +24,7 @@ def check_iteration(ridge: float | None, steps: int | None) -> tuple[float | Non
     return ridge, steps
 
 
-def polar(V: Tensor, ridge: float | None, steps: int | None, backend: str, reals: int = 0) -> Tensor:
+def polar(V: Tensor, ridge: float | None, steps: int | None, backend: Backend, reals: int = 0) -> Tensor:
     """The exact polar factor, or the published iteration's approximation."""
     if ridge is None or steps is None:
         return ops.polar(V, reals, backend=backend)

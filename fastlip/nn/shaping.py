@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastlip import ops
 from fastlip.kernels.common.dispatch import check_backend
+from fastlip.kernels.common.literals import Backend
 from fastlip.nn._base import check_positive_int
 from fastlip.nn._whole import WholeModule
 
@@ -54,7 +55,7 @@ class PixelUnshuffle(WholeModule):
     As ``torch.nn.PixelUnshuffle``, but a size that the factor does not divide is padded with zeros at its end.
     """
 
-    def __init__(self, downscale_factor: int = 2, backend: str = "auto"):
+    def __init__(self, downscale_factor: int = 2, backend: Backend = "auto"):
         super().__init__()
         self.downscale_factor = check_positive_int("downscale_factor", downscale_factor)
         self.backend = check_backend(backend)

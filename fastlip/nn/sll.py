@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.common.literals import Backend
 from fastlip.nn._base import at_least_float32, check_nonnegative
 from fastlip.nn._residual import ResidualConv2d, ResidualLinear, safe_scale
 
 
-def inner_scale(kernel: Tensor, psi: Tensor, groups: int, epsilon: float, backend: str) -> Tensor:
+def inner_scale(kernel: Tensor, psi: Tensor, groups: int, epsilon: float, backend: Backend) -> Tensor:
     """2 / T of each inner channel, T_i = epsilon + sum_{j, delta} |(W W^T)_ij(delta)| q_j / q_i, q = exp(psi)."""
     weight, psi = at_least_float32(kernel), at_least_float32(psi)
     adjoint = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)

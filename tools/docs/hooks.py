@@ -18,6 +18,7 @@ import click
 import fastlip
 import fastlip.nn
 from fastlip.cli import main as command_line
+from fastlip.kernels import OPS
 from fastlip.nn._base import LipschitzLayer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +29,7 @@ _INSERTION = re.compile(r"^<!-- insert: (\w+) ?(.*?) -->$", re.M)
 def on_config(config: Any) -> Any:
     """Adds a page for every op to the navigation."""
     (chapter,) = (entry[MATHEMATICS] for entry in config.nav if MATHEMATICS in entry)
-    chapter += [{name: f"ops/{name}.md"} for name in fastlip.ops.__all__]
+    chapter += [{name: f"ops/{name}.md"} for name in OPS]
     return config
 
 
@@ -36,7 +37,7 @@ def on_files(files: Any, config: Any) -> Any:
     """Makes a page of each op's README."""
     from mkdocs.structure.files import File
 
-    for name in fastlip.ops.__all__:
+    for name in OPS:
         files.append(File.generated(config, f"ops/{name}.md", content=op_page(name)))
     return files
 
@@ -54,7 +55,7 @@ def expand(markdown: str) -> str:
 def op_page(name: str) -> str:
     """An op's mathematics."""
     text = (ROOT / "fastlip" / "kernels" / name / "README.md").read_text(encoding="utf-8")
-    return f"{text}\nThe function: [`fastlip.ops.{name}`][fastlip.kernels.{name}.{name}].\n"
+    return f"{text}\nThe function: [`fastlip.ops.{name}`][fastlip.ops.{name}].\n"
 
 
 def layers() -> str:
@@ -70,7 +71,7 @@ def layers() -> str:
 
 def operators() -> str:
     """Every op's public function."""
-    return "\n\n".join(f"## {name}\n\n::: fastlip.kernels.{name}.{name}" for name in fastlip.ops.__all__)
+    return "\n\n".join(f"## {name}\n\n::: fastlip.ops.{name}" for name in fastlip.ops.__all__)
 
 
 def members(module: str) -> str:

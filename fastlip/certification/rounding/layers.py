@@ -30,7 +30,7 @@ from fastlip.certification.rounding.terms import (
     sum_of_products,
     underflow,
 )
-from fastlip.exporting import plain as plain
+from fastlip.exporting import plain
 from fastlip.kernels.common.padding import same_pads
 from fastlip.kernels.conv_exp.truncation import taylor
 from fastlip.kernels.spectral_conv import costs

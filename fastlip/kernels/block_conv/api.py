@@ -10,12 +10,13 @@ from torch import Tensor
 
 from fastlip.kernels.block_conv import reference
 from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
 
 OP = Op("block_conv", backends=("native",))
 
 
-def block_conv(matrix: Tensor, projectors: Tensor, axes: Sequence[int], *, backend: str = "auto") -> Tensor:
+def block_conv(matrix: Tensor, projectors: Tensor, axes: Sequence[int], *, backend: Backend = "auto") -> Tensor:
     r"""The kernel of O * [P_1, I - P_1] * ... * [P_n, I - P_n], each factor of two taps along its axis.
 
     .. math:: \hat K(z) = \hat O(z) \prod_{i=1}^{n} \bigl(P_i + (I - P_i)\, z_{a_i}\bigr)
@@ -77,7 +78,7 @@ def kernel_shape(kernel: Tensor, axes: Sequence[int]) -> tuple[int, ...]:
     return *batch, height + axes.count(0), width + axes.count(1), rows, columns
 
 
-def _fake_forward(kernel: Tensor, projectors: Tensor, axes: Sequence[int], backend: str) -> Tensor:
+def _fake_forward(kernel: Tensor, projectors: Tensor, axes: Sequence[int], backend: Backend) -> Tensor:
     return kernel.new_empty(kernel_shape(kernel, axes))
 
 

@@ -10,12 +10,13 @@ from torch import Tensor
 from fastlip.kernels.cayley import reference
 from fastlip.kernels.common.checks import matrices
 from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
 
 OP = Op("cayley", backends=("native",))
 
 
-def cayley(M: Tensor, *, backend: str = "auto") -> Tensor:
+def cayley(M: Tensor, *, backend: Backend = "auto") -> Tensor:
     r"""The Cayley transform Q of each matrix: orthonormal columns (tall), rows (wide), unitary (square).
 
     For tall M = [U; V] with U square, A = U - Uᴴ + VᴴV and B = (I + A)^{-1}: Q = [(I + A)^{-1}(I - A); -2VB], and
@@ -42,7 +43,7 @@ def cayley(M: Tensor, *, backend: str = "auto") -> Tensor:
         return reference.cayley(M)
 
 
-def _fake_forward(M: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+def _fake_forward(M: Tensor, backend: Backend) -> tuple[Tensor, Tensor]:
     return torch.empty_like(M, memory_format=torch.contiguous_format), new_inverse(M)
 
 

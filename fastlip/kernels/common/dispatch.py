@@ -1,6 +1,6 @@
 """The only dispatch code: which backend runs an operator, and how the operator is registered with torch.
 
-An op is a folder ``fastlip/kernels/<op>/``. Its ``__init__.py`` makes one :class:`Op` and defines on it the
+An op is a folder ``fastlip/kernels/<op>/``. Its ``api.py`` makes one :class:`Op` and defines on it the
 operators that its kernels implement. A kernel backend is a module of that folder, imported when first needed:
 
 - ``supports(*arguments) -> str``: empty, or the reason why this backend cannot run these arguments;
@@ -187,6 +187,7 @@ class Operator:
         self.apply: Callable[..., Tensor] = getattr(super(torch.autograd.Function, function), "apply")  # noqa: B009
 
     def __call__(self, *arguments: Any) -> Tensor:
+        """The public output."""
         # One loop: this is most of what a small kernel's call costs. Inside transforms no kernel is chosen.
         plain, differentiable = not (self.lists or _is_traced() or _dispatch_modes()), False
         for position in self.tensors:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastlip.kernels.common.asked import asked
 from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.literals import Backend, PaddingMode
 from fastlip.kernels.conv_chain import reference
 from fastlip.kernels.maxmin.api import PAIRINGS
 
@@ -23,11 +24,11 @@ def conv_chain(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None] | None = None,
     scales: Sequence[Tensor] | None = None,
-    padding_mode: str = "circular",
+    padding_mode: PaddingMode = "circular",
     dilation: tuple[int, int] = (1, 1),
     pairing: str = "adjacent",
     *,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""x_i = maxmin(W_i diag(s_i) ∗ x_{i-1} + b_i) for i = 1 … L: convolutions that keep the image's size.
 
@@ -70,7 +71,7 @@ def _check(
     weights: list[Tensor],
     biases: list[Tensor | None],
     scales: list[Tensor],
-    padding_mode: str,
+    padding_mode: PaddingMode,
     dilation: tuple[int, int],
     pairing: str,
 ) -> tuple[int, int]:
@@ -101,7 +102,7 @@ def _check(
     return dilation[0], dilation[1]
 
 
-def mask_shape(x: Tensor, channels: int, pairing: str, backend: str) -> tuple[int, int]:
+def mask_shape(x: Tensor, channels: int, pairing: str, backend: Backend) -> tuple[int, int]:
     """(rows, bytes) of a layer's bit mask. In C++ adjacent pairs of even channels run through a row.
 
     Otherwise every pixel begins a byte.

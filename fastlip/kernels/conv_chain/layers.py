@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common import channels_last as images
+from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.conv_chain.reference import scaled
 
@@ -50,7 +51,7 @@ class Kernels:
         weights: list[Tensor],
         biases: list[Tensor | None],
         scales: list[Tensor],
-        padding_mode: str,
+        padding_mode: PaddingMode,
         dilation: tuple[int, int],
         pairing: str,
     ) -> str:
@@ -64,7 +65,7 @@ class Kernels:
         weights: list[Tensor],
         biases: list[Tensor | None],
         scales: list[Tensor],
-        padding_mode: str,
+        padding_mode: PaddingMode,
         dilation: tuple[int, int],
         pairing: str,
     ) -> str:
@@ -80,7 +81,7 @@ class Kernels:
         biases: list[Tensor],
         scales: list[Tensor],
         keep: bool,
-        padding_mode: str,
+        padding_mode: PaddingMode,
         dilation: Sequence[int],
         pairing: str,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -106,7 +107,7 @@ class Kernels:
         needs_x: bool,
         needs_kernels: list[bool],
         needs_biases: list[bool],
-        padding_mode: str,
+        padding_mode: PaddingMode,
         dilation: Sequence[int],
         pairing: str,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import pad, same_pads
 from fastlip.kernels.maxmin import reference as maxmin
 
@@ -16,7 +17,7 @@ def conv_chain(
     weights: list[Tensor],
     biases: Sequence[Tensor | None],
     scales: list[Tensor],
-    padding_mode: str,
+    padding_mode: PaddingMode,
     dilation: tuple[int, int],
     pairing: str,
 ) -> Tensor:

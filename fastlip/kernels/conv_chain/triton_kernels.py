@@ -1,6 +1,6 @@
 """The chain's passes in Triton; the convolutions are cuDNN's, on channels-last images.
 
-Each program makes a tile of the framed result (``_framed_triton.py``). A bit mask has whole bytes for each pixel,
+Each program makes a tile of the framed result (``halo_triton.py``). A bit mask has whole bytes for each pixel,
 eight pairs of channels each.
 """
 

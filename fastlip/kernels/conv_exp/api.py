@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fastlip.kernels.common.asked import asked
 from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.literals import Backend, PaddingMode
 from fastlip.kernels.conv_exp import forms, reference
 from fastlip.kernels.conv_exp.truncation import MAX_TERMS, taylor
 
@@ -24,12 +25,12 @@ def conv_exp(
     terms: int,
     dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
-    padding_mode: str = "zeros",
+    padding_mode: PaddingMode = "zeros",
     bias: Tensor | None = None,
     coefficients: Sequence[float] | None = None,
     recompute: bool = False,
     *,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""y = sum_{t <= terms} K^t x / t! + b, with K the convolution of ``conv2d`` that keeps the image's size.
 
@@ -100,7 +101,7 @@ def _check(
     terms: Any,
     dilation: tuple[int, int],
     groups: int,
-    padding_mode: str,
+    padding_mode: PaddingMode,
     bias: Tensor | None,
 ) -> None:
     for name, tensor in (("x", x), ("kernel", kernel)):

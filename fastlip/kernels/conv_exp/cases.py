@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.case import Case
+from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import pad, same_pads
 
 
@@ -31,7 +32,7 @@ def _case(
     terms: int = 4,
     dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
-    padding_mode: str = "zeros",
+    padding_mode: PaddingMode = "zeros",
     layout: str = "contiguous",
     bench: bool = False,
     bias: bool = False,
@@ -82,7 +83,7 @@ def by_terms(
     terms: int,
     dilation: tuple[int, int],
     groups: int,
-    padding_mode: str,
+    padding_mode: PaddingMode,
     recompute: bool = False,
 ) -> Tensor:
     """The series term by term, x_t = K x_{t-1} / t, as published: every term is kept."""

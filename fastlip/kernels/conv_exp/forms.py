@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import same_pads
 from fastlip.kernels.common.sizes import are_static
 from fastlip.kernels.conv_exp.polynomial import products_of
@@ -15,7 +16,12 @@ _LARGEST_SPECTRUM = 2**27  # bytes; the backward needs about ten times as much f
 
 
 def choose(
-    x: Sequence[int], kernel: Sequence[int], terms: int, dilation: Sequence[int], padding_mode: str, itemsize: int
+    x: Sequence[int],
+    kernel: Sequence[int],
+    terms: int,
+    dilation: Sequence[int],
+    padding_mode: PaddingMode,
+    itemsize: int,
 ) -> str:
     """The cheapest form for the shapes of x and kernel, of those whose spectrum is small enough.
 

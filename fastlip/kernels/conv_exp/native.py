@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastlip.kernels.common import binding
 from fastlip.kernels.common import channels_last as images
+from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.conv_exp import matrices, spectrum, taps
 from fastlip.kernels.conv_exp.series import Series
 
@@ -24,7 +25,7 @@ def supports(
     coefficients: Sequence[float],
     dilation: tuple[int, int],
     groups: int,
-    padding_mode: str,
+    padding_mode: PaddingMode,
 ) -> str:
     """Empty, or why these kernels cannot run."""
     if x.dim() != 4:
@@ -42,7 +43,7 @@ def conv_exp_forward(
     keep: bool,
     form: str,
     dilation: Sequence[int],
-    padding_mode: str,
+    padding_mode: PaddingMode,
 ) -> tuple[Tensor, list[Tensor]]:
     """Y, and if they are to be kept the sums of Horner's rule that are neither x nor y, innermost first."""
     x = x.contiguous(memory_format=images.LAST)
@@ -59,7 +60,7 @@ def conv_exp_backward(
     coefficients: Sequence[float],
     form: str,
     dilation: Sequence[int],
-    padding_mode: str,
+    padding_mode: PaddingMode,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, of the kernel (empty where x was not kept) and of the bias (empty unless needed)."""
     gradient = gradient.contiguous(memory_format=images.LAST)

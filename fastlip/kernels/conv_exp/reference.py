@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import pad, same_pads
 
 
@@ -17,7 +18,7 @@ def conv_exp(
     coefficients: Sequence[float],
     dilation: tuple[int, int],
     groups: int,
-    padding_mode: str,
+    padding_mode: PaddingMode,
 ) -> Tensor:
     """c_0 (x + r_1 K(x + r_2 K(x + ...))) + b with r_t = c_t / c_{t-1}, innermost first; r_t = 1/t of the series."""
     pads = same_pads(kernel.shape[2:], dilation)
@@ -30,7 +31,12 @@ def conv_exp(
 
 
 def _convolve(
-    x: Tensor, weight: Tensor, pads: tuple[int, ...], dilation: tuple[int, int], groups: int, padding_mode: str
+    x: Tensor,
+    weight: Tensor,
+    pads: tuple[int, ...],
+    dilation: tuple[int, int],
+    groups: int,
+    padding_mode: PaddingMode,
 ) -> Tensor:
     left, right, top, bottom = pads
     if padding_mode == "zeros":

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from fastlip.kernels.common.literals import PaddingMode
+
 
 class Series(NamedTuple):
     """sum_t c_t K^t, K the "same" convolution with this kernel.
@@ -19,4 +21,4 @@ class Series(NamedTuple):
     kernel: Tensor
     coefficients: Sequence[float]
     dilation: tuple[int, int]
-    padding_mode: str
+    padding_mode: PaddingMode

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import for_convolution, full_precision
 from fastlip.kernels.gram_rowsum import reference
 
@@ -16,7 +17,7 @@ TILE = 32  # channels per tile of the Gram matrix, as in csrc/gram_rowsum
 OP = Op("gram_rowsum")
 
 
-def gram_rowsum(weight: Tensor, psi: Tensor | None = None, groups: int = 1, *, backend: str = "auto") -> Tensor:
+def gram_rowsum(weight: Tensor, psi: Tensor | None = None, groups: int = 1, *, backend: Backend = "auto") -> Tensor:
     r"""Row sums r_i = Σ_{j,δ} |v[i,j,δ]| exp(ψ_j − ψ_i) of v[i,j,δ] = Σ_{o,τ} W[o,i,τ] W[o,j,τ+δ].
 
     v is the Gram operator of a convolution over its input channels (dense: WᵀW), and j runs over the group of i.
@@ -101,7 +102,7 @@ def sign_words(shape: torch.Size, groups: int) -> int:
     return groups * 2 * (full * TILE + half * last)
 
 
-def _fake_forward(weight: Tensor, psi: Tensor | None, groups: int, backend: str) -> tuple[Tensor, Tensor]:
+def _fake_forward(weight: Tensor, psi: Tensor | None, groups: int, backend: Backend) -> tuple[Tensor, Tensor]:
     r = weight.new_empty(groups * weight.shape[1])
     return r, weight.new_empty(sign_words(weight.shape, groups), dtype=torch.int32)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.dispatch import Op
+from fastlip.kernels.common.literals import Backend, Pairing
 from fastlip.kernels.maxmin import reference
 
 PAIRINGS = ("adjacent", "halves")
@@ -16,7 +17,7 @@ FORMATS = (torch.contiguous_format, torch.channels_last)
 OP = Op("maxmin")
 
 
-def maxmin(x: Tensor, pairing: str = "adjacent", dim: int = 1, *, backend: str = "auto") -> Tensor:
+def maxmin(x: Tensor, pairing: Pairing = "adjacent", dim: int = 1, *, backend: Backend = "auto") -> Tensor:
     r"""Sorts pairs of channels: (a, b) -> (max(a, b), min(a, b)).
 
     A permutation of each input's entries, hence 1-Lipschitz and gradient-norm preserving (Anil, Lucas, Grosse,
@@ -38,7 +39,7 @@ def maxmin(x: Tensor, pairing: str = "adjacent", dim: int = 1, *, backend: str =
     return _forward(x, pairing, dim, chosen)
 
 
-def _check(x: Tensor, pairing: str, dim: int) -> int:
+def _check(x: Tensor, pairing: Pairing, dim: int) -> int:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"x: got {getattr(x, 'dtype', type(x).__name__)}, expected a floating-point tensor")
     dims = x.dim()
@@ -76,7 +77,7 @@ def mask_bytes(outer: int, channels: int, inner: int) -> int:
     return outer * ((pairs + 7) // 8) if inner == 1 else outer * pairs * ((inner + 7) // 8)
 
 
-def _fake_forward(x: Tensor, pairing: str, dim: int, backend: str) -> tuple[Tensor, Tensor]:
+def _fake_forward(x: Tensor, pairing: Pairing, dim: int, backend: Backend) -> tuple[Tensor, Tensor]:
     y = torch.empty_like(x, memory_format=dense_format(x, dim))
     return y, x.new_empty(mask_bytes(*layout(x, dim)), dtype=torch.uint8)
 

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.dispatch import Op
+from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.pixel_unshuffle import reference
 
 OP = Op("pixel_unshuffle", backends=("native",))
 
 
-def pixel_unshuffle(x: Tensor, factor: int, *, backend: str = "auto") -> Tensor:
+def pixel_unshuffle(x: Tensor, factor: int, *, backend: Backend = "auto") -> Tensor:
     r"""(n, c, f h, f w) -> (n, c f², h, w): y[n, c f² + f dy + dx, h, w] = x[n, c, f h + dy, f w + dx]. An isometry.
 
     As ``torch.nn.functional.pixel_unshuffle``, which is the reference. The kernels read images whose channels are
@@ -35,13 +36,13 @@ def pixel_unshuffle(x: Tensor, factor: int, *, backend: str = "auto") -> Tensor:
     return _unshuffle(x, factor, chosen)
 
 
-def _fake_unshuffle(x: Tensor, factor: int, backend: str) -> Tensor:
+def _fake_unshuffle(x: Tensor, factor: int, backend: Backend) -> Tensor:
     n, channels, height, width = x.shape
     shape = n, channels * factor * factor, height // factor, width // factor
     return torch.empty_like(x.new_empty(shape), memory_format=torch.channels_last)
 
 
-def _fake_shuffle(y: Tensor, factor: int, backend: str) -> Tensor:
+def _fake_shuffle(y: Tensor, factor: int, backend: Backend) -> Tensor:
     n, channels, height, width = y.shape
     shape = n, channels // (factor * factor), height * factor, width * factor
     return torch.empty_like(y.new_empty(shape), memory_format=torch.channels_last)

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from fastlip.kernels.common.checks import matrices
 from fastlip.kernels.common.dispatch import Op
+from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.polar import reference
 
 OP = Op("polar", backends=("native", "triton"))
 
 
-def polar(V: Tensor, reals: int = 0, *, backend: str = "auto") -> Tensor:
+def polar(V: Tensor, reals: int = 0, *, backend: Backend = "auto") -> Tensor:
     r"""The polar factor Q = V (VᴴV)^{-1/2} of each matrix; wide ones by their adjoint, (VVᴴ)^{-1/2} V.
 
     Orthonormal columns (tall) or rows (wide), unitary if square: the matrix of that kind nearest to V. It is
@@ -63,7 +64,7 @@ def polar(V: Tensor, reals: int = 0, *, backend: str = "auto") -> Tensor:
         return reference.polar(V, reals)
 
 
-def _fake_forward(V: Tensor, reals: int, backend: str) -> tuple[Tensor, Tensor]:
+def _fake_forward(V: Tensor, reals: int, backend: Backend) -> tuple[Tensor, Tensor]:
     failed = torch.empty(V.shape[:-2].numel(), dtype=torch.bool, device="cpu")
     return torch.empty_like(V, memory_format=torch.contiguous_format), failed
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastlip.kernels.common.asked import asked
 from fastlip.kernels.common.channels_last import adjoint
 from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.literals import Backend, PaddingMode
 from fastlip.kernels.conv_chain.api import mask_shape
 from fastlip.kernels.maxmin.api import PAIRINGS, maxmin
 from fastlip.kernels.sdp_residual import reference
@@ -25,12 +26,12 @@ def sdp_residual(
     scale: Tensor,
     dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
-    padding_mode: str = "zeros",
+    padding_mode: PaddingMode = "zeros",
     pairing: str = "none",
     recompute: bool | None = None,
     second: Tensor | None = None,
     *,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""Residual map with a tied second weight: y = x − Wᵀ diag(scale) relu(W x + b).
 
@@ -92,7 +93,7 @@ def _check(
     scale: Tensor,
     dilation: tuple[int, int],
     groups: int,
-    padding_mode: str,
+    padding_mode: PaddingMode,
 ) -> None:
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         got = getattr(weight, "dtype", type(weight).__name__)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.case import Case
+from fastlip.kernels.common.literals import PaddingMode
 
 
 class _ExactSigns(Case):
@@ -34,7 +35,7 @@ def _image(
     inner: int = 0,
     groups: int = 1,
     dilation: tuple[int, int] = (1, 1),
-    padding_mode: str = "zeros",
+    padding_mode: PaddingMode = "zeros",
     pairing: str = "none",
     recompute: bool | None = None,
     layout: str = "contiguous",

@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from fastlip.kernels.common import channels_last as images
+from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.conv_chain import layers
 from fastlip.kernels.sdp_residual.api import folded
@@ -40,7 +41,7 @@ class Kernels:
         scale: Tensor,
         dilation: tuple[int, int],
         groups: int,
-        padding_mode: str,
+        padding_mode: PaddingMode,
         pairing: str,
     ) -> str:
         """Empty, or why these kernels cannot run."""
@@ -58,7 +59,7 @@ class Kernels:
         scale: Tensor,
         dilation: tuple[int, int],
         groups: int,
-        padding_mode: str,
+        padding_mode: PaddingMode,
         pairing: str,
     ) -> str:
         """Empty, or why the reference is faster. It is not with 1x1 kernels and circular padding, at any size."""
@@ -75,7 +76,7 @@ class Kernels:
         second: Tensor | None,
         recompute: bool,
         dilation: Sequence[int],
-        padding_mode: str,
+        padding_mode: PaddingMode,
         pairing: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Y, h = relu(W x + b) unless it is to be computed again, and the bits of MaxMin."""
@@ -99,7 +100,7 @@ class Kernels:
         needs_x: bool,
         needs_weight: bool,
         dilation: Sequence[int],
-        padding_mode: str,
+        padding_mode: PaddingMode,
         pairing: str,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The gradients of x and weight, empty unless needed (each costs convolutions), of bias and scale."""
@@ -130,7 +131,7 @@ class Kernels:
         weight: Tensor,
         bias: Tensor | None,
         dilation: Sequence[int],
-        padding_mode: str,
+        padding_mode: PaddingMode,
         frame: Pads,
         keep: bool,
     ) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import pad, same_pads
 
 
@@ -21,7 +22,7 @@ def convolutional(
     scale: Tensor,
     dilation: tuple[int, int],
     groups: int,
-    padding_mode: str,
+    padding_mode: PaddingMode,
 ) -> Tensor:
     """X − W₂ relu(W x + b), W the "same" padded convolution and W₂ = Wᵀ diag(scale) its scaled adjoint."""
     pads = same_pads(weight.shape[2:], dilation)
@@ -29,7 +30,7 @@ def convolutional(
     return x - adjoint(hidden, scale[:, None, None, None] * weight, dilation, groups, padding_mode)
 
 
-def adjoint(y: Tensor, weight: Tensor, dilation: tuple[int, int], groups: int, padding_mode: str) -> Tensor:
+def adjoint(y: Tensor, weight: Tensor, dilation: tuple[int, int], groups: int, padding_mode: PaddingMode) -> Tensor:
     """The transpose of the padded convolution: what it padded before an image, its transpose pads after."""
     left, right, top, bottom = same_pads(weight.shape[2:], dilation)
     if padding_mode == "zeros" and left == right and top == bottom:

@@ -8,13 +8,14 @@ from torch import Tensor
 
 from fastlip.kernels.common.checks import matrices
 from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.skew_exp import reference
 
 OP = Op("skew_exp", backends=("native",))
 
 
-def skew_exp(K: Tensor, *, backend: str = "auto") -> Tensor:
+def skew_exp(K: Tensor, *, backend: Backend = "auto") -> Tensor:
     r"""The orthogonal matrices exp((K - Kᵀ) / 2), of determinant 1.
 
     The dense case of Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021. The reference differentiates

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastlip.kernels.common.asked import asked
 from fastlip.kernels.common.dispatch import Op, differentiated
 from fastlip.kernels.common.gate import refusal
+from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import autocasts, without_autocast
 from fastlip.kernels.spectral_conv import reference
 from fastlip.kernels.spectral_conv.fixed import FixedSpectrum, fix_spectrum
@@ -45,7 +46,7 @@ def spectral_conv(
     torus: Size | None = None,
     groups: int = 1,
     *,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""y = IDFT(Q_k DFT(x)_k) + bias: the circular convolution whose matrix at frequency k is Q_k.
 
@@ -195,7 +196,7 @@ def empty_images(x: Tensor, channels: int, channels_last: bool) -> Tensor:
 
 
 def _fake_backward(
-    gradient: Tensor, x: Tensor, Q: Tensor, torus: Size, groups: int, wanted: list[bool], backend: str
+    gradient: Tensor, x: Tensor, Q: Tensor, torus: Size, groups: int, wanted: list[bool], backend: Backend
 ) -> tuple[Tensor, Tensor, Tensor]:
     return empty_gradients(x, Q, wanted)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.spectral_conv.frequencies import Size, own_frequencies
 
@@ -13,7 +14,7 @@ _READ = 30
 _LARGEST_FACTOR = 17  # of a side of the torus: transforms of larger primes are slow
 
 
-def torus_of(image: Size, pads: Pads, padding_mode: str) -> Size:
+def torus_of(image: Size, pads: Pads, padding_mode: PaddingMode) -> Size:
     """The image's own torus with circular padding.
 
     Zero padding needs only as many zeros behind the image as the kernel reads before or after it.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastlip.kernels.common.checks import matrices
 from fastlip.kernels.common.dispatch import Op
+from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.spectral_conv.frequencies import COMPLEX, Size, count_frequencies
 from fastlip.kernels.spectral_exp import reference
@@ -18,7 +19,7 @@ __all__ = ["kernel_exp", "spectral_exp"]
 OP = Op("spectral_exp", backends=("native",))
 
 
-def spectral_exp(K_hat: Tensor, *, backend: str = "auto") -> Tensor:
+def spectral_exp(K_hat: Tensor, *, backend: Backend = "auto") -> Tensor:
     r"""The unitary matrices exp((K - Kᴴ) / 2): the exponential itself where K is skew-Hermitian.
 
     SOC's layer per frequency (Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021), with the limit of its
@@ -49,7 +50,7 @@ def spectral_exp(K_hat: Tensor, *, backend: str = "auto") -> Tensor:
 
 
 def kernel_exp(
-    kernel: Tensor, size: Size, dilation: Size = (1, 1), groups: int = 1, *, backend: str = "auto"
+    kernel: Tensor, size: Size, dilation: Size = (1, 1), groups: int = 1, *, backend: Backend = "auto"
 ) -> Tensor:
     """The matrices of a circular convolution exponential: :func:`spectral_exp` at each frequency of a kernel.
 

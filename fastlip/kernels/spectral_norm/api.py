@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.dispatch import Op
+from fastlip.kernels.common.literals import Backend, PaddingMode
 from fastlip.kernels.spectral_norm import reference
 
 PADDING_MODES = ("circular", "zeros")
@@ -21,9 +22,9 @@ def spectral_norm(
     pads: tuple[int, int, int, int] = (0, 0, 0, 0),
     dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
-    padding_mode: str = "circular",
+    padding_mode: PaddingMode = "circular",
     *,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""Upper bound of the spectral norm of ``conv2d`` with this kernel on images of this size, in float64.
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.literals import PaddingMode
+
 # Eigenvalues of n Hermitian c x c matrices cost about n c^3 times 3 ns; beyond this, Gram iteration.
 EXACT_COST = 1_000_000_000
 GRAM_STEPS = 9  # the bound of a c x c matrix is at most c^(1 / 2^(steps + 2)) too large: 0.4 % at c = 4096
@@ -32,7 +34,7 @@ def convolution_norm(
     pads: tuple[int, int, int, int],
     dilation: tuple[int, int],
     groups: int,
-    padding_mode: str,
+    padding_mode: PaddingMode,
 ) -> Tensor:
     """The largest singular value over groups and frequencies, strides by aliasing (polyphase)."""
     if weight.numel() == 0:
@@ -57,7 +59,9 @@ def convolution_norm(
     return scale * largest * math.sqrt(math.prod(repeats)) * _inflation(cout, cin + taps)
 
 
-def _torus(side: int, stride: int, before: int, after: int, reach: int, padding_mode: str) -> tuple[int, int, int]:
+def _torus(
+    side: int, stride: int, before: int, after: int, reach: int, padding_mode: PaddingMode
+) -> tuple[int, int, int]:
     """One axis: the side of a torus whose circular convolution contains this one, its stride, and how often an
     output can repeat."""
     if padding_mode == "zeros" or before + after == 0:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.dispatch import Op
+from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.spectral_conv.frequencies import COMPLEX, Size, count_frequencies
 from fastlip.kernels.spectral_polar import reference
@@ -16,7 +17,7 @@ OP = Op("spectral_polar", backends=("native",))
 
 
 def spectral_polar(
-    weight: Tensor, size: Size, dilation: Size = (1, 1), groups: int = 1, *, backend: str = "auto"
+    weight: Tensor, size: Size, dilation: Size = (1, 1), groups: int = 1, *, backend: Backend = "auto"
 ) -> Tensor:
     r"""The polar factors Q_k = V_k (V_kᴴ V_k)^{-1/2} of the matrices V_k by which a circular convolution acts.
 

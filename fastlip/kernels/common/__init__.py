@@ -1,0 +1,1 @@
+"""What the kernels share: dispatch, compiled modules, launches, precision, padding."""

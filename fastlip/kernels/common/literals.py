@@ -1,0 +1,7 @@
+"""The string options of public functions, as types: an editor lists them and a type checker knows them."""
+
+from typing import Literal
+
+Backend = Literal["auto", "reference", "native", "triton"]
+PaddingMode = Literal["zeros", "circular"]
+Pairing = Literal["adjacent", "halves"]
