@@ -49,7 +49,7 @@ def _replaced(
     model: nn.Module,
     convolution: Callable[[LipschitzConv2d], nn.Module],
     dense: Callable[[int, int], nn.Module],
-    sorting: Callable[[str], nn.Module] = MaxMin,
+    sorting: Callable[..., nn.Module] = MaxMin,
 ) -> nn.Module:
     model = unfuse(copy.deepcopy(model))
     for module in list(model.modules()):

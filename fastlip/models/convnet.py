@@ -115,7 +115,7 @@ class _Layers:
     """One method's layers, with the same options throughout the network."""
 
     method: str
-    pairing: str
+    pairing: Any
     backend: Backend
     options: dict[str, Any]
 

@@ -61,7 +61,7 @@ class LipschitzConv2d(LipschitzLayer):
         padding_mode = padding_mode or self.padding_modes[0]
         if padding_mode not in self.padding_modes:
             raise ValueError(f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, self.padding_modes))}")
-        self.padding_mode = padding_mode
+        self.padding_mode: PaddingMode = padding_mode
         self.padding = padding
         self.pads = self._check_padding(padding)
         self.bias = make_bias(out_channels, bias, device, dtype)

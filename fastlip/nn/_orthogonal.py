@@ -120,7 +120,7 @@ class OrthogonalConv2d(PerFrequencyConv2d):
         (Q,) = self.effective(*torus)
         if not torus:
             return F.conv2d(x, Q, self.bias, groups=self.groups)
-        return ops.spectral_conv(x, Q, self.bias, torus, self.groups, backend=self.backend)
+        return ops.spectral_conv(x, Q, self.bias, (torus[0], torus[1]), self.groups, backend=self.backend)
 
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
         """The largest singular value of the matrices that are applied to images of this (c, h, w), in float64."""

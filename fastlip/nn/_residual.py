@@ -123,7 +123,7 @@ class ResidualConv2d(_Residual, LipschitzConv2d):
             if self.bias is not None:
                 self.bias.zero_()
 
-    def forward(self, x: Tensor, pairing: str = "none") -> Tensor:
+    def forward(self, x: Tensor, pairing: Any = "none") -> Tensor:
         """The residual map of x, between its paddings and truncation, and MaxMin behind it if a pairing is given."""
         self.check_input(x)
         images = self._widen(x)

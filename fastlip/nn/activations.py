@@ -16,7 +16,7 @@ from fastlip.nn._base import at_least_float32, check_positive_int
 from fastlip.nn._whole import WholeModule
 
 
-def _check_pairing(pairing: Pairing) -> str:
+def _check_pairing(pairing: Pairing) -> Pairing:
     if pairing not in PAIRINGS:
         raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, PAIRINGS))}")
     return pairing
@@ -33,7 +33,7 @@ class MaxMin(WholeModule):
         super().__init__()
         self.pairing: Pairing = _check_pairing(pairing)
         self.dim = dim
-        self.backend = check_backend(backend)
+        self.backend: Backend = check_backend(backend)
 
     def forward(self, x: Tensor) -> Tensor:
         """The pairs of x along dim, each sorted in descending order."""

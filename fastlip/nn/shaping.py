@@ -58,7 +58,7 @@ class PixelUnshuffle(WholeModule):
     def __init__(self, downscale_factor: int = 2, backend: Backend = "auto"):
         super().__init__()
         self.downscale_factor = check_positive_int("downscale_factor", downscale_factor)
-        self.backend = check_backend(backend)
+        self.backend: Backend = check_backend(backend)
 
     def forward(self, x: Tensor) -> Tensor:
         """Each f x f patch becomes f^2 channels."""

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from fastlip.kernels.common.gate import check_devices, is_onnx, materialized, refusal
+from fastlip.kernels.common.literals import Backend
 
 BACKENDS = ("auto", "reference", "native", "triton")
 _FILES = {"native": "native", "triton": "triton_kernels"}
@@ -39,7 +40,7 @@ _PLAIN = frozenset((Tensor, Parameter, type(None)))
 registered: dict[str, Op] = {}
 
 
-def check_backend(backend: str) -> str:
+def check_backend(backend: Any) -> Backend:
     """Returns the name of a backend, or raises ValueError with those allowed."""
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}: allowed are {', '.join(map(repr, BACKENDS))}")
