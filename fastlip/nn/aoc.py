@@ -13,6 +13,7 @@ from fastlip.kernels.common.literals import Backend, PaddingMode
 from fastlip.nn._adaptive import AdaptiveKernel
 from fastlip.nn._base import as_it_runs, check_positive_int, make_bias
 from fastlip.nn._conv import GEOMETRY, KernelConv2d, Pair, check_groups, make_pair
+from fastlip.nn.method import Method
 
 
 class AOCConv2d(AdaptiveKernel, KernelConv2d):
@@ -178,3 +179,6 @@ class AOCConvTranspose2d(AdaptiveKernel):
         text += f", padding={self.padding}, output_padding={self.output_padding}, groups={self.groups}"
         text += f", bias={self.bias is not None}, dilation={self.dilation}, backend={self.backend!r}"
         return text
+
+
+METHOD = Method("aoc", AOCConv2d, settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}})

@@ -12,6 +12,7 @@ from fastlip import ops
 from fastlip.kernels.common.literals import Backend
 from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32, check_nonnegative, decomposed_dtype
 from fastlip.nn._conv import KernelConv2d
+from fastlip.nn.method import Method
 
 # r is a sum of products, rounded at each step: enlarged by this many roundings, P stays within norm 1.
 _ROUNDINGS = 2
@@ -138,3 +139,6 @@ def centre_orthogonal_(weight: Tensor, groups: int) -> None:
             if rows != columns:
                 nn.init.orthogonal_(matrix)
             group[(slice(None), slice(None), *centre)] = matrix.to(weight)
+
+
+METHOD = Method("aol", AOLConv2d, AOLLinear)

@@ -11,6 +11,7 @@ from fastlip import ops
 from fastlip.kernels.block_conv.reference import alternating_axes
 from fastlip.nn._base import MatrixLinear, at_least_float32, decomposed_dtype
 from fastlip.nn._conv import KernelConv2d
+from fastlip.nn.method import Method
 
 
 class BCOPConv2d(KernelConv2d):
@@ -111,3 +112,12 @@ class BjorckLinear(MatrixLinear):
 def _identity_or_orthogonal(identity: bool, like: Tensor) -> Tensor:
     matrix = torch.eye(*like.shape, dtype=decomposed_dtype())
     return (matrix if identity else nn.init.orthogonal_(matrix)).to(like)
+
+
+METHOD = Method(
+    "bcop",
+    BCOPConv2d,
+    BjorckLinear,
+    dense_head=True,
+    settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}},
+)

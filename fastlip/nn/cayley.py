@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastlip import ops
 from fastlip.nn._base import at_least_float32
 from fastlip.nn._orthogonal import OrthogonalConv2d, OrthogonalLinear
+from fastlip.nn.method import Method
 
 
 def normalize(raw_weight: Tensor, alpha: Tensor) -> Tensor:
@@ -101,3 +102,12 @@ class CayleyLinear(OrthogonalLinear):
     def orthogonalize(self, V: Tensor) -> Tensor:
         """The Cayley transform."""
         return ops.cayley(V, backend=self.backend)
+
+
+METHOD = Method(
+    "cayley",
+    CayleyConv2d,
+    CayleyLinear,
+    dense_head=True,
+    settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}},
+)

@@ -16,6 +16,7 @@ from fastlip.kernels.common.precision import for_convolution
 from fastlip.kernels.sdp_residual.reference import adjoint
 from fastlip.nn._base import at_least_float32
 from fastlip.nn._residual import ResidualConv2d, ResidualLinear, safe_scale
+from fastlip.nn.method import Method
 
 # Frequencies per axis and unit of the kernel's degree: at 17, sampling loses less than 1 % of sigma.
 _DENSITY = 17
@@ -294,3 +295,9 @@ class CPLLinear(_FixedScale, ResidualLinear):
         """(2 / sigma^2,): the scale of each inner feature."""
         weight = at_least_float32(self.kernel)[:, :, None, None]
         return (self._scale(self.kernel, squared_norm_bound(weight, (1, 1), 1)),)
+
+
+# An upper bound of sigma in every training step would cost half of the network's time.
+METHOD = Method(
+    "cpl", CPLConv2d, CPLLinear, options={"training_sigma": "power"}, settings={"digits": {"optimizer.lr": 0.3}}
+)

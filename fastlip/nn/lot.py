@@ -11,6 +11,7 @@ from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.polar.reference import join, ridged_newton, split
 from fastlip.nn._orthogonal import OrthogonalConv2d, OrthogonalLinear
 from fastlip.nn.aol import centre_orthogonal_
+from fastlip.nn.method import Method
 
 
 def check_iteration(ridge: float | None, steps: int | None) -> tuple[float | None, int | None]:
@@ -117,3 +118,6 @@ class LOTLinear(OrthogonalLinear):
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""
         return f"{super().extra_repr()}, ridge={self.ridge}, steps={self.steps}"
+
+
+METHOD = Method("lot", LOTConv2d, LOTLinear, settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}})

@@ -12,6 +12,7 @@ from fastlip import ops
 from fastlip.kernels.common.literals import Backend
 from fastlip.nn._base import at_least_float32, check_nonnegative
 from fastlip.nn._residual import ResidualConv2d, ResidualLinear, safe_scale
+from fastlip.nn.method import Method
 
 
 def inner_scale(kernel: Tensor, psi: Tensor, groups: int, epsilon: float, backend: Backend) -> Tensor:
@@ -101,3 +102,6 @@ class SLLLinear(ResidualLinear):
     def parametrize(self) -> tuple[Tensor, ...]:
         """(2 / T,): the scale of each inner feature."""
         return (inner_scale(self.kernel, self.psi, 1, 0.0, self.backend),)
+
+
+METHOD = Method("sll", SLLConv2d, SLLLinear, settings={"digits": {"optimizer.lr": 1.5}})

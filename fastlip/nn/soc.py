@@ -24,6 +24,7 @@ from fastlip.nn._channels import first_channels, pad_channels
 from fastlip.nn._conv import Pair
 from fastlip.nn._orthogonal import PerFrequencyConv2d, largest_singular_value, space_to_depth
 from fastlip.nn._skew import norm_bound, norm_on, series_by_spectrum, series_of_spectrum, skew
+from fastlip.nn.method import Method
 
 EXPONENTIALS = ("series", "spectral")
 DEFAULT_TERMS = 4
@@ -333,3 +334,6 @@ class SOCLinear(MatrixLinear):
         """(Q,): rows and columns of the exponential."""
         exponential = ops.skew_exp(at_least_float32(self.raw_weight), backend=self.backend)
         return (exponential[: self.out_features, : self.in_features],)
+
+
+METHOD = Method("soc", SOCConv2d, SOCLinear, settings={"digits": {"loss.temperature": 0.1}})
