@@ -6,7 +6,7 @@ from types import TracebackType
 
 from torch import nn
 
-from fastlip.nn._base import LipschitzLayer
+from fastlip.nn.base import LipschitzLayer
 
 
 class Frozen:
@@ -61,7 +61,7 @@ def freeze(model: nn.Module) -> Frozen:
     for name, module in model.named_modules():
         if isinstance(module, LipschitzLayer) and module.training:
             raise ValueError(f"model: {name or 'model'!r} is in training mode; call model.eval() first")
-    newly = [layer for layer in layers if not layer.frozen]
+    newly = [layer for layer in layers if not layer._cache.frozen]
     for layer in newly:
         _set(layer, True)
     return Frozen(model, newly)
@@ -82,5 +82,5 @@ def _layers(model: nn.Module) -> list[LipschitzLayer]:
 
 def _set(layer: LipschitzLayer, frozen: bool) -> None:
     # What was computed of other parameters must not be trusted.
-    layer.forget()
-    layer.__dict__["frozen"] = frozen
+    layer._cache.clear()
+    layer._cache.frozen = frozen

@@ -36,69 +36,64 @@ class _Stamp:
         self.used = next(_clock)
 
 
-class EvaluationCache(nn.Module):
-    """A module that keeps what it computed from its parameters and buffers, and knows when these have changed.
+class EvaluationCache:
+    """What a layer computed from its parameters and buffers, for as long as these hold the same bits.
 
     Every use compares a fingerprint of the bits of all parameters, buffers and other tensors of the layer, so that no
     way of writing to them leaves the cache stale. Entries are computed from a copy of these tensors, so that each
     belongs to one state of the layer, whatever other threads write meanwhile. ``frozen`` (:func:`fastlip.freeze`)
     leaves the comparison out. The dictionary is replaced, never changed: threads may share a layer.
+
+    ``generation`` counts the changes of what else the weights depend on, such as options. A copy of a cache is empty.
     """
 
-    frozen = False
-    _generation = 0  # of what else the weights depend on, such as options
-    _cache: dict[Key, tuple[_Stamp, Any]]
+    __slots__ = ("entries", "frozen", "generation")
 
-    def may_cache(self) -> bool:
-        """Whether kept results may be used as they are: :meth:`may_keep`, and no parameter wants a gradient."""
-        if not self.may_keep():
-            return False
-        return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors_of(self)))
+    def __init__(self) -> None:
+        self.entries: dict[Key, tuple[_Stamp, Any]] = {}
+        self.frozen = False
+        self.generation = 0
 
-    def may_keep(self) -> bool:
-        """Whether results for the present parameters may be kept: in evaluation, outside traces and transforms."""
-        if self.training or is_observed():
-            return False
-        state = self.__dict__
-        for group in (state["_parameters"], state["_buffers"]):
-            for tensor in group.values():
-                if tensor is not None and not is_plain(tensor):
-                    return False
-        return True
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return EvaluationCache, ()
 
-    def recall(self, key: Key, compute: Callable[[Any], Any], most: int = _CACHED_DERIVATIVES) -> Any:
-        """What compute(layer) makes of this layer, where :meth:`may_cache` holds: kept until a bit of it changes.
+    def recall(
+        self, layer: nn.Module, key: Key, compute: Callable[[Any], Any], most: int = _CACHED_DERIVATIVES
+    ) -> Any:
+        """Returns ``compute(copy of layer)``, where :func:`may_cache` holds, kept until a bit of the layer changes.
 
-        ``layer`` is a copy of this one, with its tensors as they were at one moment. Of keys with the same first
-        word the ``most`` that were used last are kept.
+        The copy has the layer's tensors as they were at one moment. Of keys with the same first word the ``most``
+        that were used last are kept.
         """
-        mark, kept = self.look_up(key)
+        mark, kept = self.look_up(layer, key)
         if kept is not None:
             return kept
-        generation = self._generation
+        generation = self.generation
         # Inference tensors could not be used later where autograd records.
         with torch.inference_mode(False), torch.no_grad():
-            layer = _copy_of(self)
-            value = compute(layer)
+            twin = _copy_of(layer)
+            value = compute(twin)
             if mark is not None:
-                self._keep(key, _Stamp(fingerprint(tensors_of(layer)) or ()), value, most, generation)
+                self._keep(key, _Stamp(fingerprint(tensors_of(twin)) or ()), value, most, generation)
         return value
 
-    def look_up(self, key: Key) -> tuple[Any, Any]:
+    def look_up(self, layer: nn.Module, key: Key) -> tuple[Any, Any]:
         """The fingerprint of the layer now, and what is kept of it under this key; None where that is out of date."""
-        kept = self._cache.get(key)
+        kept = self.entries.get(key)
         if kept is not None and self.frozen:
             kept[0].used = next(_clock)
             return kept[0].of, kept[1]
-        mark = fingerprint(tensors_of(self))
+        mark = fingerprint(tensors_of(layer))
         if kept is not None and kept[0].of == mark:
             kept[0].used = next(_clock)
             return mark, kept[1]
         return mark, None
 
-    def keep_unless_changed(self, key: Key, mark: Any, generation: int, value: Any, most: int) -> None:
-        """Keeps what was computed of this layer itself, unless it changed since ``mark`` and ``generation``."""
-        if mark is not None and fingerprint(tensors_of(self)) == mark:
+    def keep_unless_changed(
+        self, layer: nn.Module, key: Key, mark: Any, generation: int, value: Any, most: int
+    ) -> None:
+        """Keeps what was computed of the layer itself, unless it changed since ``mark`` and ``generation``."""
+        if mark is not None and fingerprint(tensors_of(layer)) == mark:
             self._keep(key, _Stamp(mark), value, most, generation)
 
     def derive(
@@ -109,61 +104,60 @@ class EvaluationCache(nn.Module):
         compute: Callable[[], Any],
         most: int = _CACHED_DERIVATIVES,
     ) -> Any:
-        """What compute() makes of sources, which are what this cache holds: kept as long as they are."""
-        kept = self._cache.get((kind, context))
+        """Returns ``compute()``, kept as long as this cache holds the very objects ``sources`` that it is made of."""
+        kept = self.entries.get((kind, context))
         if kept is not None and all(one is other for one, other in zip(kept[0].of, sources, strict=True)):
             kept[0].used = next(_clock)
             return kept[1]
-        generation = self._generation
+        generation = self.generation
         with torch.inference_mode(False), torch.no_grad():
             value = compute()
         self._keep((kind, context), _Stamp(sources), value, most, generation)
         return value
 
-    def snapshot(self) -> Any:
-        """A copy of this layer with its tensors as they are, kept until a bit of them changes."""
-        return self.recall(("snapshot",), lambda layer: layer, 1)
+    def snapshot(self, layer: nn.Module) -> Any:
+        """A copy of the layer with its tensors as they are, kept until a bit of them changes."""
+        return self.recall(layer, ("snapshot",), lambda twin: twin, 1)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Empties the cache; what other threads are computing is not kept either."""
         with _LOCK:
-            self.__dict__["_generation"] = self._generation + 1
-            self.__dict__["_cache"] = {}
+            self.generation += 1
+            self.entries = {}
+
+    def thaw(self) -> None:
+        """Empties the cache and ends a freeze."""
+        self.clear()
+        self.frozen = False
 
     def _keep(self, key: Key, stamp: _Stamp, value: Any, most: int, generation: int) -> None:
         with _LOCK:
-            if generation != self._generation:
+            if generation != self.generation:
                 return
-            kept = {**self._cache, key: (stamp, value)}
+            kept = {**self.entries, key: (stamp, value)}
             alike = sorted((k for k in kept if _kind(k) == _kind(key)), key=lambda k: kept[k][0].used)
             for oldest in alike[:-most]:
                 del kept[oldest]
-            self.__dict__["_cache"] = kept
+            self.entries = kept
 
-    def train(self, mode: bool = True) -> Any:
-        """Sets training or evaluation mode, and forgets the evaluation weights."""
-        self._thaw()
-        return super().train(mode)
 
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        self._thaw()
-        return super()._apply(*args, **kwargs)
+def may_cache(layer: nn.Module) -> bool:
+    """Whether kept results may be used as they are: :func:`may_keep`, and no parameter wants a gradient."""
+    if layer.training or not may_keep(layer):
+        return False
+    return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors_of(layer)))
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._thaw()
-        super()._load_from_state_dict(*args, **kwargs)
 
-    def _thaw(self) -> None:
-        self.forget()
-        self.__dict__["frozen"] = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": {}, "frozen": False}
-
-    def _replicate_for_data_parallel(self) -> Any:
-        replica = super()._replicate_for_data_parallel()
-        replica.__dict__.update(_cache={}, frozen=False)  # its tensors are on another device
-        return replica
+def may_keep(layer: nn.Module) -> bool:
+    """Whether results for the present parameters may be kept: in evaluation, outside traces and transforms."""
+    if layer.training or is_observed():
+        return False
+    state = layer.__dict__
+    for group in (state["_parameters"], state["_buffers"]):
+        for tensor in group.values():
+            if tensor is not None and not is_plain(tensor):
+                return False
+    return True
 
 
 def _kind(key: Key) -> str:
@@ -211,7 +205,7 @@ def _copy_of(layer: Any) -> Any:
     state["_modules"] = {
         name: copy.deepcopy(module) for name, module in state["_modules"].items() if name != "parametrizations"
     }
-    state |= {"_cache": {}, "frozen": False, "supplied": None}
+    state |= {"_cache": EvaluationCache(), "supplied": None}
     result = object.__new__(kind)
     result.__dict__.update(state)
     return result

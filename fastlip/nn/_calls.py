@@ -14,16 +14,19 @@ _CALL, _CALL_IMPL, _WRAPPED = nn.Module.__call__, nn.Module._call_impl, nn.Modul
 _CONVOLVE = {kind: (kind.forward, kind._conv_forward) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 # Methods through which a call of a layer goes; an attribute of that name on the instance takes their place.
 _METHODS = (
-    *("forward", "_call_impl", "_wrapped_call_impl", "_conv_forward", "convolve", "check_input"),
-    *("effective", "parametrize", "factors", "derive", "torus_for", "torus", "apply_spectrum", "context"),
+    *("forward", "_call_impl", "_wrapped_call_impl", "_conv_forward", "_check_images", "_check_features"),
+    *("effective", "fused", "_parametrize", "_factors", "_compute", "_computed"),
 )
 # What a subclass may define without changing what a call computes.
 _HARMLESS = frozenset(
     {"__init__", "__doc__", "__module__", "__qualname__", "__annotations__", "__annotate__", "__annotate_func__"}
     | {"__annotations_cache__", "__static_attributes__", "__firstlineno__", "__dict__", "__weakref__", "__slots__"}
     | {"__repr__", "__constants__", "__getstate__", "__deepcopy__", "__parameters__", "__orig_bases__"}
-    | {"reset_parameters", "make_parameters", "extra_repr", "options", "fixed", "padding_modes", "lipschitz_bound"}
+    | {"reset_parameters", "extra_repr", "_options", "_fixed", "lipschitz_bound"}
 )
+
+# What it may define and still run fused: the fused call asks the layer for its weights.
+_FUSED = (_HARMLESS - {"lipschitz_bound"}) | {"_parametrize", "application"}
 
 
 def hooks_of(module: nn.Module) -> list[Any]:
@@ -67,25 +70,25 @@ def overridden(module: nn.Module, known: type, allowed: Iterable[str] = ()) -> l
     return sorted(replaced.difference(allowed))
 
 
-def is_untouched(module: nn.Module, kind: type[nn.Module], forward: Any) -> bool:
-    """Whether a call of the module is ``forward``, that of its kind, on its own parameters: it may run fused.
+def is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a call of the module is the forward of its kind, on its own parameters: it may run fused.
 
     False with a hook of any sort, with a parametrization or another child, if it is compiled, and for a subclass of
-    another package that defines more than its construction: what that does is its own.
+    another package that defines more than its construction and its weights: what that does is its own.
     """
     cls, own = type(module), module.__dict__
-    if cls.forward is not forward or is_replaced(module) or own.get("_compiled_call_impl") is not None:
+    if cls.forward is not kind.forward or is_replaced(module) or own.get("_compiled_call_impl") is not None:
         return False
     if _is_watched(module) or module._modules:
         return False
     if _is_of_this_package(cls):
         return True
-    if kind in _CONVOLVE and (forward, getattr(cls, "_conv_forward", None)) != _CONVOLVE[kind]:
+    if kind in _CONVOLVE and (cls.forward, getattr(cls, "_conv_forward", None)) != _CONVOLVE[kind]:
         return False
     if cls is kind:
         return True
     names = [set(vars(base)) for base in cls.__mro__[: cls.__mro__.index(kind)] if not _is_of_this_package(base)]
-    return all(defined <= _HARMLESS - {"make_parameters", "lipschitz_bound"} for defined in names)
+    return all(defined <= _FUSED for defined in names)
 
 
 def _is_watched(module: nn.Module) -> bool:

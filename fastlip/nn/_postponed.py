@@ -11,7 +11,7 @@ from torch import Tensor
 from fastlip.kernels.common.precision import full_precision
 
 if TYPE_CHECKING:
-    from fastlip.nn._base import LipschitzLayer
+    from fastlip.nn.base import LipschitzLayer
 
 _FIXED = 4  # arguments before the layer's tensors
 
@@ -19,12 +19,12 @@ _FIXED = 4  # arguments before the layer's tensors
 def in_one_step(
     layer: LipschitzLayer, context: tuple[Hashable, ...], kept: Sequence[Tensor] | None = None
 ) -> tuple[Tensor, ...]:
-    """The effective weights, with the gradient of ``layer.parametrize(*context)`` for the layer's parameters.
+    """The effective weights, with the gradient of ``layer._parametrize(*context)`` for the layer's parameters.
 
     With weights that are ``kept`` the parametrization runs in the backward, and only there: what differentiates for
     the images alone, as attacks do, does not pay for it. Without, it runs now, and its graph waits for the backward.
     """
-    values = {name: getattr(layer, name) for name in layer.tensor_names()}
+    values = {name: getattr(layer, name) for name in layer._registered()}
     twin = layer._replicate_for_data_parallel()  # the layer as it is now, whatever happens to it before the backward
     twin._buffers = {}
     twin.__dict__.update(dict.fromkeys(values))

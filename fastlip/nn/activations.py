@@ -12,8 +12,9 @@ from fastlip import ops
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend, Pairing
 from fastlip.kernels.maxmin.api import PAIRINGS
-from fastlip.nn._base import at_least_float32, check_positive_int
-from fastlip.nn._whole import WholeModule
+from fastlip.nn._arguments import positive_int
+from fastlip.nn._recorded import WholeModule
+from fastlip.nn.base import at_least_float32
 
 
 def _check_pairing(pairing: Pairing) -> Pairing:
@@ -53,7 +54,7 @@ class GroupSort(WholeModule):
 
     def __init__(self, group_size: int | None = 2, dim: int = 1):
         super().__init__()
-        self.group_size = None if group_size is None else check_positive_int("group_size", group_size)
+        self.group_size = None if group_size is None else positive_int("group_size", group_size)
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ class HouseHolder(WholeModule):
         self, channels: int, pairing: Pairing = "adjacent", dim: int = 1, device: Any = None, dtype: Any = None
     ):
         super().__init__()
-        self.channels = check_positive_int("channels", channels)
+        self.channels = positive_int("channels", channels)
         self.pairing: Pairing = _check_pairing(pairing)
         self.dim = dim
         self.theta = nn.Parameter(torch.empty(channels // 2, device=device, dtype=dtype))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from fastlip import ops
-from fastlip.kernels.common.literals import Backend, PaddingMode
-from fastlip.nn._adaptive import AdaptiveKernel
-from fastlip.nn._base import as_it_runs, check_positive_int, make_bias
-from fastlip.nn._conv import GEOMETRY, KernelConv2d, Pair, check_groups, make_pair
+from fastlip.kernels.common.geometry import ConvGeometry
+from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
+from fastlip.nn._adaptive import adaptive_kernel, check_coverage, make_adaptive, reset_adaptive
+from fastlip.nn._arguments import conv_geometry, make_bias, one_of, pair
+from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
+from fastlip.nn.applications.kernel import KernelConvolution
+from fastlip.nn.applications.transposed import TransposedConvolution
+from fastlip.nn.base import LipschitzLayer, effective_weight
 from fastlip.nn.method import Method
 
+Pair = tuple[int, int]
 
-class AOCConv2d(AdaptiveKernel, KernelConv2d):
+
+class AOCConv2d(LipschitzLayer):
     r"""Convolution with an orthogonal kernel at its own stride: a drop-in ``torch.nn.Conv2d``.
 
     .. math:: \hat K(z) = \hat R(z) \prod_i \bigl(P_i + (I - P_i)\, z_{a_i}\bigr), \qquad P_i = Q_i Q_i^T
@@ -31,9 +35,22 @@ class AOCConv2d(AdaptiveKernel, KernelConv2d):
     1 with zero padding (any amount) and with less circular padding.
     Cost: one convolution; a Cayley transform of R and of half as wide Q_i, and products of c x c matrices, 13 for a
     3 x 3 kernel at stride 1; in eval mode the kernel is computed once.
+    Initial values: R = I where it is square (stride 1: the Dirac kernel, for odd kernels and even channels), and one
+    random projector per group. Bias 0.
 
-    Args: as ``torch.nn.Conv2d``, and ``backend``. Initialised with R = I where it is square (stride 1: the Dirac
-    kernel, for odd kernels and even channels), and one random projector per group. Bias 0.
+    Args:
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: number of taps along each axis.
+        stride: step between two outputs.
+        padding: ``"same"``, ``"valid"``, or the number of pixels added on each side.
+        dilation: distance of two taps.
+        groups: number of groups of channels.
+        bias: whether a bias is added.
+        padding_mode: ``"circular"`` or ``"zeros"``.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to the shapes of ``torch.nn.Conv2d``; "same" gives
     ceil(h / stride). Parameters: ``raw_matrix`` (groups, out_channels / groups, c stride[0] stride[1]) with c =
@@ -41,32 +58,61 @@ class AOCConv2d(AdaptiveKernel, KernelConv2d):
     projectors, c, floor(c / 2)), where there are any; ``bias`` (out_channels). ``weight`` is the effective kernel,
     differentiable in training.
 
-    Raises ValueError for a kernel smaller than the stride, a dilation that shares a divisor with the stride, other
-    padding modes, more circular padding than dilation * (kernel_size - 1) in total per axis, and, in forward,
-    circular padding of a side that the stride does not divide.
+    Raises:
+        ValueError: a kernel smaller than the stride, a dilation that shares a divisor with the stride, another
+            padding mode, more circular padding than dilation * (kernel_size - 1) in total per axis, and, in forward,
+            circular padding of a side that the stride does not divide.
+
+    >>> layer = lip.AOCConv2d(4, 16, 3, stride=2).eval()
+    >>> x = torch.rand(1, 4, 8, 8)
+    >>> bool(torch.isclose(layer(x).norm(), x.norm()))
+    True
     """
 
-    orthogonal = True
+    _fixed = CONV_ARGUMENTS
+    application: KernelConvolution
+    weight = effective_weight
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sides,
+        stride: Sides = 1,
+        padding: Padding = "same",
+        dilation: Sides = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "circular",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+    ):
+        channels = in_channels, out_channels
+        geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        check_coverage(geometry)
+        super().__init__(KernelConvolution(geometry, orthogonal=True, whole_windows=True), backend)
+        show_conv_arguments(self, in_channels, out_channels, padding)
+        self.bias = make_bias(out_channels, bias, device, dtype)
+        self.raw_matrix, self.raw_bases = make_adaptive(geometry, self._ports, device, dtype)
+        self.reset_parameters()
 
     @property
-    def ports(self) -> Pair:
+    def _ports(self) -> Pair:
         """Input and output channels of a group."""
         return self.in_channels // self.groups, self.out_channels // self.groups
 
-    def check_input(self, x: Tensor) -> None:
-        """Raises ValueError also where circular windows would meet pixels repeatedly."""
-        super().check_input(x)
-        left, right, top, bottom = self.pads
-        wraps = (top + bottom > 0, left + right > 0) if self.padding_mode == "circular" else (False, False)
-        for side, step, wrapped in zip(x.shape[-2:], self.stride, wraps, strict=True):
-            if wrapped and side % step:
-                raise ValueError(
-                    f"x: got shape {tuple(x.shape)}, expected sides that stride={self.stride} divides: with circular "
-                    "padding windows would overlap, and no bound holds; allowed is padding_mode='zeros'"
-                )
+    def reset_parameters(self) -> None:
+        """R = I where it is square, else random; one random projector per group, which cancels in pairs; bias 0."""
+        reset_adaptive(self.raw_matrix, self.raw_bases, self.bias)
+
+    def _parametrize(self) -> tuple[Tensor, ...]:
+        """(kernel,) in conv2d's layout, (out_channels, in_channels / groups, kh, kw)."""
+        geometry = self.application.geometry
+        return (adaptive_kernel(geometry, self._ports[0], self.raw_matrix, self.raw_bases, self.backend),)
 
 
-class AOCConvTranspose2d(AdaptiveKernel):
+class AOCConvTranspose2d(LipschitzLayer):
     r"""The adjoint of an orthogonal strided convolution: a drop-in ``torch.nn.ConvTranspose2d``.
 
     Its kernel is that of ``AOCConv2d(out_channels, in_channels, kernel_size, stride)``: see there (Boissin et al.,
@@ -75,10 +121,22 @@ class AOCConvTranspose2d(AdaptiveKernel):
     Guarantee: Lipschitz constant at most 1. Without padding and for in_channels <= out_channels * stride[0] *
     stride[1] it keeps the norm of every image (all singular values 1); for more input channels, where the kernel
     is as large as the stride, it has orthonormal rows.
-    Cost: one transposed convolution, and the kernel as in ``AOCConv2d``.
+    Cost: one transposed convolution, and the kernel as in ``AOCConv2d``. Initial values: as ``AOCConv2d``.
 
-    Args: as ``torch.nn.ConvTranspose2d`` (zero padding, its only padding mode), and ``backend``. Initialised as
-    ``AOCConv2d``, bias 0.
+    Args:
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: number of taps along each axis.
+        stride: step between two inputs, in pixels of the output.
+        padding: number of pixels cut off on each side of the output.
+        output_padding: number of pixels added at the output's end, less than stride or dilation.
+        groups: number of groups of channels.
+        bias: whether a bias is added.
+        dilation: distance of two taps.
+        padding_mode: ``"zeros"``.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to (..., out_channels, h', w') with h' = (h - 1) stride[0]
     - 2 padding[0] + dilation[0] (kernel_size[0] - 1) + output_padding[0] + 1; ``output_size`` of the call chooses
@@ -86,99 +144,87 @@ class AOCConvTranspose2d(AdaptiveKernel):
     exchanged; ``bias`` (out_channels). ``weight`` is the effective kernel (in_channels, out_channels / groups, kh,
     kw), differentiable in training.
 
-    Raises ValueError for a kernel smaller than the stride, a dilation that shares a divisor with the stride,
-    another padding mode, an output_padding of at least stride and dilation, an output_size that is not possible.
+    Raises:
+        ValueError: a kernel smaller than the stride, a dilation that shares a divisor with the stride, another
+            padding mode, an output_padding of at least stride and dilation, an output_size that is not possible.
+
+    >>> layer = lip.AOCConvTranspose2d(16, 4, 2, stride=2)
+    >>> layer(torch.rand(1, 16, 4, 4)).shape
+    torch.Size([1, 4, 8, 8])
     """
 
-    fixed = (*GEOMETRY, "output_padding")
-    orthogonal = True
+    _fixed = (*CONV_ARGUMENTS, "output_padding")
+    application: TransposedConvolution
+    weight = effective_weight
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | Pair,
-        stride: int | Pair = 1,
-        padding: int | Pair = 0,
-        output_padding: int | Pair = 0,
+        kernel_size: Sides,
+        stride: Sides = 1,
+        padding: Sides = 0,
+        output_padding: Sides = 0,
         groups: int = 1,
         bias: bool = True,
-        dilation: int | Pair = 1,
-        padding_mode: PaddingMode = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        dilation: Sides = 1,
+        padding_mode: Literal["zeros"] = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         backend: Backend = "auto",
     ):
-        super().__init__(backend)
-        self.in_channels = check_positive_int("in_channels", in_channels)
-        self.out_channels = check_positive_int("out_channels", out_channels)
-        self.kernel_size = make_pair("kernel_size", kernel_size)
-        self.stride = make_pair("stride", stride)
-        self.padding = make_pair("padding", padding, least=0)
-        self.dilation = make_pair("dilation", dilation)
-        self.output_padding = make_pair("output_padding", output_padding, least=0)
-        self._check_output_padding("output_padding", self.output_padding)
-        self.groups = check_groups(groups, in_channels, out_channels)
-        if padding_mode != "zeros":
-            raise ValueError(f"padding_mode={padding_mode!r}: allowed is 'zeros'")
-        self.padding_mode = padding_mode
+        padding, extra = pair("padding", padding, least=0), pair("output_padding", output_padding, least=0)
+        one_of("padding_mode", padding_mode, ("zeros",))
+        channels = in_channels, out_channels
+        geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode, ("zeros",))
+        check_output_padding("output_padding", geometry, extra)
+        check_coverage(geometry)
+        super().__init__(TransposedConvolution(geometry, orthogonal=True, output_padding=extra), backend)
+        show_conv_arguments(self, in_channels, out_channels, padding)
+        self.output_padding = extra
         self.bias = make_bias(out_channels, bias, device, dtype)
-        self.make_parameters(device, dtype)
+        self.raw_matrix, self.raw_bases = make_adaptive(geometry, self._ports, device, dtype)
         self.reset_parameters()
 
     @property
-    def ports(self) -> Pair:
-        """Those of the convolution whose adjoint this is."""
+    def _ports(self) -> Pair:
+        """Input and output channels of a group of the convolution whose adjoint this is."""
         return self.out_channels // self.groups, self.in_channels // self.groups
 
-    @property
-    def weight(self) -> Tensor:
-        """The effective kernel, (in_channels, out_channels / groups, kh, kw); differentiable in training."""
-        return self.only_weight()
+    def reset_parameters(self) -> None:
+        """As ``AOCConv2d``."""
+        reset_adaptive(self.raw_matrix, self.raw_bases, self.bias)
+
+    def _parametrize(self) -> tuple[Tensor, ...]:
+        """(kernel,) in the layout of conv_transpose2d, (in_channels, out_channels / groups, kh, kw)."""
+        geometry = self.application.geometry
+        return (adaptive_kernel(geometry, self._ports[0], self.raw_matrix, self.raw_bases, self.backend),)
 
     def forward(self, x: Tensor, output_size: list[int] | tuple[int, ...] | None = None) -> Tensor:
-        """The transposed convolution of x, and bias."""
-        if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
-            raise ValueError(
-                f"x: got shape {tuple(x.shape)}, expected (n, {self.in_channels}, h, w) or ({self.in_channels}, h, w)"
-            )
-        extra = self.output_padding if output_size is None else self._extra(x, tuple(output_size))
-        return F.conv_transpose2d(
-            x, self.effective()[0], self.bias, self.stride, self.padding, extra, self.groups, self.dilation
-        )
+        """The transposed convolution of x, and bias.
 
-    @torch.no_grad()
-    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
-        """The norm of the convolution of this kernel on images of the output's size, whose adjoint this is."""
-        vertical, horizontal = self.padding
-        pads = horizontal, horizontal, vertical, vertical
-        size = self._output_size(input_shape, self.output_padding)
-        weight = as_it_runs(self.weight)
-        return ops.spectral_norm(weight, size, self.stride, pads, self.dilation, self.groups, "zeros").item()
-
-    def _output_size(self, shape: tuple[int, ...], extra: Pair) -> Pair:
-        geometry = zip(shape[-2:], self.stride, self.padding, self.dilation, self.kernel_size, extra, strict=True)
-        height, width = ((n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, s, p, d, k, e in geometry)
-        return height, width
+        Args:
+            x: (n, in_channels, h, w) or (in_channels, h, w).
+            output_size: height and width of the output; None: as ``output_padding`` says.
+        """
+        extra = None if output_size is None else self._extra(x, tuple(output_size))
+        return self.application(self, x, extra)
 
     def _extra(self, x: Tensor, output_size: tuple[int, ...]) -> Pair:
         """The output padding that gives this size."""
-        least = self._output_size(tuple(x.shape), (0, 0))
+        self._check_images(x, self.in_channels)
+        least = self.application.output_size(tuple(x.shape), (0, 0))
         height, width = (wanted - side for wanted, side in zip(output_size[-2:], least, strict=True))
-        self._check_output_padding(f"output_size={output_size}: least {least}; output_padding", (height, width))
+        name = f"output_size={output_size}: least {least}; output_padding"
+        check_output_padding(name, self.application.geometry, (height, width))
         return height, width
 
-    def _check_output_padding(self, name: str, extra: Pair) -> None:
-        limits = tuple(max(s, d) for s, d in zip(self.stride, self.dilation, strict=True))
-        if any(not 0 <= e < limit for e, limit in zip(extra, limits, strict=True)):
-            raise ValueError(f"{name}={extra}: expected at least 0 and less than stride or dilation, {limits}")
 
-    def extra_repr(self) -> str:
-        """The arguments that differ from layer to layer."""
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        text += f", padding={self.padding}, output_padding={self.output_padding}, groups={self.groups}"
-        text += f", bias={self.bias is not None}, dilation={self.dilation}, backend={self.backend!r}"
-        return text
+def check_output_padding(name: str, geometry: ConvGeometry, extra: Pair) -> None:
+    """Raises ValueError for an output padding that no image needs."""
+    limits = tuple(max(s, d) for s, d in zip(geometry.stride, geometry.dilation, strict=True))
+    if any(not 0 <= e < limit for e, limit in zip(extra, limits, strict=True)):
+        raise ValueError(f"{name}={extra}: expected at least 0 and less than stride or dilation, {limits}")
 
 
 METHOD = Method("aoc", AOCConv2d, settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}})

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastlip import ops
-from fastlip.kernels.common.literals import Backend
-from fastlip.nn._base import MatrixLinear, as_it_runs, at_least_float32, check_nonnegative, decomposed_dtype
-from fastlip.nn._conv import KernelConv2d
+from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
+from fastlip.nn._arguments import conv_geometry, dense_features, make_bias, make_parameter, nonnegative
+from fastlip.nn._initial import centre_orthogonal_, zero_
+from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
+from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
+from fastlip.nn.applications.kernel import KernelConvolution
+from fastlip.nn.base import LipschitzLayer, as_it_runs, at_least_float32, effective_weight
 from fastlip.nn.method import Method
 
 # r is a sum of products, rounded at each step: enlarged by this many roundings, P stays within norm 1.
@@ -29,6 +32,8 @@ def rescale(raw_weight: Tensor, groups: int, epsilon: float, backend: Backend) -
     """P = W (r + epsilon)^{-1/2} per input channel; r_i = 0 gives P = 0."""
     weight = at_least_float32(raw_weight)
     scale = channel_scale(weight, groups, epsilon, backend)
+    if groups == 1:
+        return weight * scale.view(-1, *[1] * (weight.dim() - 2))
     per_group = scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))
     return (weight.unflatten(0, (groups, -1)) * per_group).flatten(0, 1)
 
@@ -44,7 +49,7 @@ def certified_norm(layer: AOLConv2d | AOLLinear, exact: float, groups: int) -> f
     return min(exact, rows.amax().sqrt().item() * (1 + length * torch.finfo(torch.float64).eps))
 
 
-class AOLConv2d(KernelConv2d):
+class AOLConv2d(LipschitzLayer):
     r"""Convolution with a rescaled kernel, P = W diag(r)^{-1/2}: a drop-in ``torch.nn.Conv2d``.
 
     .. math:: r_i = \sum_{j,\delta} \Bigl|\sum_{o,\tau} W[o,i,\tau]\, W[o,j,\tau+\delta]\Bigr|, \qquad
@@ -55,41 +60,82 @@ class AOLConv2d(KernelConv2d):
     Guarantee: Lipschitz constant at most 1, for every kernel size, stride, dilation and groups, circular or zero
     padding (any amount of zeros; circular up to dilation * (kernel_size - 1) in total per axis).
     Cost: one convolution, and c^3 k^4 / 4 multiply-adds for r; in eval mode r is computed once.
+    Initial values: the Dirac kernel (square) or an orthogonal matrix at the kernel's centre; bias 0.
 
-    Args: as ``torch.nn.Conv2d``; ``epsilon`` is added to r (default 0; the published code adds 1e-6); ``backend``.
-    Initialised at the Dirac kernel (square) or at an orthogonal matrix in the kernel's centre, bias 0.
+    Args:
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: number of taps along each axis.
+        stride: step between two outputs.
+        padding: ``"same"``, ``"valid"``, or the number of pixels added on each side.
+        dilation: distance of two taps.
+        groups: number of groups of channels.
+        bias: whether a bias is added.
+        padding_mode: ``"circular"`` or ``"zeros"``.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        epsilon: a number added to r, at least 0 (the published code adds 1e-6).
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to the shapes of ``torch.nn.Conv2d``; "same" keeps h, w.
     Parameters: ``raw_weight`` (out_channels, in_channels / groups, *kernel_size), ``bias`` (out_channels).
-    ``weight`` is P, differentiable in training. Raises ValueError for other padding modes.
+    ``weight`` is P, differentiable in training.
+
+    Raises:
+        ValueError: another padding mode, too much circular padding, groups that do not divide the channels.
+
+    >>> layer = lip.AOLConv2d(3, 8, 3, stride=2)
+    >>> layer(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 8, 16, 16])
+    >>> layer.lipschitz_bound((3, 32, 32)) <= 1 + 1e-6
+    True
     """
 
-    options = KernelConv2d.options | {"epsilon": partial(check_nonnegative, "epsilon")}
+    _options = LipschitzLayer._options | {"epsilon": partial(nonnegative, "epsilon")}
+    _fixed = CONV_ARGUMENTS
+    application: KernelConvolution
+    weight = effective_weight
 
-    def __init__(self, *args: Any, epsilon: float = 0.0, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sides,
+        stride: Sides = 1,
+        padding: Padding = "same",
+        dilation: Sides = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "circular",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+        *,
+        epsilon: float = 0.0,
+    ):
+        channels = in_channels, out_channels
+        geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        super().__init__(KernelConvolution(geometry), backend)
+        show_conv_arguments(self, in_channels, out_channels, padding)
         self.epsilon = epsilon
-
-    def make_parameters(self, device: Any, dtype: Any) -> None:
-        """raw_weight."""
-        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-        self.raw_weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias = make_bias(out_channels, bias, device, dtype)
+        shape = (out_channels, in_channels // groups, *geometry.kernel_size)
+        self.raw_weight = make_parameter(shape, device, dtype)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Each group: identity (square) or orthogonal matrix at the kernel's centre; bias 0."""
         centre_orthogonal_(self.raw_weight, self.groups)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        zero_(self.bias)
 
-    def parametrize(self) -> tuple[Tensor, ...]:
+    def _parametrize(self) -> tuple[Tensor, ...]:
         """(P,): the rescaled kernel."""
         return (rescale(self.raw_weight, self.groups, self.epsilon, self.backend),)
 
-    def factors(self) -> tuple[Tensor, Tensor | None]:
-        """In training W and r^{-1/2}, so that the backward need not keep P as well; otherwise P from the cache."""
-        exact = self.raw_weight.dtype in (torch.float32, torch.float64)
-        if not self.training or self.groups > 1 or not exact:
-            return super().factors()
+    def _factors(self) -> tuple[Tensor, Tensor | None]:
+        """In training W and r^{-1/2}, so that the backward need not keep P as well."""
+        if self.groups > 1 or self.raw_weight.dtype not in (torch.float32, torch.float64):
+            return self.effective()[0], None
         scale = channel_scale(at_least_float32(self.raw_weight), 1, self.epsilon, self.backend)
         return self.raw_weight, scale.to(self.raw_weight.dtype)
 
@@ -99,26 +145,53 @@ class AOLConv2d(KernelConv2d):
         return certified_norm(self, super().lipschitz_bound(input_shape), self.groups)
 
 
-class AOLLinear(MatrixLinear):
+class AOLLinear(LipschitzLayer):
     r"""Dense layer y = P x + b with P = W diag(r)^{-1/2}, r_i = sum_j |(W^T W)_ij|. Lipschitz constant at most 1.
 
-    Prach, Lampert, ECCV 2022. Args and shapes as ``torch.nn.Linear``, and ``backend``.
-    Parameters: ``raw_weight`` (out_features, in_features), initialised orthogonal (identity if square), ``bias``.
+    Prach, Lampert, *Almost-Orthogonal Layers for Efficient General-Purpose Lipschitz Networks*, ECCV 2022.
+    Initial values: an orthogonal matrix (the identity if square); bias 0.
+
+    Args:
+        in_features: number of input features.
+        out_features: number of output features.
+        bias: whether a bias is added.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+
+    Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``bias``.
     ``weight`` is P.
+
+    >>> layer = lip.AOLLinear(4, 3)
+    >>> layer(torch.rand(2, 4)).shape
+    torch.Size([2, 3])
     """
 
-    def make_parameters(self, device: Any, dtype: Any) -> None:
-        """raw_weight."""
-        shape = (self.out_features, self.in_features)
-        self.raw_weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+    _fixed = DENSE_ARGUMENTS
+    application: Dense
+    weight = effective_weight
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+    ):
+        super().__init__(Dense(), backend)
+        self.in_features, self.out_features = dense_features(in_features, out_features)
+        self.bias = make_bias(out_features, bias, device, dtype)
+        self.raw_weight = make_parameter((out_features, in_features), device, dtype)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Identity (square) or an orthogonal matrix; bias 0."""
-        centre_orthogonal_(self.raw_weight, 1)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        centre_orthogonal_(self.raw_weight)
+        zero_(self.bias)
 
-    def parametrize(self) -> tuple[Tensor, ...]:
+    def _parametrize(self) -> tuple[Tensor, ...]:
         """(P,): the rescaled matrix."""
         return (rescale(self.raw_weight, 1, 0.0, self.backend),)
 
@@ -126,19 +199,6 @@ class AOLLinear(MatrixLinear):
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
         """The norm of P, or its Gram row sums where they are smaller."""
         return certified_norm(self, super().lipschitz_bound(input_shape), 1)
-
-
-def centre_orthogonal_(weight: Tensor, groups: int) -> None:
-    """Fills a kernel, in place, with an orthogonal matrix per group at the centre tap; identity if square."""
-    with torch.no_grad():
-        weight.zero_()
-        rows, columns = weight.shape[0] // groups, weight.shape[1]
-        centre = tuple((size - 1) // 2 for size in weight.shape[2:])
-        for group in weight.unflatten(0, (groups, rows)):
-            matrix = torch.eye(rows, columns, dtype=decomposed_dtype())
-            if rows != columns:
-                nn.init.orthogonal_(matrix)
-            group[(slice(None), slice(None), *centre)] = matrix.to(weight)
 
 
 METHOD = Method("aol", AOLConv2d, AOLLinear)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastlip import ops
 from fastlip.kernels.block_conv.reference import alternating_axes
-from fastlip.nn._base import MatrixLinear, at_least_float32, decomposed_dtype
-from fastlip.nn._conv import KernelConv2d
+from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
+from fastlip.nn._arguments import conv_geometry, dense_features, make_bias, make_parameter
+from fastlip.nn._initial import identity_or_orthogonal, zero_
+from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
+from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
+from fastlip.nn.applications.kernel import KernelConvolution
+from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
 from fastlip.nn.method import Method
 
 
-class BCOPConv2d(KernelConv2d):
+class BCOPConv2d(LipschitzLayer):
     r"""Convolution with an orthogonal kernel, O (P_1 + (I - P_1) z_x)(P_2 + (I - P_2) z_y)...: a drop-in
     ``torch.nn.Conv2d``.
 
@@ -32,24 +35,63 @@ class BCOPConv2d(KernelConv2d):
     dilation * (kernel_size - 1) in total per axis).
     Cost: one convolution, and the polar factors and 13 products (3 x 3) of c x c matrices; in eval mode the kernel
     is computed once.
+    Initial values: O = I (random orthogonal if the channels differ) and one random projector P per group, which
+    alternates with I - P along each axis: for odd kernels and even c they cancel to a Dirac kernel in the centre,
+    from which deep networks learn faster than from random matrices, the paper's choice. Bias 0.
 
-    Args: as ``torch.nn.Conv2d``, and ``backend``. Initialised with O = I (random orthogonal if the channels
-    differ) and one random projector P per group, which alternates with I - P along each axis: for odd kernels and
-    even c they cancel to a Dirac kernel in the centre, from which deep networks learn faster than from random
-    matrices, the paper's choice. Bias 0.
+    Args:
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: number of taps along each axis.
+        stride: step between two outputs.
+        padding: ``"same"``, ``"valid"``, or the number of pixels added on each side.
+        dilation: distance of two taps.
+        groups: number of groups of channels.
+        bias: whether a bias is added.
+        padding_mode: ``"circular"`` or ``"zeros"``.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to the shapes of ``torch.nn.Conv2d``; "same" keeps h, w.
     Parameters: ``raw_matrices`` (groups, kh + kw - 1, c, c), ``bias`` (out_channels). ``weight`` is the effective
-    kernel, differentiable in training. Raises ValueError for other padding modes.
+    kernel, differentiable in training.
+
+    Raises:
+        ValueError: another padding mode, too much circular padding, groups that do not divide the channels.
+
+    >>> layer = lip.BCOPConv2d(4, 4, 3)
+    >>> layer.weight.shape, round(layer.lipschitz_bound((4, 8, 8)), 4)
+    (torch.Size([4, 4, 3, 3]), 1.0)
     """
 
-    orthogonal = True
+    _fixed = CONV_ARGUMENTS
+    application: KernelConvolution
+    weight = effective_weight
 
-    def make_parameters(self, device: Any, dtype: Any) -> None:
-        """raw_matrices."""
-        size = max(self.in_channels, self.out_channels) // self.groups
-        shape = (self.groups, sum(self.kernel_size) - 1, size, size)
-        self.raw_matrices = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sides,
+        stride: Sides = 1,
+        padding: Padding = "same",
+        dilation: Sides = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "circular",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+    ):
+        channels = in_channels, out_channels
+        geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        super().__init__(KernelConvolution(geometry, orthogonal=True), backend)
+        show_conv_arguments(self, in_channels, out_channels, padding)
+        self.bias = make_bias(out_channels, bias, device, dtype)
+        size = max(in_channels, out_channels) // groups
+        self.raw_matrices = make_parameter((groups, sum(geometry.kernel_size) - 1, size, size), device, dtype)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """O = I or random orthogonal, projectors that cancel in pairs; bias 0."""
@@ -57,15 +99,14 @@ class BCOPConv2d(KernelConv2d):
         half = self.raw_matrices.shape[-1] // 2
         with torch.no_grad():
             for group in self.raw_matrices:
-                group[0] = _identity_or_orthogonal(self.in_channels == self.out_channels, group[0])
-                basis = _identity_or_orthogonal(False, group[0])
+                group[0] = identity_or_orthogonal(self.in_channels == self.out_channels, group[0])
+                basis = identity_or_orthogonal(False, group[0])
                 for i, axis in enumerate(axes):
                     complement = axes[:i].count(axis) % 2
                     group[1 + i] = basis.roll(-half * complement, dims=1)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        zero_(self.bias)
 
-    def parametrize(self) -> tuple[Tensor, ...]:
+    def _parametrize(self) -> tuple[Tensor, ...]:
         """(kernel,) in conv2d's layout."""
         Q = ops.polar(at_least_float32(self.raw_matrices), backend=self.backend)
         cin, cout = self.in_channels // self.groups, self.out_channels // self.groups
@@ -74,44 +115,63 @@ class BCOPConv2d(KernelConv2d):
         V = Q[:, 1:, :, : Q.shape[-1] // 2]
         axes = alternating_axes(self.kernel_size)
         K = ops.block_conv(Q[:, 0, :cin], V @ V.mT, axes, backend=self.backend)
-        # As published, the chain acts on output channels: the kernel's matrices are transposed.
+        # As published, the products act on output channels: the kernel's matrices are transposed.
         return (K[..., :cout].permute(0, 4, 3, 1, 2).flatten(0, 1),)
 
 
-class BjorckLinear(MatrixLinear):
+class BjorckLinear(LipschitzLayer):
     r"""Dense layer y = Q x + b with orthonormal rows (wide) or columns (tall), Q = polar(W).
 
     The limit of Björck's iteration Q <- 3/2 Q - 1/2 Q Q^T Q, computed exactly (Anil, Lucas, Grosse, *Sorting out
     Lipschitz function approximation*, ICML 2019). Lipschitz constant 1.
-
-    Args and shapes as ``torch.nn.Linear``, and ``backend``. Parameters: ``raw_weight`` (out_features,
-    in_features), initialised orthogonal (identity if square), ``bias``, initialised 0. ``weight`` is Q.
     Cost: one polar factor per training step; in eval mode it is computed once.
+    Initial values: an orthogonal matrix (the identity if square); bias 0.
+
+    Args:
+        in_features: number of input features.
+        out_features: number of output features.
+        bias: whether a bias is added.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+
+    Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``bias``
+    (out_features). ``weight`` is Q.
+
+    >>> layer = lip.BjorckLinear(3, 5)
+    >>> torch.allclose(layer.weight.T @ layer.weight, torch.eye(3), atol=1e-5)
+    True
     """
 
-    orthogonal = True
+    _fixed = DENSE_ARGUMENTS
+    application: Dense
+    weight = effective_weight
 
-    def make_parameters(self, device: Any, dtype: Any) -> None:
-        """raw_weight."""
-        shape = (self.out_features, self.in_features)
-        self.raw_weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+    ):
+        super().__init__(Dense(orthogonal=True), backend)
+        self.in_features, self.out_features = dense_features(in_features, out_features)
+        self.bias = make_bias(out_features, bias, device, dtype)
+        self.raw_weight = make_parameter((out_features, in_features), device, dtype)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Identity (square) or an orthogonal matrix; bias 0."""
         with torch.no_grad():
             square = self.in_features == self.out_features
-            self.raw_weight.copy_(_identity_or_orthogonal(square, self.raw_weight))
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+            self.raw_weight.copy_(identity_or_orthogonal(square, self.raw_weight))
+        zero_(self.bias)
 
-    def parametrize(self) -> tuple[Tensor, ...]:
+    def _parametrize(self) -> tuple[Tensor, ...]:
         """(Q,): the polar factor."""
         return (ops.polar(at_least_float32(self.raw_weight), backend=self.backend),)
-
-
-def _identity_or_orthogonal(identity: bool, like: Tensor) -> Tensor:
-    matrix = torch.eye(*like.shape, dtype=decomposed_dtype())
-    return (matrix if identity else nn.init.orthogonal_(matrix)).to(like)
 
 
 METHOD = Method(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.nn._base import at_least_float32
-from fastlip.nn._orthogonal import OrthogonalConv2d, OrthogonalLinear
+from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
+from fastlip.nn._arguments import conv_geometry, dense_features, make_bias, make_parameter
+from fastlip.nn._initial import zero_
+from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
+from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
+from fastlip.nn.applications.frequency import FrequencyConvolution, check_patches
+from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
 from fastlip.nn.method import Method
 
 
@@ -26,11 +30,10 @@ def reset(layer: CayleyConv2d | CayleyLinear) -> None:
     nn.init.kaiming_uniform_(layer.raw_weight, a=math.sqrt(5))
     with torch.no_grad():
         layer.alpha.fill_(torch.linalg.vector_norm(layer.raw_weight))
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+    zero_(layer.bias)
 
 
-class CayleyConv2d(OrthogonalConv2d):
+class CayleyConv2d(LipschitzLayer):
     r"""Orthogonal convolution: at each frequency k, the Cayley transform of the kernel's matrix.
 
     .. math:: M = \alpha W / \|W\|_F, \qquad
@@ -43,65 +46,128 @@ class CayleyConv2d(OrthogonalConv2d):
 
     Guarantee: circular padding, orthogonal (all singular values 1; with in_channels != out_channels, orthonormal
     rows or columns at every frequency), for every image size, kernel size, dilation and groups. Zero padding:
-    Lipschitz constant at most 1 (the image is embedded in zeros on a torus larger by dilation * (kernel_size - 1),
-    convolved there, and cropped). With a stride, the image's stride x stride patches become channels, then
-    follows a convolution of ceil(kernel_size / stride) taps; an image whose side the stride does not divide is
-    padded with zeros.
+    Lipschitz constant at most 1 (the image is embedded in zeros at an FFT size that is larger by dilation *
+    (kernel_size - 1), convolved there, and cropped). With a stride, the image's stride x stride patches become
+    channels, then follows a convolution of ceil(kernel_size / stride) taps; an image whose side the stride does not
+    divide is padded with zeros.
     Cost: in training one inverse per unique frequency (h w / 2 of them) and two Fourier transforms; in eval mode
     the inverses are computed once per image size. A kernel of one tap has one real matrix and no transform.
+    Initial values: those of ``torch.nn.Conv2d``, alpha at the Frobenius norm of the weight, bias 0.
 
-    Args: as ``torch.nn.Conv2d``, and ``backend``. padding is "same" (or ints that equal it), padding_mode
-    "circular" (default) or "zeros", dilation 1 where stride exceeds 1. Initialised as ``torch.nn.Conv2d``,
-    alpha at the Frobenius norm of the weight, bias 0.
+    Args:
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: number of taps along each axis.
+        stride: step between two outputs.
+        padding: ``"same"``, or the numbers of pixels that equal it.
+        dilation: distance of two taps; 1 where stride exceeds 1.
+        groups: number of groups of channels.
+        bias: whether a bias is added.
+        padding_mode: ``"circular"`` or ``"zeros"``.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to (n, out_channels, ceil(h / stride), ceil(w / stride)).
     Parameters: ``raw_weight`` (out_channels, in_channels / groups * stride^2, *ceil(kernel_size / stride)),
-    ``alpha`` (1), ``bias`` (out_channels). Raises ValueError for other paddings, padding modes and dilated
-    strides.
+    ``alpha`` (1), ``bias`` (out_channels).
+
+    Raises:
+        ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels.
+
+    >>> layer = lip.CayleyConv2d(4, 4, 3).eval()
+    >>> x = torch.rand(1, 4, 8, 8)
+    >>> bool(torch.isclose(layer(x).norm(), x.norm()))
+    True
     """
 
-    def make_parameters(self, device: Any, dtype: Any) -> None:
-        """raw_weight and alpha."""
-        super().make_parameters(device, dtype)
-        self.alpha = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
+    _fixed = CONV_ARGUMENTS
+    application: FrequencyConvolution
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sides,
+        stride: Sides = 1,
+        padding: Padding = "same",
+        dilation: Sides = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "circular",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+    ):
+        channels = in_channels, out_channels
+        geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        check_patches(padding, geometry)
+        super().__init__(FrequencyConvolution(geometry, orthogonal=True), backend)
+        show_conv_arguments(self, in_channels, out_channels, padding)
+        self.bias = make_bias(out_channels, bias, device, dtype)
+        self.raw_weight = make_parameter(self.application.weight_shape(self), device, dtype)
+        self.alpha = make_parameter((1,), device, dtype)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """The default of ``torch.nn.Conv2d``; alpha = ||raw_weight||_F; bias 0."""
         reset(self)
 
-    def scaled_weight(self) -> Tensor:
-        """M = alpha W / ||W||_F."""
-        return normalize(self.raw_weight, self.alpha)
-
-    def orthogonalize(self, V: Tensor, reals: int = 0) -> Tensor:
-        """The Cayley transform, which is real where V is."""
-        return ops.cayley(V, backend=self.backend)
+    def _parametrize(self, *fft_size: int) -> tuple[Tensor, ...]:
+        """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
+        M = normalize(self.raw_weight, self.alpha)
+        return self.application.matrices(M, fft_size, lambda V, reals: ops.cayley(V, backend=self.backend))
 
 
-class CayleyLinear(OrthogonalLinear):
+class CayleyLinear(LipschitzLayer):
     r"""Dense layer y = Q x + b with Q = Cayley(alpha W / ||W||_F): orthogonal, or orthonormal rows or columns.
 
-    Trockman, Kolter, ICLR 2021. Lipschitz constant 1. Args and shapes as ``torch.nn.Linear``, and ``backend``.
-    Parameters: ``raw_weight`` (out_features, in_features), initialised as ``torch.nn.Linear``, ``alpha`` (1),
-    initially the norm of raw_weight, and ``bias``. ``weight`` is Q; in eval mode it is computed once.
+    Trockman, Kolter, *Orthogonalizing Convolutional Layers with the Cayley Transform*, ICLR 2021. Lipschitz
+    constant 1. Initial values: those of ``torch.nn.Linear``, alpha at the norm of the weight, bias 0.
+
+    Args:
+        in_features: number of input features.
+        out_features: number of output features.
+        bias: whether a bias is added.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+
+    Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``alpha``
+    (1), ``bias`` (out_features). ``weight`` is Q; in eval mode it is computed once.
+
+    >>> layer = lip.CayleyLinear(4, 4)
+    >>> torch.allclose(layer.weight @ layer.weight.T, torch.eye(4), atol=1e-5)
+    True
     """
 
-    def make_parameters(self, device: Any, dtype: Any) -> None:
-        """raw_weight and alpha."""
-        super().make_parameters(device, dtype)
-        self.alpha = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
+    _fixed = DENSE_ARGUMENTS
+    application: Dense
+    weight = effective_weight
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+    ):
+        super().__init__(Dense(orthogonal=True), backend)
+        self.in_features, self.out_features = dense_features(in_features, out_features)
+        self.bias = make_bias(out_features, bias, device, dtype)
+        self.raw_weight = make_parameter((out_features, in_features), device, dtype)
+        self.alpha = make_parameter((1,), device, dtype)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """The default of ``torch.nn.Linear``; alpha = ||raw_weight||_F; bias 0."""
         reset(self)
 
-    def scaled_weight(self) -> Tensor:
-        """M = alpha W / ||W||_F."""
-        return normalize(self.raw_weight, self.alpha)
-
-    def orthogonalize(self, V: Tensor) -> Tensor:
-        """The Cayley transform."""
-        return ops.cayley(V, backend=self.backend)
+    def _parametrize(self) -> tuple[Tensor, ...]:
+        """(Q,): the Cayley transform."""
+        return (ops.cayley(normalize(self.raw_weight, self.alpha), backend=self.backend),)
 
 
 METHOD = Method(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from fastlip import ops
-from fastlip.kernels.common.literals import Backend
+from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.polar.reference import join, ridged_newton, split
-from fastlip.nn._orthogonal import OrthogonalConv2d, OrthogonalLinear
-from fastlip.nn.aol import centre_orthogonal_
+from fastlip.nn._arguments import conv_geometry, dense_features, make_bias, make_parameter
+from fastlip.nn._initial import centre_orthogonal_, zero_
+from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
+from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
+from fastlip.nn.applications.frequency import FrequencyConvolution, check_patches
+from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
 from fastlip.nn.method import Method
 
 
@@ -32,7 +35,7 @@ def polar(V: Tensor, ridge: float | None, steps: int | None, backend: Backend, r
     return join([ridged_newton(part, ridge, steps) for part in split(V, reals)], V.dtype)
 
 
-class LOTConv2d(OrthogonalConv2d):
+class LOTConv2d(LipschitzLayer):
     r"""Orthogonal convolution: at each frequency k, the polar factor of the kernel's matrix.
 
     .. math:: Q_k = (\hat W_k \hat W_k^H)^{-1/2} \hat W_k
@@ -42,78 +45,153 @@ class LOTConv2d(OrthogonalConv2d):
 
     Guarantee: circular padding, orthogonal (all singular values 1; with in_channels != out_channels, orthonormal
     rows or columns at every frequency), for every image size, kernel size, dilation and groups, singular matrices
-    included. Zero padding: Lipschitz constant at most 1 (the image is embedded in zeros on a torus larger by
-    dilation * (kernel_size - 1), convolved there, and cropped). With a stride, the image's stride x stride
+    included. Zero padding: Lipschitz constant at most 1 (the image is embedded in zeros at an FFT size that is larger
+    by dilation * (kernel_size - 1), convolved there, and cropped). With a stride, the image's stride x stride
     patches become channels, then follows a convolution of ceil(kernel_size / stride) taps; an image whose side
     the stride does not divide is padded with zeros.
-    With ridge and steps: the published code's function, (W W^H + ridge I)^{-1/2} W by that many coupled Newton
-    steps, whose singular values are below 1 (ridge=1e-4, steps=10, padding_mode="zeros", odd kernels).
     Cost: in training one polar factor per unique frequency (h w / 2 of them: two or three inverses each in C++, a
     decomposition in the reference and where channels change) and two Fourier transforms; in eval mode the factors
     are computed once per image size. A kernel of one tap has one real matrix, decomposed, and no transform.
+    Initial values: the Dirac kernel (square) or an orthogonal matrix at the kernel's centre; bias 0.
 
-    Args: as ``torch.nn.Conv2d``, ``backend``, and ``ridge``, ``steps``. padding is "same" (or ints that equal it),
-    padding_mode "circular" (default) or "zeros", dilation 1 where stride exceeds 1. Initialised at the Dirac
-    kernel (square) or at an orthogonal matrix in the kernel's centre, bias 0.
+    Args:
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: number of taps along each axis.
+        stride: step between two outputs.
+        padding: ``"same"``, or the numbers of pixels that equal it.
+        dilation: distance of two taps; 1 where stride exceeds 1.
+        groups: number of groups of channels.
+        bias: whether a bias is added.
+        padding_mode: ``"circular"`` or ``"zeros"``.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        ridge: with ``steps``, the published code's function, (W W^H + ridge I)^{-1/2} W by coupled Newton steps,
+            whose singular values are below 1 (ridge=1e-4, steps=10, padding_mode="zeros", odd kernels). None: exact.
+        steps: number of those Newton steps.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to (n, out_channels, ceil(h / stride), ceil(w / stride)).
     Parameters: ``raw_weight`` (out_channels, in_channels / groups * stride^2, *ceil(kernel_size / stride)),
-    ``bias`` (out_channels). Raises ValueError for other paddings, padding modes and dilated strides.
+    ``bias`` (out_channels).
+
+    Raises:
+        ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels.
+
+    >>> layer = lip.LOTConv2d(4, 4, 3).eval()
+    >>> x = torch.rand(1, 4, 8, 8)
+    >>> bool(torch.isclose(layer(x).norm(), x.norm()))
+    True
     """
 
-    fixed = (*OrthogonalConv2d.fixed, "ridge", "steps")
+    _fixed = (*CONV_ARGUMENTS, "ridge", "steps")
+    application: FrequencyConvolution
 
-    def __init__(self, *args: Any, ridge: float | None = None, steps: int | None = None, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.ridge, self.steps = check_iteration(ridge, steps)
-        self.orthogonal = ridge is None
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sides,
+        stride: Sides = 1,
+        padding: Padding = "same",
+        dilation: Sides = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "circular",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+        *,
+        ridge: float | None = None,
+        steps: int | None = None,
+    ):
+        channels = in_channels, out_channels
+        geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        check_patches(padding, geometry)
+        ridge, steps = check_iteration(ridge, steps)
+        super().__init__(FrequencyConvolution(geometry, orthogonal=ridge is None), backend)
+        show_conv_arguments(self, in_channels, out_channels, padding)
+        self.ridge, self.steps = ridge, steps
+        self.bias = make_bias(out_channels, bias, device, dtype)
+        self.raw_weight = make_parameter(self.application.weight_shape(self), device, dtype)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Each group: identity (square) or orthogonal matrix at the kernel's centre; bias 0."""
         centre_orthogonal_(self.raw_weight, self.groups)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        zero_(self.bias)
 
-    def parametrize(self, *torus: int) -> tuple[Tensor, ...]:
-        """(Q,): (F, cout, cin / groups) at the torus's unique frequencies; (cout, cin / groups, 1, 1) without."""
-        if not torus or self.ridge is not None:
-            return super().parametrize(*torus)
-        size = torus[0], torus[1]
-        return (ops.spectral_polar(self.scaled_weight(), size, self.dilation, self.groups, backend=self.backend),)
-
-    def orthogonalize(self, V: Tensor, reals: int = 0) -> Tensor:
-        """The polar factor."""
-        return polar(V, self.ridge, self.steps, self.backend, reals)
+    def _parametrize(self, *fft_size: int) -> tuple[Tensor, ...]:
+        """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
+        weight = at_least_float32(self.raw_weight)
+        if fft_size and self.ridge is None:
+            size = fft_size[0], fft_size[1]
+            return (ops.spectral_polar(weight, size, self.dilation, self.groups, backend=self.backend),)
+        return self.application.matrices(
+            weight, fft_size, lambda V, reals: polar(V, self.ridge, self.steps, self.backend, reals)
+        )
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""
         return f"{super().extra_repr()}, ridge={self.ridge}, steps={self.steps}"
 
 
-class LOTLinear(OrthogonalLinear):
+class LOTLinear(LipschitzLayer):
     r"""Dense layer y = Q x + b, Q the polar factor of W: orthogonal, or orthonormal rows or columns.
 
-    Xu, Li, Li, NeurIPS 2022. Lipschitz constant 1. Args and shapes as ``torch.nn.Linear``, ``backend``, and
-    ``ridge``, ``steps`` as in :class:`LOTConv2d`. Parameters: ``raw_weight`` (out_features, in_features),
-    initialised orthogonal (identity if square), ``bias``. ``weight`` is Q; in eval mode it is computed once.
+    Xu, Li, Li, *LOT: Layer-wise Orthogonal Training on Improving l2 Certified Robustness*, NeurIPS 2022. Lipschitz
+    constant 1. Initial values: an orthogonal matrix (the identity if square); bias 0.
+
+    Args:
+        in_features: number of input features.
+        out_features: number of output features.
+        bias: whether a bias is added.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        ridge: as in :class:`LOTConv2d`.
+        steps: as in :class:`LOTConv2d`.
+
+    Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``bias``
+    (out_features). ``weight`` is Q; in eval mode it is computed once.
+
+    >>> layer = lip.LOTLinear(3, 5)
+    >>> torch.allclose(layer.weight.T @ layer.weight, torch.eye(3), atol=1e-5)
+    True
     """
 
-    fixed = (*OrthogonalLinear.fixed, "ridge", "steps")
+    _fixed = (*DENSE_ARGUMENTS, "ridge", "steps")
+    application: Dense
+    weight = effective_weight
 
-    def __init__(self, *args: Any, ridge: float | None = None, steps: int | None = None, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.ridge, self.steps = check_iteration(ridge, steps)
-        self.orthogonal = ridge is None
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+        *,
+        ridge: float | None = None,
+        steps: int | None = None,
+    ):
+        ridge, steps = check_iteration(ridge, steps)
+        super().__init__(Dense(orthogonal=ridge is None), backend)
+        self.in_features, self.out_features = dense_features(in_features, out_features)
+        self.ridge, self.steps = ridge, steps
+        self.bias = make_bias(out_features, bias, device, dtype)
+        self.raw_weight = make_parameter((out_features, in_features), device, dtype)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Identity (square) or an orthogonal matrix; bias 0."""
-        centre_orthogonal_(self.raw_weight, 1)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        centre_orthogonal_(self.raw_weight)
+        zero_(self.bias)
 
-    def orthogonalize(self, V: Tensor) -> Tensor:
-        """The polar factor."""
-        return polar(V, self.ridge, self.steps, self.backend)
+    def _parametrize(self) -> tuple[Tensor, ...]:
+        """(Q,): the polar factor."""
+        return (polar(at_least_float32(self.raw_weight), self.ridge, self.steps, self.backend),)
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""

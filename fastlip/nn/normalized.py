@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from fastlip.nn._base import MatrixLinear, at_least_float32
+from fastlip.kernels.common.literals import Backend, Device
+from fastlip.nn._arguments import dense_features, make_bias, make_parameter
+from fastlip.nn._initial import zero_
+from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
+from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
 
 
-class NormalizedLinear(MatrixLinear):
+class NormalizedLinear(LipschitzLayer):
     r"""Dense layer with unit rows, y_j = <w_j, x> / |w_j| + b_j: each output is 1-Lipschitz, the layer is not.
 
     Singla, Singla, Feizi, *Improved deterministic l2 robustness on CIFAR-10 and CIFAR-100*, ICLR 2022. Zero rows
@@ -20,23 +22,49 @@ class NormalizedLinear(MatrixLinear):
 
     .. math:: \min_{j \neq y} \frac{f_y - f_j}{L \, |w_y - w_j|}
 
-    Args and shapes as ``torch.nn.Linear``, and ``backend``. Parameters: ``raw_weight`` (out_features,
-    in_features), initialised normal with rows of norm about 1 (uniform directions); ``bias``, 0.
-    ``weight`` is the normalised matrix, differentiable in training; in eval mode it is computed once.
+    Initial values: normal with rows of norm about 1 (uniform directions); bias 0.
+
+    Args:
+        in_features: number of input features.
+        out_features: number of output features.
+        bias: whether a bias is added.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+
+    Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``bias``
+    (out_features). ``weight`` is the normalised matrix, differentiable in training; in eval mode it is computed once.
+
+    >>> layer = lip.NormalizedLinear(4, 3)
+    >>> torch.allclose(layer.weight.norm(dim=1), torch.ones(3))
+    True
     """
 
-    def make_parameters(self, device: Any, dtype: Any) -> None:
-        """raw_weight."""
-        shape = (self.out_features, self.in_features)
-        self.raw_weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+    _fixed = DENSE_ARGUMENTS
+    application: Dense
+    weight = effective_weight
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+    ):
+        super().__init__(Dense(), backend)
+        self.in_features, self.out_features = dense_features(in_features, out_features)
+        self.bias = make_bias(out_features, bias, device, dtype)
+        self.raw_weight = make_parameter((out_features, in_features), device, dtype)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Normal rows of norm about 1; bias 0."""
         nn.init.normal_(self.raw_weight, std=self.in_features**-0.5)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        zero_(self.bias)
 
-    def parametrize(self) -> tuple[Tensor, ...]:
+    def _parametrize(self) -> tuple[Tensor, ...]:
         """(weight,): the matrix with rows of norm 1."""
         weight = at_least_float32(self.raw_weight)
         # A row is a direction: dividing it by a constant first keeps its square from under- or overflowing.

@@ -3,37 +3,64 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastlip.nn._conv import Pair, make_pair
-from fastlip.nn._whole import WholeModule
+from fastlip.kernels.common.geometry import Pair
+from fastlip.kernels.common.literals import Sides
+from fastlip.nn._arguments import pair
+from fastlip.nn._recorded import WholeModule
 
 
-class _DisjointPool2d(WholeModule):
-    """Windows of kernel_size at a stride of kernel_size; as in torch.nn, an incomplete last window is dropped."""
+def _windows(kernel_size: Any, stride: Any) -> Pair:
+    """Returns the windows' size, or raises ValueError for another stride: as in torch.nn, None means the same."""
+    size = pair("kernel_size", kernel_size)
+    if stride is not None and pair("stride", stride) != size:
+        raise ValueError(
+            f"stride={stride!r}: allowed is kernel_size={kernel_size!r}: the norm is 1 for disjoint windows"
+        )
+    return size
 
-    def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None):
+
+def _check_windows(x: Tensor, size: Pair) -> None:
+    """Raises ValueError unless x is (n, c, h, w) or (c, h, w) and holds at least one window."""
+    if x.dim() not in (3, 4) or x.shape[-2] < size[0] or x.shape[-1] < size[1]:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, c, h, w) or (c, h, w), at least {size}")
+
+
+class ScaledAvgPool2d(WholeModule):
+    r"""Average of disjoint windows times sqrt(kh kw): (n, c, h, w) to (n, c, floor(h / kh), floor(w / kw)).
+
+    For a window of p x p pixels, p avg_pool(x, p, stride p). The rows of this linear map are orthonormal, so its
+    norm is 1; for that stride only. As in torch.nn, an incomplete last window is dropped.
+
+    Args:
+        kernel_size: height and width of a window.
+        stride: None, or ``kernel_size``.
+
+    Raises:
+        ValueError: another stride, or an image smaller than a window.
+
+    >>> lip.ScaledAvgPool2d(2)(torch.ones(1, 1, 4, 4)).flatten()
+    tensor([2., 2., 2., 2.])
+    """
+
+    def __init__(self, kernel_size: Sides, stride: Sides | None = None):
         super().__init__()
-        self.kernel_size = make_pair("kernel_size", kernel_size)
-        if stride is not None and make_pair("stride", stride) != self.kernel_size:
-            raise ValueError(
-                f"stride={stride!r}: allowed is kernel_size={kernel_size!r}: the norm is 1 for disjoint windows"
-            )
+        self.kernel_size = _windows(kernel_size, stride)
 
     @property
     def stride(self) -> Pair:
         """The windows' size."""
         return self.kernel_size
 
-    def check_input(self, x: Tensor) -> None:
-        """Raises ValueError unless x is (n, c, h, w) or (c, h, w) and holds at least one window."""
-        if x.dim() not in (3, 4) or x.shape[-2] < self.kernel_size[0] or x.shape[-1] < self.kernel_size[1]:
-            raise ValueError(
-                f"x: got shape {tuple(x.shape)}, expected (n, c, h, w) or (c, h, w), at least {self.kernel_size}"
-            )
+    def forward(self, x: Tensor) -> Tensor:
+        """The scaled averages of x."""
+        _check_windows(x, self.kernel_size)
+        return F.avg_pool2d(x, self.kernel_size) * math.sqrt(math.prod(self.kernel_size))
 
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
         """1, attained: an image that is constant on each window keeps its norm."""
@@ -44,31 +71,44 @@ class _DisjointPool2d(WholeModule):
         return f"kernel_size={self.kernel_size}"
 
 
-class ScaledAvgPool2d(_DisjointPool2d):
-    r"""Average of disjoint windows times sqrt(kh kw): (n, c, h, w) to (n, c, floor(h / kh), floor(w / kw)).
-
-    For a window of p x p pixels, p avg_pool(x, p, stride p). The rows of this linear map are orthonormal, so its
-    norm is 1; for that stride only. ValueError for any other, and for an image smaller than a window.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The scaled averages of x."""
-        self.check_input(x)
-        return F.avg_pool2d(x, self.kernel_size) * math.sqrt(math.prod(self.kernel_size))
-
-
-class L2NormPool2d(_DisjointPool2d):
+class L2NormPool2d(WholeModule):
     r"""L2 norm of disjoint windows: (n, c, h, w) to (n, c, floor(h / kh), floor(w / kw)).
 
     1-Lipschitz by the triangle inequality, as the windows are disjoint, and preserves the norm of each image that
-    they cover. The gradient of an all-zero window is 0. ValueError for any stride but kernel_size, and for an
-    image smaller than a window.
+    they cover. The gradient of an all-zero window is 0. As in torch.nn, an incomplete last window is dropped.
+
+    Args:
+        kernel_size: height and width of a window.
+        stride: None, or ``kernel_size``.
+
+    Raises:
+        ValueError: another stride, or an image smaller than a window.
+
+    >>> lip.L2NormPool2d(2)(torch.ones(1, 1, 4, 4)).flatten()
+    tensor([2., 2., 2., 2.])
     """
+
+    def __init__(self, kernel_size: Sides, stride: Sides | None = None):
+        super().__init__()
+        self.kernel_size = _windows(kernel_size, stride)
+
+    @property
+    def stride(self) -> Pair:
+        """The windows' size."""
+        return self.kernel_size
 
     def forward(self, x: Tensor) -> Tensor:
         """The norm of each window of x."""
-        self.check_input(x)
+        _check_windows(x, self.kernel_size)
         (height, width), (down, across) = x.shape[-2:], self.kernel_size
         covered = x[..., : height - height % down, : width - width % across]
         windows = covered.unflatten(-1, (width // across, across)).unflatten(-3, (height // down, down))
         return torch.linalg.vector_norm(windows, dim=(-3, -1))
+
+    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
+        """1, attained: an image that is constant on each window keeps its norm."""
+        return 1.0
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"kernel_size={self.kernel_size}"

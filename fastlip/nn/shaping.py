@@ -8,8 +8,8 @@ from torch import Tensor
 from fastlip import ops
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
-from fastlip.nn._base import check_positive_int
-from fastlip.nn._whole import WholeModule
+from fastlip.nn._arguments import positive_int
+from fastlip.nn._recorded import WholeModule
 
 
 class ZeroChannelPad(WholeModule):
@@ -17,7 +17,7 @@ class ZeroChannelPad(WholeModule):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.channels = check_positive_int("channels", channels)
+        self.channels = positive_int("channels", channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """x with zero channels appended; ValueError if it has more than ``channels`` already."""
@@ -36,7 +36,7 @@ class FirstChannels(WholeModule):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.channels = check_positive_int("channels", channels)
+        self.channels = positive_int("channels", channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """The first channels of x; ValueError if it has fewer."""
@@ -57,7 +57,7 @@ class PixelUnshuffle(WholeModule):
 
     def __init__(self, downscale_factor: int = 2, backend: Backend = "auto"):
         super().__init__()
-        self.downscale_factor = check_positive_int("downscale_factor", downscale_factor)
+        self.downscale_factor = positive_int("downscale_factor", downscale_factor)
         self.backend: Backend = check_backend(backend)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastlip import ops
-from fastlip.kernels.common.literals import Backend
-from fastlip.nn._base import at_least_float32, check_nonnegative
-from fastlip.nn._residual import ResidualConv2d, ResidualLinear, safe_scale
+from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
+from fastlip.nn._arguments import make_parameter, nonnegative
+from fastlip.nn._initial import zero_
+from fastlip.nn._residual import (
+    RESIDUAL_CONV_ARGUMENTS,
+    RESIDUAL_DENSE_ARGUMENTS,
+    make_residual_conv,
+    make_residual_dense,
+    reset_kernel,
+    show_residual_conv,
+    show_residual_dense,
+)
+from fastlip.nn.applications.residual import ResidualConvolution, ResidualDense, safe_scale
+from fastlip.nn.base import LipschitzLayer, at_least_float32
 from fastlip.nn.method import Method
 
 
 def inner_scale(kernel: Tensor, psi: Tensor, groups: int, epsilon: float, backend: Backend) -> Tensor:
     """2 / T of each inner channel, T_i = epsilon + sum_{j, delta} |(W W^T)_ij(delta)| q_j / q_i, q = exp(psi)."""
     weight, psi = at_least_float32(kernel), at_least_float32(psi)
-    adjoint = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    if groups == 1:
+        adjoint = weight.transpose(0, 1)
+    else:
+        adjoint = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
     T = ops.gram_rowsum(adjoint, psi, groups, backend=backend) + epsilon
     return safe_scale(T, kernel.dtype)
 
 
-class SLLConv2d(ResidualConv2d):
+class SLLConv2d(LipschitzLayer):
     r"""Convolutional residual layer y = x - 2 W^T T^{-1} relu(W x + b), T diagonal.
 
     .. math:: T_i = \sum_{j,\delta} \Bigl|\sum_{c,\tau} W[i,c,\tau]\, W[j,c,\tau+\delta]\Bigr|\, \frac{q_j}{q_i},
@@ -36,6 +49,8 @@ class SLLConv2d(ResidualConv2d):
     padding, any image size. The function does not depend on the image size, nor on train or eval mode; in eval
     mode T is computed once.
     Cost: two convolutions at ``width`` channels, and inner_channels^3 k^4 / 4 multiply-adds for T.
+    Initial values: the kernel at a tenth of Xavier normal (at bias 0 the layer does not depend on the kernel's size,
+    and learns faster where it is small), psi and bias 0.
 
     Width: in_channels * stride_h * stride_w or out_channels, the larger. A stride moves patches into channels
     first (position before channel, sizes that it does not divide padded with zeros: the output has
@@ -43,63 +58,128 @@ class SLLConv2d(ResidualConv2d):
     kept, each within its group. All are 1-Lipschitz, and where in_channels = out_channels the identity part of
     the layer is the subsampled image.
 
-    Args: as ``torch.nn.Conv2d`` with ``padding="same"`` only and ``padding_mode`` "zeros" or "circular";
-    ``inner_channels`` (the rows of W, default width); ``recompute`` (True keeps half as much for the backward, for
-    one more convolution; default only for 1x1 kernels); ``epsilon`` is added to T (default 0; the published code
-    adds 1e-6); ``backend``. Initialised at a tenth of Xavier normal (at bias 0
-    the layer does not depend on the kernel's size, and learns faster where it is small), psi and bias 0.
+    Args:
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: number of taps along each axis.
+        stride: step between two outputs.
+        padding: ``"same"``.
+        dilation: distance of two taps.
+        groups: number of groups of channels.
+        bias: whether a bias is added.
+        padding_mode: ``"zeros"`` or ``"circular"``.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        inner_channels: rows of W; None: ``width``.
+        recompute: True keeps half as much for the backward, for one more convolution; None: only for 1x1 kernels.
+        epsilon: a number added to T, at least 0 (the published code adds 1e-6).
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to out_channels and ceil(h / stride_h).
     Parameters: ``kernel`` (inner_channels, width / groups, *kernel_size), ``bias`` (inner_channels), ``psi``
-    (inner_channels). Raises ValueError for other paddings and padding modes.
+    (inner_channels).
+
+    Raises:
+        ValueError: another padding or padding mode, groups that do not divide the channels.
+
+    >>> layer = lip.SLLConv2d(4, 8, 3, stride=2)
+    >>> layer(torch.rand(1, 4, 8, 8)).shape
+    torch.Size([1, 8, 4, 4])
     """
 
-    options = ResidualConv2d.options | {"epsilon": partial(check_nonnegative, "epsilon")}
+    _options = LipschitzLayer._options | {"epsilon": partial(nonnegative, "epsilon")}
+    _fixed = RESIDUAL_CONV_ARGUMENTS
+    application: ResidualConvolution
 
-    def __init__(self, *args: Any, epsilon: float = 0.0, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.epsilon = epsilon
-
-    def make_parameters(self, device: Any, dtype: Any) -> None:
-        """Kernel, bias and psi."""
-        super().make_parameters(device, dtype)
-        self.psi = nn.Parameter(torch.empty(self.inner_channels, device=device, dtype=dtype))
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sides,
+        stride: Sides = 1,
+        padding: Padding = "same",
+        dilation: Sides = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+        *,
+        inner_channels: int | None = None,
+        recompute: bool | None = None,
+        epsilon: float = 0.0,
+    ):
+        channels = in_channels, out_channels
+        sizes = kernel_size, stride, padding, dilation, groups, padding_mode
+        super().__init__(make_residual_conv(channels, sizes, inner_channels), backend)
+        show_residual_conv(self, channels, padding, bias, device, dtype)
+        self.recompute, self.epsilon = recompute, epsilon
+        self.psi = make_parameter((self.inner_channels,), device, dtype)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Kernel at a tenth of Xavier normal in each group; bias and psi 0."""
-        super().reset_parameters()
-        nn.init.zeros_(self.psi)
+        reset_kernel(self.kernel, self.groups)
+        zero_(self.bias, self.psi)
 
-    def parametrize(self) -> tuple[Tensor, ...]:
+    def _parametrize(self) -> tuple[Tensor, ...]:
         """(2 / T,): the scale of each inner channel."""
         return (inner_scale(self.kernel, self.psi, self.groups, self.epsilon, self.backend),)
 
 
-class SLLLinear(ResidualLinear):
+class SLLLinear(LipschitzLayer):
     r"""Dense residual layer y = x - 2 W^T T^{-1} relu(W x + b), T_i = sum_j |(W W^T)_ij| q_j / q_i, q = e^psi.
 
-    Araujo, Havens, Delattre, Allauzen, Hu, ICLR 2023. Lipschitz constant at most 1; the Jacobian is 1-Lipschitz
-    for every mask of the relu, whichever rows of W vanish.
+    Araujo, Havens, Delattre, Allauzen, Hu, *A Unified Algebraic Perspective on Lipschitz Neural Networks*, ICLR
+    2023. Lipschitz constant at most 1; the Jacobian is 1-Lipschitz for every mask of the relu, whichever rows of W
+    vanish. Initial values: the kernel at a tenth of Xavier normal, bias and psi 0.
 
     Inputs of fewer than out_features features are padded with zeros to ``width`` = max(in_features,
     out_features); the first out_features of the result are kept. Both are 1-Lipschitz.
 
-    Args: as ``torch.nn.Linear``; ``inner_features`` (the rows of W, default width); ``backend``.
-    Shapes: (*, in_features) to (*, out_features). Parameters: ``kernel`` (inner_features, width), a tenth of
-    Xavier normal; ``bias`` and ``psi`` (inner_features), 0.
+    Args:
+        in_features: number of input features.
+        out_features: number of output features.
+        bias: whether a bias is added.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        inner_features: rows of W; None: ``width``.
+
+    Shapes: (*, in_features) to (*, out_features). Parameters: ``kernel`` (inner_features, width), ``bias`` and
+    ``psi`` (inner_features).
+
+    >>> layer = lip.SLLLinear(4, 3)
+    >>> layer(torch.rand(2, 4)).shape
+    torch.Size([2, 3])
     """
 
-    def make_parameters(self, device: Any, dtype: Any) -> None:
-        """Kernel, bias and psi."""
-        super().make_parameters(device, dtype)
-        self.psi = nn.Parameter(torch.empty(self.inner_features, device=device, dtype=dtype))
+    _fixed = RESIDUAL_DENSE_ARGUMENTS
+    application: ResidualDense
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+        *,
+        inner_features: int | None = None,
+    ):
+        super().__init__(make_residual_dense(in_features, out_features, inner_features), backend)
+        show_residual_dense(self, in_features, out_features, bias, device, dtype)
+        self.psi = make_parameter((self.inner_features,), device, dtype)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Kernel at a tenth of Xavier normal; bias and psi 0."""
-        super().reset_parameters()
-        nn.init.zeros_(self.psi)
+        reset_kernel(self.kernel)
+        zero_(self.bias, self.psi)
 
-    def parametrize(self) -> tuple[Tensor, ...]:
+    def _parametrize(self) -> tuple[Tensor, ...]:
         """(2 / T,): the scale of each inner feature."""
         return (inner_scale(self.kernel, self.psi, 1, 0.0, self.backend),)
 

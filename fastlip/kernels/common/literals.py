@@ -2,6 +2,11 @@
 
 from typing import Literal
 
+import torch
+
 Backend = Literal["auto", "reference", "native", "triton"]
 PaddingMode = Literal["zeros", "circular"]
 Pairing = Literal["adjacent", "halves"]
+Padding = Literal["same", "valid"] | int | tuple[int, int]
+Sides = int | tuple[int, int]
+Device = torch.device | str | int | None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,9 @@ from torch import Tensor
 
 _get = torch._C._get_fp32_precision_getter
 _set = torch._C._set_fp32_precision_setter
-_FULL = ("none", "ieee")  # "none": nothing is lowered
+FULL = ("none", "ieee")  # "none": nothing is lowered
+# The precision of float32 products on the CPU: one call of C each, for what every training forward asks.
+cpu_products, cpu_convolutions = partial(_get, "mkldnn", "matmul"), partial(_get, "mkldnn", "conv")
 _NOTHING = nullcontext()
 
 
@@ -37,8 +40,8 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
 def is_ieee(device: torch.device) -> bool:
     """Whether float32 products on this device (not cuDNN's convolutions) are made of float32 numbers."""
     if device.type == "cuda":
-        return _get("cuda", "matmul") in _FULL
-    return _get("mkldnn", "matmul") in _FULL and _get("mkldnn", "conv") in _FULL
+        return _get("cuda", "matmul") in FULL
+    return _get("mkldnn", "matmul") in FULL and _get("mkldnn", "conv") in FULL
 
 
 def ieee(device: torch.device) -> AbstractContextManager[object]:
@@ -46,9 +49,9 @@ def ieee(device: torch.device) -> AbstractContextManager[object]:
 
     A program that is being compiled cannot change settings: see :func:`widens`.
     """
-    if torch.compiler.is_compiling() or (_products.holders == 0 and is_ieee(device)):
+    if torch.compiler.is_compiling() or (PRODUCTS.holders == 0 and is_ieee(device)):
         return _NOTHING
-    return _products
+    return PRODUCTS
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -61,7 +64,7 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 def everything_ieee() -> AbstractContextManager[object]:
     """Every float32 product is IEEE float32, cuDNN's convolutions too: for what is certified."""
-    return _both(_products, _convolutions)
+    return _both(PRODUCTS, _convolutions)
 
 
 # torch.compile guards its programs by the settings that this reads.
@@ -79,7 +82,7 @@ def for_convolution(tensor: Tensor) -> Tensor:
 
 @torch.compiler.assume_constant_result
 def _convolution_is_lowered() -> bool:
-    return _get("cuda", "conv") not in _FULL
+    return _get("cuda", "conv") not in FULL
 
 
 @contextmanager
@@ -106,7 +109,7 @@ class _Settings:
         with self._lock:
             self.holders += 1
             # Also where others hold it already: settings may have been changed since.
-            if any(_get(*name) not in _FULL for name in self._names):
+            if any(_get(*name) not in FULL for name in self._names):
                 self._raise()
 
     def __exit__(self, *_: object) -> None:
@@ -153,7 +156,7 @@ def _own_value(library: str, product: str) -> str:
     return "none" if follows and _get(library, "all") == seen else seen
 
 
-_products = _Settings(
+PRODUCTS = _Settings(
     (("cuda", "matmul"), ("mkldnn", "matmul"), ("mkldnn", "conv")),
     torch._C._set_float32_matmul_precision,
     torch._C._get_float32_matmul_precision,

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from fastlip import ops
 from fastlip.kernels.common.gate import refusal
-from fastlip.kernels.common.padding import same_pads
+from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.spectral_conv import costs
 from fastlip.kernels.spectral_conv.api import OP, FixedSpectrum, fix_spectrum, kernel_spectrum, spectral_conv_fixed
+from fastlip.nn._cache import may_cache
 
 if TYPE_CHECKING:
-    from fastlip.nn._conv import LipschitzConv2d
+    from fastlip.nn.base import LipschitzLayer
 
 Size = tuple[int, int]
 
@@ -22,29 +23,26 @@ _DTYPES = (torch.float32, torch.float64)
 _LARGEST_SPECTRUM = 32 << 20  # bytes
 
 
-def torus_for(layer: LipschitzConv2d, x: Tensor, channels: Size) -> Size | None:
-    """The torus on which evaluation applies the layer's kernel of (inputs, outputs) channels to x, or None: conv2d.
+def fft_size_for(layer: LipschitzLayer, geometry: ConvGeometry, x: Tensor, channels: Size) -> Size | None:
+    """FFT size to use for x in evaluation, for a kernel of (inputs, outputs) channels; None if ``conv2d`` is cheaper.
 
-    Only where nothing is differentiated, the kernel is fixed and moves on by one pixel, x has its dtype, and
+    Only where nothing is differentiated, the kernel is kept and moves on by one pixel, x has its dtype, and
     :func:`is_cheaper`.
     """
-    if layer.stride != (1, 1) or layer.kernel_size == (1, 1) or not is_fixed(layer, x):
+    if geometry.stride != (1, 1) or geometry.kernel_size == (1, 1) or not geometry.keeps_size:
         return None
-    if layer.pads != same_pads(layer.kernel_size, layer.dilation):
+    if geometry.groups != 1 or not is_kept(layer, x):
         return None
     image = x.shape[-2], x.shape[-1]
-    torus = costs.torus_of(image, layer.pads, layer.padding_mode)
-    taps = layer.kernel_size[0] * layer.kernel_size[1]
-    return torus if is_cheaper(x.shape[0], channels, image, torus, taps, x.element_size()) else None
+    fft_size = costs.torus_of(image, geometry.pads, geometry.padding_mode)
+    return fft_size if is_cheaper(x.shape[0], channels, image, fft_size, geometry.taps, x.element_size()) else None
 
 
-def is_fixed(layer: LipschitzConv2d, x: Tensor) -> bool:
-    """Whether kernels may apply a spectrum that is kept to the images x: nothing is differentiated, one group."""
-    if layer.groups != 1 or layer.backend not in ("auto", "native"):
+def is_kept(layer: LipschitzLayer, x: Tensor) -> bool:
+    """Whether kernels may apply a kept spectrum to the images x: nothing is differentiated. One group is assumed."""
+    if layer.backend not in ("auto", "native") or x.dim() != 4 or not x.is_cpu or not may_cache(layer):
         return False
-    if x.dim() != 4 or x.device.type != "cpu" or not layer.may_cache():
-        return False
-    reference = layer.reference()
+    reference = layer._reference()
     if x.dtype != reference.dtype or x.dtype not in _DTYPES or reference.device != x.device:
         return False
     if (torch.is_grad_enabled() and x.requires_grad) or torch.is_autocast_enabled("cpu"):
@@ -52,29 +50,31 @@ def is_fixed(layer: LipschitzConv2d, x: Tensor) -> bool:
     return not (OP.status("native") or refusal((x, *layer.parameters(), *layer.buffers())))
 
 
-def is_small(channels: Size, torus: Size, itemsize: int, convolutions: int = 1) -> bool:
+def is_small(channels: Size, fft_size: Size, itemsize: int, convolutions: int = 1) -> bool:
     """Whether a spectrum takes up at most 32 MiB for each convolution that it stands for."""
-    return torus[0] * torus[1] * channels[0] * channels[1] * itemsize <= convolutions * _LARGEST_SPECTRUM
+    return fft_size[0] * fft_size[1] * channels[0] * channels[1] * itemsize <= convolutions * _LARGEST_SPECTRUM
 
 
-def is_cheaper(batch: int, channels: Size, image: Size, torus: Size, taps: int, itemsize: int) -> bool:
+def is_cheaper(batch: int, channels: Size, image: Size, fft_size: Size, taps: int, itemsize: int) -> bool:
     """Whether the spectrum is small and saves multiply-adds, by the count of ``spectral_conv.costs``."""
-    if 0 in image or not is_small(channels, torus, itemsize):
+    if 0 in image or not is_small(channels, fft_size, itemsize):
         return False
-    return costs.spectral_convolution(batch, channels, torus) < costs.convolution(batch, channels, image, taps)
+    return costs.spectral_convolution(batch, channels, fft_size) < costs.convolution(batch, channels, image, taps)
 
 
-def spectra_of(kernel: Tensor, torus: Size, dilation: Size, scale: Tensor | None = None) -> tuple[FixedSpectrum, ...]:
+def spectra_of(
+    kernel: Tensor, fft_size: Size, dilation: Size, scale: Tensor | None = None
+) -> tuple[FixedSpectrum, ...]:
     """The kernel's spectrum, and with a scale that of W^T diag(scale) as well; rounded once, from float64."""
     dtype = torch.complex64 if kernel.dtype == torch.float32 else torch.complex128
-    Q = kernel_spectrum(kernel.double(), torus, dilation)
+    Q = kernel_spectrum(kernel.double(), fft_size, dilation)
     matrices = [Q] if scale is None else [Q, (scale.double()[:, None] * Q).mH]
-    return tuple(fix(matrix.to(dtype), torus) for matrix in matrices)
+    return tuple(fix(matrix.to(dtype), fft_size) for matrix in matrices)
 
 
-def fix(Q: Tensor, torus: Size) -> FixedSpectrum:
+def fix(Q: Tensor, fft_size: Size) -> FixedSpectrum:
     """Q, (F, cout, cin), as the kernels of this machine read it."""
-    return fix_spectrum(Q, torus, OP.modules["native"].lanes(Q.real.dtype))
+    return fix_spectrum(Q, fft_size, OP.modules["native"].lanes(Q.real.dtype))
 
 
 def apply(

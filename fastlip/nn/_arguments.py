@@ -1,0 +1,132 @@
+"""Arguments of constructors, checked: an error names the argument, its value and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry, Pair
+from fastlip.kernels.common.literals import PaddingMode
+from fastlip.kernels.common.padding import Pads
+
+CIRCULAR_FIRST: tuple[PaddingMode, ...] = ("circular", "zeros")
+ZEROS_FIRST: tuple[PaddingMode, ...] = ("zeros", "circular")
+
+
+def positive_int(name: str, value: Any) -> int:
+    """Returns a positive integer argument, or raises TypeError or ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r}: expected an int, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name}={value}: expected at least 1")
+    return value
+
+
+def nonnegative(name: str, value: Any) -> float:
+    """Returns a finite number of at least 0, or raises TypeError or ValueError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r}: expected a number, got {type(value).__name__}")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name}={value}: expected a finite number of at least 0")
+    return float(value)
+
+
+def pair(name: str, value: Any, least: int = 1) -> Pair:
+    """Returns an int or a pair of ints as a pair, or raises TypeError or ValueError."""
+    both = (value, value) if isinstance(value, int) else value
+    if not (isinstance(both, (tuple, list)) and len(both) == 2):
+        raise TypeError(f"{name}={value!r}: expected an int or a pair of ints")
+    for item in both:
+        if isinstance(item, bool) or not isinstance(item, int):
+            raise TypeError(f"{name}={value!r}: expected an int or a pair of ints")
+        if item < least:
+            raise ValueError(f"{name}={value!r}: expected at least {least}")
+    return int(both[0]), int(both[1])
+
+
+def one_of(name: str, value: Any, allowed: Sequence[str]) -> Any:
+    """Returns a string option, or raises ValueError with those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}")
+    return value
+
+
+def divisor_of_channels(groups: Any, in_channels: int, out_channels: int) -> int:
+    """Returns groups if it divides both numbers of channels, or raises ValueError."""
+    positive_int("groups", groups)
+    if in_channels % groups or out_channels % groups:
+        raise ValueError(
+            f"groups={groups}: expected a divisor of in_channels={in_channels} and out_channels={out_channels}"
+        )
+    return groups
+
+
+def conv_geometry(
+    channels: tuple[Any, Any],
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    padding_mode: Any,
+    modes: Sequence[PaddingMode] = CIRCULAR_FIRST,
+) -> ConvGeometry:
+    """The geometry that ``torch.nn.Conv2d``'s arguments mean; ``padding_mode`` None means the first of ``modes``.
+
+    ``padding="same"`` keeps the image's size at stride 1, with the odd entry of an even kernel's padding after the
+    image, and is subsampled at larger strides. Circular padding wraps by index and may exceed the image; its total
+    per axis is at most ``dilation * (kernel_size - 1)``: beyond that outputs repeat, and the bound is lost.
+    """
+    inputs, outputs = positive_int("in_channels", channels[0]), positive_int("out_channels", channels[1])
+    sizes = pair("kernel_size", kernel_size), pair("stride", stride)
+    dilation = pair("dilation", dilation)
+    groups = divisor_of_channels(groups, inputs, outputs)
+    mode = one_of("padding_mode", padding_mode or modes[0], modes)
+    same = ConvGeometry(*sizes, None, dilation, groups, mode)  # type: ignore[arg-type]
+    pads = _pads(padding, same)
+    return same if pads == same.pads else ConvGeometry(*sizes, pads, dilation, groups, mode)
+
+
+def _pads(padding: Any, same: ConvGeometry) -> Pads:
+    """Resolves padding to (left, right, top, bottom), as ``F.pad`` orders them."""
+    if padding == "same":
+        return same.pads
+    if padding == "valid":
+        return NO_PADS
+    if isinstance(padding, str):
+        raise ValueError(f"padding={padding!r}: allowed are 'same', 'valid', an int or a pair of ints")
+    vertical, horizontal = pair("padding", padding, least=0)
+    reach = same.halo
+    if same.padding_mode == "circular" and (2 * vertical > reach[0] or 2 * horizontal > reach[1]):
+        raise ValueError(
+            f"padding={padding!r}: circular padding repeats outputs beyond a total of dilation * "
+            f"(kernel_size - 1) = {reach} per axis, where the Lipschitz bound is lost; "
+            f"allowed are at most {reach[0] // 2} and {reach[1] // 2} on each side, or 'same'"
+        )
+    return horizontal, horizontal, vertical, vertical
+
+
+def require_same(padding: Any, geometry: ConvGeometry) -> None:
+    """Raises ValueError for a padding that does not keep an image's size."""
+    if not geometry.keeps_size:
+        raise ValueError(
+            f"padding={padding!r}: allowed are 'same' and what equals it, {geometry.same_pads} as F.pad orders"
+        )
+
+
+def dense_features(in_features: Any, out_features: Any) -> tuple[int, int]:
+    """Returns both numbers of features, or raises TypeError or ValueError."""
+    return positive_int("in_features", in_features), positive_int("out_features", out_features)
+
+
+def make_bias(size: int, bias: bool, device: Any, dtype: Any) -> nn.Parameter | None:
+    """A bias of zeros: layers start as linear maps, so that norms pass unchanged through a deep network."""
+    return nn.Parameter(torch.zeros(size, device=device, dtype=dtype)) if bias else None
+
+
+def make_parameter(shape: Sequence[int], device: Any, dtype: Any) -> nn.Parameter:
+    """A parameter of this shape without numbers: ``reset_parameters`` fills it."""
+    return nn.Parameter(torch.empty(tuple(shape), device=device, dtype=dtype))

@@ -1,0 +1,76 @@
+"""What every application of weights says: its operator, the operator's norm, and how it runs fused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from fastlip.kernels.common.geometry import ConvGeometry
+
+if TYPE_CHECKING:
+    from fastlip.nn.base import LipschitzLayer
+    from fastlip.nn.fusion import Fusion
+
+
+@dataclass(frozen=True)
+class Application:
+    """How a layer applies its effective weights. It holds no tensor and no layer: copies of a layer share it."""
+
+    def __call__(self, layer: Any, x: Tensor) -> Tensor:
+        """Applies the effective weights of the layer to x."""
+        raise NotImplementedError
+
+    def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
+        """An upper bound of the norm of this operator on inputs of this shape, without the batch dimension."""
+        raise NotImplementedError
+
+    def fused(self, layer: LipschitzLayer, activation: nn.Module) -> Fusion | None:
+        """How the layer and the activation after it run as one; None if they run one after the other."""
+        return None
+
+    def describe(self, layer: Any) -> str:
+        """The layer's arguments as its ``repr`` shows them."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ConvApplication(Application):
+    """An application to images.
+
+    Args:
+        geometry: stride, padding, dilation and groups.
+        orthogonal: whether the layer is an isometry with circular padding and as many outputs as inputs.
+    """
+
+    geometry: ConvGeometry
+    orthogonal: bool = False
+
+    def describe(self, layer: Any) -> str:
+        """The arguments of ``torch.nn.Conv2d``, and the backend."""
+        text = f"{layer.in_channels}, {layer.out_channels}, kernel_size={layer.kernel_size}, stride={layer.stride}"
+        text += f", padding={layer.padding!r}, dilation={layer.dilation}, groups={layer.groups}"
+        return (
+            f"{text}, bias={layer.bias is not None}, padding_mode={layer.padding_mode!r}, backend={layer.backend!r}"
+        )
+
+    def strided_size(self, image_size: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width after the stride's patches became channels: rounded up."""
+        down, across = self.geometry.stride
+        return -(-image_size[-2] // down), -(-image_size[-1] // across)
+
+
+# The attributes of a convolution that its constructor reads, as ``torch.nn.Conv2d`` has them.
+CONV_ARGUMENTS = (
+    *("application", "in_channels", "out_channels", "kernel_size", "stride", "padding"),
+    *("dilation", "groups", "padding_mode"),
+)
+
+
+def show_conv_arguments(layer: Any, in_channels: int, out_channels: int, padding: Any) -> None:
+    """Sets the attributes that ``torch.nn.Conv2d`` has, from the geometry of the layer's application."""
+    geometry = layer.application.geometry
+    layer.in_channels, layer.out_channels, layer.padding = in_channels, out_channels, padding
+    layer.kernel_size, layer.stride, layer.dilation = geometry.kernel_size, geometry.stride, geometry.dilation
+    layer.groups, layer.padding_mode = geometry.groups, geometry.padding_mode

@@ -1,0 +1,168 @@
+"""Convolutions by one matrix per frequency of a circular image, or by one matrix for a kernel of one tap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastlip import ops
+from fastlip.kernels.common.geometry import ConvGeometry, Pair
+from fastlip.kernels.spectral_conv.api import FixedSpectrum, kernel_spectrum, own_frequencies
+from fastlip.nn._arguments import require_same
+from fastlip.nn._cache import CACHED_CONTEXTS
+from fastlip.nn.applications import spectra
+from fastlip.nn.applications.application import ConvApplication
+from fastlip.nn.base import LipschitzLayer, as_it_runs
+from fastlip.nn.fusion import Fusion, runs_alone
+
+
+@dataclass(frozen=True)
+class FrequencyConvolution(ConvApplication):
+    """Q_k at each frequency k of the image after space-to-depth: ``effective(*fft_size)`` is (Q,).
+
+    Circular padding: the frequencies of the image. Zero padding: those of an FFT size that is larger by
+    dilation * (kernel_size - 1); the image is embedded in zeros and the result cropped, and neither adds norm.
+    A stride is space-to-depth: each stride[0] x stride[1] patch becomes channels (sides are first padded with
+    zeros at their end to a multiple of the stride), then follows a convolution of stride 1 with a kernel of
+    ceil(kernel_size / stride) taps. A kernel of one tap is one dense matrix, applied by ``conv2d``.
+
+    In evaluation, where nothing is differentiated, the matrices are kept as the kernels read them, whatever their
+    size. These take the place of ``effective(*fft_size)``, which is kept next to them only where something else asks
+    for it, such as a bound or a gradient of the input.
+
+    ``taps``: the taps of the kernel after space-to-depth. ``reach``: their halo.
+    """
+
+    taps: Pair = field(init=False, repr=False)
+    reach: Pair = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        (kh, kw), (sh, sw), (dh, dw) = self.geometry.kernel_size, self.geometry.stride, self.geometry.dilation
+        taps = -(-kh // sh), -(-kw // sw)
+        object.__setattr__(self, "taps", taps)  # the dataclass is frozen
+        object.__setattr__(self, "reach", (dh * (taps[0] - 1), dw * (taps[1] - 1)))
+
+    def __call__(self, layer: Any, x: Tensor) -> Tensor:
+        """Q * x + bias."""
+        layer._check_images(x, layer.in_channels)
+        if not layer.training and (kept := kept_size(layer, self, x)):
+            return apply_kept(layer, self, x, kept)
+        if self.geometry.stride != (1, 1):
+            x = space_to_depth(x, self.geometry.stride)
+        if self.taps == (1, 1):
+            return F.conv2d(x, layer.effective()[0], layer.bias, groups=self.geometry.groups)
+        height, width = x.shape[-2], x.shape[-1]
+        if self.geometry.padding_mode != "circular":
+            height, width = height + self.reach[0], width + self.reach[1]
+        (Q,) = layer.effective(height, width)
+        return ops.spectral_conv(x, Q, layer.bias, (height, width), self.geometry.groups, backend=layer.backend)
+
+    def fft_size(self, layer: Any, height: int, width: int) -> tuple[int, ...]:
+        """The FFT size of an image after space-to-depth; () for a kernel of one tap."""
+        if self.taps == (1, 1):
+            return ()
+        if self.geometry.padding_mode == "circular":
+            return height, width
+        return height + self.reach[0], width + self.reach[1]
+
+    def weight_shape(self, layer: Any) -> tuple[int, ...]:
+        """The shape of a kernel after space-to-depth: (out_channels, columns, *taps)."""
+        down, across = self.geometry.stride
+        return layer.out_channels, layer.in_channels // self.geometry.groups * down * across, *self.taps
+
+    def matrices(
+        self, weight: Tensor, fft_size: tuple[int, ...], orthogonalize: Callable[[Tensor, int], Tensor]
+    ) -> tuple[Tensor, ...]:
+        """(Q,), the matrices of a kernel made orthogonal by ``orthogonalize(V, reals)``; ``reals`` of V are real.
+
+        (F, cout, cin / groups) at the unique frequencies of the FFT size; (cout, cin / groups, 1, 1) without one.
+        """
+        groups = self.geometry.groups
+        if not fft_size:
+            rows = weight.flatten(1).unflatten(0, (groups, -1))
+            return (orthogonalize(rows, 0).reshape(weight.shape),)
+        size = fft_size[0], fft_size[1]
+        spectrum = kernel_spectrum(weight, size, self.geometry.dilation).unflatten(1, (groups, -1))
+        return (orthogonalize(spectrum, own_frequencies(size)).flatten(1, 2),)
+
+    def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
+        """The largest singular value of the matrices that are applied to images of this shape, in float64."""
+        size = self.strided_size(input_shape)
+        fft_size = self.fft_size(layer, *size)
+        with torch.no_grad():
+            (Q,) = layer.effective(*fft_size)
+        if not fft_size:
+            return float(ops.spectral_norm(as_it_runs(Q), size, groups=self.geometry.groups))
+        return largest_singular_value(Q.unflatten(1, (self.geometry.groups, -1)))
+
+    def fused(self, layer: LipschitzLayer, activation: nn.Module) -> Fusion | None:
+        """With MaxMin, in evaluation, by kept matrices: in the last stage of the transform."""
+        return fused_by_kept(layer, self, activation)
+
+
+def kept_size(layer: LipschitzLayer, application: Any, x: Tensor) -> Pair | None:
+    """The FFT size at which evaluation applies kept matrices per frequency to x; None where they are not kept.
+
+    ``application.fft_size(layer, height, width)`` says the size after space-to-depth, () where there are none.
+    """
+    if application.geometry.groups != 1 or not spectra.is_kept(layer, x) or 0 in x.shape[-2:]:
+        return None
+    fft_size = application.fft_size(layer, *application.strided_size(x.shape))
+    return (fft_size[0], fft_size[1]) if fft_size else None
+
+
+def apply_kept(layer: Any, application: Any, x: Tensor, fft_size: Pair, pairing: str = "none") -> Tensor:
+    """Q * x + bias by kept matrices, and MaxMin after it if a pairing is given."""
+    compute = partial(_fixed, fft_size=fft_size)
+    (spectrum,) = layer._cache.recall(layer, ("spectra", fft_size), compute, CACHED_CONTEXTS)
+    return spectra.apply(space_to_depth(x, application.geometry.stride), spectrum, layer.bias, pairing)
+
+
+def fused_by_kept(layer: LipschitzLayer, application: Any, activation: Any) -> Fusion | None:
+    """With MaxMin, in evaluation, by kept matrices; in training the two run one after the other."""
+    if not runs_alone(layer, activation):
+        return None
+
+    def run(x: Tensor, fft_size: Pair) -> Tensor:
+        layer._check_images(x, layer.in_channels)  # type: ignore[arg-type]
+        return apply_kept(layer, application, x, fft_size, activation.pairing)
+
+    return Fusion(partial(kept_size, layer, application), run)
+
+
+def _fixed(layer: Any, fft_size: Pair) -> tuple[FixedSpectrum]:
+    (Q,) = layer._compute(fft_size)
+    inputs = layer.in_channels * math.prod(layer.stride)
+    return (spectra.fix(Q[:, : layer.out_channels, :inputs], fft_size),)
+
+
+def space_to_depth(x: Tensor, stride: Pair) -> Tensor:
+    """(..., c, h, w) -> (..., c sh sw, ceil(h / sh), ceil(w / sw)); sides are padded with zeros at their end."""
+    if stride == (1, 1):
+        return x
+    bottom, right = (-side % step for side, step in zip(x.shape[-2:], stride, strict=True))
+    x = F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+    patches = x.unflatten(-1, (-1, stride[1])).unflatten(-3, (-1, stride[0]))  # (c, h / sh, sh, w / sw, sw)
+    return patches.movedim((-3, -1), (-4, -3)).flatten(-5, -3)
+
+
+def largest_singular_value(Q: Tensor) -> float:
+    """Over a batch of complex matrices: an upper bound, from the eigenvalues of QᴴQ in double precision."""
+    Q = Q.detach().to(torch.complex128)
+    gram = Q @ Q.mH if Q.shape[-2] < Q.shape[-1] else Q.mH @ Q
+    rounding = 4 * sum(Q.shape[-2:]) * torch.finfo(torch.float64).eps
+    return float(torch.linalg.eigvalsh(gram).max().clamp(min=0).sqrt()) * (1 + rounding)
+
+
+def check_patches(padding: Any, geometry: ConvGeometry) -> None:
+    """Raises ValueError for a padding that does not keep the image's size, and for a dilated stride."""
+    require_same(padding, geometry)
+    if max(geometry.stride) > 1 and max(geometry.dilation) > 1:
+        raise ValueError(f"dilation={geometry.dilation}: allowed is 1 where stride={geometry.stride} exceeds 1")

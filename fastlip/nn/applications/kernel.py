@@ -1,0 +1,111 @@
+"""Convolutions with one kernel as effective weight: ``conv2d``, or in evaluation by the kernel's spectrum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastlip import ops
+from fastlip.kernels.common.geometry import Pair
+from fastlip.nn.applications import spectra
+from fastlip.nn.applications.application import ConvApplication
+from fastlip.nn.base import LipschitzLayer, as_it_runs
+from fastlip.nn.fusion import Fusion, Link, runs_alone, style_of
+
+
+@dataclass(frozen=True)
+class KernelConvolution(ConvApplication):
+    """P * x + bias with one kernel P: ``conv2d``, or in evaluation its spectrum where that is cheaper.
+
+    ``whole_windows``: circular images whose sides the stride does not divide are refused, as windows would overlap.
+    """
+
+    whole_windows: bool = False
+
+    def __call__(self, layer: Any, x: Tensor) -> Tensor:
+        """P * x + bias."""
+        self.check(layer, x)
+        if not layer.training and (fft_size := self.fft_size(layer, x)):
+            return self.by_spectrum(layer, x, fft_size)
+        return self.convolve(x, layer.effective()[0], layer.bias)
+
+    def check(self, layer: Any, x: Tensor) -> None:
+        """Raises ValueError for images of another shape, and where circular windows would meet pixels repeatedly."""
+        layer._check_images(x, layer.in_channels)
+        if self.whole_windows and self.geometry.padding_mode == "circular":
+            left, right, top, bottom = self.geometry.pads
+            for side, step, padding in zip(
+                x.shape[-2:], self.geometry.stride, (top + bottom, left + right), strict=True
+            ):
+                if padding > 0 and side % step:
+                    raise ValueError(
+                        f"x: got shape {tuple(x.shape)}, expected sides that stride={self.geometry.stride} divides: "
+                        "with circular padding windows would overlap, and no bound holds; allowed is "
+                        "padding_mode='zeros'"
+                    )
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``conv2d`` with this stride, padding, dilation and groups."""
+        geometry = self.geometry
+        left, right, top, bottom = pads = geometry.pads
+        if (
+            x.dim() == 4
+            and x.shape[-2:] == weight.shape[2:] == (1, 1)
+            and pads == (0, 0, 0, 0)
+            and geometry.groups == 1
+        ):
+            y = F.linear(x.flatten(1), weight.flatten(1), bias)  # oneDNN would reorder the weight
+            return y[:, :, None, None]
+        stride, dilation, groups = geometry.stride, geometry.dilation, geometry.groups
+        if geometry.padding_mode == "zeros" and left == right and top == bottom:
+            return F.conv2d(x, weight, bias, stride, (top, left), dilation, groups)
+        return F.conv2d(geometry.pad(x), weight, bias, stride, 0, dilation, groups)
+
+    def fft_size(self, layer: LipschitzLayer, x: Tensor) -> Pair | None:
+        """The FFT size at which evaluation applies the kernel to x; None: ``conv2d`` is cheaper."""
+        return spectra.fft_size_for(layer, self.geometry, x, (layer.in_channels, layer.out_channels))
+
+    def by_spectrum(self, layer: Any, x: Tensor, fft_size: Pair, pairing: str = "none") -> Tensor:
+        """P * x + bias by the kernel's spectrum, and MaxMin after it if a pairing is given."""
+        (weight,) = layer.effective()
+        compute = partial(spectra.spectra_of, weight, fft_size, self.geometry.dilation)
+        (spectrum,) = layer._cache.derive("spectra", fft_size, (weight,), compute)
+        return spectra.apply(x, spectrum, layer.bias, pairing)
+
+    def factors(self, layer: Any) -> tuple[Tensor, Tensor | None]:
+        """The kernel as W diag(s): W and the factors s of its input channels, or the kernel and None.
+
+        A method that has them, ``_factors``, need not keep both W and the kernel for the backward. Weights that are
+        supplied, or kept in evaluation, come as one kernel.
+        """
+        if layer.training and layer.supplied is None and hasattr(layer, "_factors"):
+            return layer._factors()
+        return layer.effective()[0], None
+
+    @torch.no_grad()
+    def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
+        """The norm of the convolution on images of this shape."""
+        return self.norm(layer.effective()[0], input_shape)
+
+    def norm(self, weight: Tensor, input_shape: tuple[int, ...]) -> float:
+        """An upper bound of the norm of the convolution with this kernel on images of this shape."""
+        geometry = self.geometry
+        arguments = geometry.stride, geometry.pads, geometry.dilation, geometry.groups, geometry.padding_mode
+        return ops.spectral_norm(as_it_runs(weight), (input_shape[-2], input_shape[-1]), *arguments).item()
+
+    def fused(self, layer: LipschitzLayer, activation: nn.Module) -> Fusion | None:
+        """With MaxMin: one pass after the convolution, and a run with others of the same style."""
+        style = style_of(self.geometry, activation) if runs_alone(layer, activation) else None
+        if style is None:
+            return None
+        link = Link(style, layer.in_channels, layer.bias, layer.backend, partial(self.factors, layer))
+        return Fusion(partial(self.fft_size, layer), partial(self._fused_by_spectrum, layer, style.pairing), link)
+
+    def _fused_by_spectrum(self, layer: Any, pairing: str, x: Tensor, fft_size: Pair) -> Tensor:
+        self.check(layer, x)
+        return self.by_spectrum(layer, x, fft_size, pairing)

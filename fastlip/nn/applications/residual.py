@@ -1,0 +1,199 @@
+"""Residual layers x - W^T diag(scale) relu(W x + b): the effective weight is the scale of each inner channel."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastlip import ops
+from fastlip.kernels.sdp_residual.api import folded
+from fastlip.kernels.spectral_conv.api import spectral_conv_fixed
+from fastlip.nn._cache import CACHED_CONTEXTS, may_cache
+from fastlip.nn._channels import first_channels
+from fastlip.nn.applications import spectra
+from fastlip.nn.applications.application import Application, ConvApplication
+from fastlip.nn.applications.dense import describe_dense
+from fastlip.nn.base import LipschitzLayer, as_it_runs
+from fastlip.nn.fusion import Fusion, runs_alone
+
+# A scale is a quotient by sums of products, rounded at each step: they are enlarged by this many roundings.
+_ROUNDINGS = 8
+
+
+@dataclass(frozen=True)
+class ResidualConvolution(ConvApplication):
+    """The residual map with the layer's ``kernel``, ``bias`` and the scale ``effective(*context)``.
+
+    The residual map acts on ``width`` channels: a stride s first moves s x s patches into channels, images that s
+    does not divide being padded with zeros at their end, the position in the patch before the channel. Fewer
+    channels than out_channels are padded with zeros, more are truncated after the layer, within each group. All
+    three are 1-Lipschitz.
+
+    Args:
+        width: the number of channels on which the residual map acts.
+        inner_channels: rows of W.
+        sized: whether the scale depends on the image's size, which is its context then.
+    """
+
+    width: int = 0
+    inner_channels: int = 0
+    sized: bool = False
+
+    def __call__(self, layer: Any, x: Tensor, pairing: str = "none") -> Tensor:
+        """The residual map of x, between its paddings and truncation, and MaxMin after it if a pairing is given."""
+        layer._check_images(x, layer.in_channels)
+        images = x if self.width == layer.in_channels else self._widened(layer, x)
+        source, scale = at_rest(layer, self.context(images.shape))
+        if self.width == layer.out_channels:
+            return self._map(layer, source, images, scale, pairing)
+        y = first_channels(self._map(layer, source, images, scale, "none"), layer.out_channels, layer.groups)
+        return y if pairing == "none" else ops.maxmin(y, pairing, -3, backend=layer.backend)
+
+    def context(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What the scale depends on beside the parameters, for images of this shape after the stride."""
+        return (shape[-2], shape[-1]) if self.sized else ()
+
+    def _map(self, layer: Any, source: Any, x: Tensor, scale: Tensor, pairing: Any) -> Tensor:
+        """maxmin(x - W^T diag(scale) relu(W x + b)), in evaluation by the kernel's spectrum where that is cheaper.
+
+        W and b are those of the layer ``source`` that :func:`at_rest` gave.
+        """
+        geometry, kernel, bias = self.geometry, source.kernel, source.bias
+        second = None
+        if source is not layer:
+            if fft_size := spectra.fft_size_for(layer, geometry, x, (self.width, self.inner_channels)):
+                return self._by_spectrum(layer, source, x, scale, fft_size, pairing)
+            if geometry.groups == 1 and layer.backend != "reference":
+                second = layer._cache.derive("folded", (), (kernel, scale), partial(folded, kernel, scale))
+        elif not layer.training:
+            # A view, where only the images' gradient may be asked for: of a leaf, torch does not say whether it is.
+            kernel = kernel.view_as(kernel)
+        arguments = geometry.dilation, geometry.groups, geometry.padding_mode, pairing, layer.recompute, second
+        return ops.sdp_residual(x, kernel, bias, scale, *arguments, backend=layer.backend)
+
+    def _by_spectrum(self, layer: Any, source: Any, x: Tensor, scale: Tensor, fft_size: Any, pairing: str) -> Tensor:
+        kernel = source.kernel
+        x = x.contiguous(memory_format=torch.channels_last)
+        compute = partial(spectra.spectra_of, kernel, fft_size, self.geometry.dilation, scale)
+        first, second = layer._cache.derive("spectra", fft_size, (kernel, scale), compute)
+        h = spectral_conv_fixed(x, first, source.bias, activation="relu")
+        return spectra.apply(h, second, None, pairing, residual=x)
+
+    def _widened(self, layer: Any, x: Tensor) -> Tensor:
+        """Moves each stride x stride patch into channels, and pads the channels of each group to its width."""
+        (down, across), groups = self.geometry.stride, self.geometry.groups
+        if (down, across) != (1, 1):
+            bottom, right = -x.shape[-2] % down, -x.shape[-1] % across
+            x = F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+        patches = x.unflatten(-3, (groups, -1)).unflatten(-1, (-1, across)).unflatten(-3, (-1, down))
+        channels = patches.movedim((-3, -1), (-5, -4)).flatten(-5, -3)  # group, (row, column, channel), h, w
+        missing = self.width // groups - channels.shape[-3]
+        return F.pad(channels, (0, 0, 0, 0, 0, missing)).flatten(-4, -3)
+
+    def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
+        """At least the Lipschitz constant of the residual map, at least 1: from the norm of its scaled kernel."""
+        size, geometry = self.strided_size(input_shape), self.geometry
+        arguments: dict[str, Any] = {"pads": geometry.pads, "dilation": geometry.dilation}
+        arguments |= {"groups": geometry.groups, "padding_mode": geometry.padding_mode}
+        with torch.no_grad():
+            source, scale = at_rest(layer, self.context(size))
+            return residual_bound(*effective_norms(source.kernel, scale, size, **arguments))
+
+    def fused(self, layer: LipschitzLayer, activation: Any) -> Fusion | None:
+        """With MaxMin in the last pass of the residual map."""
+        if not runs_alone(layer, activation):
+            return None
+        return Fusion(lambda x: True, lambda x, _: self(layer, x, activation.pairing))
+
+    def describe(self, layer: Any) -> str:
+        """The arguments of ``torch.nn.Conv2d``, the inner channels, and the backend."""
+        return f"{super().describe(layer)}, inner_channels={self.inner_channels}"
+
+
+@dataclass(frozen=True)
+class ResidualDense(Application):
+    """The residual map with the matrix ``kernel``, ``bias`` and the scale ``effective()``.
+
+    It acts on ``width`` = max(in_features, out_features) features: fewer are padded with zeros before it, more are
+    truncated after it. Both are 1-Lipschitz. ``inner_features``: rows of W.
+    """
+
+    width: int = 0
+    inner_features: int = 0
+    orthogonal: bool = False
+
+    def __call__(self, layer: Any, x: Tensor) -> Tensor:
+        """The residual map of x, padded before it or truncated after it."""
+        layer._check_features(x, layer.in_features)
+        if self.width > layer.in_features:
+            x = F.pad(x, (0, self.width - layer.in_features))
+        source, scale = at_rest(layer, ())
+        y = ops.sdp_residual(x, source.kernel, source.bias, scale, backend=layer.backend)
+        return y[..., : layer.out_features]
+
+    def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
+        """At least the Lipschitz constant of the residual map, at least 1: from the norm of its scaled matrix."""
+        with torch.no_grad():
+            source, scale = at_rest(layer, ())
+            return residual_bound(*effective_norms(source.kernel, scale))
+
+    def describe(self, layer: Any) -> str:
+        """The arguments of ``torch.nn.Linear``, the inner features, and the backend."""
+        return f"{describe_dense(layer)}, inner_features={self.inner_features}"
+
+
+def at_rest(layer: Any, context: tuple[int, ...]) -> tuple[Any, Tensor]:
+    """The layer whose kernel and bias are to be used, and their scale.
+
+    In evaluation a copy, kept as long as the parameters hold the same bits: whatever other threads write meanwhile,
+    the scale is that of the kernel.
+    """
+    if layer.training or layer.supplied is not None or not may_cache(layer):
+        return layer, layer.effective(*context)[0]
+    twin = layer._cache.snapshot(layer)
+    return twin, layer._cache.derive("scale", context, (twin,), lambda: twin._compute(context)[0], CACHED_CONTEXTS)
+
+
+def safe_scale(denominator: Tensor, stored: torch.dtype) -> Tensor:
+    """2 / denominator, rounded towards 0 by a few eps of its own and of the dtype it will be stored in.
+
+    0, with gradient 0, where the denominator is 0 or so small that the scale or its gradient would overflow.
+    """
+    info, storage = torch.finfo(denominator.dtype), torch.finfo(stored)
+    enlarged = denominator * (1 + _ROUNDINGS * info.eps + storage.eps)
+    divisible = enlarged > 4 * max(math.sqrt(info.tiny), 1 / storage.max)
+    return 2 / torch.where(divisible, enlarged, 1) * divisible
+
+
+def residual_bound(first_norm: float, defect: float) -> float:
+    r"""Bound of the norm of I - W_2 D W for every mask 0 <= D <= 1, from norms relative to some S > 0.
+
+    first_norm = |S^{1/2} W|, defect = |(W_2^T - S W)^T S^{-1/2}|: W_2 is rounded, and not exactly W^T S.
+    With w = D W x and t = |S^{1/2} w| one has \|x - W_2 w\|^2 <= 1 + 2 defect t - (2 - |W_2 S^{-1/2}|^2) t^2
+    for unit x, and t <= first_norm.
+    """
+    curvature = 2 - (first_norm + defect) ** 2
+    t = first_norm if curvature <= 0 else min(first_norm, defect / curvature)
+    return math.sqrt(max(1.0, 1 + 2 * defect * t - curvature * t * t))
+
+
+def effective_norms(
+    weight: Tensor, scale: Tensor, image_size: tuple[int, int] | None = None, **geometry: Any
+) -> tuple[float, float]:
+    """(first_norm, defect) of residual_bound for the weights as sdp_residual uses them."""
+    column = scale.view(-1, *[1] * (weight.dim() - 1))
+    first, second = as_it_runs(weight), as_it_runs(column * weight)
+    column = column.detach().to("cpu", torch.float64)
+    root = column.sqrt()
+    # Where the scale is 0 both weights drop out.
+    error = torch.where(root > 0, (second - column * first) / root.where(root > 0, 1), 0)
+    first_norm = ops.spectral_norm(root * first, image_size, **geometry)
+    # The rows' Gram bounds the tiny defect well enough, in any geometry.
+    defect = ops.gram_rowsum(error, groups=geometry.get("groups", 1)).max().sqrt()
+    return float(first_norm), float(defect)

@@ -1,0 +1,132 @@
+"""A layer and the activation after it as one: what a layer's ``fused`` returns, and how runs of them are applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from fastlip import ops
+from fastlip.kernels.common.geometry import ConvGeometry
+from fastlip.kernels.common.literals import Backend, PaddingMode, Pairing
+from fastlip.kernels.conv_chain.api import OP as CONV_CHAIN
+from fastlip.nn._calls import is_untouched
+from fastlip.nn.activations import MaxMin
+from fastlip.nn.base import LipschitzLayer
+
+_FUSED_BACKENDS = ("auto", "native")
+_CONV_FORWARD, _MAXMIN_FORWARD = nn.Conv2d.forward, MaxMin.forward
+
+
+class Style(NamedTuple):
+    """What the pairs of one run of ``ops.conv_chain`` have in common."""
+
+    padding_mode: PaddingMode
+    dilation: tuple[int, int]
+    pairing: Pairing
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How a layer and the activation after it run as one.
+
+    Args:
+        plan: for images x, what ``run`` needs to know; a false value where the pair does not run by itself.
+        run: applies layer and activation to x, given what ``plan`` returned for it.
+        link: the pair as a part of a run of convolutions; None if it cannot be one.
+    """
+
+    plan: Callable[[Tensor], Any]
+    run: Callable[[Tensor, Any], Tensor]
+    link: Link | None = None
+
+
+@dataclass(frozen=True)
+class Link:
+    """A convolution with MaxMin as a part of a run: pairs of one style run in one call of ``ops.conv_chain``."""
+
+    style: Style
+    inputs: int
+    bias: Tensor | None
+    backend: Backend
+    factors: Callable[[], tuple[Tensor, Tensor | None]]
+
+
+def fusion_of(module: nn.Module, activation: nn.Module | None) -> Fusion | None:
+    """What the module says of itself with the activation after it; ``torch.nn.Conv2d`` is spoken for."""
+    if not isinstance(activation, MaxMin):
+        return None
+    if isinstance(module, LipschitzLayer):
+        return module.fused(activation)
+    return _plain_convolution(module, activation) if isinstance(module, nn.Conv2d) else None
+
+
+def runs_alone(layer: LipschitzLayer, activation: nn.Module) -> bool:
+    """Whether calling both computes what their classes say and nothing else, by kernels that may be fused."""
+    return layer.backend in _FUSED_BACKENDS and is_plain_maxmin(activation) and is_untouched(layer, LipschitzLayer)
+
+
+def is_plain_maxmin(module: nn.Module) -> bool:
+    """Whether the module is an untouched MaxMin over channels whose kernels may be fused with others."""
+    if type(module) is not MaxMin or module.dim not in (1, -3) or module.backend not in _FUSED_BACKENDS:
+        return False
+    return is_untouched(module, MaxMin)
+
+
+def style_of(geometry: ConvGeometry, activation: Any) -> Style | None:
+    """The style of a convolution of this geometry; None where ``ops.conv_chain`` does not have its padding."""
+    left, right, top, bottom = geometry.pads
+    symmetric = (left, top) == (right, bottom)
+    if geometry.stride != (1, 1) or geometry.groups != 1 or not geometry.keeps_size:
+        return None
+    if not symmetric and geometry.padding_mode != "circular":
+        return None
+    return Style(geometry.padding_mode, geometry.dilation, activation.pairing)
+
+
+def _plain_convolution(module: nn.Conv2d, activation: MaxMin) -> Fusion | None:
+    if module.padding_mode not in ("zeros", "circular") or not is_plain_maxmin(activation):
+        return None
+    if not is_untouched(module, nn.Conv2d):
+        return None
+    geometry = ConvGeometry.of_module(module)
+    style = style_of(geometry, activation)
+    if style is None or geometry.pads[0] != geometry.pads[1] or geometry.pads[2] != geometry.pads[3]:
+        return None
+    link = Link(style, module.in_channels, module.bias, "auto", lambda: (module.weight, None))
+    return Fusion(_no_plan, _never, link)
+
+
+def _no_plan(x: Tensor) -> None:
+    return None
+
+
+def _never(x: Tensor, plan: Any) -> Tensor:
+    raise NotImplementedError("a pair without a plan runs in a chain")
+
+
+def run_links(links: Sequence[Link], x: Tensor) -> Tensor | None:
+    """A run of pairs by ``ops.conv_chain``; None where no kernel runs it, or it is cheaper without."""
+    biases = [link.bias for link in links]
+    backend: Backend = "native" if all(link.backend == "native" for link in links) else "auto"
+    # Before the weights, which cost a parametrization: a run that no kernel takes leaves that to its modules.
+    if x.shape[1] != links[0].inputs or not _kernels_run(x, biases, links[0].style, backend):
+        return None
+    weights, scales = _factors([link.factors() for link in links])
+    return ops.conv_chain(x, weights, biases, scales, *links[0].style, backend=backend)
+
+
+def _kernels_run(x: Tensor, biases: list[Tensor | None], style: Style, backend: Backend) -> bool:
+    if backend == "native":
+        return not CONV_CHAIN.why_not("native", x, [], biases, [], *style)
+    return CONV_CHAIN.choose("auto", x, [], biases, [], *style) != "reference"
+
+
+def _factors(factors: list[tuple[Tensor, Tensor | None]]) -> tuple[list[Tensor], list[Tensor]]:
+    """Every kernel as W diag(s), or every kernel as it is and no scales."""
+    scales = [scale for _, scale in factors if scale is not None]
+    if len(scales) == len(factors):
+        return [weight for weight, _ in factors], scales
+    return [weight if scale is None else weight * scale[:, None, None] for weight, scale in factors], []
