@@ -30,8 +30,8 @@ def away_from_initialisation(layer, seed=0):
 
 
 class Scaled(lip.BCOPConv2d):
-    def parametrize(self):
-        return (1.01 * super().parametrize()[0],)
+    def _parametrize(self):
+        return (1.01 * super()._parametrize()[0],)
 
 
 class OneTerm(lip.SOCConv2d):
@@ -47,7 +47,7 @@ class OneTerm(lip.SOCConv2d):
 class OneStep(CPLConv2d):
     """sigma from a single step of power iteration, as published for training."""
 
-    def parametrize(self, *image_size):
+    def _parametrize(self, *image_size):
         u = torch.randn(1, self.inner_channels, *image_size, generator=torch.Generator().manual_seed(1))
         v = nn.functional.conv_transpose2d(u, self.kernel, padding=1)
         sigma = nn.functional.conv2d(v / v.norm(), self.kernel, padding=1).norm()
@@ -57,8 +57,8 @@ class OneStep(CPLConv2d):
 class TF32(lip.BCOPConv2d):
     """The kernel with the ten bits of mantissa that TF32 keeps."""
 
-    def parametrize(self):
-        bits = super().parametrize()[0].contiguous().view(torch.int32)
+    def _parametrize(self):
+        bits = super()._parametrize()[0].contiguous().view(torch.int32)
         return (((bits + (1 << 12)) & ~((1 << 13) - 1)).view(torch.float32),)
 
 

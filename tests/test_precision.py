@@ -126,8 +126,8 @@ def test_the_mode_rounds_and_a_planted_fault_is_seen():
     assert mode.rounded == 2
 
     class Faulty(lip.BjorckLinear):
-        def _compute(self, context):
-            return self.parametrize(*context)
+        def _compute(self, context, full=False):
+            return self._parametrize(*context)
 
     layer = Faulty(8, 8, backend="reference")
     torch.nn.init.normal_(layer.raw_weight)

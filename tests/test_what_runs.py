@@ -12,6 +12,7 @@ from torch import nn
 
 import fastlip
 from fastlip import nn as lip
+from fastlip.nn.applications import KernelConvolution
 
 
 def tripling():
@@ -278,9 +279,15 @@ class Backwards(nn.Sequential):
         return reversed(list(self._modules.values()))
 
 
-class Convolving(lip.AOLConv2d):
+class Louder(KernelConvolution):
     def convolve(self, x, weight, bias=None):
         return 7 * super().convolve(x, weight, bias)
+
+
+class Convolving(lip.AOLConv2d):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.__dict__["application"] = Louder(self.application.geometry)
 
 
 def hooked(module, pre=False):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastlip.benchmarking import peers, whole_step
 from fastlip.fusing import fuse, unfuse
 from fastlip.kernels.maxmin.cases import by_extrema
-from fastlip.nn._base import LipschitzLinear
+from fastlip.nn.base import LipschitzLinear
 from fastlip.nn._conv import LipschitzConv2d
 from fastlip.nn.activations import MaxMin
 

@@ -29,7 +29,7 @@ from fastlip.certification.unfolding import batch_like, unfold
 from fastlip.certification.weights import linear_weight, runs_as
 from fastlip.exporting.plain import FirstEntries
 from fastlip.losses.labels import as_logits, classes, is_binary
-from fastlip.nn._base import as_it_runs
+from fastlip.nn.base import as_it_runs
 from fastlip.nn._conv import KernelConv2d
 from fastlip.nn.shaping import FirstChannels
 

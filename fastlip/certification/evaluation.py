@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastlip._extras import needed_for
 from fastlip.kernels.common.precision import everything_ieee
-from fastlip.nn._base import LipschitzLayer
+from fastlip.nn.base import LipschitzLayer
 from fastlip.nn._fingerprint import fingerprint, is_plain
 
 

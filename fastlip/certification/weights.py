@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastlip.nn._base import MatrixLinear
+from fastlip.nn.base import MatrixLinear
 from fastlip.nn._conv import KernelConv2d
 from fastlip.nn.aoc import AOCConvTranspose2d
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlip.nn._base import at_least_float32
+from fastlip.nn.base import at_least_float32
 
 
 def is_binary(logits: Tensor) -> bool:

@@ -12,7 +12,8 @@ from torch import nn
 from fastlip import nn as lip
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
-from fastlip.nn._base import check_positive_int, orthogonal_
+from fastlip.nn._arguments import positive_int
+from fastlip.nn._initial import orthogonal_
 
 SIZES = {"XS": 16, "S": 32, "M": 64, "L": 128}
 MAX_BLOCKS = 5
@@ -87,12 +88,12 @@ def lip_conv_net(
     width = _check_width(method, size, width, backend)
     blocks = _count_blocks(image_size)
     channels = width * 2**blocks
-    if check_positive_int("num_classes", num_classes) > channels:
+    if positive_int("num_classes", num_classes) > channels:
         raise ValueError(f"num_classes={num_classes}: expected at most the head's {channels} channels")
-    check_positive_int("layers_per_block", layers_per_block)
+    positive_int("layers_per_block", layers_per_block)
     layers = _Layers(method, pairing, backend, {**_OPTIONS.get(method, {}), **layer_options})
     parts: OrderedDict[str, nn.Module] = OrderedDict()
-    if check_positive_int("in_channels", in_channels) <= width:
+    if positive_int("in_channels", in_channels) <= width:
         parts["pad"] = lip.ZeroChannelPad(width)
     parts["stem"] = lip.Chain(*layers.activated(max(in_channels, width), width, 1))
     for index in range(blocks):
@@ -146,13 +147,13 @@ def _check_width(method: str, size: str, width: int | None, backend: Backend) ->
     if size not in SIZES:
         raise ValueError(f"size={size!r}: allowed are {', '.join(map(repr, SIZES))}")
     check_backend(backend)
-    width = SIZES[size] if width is None else check_positive_int("width", width)
+    width = SIZES[size] if width is None else positive_int("width", width)
     if width % 2:
         raise ValueError(f"width={width}: expected an even number, half of which each block keeps")
     return width
 
 
 def _count_blocks(image_size: int) -> int:
-    if check_positive_int("image_size", image_size) < 2:
+    if positive_int("image_size", image_size) < 2:
         raise ValueError(f"image_size={image_size}: expected at least 2")
     return min(MAX_BLOCKS, (image_size - 1).bit_length())

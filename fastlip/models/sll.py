@@ -10,7 +10,7 @@ from torch import nn
 from fastlip import nn as lip
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
-from fastlip.nn._base import check_positive_int
+from fastlip.nn._arguments import positive_int
 
 
 class SLLSize(NamedTuple):
@@ -86,15 +86,15 @@ def sll_net(
     sizes = _sizes(size, width=width, convolutions=convolutions, dense_layers=dense_layers)
     check_backend(backend)
     width = sizes.width
-    if check_positive_int("in_channels", in_channels) > width:
+    if positive_int("in_channels", in_channels) > width:
         raise ValueError(f"in_channels={in_channels}: expected at most the width {width}")
-    if check_positive_int("image_size", image_size) < _POOL:
+    if positive_int("image_size", image_size) < _POOL:
         raise ValueError(f"image_size={image_size}: expected at least {_POOL}")
-    if check_positive_int("num_classes", num_classes) < 2:
+    if positive_int("num_classes", num_classes) < 2:
         raise ValueError(f"num_classes={num_classes}: expected at least 2")
     features = width * (image_size // _POOL) ** 2
-    convolve = {"inner_channels": check_positive_int("inner_channels", inner_channels), "backend": backend}
-    connect = {"inner_features": check_positive_int("inner_features", inner_features), "backend": backend}
+    convolve = {"inner_channels": positive_int("inner_channels", inner_channels), "backend": backend}
+    connect = {"inner_features": positive_int("inner_features", inner_features), "backend": backend}
     parts: OrderedDict[str, nn.Module] = OrderedDict(
         pad=lip.ZeroChannelPad(width),
         convolutions=nn.Sequential(*(lip.SLLConv2d(width, width, 3, **convolve) for _ in range(sizes.convolutions))),
@@ -112,5 +112,5 @@ def _sizes(size: str, **given: int | None) -> SLLSize:
     """What ``size`` names, and instead of it what is given."""
     if size not in SLL_SIZES:
         raise ValueError(f"size={size!r}: allowed are {', '.join(map(repr, SLL_SIZES))}")
-    chosen = {name: check_positive_int(name, value) for name, value in given.items() if value is not None}
+    chosen = {name: positive_int(name, value) for name, value in given.items() if value is not None}
     return SLL_SIZES[size]._replace(**chosen)

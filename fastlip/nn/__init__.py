@@ -3,7 +3,6 @@
 from fastlip.nn.activations import Abs, GroupSort, HouseHolder, MaxMin
 from fastlip.nn.aoc import AOCConv2d, AOCConvTranspose2d
 from fastlip.nn.aol import AOLConv2d, AOLLinear
-from fastlip.nn.base import LipschitzLayer
 from fastlip.nn.bcop import BCOPConv2d, BjorckLinear
 from fastlip.nn.cayley import CayleyConv2d, CayleyLinear
 from fastlip.nn.chain import Chain
@@ -34,7 +33,6 @@ __all__ = [
     "L2NormPool2d",
     "LOTConv2d",
     "LOTLinear",
-    "LipschitzLayer",
     "MaxMin",
     "NormalizedLinear",
     "PixelUnshuffle",

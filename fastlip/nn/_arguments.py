@@ -50,7 +50,8 @@ def pair(name: str, value: Any, least: int = 1) -> Pair:
 def one_of(name: str, value: Any, allowed: Sequence[str]) -> Any:
     """Returns a string option, or raises ValueError with those allowed."""
     if value not in allowed:
-        raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}")
+        verb = "is" if len(allowed) == 1 else "are"
+        raise ValueError(f"{name}={value!r}: allowed {verb} {', '.join(map(repr, allowed))}")
     return value
 
 

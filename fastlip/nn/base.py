@@ -248,8 +248,8 @@ class LipschitzLayer(nn.Module):
         if name in self._fixed and present is not self and present != value:
             kind = type(self).__name__
             raise ValueError(f"{name}={value!r}: allowed is {present!r}: {kind} reads {name} at construction")
-        if present is not value:
-            self._cache.clear()
+        if present is not value and (cache := self.__dict__.get("_cache")) is not None:
+            cache.clear()  # a replica for data parallelism has none before its __dict__ is set
         super().__setattr__(name, value)
 
     def train(self, mode: bool = True) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastlip.benchmarking import perturb
 from fastlip.data import Data
 from fastlip.kernels.spectral_conv.api import FixedSpectrum
-from fastlip.nn._base import LipschitzLayer
+from fastlip.nn.base import LipschitzLayer
 from fastlip.study.failures import FAILURES, reason
 from fastlip.testing import bytes_kept
 from fastlip.training.loop import Training

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastlip.nn._base import LipschitzLayer
+from fastlip.nn.base import LipschitzLayer
 from fastlip.training.distributed import World
 
 _Context = tuple[Hashable, ...]

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from fastlip import nn as lip
-from fastlip.nn._base import LipschitzLayer
+from fastlip.nn.base import LipschitzLayer
 
 # Unit rows do not make a layer 1-Lipschitz, and it says so.
 HEADS = (lip.NormalizedLinear,)

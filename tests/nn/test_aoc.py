@@ -25,7 +25,7 @@ def singular_values(layer, shape):
     """All singular values, in float64, of the operator of the layer's kernel on images of this shape."""
     weight, basis = layer.weight.detach().double(), basis_of(shape)
     if isinstance(layer, AOCConv2d):
-        image = layer.convolve(basis, weight)
+        image = layer.application.convolve(basis, weight)
     else:
         geometry = layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
         image = F.conv_transpose2d(basis, weight, None, *geometry)
@@ -165,7 +165,7 @@ def test_windows_that_wrap_over_such_a_side_would_break_the_bound():
     # What the refusal is for: the same operator on 5 x 5 pixels.
     layer = perturb(AOCConv2d(2, 2, 3, 2))
     weight = layer.weight.detach().double()
-    values = torch.linalg.svdvals(layer.convolve(basis_of((2, 5, 5)), weight).flatten(1))
+    values = torch.linalg.svdvals(layer.application.convolve(basis_of((2, 5, 5)), weight).flatten(1))
     assert values.max() > 1 + 1e-3
 
 

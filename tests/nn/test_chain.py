@@ -10,7 +10,8 @@ from torch import nn
 import fastlip
 from fastlip import nn as lip
 from fastlip import testing
-from fastlip.nn import _spectra, chain
+from fastlip.nn import fusion
+from fastlip.nn.applications import spectra
 
 
 def pairs_of(*convolutions, pairing="adjacent"):
@@ -59,7 +60,7 @@ def test_equals_sequential(name, training):
 
 @pytest.fixture
 def native():
-    if reason := chain.CONV_CHAIN.status("native"):
+    if reason := fusion.CONV_CHAIN.status("native"):
         pytest.skip(reason)
 
 
@@ -67,13 +68,13 @@ def native():
 def calls(monkeypatch):
     """How many pairs each call of the fused operator runs."""
     seen = []
-    original = chain.ops.conv_chain
+    original = fusion.ops.conv_chain
 
     def record(x, weights, *rest, **options):
         seen.append(len(weights))
         return original(x, weights, *rest, **options)
 
-    monkeypatch.setattr(chain.ops, "conv_chain", record)
+    monkeypatch.setattr(fusion.ops, "conv_chain", record)
     return seen
 
 
@@ -107,9 +108,9 @@ def test_a_hook_is_called_with_its_modules_output(calls, native):
 def test_a_pair_bound_to_another_backend_is_not_fused(backend, calls):
     model = fastlip.fuse(nn.Sequential(*sequences()["aol"]))
     model[0].backend = backend
-    assert chain._style(model[0], model[1]) is None
+    assert fusion.fusion_of(model[0], model[1]) is None
     model[0].backend, model[1].backend = "auto", backend
-    assert chain._style(model[0], model[1]) is None
+    assert fusion.fusion_of(model[0], model[1]) is None
 
 
 def test_other_dtypes_run_module_by_module(calls, native):
@@ -124,8 +125,8 @@ def test_other_dtypes_run_module_by_module(calls, native):
 def test_where_the_chain_cannot_run_weights_are_computed_once(monkeypatch):
     layer = lip.AOLConv2d(4, 4, 3).train()
     model, counts = fastlip.fuse(nn.Sequential(layer, lip.MaxMin())), []
-    original = chain.ops.gram_rowsum
-    monkeypatch.setattr(chain.ops, "gram_rowsum", lambda *a, **k: counts.append(1) or original(*a, **k))
+    original = fusion.ops.gram_rowsum
+    monkeypatch.setattr(fusion.ops, "gram_rowsum", lambda *a, **k: counts.append(1) or original(*a, **k))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(torch.randn(2, 4, 5, 5))
     assert len(counts) == 1
@@ -220,13 +221,13 @@ SPECTRAL = {
 @pytest.fixture
 def activations(monkeypatch):
     """What follows each convolution by kept matrices in its last transform."""
-    seen, original = [], _spectra.spectral_conv_fixed
+    seen, original = [], spectra.spectral_conv_fixed
 
     def record(x, spectrum, bias, residual, activation, memory_format):
         seen.append(activation)
         return original(x, spectrum, bias, residual, activation, memory_format)
 
-    monkeypatch.setattr(_spectra, "spectral_conv_fixed", record)
+    monkeypatch.setattr(spectra, "spectral_conv_fixed", record)
     return seen
 
 
@@ -261,7 +262,7 @@ def test_kept_matrices_follow_the_parameters_and_take_the_place_of_others(name):
     layer = cls(6, 4, 3, **options).double().eval()
     x = torch.randn(2, 6, 5, 5, dtype=torch.float64)
     before = layer(x)
-    assert [key[0] for key in layer._cache] == ["spectra"]
+    assert [key[0] for key in layer._cache.entries] == ["spectra"]
     for change in (lambda: layer.raw_weight.add_(torch.randn_like(layer.raw_weight)), lambda: layer.bias.add_(1)):
         change()
         after = layer(x)
@@ -270,4 +271,4 @@ def test_kept_matrices_follow_the_parameters_and_take_the_place_of_others(name):
         before = after
     for side in range(3, 14):
         layer(x[:, :, :1, :1].expand(-1, -1, side, side))
-    assert len(layer._cache) == 8
+    assert len(layer._cache.entries) == 8

@@ -11,7 +11,7 @@ import fastlip
 from fastlip import nn as lip
 from fastlip.certification.bounds import bound_module
 from fastlip.kernels.spectral_conv.api import OP
-from fastlip.nn import _spectra
+from fastlip.nn.applications import spectra
 
 if OP.status("native"):
     pytest.skip(OP.status("native"), allow_module_level=True)
@@ -42,14 +42,14 @@ def make(name, dtype=torch.float64, **options):
 def calls(monkeypatch):
     """Applies every fixed kernel by its spectrum, and counts how often."""
     seen = []
-    original = _spectra.spectral_conv_fixed
+    original = spectra.spectral_conv_fixed
 
     def record(*arguments, **options):
         seen.append(arguments[1].torus)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(_spectra, "spectral_conv_fixed", record)
-    monkeypatch.setattr(_spectra, "is_cheaper", lambda *_: True)
+    monkeypatch.setattr(spectra, "spectral_conv_fixed", record)
+    monkeypatch.setattr(spectra, "is_cheaper", lambda *_: True)
     return seen
 
 
@@ -113,7 +113,7 @@ def test_a_changed_parameter_is_seen(name, calls):
         torch.testing.assert_close(after, reference(layer, x), rtol=1e-12, atol=1e-12)
     assert not torch.allclose(before, after)
     copied = pickle.loads(pickle.dumps(layer))
-    assert copied._cache == {}
+    assert copied._cache.entries == {}
     assert torch.equal(copied(x), after)
 
 
@@ -131,7 +131,7 @@ def test_few_spectra_are_kept(calls):
     layer = make("sll")
     for side in (3, 4, 5, 4, 6):
         layer(torch.randn(1, 6, side, side, dtype=torch.float64))
-    assert [key[1] for key in layer._cache if key and key[0] == "spectra"] == [(5, 5), (7, 7)]
+    assert [key[1] for key in layer._cache.entries if key and key[0] == "spectra"] == [(5, 5), (7, 7)]
 
 
 def test_only_fixed_kernels_that_nothing_differentiates(calls):
@@ -157,7 +157,7 @@ def test_only_fixed_kernels_that_nothing_differentiates(calls):
 def test_the_rule():
     def cheaper(channels, side, batch=64, extra=0, taps=9):
         torus = side + extra, side + extra
-        return _spectra.is_cheaper(batch, (channels, channels), (side, side), torus, taps, 4)
+        return spectra.is_cheaper(batch, (channels, channels), (side, side), torus, taps, 4)
 
     assert not cheaper(32, 32)
     assert all(cheaper(c, s) and cheaper(c, s, extra=1) for c, s in ((64, 16), (128, 8), (256, 4)))
@@ -188,7 +188,7 @@ def test_certify_covers_the_rounding(name, options, calls):
     x = torch.randn(8, 6, 8, 8)
     exact = reference(double, x.double())
     if isinstance(single, lip.AOLConv2d | lip.BCOPConv2d):
-        exact = double.convolve(x.double(), double.weight, double.bias)
+        exact = double.application.convolve(x.double(), double.weight, double.bias)
     y = single(x)
     bound = bound_module(single, (6, 8, 8), tuple(y.shape[1:]))
     error = (y.double() - exact).flatten(1).norm(dim=1)
@@ -210,7 +210,7 @@ def test_large_layers_round_less_than_certify_allows(name):
     layer.eval()
     double = copy.deepcopy(layer).double()
     x = torch.randn(32, 128, 4, 4)
-    assert _spectra.torus_for(layer, x, (128, 128))
+    assert spectra.fft_size_for(layer, layer.application.geometry, x, (128, 128))
     if name == "aol":
         exact = nn.functional.conv2d(
             nn.functional.pad(x.double(), (1, 1, 1, 1), "circular"), layer.weight.double(), double.bias
@@ -232,11 +232,11 @@ def test_a_single_pixel_is_a_product():
 
 @torch.no_grad()
 def test_the_second_kernel_is_folded_once(monkeypatch):
-    from fastlip.nn import _residual
+    from fastlip.nn.applications import residual
 
     count = []
-    original = _residual.folded
-    monkeypatch.setattr(_residual, "folded", lambda *a: count.append(1) or original(*a))
+    original = residual.folded
+    monkeypatch.setattr(residual, "folded", lambda *a: count.append(1) or original(*a))
     layer = make("cpl")
     x = torch.randn(2, 6, 32, 32, dtype=torch.float64)
     for _ in range(2):

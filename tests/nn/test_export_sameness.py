@@ -6,6 +6,7 @@ from torch import nn
 
 import fastlip
 from fastlip import nn as lip
+from fastlip.nn.applications import KernelConvolution
 
 
 def shared_everywhere():
@@ -60,9 +61,15 @@ def test_a_circular_layer_of_a_small_image_refuses_other_sizes(kind):
     assert fastlip.audit(plain, (2, 1, 1)).bound <= 1 + 1e-4
 
 
-class Convolving(lip.AOLConv2d):
+class Louder(KernelConvolution):
     def convolve(self, x, weight, bias=None):
         return 7 * super().convolve(x, weight, bias)
+
+
+class Convolving(lip.AOLConv2d):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.__dict__["application"] = Louder(self.application.geometry)
 
 
 class Called(lip.AOLConv2d):

@@ -13,7 +13,7 @@ from torch import fx, nn
 import fastlip
 from fastlip import nn as lip
 from fastlip.exporting import exported
-from fastlip.nn._conv import KernelConv2d
+from fastlip.nn.applications import KernelConvolution
 
 SHAPE = (1, 8, 8)
 # (channels, geometry, image)
@@ -53,7 +53,7 @@ def test_convolutions(cls, options, arguments, geometry, image):
     except ValueError:
         pytest.skip("this layer refuses this geometry")
     shape = (arguments[0], *image)
-    spectral = layer.orthogonal and not isinstance(layer, KernelConv2d)
+    spectral = layer.application.orthogonal and not isinstance(layer.application, KernelConvolution)
     original = fastlip.audit(layer, shape).bound
     for fourier in ("fft", "matrices") if spectral else ("fft",):
         plain = fastlip.export(layer, shape, fourier=fourier)

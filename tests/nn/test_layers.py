@@ -187,7 +187,7 @@ def test_training_keeps_the_bound(item):
         for mode in (True, False):
             largest, smallest = singular_values(layer.train(mode), x.shape[1:])
             assert largest <= 1 + 1e-6
-            if layer.orthogonal and getattr(layer, "padding_mode", "circular") == "circular":
+            if layer.application.orthogonal and getattr(layer, "padding_mode", "circular") == "circular":
                 assert smallest >= 1 - 1e-6
 
 

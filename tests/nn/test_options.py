@@ -8,7 +8,7 @@ import torch
 from layer_catalog import perturb
 
 from fastlip import nn as lip
-from fastlip.nn._base import LipschitzLayer
+from fastlip.nn.base import LipschitzLayer
 
 # Beside the sizes that each layer is made of; a new option needs an entry.
 ANOTHER = {
@@ -34,7 +34,7 @@ ANOTHER = {
 # What changes kernels or memory, and results by rounding at most.
 SILENT = ("backend", "recompute")
 LAYERS = [c for name in lip.__all__ if inspect.isclass(c := getattr(lip, name)) and issubclass(c, LipschitzLayer)]
-NOT_ATTRIBUTES = ("self", "args", "kwargs", "bias", "device", "dtype")
+NOT_ATTRIBUTES = ("self", "application", "args", "kwargs", "bias", "device", "dtype")
 
 
 def arguments_of(cls):
@@ -87,7 +87,7 @@ def test_an_option_set_later_is_one_of_the_constructor_or_refused(cls, option):
     perturb(layer)
     present = getattr(layer, option)
     value = another(option, present)
-    if option in cls.fixed:
+    if option in cls._fixed:
         before = kept(layer, x)
         with pytest.raises(ValueError, match=rf"^{option}=.*{cls.__name__} reads {option} at construction"):
             setattr(layer, option, value)

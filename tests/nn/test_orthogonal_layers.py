@@ -162,7 +162,7 @@ def test_one_tap_is_one_matrix_without_a_transform(cls, monkeypatch):
     monkeypatch.setattr(torch.fft, "rfft2", None)
     layer = cls(4, 6, 1, groups=2)
     x = torch.randn(2, 4, 5, 5)
-    (Q,) = layer.parametrize()
+    (Q,) = layer._parametrize()
     assert Q.shape == (6, 2, 1, 1)
     torch.testing.assert_close(layer(x), F.conv2d(x, Q, layer.bias, groups=2))
 
@@ -209,8 +209,8 @@ def test_wide_layers_in_single_precision(cls):
 @both
 def test_the_spectrum_is_computed_once_per_image_size(cls, monkeypatch):
     layer, calls, x = cls(4, 4, 3).eval(), [], torch.randn(1, 4, 6, 6)
-    original = layer.parametrize
-    monkeypatch.setattr(layer, "parametrize", lambda *torus: calls.append(torus) or original(*torus))
+    original = layer._parametrize
+    monkeypatch.setattr(layer, "_parametrize", lambda *torus: calls.append(torus) or original(*torus))
     with torch.no_grad():
         for image in (x, x, x[..., :5], x, x[..., :5]):
             layer(image)

@@ -180,7 +180,7 @@ def test_a_scale_is_never_that_of_another_kernel(cls, monkeypatch):
     layer = make((cls, {}))
     x = 100 * images(layer, SIZES[0])
     layer.bias.zero_()
-    original = cls.parametrize
+    original = cls._parametrize
 
     def interrupted(self, *context):
         scale = original(self, *context)
@@ -188,7 +188,7 @@ def test_a_scale_is_never_that_of_another_kernel(cls, monkeypatch):
         return scale
 
     expected = copy.deepcopy(layer)(x)
-    monkeypatch.setattr(cls, "parametrize", interrupted)
+    monkeypatch.setattr(cls, "_parametrize", interrupted)
     torch.testing.assert_close(layer(x), expected)
     monkeypatch.undo()
     assert same(*compare(layer, x, no_grad))

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 import fastlip
 from fastlip import nn as lip
-from fastlip.nn._base import LipschitzLayer
+from fastlip.nn.base import LipschitzLayer
 
 LAYERS = {name: entry for name, entry in every_layer().items() if isinstance(entry[0](), LipschitzLayer)}
 

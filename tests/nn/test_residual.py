@@ -9,8 +9,8 @@ from layer_catalog import jacobians, perturb
 from fastlip import nn as lip
 from fastlip import ops
 from fastlip.kernels.spectral_conv.api import kernel_spectrum
-from fastlip.nn._residual import residual_bound, safe_scale
-from fastlip.nn.cpl import _sample, squared_norm_bound
+from fastlip.nn._sigma import frequencies, squared_norm_bound
+from fastlip.nn.applications.residual import residual_bound, safe_scale
 
 CONVOLUTIONS = (lip.SLLConv2d, lip.CPLConv2d)
 LAYERS = (*CONVOLUTIONS, lip.SLLLinear, lip.CPLLinear)
@@ -20,7 +20,7 @@ def convolution_matrix(weight, size, padding_mode):
     """The exact matrix of the same-padded convolution on images of this size."""
     layer = lip.AOLConv2d(weight.shape[1], weight.shape[0], weight.shape[2:], padding_mode=padding_mode, bias=False)
     images = torch.eye(weight.shape[1] * math.prod(size), dtype=weight.dtype).view(-1, weight.shape[1], *size)
-    return layer.convolve(images, weight).flatten(1)
+    return layer.application.convolve(images, weight).flatten(1)
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
@@ -28,7 +28,7 @@ def convolution_matrix(weight, size, padding_mode):
 @pytest.mark.parametrize("kernel", [1, 2, 3, (3, 5)])
 def test_sigma_of_cpl_is_an_upper_bound_and_close(kernel, size, padding_mode):
     layer = lip.CPLConv2d(4, 4, kernel, padding_mode=padding_mode, dtype=torch.float64)
-    sigma = (2 / layer.parametrize(*size)[0][0]).sqrt()
+    sigma = (2 / layer._parametrize(*size)[0][0]).sqrt()
     norm = torch.linalg.matrix_norm(convolution_matrix(layer.kernel.detach(), size, padding_mode), 2)
     assert sigma >= norm
     if padding_mode == "circular":
@@ -37,7 +37,7 @@ def test_sigma_of_cpl_is_an_upper_bound_and_close(kernel, size, padding_mode):
 
 @pytest.mark.parametrize("kernel_size", [2, 3, 5])
 def test_sampling_frequencies_loses_no_bound(kernel_size):
-    samples, factor = _sample(10**6, kernel_size, 1, "zeros")
+    samples, factor = frequencies(10**6, kernel_size, 1, "zeros")
     assert samples < 100
     for _ in range(3):
         weight = torch.randn(3, 3, kernel_size, 1, dtype=torch.float64)
@@ -120,8 +120,8 @@ def test_a_scale_above_2_over_sigma_squared_shows_in_the_bound(cls):
     layer = cls(*arguments, dtype=torch.float64)
     with torch.no_grad():
         layer.bias.fill_(100.0)
-    parametrize = layer.parametrize
-    layer.parametrize = lambda *context: (parametrize(*context)[0] * 1.5,)
+    parametrize = layer._parametrize
+    layer._parametrize = lambda *context: (parametrize(*context)[0] * 1.5,)
     (jacobian,) = jacobians(layer, torch.zeros(1, *shape, dtype=torch.float64))
     norm = torch.linalg.matrix_norm(jacobian, 2)
     bound = layer.lipschitz_bound(shape)

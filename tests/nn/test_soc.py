@@ -79,17 +79,17 @@ def test_evaluation_is_the_series_by_other_means(options, images, norm, padding_
         layer.raw_weight *= norm / norm_bound(skew(layer.raw_weight.unflatten(0, (layer.groups, -1)))).max()
     x = torch.randn(images[0], options["in_channels"], *images[1:], dtype=torch.float64)
     series = layer.eval()(x)  # parameters that may be asked for gradients: only the kernel itself is kept
-    assert set(layer._cache) <= {()}
+    assert set(layer._cache.entries) <= {()}
     layer.requires_grad_(False)
     for dtype, tolerance in ((torch.float64, 1e-14), (torch.float32, 5e-6)):
         y = layer.to(dtype)(x.to(dtype))
         torch.testing.assert_close(y.double(), series, rtol=0, atol=tolerance * x.abs().max().item() * 5)
         assert y.shape == series.shape
-        contexts = set(layer._cache)
+        contexts = set(layer._cache.entries)
         image = (images[1], -(-images[2] // layer.stride[1]))
         assert bool({image, ("spectra", image)} & contexts) == (padding_mode == "circular")
         if padding_mode == "zeros" and dtype == torch.float32:
-            assert layer._degree(image) < 12
+            assert layer.application.degree(layer, image) < 12
             wide = layer.width == 160 and not testing.op("spectral_conv").status("native")
             assert (("spectra", (5, 5)) in contexts) == wide
 
@@ -241,4 +241,4 @@ def test_what_is_refused(arguments, text):
 
 
 def test_padding_that_equals_same_is_accepted():
-    assert SOCConv2d(4, 4, (3, 5), padding=(1, 2)).pads == (2, 2, 1, 1)
+    assert SOCConv2d(4, 4, (3, 5), padding=(1, 2)).application.geometry.pads == (2, 2, 1, 1)

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize, prune
 from torch.utils.checkpoint import checkpoint
 
 import fastlip
-from fastlip.nn._base import LipschitzLayer
+from fastlip.nn.base import LipschitzLayer
 
 LAYERS = every_layer()
 STATEFUL = [name for name, (make, _) in LAYERS.items() if list(make().parameters())]

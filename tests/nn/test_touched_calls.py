@@ -9,7 +9,7 @@ from torch.nn.modules import module as torch_module
 
 import fastlip
 from fastlip import nn as lip
-from fastlip.nn import chain
+from fastlip.nn import fusion
 
 METHODS = ("AOC", "AOL", "BCOP", "Cayley", "CPL", "LOT", "SLL", "SOC")
 KINDS = {**{name: getattr(lip, f"{name}Conv2d") for name in METHODS}, "torch": nn.Conv2d}
@@ -22,11 +22,7 @@ def pair(kind=lip.AOLConv2d):
 
 def fuses(model):
     first, second = model
-    return bool(
-        chain._style(first, second)
-        or chain._is_residual_pair(first, second)
-        or chain._is_per_frequency_pair(first, second)
-    )
+    return fusion.fusion_of(first, second) is not None
 
 
 @pytest.mark.parametrize("training", [True, False])

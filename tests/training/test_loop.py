@@ -9,7 +9,7 @@ from torch import nn
 
 import fastlip
 from fastlip import nn as lip
-from fastlip.nn._base import LipschitzLayer
+from fastlip.nn.base import LipschitzLayer
 from fastlip.training import checkpoint, logs
 from fastlip.training.loop import EPS, Training
 from fastlip.training.setup import model_of

@@ -19,7 +19,7 @@ import fastlip
 import fastlip.nn
 from fastlip.cli import main as command_line
 from fastlip.kernels import OPS
-from fastlip.nn._base import LipschitzLayer
+from fastlip.nn.base import LipschitzLayer
 
 ROOT = Path(__file__).resolve().parents[2]
 MATHEMATICS = "Mathematics"

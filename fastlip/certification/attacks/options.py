@@ -14,7 +14,7 @@ from fastlip.certification.attacks.ball import Bounds
 from fastlip.certification.attacks.objective import LOSSES
 from fastlip.certification.certificates import Certificate
 from fastlip.certification.evaluation import check_eps
-from fastlip.nn._base import check_positive_int
+from fastlip.nn.base import check_positive_int
 
 KINDS = {"pgd": ("margin",), "apgd": ("ce", "dlr")}
 

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from fastlip.certification.graphs import Branch
 from fastlip.certification.rounding.rules import has_rule
-from fastlip.nn._base import LipschitzLayer
+from fastlip.nn.base import LipschitzLayer
 
 EXACT = 2.0**-29  # an error in float64 to that in float32: all are multiples of the unit roundoff, or of less
 _UNCOPIED = RuntimeError, TypeError, NotImplementedError  # what copying what others keep in a module may raise

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip.exporting.plain._module import PASSES, Plain, Shape
-from fastlip.nn._base import as_it_runs
+from fastlip.nn.base import as_it_runs
 
 
 class SortPairs(Plain):

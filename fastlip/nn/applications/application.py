@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip.kernels.common.geometry import ConvGeometry
@@ -54,6 +55,23 @@ class ConvApplication(Application):
         return (
             f"{text}, bias={layer.bias is not None}, padding_mode={layer.padding_mode!r}, backend={layer.backend!r}"
         )
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``conv2d`` with this stride, padding, dilation and groups."""
+        geometry = self.geometry
+        left, right, top, bottom = pads = geometry.pads
+        if (
+            x.dim() == 4
+            and x.shape[-2:] == weight.shape[2:] == (1, 1)
+            and pads == (0, 0, 0, 0)
+            and geometry.groups == 1
+        ):
+            y = F.linear(x.flatten(1), weight.flatten(1), bias)  # oneDNN would reorder the weight
+            return y[:, :, None, None]
+        stride, dilation, groups = geometry.stride, geometry.dilation, geometry.groups
+        if geometry.padding_mode == "zeros" and left == right and top == bottom:
+            return F.conv2d(x, weight, bias, stride, (top, left), dilation, groups)
+        return F.conv2d(geometry.pad(x), weight, bias, stride, 0, dilation, groups)
 
     def strided_size(self, image_size: tuple[int, ...]) -> tuple[int, int]:
         """Height and width after the stride's patches became channels: rounded up."""

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
@@ -48,23 +47,6 @@ class KernelConvolution(ConvApplication):
                         "with circular padding windows would overlap, and no bound holds; allowed is "
                         "padding_mode='zeros'"
                     )
-
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """``conv2d`` with this stride, padding, dilation and groups."""
-        geometry = self.geometry
-        left, right, top, bottom = pads = geometry.pads
-        if (
-            x.dim() == 4
-            and x.shape[-2:] == weight.shape[2:] == (1, 1)
-            and pads == (0, 0, 0, 0)
-            and geometry.groups == 1
-        ):
-            y = F.linear(x.flatten(1), weight.flatten(1), bias)  # oneDNN would reorder the weight
-            return y[:, :, None, None]
-        stride, dilation, groups = geometry.stride, geometry.dilation, geometry.groups
-        if geometry.padding_mode == "zeros" and left == right and top == bottom:
-            return F.conv2d(x, weight, bias, stride, (top, left), dilation, groups)
-        return F.conv2d(geometry.pad(x), weight, bias, stride, 0, dilation, groups)
 
     def fft_size(self, layer: LipschitzLayer, x: Tensor) -> Pair | None:
         """The FFT size at which evaluation applies the kernel to x; None: ``conv2d`` is cheaper."""
