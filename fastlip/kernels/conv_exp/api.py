@@ -59,7 +59,8 @@ def conv_exp(
         TypeError: x or kernel is not a floating-point tensor, or terms is not an int.
         ValueError: an even kernel, shapes or options that do not fit, or a backend that cannot run here.
     """
-    geometry = _check(x, kernel, terms, dilation, groups, padding_mode, bias)
+    _check(x, kernel, terms, groups, bias)
+    geometry = ConvGeometry.like(kernel, dilation, groups, padding_mode)
     coefficients = taylor(terms) if coefficients is None else _check_coefficients(coefficients, terms)
     chosen = OP.choose(backend, x, kernel, bias, coefficients, geometry)
     if chosen == "reference":
@@ -94,15 +95,7 @@ def _check_coefficients(coefficients: Sequence[float], terms: int) -> tuple[floa
     return values
 
 
-def _check(
-    x: Any,
-    kernel: Any,
-    terms: Any,
-    dilation: tuple[int, int],
-    groups: int,
-    padding_mode: PaddingMode,
-    bias: Tensor | None,
-) -> ConvGeometry:
+def _check(x: Any, kernel: Any, terms: Any, groups: int, bias: Tensor | None) -> None:
     for name, tensor in (("x", x), ("kernel", kernel)):
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             kind = getattr(tensor, "dtype", type(tensor).__name__)
@@ -117,7 +110,6 @@ def _check(
     if bias is not None and bias.shape != (channels,):
         raise ValueError(f"bias: got shape {tuple(bias.shape)}, expected ({channels},)")
     check_terms("terms", terms)
-    return ConvGeometry.like(kernel, dilation, groups, padding_mode)
 
 
 def _fake_forward(

@@ -66,7 +66,8 @@ def sdp_residual(
         TypeError: weight is not a floating-point tensor.
         ValueError: shapes, groups, dilation or padding mode that do not fit, or a backend that cannot run here.
     """
-    geometry = _check(x, weight, bias, scale, dilation, groups, padding_mode)
+    _check(x, weight, bias, scale, groups)
+    geometry = None if weight.dim() == 2 else ConvGeometry.like(weight, dilation, groups, padding_mode)
     if pairing not in (*PAIRINGS, "none"):
         raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, (*PAIRINGS, 'none')))}")
     chosen = OP.choose(backend, x, weight, bias, scale, geometry, pairing)
@@ -85,16 +86,7 @@ def folded(weight: Tensor, scale: Tensor) -> Tensor:
     return adjoint(scale[:, None, None, None] * weight).contiguous(memory_format=torch.channels_last)
 
 
-def _check(
-    x: Tensor,
-    weight: Any,
-    bias: Tensor | None,
-    scale: Tensor,
-    dilation: tuple[int, int],
-    groups: int,
-    padding_mode: PaddingMode,
-) -> ConvGeometry | None:
-    """Returns the geometry of a convolution, None for a matrix."""
+def _check(x: Tensor, weight: Any, bias: Tensor | None, scale: Tensor, groups: int) -> None:
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         got = getattr(weight, "dtype", type(weight).__name__)
         raise TypeError(f"weight: got {got}, expected a floating-point tensor")
@@ -107,13 +99,12 @@ def _check(
     if weight.dim() == 2:
         if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
             raise ValueError(f"x: got shape {tuple(x.shape)}, expected (*, {weight.shape[1]})")
-        return None
+        return
     if groups < 1 or inner % groups:
         raise ValueError(f"groups={groups}: expected a divisor of the inner width {inner}")
     channels = groups * weight.shape[1]
     if x.dim() not in (3, 4) or x.shape[-3] != channels:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, {channels}, h, w) or ({channels}, h, w)")
-    return ConvGeometry.like(weight, dilation, groups, padding_mode)
 
 
 def _fake_forward(

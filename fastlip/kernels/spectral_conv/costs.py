@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from fastlip.kernels.common.fourier import Size, own_frequencies
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import Pads
-from fastlip.kernels.spectral_conv.frequencies import Size, own_frequencies
 
 # Beside products: the transforms, for each pixel of the torus in each channel, and reading a number of the spectrum.
 # Fitted to (c, side) = (32, 32), (64, 16), (128, 8), (256, 4) at batch 64, on the image's torus and on the next

@@ -9,7 +9,9 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.fourier import angles
 from fastlip.kernels.common.geometry import ConvGeometry
+from fastlip.kernels.common.gram import GramPower
 
 # Eigenvalues of n Hermitian c x c matrices cost about n c^3 times 3 ns; beyond this, Gram iteration.
 EXACT_COST = 1_000_000_000
@@ -81,9 +83,9 @@ def transfer_matrices(
 
 
 def _phases(side: int, kernel_size: int, dilation: int) -> Tensor:
-    """exp(2 pi i k tau / side) for every frequency k and tap tau, with exact arguments modulo one turn."""
-    turns = torch.outer(torch.arange(side), dilation * torch.arange(kernel_size)) % side
-    return torch.polar(torch.ones((), dtype=torch.float64), turns.double() * (2 * math.pi / side))
+    """exp(2 pi i k tau / side) for every frequency k and tap tau."""
+    found = angles(torch.arange(side), dilation * torch.arange(kernel_size), side)
+    return torch.polar(torch.ones((), dtype=torch.float64), found)
 
 
 def _largest_singular_value(matrices: Tensor, exact: bool) -> Tensor:
@@ -125,7 +127,7 @@ def _cheap_bound(gram: Tensor) -> Tensor:
 
 
 def gram_iteration(gram: Tensor) -> Tensor:
-    """The largest of the bounds |G^(2^t)|_F^(1 / 2^t) of a batch of G >= 0; rescaling avoids overflow.
+    """The largest of the bounds |G^(2^t)|_F^(1 / 2^t) of a batch of G >= 0, t up to ``GRAM_STEPS``.
 
     The same norm divided by c^(1 / 2^(t + 1)) is a lower bound, as is the mean eigenvalue: matrices that cannot be
     the largest are dropped on the way.
@@ -133,19 +135,14 @@ def gram_iteration(gram: Tensor) -> Tensor:
     size = gram.shape[-1]
     bound = _cheap_bound(gram)
     lower = gram.diagonal(dim1=-2, dim2=-1).real.mean(-1).amax()
-    logarithm = torch.zeros_like(bound)
-    for step in range(GRAM_STEPS + 1):
-        norm = torch.linalg.matrix_norm(gram)
-        logarithm = logarithm + norm.log() / 2**step
-        bound = torch.minimum(bound, logarithm.exp())
-        lower = torch.maximum(lower, logarithm.amax().exp() / size ** (1 / 2 ** (step + 1)))
+    power = GramPower.of(gram.real, gram.imag) if gram.is_complex() else GramPower.of(gram)
+    while True:
+        bound = torch.minimum(bound, power.bound)
+        lower = torch.maximum(lower, power.bound.amax() / size ** (1 / 2 ** (power.step + 1)))
+        if power.step == GRAM_STEPS or bound.amax() <= lower * (1 + _CLOSE):
+            return bound.amax()
         keep = bound >= bound.amax().minimum(lower)
-        if step == GRAM_STEPS or bound.amax() <= lower * (1 + _CLOSE):
-            break
-        gram, bound, logarithm, norm = gram[keep], bound[keep], logarithm[keep], norm[keep]
-        gram = gram / _nonzero(norm)[:, None, None]
-        gram = gram @ gram
-    return bound.amax()
+        bound, power = bound[keep], power.select(keep).squared()
 
 
 def is_cheap(count: int, size: int) -> bool:
