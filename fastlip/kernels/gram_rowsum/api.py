@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.derivatives import differentiated
+from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import for_convolution, full_precision
 from fastlip.kernels.gram_rowsum import reference
@@ -44,10 +45,7 @@ def gram_rowsum(weight: Tensor, psi: Tensor | None = None, groups: int = 1, *, b
     """
     _check(weight, psi, groups)
     weight, psi = _widen(weight, psi)
-    chosen = OP.choose(backend, weight, psi, groups)
-    if chosen != "reference":
-        return _forward(weight, psi, groups, chosen)
-    return _reference(weight, psi, groups)
+    return OPERATOR(weight, psi, groups, backend)
 
 
 def _reference(weight: Tensor, psi: Tensor | None, groups: int) -> Tensor:
@@ -111,32 +109,28 @@ def _fake_backward(gradient: Tensor, weight: Tensor, psi: Tensor | None, *_: Any
     return torch.empty_like(weight), weight.new_empty(0 if psi is None else psi.shape[0])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    weight, psi, ctx.groups, ctx.backend = inputs
-    r, signs = output
-    # Without psi the backward needs no r.
-    ctx.save_for_backward(weight, signs, *(() if psi is None else (psi, r)))
-
-
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, Tensor | None, None, None]:
-    weight, signs, psi, r = (*ctx.saved_tensors, None, None)[:4]
-    weight_gradient, psi_gradient = _backward.outputs(gradient, weight, psi, r, signs, ctx.groups, ctx.backend)
+    weight, psi, r, signs = ctx.saved_tensors
+    weight_gradient, psi_gradient = _backward.outputs(gradient, weight, psi, r, signs, *ctx.options)
     return weight_gradient, None if psi is None else psi_gradient, None, None
 
 
 def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    weight, _signs, psi, _r = (*ctx.saved_tensors, None, None)[:4]
+    weight, psi, _r, _signs = ctx.saved_tensors
 
     def function(weight: Tensor, psi: Tensor | None) -> Tensor:
-        return _reference(weight, psi, ctx.groups)
+        return _reference(weight, psi, ctx.options[0])
 
     return *differentiated(function, (weight, psi), ctx.needs_input_grad[:2], gradient), None, None
 
 
-_forward = OP.define(
-    "gram_rowsum_forward(Tensor weight, Tensor? psi, int groups, str backend) -> (Tensor, Tensor)",
+# gram_rowsum(weight, psi, groups, backend), of a weight and psi of one dtype, float32 or float64.
+OPERATOR = OP.main(
+    "gram_rowsum_forward(Tensor weight, Tensor? psi, int groups, str backend) -> (Tensor r, Tensor signs)",
+    reference=_reference,
     fake=_fake_forward,
-    setup_context=_save,
+    saves=("weight", "psi", "r if psi", "signs"),
+    keeps=("groups", "backend"),
     backward=_gradients,
     plain_backward=_plain_gradients,
 )
