@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastlip.kernels.common.literals import PaddingMode
-from fastlip.kernels.common.padding import pad, same_pads
+from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.maxmin import reference as maxmin
 
 
@@ -17,14 +16,12 @@ def conv_chain(
     weights: list[Tensor],
     biases: Sequence[Tensor | None],
     scales: list[Tensor],
-    padding_mode: PaddingMode,
-    dilation: tuple[int, int],
+    geometries: Sequence[ConvGeometry],
     pairing: str,
 ) -> Tensor:
-    """X ← maxmin(W diag(s) ∗ x + b), layer after layer."""
-    for weight, bias in zip(scaled(weights, scales), biases, strict=True):
-        padded = pad(x, same_pads(weight.shape[2:], dilation), padding_mode)
-        x = F.conv2d(padded, weight, bias, dilation=dilation)
+    """x ← maxmin(W diag(s) ∗ x + b), layer after layer."""
+    for weight, bias, geometry in zip(scaled(weights, scales), biases, geometries, strict=True):
+        x = F.conv2d(geometry.pad(x), weight, bias, dilation=geometry.dilation)
         x = x if pairing == "none" else maxmin.maxmin(x, pairing, 1)
     return x
 

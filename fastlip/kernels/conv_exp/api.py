@@ -11,11 +11,11 @@ from torch.utils.checkpoint import checkpoint
 
 from fastlip.kernels.common.asked import asked
 from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.geometry import ConvGeometry, from_numbers
 from fastlip.kernels.common.literals import Backend, PaddingMode
 from fastlip.kernels.conv_exp import forms, reference
 from fastlip.kernels.conv_exp.truncation import MAX_TERMS, taylor
 
-PADDING_MODES = ("zeros", "circular")
 OP = Op("conv_exp", backends=("native",))
 
 
@@ -59,16 +59,15 @@ def conv_exp(
         TypeError: x or kernel is not a floating-point tensor, or terms is not an int.
         ValueError: an even kernel, shapes or options that do not fit, or a backend that cannot run here.
     """
-    _check(x, kernel, terms, dilation, groups, padding_mode, bias)
+    geometry = _check(x, kernel, terms, dilation, groups, padding_mode, bias)
     coefficients = taylor(terms) if coefficients is None else _check_coefficients(coefficients, terms)
-    dilation = (dilation[0], dilation[1])
-    chosen = OP.choose(backend, x, kernel, bias, coefficients, dilation, groups, padding_mode)
+    chosen = OP.choose(backend, x, kernel, bias, coefficients, geometry)
     if chosen == "reference":
-        return _reference(recompute, x, kernel, bias, coefficients, dilation, groups, padding_mode)
+        return _reference(recompute, x, kernel, bias, coefficients, geometry)
     keep = not recompute and torch.is_grad_enabled() and kernel.requires_grad
-    form = forms.choose(x.shape, kernel.shape, terms, dilation, padding_mode, x.element_size())
+    form = forms.choose(x.shape, geometry, terms, x.element_size())
     keep = keep and form != "matrices"
-    return _forward(x, kernel, bias, coefficients, keep, form, dilation, padding_mode, chosen)
+    return _forward(x, kernel, bias, coefficients, keep, form, geometry.numbers, chosen)
 
 
 def _reference(recompute: bool, *arguments: Any) -> Tensor:
@@ -103,7 +102,7 @@ def _check(
     groups: int,
     padding_mode: PaddingMode,
     bias: Tensor | None,
-) -> None:
+) -> ConvGeometry:
     for name, tensor in (("x", x), ("kernel", kernel)):
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             kind = getattr(tensor, "dtype", type(tensor).__name__)
@@ -118,10 +117,7 @@ def _check(
     if bias is not None and bias.shape != (channels,):
         raise ValueError(f"bias: got shape {tuple(bias.shape)}, expected ({channels},)")
     check_terms("terms", terms)
-    if len(dilation) != 2 or min(dilation) < 1:
-        raise ValueError(f"dilation={dilation!r}: expected a pair of ints, at least 1")
-    if padding_mode not in PADDING_MODES:
-        raise ValueError(f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, PADDING_MODES))}")
+    return ConvGeometry.like(kernel, dilation, groups, padding_mode)
 
 
 def _fake_forward(
@@ -156,26 +152,27 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]
     needs = asked(ctx)
     x, needs_bias = x if needs[1] else None, any(needs[2:])
     x_bar, kernel_bar, bias_bar = _backward.outputs(gradient, x, kernel, sums, needs_bias, *ctx.options)
-    return x_bar, None if x is None else kernel_bar, bias_bar if needs_bias else None, *[None] * 6
+    return x_bar, None if x is None else kernel_bar, bias_bar if needs_bias else None, *[None] * 5
 
 
 def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     x, kernel = ctx.saved_tensors[:2]
-    coefficients, _form, dilation, padding_mode, _ = ctx.options
+    coefficients, _form, numbers, _ = ctx.options
+    (geometry,) = from_numbers(tuple(numbers))
     needs_x, needs_kernel, needs_bias = ctx.needs_input_grad[:3]
 
     def function(x: Tensor, kernel: Tensor) -> Tensor:
-        return reference.conv_exp(x, kernel, None, coefficients, (dilation[0], dilation[1]), 1, padding_mode)
+        return reference.conv_exp(x, kernel, None, coefficients, geometry)
 
     # The map is linear: without the gradient of its kernel any x will do.
     inputs = torch.zeros(gradient.shape, dtype=kernel.dtype, device=kernel.device) if x is None else x, kernel
     found = differentiated(function, inputs, (needs_x, needs_kernel), gradient)
-    return *found, gradient.sum((0, 2, 3)) if needs_bias else None, *[None] * 6
+    return *found, gradient.sum((0, 2, 3)) if needs_bias else None, *[None] * 5
 
 
 _forward = OP.define(
     "conv_exp_forward(Tensor x, Tensor kernel, Tensor? bias, float[] coefficients, bool keep, str form,"
-    " int[] dilation, str padding_mode, str backend) -> (Tensor, Tensor[])",
+    " int[] geometry, str backend) -> (Tensor, Tensor[])",
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,
@@ -183,6 +180,6 @@ _forward = OP.define(
 )
 _backward = OP.define(
     "conv_exp_backward(Tensor gradient, Tensor? x, Tensor kernel, Tensor[] sums, bool needs_bias,"
-    " float[] coefficients, str form, int[] dilation, str padding_mode, str backend) -> (Tensor, Tensor, Tensor)",
+    " float[] coefficients, str form, int[] geometry, str backend) -> (Tensor, Tensor, Tensor)",
     fake=_fake_backward,
 )

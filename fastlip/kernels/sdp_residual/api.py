@@ -10,12 +10,12 @@ from torch import Tensor
 from fastlip.kernels.common.asked import asked
 from fastlip.kernels.common.channels_last import adjoint
 from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.geometry import ConvGeometry, from_numbers
 from fastlip.kernels.common.literals import Backend, PaddingMode
 from fastlip.kernels.conv_chain.api import mask_shape
 from fastlip.kernels.maxmin.api import PAIRINGS, maxmin
 from fastlip.kernels.sdp_residual import reference
 
-PADDING_MODES = ("zeros", "circular")
 OP = Op("sdp_residual")
 
 
@@ -66,18 +66,17 @@ def sdp_residual(
         TypeError: weight is not a floating-point tensor.
         ValueError: shapes, groups, dilation or padding mode that do not fit, or a backend that cannot run here.
     """
-    _check(x, weight, bias, scale, dilation, groups, padding_mode)
+    geometry = _check(x, weight, bias, scale, dilation, groups, padding_mode)
     if pairing not in (*PAIRINGS, "none"):
         raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, (*PAIRINGS, 'none')))}")
-    chosen = OP.choose(backend, x, weight, bias, scale, dilation, groups, padding_mode, pairing)
-    if chosen != "reference":
-        recompute = weight[0, 0].numel() == 1 if recompute is None else recompute
-        return _forward(x, weight, bias, scale, second, recompute, tuple(dilation), padding_mode, pairing, chosen)
-    if weight.dim() == 2:
-        y = reference.dense(x, weight, bias, scale)
+    chosen = OP.choose(backend, x, weight, bias, scale, geometry, pairing)
+    if geometry is None:
+        y, channels = reference.dense(x, weight, bias, scale), -1
+    elif chosen != "reference":
+        recompute = geometry.taps == 1 if recompute is None else recompute
+        return _forward(x, weight, bias, scale, second, recompute, geometry.numbers, pairing, chosen)
     else:
-        y = reference.convolutional(x, weight, bias, scale, dilation, groups, padding_mode)
-    channels = -1 if weight.dim() == 2 else -3
+        y, channels = reference.convolutional(x, weight, bias, scale, geometry), -3
     return y if pairing == "none" else maxmin(y, pairing, channels, backend=backend)
 
 
@@ -94,7 +93,8 @@ def _check(
     dilation: tuple[int, int],
     groups: int,
     padding_mode: PaddingMode,
-) -> None:
+) -> ConvGeometry | None:
+    """Returns the geometry of a convolution, None for a matrix."""
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         got = getattr(weight, "dtype", type(weight).__name__)
         raise TypeError(f"weight: got {got}, expected a floating-point tensor")
@@ -107,16 +107,13 @@ def _check(
     if weight.dim() == 2:
         if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
             raise ValueError(f"x: got shape {tuple(x.shape)}, expected (*, {weight.shape[1]})")
-        return
+        return None
     if groups < 1 or inner % groups:
         raise ValueError(f"groups={groups}: expected a divisor of the inner width {inner}")
     channels = groups * weight.shape[1]
     if x.dim() not in (3, 4) or x.shape[-3] != channels:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, {channels}, h, w) or ({channels}, h, w)")
-    if len(dilation) != 2 or min(dilation) < 1:
-        raise ValueError(f"dilation={dilation!r}: expected a pair of ints, at least 1")
-    if padding_mode not in PADDING_MODES:
-        raise ValueError(f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, PADDING_MODES))}")
+    return ConvGeometry.like(weight, dilation, groups, padding_mode)
 
 
 def _fake_forward(
@@ -124,7 +121,7 @@ def _fake_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = (0, 0, 0, 0) if recompute else (x.shape[0], weight.shape[0], *x.shape[2:])
     h = torch.empty_like(x.new_empty(shape), memory_format=torch.channels_last)
-    _, _, pairing, backend = options
+    _, pairing, backend = options
     mask = x.new_empty(mask_shape(x, x.shape[1], pairing, backend), dtype=torch.uint8)
     return torch.empty_like(x, memory_format=torch.channels_last), h, mask
 
@@ -154,23 +151,24 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]
     options = needs_x, needs_weight, *ctx.options
     x_bar, weight_bar, bias_bar, scale_bar = _backward.outputs(gradient, *ctx.saved_tensors, *options)
     x_bar, weight_bar = x_bar if needs_x else None, weight_bar if needs_weight else None
-    return x_bar, weight_bar, bias_bar if ctx.has_bias else None, scale_bar, *[None] * 6
+    return x_bar, weight_bar, bias_bar if ctx.has_bias else None, scale_bar, *[None] * 5
 
 
 def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     *inputs, _, _ = ctx.saved_tensors
-    dilation, padding_mode, pairing, _ = ctx.options
+    numbers, pairing, _ = ctx.options
+    (geometry,) = from_numbers(tuple(numbers))
 
     def function(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor) -> Tensor:
-        y = reference.convolutional(x, weight, bias, scale, (dilation[0], dilation[1]), 1, padding_mode)
+        y = reference.convolutional(x, weight, bias, scale, geometry)
         return y if pairing == "none" else maxmin(y, pairing, -3, backend="reference")
 
-    return *differentiated(function, inputs, ctx.needs_input_grad[:4], gradient), *[None] * 6
+    return *differentiated(function, inputs, ctx.needs_input_grad[:4], gradient), *[None] * 5
 
 
 _forward = OP.define(
     "sdp_residual_forward(Tensor x, Tensor weight, Tensor? bias, Tensor scale, Tensor? second, bool recompute,"
-    " int[] dilation, str padding_mode, str pairing, str backend) -> (Tensor, Tensor, Tensor)",
+    " int[] geometry, str pairing, str backend) -> (Tensor, Tensor, Tensor)",
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,
@@ -178,7 +176,7 @@ _forward = OP.define(
 )
 _backward = OP.define(
     "sdp_residual_backward(Tensor gradient, Tensor x, Tensor weight, Tensor? bias, Tensor scale, Tensor? h,"
-    " Tensor mask, bool needs_x, bool needs_weight, int[] dilation, str padding_mode, str pairing, str backend)"
+    " Tensor mask, bool needs_x, bool needs_weight, int[] geometry, str pairing, str backend)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     fake=_fake_backward,
 )
