@@ -125,11 +125,15 @@ class ConvGeometry:
         """Number of taps."""
         return self.kernel_size[0] * self.kernel_size[1]
 
+    def padded_size(self, image_size: Pair) -> Pair:
+        """Height and width of an image with its pads."""
+        left, right, top, bottom = self.pads
+        return image_size[0] + top + bottom, image_size[1] + left + right
+
     def output_size(self, image_size: Pair) -> Pair:
         """Height and width of the output for an image of this height and width."""
-        left, right, top, bottom = self.pads
-        vertical = (image_size[0] + top + bottom - self.halo[0] - 1) // self.stride[0] + 1
-        return vertical, (image_size[1] + left + right - self.halo[1] - 1) // self.stride[1] + 1
+        height, width = self.padded_size(image_size)
+        return (height - self.halo[0] - 1) // self.stride[0] + 1, (width - self.halo[1] - 1) // self.stride[1] + 1
 
     def fft_size(self, image_size: Pair) -> Pair:
         """The smallest FFT size, a multiple of the stride, at which a circular convolution contains this one.

@@ -17,9 +17,8 @@ _READ = 30
 def torus_of(image: Size, pads: Pads, padding_mode: PaddingMode) -> Size:
     """``ConvGeometry.fast_fft_size`` of a convolution with these pads."""
     left, right, top, bottom = pads
-    return ConvGeometry((top + bottom + 1, left + right + 1), (1, 1), pads, (1, 1), 1, padding_mode).fast_fft_size(
-        image
-    )
+    geometry = ConvGeometry((top + bottom + 1, left + right + 1), pads=pads, padding_mode=padding_mode)
+    return geometry.fast_fft_size(image)
 
 
 def convolution(batch: int, channels: Size, image: Size, taps: int) -> int:
