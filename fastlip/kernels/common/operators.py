@@ -185,6 +185,7 @@ class MainOperator(Operator):
         self.reference, self.precision, self.nested = reference, precision, nested
         self.positions = [i for i, name in enumerate(self.arguments[:-1]) if name not in without]
         self.inputs = Saving.pick(self.positions)
+        self.geometry = self.arguments.index("geometry") if "geometry" in self.arguments else None
 
     def __call__(self, *arguments: Any) -> Tensor:
         """Runs the operator on the backend named last, or under ``"auto"`` on the best one; its public output."""
@@ -220,6 +221,8 @@ class MainOperator(Operator):
                     continue
                 return self._carefully(arguments)  # which says why
             kernel = self.kernels.get(name) or self.find(name)
+            if self.geometry is not None:
+                arguments = self._with_numbers(arguments)
             if self.lists:
                 return self.dispatched(*arguments[:-1], name)[0]
             if differentiable and _is_grad_enabled():
@@ -236,7 +239,16 @@ class MainOperator(Operator):
         chosen = self.op.choose("reference" if handed_on else backend, *inputs)
         if chosen == "reference":
             return self._refer(inputs, backend)
+        if self.geometry is not None:
+            arguments = self._with_numbers(arguments)
         return Operator.__call__(self, *arguments[:-1], chosen)
+
+    def _with_numbers(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments with a geometry, or several, as the numbers that a schema has a type for."""
+        at = self.geometry or 0
+        value = arguments[at]
+        several = [number for geometry in value for number in geometry.numbers] if type(value) is list else None
+        return *arguments[:at], value.numbers if several is None else several, *arguments[at + 1 :]
 
     def _refer(self, inputs: tuple[Any, ...], backend: str) -> Tensor:
         """The reference's result."""

@@ -43,9 +43,7 @@ def gram_rowsum(weight: Tensor, psi: Tensor | None = None, groups: int = 1, *, b
         TypeError: an argument that is not a floating-point tensor.
         ValueError: shapes or groups that do not fit, or a backend that cannot run here.
     """
-    _check(weight, psi, groups)
-    weight, psi = _widen(weight, psi)
-    return OPERATOR(weight, psi, groups, backend)
+    return OPERATOR(*_checked(weight, psi, groups), groups, backend)
 
 
 def _reference(weight: Tensor, psi: Tensor | None, groups: int) -> Tensor:
@@ -55,7 +53,8 @@ def _reference(weight: Tensor, psi: Tensor | None, groups: int) -> Tensor:
         return reference.gram_rowsum(wide, psi if psi is None else psi.to(wide.dtype), groups).to(dtype)
 
 
-def _check(weight: Tensor, psi: Tensor | None, groups: int) -> None:
+def _checked(weight: Tensor, psi: Tensor | None, groups: int) -> tuple[Tensor, Tensor | None]:
+    """The tensors in the dtype of the result."""
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         got = getattr(weight, "dtype", type(weight).__name__)
         raise TypeError(f"weight: got {got}, expected a floating-point tensor")
@@ -67,18 +66,13 @@ def _check(weight: Tensor, psi: Tensor | None, groups: int) -> None:
     if groups != 1 and (groups < 1 or weight.shape[0] % groups):
         raise ValueError(f"groups={groups}: allowed are the divisors of cout={weight.shape[0]}")
     if psi is None:
-        return
+        return (weight if weight.dtype in (torch.float32, torch.float64) else weight.float()), None
     if not isinstance(psi, Tensor) or not psi.is_floating_point():
         raise TypeError(f"psi: got {getattr(psi, 'dtype', type(psi).__name__)}, expected a floating-point tensor")
     if psi.dim() != 1 or psi.shape[0] != groups * weight.shape[1]:
         raise ValueError(f"psi: got shape {tuple(psi.shape)}, expected ({groups * weight.shape[1]},)")
     if psi.device != weight.device:
         raise ValueError(f"psi: got device {psi.device}, expected weight's, {weight.device}")
-
-
-def _widen(weight: Tensor, psi: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    if psi is None:
-        return (weight if weight.dtype in (torch.float32, torch.float64) else weight.float()), None
     double = torch.float64 in (weight.dtype, psi.dtype)
     dtype = torch.float64 if double else torch.float32
     return weight.to(dtype), psi.to(dtype)
