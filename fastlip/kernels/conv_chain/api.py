@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastlip.kernels.common.asked import asked
-from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.derivatives import differentiated
+from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.geometry import ConvGeometry, from_numbers
 from fastlip.kernels.common.literals import Backend, PaddingMode
 from fastlip.kernels.conv_chain import reference
 from fastlip.kernels.maxmin.api import PAIRINGS
 
 OP = Op("conv_chain")
+_requires_grad = attrgetter("requires_grad")
 
 
 def conv_chain(
@@ -59,13 +62,10 @@ def conv_chain(
     weights, biases, scales = list(weights), list(biases or [None] * len(weights)), list(scales or [])
     _check(x, weights, biases, scales, pairing)
     geometries = [ConvGeometry.like(weight, dilation, padding_mode=padding_mode) for weight in weights]
-    chosen = OP.choose(backend, x, weights, biases, scales, geometries, pairing)
-    if chosen == "reference":
-        return reference.conv_chain(x, weights, biases, scales, geometries, pairing)
-    filled = [w.new_zeros(w.shape[0]) if b is None else b for w, b in zip(weights, biases, strict=True)]
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights, *filled, *scales))
-    numbers = [number for geometry in geometries for number in geometry.numbers]
-    return _forward(x, weights, filled, scales, keep, numbers, pairing, chosen)
+    if None in biases:
+        biases = [w.new_zeros(w.shape[0]) if b is None else b for w, b in zip(weights, biases, strict=True)]
+    keep = torch.is_grad_enabled() and any(map(_requires_grad, (x, *weights, *biases, *scales)))
+    return OPERATOR(x, weights, biases, scales, keep, geometries, pairing, backend)
 
 
 def _check(
@@ -181,9 +181,13 @@ def _split(items: list[Any], counts: tuple[int, ...]) -> list[list[Any]]:
     return [*parts, items]
 
 
-_forward = OP.define(
+# conv_chain(x, weights, biases, scales, keep, geometries, pairing, backend), with a bias and a geometry per weight.
+# Whether to keep what the backward needs is for the caller to say.
+OPERATOR = OP.main(
     "conv_chain_forward(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] scales, bool keep, int[] geometry,"
     " str pairing, str backend) -> (Tensor, Tensor[], Tensor[])",
+    reference=reference.conv_chain,
+    without=("keep",),
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,

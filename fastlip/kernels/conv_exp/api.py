@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fastlip.kernels.common.asked import asked
-from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.derivatives import differentiated
+from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.geometry import ConvGeometry, from_numbers
 from fastlip.kernels.common.literals import Backend, PaddingMode
 from fastlip.kernels.conv_exp import forms, reference
@@ -62,16 +63,13 @@ def conv_exp(
     _check(x, kernel, terms, groups, bias)
     geometry = ConvGeometry.like(kernel, dilation, groups, padding_mode)
     coefficients = taylor(terms) if coefficients is None else _check_coefficients(coefficients, terms)
-    chosen = OP.choose(backend, x, kernel, bias, coefficients, geometry)
-    if chosen == "reference":
-        return _reference(recompute, x, kernel, bias, coefficients, geometry)
-    keep = not recompute and torch.is_grad_enabled() and kernel.requires_grad
-    form = forms.choose(x.shape, geometry, terms, x.element_size())
-    keep = keep and form != "matrices"
-    return _forward(x, kernel, bias, coefficients, keep, form, geometry.numbers, chosen)
+    form = forms.choose(x.shape, geometry, terms, x.element_size()) if x.dim() == 4 else "taps"
+    keep = not recompute and form != "matrices" and torch.is_grad_enabled() and kernel.requires_grad
+    return OPERATOR(x, kernel, bias, coefficients, keep, form, geometry, recompute, backend)
 
 
-def _reference(recompute: bool, *arguments: Any) -> Tensor:
+def _reference(*inputs: Any) -> Tensor:
+    *arguments, recompute = inputs
     # torch.func's transforms refuse the hooks that checkpoints are made of.
     if not (recompute and torch.is_grad_enabled()) or torch._C._are_functorch_transforms_active():
         return reference.conv_exp(*arguments)
@@ -133,8 +131,8 @@ def _fake_backward(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
-    x, kernel, _, coefficients, _, *options = inputs
-    ctx.options = coefficients, *options
+    x, kernel, _, coefficients, _, form, geometry, _, backend = inputs
+    ctx.options = coefficients, form, geometry, backend
     # A frozen kernel's gradient is all that needs x and the sums.
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, kernel, *output[1])
 
@@ -144,7 +142,7 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]
     needs = asked(ctx)
     x, needs_bias = x if needs[1] else None, any(needs[2:])
     x_bar, kernel_bar, bias_bar = _backward.outputs(gradient, x, kernel, sums, needs_bias, *ctx.options)
-    return x_bar, None if x is None else kernel_bar, bias_bar if needs_bias else None, *[None] * 5
+    return x_bar, None if x is None else kernel_bar, bias_bar if needs_bias else None, *[None] * 6
 
 
 def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -159,12 +157,16 @@ def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None
     # The map is linear: without the gradient of its kernel any x will do.
     inputs = torch.zeros(gradient.shape, dtype=kernel.dtype, device=kernel.device) if x is None else x, kernel
     found = differentiated(function, inputs, (needs_x, needs_kernel), gradient)
-    return *found, gradient.sum((0, 2, 3)) if needs_bias else None, *[None] * 5
+    return *found, gradient.sum((0, 2, 3)) if needs_bias else None, *[None] * 6
 
 
-_forward = OP.define(
+# conv_exp(x, kernel, bias, coefficients, keep, form, geometry, recompute, backend). ``forms.choose`` gives the form;
+# recompute is for the reference, keep (whether the backward gets the partial sums) for the kernels.
+OPERATOR = OP.main(
     "conv_exp_forward(Tensor x, Tensor kernel, Tensor? bias, float[] coefficients, bool keep, str form,"
-    " int[] geometry, str backend) -> (Tensor, Tensor[])",
+    " int[] geometry, bool recompute, str backend) -> (Tensor, Tensor[])",
+    reference=_reference,
+    without=("keep", "form"),
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,

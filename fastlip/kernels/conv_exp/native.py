@@ -24,6 +24,7 @@ def supports(
     bias: Tensor | None,
     coefficients: Sequence[float],
     geometry: ConvGeometry,
+    recompute: bool = False,
 ) -> str:
     """Empty, or why these kernels cannot run."""
     if x.dim() != 4:
@@ -41,6 +42,7 @@ def conv_exp_forward(
     keep: bool,
     form: str,
     numbers: Sequence[int],
+    recompute: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     """y, and if they are to be kept the sums of Horner's rule that are neither x nor y, innermost first."""
     x = x.contiguous(memory_format=images.LAST)

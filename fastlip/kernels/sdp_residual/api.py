@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fastlip.kernels.common.asked import asked
 from fastlip.kernels.common.channels_last import adjoint
-from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.derivatives import differentiated
+from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.geometry import ConvGeometry, from_numbers
 from fastlip.kernels.common.literals import Backend, PaddingMode
 from fastlip.kernels.conv_chain.api import mask_shape
@@ -70,12 +71,22 @@ def sdp_residual(
     geometry = None if weight.dim() == 2 else ConvGeometry.like(weight, dilation, groups, padding_mode)
     if pairing not in (*PAIRINGS, "none"):
         raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, (*PAIRINGS, 'none')))}")
-    chosen = OP.choose(backend, x, weight, bias, scale, geometry, pairing)
+    if recompute is None:
+        recompute = geometry is not None and geometry.kernel_size == (1, 1)
+    return OPERATOR(x, weight, bias, scale, second, recompute, geometry, pairing, backend)
+
+
+def _reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    geometry: ConvGeometry | None,
+    pairing: Any,
+    backend: Backend,
+) -> Tensor:
     if geometry is None:
         y, channels = reference.dense(x, weight, bias, scale), -1
-    elif chosen != "reference":
-        recompute = geometry.taps == 1 if recompute is None else recompute
-        return _forward(x, weight, bias, scale, second, recompute, geometry.numbers, pairing, chosen)
     else:
         y, channels = reference.convolutional(x, weight, bias, scale, geometry), -3
     return y if pairing == "none" else maxmin(y, pairing, channels, backend=backend)
@@ -130,19 +141,13 @@ def _fake_backward(
     )
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, weight, bias, scale, _, recompute, *ctx.options = inputs
-    _, h, mask = output
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(x, weight, bias, scale, None if recompute else h, mask)
-
-
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     needs_x, needs_weight = asked(ctx)[:2]
+    x, weight, bias, scale, h, mask = ctx.saved_tensors
     options = needs_x, needs_weight, *ctx.options
-    x_bar, weight_bar, bias_bar, scale_bar = _backward.outputs(gradient, *ctx.saved_tensors, *options)
+    x_bar, weight_bar, bias_bar, scale_bar = _backward.outputs(gradient, x, weight, bias, scale, h, mask, *options)
     x_bar, weight_bar = x_bar if needs_x else None, weight_bar if needs_weight else None
-    return x_bar, weight_bar, bias_bar if ctx.has_bias else None, scale_bar, *[None] * 5
+    return x_bar, weight_bar, None if bias is None else bias_bar, scale_bar, *[None] * 5
 
 
 def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -157,11 +162,16 @@ def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None
     return *differentiated(function, inputs, ctx.needs_input_grad[:4], gradient), *[None] * 5
 
 
-_forward = OP.define(
+# sdp_residual(x, weight, bias, scale, second, recompute, geometry, pairing, backend); a matrix has no geometry: None.
+OPERATOR = OP.main(
     "sdp_residual_forward(Tensor x, Tensor weight, Tensor? bias, Tensor scale, Tensor? second, bool recompute,"
-    " int[] geometry, str pairing, str backend) -> (Tensor, Tensor, Tensor)",
+    " int[] geometry, str pairing, str backend) -> (Tensor y, Tensor h, Tensor mask)",
+    reference=_reference,
+    nested=True,
+    without=("second", "recompute"),
     fake=_fake_forward,
-    setup_context=_save,
+    saves=("x", "weight", "bias", "scale", "h if h", "mask"),
+    keeps=("geometry", "pairing", "backend"),
     backward=_gradients,
     plain_backward=_plain_gradients,
 )
