@@ -126,6 +126,7 @@ def record(limit: int, match: str) -> Recorder:
     if module.instruction_set != "default":
         raise SystemExit(f"{module.__name__} is loaded, built for {module.instruction_set}")
     recorder = binding._modules["cpu"] = Recorder(module, limit)
+    binding.CPU.update((name, getattr(recorder, name)) for name in module.kernels)
     for op_name, case_name, case in testing.op_cases():
         if "native" in testing.backends_of(op_name) and match in op_name:
             for dtype in testing.dtypes_of(op_name):

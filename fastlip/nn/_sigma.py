@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import pad, same_pads
 from fastlip.kernels.sdp_residual.reference import adjoint
@@ -124,7 +125,8 @@ def fft_side(side: int, degree: int, dilation: int, padding_mode: PaddingMode) -
 @torch.no_grad()
 def power_step(weight: Tensor, vector: Tensor, groups: int) -> Tensor:
     """W^T W v / |W^T W v| for each group's v, (groups, c / groups, h, w); a v that W maps to 0 stays."""
-    image = adjoint(_convolve(weight, vector), weight, (1, 1), groups, "circular").reshape_as(vector)
+    geometry = ConvGeometry.like(weight, (1, 1), groups, "circular")
+    image = adjoint(_convolve(weight, vector), weight, geometry).reshape_as(vector)
     norm = torch.linalg.vector_norm(image, dim=(1, 2, 3), keepdim=True)
     return torch.where(norm > 0, image / torch.where(norm > 0, norm, 1), vector)
 

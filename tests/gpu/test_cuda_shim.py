@@ -65,7 +65,7 @@ def _small_chips(monkeypatch):
 
 def replace_native(monkeypatch, names, kernels):
     for name in names:
-        monkeypatch.setitem(binding._kernels, ("cpu", name), kernels[name])
+        monkeypatch.setitem(binding.CPU, name, kernels[name])
 
 
 def dtypes_of(op_name, kernels):

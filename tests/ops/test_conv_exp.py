@@ -7,6 +7,7 @@ import torch
 
 from fastlip import ops, testing
 from fastlip.kernels.common.dispatch import registered
+from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.padding import pad, same_pads
 from fastlip.kernels.conv_exp import forms
 from fastlip.kernels.conv_exp.truncation import degree_for, economized, largest_modulus, modulus, stable_norm, taylor
@@ -141,7 +142,8 @@ def test_every_form_is_the_same_function(terms, geometry, form, padding_mode, mo
 
 def test_the_cheapest_form():
     def form(batch, channels, side, padding_mode, taps=(3, 3)):
-        return forms.choose((batch, channels, side, side), (channels, channels, *taps), 5, (1, 1), padding_mode, 4)
+        geometry = ConvGeometry(taps, padding_mode=padding_mode)
+        return forms.choose((batch, channels, side, side), geometry, 5, 4)
 
     assert form(256, 16, 32, "zeros") == form(64, 32, 32, "zeros") == "taps"
     assert form(64, 128, 8, "zeros") == form(64, 256, 4, "zeros") == "spectrum"

@@ -8,6 +8,7 @@ import torch
 
 from fastlip import ops, testing
 from fastlip.kernels.common import dispatch
+from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.maxmin.api import OP
 
 X = torch.zeros(2, 4)
@@ -40,9 +41,10 @@ def test_auto_leaves_small_convolutions_to_the_reference(channels, size, taps, m
         pytest.skip(reason)
     x, weight = torch.zeros(2, channels, size, size), torch.zeros(channels, channels, taps, taps)
     small = size == 4 and taps == 3
-    chain = testing.op("conv_chain").choose("auto", x, [weight], [None], [], mode, (1, 1), "adjacent")
+    geometry = ConvGeometry.like(weight, padding_mode=mode)
+    chain = testing.op("conv_chain").choose("auto", x, [weight], [None], [], [geometry], "adjacent")
     assert chain == ("reference" if small else "native")
-    residual = testing.op("sdp_residual").choose("auto", x, weight, None, weight[:, 0, 0, 0], (1, 1), 1, mode, "none")
+    residual = testing.op("sdp_residual").choose("auto", x, weight, None, weight[:, 0, 0, 0], geometry, "none")
     assert residual == ("reference" if small and mode == "zeros" else "native")
 
 

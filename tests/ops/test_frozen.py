@@ -5,6 +5,7 @@ import torch
 
 from fastlip import ops
 from fastlip.kernels.common import channels_last
+from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.conv_chain.api import OP
 from fastlip.kernels.sdp_residual.api import folded
 
@@ -23,8 +24,8 @@ def count(monkeypatch):
 @pytest.fixture(params=["native", "triton"])
 def backend(request):
     """Triton's turn comes in its interpreter: tests/gpu/test_interpreter.py runs this file there."""
-    x = torch.zeros(X)
-    if reason := OP.why_not(request.param, x, [torch.zeros(FIRST)], [None], [], "zeros", (1, 1), "adjacent"):
+    x, geometry = torch.zeros(X), ConvGeometry(FIRST[2:])
+    if reason := OP.why_not(request.param, x, [torch.zeros(FIRST)], [None], [], [geometry], "adjacent"):
         pytest.skip(reason)
     return request.param
 

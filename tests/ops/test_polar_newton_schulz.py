@@ -44,7 +44,7 @@ def kernels(request, monkeypatch):
             pytest.skip("runs where the interpreter does not")
         compiled = request.getfixturevalue("compiled")
         for name in compiled.names:
-            monkeypatch.setitem(binding._kernels, ("cpu", name), compiled[name])
+            monkeypatch.setitem(binding.CPU, name, compiled[name])
         return on_cuda
     triton_kernels = pytest.importorskip("fastlip.kernels.polar.triton_kernels")
     if request.param == "products":

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip.exporting.plain._module import PASSES, Plain, Shape
+from fastlip.kernels.common.rearrange import patches_to_channels
 from fastlip.nn.base import as_it_runs
 
 
@@ -146,10 +147,7 @@ class Patches(Plain):
         """(..., c, h, w) to (..., c sh sw, ceil(h / sh), ceil(w / sw))."""
         down, across = self.stride
         x = F.pad(x, (0, -x.shape[-1] % across, 0, -x.shape[-2] % down))
-        patches = x.unflatten(-3, (self.groups, -1)).unflatten(-1, (-1, across)).unflatten(-3, (-1, down))
-        # (group, channel, h, row, w, column)
-        patches = patches.movedim((-3, -1), (-5, -4) if self.position_first else (-4, -3))
-        return patches.flatten(-6, -3)
+        return patches_to_channels(x, self.stride, self.groups, self.position_first)
 
 
 class ScaledPool(Plain):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastlip.exporting.plain._module import PASSES, Plain, Shape
+from fastlip.kernels.common.fourier import angles
 from fastlip.nn._orthogonal import largest_singular_value
 
 
@@ -96,6 +97,6 @@ def _transforms(image: tuple[int, int], torus: tuple[int, int]) -> tuple[Tensor,
 
 
 def _waves(first: int, second: int, period: int) -> tuple[Tensor, Tensor]:
-    turns = torch.outer(torch.arange(first), torch.arange(second)) % period
-    angles = turns.double() * (2 * math.pi / period)
-    return angles.cos(), angles.sin()
+    """Cosines and sines of 2 pi a b / period for a below first and b below second, in float64."""
+    found = angles(torch.arange(first), torch.arange(second), period)
+    return found.cos(), found.sin()

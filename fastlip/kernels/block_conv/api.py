@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.block_conv import reference
-from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.derivatives import differentiated
+from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
 
@@ -45,11 +46,7 @@ def block_conv(matrix: Tensor, projectors: Tensor, axes: Sequence[int], *, backe
     """
     axes = tuple(axes)
     kernel = _check(matrix, projectors, axes)
-    chosen = OP.choose(backend, kernel, projectors, axes)
-    if chosen == "reference":
-        with full_precision(kernel.device):
-            return reference.block_conv(kernel, projectors, axes)
-    return _forward(kernel, projectors, axes, chosen)
+    return OPERATOR(kernel, projectors, axes, backend)
 
 
 def _check(matrix: Any, projectors: Any, axes: tuple[int, ...]) -> Tensor:
@@ -82,20 +79,15 @@ def _fake_forward(kernel: Tensor, projectors: Tensor, axes: Sequence[int], backe
     return kernel.new_empty(kernel_shape(kernel, axes))
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    kernel, projectors, ctx.axes, ctx.backend = inputs
-    ctx.save_for_backward(kernel, projectors)
-
-
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-    for_kernel, for_projectors = _backward.outputs(gradient, *ctx.saved_tensors, ctx.axes, ctx.backend)
+    for_kernel, for_projectors = _backward.outputs(gradient, *ctx.saved_tensors, *ctx.options)
     return for_kernel, for_projectors, None, None
 
 
 def _plain_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     def function(kernel: Tensor, projectors: Tensor) -> Tensor:
         with full_precision(kernel.device):
-            return reference.block_conv(kernel, projectors, tuple(ctx.axes))
+            return reference.block_conv(kernel, projectors, tuple(ctx.options[0]))
 
     return *differentiated(function, ctx.saved_tensors, ctx.needs_input_grad[:2], gradient), None, None
 
@@ -104,10 +96,14 @@ def _fake_backward(gradient: Tensor, kernel: Tensor, projectors: Tensor, *_: Any
     return kernel.new_empty(kernel.shape), projectors.new_empty(projectors.shape)
 
 
-_forward = OP.define(
+# block_conv(kernel, projectors, axes, backend), of a kernel (..., th, tw, m, c) and a tuple of axes.
+OPERATOR = OP.main(
     "block_conv_forward(Tensor kernel, Tensor projectors, int[] axes, str backend) -> Tensor",
+    reference=reference.block_conv,
+    precision=full_precision,
     fake=_fake_forward,
-    setup_context=_save,
+    saves=("kernel", "projectors"),
+    keeps=("axes", "backend"),
     backward=_gradients,
     plain_backward=_plain_gradients,
 )

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.cayley import reference
-from fastlip.kernels.common.checks import matrices
-from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.checks import NUMBERS, matrices
+from fastlip.kernels.common.derivatives import differentiated
+from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
 
@@ -35,12 +36,9 @@ def cayley(M: Tensor, *, backend: Backend = "auto") -> Tensor:
         ValueError: M has fewer than two dimensions, or matrices without entries; a backend that
             cannot run here.
     """
-    M = matrices("M", M)
-    chosen = OP.choose(backend, M)
-    if chosen != "reference":
-        return _forward(M.mH, chosen).mH if M.shape[-2] < M.shape[-1] else _forward(M, chosen)
-    with full_precision(M.device):
-        return reference.cayley(M)
+    if getattr(M, "dtype", None) not in NUMBERS or M.dim() < 2 or 0 in M.shape:
+        M = matrices("M", M)
+    return OPERATOR(M, backend)
 
 
 def _fake_forward(M: Tensor, backend: Backend) -> tuple[Tensor, Tensor]:
@@ -48,19 +46,14 @@ def _fake_forward(M: Tensor, backend: Backend) -> tuple[Tensor, Tensor]:
 
 
 def new_inverse(M: Tensor) -> Tensor:
-    """Room for B, which the gradient of a tall M needs; for a square one it follows from Q."""
-    columns = M.shape[-1]
-    return M.new_empty(0 if M.shape[-2] == columns else (*M.shape[:-2], columns, columns))
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    M, ctx.backend = inputs
-    Q, B = output
-    ctx.save_for_backward(*((Q, None, None) if B.numel() == 0 else (None, M, B)))
+    """Room for B, which the gradient of a tall or wide M needs; for a square one it follows from Q."""
+    rows, columns = M.shape[-2:]
+    smaller = min(rows, columns)
+    return M.new_empty(0 if rows == columns else (*M.shape[:-2], smaller, smaller))
 
 
 def _gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None]:
-    return _backward(gradient, *ctx.saved_tensors, ctx.backend), None
+    return _backward(gradient, *ctx.saved_tensors, *ctx.options), None
 
 
 def _plain_gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -75,10 +68,14 @@ def _fake_backward(gradient: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(gradient, memory_format=torch.contiguous_format)
 
 
-_forward = OP.define(
-    "cayley_forward(Tensor M, str backend) -> (Tensor, Tensor)",
+# cayley(M, backend), of a single- or double-precision M.
+OPERATOR = OP.main(
+    "cayley_forward(Tensor M, str backend) -> (Tensor Q, Tensor B)",
+    reference=reference.cayley,
+    precision=full_precision,
     fake=_fake_forward,
-    setup_context=_save,
+    saves=("Q unless B", "M if B", "B if B"),
+    keeps=("backend",),
     backward=_gradient,
     plain_backward=_plain_gradient,
 )

@@ -6,18 +6,23 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.cayley import reference
-from fastlip.kernels.cayley.api import new_inverse
 from fastlip.kernels.common import binding
+from fastlip.kernels.common.binding import CPU
 from fastlip.kernels.common.precision import full_precision
 
 binding.require()
 
-_NAMES = {
+_KINDS = {
     torch.float32: "float32",
     torch.float64: "float64",
     torch.complex64: "complex64",
     torch.complex128: "complex128",
 }
+_FORWARD = {dtype: f"cayley_forward_{kind}" for dtype, kind in _KINDS.items()}
+_BACKWARD = {dtype: f"cayley_backward_{kind}" for dtype, kind in _KINDS.items()}
+# The kernels that take their memory from the caller: CUDA's.
+_WORKSPACE_FORWARD = {dtype: f"cayley_workspace_forward_{kind}" for dtype, kind in _KINDS.items()}
+_WORKSPACE_BACKWARD = {dtype: f"cayley_workspace_backward_{kind}" for dtype, kind in _KINDS.items()}
 # The largest n x n matrix that a CUDA block inverts on chip, in at most 163 KB (csrc/cayley/elimination.cuh).
 _LARGEST = {torch.float32: 128, torch.float64: 128, torch.complex64: 128, torch.complex128: 64}
 _RESCUED = 1 << 20  # numbers at a time, of matrices that are transformed again with pivots
@@ -25,53 +30,60 @@ _RESCUED = 1 << 20  # numbers at a time, of matrices that are transformed again 
 
 def supports(M: Tensor) -> str:
     """Empty, or why these kernels cannot run."""
-    if M.dtype not in _NAMES:
+    name = _FORWARD.get(M.dtype)
+    if name is None:
         return f"no kernel for dtype {M.dtype}"
-    return "" if _in_workspace(M) else binding.missing(f"cayley_forward_{_NAMES[M.dtype]}", M.device)
+    if M.is_cpu and name in CPU:
+        return ""
+    return binding.missing(_WORKSPACE_FORWARD[M.dtype], M.device) and binding.missing(name, M.device)
 
 
 def cayley_forward(M: Tensor) -> tuple[Tensor, Tensor]:
-    """Q, and B for tall M (empty for square M)."""
-    M = _plain(M)
-    Q, B = torch.empty_like(M), new_inverse(M)
-    batch, rows, columns = sizes = _sizes(M)
+    """Q, and B for tall and wide M (empty for square M). A wide M is transformed by its adjoint."""
+    rows, columns = M.shape[-2:]
+    wide = rows < columns
+    if wide:
+        M, rows, columns = M.mH, columns, rows
+    M = M.contiguous().resolve_conj().resolve_neg()
+    batch = M.numel() // (rows * columns)
+    Q, B = torch.empty_like(M), M.new_empty(0 if rows == columns else (*M.shape[:-2], columns, columns))
     failed = torch.empty(batch, dtype=torch.bool, device=M.device)
     addresses = M.data_ptr(), Q.data_ptr(), B.data_ptr() if rows > columns else 0, failed.data_ptr()
-    if _in_workspace(M):
-        name = f"cayley_workspace_forward_{_NAMES[M.dtype]}"
+    if not M.is_cpu or _WORKSPACE_FORWARD[M.dtype] in CPU:
         memory, largest, slots = _forward_workspace(M)
-        binding.launch(name, M.device, *addresses, memory.data_ptr(), memory.nbytes, *sizes, largest, slots)
-        return Q, B
-    binding.launch(f"cayley_forward_{_NAMES[M.dtype]}", M.device, *addresses, *sizes)
-    if failed.any():
-        _repair(M, Q, B, failed.view(M.shape[:-2]))
-    return Q, B
+        sizes = memory.data_ptr(), memory.nbytes, batch, rows, columns, largest, slots
+        binding.launch(_WORKSPACE_FORWARD[M.dtype], M.device, *addresses, *sizes)
+    else:
+        CPU[_FORWARD[M.dtype]](*addresses, batch, rows, columns)
+        if failed.any():
+            _repair(M, Q, B, failed.view(M.shape[:-2]))
+    return Q.mH.resolve_conj().contiguous() if wide else Q, B
 
 
 def cayley_backward(gradient: Tensor, Q: Tensor | None, M: Tensor | None, B: Tensor | None) -> Tensor:
     """The gradient for M: from Q if M is square, else from M and B."""
-    gradient = _plain(gradient)
+    rows, columns = gradient.shape[-2:]
+    wide = rows < columns
+    if wide:
+        gradient, M, rows, columns = gradient.mH, None if M is None else M.mH, columns, rows
+    gradient, Q, M, B = (None if tensor is None else _plain(tensor) for tensor in (gradient, Q, M, B))
     result = torch.empty_like(gradient)
-    saved = [None if tensor is None else _plain(tensor) for tensor in (Q, M, B)]
-    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in saved]
-    sizes = batch, _, columns = _sizes(gradient)
-    name, memory = "cayley_backward", ()
-    if _in_workspace(gradient):
-        workspace = gradient.new_empty(2 * batch * columns**2)
-        name, memory = "cayley_workspace_backward", (workspace.data_ptr(), workspace.nbytes)
-    name = f"{name}_{_NAMES[gradient.dtype]}"
-    binding.launch(name, gradient.device, gradient.data_ptr(), *addresses, result.data_ptr(), *memory, *sizes)
-    return result
-
-
-def _in_workspace(M: Tensor) -> bool:
-    """Whether the kernels are those that take their memory from the caller: CUDA's."""
-    return not binding.missing(f"cayley_workspace_forward_{_NAMES[M.dtype]}", M.device)
+    batch = gradient.numel() // (rows * columns)
+    saved = [0 if tensor is None else tensor.data_ptr() for tensor in (Q, M, B)]
+    addresses = gradient.data_ptr(), *saved, result.data_ptr()
+    if not gradient.is_cpu or _WORKSPACE_FORWARD[gradient.dtype] in CPU:
+        memory = gradient.new_empty(2 * batch * columns**2)
+        sizes = memory.data_ptr(), memory.nbytes, batch, rows, columns
+        binding.launch(_WORKSPACE_BACKWARD[gradient.dtype], gradient.device, *addresses, *sizes)
+    else:
+        CPU[_BACKWARD[gradient.dtype]](*addresses, batch, rows, columns)
+    return result.mH.resolve_conj().contiguous() if wide else result
 
 
 def _forward_workspace(M: Tensor) -> tuple[Tensor, int, int]:
     """Memory, the largest matrix to invert on chip, and how many can be rescued at a time (cayley_cuda.cu)."""
-    batch, rows, n = _sizes(M)
+    rows, n = M.shape[-2:]
+    batch = M.numel() // (rows * n)
     extra = rows - n
     wide = torch.complex128 if M.is_complex() else torch.float64
     working = wide if extra else M.dtype
@@ -97,8 +109,3 @@ def _repair(M: Tensor, Q: Tensor, B: Tensor, failed: Tensor) -> None:
 def _plain(tensor: Tensor) -> Tensor:
     """Contiguous numbers as they are in memory, no conjugation or sign left to be done by who reads them."""
     return tensor.contiguous().resolve_conj().resolve_neg()
-
-
-def _sizes(M: Tensor) -> tuple[int, int, int]:
-    rows, columns = M.shape[-2:]
-    return M.numel() // (rows * columns), rows, columns

@@ -15,8 +15,12 @@ _REBUILD = "run `pip install -e .` in the source folder with a C++ compiler at h
 # torch names what the machine runs; each module needs exactly the extensions that torch checks for that name.
 _MODULE_OF_CAPABILITY = {"AVX512": "_native_avx512", "AVX2": "_native_avx2"}
 _modules: dict[str, ModuleType] = {}
-_is_traced = torch.compiler.is_dynamo_compiling
-_kernels: dict[tuple[str, str], Callable[..., None]] = {}
+
+# The compiled kernels of each device type by name, filled once when its module is loaded. A ``native.py`` calls them
+# without any function in between: ``CPU[name](address, ..., size, ...)``, and :func:`launch` elsewhere.
+CPU: dict[str, Callable[..., None]] = {}
+CUDA: dict[str, Callable[..., None]] = {}
+_KERNELS = {"cpu": CPU, "cuda": CUDA}
 
 
 def _torch_parallel_for() -> int:
@@ -57,6 +61,7 @@ def library(device_type: str) -> ModuleType:
         if device_type not in loaders:
             raise ImportError(f"no native kernels for device type {device_type!r}")
         module = _modules[device_type] = loaders[device_type]()
+        _KERNELS[device_type].update((name, getattr(module, name)) for name in module.kernels)
     return module
 
 
@@ -78,37 +83,25 @@ def _type_of(device: torch.device) -> str:
     return device.type
 
 
-# Tracing into it would guard a graph by the absence of the kernel that it enters itself.
+# Not traced: a compiled program would be guarded by what is loaded when it is made.
 @torch.compiler.assume_constant_result
 def missing(kernel: str, device: torch.device) -> str:
     """Why this kernel cannot be called on this device; empty if it can."""
     device_type = _type_of(device)
-    return "" if (device_type, kernel) in _kernels else _find(kernel, device_type)
-
-
-def missing_for(kernel: str, tensor: torch.Tensor) -> str:
-    """As :func:`missing` on the tensor's device, without its name on the CPU: for kernels of little work."""
-    if not _is_traced() and tensor.is_cpu and ("cpu", kernel) in _kernels:
+    if kernel in _KERNELS.get(device_type, ()):
         return ""
-    return missing(kernel, tensor.device)
-
-
-def _find(kernel: str, device_type: str) -> str:
     try:
         module = library(device_type)
     except ImportError as error:
         return str(error)
-    if not hasattr(module, kernel):
-        return f"the built extension {module.__name__} has no kernel {kernel}: {_REBUILD}"
-    _kernels[device_type, kernel] = getattr(module, kernel)
-    return ""
+    return "" if kernel in _KERNELS[device_type] else f"{module.__name__} has no kernel {kernel}: {_REBUILD}"
 
 
 def kernel(name: str, device: torch.device) -> Callable[..., None]:
     """A compiled kernel: call it with addresses (``tensor.data_ptr()``), sizes and numbers."""
     if reason := missing(name, device):
         raise ImportError(reason)
-    return _kernels[_type_of(device), name]
+    return _KERNELS[_type_of(device)][name]
 
 
 def narrow_kernel(name: str) -> Callable[..., None]:
@@ -123,9 +116,9 @@ def narrow_kernel(name: str) -> Callable[..., None]:
 
 
 def launch(name: str, device: torch.device, *arguments: float) -> None:
-    """Runs a compiled kernel on the device's current stream, which CUDA kernels take as their last argument."""
+    """Runs a compiled kernel; CUDA kernels on the device's current stream, which they take as their last argument."""
     if _type_of(device) == "cpu":
-        (_kernels.get(("cpu", name)) or kernel(name, device))(*arguments)
+        CPU[name](*arguments)
         return
     with torch.cuda.device(device):
-        kernel(name, device)(*arguments, torch.cuda.current_stream(device).cuda_stream)
+        CUDA[name](*arguments, torch.cuda.current_stream(device).cuda_stream)

@@ -1,4 +1,8 @@
-"""Channels-last images between convolutions: frames, convolutions, and the passes in C++ (csrc/common/frames.h)."""
+"""Channels-last images between convolutions: halos, convolutions, and the passes in C++ (csrc/common/frames.h).
+
+A pass writes an image together with the halo that the next circular convolution reads, four widths as in ``Pads``.
+The geometries here are of stride 1 and keep an image's size.
+"""
 
 from __future__ import annotations
 
@@ -9,118 +13,119 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip.kernels.common import binding
-from fastlip.kernels.common.padding import Pads, same_pads
+from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry
+from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.common.precision import autocasts
 from fastlip.kernels.common.sizes import surely_below
 
 LAST = torch.channels_last
 NAMES = {torch.float32: "float32", torch.float64: "float64"}
 ACTIVATIONS = {"none": 0, "adjacent": 1, "halves": 2}
-NO_FRAME = (0, 0, 0, 0)
 _convolution_backward = torch.ops.aten.convolution_backward.default
 
 
-def refuse(
-    x: Tensor, others: Sequence[Tensor | None], weights: Sequence[Tensor], mode: str, dilation: Sequence[int]
-) -> str:
-    """Why "same" convolutions of x by these weights cannot run on framed channels-last images; empty if they can."""
-    dtypes = {tensor.dtype for tensor in (x, *others, *weights) if tensor is not None}
+def refuse(x: Tensor, others: Sequence[Tensor | None], geometries: Sequence[ConvGeometry]) -> str:
+    """Returns why these convolutions cannot run on channels-last images with halos; empty if they can.
+
+    ``others`` are the weights and all further tensors that must have the dtype of x.
+    """
+    dtypes = {tensor.dtype for tensor in (x, *others) if tensor is not None}
     if len(dtypes) > 1 or x.dtype not in NAMES:
         return f"the kernels need one dtype for all tensors, float32 or float64, not {', '.join(map(str, dtypes))}"
     if autocasts(x.device):
         return "under autocast convolutions run in another dtype"
-    for weight in weights:
-        left, right, top, bottom = same_pads(weight.shape[2:], tuple(dilation))
-        if mode == "zeros" and (left, top) != (right, bottom):
+    for geometry in geometries:
+        if geometry.padding_mode == "zeros" and not geometry.symmetric:
             return "zero padding that differs before and after the image"
     return ""
 
 
 def missing(x: Tensor) -> str:
-    """Why the passes in C++ cannot run on the device of x; empty if they can."""
+    """Returns why the passes in C++ cannot run on the device of x; empty if they can."""
     return binding.missing("conv_chain_forward_float32", x.device)
 
 
-# Numbers that the convolutions write from which the passes in C++ win: below, torch's own padding and activations
-# take less time than the calls between them (README.md of conv_chain).
+# From this number of outputs on the passes in C++ win: below, torch's own padding and activations take less time
+# than the calls between them (README.md of conv_chain).
 WORTHWHILE = {"zeros": 1 << 15, "circular": 1 << 14}
 
 
-def too_small(x: Tensor, channels: int, mode: str) -> str:
-    """Empty, or why the reference is faster: convolutions of x to so many channels in all leave little between."""
+def too_small(x: Tensor, channels: int, geometry: ConvGeometry) -> str:
+    """Returns why the reference is faster: convolutions of x to few channels in all; empty if it is not."""
     n, _, height, width = x.shape
-    little = surely_below(n * height * width * channels, WORTHWHILE[mode])
+    numbers, limit = n * height * width * channels, WORTHWHILE[geometry.padding_mode]
+    little = surely_below(numbers, limit) if torch.compiler.is_compiling() else numbers < limit
     return "torch takes less time for so few numbers than launches" if little else ""
 
 
-def frame_of(weight: Tensor, dilation: Sequence[int], mode: str) -> Pads:
-    """What a convolution reads around the image: nothing with zero padding, which oneDNN does itself."""
-    return same_pads(weight.shape[2:], tuple(dilation)) if mode == "circular" else NO_FRAME
+def halo_of(geometry: ConvGeometry) -> Pads:
+    """The halo that a convolution reads around the image: none with zero padding, which oneDNN adds itself."""
+    return geometry.pads if geometry.padding_mode == "circular" else NO_PADS
 
 
-def opposite(frame: Pads) -> Pads:
-    """The frame of the adjoint convolution."""
-    left, right, top, bottom = frame
-    return right, left, bottom, top
+def adjoint_halo_of(geometry: ConvGeometry) -> Pads:
+    """The halo that the adjoint convolution reads."""
+    return geometry.opposite_pads if geometry.padding_mode == "circular" else NO_PADS
 
 
 def adjoint(weight: Tensor) -> Tensor:
-    """The kernel of the adjoint convolution, by the opposite frame."""
+    """The kernel of the adjoint convolution, which reads the halo of :func:`adjoint_halo_of`."""
     return (weight if is_matrix(weight) else weight.flip(2, 3)).transpose(0, 1)
 
 
-def framed(x: Tensor, frame: Pads) -> Tensor:
-    """A channels-last image with its circular frame; the image itself without one."""
-    if not any(frame):
+def with_halo(x: Tensor, halo: Pads) -> Tensor:
+    """A channels-last image with its circular halo; the image itself if the halo is empty."""
+    if not any(halo):
         return x
-    result = empty_frame(x, frame)
-    launch("conv_chain_forward", x, x.data_ptr(), 0, 0, 0, result.data_ptr(), 0, 0, frame=frame)
+    result = empty_with_halo(x, halo)
+    launch("conv_chain_forward", x, x.data_ptr(), 0, 0, 0, result.data_ptr(), 0, 0, halo=halo)
     return result
 
 
-def empty_frame(x: Tensor, frame: Pads) -> Tensor:
-    """Memory for an image of the shape of x with its frame."""
-    left, right, top, bottom = frame
+def empty_with_halo(x: Tensor, halo: Pads) -> Tensor:
+    """Memory for an image of the shape of x with its halo."""
+    left, right, top, bottom = halo
     n, channels, height, width = x.shape
     size = n, channels, top + height + bottom, left + width + right
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=LAST)
 
 
-def outputs_of(x: Tensor, frame: Pads) -> tuple[Tensor, Tensor, int]:
-    """For a pass that works on x in place and also frames it: x, its framed copy, and the latter's address or 0."""
-    if not any(frame):
+def outputs_of(x: Tensor, halo: Pads) -> tuple[Tensor, Tensor, int]:
+    """For a pass that works on x in place: x, its copy with the halo, and the address of that copy.
+
+    Without a halo there is no copy: x twice, and 0.
+    """
+    if not any(halo):
         return x, x, 0
-    result = empty_frame(x, frame)
+    result = empty_with_halo(x, halo)
     return x, result, result.data_ptr()
 
 
-def convolve(image: Tensor, weight: Tensor, dilation: Sequence[int], mode: str, bias: Tensor | None = None) -> Tensor:
-    """The "same" convolution of an image that has its frame, channels-last."""
+def convolve(image: Tensor, weight: Tensor, geometry: ConvGeometry, bias: Tensor | None = None) -> Tensor:
+    """The convolution of a channels-last image that has its halo."""
     if is_matrix(weight):
         return F.linear(image.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
     weight = weight.contiguous(memory_format=LAST)
-    y = torch.conv2d(image, weight, bias, 1, _padding(weight, dilation, mode), dilation)
+    y = torch.conv2d(image, weight, bias, 1, _padding(geometry), geometry.dilation)
     return y.contiguous(memory_format=LAST)
 
 
-def weight_gradient(image: Tensor, gradient: Tensor, weight: Tensor, dilation: Sequence[int], mode: str) -> Tensor:
-    """The gradient of a kernel from the layer's input, with its frame, and the output's gradient."""
+def weight_gradient(image: Tensor, gradient: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
+    """The gradient of a kernel from the layer's input, with its halo, and the output's gradient."""
     if is_matrix(weight):
         pixels, gradients = (tensor.permute(0, 2, 3, 1).flatten(0, 2) for tensor in (image, gradient))
         return (gradients.T @ pixels)[:, :, None, None]
-    arguments = [1, 1], _padding(weight, dilation, mode), list(dilation), False, [0, 0], 1
+    arguments = [1, 1], _padding(geometry), list(geometry.dilation), False, [0, 0], 1
     return _convolution_backward(gradient, image, weight, None, *arguments, [False, True, False])[1].contiguous()
 
 
-def adjoint_weight_gradient(
-    x: Tensor, gradient: Tensor, weight_adjoint: Tensor, dilation: Sequence[int], mode: str
-) -> Tensor:
-    """The gradient of a kernel from the layer's input x and the output's framed gradient.
+def adjoint_weight_gradient(x: Tensor, gradient: Tensor, weight_adjoint: Tensor, geometry: ConvGeometry) -> Tensor:
+    """The gradient of a kernel from the layer's input x and the output's gradient with its halo.
 
-    The roles are exchanged, as if of the adjoint convolution: where the frame is around the output's gradient, the
-    layer's input needs none.
+    The roles are exchanged, as in the adjoint convolution: the halo is around the output's gradient, and the layer's
+    input needs none.
     """
-    return adjoint(weight_gradient(gradient, x, weight_adjoint, dilation, mode)).contiguous()
+    return adjoint(weight_gradient(gradient, x, weight_adjoint, geometry)).contiguous()
 
 
 def is_matrix(weight: Tensor) -> bool:
@@ -128,15 +133,13 @@ def is_matrix(weight: Tensor) -> bool:
     return weight.shape[2] == weight.shape[3] == 1
 
 
-def launch(name: str, image: Tensor, *arguments: int, frame: Pads) -> None:
+def launch(name: str, image: Tensor, *arguments: int, halo: Pads) -> None:
     """Runs a pass over an image of this shape."""
     n, channels, height, width = image.shape
-    binding.launch(f"{name}_{NAMES[image.dtype]}", image.device, *arguments, n, height, width, channels, *frame)
+    binding.launch(f"{name}_{NAMES[image.dtype]}", image.device, *arguments, n, height, width, channels, *halo)
 
 
-def _padding(weight: Tensor, dilation: Sequence[int], mode: str) -> list[int]:
-    """What the convolution itself pads: nothing where the image has its frame."""
-    if mode == "circular":
-        return [0, 0]
-    left, _, top, _ = same_pads(weight.shape[2:], tuple(dilation))
-    return [top, left]
+def _padding(geometry: ConvGeometry) -> list[int]:
+    """What the convolution itself pads: nothing where the image has its halo."""
+    left, _, top, _ = geometry.pads
+    return [0, 0] if geometry.padding_mode == "circular" else [top, left]

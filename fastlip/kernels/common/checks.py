@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from fastlip.kernels.common.literals import Backend
+
+BACKENDS = ("auto", "reference", "native", "triton")
+# Dtypes in which matrices are computed as they are.
+NUMBERS = frozenset((torch.float32, torch.float64, torch.complex64, torch.complex128))
+
+
+def check_backend(backend: Any) -> Backend:
+    """Returns the name of a backend, or raises ValueError with those allowed."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r}: allowed are {', '.join(map(repr, BACKENDS))}")
+    return backend
 
 
 def matrices(name: str, value: Tensor) -> Tensor:

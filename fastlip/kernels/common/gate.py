@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
+from fastlip.kernels.common.geometry import ConvGeometry
+
 # Looked up once: each call of an op asks them.
 _transforms_are_active = torch._C._are_functorch_transforms_active
 _tracing_state = torch._C._get_tracing_state
@@ -23,7 +25,7 @@ _STAND_INS = "Batched", "FuncTorchGradWrapper", "Functionalize"
 
 _TENSORS = frozenset((Tensor, Parameter))
 _FREED = "its storage was freed"
-_NO_TENSORS = frozenset((str, int, bool, float, type(None)))
+_NO_TENSORS = frozenset((str, int, bool, float, type(None), ConvGeometry))
 
 
 def refusal(arguments: Iterable[Any]) -> str:

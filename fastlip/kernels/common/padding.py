@@ -10,10 +10,10 @@ Pads = tuple[int, int, int, int]  # left, right, top, bottom
 
 
 def same_pads(kernel_size: tuple[int, ...], dilation: tuple[int, ...]) -> Pads:
-    """The padding that keeps an image's size; of an even kernel's, the odd element comes after the image."""
-    totals = (d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True))
-    (top, bottom), (left, right) = ((total // 2, total - total // 2) for total in totals)
-    return left, right, top, bottom
+    """The padding that keeps an image's size; an even kernel has the odd element after the image."""
+    (height, width), (vertical, horizontal) = kernel_size, dilation
+    down, across = vertical * (height - 1), horizontal * (width - 1)
+    return across // 2, across - across // 2, down // 2, down - down // 2
 
 
 def pad(x: Tensor, pads: Pads, mode: str) -> Tensor:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.asked import asked
-from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.derivatives import differentiated
+from fastlip.kernels.common.dispatch import Op
+from fastlip.kernels.common.geometry import ConvGeometry, from_numbers
 from fastlip.kernels.common.literals import Backend, PaddingMode
 from fastlip.kernels.conv_chain import reference
 from fastlip.kernels.maxmin.api import PAIRINGS
 
-PADDING_MODES = ("circular", "zeros")
 OP = Op("conv_chain")
 
 
@@ -57,13 +58,13 @@ def conv_chain(
         ValueError: shapes, dilation, pairing or padding mode that do not fit, or a backend that cannot run here.
     """
     weights, biases, scales = list(weights), list(biases or [None] * len(weights)), list(scales or [])
-    dilation = _check(x, weights, biases, scales, padding_mode, dilation, pairing)
-    chosen = OP.choose(backend, x, weights, biases, scales, padding_mode, dilation, pairing)
-    if chosen == "reference":
-        return reference.conv_chain(x, weights, biases, scales, padding_mode, dilation, pairing)
-    filled = [w.new_zeros(w.shape[0]) if b is None else b for w, b in zip(weights, biases, strict=True)]
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights, *filled, *scales))
-    return _forward(x, weights, filled, scales, keep, padding_mode, list(dilation), pairing, chosen)
+    geometries = _check(x, weights, biases, scales, pairing, padding_mode, dilation)
+    if None in biases:
+        biases = [w.new_zeros(w.shape[0]) if b is None else b for w, b in zip(weights, biases, strict=True)]
+    keep = False
+    for tensor in (x, *weights, *biases, *scales):
+        keep = keep or tensor.requires_grad
+    return OPERATOR(x, weights, biases, scales, keep and torch.is_grad_enabled(), geometries, pairing, backend)
 
 
 def _check(
@@ -71,10 +72,11 @@ def _check(
     weights: list[Tensor],
     biases: list[Tensor | None],
     scales: list[Tensor],
+    pairing: str,
     padding_mode: PaddingMode,
     dilation: tuple[int, int],
-    pairing: str,
-) -> tuple[int, int]:
+) -> list[ConvGeometry]:
+    """Returns the geometry of each layer."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"x: got {getattr(x, 'dtype', type(x).__name__)}, expected a floating-point tensor")
     if x.dim() != 4:
@@ -84,22 +86,19 @@ def _check(
     for name, values in (("biases", biases), ("scales", scales)):
         if values and len(values) != len(weights):
             raise ValueError(f"{name}: got {len(values)}, expected as many as weights, {len(weights)}")
-    channels = x.shape[1]
+    channels, geometries = x.shape[1], []
     for i, weight in enumerate(weights):
         if weight.dim() != 4 or weight.shape[1] != channels or 0 in weight.shape:
             raise ValueError(f"weights[{i}]: got shape {tuple(weight.shape)}, expected (cout, {channels}, kh, kw)")
         if scales and scales[i].shape != (channels,):
             raise ValueError(f"scales[{i}]: got shape {tuple(scales[i].shape)}, expected ({channels},)")
         channels = weight.shape[0]
+        geometries.append(ConvGeometry.like(weight, dilation, padding_mode=padding_mode))
         if (bias := biases[i]) is not None and bias.shape != (channels,):
             raise ValueError(f"biases[{i}]: got shape {tuple(bias.shape)}, expected ({channels},)")
-    if padding_mode not in PADDING_MODES:
-        raise ValueError(f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, PADDING_MODES))}")
     if pairing not in (*PAIRINGS, "none"):
         raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, (*PAIRINGS, 'none')))}")
-    if len(dilation) != 2 or min(dilation) < 1:
-        raise ValueError(f"dilation={dilation!r}: expected a pair of ints, at least 1")
-    return dilation[0], dilation[1]
+    return geometries
 
 
 def mask_shape(x: Tensor, channels: int, pairing: str, backend: Backend) -> tuple[int, int]:
@@ -118,7 +117,7 @@ _Kept = tuple[Tensor, list[Tensor], list[Tensor]]
 
 
 def _fake_forward(x: Tensor, weights: list[Tensor], *rest: Any) -> _Kept:
-    _, _, keep, _, _, pairing, backend = rest
+    _, _, keep, _, pairing, backend = rest
     n, _, height, width = x.shape
     shapes = [(n, weight.shape[0], height, width) for weight in weights]
     outputs = [torch.empty_like(x.new_empty(shape), memory_format=torch.channels_last) for shape in shapes]
@@ -159,22 +158,23 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
         if scales and needs_scales[i]:
             scale_bars[i] = (bar * weights[i]).sum((0, 2, 3))
     bias_gradients = [bar if need else None for bar, need in zip(bias_bars, needs_biases, strict=True)]
-    return x_bar if needs_x else None, weight_bars, bias_gradients, scale_bars, *[None] * 5
+    return x_bar if needs_x else None, weight_bars, bias_gradients, scale_bars, *[None] * 4
 
 
 def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     x, *rest = ctx.saved_tensors
     weights, biases, scales, _between, _masks = _split(rest, ctx.counts)
-    padding_mode, dilation, pairing, _ = ctx.options
+    numbers, pairing, _ = ctx.options
+    geometries = from_numbers(tuple(numbers))
     inputs = x, *weights, *biases, *scales
 
     def function(x: Tensor, *tensors: Tensor) -> Tensor:
         weights, biases, scales, _rest = _split(list(tensors), ctx.counts[:3])
-        return reference.conv_chain(x, weights, biases, scales, padding_mode, (dilation[0], dilation[1]), pairing)
+        return reference.conv_chain(x, weights, biases, scales, geometries, pairing)
 
     needs_x, *needed = ctx.needs_input_grad[:4]
     found = differentiated(function, inputs, [needs_x, *chain.from_iterable(needed)], gradient)
-    return found[0], *_split(found[1:], ctx.counts[:3])[:3], *[None] * 5
+    return found[0], *_split(found[1:], ctx.counts[:3])[:3], *[None] * 4
 
 
 def _split(items: list[Any], counts: tuple[int, ...]) -> list[list[Any]]:
@@ -185,9 +185,13 @@ def _split(items: list[Any], counts: tuple[int, ...]) -> list[list[Any]]:
     return [*parts, items]
 
 
-_forward = OP.define(
-    "conv_chain_forward(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] scales, bool keep, str padding_mode,"
-    " int[] dilation, str pairing, str backend) -> (Tensor, Tensor[], Tensor[])",
+# conv_chain(x, weights, biases, scales, keep, geometries, pairing, backend), with a bias and a geometry per weight.
+# Whether to keep what the backward needs is for the caller to say.
+OPERATOR = OP.main(
+    "conv_chain_forward(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] scales, bool keep, int[] geometry,"
+    " str pairing, str backend) -> (Tensor, Tensor[], Tensor[])",
+    reference=reference.conv_chain,
+    without=("keep",),
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,
@@ -195,7 +199,7 @@ _forward = OP.define(
 )
 _backward = OP.define(
     "conv_chain_backward(Tensor gradient, Tensor x, Tensor[] kernels, Tensor[] between, Tensor[] masks,"
-    " bool needs_x, bool[] needs_kernels, bool[] needs_biases, str padding_mode, int[] dilation, str pairing,"
+    " bool needs_x, bool[] needs_kernels, bool[] needs_biases, int[] geometry, str pairing,"
     " str backend) -> (Tensor, Tensor[], Tensor[])",
     fake=_fake_backward,
 )

@@ -21,37 +21,37 @@ class Passes:
         """Why these passes cannot run on the device of x; empty if they can."""
         return images.missing(x)
 
-    def frame(self, x: Tensor, frame: Pads) -> Tensor:
-        """x with its frame."""
-        return images.framed(x, frame)
+    def with_halo(self, x: Tensor, halo: Pads) -> Tensor:
+        """x with its halo."""
+        return images.with_halo(x, halo)
 
     def activate(
-        self, z: Tensor, bias: Tensor | None, residual: Tensor | None, pairing: str, frame: Pads, keep: bool
+        self, z: Tensor, bias: Tensor | None, residual: Tensor | None, pairing: str, halo: Pads, keep: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """y = maxmin(z + bias) or maxmin(residual - z), y with its frame, and the bits; y only if it is kept."""
-        y, framed, address = images.outputs_of(z, frame)
+        """y = maxmin(z + bias) or maxmin(residual - z), y with its halo, and the bits; y only if it is kept."""
+        y, extended, address = images.outputs_of(z, halo)
         mask = torch.empty(mask_shape(z, z.shape[1], pairing, "native"), dtype=torch.uint8)
         plain = y.data_ptr() if keep or not address else 0
         others = [0 if other is None else other.data_ptr() for other in (bias, residual)]
         addresses = z.data_ptr(), *others, plain, address, mask.data_ptr()
-        images.launch("conv_chain_forward", z, *addresses, images.ACTIVATIONS[pairing], frame=frame)
-        return y, framed, mask
+        images.launch("conv_chain_forward", z, *addresses, images.ACTIVATIONS[pairing], halo=halo)
+        return y, extended, mask
 
     def deactivate(
-        self, gradient: Tensor, mask: Tensor, pairing: str, frame: Pads, keep: bool, sums: bool
+        self, gradient: Tensor, mask: Tensor, pairing: str, halo: Pads, keep: bool, sums: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient before MaxMin (only if kept), the same with its frame, its sums per channel (if wanted)."""
-        if any(frame):
-            framed = images.empty_frame(gradient, frame)
+        """The gradient before MaxMin (only if kept), the same with its halo, its sums per channel (if wanted)."""
+        if any(halo):
+            extended = images.empty_with_halo(gradient, halo)
             plain = torch.empty_like(gradient) if keep else gradient
-            addresses = plain.data_ptr() if keep else 0, framed.data_ptr()
+            addresses = plain.data_ptr() if keep else 0, extended.data_ptr()
         else:
-            plain = framed = torch.empty_like(gradient)
+            plain = extended = torch.empty_like(gradient)
             addresses = plain.data_ptr(), 0
         total = gradient.new_empty(gradient.shape[1] if sums else 0)
         addresses = gradient.data_ptr(), mask.data_ptr(), *addresses, total.data_ptr() if sums else 0
-        images.launch("conv_chain_backward", gradient, *addresses, images.ACTIVATIONS[pairing], frame=frame)
-        return plain, framed, total
+        images.launch("conv_chain_backward", gradient, *addresses, images.ACTIVATIONS[pairing], halo=halo)
+        return plain, extended, total
 
 
 _kernels = layers.Kernels(Passes())

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from fastlip.kernels.common.literals import PaddingMode
-from fastlip.kernels.common.padding import pad, same_pads
-from fastlip.kernels.maxmin import reference as maxmin
+from fastlip.kernels.common.geometry import ConvGeometry
+from fastlip.kernels.maxmin.reference import exchange
 
 
 def conv_chain(
@@ -17,15 +15,14 @@ def conv_chain(
     weights: list[Tensor],
     biases: Sequence[Tensor | None],
     scales: list[Tensor],
-    padding_mode: PaddingMode,
-    dilation: tuple[int, int],
+    geometries: Sequence[ConvGeometry],
     pairing: str,
 ) -> Tensor:
-    """X ← maxmin(W diag(s) ∗ x + b), layer after layer."""
-    for weight, bias in zip(scaled(weights, scales), biases, strict=True):
-        padded = pad(x, same_pads(weight.shape[2:], dilation), padding_mode)
-        x = F.conv2d(padded, weight, bias, dilation=dilation)
-        x = x if pairing == "none" else maxmin.maxmin(x, pairing, 1)
+    """x ← maxmin(W diag(s) ∗ x + b), layer after layer."""
+    weights = scaled(weights, scales) if scales else weights
+    for weight, bias, geometry in zip(weights, biases, geometries, strict=True):
+        x = geometry.convolve(x, weight, bias)
+        x = x if pairing == "none" else exchange(x, None, pairing, 1)
     return x
 
 

@@ -150,7 +150,7 @@ class Passes:
         """Why these passes cannot run on the device of x; empty if they can."""
         return triton_launch.why_not(x, _activate_kernel)
 
-    def frame(self, x: Tensor, frame: Pads) -> Tensor:
+    def with_halo(self, x: Tensor, frame: Pads) -> Tensor:
         """x with its frame."""
         return self.activate(x, None, None, "none", frame, False)[1] if any(frame) else x
 
@@ -163,7 +163,7 @@ class Passes:
         """
         shape = mask_shape(z, z.shape[1], "none" if pairing == "relu" else pairing, "triton")
         mask = torch.empty(shape, dtype=torch.uint8, device=z.device)
-        framed = images.empty_frame(z, frame) if any(frame) else z
+        framed = images.empty_with_halo(z, frame) if any(frame) else z
         y = torch.empty_like(z) if keep and any(frame) else z
         launch(
             _activate_kernel, z, frame, z, *(z if other is None else other for other in (bias, residual)),
@@ -176,7 +176,7 @@ class Passes:
         self, gradient: Tensor, mask: Tensor, pairing: str, frame: Pads, keep: bool, sums: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The gradient before MaxMin (only if kept), the same with its frame, its sums per channel (if wanted)."""
-        framed = images.empty_frame(gradient, frame) if any(frame) else torch.empty_like(gradient)
+        framed = images.empty_with_halo(gradient, frame) if any(frame) else torch.empty_like(gradient)
         plain = torch.empty_like(gradient) if keep and any(frame) else framed
         parts = partial_sums(gradient, frame) if sums else gradient.new_zeros(0)
         launch(

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fastlip.kernels.common.asked import asked
-from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.derivatives import differentiated
+from fastlip.kernels.common.dispatch import Op
+from fastlip.kernels.common.geometry import ConvGeometry, from_numbers
 from fastlip.kernels.common.literals import Backend, PaddingMode
 from fastlip.kernels.conv_exp import forms, reference
 from fastlip.kernels.conv_exp.truncation import MAX_TERMS, taylor
 
-PADDING_MODES = ("zeros", "circular")
 OP = Op("conv_exp", backends=("native",))
 
 
@@ -59,19 +60,16 @@ def conv_exp(
         TypeError: x or kernel is not a floating-point tensor, or terms is not an int.
         ValueError: an even kernel, shapes or options that do not fit, or a backend that cannot run here.
     """
-    _check(x, kernel, terms, dilation, groups, padding_mode, bias)
+    _check(x, kernel, terms, groups, bias)
+    geometry = ConvGeometry.like(kernel, dilation, groups, padding_mode)
     coefficients = taylor(terms) if coefficients is None else _check_coefficients(coefficients, terms)
-    dilation = (dilation[0], dilation[1])
-    chosen = OP.choose(backend, x, kernel, bias, coefficients, dilation, groups, padding_mode)
-    if chosen == "reference":
-        return _reference(recompute, x, kernel, bias, coefficients, dilation, groups, padding_mode)
-    keep = not recompute and torch.is_grad_enabled() and kernel.requires_grad
-    form = forms.choose(x.shape, kernel.shape, terms, dilation, padding_mode, x.element_size())
-    keep = keep and form != "matrices"
-    return _forward(x, kernel, bias, coefficients, keep, form, dilation, padding_mode, chosen)
+    form = forms.choose(x.shape, geometry, terms, x.element_size()) if x.dim() == 4 else "taps"
+    keep = not recompute and form != "matrices" and torch.is_grad_enabled() and kernel.requires_grad
+    return OPERATOR(x, kernel, bias, coefficients, keep, form, geometry, recompute, backend)
 
 
-def _reference(recompute: bool, *arguments: Any) -> Tensor:
+def _reference(*inputs: Any) -> Tensor:
+    *arguments, recompute = inputs
     # torch.func's transforms refuse the hooks that checkpoints are made of.
     if not (recompute and torch.is_grad_enabled()) or torch._C._are_functorch_transforms_active():
         return reference.conv_exp(*arguments)
@@ -95,15 +93,7 @@ def _check_coefficients(coefficients: Sequence[float], terms: int) -> tuple[floa
     return values
 
 
-def _check(
-    x: Any,
-    kernel: Any,
-    terms: Any,
-    dilation: tuple[int, int],
-    groups: int,
-    padding_mode: PaddingMode,
-    bias: Tensor | None,
-) -> None:
+def _check(x: Any, kernel: Any, terms: Any, groups: int, bias: Tensor | None) -> None:
     for name, tensor in (("x", x), ("kernel", kernel)):
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             kind = getattr(tensor, "dtype", type(tensor).__name__)
@@ -118,10 +108,6 @@ def _check(
     if bias is not None and bias.shape != (channels,):
         raise ValueError(f"bias: got shape {tuple(bias.shape)}, expected ({channels},)")
     check_terms("terms", terms)
-    if len(dilation) != 2 or min(dilation) < 1:
-        raise ValueError(f"dilation={dilation!r}: expected a pair of ints, at least 1")
-    if padding_mode not in PADDING_MODES:
-        raise ValueError(f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, PADDING_MODES))}")
 
 
 def _fake_forward(
@@ -145,8 +131,8 @@ def _fake_backward(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
-    x, kernel, _, coefficients, _, *options = inputs
-    ctx.options = coefficients, *options
+    x, kernel, _, coefficients, _, form, geometry, _, backend = inputs
+    ctx.options = coefficients, form, geometry, backend
     # A frozen kernel's gradient is all that needs x and the sums.
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, kernel, *output[1])
 
@@ -161,11 +147,12 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]
 
 def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     x, kernel = ctx.saved_tensors[:2]
-    coefficients, _form, dilation, padding_mode, _ = ctx.options
+    coefficients, _form, numbers, _ = ctx.options
+    (geometry,) = from_numbers(tuple(numbers))
     needs_x, needs_kernel, needs_bias = ctx.needs_input_grad[:3]
 
     def function(x: Tensor, kernel: Tensor) -> Tensor:
-        return reference.conv_exp(x, kernel, None, coefficients, (dilation[0], dilation[1]), 1, padding_mode)
+        return reference.conv_exp(x, kernel, None, coefficients, geometry)
 
     # The map is linear: without the gradient of its kernel any x will do.
     inputs = torch.zeros(gradient.shape, dtype=kernel.dtype, device=kernel.device) if x is None else x, kernel
@@ -173,9 +160,13 @@ def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None
     return *found, gradient.sum((0, 2, 3)) if needs_bias else None, *[None] * 6
 
 
-_forward = OP.define(
+# conv_exp(x, kernel, bias, coefficients, keep, form, geometry, recompute, backend). ``forms.choose`` gives the form;
+# recompute is for the reference, keep (whether the backward gets the partial sums) for the kernels.
+OPERATOR = OP.main(
     "conv_exp_forward(Tensor x, Tensor kernel, Tensor? bias, float[] coefficients, bool keep, str form,"
-    " int[] dilation, str padding_mode, str backend) -> (Tensor, Tensor[])",
+    " int[] geometry, bool recompute, str backend) -> (Tensor, Tensor[])",
+    reference=_reference,
+    without=("keep", "form"),
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,
@@ -183,6 +174,6 @@ _forward = OP.define(
 )
 _backward = OP.define(
     "conv_exp_backward(Tensor gradient, Tensor? x, Tensor kernel, Tensor[] sums, bool needs_bias,"
-    " float[] coefficients, str form, int[] dilation, str padding_mode, str backend) -> (Tensor, Tensor, Tensor)",
+    " float[] coefficients, str form, int[] geometry, str backend) -> (Tensor, Tensor, Tensor)",
     fake=_fake_backward,
 )

@@ -13,7 +13,7 @@ from fastlip.kernels.spectral_conv.frequencies import Size, kernel_spectrum, ker
 
 
 def forward(series: Series, x: Tensor, bias: Tensor | None, keep: bool) -> tuple[Tensor, list[Tensor]]:
-    """Y; there is nothing else to be kept."""
+    """y; there is nothing else to be kept."""
     size = x.shape[2], x.shape[3]
     Q = torch.cat([polynomial(K, series.coefficients) for K in _matrices(series, size)])
     return native.spectral_conv_forward(x, Q, bias, size, 1), []
@@ -37,12 +37,12 @@ def backward(
         polynomial_adjoint(K, factors, part, coefficients)
         for K, (_, factors), part in zip(matrices, results, of_Q, strict=True)
     ]
-    of_taps = kernel_spectrum_adjoint(torch.cat(of_K), series.kernel.shape, size, series.dilation)
+    of_taps = kernel_spectrum_adjoint(torch.cat(of_K), series.kernel.shape, size, series.geometry.dilation)
     return x_gradient, of_taps, bias_gradient
 
 
 def _matrices(series: Series, size: Size) -> tuple[Tensor, Tensor]:
-    """Those of K at self-conjugate frequencies, which are real, and at the others."""
-    spectrum = kernel_spectrum(series.kernel, size, series.dilation)
+    """The matrices of K at self-conjugate frequencies, which are real, and at the others."""
+    spectrum = kernel_spectrum(series.kernel, size, series.geometry.dilation)
     own = own_frequencies(size)
     return spectrum[:own].real.contiguous(), spectrum[own:]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastlip.kernels.common import binding
 from fastlip.kernels.common import channels_last as images
-from fastlip.kernels.common.literals import PaddingMode
+from fastlip.kernels.common.geometry import ConvGeometry, from_numbers
 from fastlip.kernels.conv_exp import matrices, spectrum, taps
 from fastlip.kernels.conv_exp.series import Series
 
@@ -23,16 +23,15 @@ def supports(
     kernel: Tensor,
     bias: Tensor | None,
     coefficients: Sequence[float],
-    dilation: tuple[int, int],
-    groups: int,
-    padding_mode: PaddingMode,
+    geometry: ConvGeometry,
+    recompute: bool = False,
 ) -> str:
     """Empty, or why these kernels cannot run."""
     if x.dim() != 4:
         return "no kernel for images without a batch dimension"
-    if groups != 1:
-        return f"no kernel for groups={groups}"
-    return images.refuse(x, (bias,), (kernel,), padding_mode, dilation) or images.missing(x)
+    if geometry.groups != 1:
+        return f"no kernel for groups={geometry.groups}"
+    return images.refuse(x, (kernel, bias), (geometry,)) or images.missing(x)
 
 
 def conv_exp_forward(
@@ -42,12 +41,12 @@ def conv_exp_forward(
     coefficients: Sequence[float],
     keep: bool,
     form: str,
-    dilation: Sequence[int],
-    padding_mode: PaddingMode,
+    numbers: Sequence[int],
+    recompute: bool,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Y, and if they are to be kept the sums of Horner's rule that are neither x nor y, innermost first."""
+    """y, and if they are to be kept the sums of Horner's rule that are neither x nor y, innermost first."""
     x = x.contiguous(memory_format=images.LAST)
-    series = Series(kernel, coefficients, (dilation[0], dilation[1]), padding_mode)
+    series = Series(kernel, coefficients, *from_numbers(tuple(numbers)))
     return _FORMS[form].forward(series, x, bias, keep)
 
 
@@ -59,13 +58,12 @@ def conv_exp_backward(
     needs_bias: bool,
     coefficients: Sequence[float],
     form: str,
-    dilation: Sequence[int],
-    padding_mode: PaddingMode,
+    numbers: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, of the kernel (empty where x was not kept) and of the bias (empty unless needed)."""
     gradient = gradient.contiguous(memory_format=images.LAST)
     x = x if x is None else x.contiguous(memory_format=images.LAST)
-    series = Series(kernel, coefficients, (dilation[0], dilation[1]), padding_mode)
+    series = Series(kernel, coefficients, *from_numbers(tuple(numbers)))
     x_gradient, kernel_gradient, bias_gradient = _FORMS[form].backward(series, gradient, x, sums, needs_bias)
     if kernel_gradient is None:
         kernel_gradient = kernel.new_empty((0, 0, 0, 0))

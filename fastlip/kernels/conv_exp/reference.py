@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from fastlip.kernels.common.literals import PaddingMode
-from fastlip.kernels.common.padding import pad, same_pads
+from fastlip.kernels.common.geometry import ConvGeometry
 
 
 def conv_exp(
@@ -16,30 +14,12 @@ def conv_exp(
     kernel: Tensor,
     bias: Tensor | None,
     coefficients: Sequence[float],
-    dilation: tuple[int, int],
-    groups: int,
-    padding_mode: PaddingMode,
+    geometry: ConvGeometry,
 ) -> Tensor:
     """c_0 (x + r_1 K(x + r_2 K(x + ...))) + b with r_t = c_t / c_{t-1}, innermost first; r_t = 1/t of the series."""
-    pads = same_pads(kernel.shape[2:], dilation)
     y = x
     for t in range(len(coefficients) - 1, 0, -1):
         weight = kernel * (coefficients[t] / coefficients[t - 1])
-        y = x + _convolve(y, weight, pads, dilation, groups, padding_mode)
+        y = x + geometry.convolve(y, weight)
     y = y if coefficients[0] == 1 else y * coefficients[0]
     return y if bias is None else y + bias[:, None, None]
-
-
-def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    pads: tuple[int, ...],
-    dilation: tuple[int, int],
-    groups: int,
-    padding_mode: PaddingMode,
-) -> Tensor:
-    left, right, top, bottom = pads
-    if padding_mode == "zeros":
-        return F.conv2d(x, weight, padding=(top, left), dilation=dilation, groups=groups)
-    x = pad(x, (left, right, top, bottom), padding_mode)
-    return F.conv2d(x, weight, dilation=dilation, groups=groups)

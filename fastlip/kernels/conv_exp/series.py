@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fastlip.kernels.common.literals import PaddingMode
+from fastlip.kernels.common.geometry import ConvGeometry
 
 
 class Series(NamedTuple):
-    """sum_t c_t K^t, K the "same" convolution with this kernel.
+    """sum_t c_t K^t, K the convolution with this kernel that keeps an image's size.
 
     A form is a module with two functions of channels-last images. ``forward(series, x, bias, keep)`` returns y and,
     if they are to be kept, the sums of Horner's rule that are neither x nor y, innermost first. ``backward(series,
@@ -20,5 +20,4 @@ class Series(NamedTuple):
 
     kernel: Tensor
     coefficients: Sequence[float]
-    dilation: tuple[int, int]
-    padding_mode: PaddingMode
+    geometry: ConvGeometry

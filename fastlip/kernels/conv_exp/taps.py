@@ -1,6 +1,6 @@
 """conv_exp by oneDNN's channels-last convolutions through torch, one pass between two of them.
 
-The pass is that of csrc/conv_chain: the sum with x, in place, and the frame of the next convolution.
+The pass is that of csrc/conv_chain: the sum with x, in place, and the halo of the next convolution.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from fastlip.kernels.conv_exp.series import Series
 def forward(series: Series, x: Tensor, bias: Tensor | None, keep: bool) -> tuple[Tensor, list[Tensor]]:
     """Y, and if they are to be kept the sums of Horner's rule."""
     series = _channels_last(series)
-    kernel, coefficients, dilation, padding_mode = series
+    kernel, coefficients, geometry = series
     sums, outermost = [], x
-    for plain, framed in _sums(series, x, keep):
-        outermost = framed
+    for plain, extended in _sums(series, x, keep):
+        outermost = extended
         if keep:
             sums.append(plain)
-    y = images.convolve(outermost, kernel * coefficients[1], dilation, padding_mode, bias)
+    y = images.convolve(outermost, kernel * coefficients[1], geometry, bias)
     y.add_(x, alpha=coefficients[0])
     return y, sums[1:]
 
@@ -33,7 +33,7 @@ def backward(
     series: Series, gradient: Tensor, x: Tensor | None, sums: list[Tensor], needs_bias: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The gradients of x, kernel and bias."""
-    kernel, coefficients, dilation, padding_mode = series
+    kernel, coefficients, geometry = series
     inputs = []
     if x is not None:
         if len(sums) < len(coefficients) - 2:
@@ -41,15 +41,15 @@ def backward(
         else:
             inputs = [x, *sums]
     adjoint = images.adjoint(kernel).contiguous(memory_format=images.LAST)
-    frame = images.opposite(images.frame_of(kernel, dilation, padding_mode))
+    halo = images.adjoint_halo_of(geometry)
     adjoint_gradient = torch.zeros_like(adjoint, memory_format=torch.contiguous_format)
     g = x_gradient = gradient
     for t, factor in enumerate(_factors(coefficients), 1):
-        framed = images.framed(g, frame)
+        extended = images.with_halo(g, halo)
         if inputs:
-            part = images.weight_gradient(framed, inputs[-t], adjoint, dilation, padding_mode)
+            part = images.weight_gradient(extended, inputs[-t], adjoint, geometry)
             adjoint_gradient.add_(part, alpha=factor)
-        g = images.convolve(framed, adjoint * factor, dilation, padding_mode)
+        g = images.convolve(extended, adjoint * factor, geometry)
         x_gradient = torch.add(g, gradient, alpha=coefficients[0]) if t == 1 else x_gradient.add_(g)
     kernel_gradient = images.adjoint(adjoint_gradient).contiguous() if inputs else None
     return x_gradient, kernel_gradient, gradient.sum((0, 2, 3)) if needs_bias else None
@@ -66,18 +66,18 @@ def _channels_last(series: Series) -> Series:
 
 
 def _sums(series: Series, x: Tensor, keep: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """x, x + r_T K x, ..., all but the outermost sum; each plain (if it is to be kept) and with its frame."""
-    kernel, coefficients, dilation, padding_mode = series
-    frame = images.frame_of(kernel, dilation, padding_mode)
-    framed = images.framed(x, frame)
-    yield x, framed
+    """x, x + r_T K x, ..., all but the outermost sum; each plain (if it is to be kept) and with its halo."""
+    kernel, coefficients, geometry = series
+    halo = images.halo_of(geometry)
+    extended = images.with_halo(x, halo)
+    yield x, extended
     for factor in reversed(_factors(coefficients)[1:]):
         # The pass subtracts.
-        z = images.convolve(framed, kernel * -factor, dilation, padding_mode)
-        plain, framed, address = images.outputs_of(z, frame)
+        z = images.convolve(extended, kernel * -factor, geometry)
+        plain, extended, address = images.outputs_of(z, halo)
         kept = plain.data_ptr() if keep or not address else 0
         images.launch(
             "conv_chain_forward", z, z.data_ptr(), 0, x.data_ptr(), kept, address, 0, images.ACTIVATIONS["none"],
-            frame=frame,
+            halo=halo,
         )  # fmt: skip
-        yield plain, framed
+        yield plain, extended

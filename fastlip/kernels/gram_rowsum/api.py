@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.derivatives import differentiated
+from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import for_convolution, full_precision
 from fastlip.kernels.gram_rowsum import reference
@@ -42,12 +43,7 @@ def gram_rowsum(weight: Tensor, psi: Tensor | None = None, groups: int = 1, *, b
         TypeError: an argument that is not a floating-point tensor.
         ValueError: shapes or groups that do not fit, or a backend that cannot run here.
     """
-    _check(weight, psi, groups)
-    weight, psi = _widen(weight, psi)
-    chosen = OP.choose(backend, weight, psi, groups)
-    if chosen != "reference":
-        return _forward(weight, psi, groups, chosen)
-    return _reference(weight, psi, groups)
+    return OPERATOR(*_checked(weight, psi, groups), groups, backend)
 
 
 def _reference(weight: Tensor, psi: Tensor | None, groups: int) -> Tensor:
@@ -57,7 +53,8 @@ def _reference(weight: Tensor, psi: Tensor | None, groups: int) -> Tensor:
         return reference.gram_rowsum(wide, psi if psi is None else psi.to(wide.dtype), groups).to(dtype)
 
 
-def _check(weight: Tensor, psi: Tensor | None, groups: int) -> None:
+def _checked(weight: Tensor, psi: Tensor | None, groups: int) -> tuple[Tensor, Tensor | None]:
+    """The tensors in the dtype of the result."""
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         got = getattr(weight, "dtype", type(weight).__name__)
         raise TypeError(f"weight: got {got}, expected a floating-point tensor")
@@ -69,18 +66,13 @@ def _check(weight: Tensor, psi: Tensor | None, groups: int) -> None:
     if groups != 1 and (groups < 1 or weight.shape[0] % groups):
         raise ValueError(f"groups={groups}: allowed are the divisors of cout={weight.shape[0]}")
     if psi is None:
-        return
+        return (weight if weight.dtype in (torch.float32, torch.float64) else weight.float()), None
     if not isinstance(psi, Tensor) or not psi.is_floating_point():
         raise TypeError(f"psi: got {getattr(psi, 'dtype', type(psi).__name__)}, expected a floating-point tensor")
     if psi.dim() != 1 or psi.shape[0] != groups * weight.shape[1]:
         raise ValueError(f"psi: got shape {tuple(psi.shape)}, expected ({groups * weight.shape[1]},)")
     if psi.device != weight.device:
         raise ValueError(f"psi: got device {psi.device}, expected weight's, {weight.device}")
-
-
-def _widen(weight: Tensor, psi: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    if psi is None:
-        return (weight if weight.dtype in (torch.float32, torch.float64) else weight.float()), None
     double = torch.float64 in (weight.dtype, psi.dtype)
     dtype = torch.float64 if double else torch.float32
     return weight.to(dtype), psi.to(dtype)
@@ -111,32 +103,28 @@ def _fake_backward(gradient: Tensor, weight: Tensor, psi: Tensor | None, *_: Any
     return torch.empty_like(weight), weight.new_empty(0 if psi is None else psi.shape[0])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    weight, psi, ctx.groups, ctx.backend = inputs
-    r, signs = output
-    # Without psi the backward needs no r.
-    ctx.save_for_backward(weight, signs, *(() if psi is None else (psi, r)))
-
-
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, Tensor | None, None, None]:
-    weight, signs, psi, r = (*ctx.saved_tensors, None, None)[:4]
-    weight_gradient, psi_gradient = _backward.outputs(gradient, weight, psi, r, signs, ctx.groups, ctx.backend)
+    weight, psi, r, signs = ctx.saved_tensors
+    weight_gradient, psi_gradient = _backward.outputs(gradient, weight, psi, r, signs, *ctx.options)
     return weight_gradient, None if psi is None else psi_gradient, None, None
 
 
 def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    weight, _signs, psi, _r = (*ctx.saved_tensors, None, None)[:4]
+    weight, psi, _r, _signs = ctx.saved_tensors
 
     def function(weight: Tensor, psi: Tensor | None) -> Tensor:
-        return _reference(weight, psi, ctx.groups)
+        return _reference(weight, psi, ctx.options[0])
 
     return *differentiated(function, (weight, psi), ctx.needs_input_grad[:2], gradient), None, None
 
 
-_forward = OP.define(
-    "gram_rowsum_forward(Tensor weight, Tensor? psi, int groups, str backend) -> (Tensor, Tensor)",
+# gram_rowsum(weight, psi, groups, backend), of a weight and psi of one dtype, float32 or float64.
+OPERATOR = OP.main(
+    "gram_rowsum_forward(Tensor weight, Tensor? psi, int groups, str backend) -> (Tensor r, Tensor signs)",
+    reference=_reference,
     fake=_fake_forward,
-    setup_context=_save,
+    saves=("weight", "psi", "r if psi", "signs"),
+    keeps=("groups", "backend"),
     backward=_gradients,
     plain_backward=_plain_gradients,
 )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common import binding
+from fastlip.kernels.common.binding import CPU
 from fastlip.kernels.gram_rowsum.api import sign_words
 
 binding.require()
@@ -23,7 +24,8 @@ def supports(weight: Tensor, psi: Tensor | None, groups: int) -> str:
     """Empty, or why these kernels cannot run."""
     if weight.dtype not in _NAMES:
         return f"no kernel for dtype {weight.dtype}"
-    return binding.missing_for("gram_rowsum_forward_float32", weight)
+    name = "gram_rowsum_forward_float32"
+    return "" if weight.is_cpu and name in CPU else binding.missing(name, weight.device)
 
 
 class _Plan(NamedTuple):
@@ -43,7 +45,8 @@ def gram_rowsum_forward(weight: Tensor, psi: Tensor | None, groups: int) -> tupl
     r = weight.new_empty(plan.channels)
     signs = weight.new_empty(plan.words, dtype=torch.int32)
     psi = psi if psi is None else psi.contiguous()
-    plan.forward(weight.data_ptr(), _address(psi), r.data_ptr(), signs.data_ptr(), *plan.geometry)
+    address = 0 if psi is None else psi.data_ptr()
+    plan.forward(weight.data_ptr(), address, r.data_ptr(), signs.data_ptr(), *plan.geometry)
     return r, signs
 
 

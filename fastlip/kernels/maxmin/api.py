@@ -32,11 +32,7 @@ def maxmin(x: Tensor, pairing: Pairing = "adjacent", dim: int = 1, *, backend: B
     Returns:
         A tensor of x's shape, dtype and memory format.
     """
-    dim = _check(x, pairing, dim)
-    chosen = OP.choose(backend, x, pairing, dim)
-    if chosen == "reference":
-        return reference.maxmin(x, pairing, dim)
-    return _forward(x, pairing, dim, chosen)
+    return OPERATOR(x, pairing, _check(x, pairing, dim), backend)
 
 
 def _check(x: Tensor, pairing: Pairing, dim: int) -> int:
@@ -108,11 +104,6 @@ def _exchange(ctx: Any, gradient: Tensor) -> Tensor:
     return reference.exchange(gradient, swap, pairing, dim)
 
 
-def _save_swap(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, mask, *ctx.options = inputs
-    ctx.save_for_backward(mask)
-
-
 def _swap_again(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None, None]:
     (mask,) = ctx.saved_tensors
     return _swap(gradient, mask, *ctx.options), None, None, None, None, None
@@ -122,8 +113,10 @@ def _swap_again_plainly(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None,
     return _exchange(ctx, gradient), None, None, None, None, None
 
 
-_forward = OP.define(
-    "maxmin_forward(Tensor x, str pairing, int dim, str backend) -> (Tensor, Tensor)",
+# maxmin(x, pairing, dim, backend), with dim at least 0.
+OPERATOR = OP.main(
+    "maxmin_forward(Tensor x, str pairing, int dim, str backend) -> (Tensor y, Tensor mask)",
+    reference=reference.maxmin,
     fake=_fake_forward,
     setup_context=_save_mask,
     backward=_swap_back,
@@ -134,7 +127,8 @@ _forward = OP.define(
 _swap = OP.define(
     "maxmin_swap(Tensor x, Tensor mask, bool channels_last, str pairing, int dim, str backend) -> Tensor",
     fake=_fake_swap,
-    setup_context=_save_swap,
+    saves=("mask",),
+    keeps=("channels_last", "pairing", "dim", "backend"),
     backward=_swap_again,
     plain_backward=_swap_again_plainly,
     twice=True,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common import binding
+from fastlip.kernels.common.binding import CPU
 from fastlip.kernels.common.sizes import surely_below
 from fastlip.kernels.maxmin.api import FORMATS, dense_format, layout, mask_bytes
 
@@ -24,7 +25,9 @@ _WORTHWHILE = 2**14  # numbers, in a compiled program on the CPU
 def supports(x: Tensor, pairing: str, dim: int) -> str:
     """Empty, or why these kernels cannot run."""
     name = _FORWARD.get(x.dtype)
-    return binding.missing_for(name, x) if name else f"no kernel for dtype {x.dtype}"
+    if name is None:
+        return f"no kernel for dtype {x.dtype}"
+    return "" if x.is_cpu and name in CPU else binding.missing(name, x.device)
 
 
 def unprofitable(x: Tensor, pairing: str, dim: int) -> str:
@@ -37,18 +40,21 @@ def unprofitable(x: Tensor, pairing: str, dim: int) -> str:
 def maxmin_forward(x: Tensor, pairing: str, dim: int) -> tuple[Tensor, Tensor]:
     """Sorted pairs, and the mask of those that were swapped."""
     x = x if x.is_contiguous() else x.contiguous(memory_format=dense_format(x, dim))
-    shape = layout(x, dim)
-    mask = x.new_empty(mask_bytes(*shape), dtype=torch.uint8)
-    return _launch(_FORWARD[x.dtype], x, mask, shape, pairing), mask
+    outer, channels, inner = layout(x, dim)
+    mask = x.new_empty(mask_bytes(outer, channels, inner), dtype=torch.uint8)
+    return _launch(_FORWARD[x.dtype], x, mask, outer, channels, inner, pairing == "halves"), mask
 
 
 def maxmin_swap(x: Tensor, mask: Tensor, channels_last: bool, pairing: str, dim: int) -> Tensor:
     """x with the masked pairs swapped."""
     x = x.contiguous(memory_format=FORMATS[channels_last])
-    return _launch(_SWAP[x.dtype], x, mask, layout(x, dim), pairing)
+    return _launch(_SWAP[x.dtype], x, mask, *layout(x, dim), pairing == "halves")
 
 
-def _launch(name: str, x: Tensor, mask: Tensor, shape: tuple[int, int, int], pairing: str) -> Tensor:
+def _launch(name: str, x: Tensor, mask: Tensor, *sizes: int) -> Tensor:
     y = torch.empty_like(x)
-    binding.launch(name, x.device, x.data_ptr(), y.data_ptr(), mask.data_ptr(), *shape, pairing == "halves")
+    if x.is_cpu:
+        CPU[name](x.data_ptr(), y.data_ptr(), mask.data_ptr(), *sizes)
+    else:
+        binding.launch(name, x.device, x.data_ptr(), y.data_ptr(), mask.data_ptr(), *sizes)
     return y

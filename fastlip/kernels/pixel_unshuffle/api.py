@@ -30,10 +30,7 @@ def pixel_unshuffle(x: Tensor, factor: int, *, backend: Backend = "auto") -> Ten
     """
     if factor < 1 or x.dim() not in (3, 4) or x.shape[-1] % factor or x.shape[-2] % factor:
         raise ValueError(f"x, factor={factor}: got shape {tuple(x.shape)}, expected sizes that the factor divides")
-    chosen = OP.choose(backend, x, factor)
-    if chosen == "reference":
-        return reference.pixel_unshuffle(x, factor)
-    return _unshuffle(x, factor, chosen)
+    return OPERATOR(x, factor, backend)
 
 
 def _fake_unshuffle(x: Tensor, factor: int, backend: Backend) -> Tensor:
@@ -48,31 +45,29 @@ def _fake_shuffle(y: Tensor, factor: int, backend: Backend) -> Tensor:
     return torch.empty_like(y.new_empty(shape), memory_format=torch.channels_last)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, ctx.factor, ctx.backend = inputs
-
-
 def _adjoint_of_unshuffle(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-    return _shuffle(gradient, ctx.factor, ctx.backend), None, None
+    return _shuffle(gradient, *ctx.options), None, None
 
 
 def _adjoint_of_shuffle(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-    return _unshuffle(gradient, ctx.factor, ctx.backend), None, None
+    return OPERATOR(gradient, *ctx.options), None, None
 
 
 def _unshuffled_plainly(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-    return reference.pixel_shuffle(gradient, ctx.factor), None, None
+    return reference.pixel_shuffle(gradient, ctx.options[0]), None, None
 
 
 def _shuffled_plainly(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-    return reference.pixel_unshuffle(gradient, ctx.factor), None, None
+    return reference.pixel_unshuffle(gradient, ctx.options[0]), None, None
 
 
 # Each is the adjoint and the inverse of the other.
-_unshuffle = OP.define(
+# pixel_unshuffle(x, factor, backend).
+OPERATOR = OP.main(
     "pixel_unshuffle(Tensor x, int factor, str backend) -> Tensor",
+    reference=reference.pixel_unshuffle,
     fake=_fake_unshuffle,
-    setup_context=_save,
+    keeps=("factor", "backend"),
     backward=_adjoint_of_unshuffle,
     plain_backward=_unshuffled_plainly,
     twice=True,
@@ -80,7 +75,7 @@ _unshuffle = OP.define(
 _shuffle = OP.define(
     "pixel_shuffle(Tensor y, int factor, str backend) -> Tensor",
     fake=_fake_shuffle,
-    setup_context=_save,
+    keeps=("factor", "backend"),
     backward=_adjoint_of_shuffle,
     plain_backward=_shuffled_plainly,
     twice=True,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common import binding
+from fastlip.kernels.common.binding import CPU
 from fastlip.kernels.common.sizes import surely_below
 from fastlip.kernels.pixel_unshuffle.api import _fake_shuffle, _fake_unshuffle
 
@@ -25,7 +26,8 @@ def supports(x: Tensor, factor: int) -> str:
     """Empty, or why these kernels cannot run."""
     if x.dtype not in _NAMES or x.dim() != 4:
         return f"no kernel for dtype {x.dtype} with {x.dim()} dimensions"
-    return binding.missing("pixel_unshuffle_float32", x.device)
+    name = "pixel_unshuffle_float32"
+    return "" if x.is_cpu and name in CPU else binding.missing(name, x.device)
 
 
 def unprofitable(x: Tensor, factor: int) -> str:

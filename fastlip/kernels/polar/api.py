@@ -57,11 +57,7 @@ def polar(V: Tensor, reals: int = 0, *, backend: Backend = "auto") -> Tensor:
     V = matrices("V", V)
     if reals != 0 and not (V.is_complex() and V.dim() > 2 and 0 < reals <= V.shape[0]):
         raise ValueError(f"reals={reals}: expected at most the matrices of a complex batch, got {tuple(V.shape)}")
-    chosen = OP.choose(backend, V, reals)
-    if chosen != "reference":
-        return _forward(V, reals, chosen)
-    with full_precision(V.device):
-        return reference.polar(V, reals)
+    return OPERATOR(V, reals, backend)
 
 
 def _fake_forward(V: Tensor, reals: int, backend: Backend) -> tuple[Tensor, Tensor]:
@@ -73,19 +69,18 @@ def _fake_backward(gradient: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(gradient, memory_format=torch.contiguous_format)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    V, ctx.reals, ctx.backend = inputs
-    ctx.save_for_backward(V, *output)
-
-
 def _gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None, None]:
-    return _backward.outputs(gradient, *ctx.saved_tensors, ctx.reals, ctx.backend), None, None
+    return _backward.outputs(gradient, *ctx.saved_tensors, *ctx.options), None, None
 
 
-_forward = OP.define(
-    "polar_forward(Tensor V, int reals, str backend) -> (Tensor, Tensor)",
+# polar(V, reals, backend).
+OPERATOR = OP.main(
+    "polar_forward(Tensor V, int reals, str backend) -> (Tensor Q, Tensor failed)",
+    reference=reference.polar,
+    precision=full_precision,
     fake=_fake_forward,
-    setup_context=_save,
+    saves=("V", "Q", "failed"),
+    keeps=("reals", "backend"),
     backward=_gradient,
 )
 _backward = OP.define(

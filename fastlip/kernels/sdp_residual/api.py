@@ -9,13 +9,14 @@ from torch import Tensor
 
 from fastlip.kernels.common.asked import asked
 from fastlip.kernels.common.channels_last import adjoint
-from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.derivatives import differentiated
+from fastlip.kernels.common.dispatch import Op
+from fastlip.kernels.common.geometry import ConvGeometry, from_numbers
 from fastlip.kernels.common.literals import Backend, PaddingMode
 from fastlip.kernels.conv_chain.api import mask_shape
 from fastlip.kernels.maxmin.api import PAIRINGS, maxmin
 from fastlip.kernels.sdp_residual import reference
 
-PADDING_MODES = ("zeros", "circular")
 OP = Op("sdp_residual")
 
 
@@ -66,18 +67,28 @@ def sdp_residual(
         TypeError: weight is not a floating-point tensor.
         ValueError: shapes, groups, dilation or padding mode that do not fit, or a backend that cannot run here.
     """
-    _check(x, weight, bias, scale, dilation, groups, padding_mode)
+    _check(x, weight, bias, scale, groups)
+    geometry = None if weight.dim() == 2 else ConvGeometry.like(weight, dilation, groups, padding_mode)
     if pairing not in (*PAIRINGS, "none"):
         raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, (*PAIRINGS, 'none')))}")
-    chosen = OP.choose(backend, x, weight, bias, scale, dilation, groups, padding_mode, pairing)
-    if chosen != "reference":
-        recompute = weight[0, 0].numel() == 1 if recompute is None else recompute
-        return _forward(x, weight, bias, scale, second, recompute, tuple(dilation), padding_mode, pairing, chosen)
-    if weight.dim() == 2:
-        y = reference.dense(x, weight, bias, scale)
+    if recompute is None:
+        recompute = geometry is not None and geometry.kernel_size == (1, 1)
+    return OPERATOR(x, weight, bias, scale, second, recompute, geometry, pairing, backend)
+
+
+def _reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    geometry: ConvGeometry | None,
+    pairing: Any,
+    backend: Backend,
+) -> Tensor:
+    if geometry is None:
+        y, channels = reference.dense(x, weight, bias, scale), -1
     else:
-        y = reference.convolutional(x, weight, bias, scale, dilation, groups, padding_mode)
-    channels = -1 if weight.dim() == 2 else -3
+        y, channels = reference.convolutional(x, weight, bias, scale, geometry), -3
     return y if pairing == "none" else maxmin(y, pairing, channels, backend=backend)
 
 
@@ -86,15 +97,7 @@ def folded(weight: Tensor, scale: Tensor) -> Tensor:
     return adjoint(scale[:, None, None, None] * weight).contiguous(memory_format=torch.channels_last)
 
 
-def _check(
-    x: Tensor,
-    weight: Any,
-    bias: Tensor | None,
-    scale: Tensor,
-    dilation: tuple[int, int],
-    groups: int,
-    padding_mode: PaddingMode,
-) -> None:
+def _check(x: Tensor, weight: Any, bias: Tensor | None, scale: Tensor, groups: int) -> None:
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         got = getattr(weight, "dtype", type(weight).__name__)
         raise TypeError(f"weight: got {got}, expected a floating-point tensor")
@@ -113,10 +116,6 @@ def _check(
     channels = groups * weight.shape[1]
     if x.dim() not in (3, 4) or x.shape[-3] != channels:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, {channels}, h, w) or ({channels}, h, w)")
-    if len(dilation) != 2 or min(dilation) < 1:
-        raise ValueError(f"dilation={dilation!r}: expected a pair of ints, at least 1")
-    if padding_mode not in PADDING_MODES:
-        raise ValueError(f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, PADDING_MODES))}")
 
 
 def _fake_forward(
@@ -124,7 +123,7 @@ def _fake_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = (0, 0, 0, 0) if recompute else (x.shape[0], weight.shape[0], *x.shape[2:])
     h = torch.empty_like(x.new_empty(shape), memory_format=torch.channels_last)
-    _, _, pairing, backend = options
+    _, pairing, backend = options
     mask = x.new_empty(mask_shape(x, x.shape[1], pairing, backend), dtype=torch.uint8)
     return torch.empty_like(x, memory_format=torch.channels_last), h, mask
 
@@ -142,43 +141,43 @@ def _fake_backward(
     )
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, weight, bias, scale, _, recompute, *ctx.options = inputs
-    _, h, mask = output
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(x, weight, bias, scale, None if recompute else h, mask)
-
-
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     needs_x, needs_weight = asked(ctx)[:2]
+    x, weight, bias, scale, h, mask = ctx.saved_tensors
     options = needs_x, needs_weight, *ctx.options
-    x_bar, weight_bar, bias_bar, scale_bar = _backward.outputs(gradient, *ctx.saved_tensors, *options)
+    x_bar, weight_bar, bias_bar, scale_bar = _backward.outputs(gradient, x, weight, bias, scale, h, mask, *options)
     x_bar, weight_bar = x_bar if needs_x else None, weight_bar if needs_weight else None
-    return x_bar, weight_bar, bias_bar if ctx.has_bias else None, scale_bar, *[None] * 6
+    return x_bar, weight_bar, None if bias is None else bias_bar, scale_bar, *[None] * 5
 
 
 def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     *inputs, _, _ = ctx.saved_tensors
-    dilation, padding_mode, pairing, _ = ctx.options
+    numbers, pairing, _ = ctx.options
+    (geometry,) = from_numbers(tuple(numbers))
 
     def function(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor) -> Tensor:
-        y = reference.convolutional(x, weight, bias, scale, (dilation[0], dilation[1]), 1, padding_mode)
+        y = reference.convolutional(x, weight, bias, scale, geometry)
         return y if pairing == "none" else maxmin(y, pairing, -3, backend="reference")
 
-    return *differentiated(function, inputs, ctx.needs_input_grad[:4], gradient), *[None] * 6
+    return *differentiated(function, inputs, ctx.needs_input_grad[:4], gradient), *[None] * 5
 
 
-_forward = OP.define(
+# sdp_residual(x, weight, bias, scale, second, recompute, geometry, pairing, backend); a matrix has no geometry: None.
+OPERATOR = OP.main(
     "sdp_residual_forward(Tensor x, Tensor weight, Tensor? bias, Tensor scale, Tensor? second, bool recompute,"
-    " int[] dilation, str padding_mode, str pairing, str backend) -> (Tensor, Tensor, Tensor)",
+    " int[] geometry, str pairing, str backend) -> (Tensor y, Tensor h, Tensor mask)",
+    reference=_reference,
+    nested=True,
+    without=("second", "recompute"),
     fake=_fake_forward,
-    setup_context=_save,
+    saves=("x", "weight", "bias", "scale", "h if h", "mask"),
+    keeps=("geometry", "pairing", "backend"),
     backward=_gradients,
     plain_backward=_plain_gradients,
 )
 _backward = OP.define(
     "sdp_residual_backward(Tensor gradient, Tensor x, Tensor weight, Tensor? bias, Tensor scale, Tensor? h,"
-    " Tensor mask, bool needs_x, bool needs_weight, int[] dilation, str padding_mode, str pairing, str backend)"
+    " Tensor mask, bool needs_x, bool needs_weight, int[] geometry, str pairing, str backend)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     fake=_fake_backward,
 )

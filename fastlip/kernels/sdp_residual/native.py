@@ -20,20 +20,20 @@ binding.require()
 class Passes(conv_chain.Passes):
     """The passes in C++."""
 
-    def relu(self, z: Tensor, bias: Tensor, frame: Pads, keep: bool) -> tuple[Tensor, Tensor]:
-        """h = relu(z + bias), in place, and h with its frame."""
-        h, framed, address = images.outputs_of(z, frame)
+    def relu(self, z: Tensor, bias: Tensor, halo: Pads, keep: bool) -> tuple[Tensor, Tensor]:
+        """h = relu(z + bias), in place, and h with its halo."""
+        h, extended, address = images.outputs_of(z, halo)
         addresses = z.data_ptr(), bias.data_ptr(), h.data_ptr(), address
-        images.launch("sdp_residual_relu", z, *addresses, frame=frame)
-        return h, framed
+        images.launch("sdp_residual_relu", z, *addresses, halo=halo)
+        return h, extended
 
-    def relu_backward(self, v: Tensor, h: Tensor, scale: Tensor, frame: Pads) -> tuple[Tensor, Tensor, Tensor]:
-        """u = scale v where h > 0, with its frame, and per channel the sums of u and of v h."""
-        u, framed, address = images.outputs_of(v, frame)
+    def relu_backward(self, v: Tensor, h: Tensor, scale: Tensor, halo: Pads) -> tuple[Tensor, Tensor, Tensor]:
+        """u = scale v where h > 0, with its halo, and per channel the sums of u and of v h."""
+        u, extended, address = images.outputs_of(v, halo)
         sums = torch.empty_like(scale), torch.empty_like(scale)
         pointers = v.data_ptr(), h.data_ptr(), scale.data_ptr(), u.data_ptr(), address
-        images.launch("sdp_residual_relu_backward", u, *pointers, *(s.data_ptr() for s in sums), frame=frame)
-        return framed, *sums
+        images.launch("sdp_residual_relu_backward", u, *pointers, *(s.data_ptr() for s in sums), halo=halo)
+        return extended, *sums
 
 
 _kernels = layer.Kernels(Passes())

@@ -54,7 +54,7 @@ class Passes(conv_chain.Passes):
 
     def relu_backward(self, v: Tensor, h: Tensor, scale: Tensor, frame: Pads) -> tuple[Tensor, Tensor, Tensor]:
         """u = scale v where h > 0, with its frame, and per channel the sums of u and of v h."""
-        framed = images.empty_frame(v, frame) if any(frame) else v
+        framed = images.empty_with_halo(v, frame) if any(frame) else v
         sums, products = partial_sums(v, frame), partial_sums(v, frame)
         launch(_relu_backward_kernel, v, frame, v, h, scale, v, framed, sums, products)
         return framed, sums.sum(0), products.sum(0)

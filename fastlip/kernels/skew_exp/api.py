@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from fastlip.kernels.common.checks import matrices
-from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.derivatives import differentiated
+from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.skew_exp import reference
@@ -39,22 +40,15 @@ def skew_exp(K: Tensor, *, backend: Backend = "auto") -> Tensor:
     K = matrices("K", K)
     if K.shape[-1] != K.shape[-2]:
         raise ValueError(f"K: got shape {tuple(K.shape)}, expected square matrices (..., c, c)")
-    chosen = OP.choose(backend, K)
-    with full_precision(K.device):
-        return reference.skew_exp(K) if chosen == "reference" else _forward(K, chosen)
+    return OPERATOR(K, backend)
 
 
 def _fake_forward(K: Tensor, *_: Any) -> Tensor:
     return K.new_empty(K.shape)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[0], output)
-    ctx.backend = inputs[1]
-
-
 def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-    return _backward.outputs(gradient, *ctx.saved_tensors, ctx.backend), None
+    return _backward.outputs(gradient, *ctx.saved_tensors, *ctx.options), None
 
 
 def _plain_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -63,10 +57,14 @@ def _plain_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return *differentiated(reference.skew_exp, (K,), (True,), gradient), None
 
 
-_forward = OP.define(
-    "skew_exp_forward(Tensor K, str backend) -> Tensor",
+# skew_exp(K, backend).
+OPERATOR = OP.main(
+    "skew_exp_forward(Tensor K, str backend) -> (Tensor E)",
+    reference=reference.skew_exp,
+    precision=full_precision,
     fake=_fake_forward,
-    setup_context=_save,
+    saves=("K", "E"),
+    keeps=("backend",),
     backward=_gradient,
     plain_backward=_plain_gradient,
 )

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.common.sizes import surely_below
 
 KERNELS = ""  # made of torch's products
@@ -30,7 +31,8 @@ def unprofitable(K: Tensor) -> str:
 
 def skew_exp_forward(K: Tensor) -> Tensor:
     """exp((K - Kᵀ) / 2), orthogonal to rounding."""
-    return _correct(torch.linalg.matrix_exp((K - K.mT) / 2)).contiguous()
+    with full_precision(K.device):
+        return _correct(torch.linalg.matrix_exp((K - K.mT) / 2)).contiguous()
 
 
 def skew_exp_backward(gradient: Tensor, K: Tensor, E: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.asked import asked
-from fastlip.kernels.common.dispatch import Op, differentiated
+from fastlip.kernels.common.derivatives import differentiated
+from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.gate import refusal
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import autocasts, without_autocast
@@ -78,12 +79,7 @@ def spectral_conv(
         dtype = torch.get_autocast_dtype(x.device.type)
     images = x if x.dim() == 4 else x[None]
     bias = bias if bias is None else bias.to(reference.REAL[Q.dtype])
-    chosen = OP.choose(backend, images, Q, bias, torus, groups)
-    if chosen == "reference":
-        with without_autocast(x.device):
-            y = reference.spectral_conv(images, Q, bias, torus, groups)
-    else:
-        y = _forward(images, Q, bias, torus, groups, chosen)
+    y = OPERATOR(images, Q, bias, torus, groups, backend)
     return (y if x.dim() == 4 else y[0]).to(dtype)
 
 
@@ -210,11 +206,6 @@ def empty_gradients(x: Tensor, Q: Tensor, wanted: list[bool]) -> tuple[Tensor, T
     )
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, Q, _, *ctx.options = inputs
-    ctx.save_for_backward(x, Q)
-
-
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     torus, groups, backend = ctx.options
     x_wanted, Q_wanted, *bias_wanted = asked(ctx)
@@ -236,10 +227,14 @@ def _plain_gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     return *found, gradient.sum((0, 2, 3)) if needs_bias else None, None, None, None
 
 
-_forward = OP.define(
-    "spectral_conv_forward(Tensor x, Tensor Q, Tensor? bias, int[] torus, int groups, str backend) -> Tensor",
+# spectral_conv(x, Q, bias, fft_size, groups, backend), of x (n, cin, h, w) and a bias in the precision of Q.
+OPERATOR = OP.main(
+    "spectral_conv_forward(Tensor x, Tensor Q, Tensor? bias, int[] fft_size, int groups, str backend) -> Tensor",
+    reference=reference.spectral_conv,
+    precision=without_autocast,
     fake=_fake_forward,
-    setup_context=_save,
+    saves=("x", "Q"),
+    keeps=("fft_size", "groups", "backend"),
     backward=_gradients,
     plain_backward=_plain_gradients,
 )

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+from fastlip.kernels.common.fourier import Size, own_frequencies
+from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import Pads
-from fastlip.kernels.spectral_conv.frequencies import Size, own_frequencies
 
 # Beside products: the transforms, for each pixel of the torus in each channel, and reading a number of the spectrum.
 # Fitted to (c, side) = (32, 32), (64, 16), (128, 8), (256, 4) at batch 64, on the image's torus and on the next
 # larger one, on two cores with AVX-512.
 _TRANSFORM = 130
 _READ = 30
-_LARGEST_FACTOR = 17  # of a side of the torus: transforms of larger primes are slow
 
 
 def torus_of(image: Size, pads: Pads, padding_mode: PaddingMode) -> Size:
-    """The image's own torus with circular padding.
-
-    Zero padding needs only as many zeros behind the image as the kernel reads before or after it.
-    """
-    if padding_mode == "circular":
-        return image
+    """``ConvGeometry.fast_fft_size`` of a convolution with these pads."""
     left, right, top, bottom = pads
-    return _enlarged(image[0], max(top, bottom)), _enlarged(image[1], max(left, right))
+    geometry = ConvGeometry((top + bottom + 1, left + right + 1), pads=pads, padding_mode=padding_mode)
+    return geometry.fast_fft_size(image)
 
 
 def convolution(batch: int, channels: Size, image: Size, taps: int) -> int:
@@ -44,20 +40,3 @@ def spectral_convolution(batch: int, channels: Size, torus: Size) -> int:
     area = torus[0] * torus[1]
     transforms = batch * area * sum(channels) * _TRANSFORM
     return products(batch, channels, torus) + transforms + _READ * area * channels[0] * channels[1]
-
-
-def _enlarged(side: int, reach: int) -> int:
-    length = side + reach
-    while _largest_factor(length) > _LARGEST_FACTOR:
-        length += 1
-    return length
-
-
-def _largest_factor(number: int) -> int:
-    factor = 2
-    while factor * factor <= number:
-        if number % factor:
-            factor += 1
-        else:
-            number //= factor
-    return number

@@ -1,4 +1,4 @@
-"""spectral_conv in C++ (csrc/spectral_conv): complex64 and complex128, any image, torus and groups."""
+"""spectral_conv in C++ (csrc/spectral_conv): complex64 and complex128, any image, fft_size and groups."""
 
 from __future__ import annotations
 
@@ -6,41 +6,45 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common import binding
+from fastlip.kernels.common.binding import CPU
 from fastlip.kernels.spectral_conv.api import ACTIVATIONS, dense_format, empty_gradients, empty_images
 from fastlip.kernels.spectral_conv.frequencies import Size
 from fastlip.kernels.spectral_conv.reference import REAL
 
 binding.require()
 
-_NAMES = {torch.complex64: "float32", torch.complex128: "float64"}
-_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+_FORWARD = {torch.complex64: "spectral_conv_forward_float32", torch.complex128: "spectral_conv_forward_float64"}
+_BACKWARD = {torch.complex64: "spectral_conv_backward_float32", torch.complex128: "spectral_conv_backward_float64"}
+_FIXED = {torch.float32: "spectral_conv_fixed_float32", torch.float64: "spectral_conv_fixed_float64"}
+_LANES = {torch.float32: "spectral_conv_lanes_float32", torch.float64: "spectral_conv_lanes_float64"}
 
 
-def supports(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> str:
+def supports(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, groups: int) -> str:
     """Empty, or why these kernels cannot run."""
     if 0 in Q.shape:
         return "there are no channels"
-    return binding.missing(f"spectral_conv_forward_{_NAMES[Q.dtype]}", x.device)
+    name = _FORWARD[Q.dtype]
+    return "" if x.is_cpu and name in CPU else binding.missing(name, x.device)
 
 
-def unprofitable(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> str:
+def unprofitable(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, groups: int) -> str:
     """Empty, or why the reference is faster."""
     if max(Q.shape[1] // groups, Q.shape[2]) <= 2:
         return "vectors across the channels of a group would be nearly empty"
     return ""
 
 
-def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> Tensor:
+def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, groups: int) -> Tensor:
     """IDFT(Q DFT(x)) + bias."""
-    x, Q = _dense(x, Q), Q.resolve_conj().contiguous()
-    bias = bias if bias is None else bias.contiguous()
+    last = torch.contiguous_format
+    if not x.is_contiguous() or x.dtype != REAL[Q.dtype]:
+        x, last = _dense(x, Q), dense_format(x)
+    Q, bias = Q.resolve_conj().contiguous(), bias if bias is None else bias.contiguous()
     n, cin, height, width = x.shape
-    cout, last = Q.shape[1], dense_format(x)
-    y = torch.empty((n, cout, height, width), dtype=x.dtype, device=x.device, memory_format=last)
-    kernel = binding.kernel(f"spectral_conv_forward_{_NAMES[Q.dtype]}", x.device)
-    sizes = (n, groups, cin, cout, height, width, *torus)
+    y = torch.empty((n, Q.shape[1], height, width), dtype=x.dtype, device=x.device, memory_format=last)
+    sizes = (n, groups, cin, Q.shape[1], height, width, *fft_size)
     address = 0 if bias is None else bias.data_ptr()
-    kernel(x.data_ptr(), Q.data_ptr(), address, y.data_ptr(), *sizes, last is torch.channels_last)
+    CPU[_FORWARD[Q.dtype]](x.data_ptr(), Q.data_ptr(), address, y.data_ptr(), *sizes, last is torch.channels_last)
     return y
 
 
@@ -50,7 +54,7 @@ def spectral_conv_fixed(
     bias: Tensor | None,
     residual: Tensor | None,
     outputs: int,
-    torus: Size,
+    fft_size: Size,
     activation: str,
     channels_last: bool,
     factor: float,
@@ -63,22 +67,21 @@ def spectral_conv_fixed(
         residual = residual.contiguous(memory_format=dense_format(y))
     n, inputs, height, width = x.shape
     pointers = (0 if tensor is None else tensor.data_ptr() for tensor in (images, panels, bias, residual, y))
-    sizes = (n, inputs, outputs, height, width, *torus)
-    kernel = binding.kernel(f"spectral_conv_fixed_{_DTYPES[x.dtype]}", x.device)
+    sizes = (n, inputs, outputs, height, width, *fft_size)
     x_channels_last = dense_format(images) is torch.channels_last
-    kernel(*pointers, factor, ACTIVATIONS[activation], *sizes, x_channels_last, channels_last)
+    CPU[_FIXED[x.dtype]](*pointers, factor, ACTIVATIONS[activation], *sizes, x_channels_last, channels_last)
     return y
 
 
 def lanes(dtype: torch.dtype) -> int:
     """How many channels of a real dtype make one vector of the kernels."""
     count = torch.empty((), dtype=torch.int64)
-    binding.kernel(f"spectral_conv_lanes_{_DTYPES[dtype]}", count.device)(count.data_ptr())
+    CPU[_LANES[dtype]](count.data_ptr())
     return int(count)
 
 
 def spectral_conv_backward(
-    gradient: Tensor, x: Tensor, Q: Tensor, torus: Size, groups: int, wanted: list[bool]
+    gradient: Tensor, x: Tensor, Q: Tensor, fft_size: Size, groups: int, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, Q and the bias; those that are not wanted are empty."""
     images, gradient, Q = _dense(x, Q), _dense(gradient, Q), Q.resolve_conj().contiguous()
@@ -86,11 +89,11 @@ def spectral_conv_backward(
     n, cin, height, width = x.shape
     if n == 0:
         return results[0].to(x.dtype), results[1].zero_(), results[2].zero_()
-    kernel = binding.kernel(f"spectral_conv_backward_{_NAMES[Q.dtype]}", x.device)
     targets = (value.data_ptr() if want else 0 for value, want in zip(results, wanted, strict=True))
-    sizes = (n, groups, cin, Q.shape[1], height, width, *torus)
+    sizes = (n, groups, cin, Q.shape[1], height, width, *fft_size)
     formats = (dense_format(value) is torch.channels_last for value in (gradient, images))
-    kernel(gradient.data_ptr(), images.data_ptr(), Q.data_ptr(), *targets, *sizes, *formats)
+    addresses = gradient.data_ptr(), images.data_ptr(), Q.data_ptr()
+    CPU[_BACKWARD[Q.dtype]](*addresses, *targets, *sizes, *formats)
     return results[0].to(x.dtype), results[1], results[2]
 
 

@@ -42,11 +42,7 @@ def spectral_exp(K_hat: Tensor, *, backend: Backend = "auto") -> Tensor:
     K_hat = matrices("K_hat", K_hat)
     if K_hat.shape[-1] != K_hat.shape[-2]:
         raise ValueError(f"K_hat: got shape {tuple(K_hat.shape)}, expected square matrices (..., c, c)")
-    chosen = OP.choose(backend, K_hat)
-    if chosen != "reference":
-        return _forward(K_hat, chosen)
-    with full_precision(K_hat.device):
-        return reference.spectral_exp(K_hat)
+    return OPERATOR(K_hat, backend)
 
 
 def kernel_exp(
@@ -73,11 +69,7 @@ def kernel_exp(
     if kernel.dim() != 4 or kernel.shape[0] != groups * kernel.shape[1] or 0 in kernel.shape:
         shape = tuple(kernel.shape)
         raise ValueError(f"kernel: got shape {shape}, expected (c, c / groups, kh, kw), groups={groups}")
-    chosen = OP.choose(backend, kernel)
-    if chosen != "reference":
-        return _kernel_forward(kernel, size, dilation, groups, chosen)
-    with full_precision(kernel.device):
-        return reference.kernel_exp(kernel, size, dilation, groups)
+    return KERNEL_OPERATOR(kernel, size, dilation, groups, backend)
 
 
 def _fake(K_hat: Tensor, *_: Any) -> Tensor:
@@ -92,11 +84,6 @@ def _fake_kernel_gradient(gradient: Tensor, kernel: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(kernel, memory_format=torch.contiguous_format)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    argument, *ctx.options = inputs
-    ctx.save_for_backward(argument)
-
-
 def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
     return _backward(gradient, *ctx.saved_tensors, *ctx.options), None
 
@@ -105,20 +92,28 @@ def _kernel_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     return _kernel_backward(gradient, *ctx.saved_tensors, *ctx.options), None, None, None, None
 
 
-_forward = OP.define(
+# spectral_exp(K_hat, backend).
+OPERATOR = OP.main(
     "spectral_exp_forward(Tensor K_hat, str backend) -> Tensor",
+    reference=reference.spectral_exp,
+    precision=full_precision,
     fake=_fake,
-    setup_context=_save,
+    saves=("K_hat",),
+    keeps=("backend",),
     backward=_gradient,
 )
 _backward = OP.define(
     "spectral_exp_backward(Tensor gradient, Tensor K_hat, str backend) -> Tensor",
     fake=_fake,
 )
-_kernel_forward = OP.define(
+# kernel_exp(kernel, size, dilation, groups, backend).
+KERNEL_OPERATOR = OP.main(
     "kernel_exp_forward(Tensor kernel, int[] size, int[] dilation, int groups, str backend) -> Tensor",
+    reference=reference.kernel_exp,
+    precision=full_precision,
     fake=_fake_kernel_exp,
-    setup_context=_save,
+    saves=("kernel",),
+    keeps=("size", "dilation", "groups", "backend"),
     backward=_kernel_gradient,
 )
 _kernel_backward = OP.define(

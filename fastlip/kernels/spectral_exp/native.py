@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fastlip.kernels.common import binding
+from fastlip.kernels.common.binding import CPU
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.spectral_conv.frequencies import Size, kernel_spectrum, kernel_spectrum_adjoint
 from fastlip.kernels.spectral_exp import reference
@@ -22,10 +25,12 @@ _BACKWARD = {dtype: name.replace("forward", "backward") for dtype, name in _FORW
 _EIGENVECTORS_FROM = 128  # channels: float64 takes longer there
 
 
-def supports(K_hat: Tensor) -> str:
-    """Empty, or why these kernels cannot run."""
+def supports(K_hat: Tensor, *_: Any) -> str:
+    """Empty, or why these kernels cannot run, also on a kernel's matrices."""
     name = _FORWARD.get(K_hat.dtype)
-    return binding.missing(name, K_hat.device) if name else f"no kernel for dtype {K_hat.dtype}"
+    if name is None:
+        return f"no kernel for dtype {K_hat.dtype}"
+    return "" if K_hat.is_cpu and name in CPU else binding.missing(name, K_hat.device)
 
 
 def spectral_exp_forward(K_hat: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.dispatch import Op
+from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.literals import Backend, PaddingMode
 from fastlip.kernels.spectral_norm import reference
 
@@ -67,7 +68,12 @@ def spectral_norm(
     for name, pair in (("stride", stride), ("dilation", dilation)):
         if len(pair) != 2 or min(pair) < 1:
             raise ValueError(f"{name}={pair!r}: expected a pair of ints, at least 1")
-    return reference.convolution_norm(weight, image_size, stride, pads, dilation, groups, padding_mode)
+    left, right, top, bottom = pads
+    geometry = ConvGeometry(
+        (weight.shape[2], weight.shape[3]), (stride[0], stride[1]), (left, right, top, bottom),
+        (dilation[0], dilation[1]), groups, padding_mode,
+    )  # fmt: skip
+    return reference.convolution_norm(weight, image_size, geometry)
 
 
 def _check_weight(weight: Any, groups: int) -> Tensor:

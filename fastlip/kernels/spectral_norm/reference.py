@@ -9,7 +9,9 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor
 
-from fastlip.kernels.common.literals import PaddingMode
+from fastlip.kernels.common.fourier import angles
+from fastlip.kernels.common.geometry import ConvGeometry
+from fastlip.kernels.common.gram import GramPower
 
 # Eigenvalues of n Hermitian c x c matrices cost about n c^3 times 3 ns; beyond this, Gram iteration.
 EXACT_COST = 1_000_000_000
@@ -27,52 +29,37 @@ def matrix_norm(weight: Tensor) -> Tensor:
     return scale * largest * _inflation(weight.shape[0], weight.shape[1])
 
 
-def convolution_norm(
-    weight: Tensor,
-    image_size: tuple[int, int],
-    stride: tuple[int, int],
-    pads: tuple[int, int, int, int],
-    dilation: tuple[int, int],
-    groups: int,
-    padding_mode: PaddingMode,
-) -> Tensor:
+def convolution_norm(weight: Tensor, image_size: tuple[int, int], geometry: ConvGeometry) -> Tensor:
     """The largest singular value over groups and frequencies, strides by aliasing (polyphase)."""
     if weight.numel() == 0:
         return weight.new_zeros(())
-    left, right, top, bottom = pads
-    axes = []
-    for side, step, before, after, d, k in zip(
-        image_size, stride, (top, left), (bottom, right), dilation, weight.shape[2:], strict=True
-    ):
-        axes.append(_torus(side, step, before, after, d * (k - 1), padding_mode))
-    sides, steps, repeats = zip(*axes, strict=True)
+    groups, sides = geometry.groups, geometry.fft_size(image_size)
+    (step_h, repeats_h), (step_w, repeats_w) = (_aliasing(geometry, image_size, sides, axis) for axis in (0, 1))
+    steps = step_h, step_w
     scale = weight.abs().amax()
     grouped = (weight / _nonzero(scale)).unflatten(0, (groups, -1))
     cout, cin = grouped.shape[1], grouped.shape[2] * math.prod(steps)
-    count = groups * (sides[0] // steps[0]) * (sides[1] // steps[1] // 2 + 1)
+    count = groups * (sides[0] // step_h) * (sides[1] // step_w // 2 + 1)
     exact = is_cheap(count, min(cout, cin))
     largest = weight.new_zeros(())
     with _one_thread() if exact else nullcontext():
-        for matrices in transfer_matrices(grouped, sides, steps, dilation):
+        for matrices in transfer_matrices(grouped, sides, steps, geometry.dilation):
             largest = torch.maximum(largest, _largest_singular_value(matrices, exact))
-    taps = weight.shape[2] * weight.shape[3]
-    return scale * largest * math.sqrt(math.prod(repeats)) * _inflation(cout, cin + taps)
+    return scale * largest * math.sqrt(repeats_h * repeats_w) * _inflation(cout, cin + geometry.taps)
 
 
-def _torus(
-    side: int, stride: int, before: int, after: int, reach: int, padding_mode: PaddingMode
-) -> tuple[int, int, int]:
-    """One axis: the side of a torus whose circular convolution contains this one, its stride, and how often an
-    output can repeat."""
-    if padding_mode == "zeros" or before + after == 0:
-        # Windows wholly in the padding give zeros; on this torus the others meet the image once.
-        enlarged = side + max(min(before, reach), min(after, reach))
-        return -(-enlarged // stride) * stride, stride, 1
-    outputs = side + before + after - reach
-    repeats = max(1, -(-outputs // side))
-    if side % stride or repeats > 1:
-        return side, 1, repeats
-    return side, stride, 1
+def _aliasing(
+    geometry: ConvGeometry, image_size: tuple[int, int], sides: tuple[int, int], axis: int
+) -> tuple[int, int]:
+    """Along one axis, the stride at this FFT size, and how often an output can repeat.
+
+    With circular padding the norm at stride 1 bounds that at a stride which does not divide the image's side.
+    """
+    side, stride = sides[axis], geometry.stride[axis]
+    repeats = -(-(geometry.padded_size(image_size)[axis] - geometry.halo[axis]) // side)
+    if geometry.padding_mode == "circular" and repeats > 1:
+        return 1, repeats
+    return (stride if side % stride == 0 else 1), 1
 
 
 def transfer_matrices(
@@ -96,9 +83,9 @@ def transfer_matrices(
 
 
 def _phases(side: int, kernel_size: int, dilation: int) -> Tensor:
-    """exp(2 pi i k tau / side) for every frequency k and tap tau, with exact arguments modulo one turn."""
-    turns = torch.outer(torch.arange(side), dilation * torch.arange(kernel_size)) % side
-    return torch.polar(torch.ones((), dtype=torch.float64), turns.double() * (2 * math.pi / side))
+    """exp(2 pi i k tau / side) for every frequency k and tap tau."""
+    found = angles(torch.arange(side), dilation * torch.arange(kernel_size), side)
+    return torch.polar(torch.ones((), dtype=torch.float64), found)
 
 
 def _largest_singular_value(matrices: Tensor, exact: bool) -> Tensor:
@@ -140,7 +127,7 @@ def _cheap_bound(gram: Tensor) -> Tensor:
 
 
 def gram_iteration(gram: Tensor) -> Tensor:
-    """The largest of the bounds |G^(2^t)|_F^(1 / 2^t) of a batch of G >= 0; rescaling avoids overflow.
+    """The largest of the bounds |G^(2^t)|_F^(1 / 2^t) of a batch of G >= 0, t up to ``GRAM_STEPS``.
 
     The same norm divided by c^(1 / 2^(t + 1)) is a lower bound, as is the mean eigenvalue: matrices that cannot be
     the largest are dropped on the way.
@@ -148,19 +135,14 @@ def gram_iteration(gram: Tensor) -> Tensor:
     size = gram.shape[-1]
     bound = _cheap_bound(gram)
     lower = gram.diagonal(dim1=-2, dim2=-1).real.mean(-1).amax()
-    logarithm = torch.zeros_like(bound)
-    for step in range(GRAM_STEPS + 1):
-        norm = torch.linalg.matrix_norm(gram)
-        logarithm = logarithm + norm.log() / 2**step
-        bound = torch.minimum(bound, logarithm.exp())
-        lower = torch.maximum(lower, logarithm.amax().exp() / size ** (1 / 2 ** (step + 1)))
+    power = GramPower.of(gram.real, gram.imag) if gram.is_complex() else GramPower.of(gram)
+    while True:
+        bound = torch.minimum(bound, power.bound)
+        lower = torch.maximum(lower, power.bound.amax() / size ** (1 / 2 ** (power.step + 1)))
+        if power.step == GRAM_STEPS or bound.amax() <= lower * (1 + _CLOSE):
+            return bound.amax()
         keep = bound >= bound.amax().minimum(lower)
-        if step == GRAM_STEPS or bound.amax() <= lower * (1 + _CLOSE):
-            break
-        gram, bound, logarithm, norm = gram[keep], bound[keep], logarithm[keep], norm[keep]
-        gram = gram / _nonzero(norm)[:, None, None]
-        gram = gram @ gram
-    return bound.amax()
+        bound, power = bound[keep], power.select(keep).squared()
 
 
 def is_cheap(count: int, size: int) -> bool:

@@ -48,10 +48,7 @@ def spectral_polar(
         raise ValueError(
             f"weight: got shape {tuple(weight.shape)}, expected (cout, cin / groups, kh, kw), groups={groups}"
         )
-    if backend in ("auto", "native") and OP.choose(backend, weight, groups) == "native":
-        return _forward(weight, size, dilation, groups, "native")
-    with full_precision(weight.device):
-        return reference.spectral_polar(weight, size, dilation, groups, backend)
+    return OPERATOR(weight, size, dilation, groups, backend)
 
 
 def _fake(weight: Tensor, size: Size, *_: Any) -> Tensor:
@@ -62,19 +59,19 @@ def _fake_backward(gradient: Tensor, Q: Tensor, weight: Tensor, *_: Any) -> Tens
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    weight, *ctx.options = inputs
-    ctx.save_for_backward(output, weight)
-
-
 def _gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     return _backward.outputs(gradient, *ctx.saved_tensors, *ctx.options), None, None, None, None
 
 
-_forward = OP.define(
-    "spectral_polar_forward(Tensor weight, int[] size, int[] dilation, int groups, str backend) -> Tensor",
+# spectral_polar(weight, size, dilation, groups, backend).
+OPERATOR = OP.main(
+    "spectral_polar_forward(Tensor weight, int[] size, int[] dilation, int groups, str backend) -> (Tensor Q)",
+    reference=reference.spectral_polar,
+    precision=full_precision,
+    nested=True,
     fake=_fake,
-    setup_context=_save,
+    saves=("Q", "weight"),
+    keeps=("size", "dilation", "groups", "backend"),
     backward=_gradient,
 )
 _backward = OP.define(

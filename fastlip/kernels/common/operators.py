@@ -1,0 +1,279 @@
+"""Operators: how a kernel is registered with torch, and how a call of one reaches it in few steps."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from itertools import chain
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+from fastlip.kernels.common.checks import check_backend
+from fastlip.kernels.common.derivatives import guarded
+from fastlip.kernels.common.gate import materialized
+
+if TYPE_CHECKING:
+    from fastlip.kernels.common.dispatch import Op
+
+LIBRARY = torch.library.Library("fastlip", "DEF")
+# Looked up once: each call of an op asks them.
+_is_compiling = torch.compiler.is_compiling
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_is_grad_enabled = torch.is_grad_enabled
+_transforms_are_active = torch._C._are_functorch_transforms_active
+_tracing_state = torch._C._get_tracing_state
+_is_wrapper = torch._C._dispatch_isTensorSubclassLike
+
+# Tensors that a kernel may take as they are. Subclasses go through torch's dispatcher.
+_PLAIN = frozenset((Tensor, Parameter))
+
+
+class Saving:
+    """What an operator saves for its backward, by the names in its schema (:meth:`Op.define`), or by a function."""
+
+    def __init__(self, saves: tuple[str, ...], keeps: tuple[str, ...], function: Callable[..., None] | None):
+        self._saves, self._keeps, self.function = saves, keeps, function
+        self.conditions: list[tuple[int, int, bool]] = []
+
+    def resolve(self, names: list[str]) -> None:
+        """Finds the names among those of the operator's arguments, followed by its outputs."""
+        words = [entry.split() for entry in self._saves]
+        self.tensors = self.pick([names.index(name) for name, *_ in words])
+        self.options = self.pick([names.index(name) for name in self._keeps])
+        for name, *condition in words:
+            word, other = condition or ("always", name)
+            self.conditions.append((names.index(name), names.index(other) if condition else -1, word == "if"))
+        if all(other == -1 for _, other, _ in self.conditions):
+            self.conditions = []
+
+    @staticmethod
+    def pick(positions: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+        """A compiled function that takes these entries out of a tuple: a function of Python would cost more."""
+        if len(positions) > 1:
+            return itemgetter(*positions)
+        return itemgetter(slice(positions[0], positions[0] + 1) if positions else slice(0))
+
+    def setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Saves them: what torch's dispatcher calls after the operator."""
+        if self.function is not None:
+            self.function(ctx, inputs, output)
+            return
+        values = (*inputs, output) if isinstance(output, Tensor) else (*inputs, *output)
+        ctx.save_for_backward(*(self.chosen(values) if self.conditions else self.tensors(values)))
+        ctx.options = self.options(values)
+
+    def chosen(self, values: tuple[Any, ...]) -> list[Tensor | None]:
+        """The tensors whose condition holds, None for the others."""
+        result: list[Tensor | None] = []
+        for position, other, wanted in self.conditions:
+            holds = other == -1 or (values[other] is not None and values[other].numel() > 0) is wanted
+            result.append(values[position] if holds else None)
+        return result
+
+
+class Operator:
+    """A kernel's entry into torch: schema, fake, and one backward for all devices. :meth:`Op.define` makes it.
+
+    The kernel returns its public output first; any further outputs are what the backward needs. Calling the
+    operator returns the public output.
+
+    Plain eager calls skip the dispatcher (about 30 µs a call) and go to an ``autograd.Function`` made of the same
+    functions; compilation, fake tensors and dispatch modes see the registered operator.
+    """
+
+    def __init__(
+        self, op: Op, schema: str, fake: Callable[..., Any], saving: Saving, derivatives: tuple[Any, Any, bool]
+    ):
+        self.op = op
+        self.name = schema.partition("(")[0]
+        self.kernels: dict[str, Callable[..., Any]] = {}
+        LIBRARY.define(schema)
+        for device in ("CPU", "CUDA"):
+            LIBRARY.impl(self.name, self.run, device)
+        name = f"fastlip::{self.name}"
+        backward = guarded(name, op.name, *derivatives)
+        torch.library.register_fake(name, fake, lib=LIBRARY)
+        self.packet = getattr(torch.ops.fastlip, self.name).default
+        self.arguments = [argument.name for argument in self.packet._schema.arguments]
+        saving.resolve([*self.arguments, *(output.name for output in self.packet._schema.returns)])
+        torch.library.register_autograd(name, backward, setup_context=saving.setup_context, lib=LIBRARY)
+        types = [str(argument.type) for argument in self.packet._schema.arguments]
+        positions = [position for position, kind in enumerate(types) if kind in ("Tensor", "Optional[Tensor]")]
+        self.tensors = Saving.pick(positions)
+        self.lists = [position for position, kind in enumerate(types) if kind == "List[Tensor]"]
+        self.tensor_lists = Saving.pick(self.lists)
+        self.apply = _autograd_function(self.name, self.kernels, saving, backward)
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        """Runs the kernel of the backend named last; returns the public output."""
+        if self.lists or _is_compiling() or _dispatch_modes():
+            return self.first(self.dispatched(*arguments))
+        differentiable = False
+        for tensor in self.tensors(arguments):
+            if tensor is not None:
+                if type(tensor) not in _PLAIN or tensor.is_neg() or tensor.is_conj() or not tensor.data_ptr():
+                    return self.first(self.dispatched(*arguments))
+                differentiable = differentiable or tensor.requires_grad
+        kernel = self.kernels.get(arguments[-1]) or self.find(arguments[-1])
+        if differentiable and _is_grad_enabled():
+            return self.apply(*arguments)
+        return self.first(kernel(*arguments[:-1]))
+
+    @staticmethod
+    def first(outputs: Any) -> Tensor:
+        """The public output."""
+        return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+    def outputs(self, *arguments: Any) -> Any:
+        """Every output of the operator, for use inside another operator's backward."""
+        if self.lists or _is_compiling() or _is_grad_enabled() or _dispatch_modes():
+            return self.dispatched(*arguments)
+        for tensor in self.tensors(arguments):
+            if tensor is not None and type(tensor) not in _PLAIN:
+                return self.dispatched(*arguments)
+        return self.run(*arguments)
+
+    def dispatched(self, *arguments: Any) -> Any:
+        """The operator as torch's dispatcher runs it, for all that looks on."""
+        if not _is_compiling() and _dispatch_modes() and "torch.utils.flop_counter" in sys.modules:
+            importlib.import_module("fastlip.kernels.common.flops").tell_counters()
+        return self.packet(*arguments)
+
+    def run(self, *arguments: Any) -> Any:
+        """Calls the kernel of the backend named by the last argument, with numbers at every address."""
+        for tensor in chain(self.tensors(arguments), *self.tensor_lists(arguments)):
+            if tensor is not None and (tensor.is_neg() or tensor.is_conj() or not tensor.data_ptr()):
+                arguments = tuple(materialized(self.name, argument) for argument in arguments)
+                break
+        return (self.kernels.get(arguments[-1]) or self.find(arguments[-1]))(*arguments[:-1])
+
+    def find(self, backend: str) -> Callable[..., Any]:
+        """Returns the backend's kernel for this operator."""
+        if reason := self.op.status(backend):
+            raise ValueError(f"fastlip::{self.name}: backend={backend!r} cannot run here: {reason}")
+        kernel = self.kernels[backend] = getattr(self.op.modules[backend], self.name)
+        return kernel
+
+
+class MainOperator(Operator):
+    """The operator behind a public function. Layers call it with arguments that they have checked.
+
+    ``OPERATOR(*arguments, backend)`` chooses the backend as :meth:`Op.choose` does and runs it, the reference
+    included. The last argument may be ``"auto"``.
+    """
+
+    def __init__(
+        self,
+        op: Op,
+        schema: str,
+        fake: Callable[..., Any],
+        saving: Saving,
+        derivatives: tuple[Any, Any, bool],
+        reference: Callable[..., Tensor],
+        precision: Callable[[torch.device], AbstractContextManager[object]] | None,
+        nested: bool,
+        without: tuple[str, ...],
+    ):
+        super().__init__(op, schema, fake, saving, derivatives)
+        self.reference, self.precision, self.nested = reference, precision, nested
+        self.positions = [i for i, name in enumerate(self.arguments[:-1]) if name not in without]
+        self.inputs = Saving.pick(self.positions)
+        self.geometry = self.arguments.index("geometry") if "geometry" in self.arguments else None
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        """Runs the operator on the backend named last, or under ``"auto"`` on the best one; its public output."""
+        op, backend, compiling = self.op, arguments[-1], _is_compiling()
+        # The compiler cannot follow compiled functions.
+        inputs = tuple([arguments[i] for i in self.positions]) if compiling else self.inputs(arguments)
+        chosen, differentiable = "", False  # stays empty for all that is traced, watched, refused or unusual
+        if not (compiling or _transforms_are_active() or _tracing_state() is not None or _dispatch_modes()):
+            # What gate.refusal asks, in one loop: this is most of what a small kernel's call costs.
+            tensors, device = self.tensors(arguments), None
+            for tensor in chain(tensors, *self.tensor_lists(arguments)) if self.lists else tensors:
+                if tensor is None:
+                    continue
+                if type(tensor) not in _PLAIN or _is_wrapper(tensor) or tensor.is_neg() or tensor.is_conj():
+                    break
+                differentiable, place = differentiable or tensor.requires_grad, tensor.get_device()
+                if not tensor.data_ptr() or place != (place if device is None else device):
+                    break
+                device = place
+            else:
+                if forward_ad._current_level < 0:
+                    chosen = "reference" if backend in ("auto", "reference") else ""
+                    for name in op.backends if backend == "auto" else (backend,):
+                        if backend == "auto" and (name in op.missing or (device == -1 and name in op.for_gpus)):
+                            continue
+                        if name not in op.modules:
+                            chosen = chosen if name == "reference" else ""
+                            break
+                        unprofitable = op.unprofitable[name] if backend == "auto" else None
+                        if unprofitable is not None and unprofitable(*inputs):
+                            continue
+                        if not op.modules[name].supports(*inputs):
+                            chosen = name
+                            break
+        unusual = not chosen
+        if unusual:
+            handed_on = self.nested and check_backend(backend) != "auto" and backend not in op.backends
+            chosen = op.choose("reference" if handed_on else backend, *inputs)
+        if chosen == "reference":
+            inputs = (*inputs, backend) if self.nested else inputs
+            if self.precision is None:
+                return self.reference(*inputs)
+            with self.precision(inputs[0].device):
+                return self.reference(*inputs)
+        if self.geometry is not None:
+            arguments = self._with_numbers(arguments)
+        if unusual or self.lists:
+            return Operator.__call__(self, *arguments[:-1], chosen)
+        kernel = self.kernels.get(chosen) or self.find(chosen)
+        if differentiable and _is_grad_enabled():
+            return self.apply(*arguments[:-1], chosen)
+        outputs = kernel(*arguments[:-1])
+        return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+    def _with_numbers(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments with a geometry, or several, as the numbers that a schema has a type for."""
+        at = self.geometry or 0
+        value = arguments[at]
+        several = [number for geometry in value for number in geometry.numbers] if type(value) is list else None
+        return *arguments[:at], value.numbers if several is None else several, *arguments[at + 1 :]
+
+    def _refer(self, inputs: tuple[Any, ...], backend: str) -> Tensor:
+        """The reference's result."""
+        if self.nested:
+            inputs = (*inputs, backend)
+        if self.precision is None:
+            return self.reference(*inputs)
+        with self.precision(inputs[0].device):
+            return self.reference(*inputs)
+
+
+def _autograd_function(
+    name: str, kernels: dict[str, Callable[..., Any]], saving: Saving, backward: Callable[..., Any]
+) -> Callable[..., Tensor]:
+    """An ``autograd.Function``'s apply, of an operator whose last argument names one of the kernels."""
+
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        outputs = kernels[arguments[-1]](*arguments[:-1])
+        single = isinstance(outputs, Tensor)
+        if saving.function is not None:
+            saving.function(ctx, arguments, outputs)
+            return outputs if single else outputs[0]
+        values = (*arguments, outputs) if single else (*arguments, *outputs)
+        ctx.save_for_backward(*(saving.chosen(values) if saving.conditions else saving.tensors(values)))
+        ctx.options = saving.options(values)
+        return outputs if single else outputs[0]
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function = type(name, (torch.autograd.Function,), members)
+    # What Function.apply calls once it has found that no functorch transform is active.
+    return getattr(super(torch.autograd.Function, function), "apply")  # noqa: B009
