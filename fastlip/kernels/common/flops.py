@@ -52,16 +52,12 @@ def _spectral(x: Shape, Q: Shape, *_: Any, **__: Any) -> int:
     return 2 * x[0] * Q[0] * Q[1] * Q[2]
 
 
-def _spectral_backward(
-    gradient: Shape, x: Shape, Q: Shape, fft_size: Any, groups: int, wanted: Any, *_: Any, **__: Any
-):
+def _spectral_backward(gradient: Shape, x: Shape, Q: Shape, size: Any, groups: int, wanted: Any, *_: Any, **__: Any):
     return _spectral(x, Q) * (bool(wanted[0]) + bool(wanted[1]))
 
 
-def _fixed(
-    x: Shape, panels: Shape, bias: Any, residual: Any, outputs: int, fft_size: Shape, *_: Any, **__: Any
-) -> int:
-    return x[0] * math.prod(fft_size) * x[1] * outputs
+def _fixed(x: Shape, panels: Shape, bias: Any, residual: Any, outputs: int, size: Shape, *_: Any, **__: Any) -> int:
+    return x[0] * math.prod(size) * x[1] * outputs
 
 
 def _exponential(x: Shape, kernel: Shape, bias: Any, coefficients: Sequence[float], *_: Any, **__: Any) -> int:

@@ -1,4 +1,4 @@
-"""Named inputs for the agreement tests and the benchmarks. Length: the number of products in one output, over all layers."""
+"""Named inputs for the agreement tests and the benchmarks. Length: the products in one output, over all layers."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def products_of(degree: int) -> int:
-    """The number of matrix products in a polynomial of this degree: the square, and those of Horner's rule with it."""
+    """The number of matrix products in a polynomial of this degree: one square, the others in Horner's rule."""
     return 0 if degree == 1 else (degree + 1) // 2
 
 

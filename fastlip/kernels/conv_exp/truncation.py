@@ -74,8 +74,8 @@ def economized(terms: int, degree: int, tolerance: float) -> tuple[tuple[float, 
     """Coefficients of K^0 to K^degree in place of p_T's, and the norm up to which they are good enough.
 
     For a skew K of at most that norm the two polynomials of K differ by at most tolerance in norm. p_T on
-    [-i norm, i norm] is a finite sum of Chebyshev polynomials. The last ``terms - degree`` of them are left out, and the
-    error is at most the sum of the absolute values of their coefficients (Lanczos's economization).
+    [-i norm, i norm] is a finite sum of Chebyshev polynomials. The last ``terms - degree`` of them are left out, and
+    the error is at most the sum of the absolute values of their coefficients (Lanczos's economization).
     """
     if degree == terms:
         return taylor(terms), math.inf

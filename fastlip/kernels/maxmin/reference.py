@@ -33,7 +33,7 @@ def exchange(x: Tensor, swap: Tensor | None, pairing: str, dim: int) -> Tensor:
 
 
 def unpack(mask: Tensor, shape: Sequence[int], channels_last: bool, dim: int) -> Tensor:
-    """Returns the bits of the kernels' mask as booleans for :func:`exchange`, one for each pair of an x of this shape."""
+    """Returns the bits of the kernels' mask as booleans for :func:`exchange`, one per pair of an x of this shape."""
     pairs = shape[dim] // 2
     runs = (*shape[:dim], *shape[dim + 1 :], pairs) if channels_last else (*shape[:dim], pairs, *shape[dim + 1 :])
     # Each run of pairs along memory starts a new byte.

@@ -1,7 +1,7 @@
 """Scaled Newton-Schulz iteration for polar factors and their adjoint in torch's products, and the fallback.
 
-README.md derives the iteration. The kernels of triton_kernels.py and of csrc/polar run the same iteration on chip, one
-matrix at a time; scaling and the fallback to a decomposition are in this file for all of them.
+README.md derives the iteration. The kernels of triton_kernels.py and of csrc/polar run the same iteration on chip,
+one matrix at a time; scaling and the fallback to a decomposition are in this file for all of them.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def convolution(batch: int, channels: Size, image: Size, taps: int) -> int:
 def products(columns: int, channels: Size, fft_size: Size) -> int:
     """Multiply-adds of a spectrum of (inputs, outputs) channels with this number of columns at each frequency.
 
-    At an FFT size of N pixels, g of whose frequencies are self-conjugate, a row times a column is 2 N - g real products.
+    At an FFT size of N pixels with g self-conjugate frequencies, a row times a column is 2 N - g real products.
     """
     area = fft_size[0] * fft_size[1]
     return columns * (2 * area - own_frequencies(fft_size)) * channels[0] * channels[1]
