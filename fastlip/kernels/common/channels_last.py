@@ -53,7 +53,8 @@ WORTHWHILE = {"zeros": 1 << 15, "circular": 1 << 14}
 def too_small(x: Tensor, channels: int, geometry: ConvGeometry) -> str:
     """Returns why the reference is faster: convolutions of x to few channels in all; empty if it is not."""
     n, _, height, width = x.shape
-    little = surely_below(n * height * width * channels, WORTHWHILE[geometry.padding_mode])
+    numbers, limit = n * height * width * channels, WORTHWHILE[geometry.padding_mode]
+    little = surely_below(numbers, limit) if torch.compiler.is_compiling() else numbers < limit
     return "torch takes less time for so few numbers than launches" if little else ""
 
 

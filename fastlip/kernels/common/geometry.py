@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip.kernels.common.literals import PaddingMode
@@ -33,7 +34,8 @@ class ConvGeometry:
         padding_mode: what is added: ``"zeros"``, or the image itself, repeated (``"circular"``).
 
     Derived once: ``halo``, the pair ``dilation * (kernel_size - 1)``: how far a kernel reaches beyond one pixel;
-    ``keeps_size``, whether ``pads`` keep an image's size at stride 1; and ``numbers``, the whole value as ints, since
+    ``keeps_size``, whether ``pads`` keep an image's size at stride 1; ``symmetric``, whether as much is added before an
+    image as after it, which is all that ``F.conv2d`` can add; and ``numbers``, the whole value as ints, since
     the schema of an operator has no type for a geometry (:func:`from_numbers`).
 
     >>> geometry = ConvGeometry((3, 3), stride=(2, 2))
@@ -49,6 +51,7 @@ class ConvGeometry:
     padding_mode: PaddingMode = "zeros"
     halo: Pair = field(init=False, repr=False, compare=False)
     keeps_size: bool = field(init=False, repr=False, compare=False)
+    symmetric: bool = field(init=False, repr=False, compare=False)
     numbers: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -61,6 +64,7 @@ class ConvGeometry:
             "pads": pads,
             "halo": (dh * (kh - 1), dw * (kw - 1)),
             "keeps_size": pads == same,
+            "symmetric": pads[0] == pads[1] and pads[2] == pads[3],
             "numbers": numbers,
         }
         for name, value in derived.items():
@@ -115,12 +119,6 @@ class ConvGeometry:
         return right, left, bottom, top
 
     @property
-    def symmetric(self) -> bool:
-        """Whether as much is added before an image as after it, which is all that ``F.conv2d`` can add."""
-        left, right, top, bottom = self.pads
-        return left == right and top == bottom
-
-    @property
     def taps(self) -> int:
         """Number of taps."""
         return self.kernel_size[0] * self.kernel_size[1]
@@ -156,6 +154,14 @@ class ConvGeometry:
         if self.padding_mode == "circular":
             return image_size
         return image_size[0] + self.halo[0], image_size[1] + self.halo[1]
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``F.conv2d`` of the image with its pads."""
+        left, _, top, _ = self.pads
+        if self.padding_mode == "zeros" and self.symmetric:
+            return F.conv2d(x, weight, bias, self.stride, (top, left), self.dilation, self.groups)
+        padded = pad(x, self.pads, self.padding_mode)
+        return F.conv2d(padded, weight, bias, self.stride, 0, self.dilation, self.groups)
 
     def pad(self, x: Tensor) -> Tensor:
         """The image (..., h, w) with its pads; circular padding may exceed the image."""

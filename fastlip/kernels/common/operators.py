@@ -189,59 +189,56 @@ class MainOperator(Operator):
 
     def __call__(self, *arguments: Any) -> Tensor:
         """Runs the operator on the backend named last, or under ``"auto"`` on the best one; its public output."""
-        if _is_compiling() or _transforms_are_active() or _tracing_state() is not None or _dispatch_modes():
-            return self._carefully(arguments)
-        # What gate.refusal asks, in one loop: this is most of what a small kernel's call costs.
-        tensors, device, differentiable = self.tensors(arguments), None, False
-        if self.lists:
-            tensors = chain(tensors, *self.tensor_lists(arguments))
-        for tensor in tensors:
-            if tensor is None:
-                continue
-            if type(tensor) not in _PLAIN or _is_wrapper(tensor) or tensor.is_neg() or tensor.is_conj():
-                return self._carefully(arguments)
-            differentiable, place = differentiable or tensor.requires_grad, tensor.get_device()
-            if not tensor.data_ptr() or place != (place if device is None else device):
-                return self._carefully(arguments)
-            device = place
-        if forward_ad._current_level >= 0:
-            return self._carefully(arguments)
-        op, backend, inputs = self.op, arguments[-1], self.inputs(arguments)
-        automatic = backend == "auto"
-        for name in op.backends if automatic else () if backend == "reference" else (backend,):
-            if name not in op.modules:
-                if automatic and name in op.missing:
+        op, backend, compiling = self.op, arguments[-1], _is_compiling()
+        # The compiler cannot follow compiled functions.
+        inputs = tuple([arguments[i] for i in self.positions]) if compiling else self.inputs(arguments)
+        chosen, differentiable = "", False  # stays empty for all that is traced, watched, refused or unusual
+        if not (compiling or _transforms_are_active() or _tracing_state() is not None or _dispatch_modes()):
+            # What gate.refusal asks, in one loop: this is most of what a small kernel's call costs.
+            tensors, device = self.tensors(arguments), None
+            for tensor in chain(tensors, *self.tensor_lists(arguments)) if self.lists else tensors:
+                if tensor is None:
                     continue
-                return self._carefully(arguments)
-            if automatic and device == -1 and name in op.for_gpus:
-                continue
-            unprofitable = op.unprofitable[name] if automatic else None
-            if (unprofitable is not None and unprofitable(*inputs)) or op.modules[name].supports(*inputs):
-                if automatic:
-                    continue
-                return self._carefully(arguments)  # which says why
-            kernel = self.kernels.get(name) or self.find(name)
-            if self.geometry is not None:
-                arguments = self._with_numbers(arguments)
-            if self.lists:
-                return self.dispatched(*arguments[:-1], name)[0]
-            if differentiable and _is_grad_enabled():
-                return self.apply(*arguments[:-1], name)
-            outputs = kernel(*arguments[:-1])
-            return outputs if isinstance(outputs, Tensor) else outputs[0]
-        return self._refer(inputs, backend)
-
-    def _carefully(self, arguments: tuple[Any, ...]) -> Tensor:
-        """As a call, for all that is traced, transformed, watched, refused or out of the ordinary."""
-        backend = arguments[-1]
-        inputs = tuple([arguments[position] for position in self.positions])
-        handed_on = self.nested and check_backend(backend) != "auto" and backend not in self.op.backends
-        chosen = self.op.choose("reference" if handed_on else backend, *inputs)
+                if type(tensor) not in _PLAIN or _is_wrapper(tensor) or tensor.is_neg() or tensor.is_conj():
+                    break
+                differentiable, place = differentiable or tensor.requires_grad, tensor.get_device()
+                if not tensor.data_ptr() or place != (place if device is None else device):
+                    break
+                device = place
+            else:
+                if forward_ad._current_level < 0:
+                    chosen = "reference" if backend in ("auto", "reference") else ""
+                    for name in op.backends if backend == "auto" else (backend,):
+                        if backend == "auto" and (name in op.missing or (device == -1 and name in op.for_gpus)):
+                            continue
+                        if name not in op.modules:
+                            chosen = chosen if name == "reference" else ""
+                            break
+                        unprofitable = op.unprofitable[name] if backend == "auto" else None
+                        if unprofitable is not None and unprofitable(*inputs):
+                            continue
+                        if not op.modules[name].supports(*inputs):
+                            chosen = name
+                            break
+        unusual = not chosen
+        if unusual:
+            handed_on = self.nested and check_backend(backend) != "auto" and backend not in op.backends
+            chosen = op.choose("reference" if handed_on else backend, *inputs)
         if chosen == "reference":
-            return self._refer(inputs, backend)
+            inputs = (*inputs, backend) if self.nested else inputs
+            if self.precision is None:
+                return self.reference(*inputs)
+            with self.precision(inputs[0].device):
+                return self.reference(*inputs)
         if self.geometry is not None:
             arguments = self._with_numbers(arguments)
-        return Operator.__call__(self, *arguments[:-1], chosen)
+        if unusual or self.lists:
+            return Operator.__call__(self, *arguments[:-1], chosen)
+        kernel = self.kernels.get(chosen) or self.find(chosen)
+        if differentiable and _is_grad_enabled():
+            return self.apply(*arguments[:-1], chosen)
+        outputs = kernel(*arguments[:-1])
+        return outputs if isinstance(outputs, Tensor) else outputs[0]
 
     def _with_numbers(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments with a geometry, or several, as the numbers that a schema has a type for."""

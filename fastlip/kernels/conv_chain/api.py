@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from fastlip.kernels.conv_chain import reference
 from fastlip.kernels.maxmin.api import PAIRINGS
 
 OP = Op("conv_chain")
-_requires_grad = attrgetter("requires_grad")
 
 
 def conv_chain(
@@ -60,12 +58,13 @@ def conv_chain(
         ValueError: shapes, dilation, pairing or padding mode that do not fit, or a backend that cannot run here.
     """
     weights, biases, scales = list(weights), list(biases or [None] * len(weights)), list(scales or [])
-    _check(x, weights, biases, scales, pairing)
-    geometries = [ConvGeometry.like(weight, dilation, padding_mode=padding_mode) for weight in weights]
+    geometries = _check(x, weights, biases, scales, pairing, padding_mode, dilation)
     if None in biases:
         biases = [w.new_zeros(w.shape[0]) if b is None else b for w, b in zip(weights, biases, strict=True)]
-    keep = torch.is_grad_enabled() and any(map(_requires_grad, (x, *weights, *biases, *scales)))
-    return OPERATOR(x, weights, biases, scales, keep, geometries, pairing, backend)
+    keep = False
+    for tensor in (x, *weights, *biases, *scales):
+        keep = keep or tensor.requires_grad
+    return OPERATOR(x, weights, biases, scales, keep and torch.is_grad_enabled(), geometries, pairing, backend)
 
 
 def _check(
@@ -74,7 +73,10 @@ def _check(
     biases: list[Tensor | None],
     scales: list[Tensor],
     pairing: str,
-) -> None:
+    padding_mode: PaddingMode,
+    dilation: tuple[int, int],
+) -> list[ConvGeometry]:
+    """Returns the geometry of each layer."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"x: got {getattr(x, 'dtype', type(x).__name__)}, expected a floating-point tensor")
     if x.dim() != 4:
@@ -84,17 +86,19 @@ def _check(
     for name, values in (("biases", biases), ("scales", scales)):
         if values and len(values) != len(weights):
             raise ValueError(f"{name}: got {len(values)}, expected as many as weights, {len(weights)}")
-    channels = x.shape[1]
+    channels, geometries = x.shape[1], []
     for i, weight in enumerate(weights):
         if weight.dim() != 4 or weight.shape[1] != channels or 0 in weight.shape:
             raise ValueError(f"weights[{i}]: got shape {tuple(weight.shape)}, expected (cout, {channels}, kh, kw)")
         if scales and scales[i].shape != (channels,):
             raise ValueError(f"scales[{i}]: got shape {tuple(scales[i].shape)}, expected ({channels},)")
         channels = weight.shape[0]
+        geometries.append(ConvGeometry.like(weight, dilation, padding_mode=padding_mode))
         if (bias := biases[i]) is not None and bias.shape != (channels,):
             raise ValueError(f"biases[{i}]: got shape {tuple(bias.shape)}, expected ({channels},)")
     if pairing not in (*PAIRINGS, "none"):
         raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, (*PAIRINGS, 'none')))}")
+    return geometries
 
 
 def mask_shape(x: Tensor, channels: int, pairing: str, backend: Backend) -> tuple[int, int]:

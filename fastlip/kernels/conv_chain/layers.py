@@ -67,9 +67,10 @@ class Kernels:
         pairing: str,
     ) -> str:
         """Empty, or why the reference is faster. With 1x1 kernels alone it is not, at any size."""
-        if all(images.is_matrix(weight) for weight in weights):
-            return ""
-        return images.too_small(x, sum(weight.shape[0] for weight in weights), geometries[0])
+        channels, matrices = 0, True
+        for weight, geometry in zip(weights, geometries, strict=True):
+            channels, matrices = channels + weight.shape[0], matrices and geometry.kernel_size == (1, 1)
+        return "" if matrices else images.too_small(x, channels, geometries[0])
 
     def forward(
         self,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip.kernels.common.geometry import ConvGeometry
-from fastlip.kernels.maxmin import reference as maxmin
+from fastlip.kernels.maxmin.reference import exchange
 
 
 def conv_chain(
@@ -20,9 +19,10 @@ def conv_chain(
     pairing: str,
 ) -> Tensor:
     """x ← maxmin(W diag(s) ∗ x + b), layer after layer."""
-    for weight, bias, geometry in zip(scaled(weights, scales), biases, geometries, strict=True):
-        x = F.conv2d(geometry.pad(x), weight, bias, dilation=geometry.dilation)
-        x = x if pairing == "none" else maxmin.maxmin(x, pairing, 1)
+    weights = scaled(weights, scales) if scales else weights
+    for weight, bias, geometry in zip(weights, biases, geometries, strict=True):
+        x = geometry.convolve(x, weight, bias)
+        x = x if pairing == "none" else exchange(x, None, pairing, 1)
     return x
 
 

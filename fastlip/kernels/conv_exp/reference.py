@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip.kernels.common.geometry import ConvGeometry
@@ -21,13 +20,6 @@ def conv_exp(
     y = x
     for t in range(len(coefficients) - 1, 0, -1):
         weight = kernel * (coefficients[t] / coefficients[t - 1])
-        y = x + _convolve(y, weight, geometry)
+        y = x + geometry.convolve(y, weight)
     y = y if coefficients[0] == 1 else y * coefficients[0]
     return y if bias is None else y + bias[:, None, None]
-
-
-def _convolve(x: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
-    left, _, top, _ = geometry.pads
-    if geometry.padding_mode == "zeros":
-        return F.conv2d(x, weight, padding=(top, left), dilation=geometry.dilation, groups=geometry.groups)
-    return F.conv2d(geometry.pad(x), weight, dilation=geometry.dilation, groups=geometry.groups)

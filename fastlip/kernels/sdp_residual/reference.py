@@ -17,7 +17,7 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor) -> Tens
 
 def convolutional(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, geometry: ConvGeometry) -> Tensor:
     """x − W₂ relu(W x + b), W the convolution that keeps the image's size and W₂ = Wᵀ diag(scale)."""
-    hidden = F.conv2d(geometry.pad(x), weight, bias, 1, 0, geometry.dilation, geometry.groups).relu()
+    hidden = geometry.convolve(x, weight, bias).relu()
     return x - adjoint(hidden, scale[:, None, None, None] * weight, geometry)
 
 
