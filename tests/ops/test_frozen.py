@@ -5,6 +5,7 @@ import torch
 
 from fastlip import ops
 from fastlip.kernels.common import channels_last
+from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.conv_chain.api import OP
 from fastlip.kernels.sdp_residual.api import folded
 
@@ -24,7 +25,8 @@ def count(monkeypatch):
 def backend(request):
     """Triton's turn comes in its interpreter: tests/gpu/test_interpreter.py runs this file there."""
     x = torch.zeros(X)
-    if reason := OP.why_not(request.param, x, [torch.zeros(FIRST)], [None], [], "zeros", (1, 1), "adjacent"):
+    weight = torch.zeros(FIRST)
+    if reason := OP.why_not(request.param, x, [weight], [None], [], [ConvGeometry.like(weight)], "adjacent"):
         pytest.skip(reason)
     return request.param
 
