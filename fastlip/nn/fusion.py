@@ -120,8 +120,8 @@ def run_links(links: Sequence[Link], x: Tensor) -> Tensor | None:
 
 def _kernels_run(x: Tensor, biases: list[Tensor | None], style: Style, backend: Backend) -> bool:
     if backend == "native":
-        return not CONV_CHAIN.why_not("native", x, [], biases, [], *style)
-    return CONV_CHAIN.choose("auto", x, [], biases, [], *style) != "reference"
+        return not CONV_CHAIN.why_not("native", x, [], biases, [], [], style.pairing)
+    return CONV_CHAIN.choose("auto", x, [], biases, [], [], style.pairing) != "reference"
 
 
 def _factors(factors: list[tuple[Tensor, Tensor | None]]) -> tuple[list[Tensor], list[Tensor]]:
