@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from fastlip.benchmarking import peers, whole_step
 from fastlip.fusing import fuse, unfuse
 from fastlip.kernels.maxmin.cases import by_extrema
-from fastlip.nn.base import LipschitzLinear
 from fastlip.nn._conv import LipschitzConv2d
 from fastlip.nn.activations import MaxMin
+from fastlip.nn.base import LipschitzLinear
 
 _NOISE = 0.3  # of each parameter's standard deviation: away from initialisations where iterations end early
 

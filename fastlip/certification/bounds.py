@@ -16,9 +16,9 @@ from fastlip import ops
 from fastlip.certification.tightness import convolution_is_exact, layer_is_exact, matrix_is_exact
 from fastlip.certification.weights import linear_weight
 from fastlip.exporting.plain import Plain
-from fastlip.nn.base import LipschitzLayer, as_it_runs, at_least_float32
 from fastlip.nn._calls import overridden
 from fastlip.nn._conv import LipschitzConv2d
+from fastlip.nn.base import LipschitzLayer, as_it_runs, at_least_float32
 
 
 class Bound(NamedTuple):

@@ -29,8 +29,8 @@ from fastlip.certification.unfolding import batch_like, unfold
 from fastlip.certification.weights import linear_weight, runs_as
 from fastlip.exporting.plain import FirstEntries
 from fastlip.losses.labels import as_logits, classes, is_binary
-from fastlip.nn.base import as_it_runs
 from fastlip.nn._conv import KernelConv2d
+from fastlip.nn.base import as_it_runs
 from fastlip.nn.shaping import FirstChannels
 
 DEFAULT_EPS = (36 / 255, 72 / 255, 108 / 255, 1.0)

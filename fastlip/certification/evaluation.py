@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from fastlip._extras import needed_for
 from fastlip.kernels.common.precision import everything_ieee
-from fastlip.nn.base import LipschitzLayer
 from fastlip.nn._fingerprint import fingerprint, is_plain
+from fastlip.nn.base import LipschitzLayer
 
 
 def check_model(model: Any, dtype: torch.dtype | None) -> None:

@@ -9,9 +9,9 @@ from torch import nn
 from fastlip import nn as lip
 from fastlip.exporting.plain import Convolution, Plain, SpectralConvolution
 from fastlip.kernels.spectral_norm.reference import is_cheap
-from fastlip.nn.base import MatrixLinear
 from fastlip.nn._conv import KernelConv2d, LipschitzConv2d
 from fastlip.nn._orthogonal import OrthogonalConv2d
+from fastlip.nn.base import MatrixLinear
 
 
 def matrix_is_exact(shape: tuple[int, ...]) -> bool:

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastlip.nn.base import MatrixLinear
 from fastlip.nn._conv import KernelConv2d
 from fastlip.nn.aoc import AOCConvTranspose2d
+from fastlip.nn.base import MatrixLinear
 
 # Class: its methods that say what weight does.
 _CONTRACTS = {

@@ -11,10 +11,10 @@ from fastlip import nn as lip
 from fastlip.exporting import plain
 from fastlip.exporting.rules import Target, chain, exported
 from fastlip.kernels.spectral_conv.api import half_plane
-from fastlip.nn.base import MatrixLinear
 from fastlip.nn._conv import KernelConv2d, LipschitzConv2d
 from fastlip.nn._orthogonal import OrthogonalConv2d
 from fastlip.nn._residual import ResidualConv2d, ResidualLinear
+from fastlip.nn.base import MatrixLinear
 
 
 @exported.register

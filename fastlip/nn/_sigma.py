@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastlip.kernels.common import gram
+from fastlip.kernels.common.fourier import plane_angles
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import pad, same_pads
@@ -15,8 +17,6 @@ from fastlip.kernels.sdp_residual.reference import adjoint
 
 # Frequencies per axis and unit of the kernel's degree: at 17, sampling loses less than 1 % of sigma.
 _DENSITY = 17
-# Squarings of the Gram matrix: the bound of a c x c matrix is at most c^(1/128) too large, 2.2 % at c = 16.
-_SQUARINGS = 5
 # Of the FFT size at which the power iteration runs, per unit of the kernel's degree; and its steps at initialisation.
 POWER_DENSITY = 6
 POWER_STEPS = 10
@@ -26,77 +26,27 @@ def squared_norm_bound(weight: Tensor, sides: tuple[int, int], groups: int) -> T
     """Upper bound of sigma^2 of each group's kernel over the frequencies of an FFT size, by Gram iteration.
 
     weight is (m, c / groups, kh, kw). Differentiable, with the gradient of the bound at the frequency that attains
-    it. Delattre, Barthélemy, Araujo, Allauzen, *Efficient Bound of Lipschitz Constant for Convolutional Layers by
-    Gram Iteration*, ICML 2023.
+    it.
     """
     size = weight.detach().abs().amax()
     taps = (weight / torch.where(size > 0, size, 1)).flatten(2).unflatten(0, (groups, -1))  # [g, m, c, t]
-    waves = _waves(sides, weight.shape[2:], weight)
+    waves = _waves(sides, (weight.shape[2], weight.shape[3]), weight)
     with torch.no_grad():
-        every = _gram_bound(*(torch.einsum("gmct,ft->fgmc", taps, wave) for wave in waves))
-        bound, worst = every.max(0)
+        every = gram.squared_norm_bound(*(torch.einsum("gmct,ft->fgmc", taps, wave) for wave in waves))
+        largest, worst = every.max(0)
     real, imaginary = (torch.einsum("gmct,gt->gmc", taps, wave[worst]) for wave in waves)
+    bound = gram.norm_bound(torch.complex(real, imaginary)).square()
     rounding = 1 + (16 + taps.shape[-1] + taps.shape[-2]) * torch.finfo(bound.dtype).eps
-    return _follow(bound, torch.complex(real, imaginary)) * (size * size * rounding)
+    # The value is that of the comparison, whatever its last bits are at the worst frequency alone.
+    return (bound + (largest - bound).detach().clamp_min(0)) * (size * size * rounding)
 
 
-def _waves(sides: tuple[int, int], kernel_size: torch.Size, like: Tensor) -> tuple[Tensor, Tensor]:
+def _waves(sides: tuple[int, int], kernel_size: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine of k tau for half of the frequencies k and all taps tau: two matrices [f, t]."""
-    rows = _angles(sides[0], sides[0], kernel_size[0], like.device)[:, None, :, None]
-    columns = _angles(sides[1], sides[1] // 2 + 1, kernel_size[1], like.device)[None, :, None, :]
-    angles = (rows + columns).flatten(2).flatten(0, 1)
+    rows, columns = (torch.arange(count, device=like.device) for count in (sides[0], sides[1] // 2 + 1))
+    vertical, horizontal = (torch.arange(taps, device=like.device) for taps in kernel_size)
+    angles = plane_angles(torch.cartesian_prod(rows, columns), (vertical, horizontal), sides)
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
-
-
-def _angles(side: int, count: int, taps: int, device: torch.device) -> Tensor:
-    turns = torch.outer(torch.arange(count, device=device), torch.arange(taps, device=device)) % side
-    return turns.double() * (2 * math.pi / side)
-
-
-def _gram_bound(real: Tensor, imaginary: Tensor) -> Tensor:
-    """|G^n|_F^(1/n), n = 2^5, for G the smaller Gram matrix of real + i imaginary: [..., m, c] to [...].
-
-    Real products cost less: (A + iB)^2 has the imaginary part AB - (AB)^T, for A is symmetric and B is skew.
-    """
-    if real.shape[-2] > real.shape[-1]:
-        real, imaginary = real.mT, imaginary.mT
-    cross = imaginary @ real.mT
-    symmetric, skew = real @ real.mT + imaginary @ imaginary.mT, cross - cross.mT
-    norm = _norm(symmetric, skew)
-    bound = norm
-    for step in range(1, _SQUARINGS + 1):
-        inverse = torch.where(norm > 0, norm, 1).reciprocal()[..., None, None]
-        symmetric, skew = symmetric * inverse, skew * inverse
-        cross = symmetric @ skew
-        symmetric, skew = symmetric @ symmetric - skew @ skew, cross - cross.mT
-        norm = _norm(symmetric, skew)
-        bound = bound * norm ** (1 / 2**step)
-    return bound
-
-
-def _norm(symmetric: Tensor, skew: Tensor) -> Tensor:
-    return (symmetric.square() + skew.square()).sum((-2, -1)).sqrt()
-
-
-def _follow(bound: Tensor, matrix: Tensor) -> Tensor:
-    """The bound |G^n|_F^(1/n) with its gradient, for the matrices [g, m, c] that attained it.
-
-    Homogeneous in G, it is <H, G> with H its gradient, a multiple of G^(2n - 1): the product of G, G^2, ... G^n.
-    """
-    matrix = matrix.mT if matrix.shape[-2] > matrix.shape[-1] else matrix
-    gram = matrix @ matrix.mH
-    with torch.no_grad():
-        power = iterate = _normalise(gram)
-        for _ in range(_SQUARINGS):
-            iterate = _normalise(iterate @ iterate)
-            power = power @ iterate
-    inner = (power.conj() * gram).real.sum((-2, -1))
-    return bound * (inner / torch.where(inner > 0, inner, 1).detach())
-
-
-def _normalise(gram: Tensor) -> Tensor:
-    norm = torch.linalg.matrix_norm(gram)
-    return gram / torch.where(norm > 0, norm, 1)[..., None, None]
 
 
 def frequencies(side: int, kernel_size: int, dilation: int, padding_mode: PaddingMode) -> tuple[int, float]:

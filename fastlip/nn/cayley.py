@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
+from fastlip.kernels.spectral_cayley.api import OPERATOR as SPECTRAL_CAYLEY
 from fastlip.nn._arguments import conv_geometry, dense_features, make_bias, make_parameter
 from fastlip.nn._initial import zero_
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
@@ -116,7 +117,9 @@ class CayleyConv2d(LipschitzLayer):
     def _parametrize(self, *fft_size: int) -> tuple[Tensor, ...]:
         """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
         M = normalize(self.raw_weight, self.alpha)
-        return self.application.matrices(M, fft_size, lambda V, reals: ops.cayley(V, backend=self.backend))
+        if fft_size:
+            return (SPECTRAL_CAYLEY(M, fft_size, self.dilation, self.groups, self.backend),)
+        return self.application.matrices(M, (), lambda V, reals: ops.cayley(V, backend=self.backend))
 
 
 class CayleyLinear(LipschitzLayer):

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from layer_catalog import jacobians, perturb
 
 from fastlip import testing
+from fastlip.kernels.common.gram import norm_bound as matrix_bound
 from fastlip.kernels.conv_exp.truncation import largest_modulus
 from fastlip.nn import SOCConv2d, SOCLinear
-from fastlip.nn._skew import matrix_bound
 from fastlip.nn.soc import norm_bound, skew
 
 
@@ -55,7 +55,7 @@ def test_the_bound_of_matrices_and_what_it_keeps():
     assert (bounds >= values).all()
     assert (bounds <= values * 5 ** (1 / 128) * (1 + 1e-12)).all()
     K = torch.randn(3, 5, 7)
-    assert testing.saved_bytes(matrix_bound, {"R": K}) == 4 * (K.numel() + 3)
+    assert testing.saved_bytes(matrix_bound, {"M": K}) == 4 * (K.numel() + 3)
 
 
 EVALUATIONS = [

@@ -35,11 +35,11 @@ from fastlip.kernels.common.padding import same_pads
 from fastlip.kernels.conv_exp.truncation import taylor
 from fastlip.kernels.spectral_conv import costs
 from fastlip.kernels.spectral_conv.api import kernel_spectrum, per_frequency
-from fastlip.nn.base import MatrixLinear
 from fastlip.nn._conv import KernelConv2d
 from fastlip.nn._orthogonal import OrthogonalConv2d, largest_singular_value
 from fastlip.nn._residual import ResidualConv2d, ResidualLinear
 from fastlip.nn._skew import norm_on
+from fastlip.nn.base import MatrixLinear
 
 _ENLARGED = 1 + 1e-3  # norms, by the rounding of their computation in single precision
 

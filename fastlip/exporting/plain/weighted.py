@@ -12,8 +12,8 @@ from torch import Tensor
 from fastlip import ops
 from fastlip.exporting.plain._module import PASSES, Plain, Shape
 from fastlip.kernels.conv_exp.truncation import largest_modulus
-from fastlip.nn.base import as_it_runs
 from fastlip.nn._residual import effective_norms, residual_bound
+from fastlip.nn.base import as_it_runs
 
 
 class PlainConvolution(Plain):

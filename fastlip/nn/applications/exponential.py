@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastlip import ops
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.precision import without_autocast
+from fastlip.kernels.common.rearrange import space_to_depth
 from fastlip.kernels.conv_exp.truncation import degree_for, economized, largest_modulus, stable_norm, taylor
 from fastlip.nn._cache import CACHED_CONTEXTS, may_cache
 from fastlip.nn._channels import first_channels, pad_channels
@@ -25,7 +26,6 @@ from fastlip.nn.applications.frequency import (
     fused_by_kept,
     kept_size,
     largest_singular_value,
-    space_to_depth,
 )
 from fastlip.nn.base import LipschitzLayer, as_it_runs, at_least_float32
 from fastlip.nn.fusion import Fusion

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
+from fastlip.kernels.common.rearrange import space_to_depth
 from fastlip.kernels.spectral_conv.api import FixedSpectrum, kernel_spectrum, own_frequencies
 from fastlip.nn._arguments import require_same
 from fastlip.nn._cache import CACHED_CONTEXTS
@@ -141,16 +142,6 @@ def _fixed(layer: Any, fft_size: Pair) -> tuple[FixedSpectrum]:
     (Q,) = layer._compute(fft_size)
     inputs = layer.in_channels * math.prod(layer.stride)
     return (spectra.fix(Q[:, : layer.out_channels, :inputs], fft_size),)
-
-
-def space_to_depth(x: Tensor, stride: Pair) -> Tensor:
-    """(..., c, h, w) -> (..., c sh sw, ceil(h / sh), ceil(w / sw)); sides are padded with zeros at their end."""
-    if stride == (1, 1):
-        return x
-    bottom, right = (-side % step for side, step in zip(x.shape[-2:], stride, strict=True))
-    x = F.pad(x, (0, right, 0, bottom)) if bottom or right else x
-    patches = x.unflatten(-1, (-1, stride[1])).unflatten(-3, (-1, stride[0]))  # (c, h / sh, sh, w / sw, sw)
-    return patches.movedim((-3, -1), (-4, -3)).flatten(-5, -3)
 
 
 def largest_singular_value(Q: Tensor) -> float:

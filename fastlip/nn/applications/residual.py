@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip import ops
+from fastlip.kernels.common.rearrange import space_to_depth
 from fastlip.kernels.sdp_residual.api import folded
 from fastlip.kernels.spectral_conv.api import spectral_conv_fixed
 from fastlip.nn._cache import CACHED_CONTEXTS, may_cache
-from fastlip.nn._channels import first_channels
+from fastlip.nn._channels import first_channels, pad_channels
 from fastlip.nn.applications import spectra
 from fastlip.nn.applications.application import Application, ConvApplication
 from fastlip.nn.applications.dense import describe_dense
@@ -87,14 +88,9 @@ class ResidualConvolution(ConvApplication):
 
     def _widened(self, layer: Any, x: Tensor) -> Tensor:
         """Moves each stride x stride patch into channels, and pads the channels of each group to its width."""
-        (down, across), groups = self.geometry.stride, self.geometry.groups
-        if (down, across) != (1, 1):
-            bottom, right = -x.shape[-2] % down, -x.shape[-1] % across
-            x = F.pad(x, (0, right, 0, bottom)) if bottom or right else x
-        patches = x.unflatten(-3, (groups, -1)).unflatten(-1, (-1, across)).unflatten(-3, (-1, down))
-        channels = patches.movedim((-3, -1), (-5, -4)).flatten(-5, -3)  # group, (row, column, channel), h, w
-        missing = self.width // groups - channels.shape[-3]
-        return F.pad(channels, (0, 0, 0, 0, 0, missing)).flatten(-4, -3)
+        groups = self.geometry.groups
+        images = space_to_depth(x, self.geometry.stride, groups, position_first=True)
+        return pad_channels(images, self.width, groups)
 
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
         """At least the Lipschitz constant of the residual map, at least 1: from the norm of its scaled kernel."""
