@@ -157,7 +157,7 @@ def _chained(run: list[Any], style: Style, x: Tensor) -> Tensor:
 
 
 def _kernels_run(x: Tensor, biases: list[Tensor | None], style: Style) -> bool:
-    return CONV_CHAIN.choose("auto", x, [], biases, [], *style) != "reference"
+    return CONV_CHAIN.choose("auto", x, [], biases, [], [], style.pairing) != "reference"
 
 
 def _factors(convolutions: list[Any]) -> tuple[list[Tensor], list[Tensor]]:

@@ -24,8 +24,9 @@ def count(monkeypatch):
 @pytest.fixture(params=["native", "triton"])
 def backend(request):
     """Triton's turn comes in its interpreter: tests/gpu/test_interpreter.py runs this file there."""
-    x, geometry = torch.zeros(X), ConvGeometry(FIRST[2:])
-    if reason := OP.why_not(request.param, x, [torch.zeros(FIRST)], [None], [], [geometry], "adjacent"):
+    x = torch.zeros(X)
+    weight = torch.zeros(FIRST)
+    if reason := OP.why_not(request.param, x, [weight], [None], [], [ConvGeometry.like(weight)], "adjacent"):
         pytest.skip(reason)
     return request.param
 

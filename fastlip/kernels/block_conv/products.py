@@ -1,4 +1,4 @@
-"""block_conv by torch's matrix products, one for all taps of a factor, where csrc/block_conv has none.
+"""block_conv by torch's matrix products, one for all taps of a factor, for what csrc/block_conv does not take.
 
 The backward recomputes the partial kernels.
 """
@@ -51,11 +51,11 @@ def _partial_kernels(kernel: Tensor, projectors: Tensor, axes: Sequence[int]) ->
 
 
 def _new(tensor: Tensor, axes: Sequence[int]) -> Tensor:
-    """Without factors a copy: an operator's output is never its input."""
+    """Returns a copy if there are no factors: an operator must not return its input."""
     return tensor if axes else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _batched(tensor: Tensor, dims: int) -> Tensor:
-    """All leading dimensions, or none, as one."""
+    """The tensor with its leading dimensions (any number of them) flattened into one."""
     count = tensor.shape[:-dims].numel()
     return tensor.reshape(count, *tensor.shape[-dims:])

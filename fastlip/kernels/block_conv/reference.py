@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def block_conv(kernel: Tensor, projectors: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """(..., th, tw, m, c) and (..., n, c, c) to the kernel (..., kh, kw, m, c)."""
+    """Makes the kernel (..., kh, kw, m, c) from (..., th, tw, m, c) and projectors (..., n, c, c)."""
     K = kernel
     for P, axis in zip(projectors.unbind(-3), axes, strict=True):
         KP = K @ P[..., None, None, :, :]
@@ -21,7 +21,7 @@ def _after(K: Tensor, axis: int) -> Tensor:
 
 
 def _before(K: Tensor, axis: int) -> Tensor:
-    """K moved by one tap: a tap of zeros stands before it."""
+    """K with a tap of zeros in front of it."""
     return F.pad(K, (0, 0, 0, 0, axis, 0, 1 - axis, 0))
 
 

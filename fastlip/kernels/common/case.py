@@ -1,4 +1,4 @@
-"""Named inputs of an op, written once: the agreement tests and the benchmarks both run them."""
+"""Named inputs of an op, written once for the agreement tests and the benchmarks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from torch import Tensor
 class Case:
     """Inputs of one call: tensors by argument name, and the remaining keyword arguments.
 
-    length is the longest sum in the computation: rounding errors are allowed to grow as its square root.
-    layout is the memory format of four-dimensional inputs; "strided" takes every second element of a larger
-    tensor along the last dimension. bench marks the cases that benchmarks time (the first of them in CI).
+    Args:
+        shapes: the tensors' shapes by argument name.
+        options: the remaining keyword arguments.
+        length: length of the longest sum in the computation; rounding errors may grow as its square root.
+        layout: memory format of four-dimensional inputs, or "strided": every second element of a larger tensor
+            along the last dimension.
+        bench: whether benchmarks time the case (CI times the first of them).
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -25,7 +29,7 @@ class Case:
     bench: bool = False
 
     def make(self, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> dict[str, Tensor]:
-        """Standard normal tensors of the case's shapes, reproducible from the seed."""
+        """Returns standard normal tensors of the case's shapes, reproducible from the seed."""
         generator = torch.Generator().manual_seed(seed)
         tensors = {}
         for name, shape in self.shapes.items():
@@ -33,7 +37,7 @@ class Case:
         return tensors
 
     def arguments(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """The keyword arguments of the op's public function, from the tensors that :meth:`make` names."""
+        """Returns the keyword arguments of the op's public function for the tensors of :meth:`make`."""
         return {**tensors, **self.options}
 
     def _lay_out(self, shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype, device: str) -> Tensor:

@@ -1,6 +1,6 @@
-"""What torch.utils.flop_counter counts for the kernels: products, as it counts those of the references.
+"""Formulas by which torch.utils.flop_counter counts the products of the kernels, as it counts the references'.
 
-Imported where a counter is at work: torch's module imports Triton.
+The module is imported only when a counter is active, since torch's own module imports Triton.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
 
 Shape = Sequence[int]
-# Products of matrices in an iterated factor or exponential, about.
+# Approximate number of matrix products in an iterated polar factor or an exponential.
 _POLAR, _EXPONENTIAL = 12, 10
 
 
@@ -52,12 +52,12 @@ def _spectral(x: Shape, Q: Shape, *_: Any, **__: Any) -> int:
     return 2 * x[0] * Q[0] * Q[1] * Q[2]
 
 
-def _spectral_backward(gradient: Shape, x: Shape, Q: Shape, torus: Any, groups: int, wanted: Any, *_: Any, **__: Any):
+def _spectral_backward(gradient: Shape, x: Shape, Q: Shape, size: Any, groups: int, wanted: Any, *_: Any, **__: Any):
     return _spectral(x, Q) * (bool(wanted[0]) + bool(wanted[1]))
 
 
-def _fixed(x: Shape, panels: Shape, bias: Any, residual: Any, outputs: int, torus: Shape, *_: Any, **__: Any) -> int:
-    return x[0] * math.prod(torus) * x[1] * outputs
+def _fixed(x: Shape, panels: Shape, bias: Any, residual: Any, outputs: int, size: Shape, *_: Any, **__: Any) -> int:
+    return x[0] * math.prod(size) * x[1] * outputs
 
 
 def _exponential(x: Shape, kernel: Shape, bias: Any, coefficients: Sequence[float], *_: Any, **__: Any) -> int:
@@ -92,12 +92,12 @@ def _blocks_backward(gradient: Shape, kernel: Shape, projectors: Shape, axes: Se
 
 
 def _times(count: int) -> Any:
-    """So many products of the first argument's matrices."""
+    """A formula: ``count`` products of the first argument's matrices."""
     return lambda shape, *_, **__: count * _matrices(shape)
 
 
 def _per_frequency(count: int, argument: int = 0) -> Any:
-    """So many products of a kernel's matrices at each unique frequency of an image."""
+    """A formula: ``count`` products of a kernel's matrices at each unique frequency of an image."""
 
     def formula(*arguments: Any, **_: Any) -> int:
         weight, size, _dilation, groups = arguments[argument : argument + 4]
@@ -151,7 +151,7 @@ for _name, _formula in _FORMULAS.items():
 
 
 def tell_counters() -> None:
-    """Gives the formulas to the counters at work, which took a copy of torch's register when they were made."""
+    """Adds the formulas to the active counters, which copied torch's register when they were made."""
     for mode in _get_current_dispatch_mode_stack():
         counter = getattr(mode, "counter", None)
         if isinstance(counter, FlopCounterMode):

@@ -33,10 +33,12 @@ class ConvGeometry:
         groups: number of groups of channels.
         padding_mode: what is added: ``"zeros"``, or the image itself, repeated (``"circular"``).
 
-    Derived once: ``halo``, the pair ``dilation * (kernel_size - 1)``: how far a kernel reaches beyond one pixel;
-    ``keeps_size``, whether ``pads`` keep an image's size at stride 1; ``symmetric``, whether as much is added before an
-    image as after it, which is all that ``F.conv2d`` can add; and ``numbers``, the whole value as ints, since
-    the schema of an operator has no type for a geometry (:func:`from_numbers`).
+    Derived once:
+
+    - ``halo``: the pair ``dilation * (kernel_size - 1)``, how far a kernel reaches beyond one pixel;
+    - ``keeps_size``: whether ``pads`` keep an image's size at stride 1;
+    - ``symmetric``: whether the pads before and after an image are equal, the only ones that ``F.conv2d`` can add;
+    - ``numbers``: the whole value as ints, for the schema of an operator (:func:`from_numbers`).
 
     >>> geometry = ConvGeometry((3, 3), stride=(2, 2))
     >>> geometry.pads, geometry.halo, geometry.output_size((32, 32))

@@ -1,4 +1,4 @@
-"""Padding as convolutions with a proved bound use it."""
+"""Zero and circular padding of images; circular padding wraps by index and may exceed the image."""
 
 from __future__ import annotations
 

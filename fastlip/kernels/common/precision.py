@@ -1,11 +1,11 @@
-"""Where precision must not be lowered: parametrizations and bounds run in IEEE float32 or better.
+"""Full precision for parametrizations and bounds: they run in IEEE float32 or better.
 
-Autocast is a setting of a thread. What float32 products are made of (TF32, bfloat16) is a setting of the process:
-:func:`ieee` counts who needs full precision. The first one raises it, the last one puts the user's settings back, and
-meanwhile products of other threads have full precision too.
+Autocast is a setting of a thread. The format in which float32 products are computed (TF32, bfloat16) is a setting of
+the process: :func:`ieee` counts its users. The first one raises the precision, the last one restores the user's
+settings, and in between the products of other threads have full precision too.
 
-cuDNN's convolutions use TF32 unless told otherwise, by a default that cannot be put back once it was changed. Weights
-leave it alone: what they convolve on a GPU is float64 (:func:`for_convolution`).
+cuDNN's convolutions use TF32 by default, and this default cannot be restored once it was changed. The computation of
+weights does not change it: convolutions of weights on a GPU run in float64 (:func:`for_convolution`).
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _NOTHING = nullcontext()
 
 
 def autocasts(device: torch.device) -> bool:
-    """Whether operations on this device run under autocast; meta tensors know none."""
+    """Whether operations on this device run under autocast; on the meta device none do."""
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast off on this device; nothing where it is off already, which costs less."""
+    """A context without autocast on this device; an empty one, which costs less, if autocast is off already."""
     return torch.autocast(device.type, enabled=False) if autocasts(device) else _NOTHING
 
 
 def is_ieee(device: torch.device) -> bool:
-    """Whether float32 products on this device (not cuDNN's convolutions) are made of float32 numbers."""
+    """Whether float32 products on this device (cuDNN's convolutions apart) are computed in float32."""
     if device.type == "cuda":
         return _get("cuda", "matmul") in _FULL
     return _get("mkldnn", "matmul") in _FULL and _get("mkldnn", "conv") in _FULL
 
 
 def ieee(device: torch.device) -> AbstractContextManager[object]:
-    """Float32 products are IEEE float32 on this device; nothing where they are, which costs less than 1 µs.
+    """A context in which float32 products on this device are IEEE float32; an empty one if they are already.
 
     A program that is being compiled cannot change settings: see :func:`widens`.
     """
@@ -52,7 +52,7 @@ def ieee(device: torch.device) -> AbstractContextManager[object]:
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """:func:`without_autocast` and :func:`ieee`: for weights."""
+    """A context for weights: :func:`without_autocast` and :func:`ieee`."""
     outer, inner = without_autocast(device), ieee(device)
     if outer is _NOTHING:
         return inner
@@ -60,19 +60,19 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 
 def everything_ieee() -> AbstractContextManager[object]:
-    """Every float32 product is IEEE float32, cuDNN's convolutions too: for what is certified."""
+    """A context for certification: every float32 product is IEEE float32, cuDNN's convolutions too."""
     return _both(_products, _convolutions)
 
 
 # torch.compile guards its programs by the settings that this reads.
 @torch.compiler.assume_constant_result
 def widens(device: torch.device) -> bool:
-    """Whether a program that is being compiled needs float64 for weights: its products will be lowered."""
+    """Whether a program that is being compiled needs float64 for weights, as its float32 products are lowered."""
     return not is_ieee(device)
 
 
 def for_convolution(tensor: Tensor) -> Tensor:
-    """The tensor, in float64 where cuDNN would round its numbers to TF32."""
+    """Returns the tensor, in float64 if cuDNN would round its numbers to TF32."""
     lowered = tensor.is_cuda and tensor.dtype == torch.float32 and _convolution_is_lowered()
     return tensor.double() if lowered else tensor
 
@@ -89,10 +89,12 @@ def _both(outer: AbstractContextManager[object], inner: AbstractContextManager[o
 
 
 class _Settings:
-    """The precision of some float32 products in this process: full while anyone holds it.
+    """The precision of some float32 products in this process; a context in which it is full.
 
-    products: names by torch's interface of today. older: setter, getter and full precision of the older interface,
-    which sees a part of them; torch refuses to answer where the two say different things.
+    Args:
+        products: their names in torch's present interface.
+        older: setter, getter and value for full precision in the older interface, which covers a part of them. Torch
+            raises an error if the two interfaces differ.
     """
 
     def __init__(self, products: tuple[tuple[str, str], ...], *older: Any) -> None:
@@ -105,7 +107,7 @@ class _Settings:
     def __enter__(self) -> None:
         with self._lock:
             self.holders += 1
-            # Also where others hold it already: settings may have been changed since.
+            # Also if another context is open: the user may have changed the settings since.
             if any(_get(*name) not in _FULL for name in self._names):
                 self._raise()
 
@@ -135,9 +137,10 @@ class _Settings:
 
 
 def _own_value(library: str, product: str) -> str:
-    """What was set for this product itself: "none" where it follows its library, or all libraries.
+    """The setting of this product itself: "none" if it follows that of its library, or of all libraries.
 
-    A product without a setting of its own follows when those above it change, here between values of full precision.
+    A product without a setting of its own changes with those above it, which are varied here between values of full
+    precision.
     """
     seen = _get(library, product)
     if seen == "none":

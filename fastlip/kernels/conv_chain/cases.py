@@ -1,4 +1,4 @@
-"""Named inputs for the agreement tests and the benchmarks. Length: the products behind one output, of all layers."""
+"""Named inputs for the agreement tests and the benchmarks. Length: the products in one output, over all layers."""
 
 from __future__ import annotations
 

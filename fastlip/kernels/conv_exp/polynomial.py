@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def products_of(degree: int) -> int:
-    """Products of matrices that a polynomial of this degree takes: the square, and those of Horner's rule with it."""
+    """The number of matrix products in a polynomial of this degree: one square, the others in Horner's rule."""
     return 0 if degree == 1 else (degree + 1) // 2
 
 
@@ -22,7 +22,7 @@ def polynomial(M: Tensor, coefficients: Sequence[float]) -> Tensor:
 
 
 def polynomial_and_factors(M: Tensor, coefficients: Sequence[float]) -> tuple[Tensor, list[Tensor]]:
-    """The polynomial, and for its adjoint S and what S is multiplied with, innermost first."""
+    """Returns the polynomial, and for its adjoint S and the factors by which S is multiplied, innermost first."""
     if len(coefficients) == 2:
         return _linear(M, coefficients), []
     S = M @ M
@@ -55,7 +55,7 @@ def polynomial_adjoint(M: Tensor, factors: list[Tensor], gradient: Tensor, coeff
 
 
 def _groups(coefficients: Sequence[float]) -> list[Sequence[float]]:
-    """(c_0, c_1), (c_2, c_3), ...; the last has three elements where their number is odd."""
+    """(c_0, c_1), (c_2, c_3), ...; the last has three elements if the number of coefficients is odd."""
     begins = range(0, len(coefficients) - 1, 2)
     return [*(coefficients[begin : begin + 2] for begin in begins[:-1]), coefficients[begins[-1] :]]
 

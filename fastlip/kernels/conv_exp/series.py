@@ -1,4 +1,4 @@
-"""What the three forms of conv_exp apply."""
+"""The series that the three forms of conv_exp apply."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from fastlip.kernels.conv_exp.series import Series
 
 
 def forward(series: Series, x: Tensor, bias: Tensor | None, keep: bool) -> tuple[Tensor, list[Tensor]]:
-    """Y, and if they are to be kept the sums of Horner's rule."""
+    """y, and if they are to be kept the sums of Horner's rule."""
     series = _channels_last(series)
     kernel, coefficients, geometry = series
     sums, outermost = [], x
@@ -56,7 +56,7 @@ def backward(
 
 
 def _factors(coefficients: Sequence[float]) -> list[float]:
-    """Of K at each step of Horner's rule, outermost first, c_0 multiplied into the first."""
+    """The factor of K at each step of Horner's rule, outermost first; c_0 is multiplied into the first."""
     ratios = [following / one for one, following in pairwise(coefficients)]
     return [coefficients[1], *ratios[1:]]
 

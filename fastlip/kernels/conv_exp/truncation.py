@@ -1,4 +1,4 @@
-"""What truncating the exponential of a skew operator costs: p_T(i theta) = sum_{t <= T} (i theta)^t / t!.
+"""The error of truncating the exponential of a skew operator: p_T(i theta) = sum_{t <= T} (i theta)^t / t!.
 
 A skew operator K is normal with spectrum i theta, |theta| <= ||K||, so ||p_T(K)|| is the largest |p_T(i theta)|,
 and p_T(K) is 1-Lipschitz exactly where that modulus is at most 1. Near 0 it is below 1 for T = 3, 4, 7, 8, 11, 12,
@@ -74,8 +74,8 @@ def economized(terms: int, degree: int, tolerance: float) -> tuple[tuple[float, 
     """Coefficients of K^0 to K^degree in place of p_T's, and the norm up to which they are good enough.
 
     For a skew K of at most that norm the two polynomials of K differ by at most tolerance in norm. p_T on
-    [-i norm, i norm] is a finite sum of Chebyshev polynomials; its last terms - degree are left out, so that the
-    error is at most the sum of their coefficients (Lanczos's economization).
+    [-i norm, i norm] is a finite sum of Chebyshev polynomials. The last ``terms - degree`` of them are left out, and
+    the error is at most the sum of the absolute values of their coefficients (Lanczos's economization).
     """
     if degree == terms:
         return taylor(terms), math.inf

@@ -15,7 +15,7 @@ def maxmin(x: Tensor, pairing: str, dim: int) -> Tensor:
 
 
 def exchange(x: Tensor, swap: Tensor | None, pairing: str, dim: int) -> Tensor:
-    """Swaps the pairs that the booleans say, one for each pair; without booleans the pairs with b > a."""
+    """Swaps the pairs whose boolean in ``swap`` is true; without booleans the pairs with b > a."""
     pairs = x.shape[dim] // 2
     paired, rest = x.split((2 * pairs, x.shape[dim] - 2 * pairs), dim)
     if pairing == "adjacent":
@@ -33,10 +33,10 @@ def exchange(x: Tensor, swap: Tensor | None, pairing: str, dim: int) -> Tensor:
 
 
 def unpack(mask: Tensor, shape: Sequence[int], channels_last: bool, dim: int) -> Tensor:
-    """The bits of the kernels' mask as booleans, one for each pair of an x of this shape: what exchange takes."""
+    """Returns the bits of the kernels' mask as booleans for :func:`exchange`, one per pair of an x of this shape."""
     pairs = shape[dim] // 2
     runs = (*shape[:dim], *shape[dim + 1 :], pairs) if channels_last else (*shape[:dim], pairs, *shape[dim + 1 :])
-    # A run of pairs along memory begins a byte.
+    # Each run of pairs along memory starts a new byte.
     length = pairs if channels_last or math.prod(shape[dim + 1 :]) == 1 else math.prod(shape[dim + 1 :])
     if mask.numel() == 0:
         return mask.new_zeros(runs, dtype=torch.bool).movedim(-1 if channels_last else dim, dim)

@@ -1,4 +1,4 @@
-"""The thin singular value decomposition behind a polar factor, by the cheaper way where that is accurate."""
+"""The thin singular value decomposition that gives a polar factor, by the cheaper way where that is accurate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def decompose(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Otherwise, and where the answer must not depend on values (tracing, torch.func), by LAPACK's singular value
     decomposition.
     """
-    # Of subnormal entries, quotients would overflow.
+    # Quotients of subnormal entries would overflow.
     largest = V.detach().abs().amax((-2, -1), keepdim=True) if V.numel() else V.real
     root = torch.finfo(V.dtype).tiny ** 0.5
     lift = torch.where(largest < root, largest.new_full((), 1 / root), 1)

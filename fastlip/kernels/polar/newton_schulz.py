@@ -1,7 +1,7 @@
-"""Scaled Newton-Schulz for polar factors and their adjoint in torch's products, and what is done where it fails.
+"""Scaled Newton-Schulz iteration for polar factors and their adjoint in torch's products, and the fallback.
 
-README.md derives the iteration; the kernels of triton_kernels.py and of csrc/polar are the same, a matrix at a time
-on chip, and leave to this file what surrounds it.
+README.md derives the iteration. The kernels of triton_kernels.py and of csrc/polar run the same iteration on chip,
+one matrix at a time; scaling and the fallback to a decomposition are in this file for all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TINY = 2**-63  # the root of float32's smallest normal number: a matrix of small
 
 
 def tolerance(V: Tensor) -> float:
-    """How large the Frobenius norm of QᴴQ - I may be: a few times what rounding makes it."""
+    """The largest Frobenius norm of QᴴQ - I that is accepted: a few times that of rounding."""
     return 16 * torch.finfo(V.dtype).eps * min(V.shape[-2:]) ** 0.5
 
 
@@ -70,7 +70,7 @@ def adjoint(G: Tensor, V: Tensor, Q: Tensor) -> Tensor:
 def checked_factor(
     iterate: Callable[[Tensor, int], tuple[Tensor, Tensor]], V: Tensor, reals: int
 ) -> tuple[Tensor, Tensor]:
-    """Q, and on the host, which matrices were decomposed (during a capture: none).
+    """Returns Q, and on the host which matrices were decomposed (none while a CUDA graph is captured).
 
     iterate takes contiguous matrices (b, m, n), the first of them real, and returns what :func:`factor` does.
     """
@@ -141,7 +141,7 @@ def _flat(V: Tensor) -> Tensor:
 
 
 def _count(V: Tensor, reals: int) -> int:
-    """How many matrices of the flat batch are real."""
+    """The number of real matrices in the flat batch."""
     return reals * V.shape[1:-2].numel() if reals else 0
 
 
@@ -160,7 +160,7 @@ def _inverse_bound(gram: Tensor) -> Tensor:
 
 
 def _cubic(defect: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The coefficients of the step x -> a x + b x³, and for which matrices it is not the last one."""
+    """The coefficients of the step x -> a x + b x³, and a mask of the matrices for which it is not the last one."""
     norm = torch.linalg.matrix_norm(defect)[:, None, None]
     trace = defect.diagonal(dim1=-2, dim2=-1).real.sum(-1)[:, None, None]
     more = norm > FINE

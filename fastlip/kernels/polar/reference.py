@@ -75,9 +75,9 @@ def polar_adjoint(gradient: Tensor, U: Tensor, Wh: Tensor, s: Tensor) -> Tensor:
     UhG = U.mH @ gradient
     P = UhG @ Wh.mH
     result = U @ ((P - P.mH) * right) @ Wh
-    if U.shape[-2] > s.shape[-1]:  # tall: what lies outside the columns of Q
+    if U.shape[-2] > s.shape[-1]:  # tall: the part outside the columns of Q
         result = result + ((gradient - U @ UhG) @ Wh.mH * left[..., None, :]) @ Wh
-    if Wh.shape[-1] > s.shape[-1]:  # wide: what lies outside its rows
+    if Wh.shape[-1] > s.shape[-1]:  # wide: the part outside its rows
         result = result + U @ ((UhG - P @ Wh) * left[..., :, None])
     return result
 

@@ -1,4 +1,4 @@
-"""Named inputs for the agreement tests and the benchmarks. Length: the products behind one entry."""
+"""Named inputs for the agreement tests and the benchmarks. Length: the number of products in one entry."""
 
 from __future__ import annotations
 

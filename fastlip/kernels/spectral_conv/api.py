@@ -116,11 +116,11 @@ def spectral_conv_fixed(
     if not torch.compiler.is_compiling() and (reason := refusal((x, spectrum.panels, bias, residual))):
         raise ValueError(f"fastlip.ops.spectral_conv_fixed cannot run here: {reason}")
     n, channels, height, width = x.shape
-    fits = channels == spectrum.inputs and height <= spectrum.torus[0] and width <= spectrum.torus[1]
+    fits = channels == spectrum.inputs and height <= spectrum.fft_size[0] and width <= spectrum.fft_size[1]
     if not fits or x.dtype != spectrum.panels.dtype:
         raise ValueError(
             f"x: got shape {tuple(x.shape)} of {x.dtype}, expected (n, {spectrum.inputs}, h, w) of "
-            f"{spectrum.panels.dtype}, with sides of at most {spectrum.torus}"
+            f"{spectrum.panels.dtype}, with sides of at most {spectrum.fft_size}"
         )
     expected = n, spectrum.outputs, height, width
     if residual is not None and (residual.shape != expected or residual.dtype != x.dtype):
@@ -130,7 +130,7 @@ def spectral_conv_fixed(
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation={activation!r}: allowed are {', '.join(map(repr, ACTIVATIONS))}")
     last = (memory_format or dense_format(x)) is torch.channels_last
-    options = spectrum.outputs, spectrum.torus, activation, last, factor
+    options = spectrum.outputs, spectrum.fft_size, activation, last, factor
     return _fixed(x, spectrum.panels, bias, residual, *options, "native")
 
 

@@ -27,13 +27,13 @@ def _case(
     cin: int,
     cout: int,
     image: Size,
-    torus: Size | None = None,
+    fft_size: Size | None = None,
     groups: int = 1,
     bias: bool = True,
     layout: str = "contiguous",
     bench: bool = False,
 ) -> Case:
-    area = torus or image
+    area = fft_size or image
     shapes: dict[str, tuple[int, ...]] = {
         "x": (n, cin, *image),
         "Q": (2 * len(unique_frequencies(area)), cout, cin // groups),
@@ -41,8 +41,8 @@ def _case(
     if bias:
         shapes["bias"] = (cout,)
     options: dict[str, Any] = {"groups": groups} if groups > 1 else {}
-    if torus:
-        options["torus"] = torus
+    if fft_size:
+        options["torus"] = fft_size
     length = max(n, cin, cout) * area[0] * area[1]
     return _ComplexMatrices(shapes, options, length, layout, bench)
 

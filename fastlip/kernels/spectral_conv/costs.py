@@ -1,4 +1,4 @@
-"""What a convolution costs through its spectrum, and without it, in multiply-adds; and on which torus it runs."""
+"""The cost of a convolution in multiply-adds, through its spectrum and without it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import Pads
 
-# Beside products: the transforms, for each pixel of the torus in each channel, and reading a number of the spectrum.
-# Fitted to (c, side) = (32, 32), (64, 16), (128, 8), (256, 4) at batch 64, on the image's torus and on the next
+# In addition to products: a transform, for each pixel and channel, and reading one number of the spectrum.
+# Fitted to (c, side) = (32, 32), (64, 16), (128, 8), (256, 4) at batch 64, at the image's own FFT size and the next
 # larger one, on two cores with AVX-512.
 _TRANSFORM = 130
 _READ = 30
@@ -22,21 +22,21 @@ def torus_of(image: Size, pads: Pads, padding_mode: PaddingMode) -> Size:
 
 
 def convolution(batch: int, channels: Size, image: Size, taps: int) -> int:
-    """Of a kernel of (inputs, outputs) channels with so many taps, without its spectrum."""
+    """Multiply-adds of a kernel of (inputs, outputs) channels with this number of taps, without its spectrum."""
     return batch * image[0] * image[1] * taps * channels[0] * channels[1]
 
 
-def products(columns: int, channels: Size, torus: Size) -> int:
-    """Of the spectrum of a kernel of (inputs, outputs) channels with so many columns at each frequency.
+def products(columns: int, channels: Size, fft_size: Size) -> int:
+    """Multiply-adds of a spectrum of (inputs, outputs) channels with this number of columns at each frequency.
 
-    N pixels, g of whose frequencies are their own conjugates, make 2 N - g real products of a row by a column.
+    At an FFT size of N pixels with g self-conjugate frequencies, a row times a column is 2 N - g real products.
     """
-    area = torus[0] * torus[1]
-    return columns * (2 * area - own_frequencies(torus)) * channels[0] * channels[1]
+    area = fft_size[0] * fft_size[1]
+    return columns * (2 * area - own_frequencies(fft_size)) * channels[0] * channels[1]
 
 
-def spectral_convolution(batch: int, channels: Size, torus: Size) -> int:
-    """Products with the batch, 130 N (inputs + outputs) an image for transforms, and reading N inputs outputs."""
-    area = torus[0] * torus[1]
+def spectral_convolution(batch: int, channels: Size, fft_size: Size) -> int:
+    """Products with the batch, 130 N (inputs + outputs) per image for transforms, and reading N inputs outputs."""
+    area = fft_size[0] * fft_size[1]
     transforms = batch * area * sum(channels) * _TRANSFORM
-    return products(batch, channels, torus) + transforms + _READ * area * channels[0] * channels[1]
+    return products(batch, channels, fft_size) + transforms + _READ * area * channels[0] * channels[1]

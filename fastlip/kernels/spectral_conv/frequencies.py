@@ -1,4 +1,4 @@
-"""The frequencies of real images: which are unique, and a kernel's matrices there."""
+"""The matrices of a kernel at the unique frequencies of real images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
 def half_plane(Q: Tensor, size: Size) -> Tensor:
-    """(F, ...) at the unique frequencies, repeated by conjugate symmetry for rfft2's h (w // 2 + 1)."""
+    """Extends (F, ...) at the unique frequencies by conjugate symmetry to the h (w // 2 + 1) frequencies of rfft2."""
     # The last block of the unique frequencies is in rfft2's list as it is, the one before it with its conjugates.
     own, twice = own_frequencies(size), ((size[0] + 1) // 2 - 1) * (2 - size[1] % 2)
     y, x = unique_frequencies(size, Q.device).unbind(1)
@@ -44,7 +44,7 @@ def half_plane(Q: Tensor, size: Size) -> Tensor:
 
 
 def kernel_spectrum(weight: Tensor, size: Size, dilation: Size = (1, 1)) -> Tensor:
-    r"""The matrices by which a circular convolution acts on the unique frequencies of an image.
+    r"""Returns the matrices by which a circular convolution acts on the unique frequencies of an image.
 
     .. math:: \hat W_k = \sum_\tau W_\tau \exp\bigl(2\pi i\,(k_y p_y(\tau)/h + k_x p_x(\tau)/w)\bigr),
               \qquad p(\tau) = d\tau - \lfloor d (k - 1)/2 \rfloor
@@ -54,11 +54,15 @@ def kernel_spectrum(weight: Tensor, size: Size, dilation: Size = (1, 1)) -> Tens
 
     Args:
         weight: (cout, cin, kh, kw), float32 or float64.
-        size: (h, w) of the image.
-        dilation: (dh, dw).
+        size: (h, w) of the image, or the FFT size in which it is embedded.
+        dilation: (dh, dw), distances between taps.
 
     Returns:
         (F, cout, cin), complex, in the order of :func:`unique_frequencies`; real at the self-conjugate ones.
+
+    >>> Q = kernel_spectrum(torch.ones(1, 1, 1, 1), (4, 4))
+    >>> Q.shape, Q.real.unique()
+    (torch.Size([10, 1, 1]), tensor([1.]))
     """
     cout, cin, kh, kw = weight.shape
     make = kernel_phases if is_observed() else cached_kernel_phases
@@ -79,6 +83,6 @@ def kernel_spectrum_adjoint(gradient: Tensor, kernel: tuple[int, ...], size: Siz
 
 
 def per_frequency(function: Callable[[Tensor], Tensor], V: Tensor, size: Size) -> Tensor:
-    """function at each unique frequency, at self-conjugate ones of real matrices: the result is real there."""
+    """Applies a function of matrices at each unique frequency; at self-conjugate ones to real matrices."""
     own = own_frequencies(size)
     return torch.cat((function(V[:own].real).to(V.dtype), function(V[own:])))

@@ -1,4 +1,4 @@
-"""The norm of a convolution as the largest singular value over the frequencies of a torus (Sedghi et al. 2019)."""
+"""The norm of a convolution: the largest singular value over the frequencies of its FFT size (Sedghi et al. 2019)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def transfer_matrices(
     """The matrices of half of the frequencies, in chunks of (n, cout, cin * stride_h * stride_w).
 
     weight is (groups, cout, cin, kh, kw). A stride adds up frequencies that differ by side / stride: they stand
-    side by side in one matrix, divided by the square root of their number. Taps may wrap around a small torus.
+    side by side in one matrix, divided by the square root of their number. Taps wrap where they exceed the FFT size.
     """
     (height, width), (step_h, step_w) = sides, strides
     groups, cout, cin = weight.shape[:3]
@@ -146,7 +146,7 @@ def gram_iteration(gram: Tensor) -> Tensor:
 
 
 def is_cheap(count: int, size: int) -> bool:
-    """Whether the eigenvalues of so many matrices of this size are computed, not bounded by Gram iteration."""
+    """Whether the eigenvalues of ``count`` matrices of this size are computed, and not bounded by Gram iteration."""
     return count * size**3 <= EXACT_COST
 
 
