@@ -126,7 +126,7 @@ def test_the_mode_rounds_and_a_planted_fault_is_seen():
     assert mode.rounded == 2
 
     class Faulty(lip.BjorckLinear):
-        def _compute(self, context, full=False):
+        def _compute(self, context, reference=None):
             return self._parametrize(*context)
 
     layer = Faulty(8, 8, backend="reference")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastlip import ops
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
+from fastlip.kernels.gram_rowsum.api import OPERATOR as GRAM_ROWSUM
 from fastlip.nn._arguments import conv_geometry, dense_features, make_bias, make_parameter, nonnegative
 from fastlip.nn._initial import centre_orthogonal_, zero_
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
@@ -23,7 +24,7 @@ _ROUNDINGS = 2
 
 def channel_scale(weight: Tensor, groups: int, epsilon: float, backend: Backend) -> Tensor:
     """(r + epsilon)^{-1/2} of each input channel, r_i = sum_{j, delta} |v_ij(delta)|; 0 where r_i = 0."""
-    r = ops.gram_rowsum(weight, groups=groups, backend=backend)
+    r = GRAM_ROWSUM(weight, None, groups, backend)
     r = r * (1 + _ROUNDINGS * torch.finfo(r.dtype).eps) + epsilon
     return torch.where(r > 0, r, 1).rsqrt() * (r > 0)
 

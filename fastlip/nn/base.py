@@ -142,16 +142,13 @@ class LipschitzLayer(nn.Module):
                 return self._cache.recall(self, context, lambda layer: layer._compute(context), CACHED_CONTEXTS)
             if may_keep(self) and not self._modules:
                 return self._differentiable(context)
-        full = self._is_full()
+        reference, full = self._reference(), False
+        if reference.is_cpu and not (_is_compiling() or PRODUCTS.holders or torch.is_autocast_enabled("cpu")):
+            # Products are IEEE float32 here anyway: no setting has to be changed for the weights.
+            full = cpu_products() in FULL and cpu_convolutions() in FULL
         if full or self._modules:  # with children: parametrizations of the parameters
-            return self._compute(context, full)
+            return self._compute(context, reference if full else None)
         return self._computed(context)
-
-    def _is_full(self) -> bool:
-        """Whether products on a CPU are IEEE float32 here anyway: no setting has to be changed for the weights."""
-        if _is_compiling() or PRODUCTS.holders or torch.is_autocast_enabled("cpu"):
-            return False
-        return self._reference().is_cpu and cpu_products() in FULL and cpu_convolutions() in FULL
 
     def _computed(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
         """The effective weights; in one step where autograd's own products would be of lower precision."""
@@ -172,12 +169,12 @@ class LipschitzLayer(nn.Module):
         self._cache.keep_unless_changed(self, context, mark, generation, values, CACHED_CONTEXTS)
         return weights
 
-    def _compute(self, context: tuple[Hashable, ...], full: bool = False) -> tuple[Tensor, ...]:
-        """The effective weights, computed now; full: the settings are those of :func:`full_precision` already."""
-        reference = self._reference()
-        if full:
+    def _compute(self, context: tuple[Hashable, ...], reference: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The effective weights, computed now. With a reference the settings are those of full precision already."""
+        if reference is not None:
             weights = self._parametrize(*context)
         else:
+            reference = self._reference()
             with full_precision(reference.device):
                 weights = self._parametrize(*context)
         rounded: tuple[Tensor, ...] = ()
@@ -202,14 +199,14 @@ class LipschitzLayer(nn.Module):
         """Raises ValueError unless x is (n, channels, h, w) or (channels, h, w) and parameters have numbers."""
         if x.dim() not in (3, 4) or x.shape[-3] != channels:
             raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, {channels}, h, w) or ({channels}, h, w)")
-        if not _is_compiling() and not x.is_meta:
+        if not (_is_compiling() or x.is_meta):
             self._refuse_meta(x)
 
     def _check_features(self, x: Tensor, features: int) -> None:
         """Raises ValueError unless the last dimension of x is ``features`` and parameters have numbers."""
         if x.dim() == 0 or x.shape[-1] != features:
             raise ValueError(f"x: got shape {tuple(x.shape)}, expected (*, {features})")
-        if not _is_compiling() and not x.is_meta:
+        if not (_is_compiling() or x.is_meta):
             self._refuse_meta(x)
 
     def _refuse_meta(self, x: Tensor) -> None:

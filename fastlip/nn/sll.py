@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastlip import ops
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
+from fastlip.kernels.gram_rowsum.api import OPERATOR as GRAM_ROWSUM
 from fastlip.nn._arguments import make_parameter, nonnegative
 from fastlip.nn._initial import zero_
 from fastlip.nn._residual import (
@@ -32,7 +32,7 @@ def inner_scale(kernel: Tensor, psi: Tensor, groups: int, epsilon: float, backen
         adjoint = weight.transpose(0, 1)
     else:
         adjoint = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-    T = ops.gram_rowsum(adjoint, psi, groups, backend=backend) + epsilon
+    T = GRAM_ROWSUM(adjoint, psi, groups, backend) + epsilon
     return safe_scale(T, kernel.dtype)
 
 

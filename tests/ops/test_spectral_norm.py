@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from fastlip import ops
 from fastlip.kernels.spectral_norm import reference
-from fastlip.nn._conv import pad
+from fastlip.kernels.common.padding import pad
 
 
 def dense_norm(weight, image_size, stride, pads, dilation, groups, padding_mode):

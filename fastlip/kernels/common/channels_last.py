@@ -50,12 +50,15 @@ def missing(x: Tensor) -> str:
 WORTHWHILE = {"zeros": 1 << 15, "circular": 1 << 14}
 
 
+FEW = "torch takes less time for this small number of entries than launches"
+
+
 def too_small(x: Tensor, channels: int, geometry: ConvGeometry) -> str:
     """Returns why the reference is faster: convolutions of x to few channels in all; empty if it is not."""
     n, _, height, width = x.shape
     numbers, limit = n * height * width * channels, WORTHWHILE[geometry.padding_mode]
     little = surely_below(numbers, limit) if torch.compiler.is_compiling() else numbers < limit
-    return "torch takes less time for so few numbers than launches" if little else ""
+    return FEW if little else ""
 
 
 def halo_of(geometry: ConvGeometry) -> Pads:

@@ -269,7 +269,14 @@ def _autograd_function(
             saving.function(ctx, arguments, outputs)
             return outputs if single else outputs[0]
         values = (*arguments, outputs) if single else (*arguments, *outputs)
-        ctx.save_for_backward(*(saving.chosen(values) if saving.conditions else saving.tensors(values)))
+        if saving.conditions:  # as saving.chosen, without a call
+            tensors = []
+            for position, other, wanted in saving.conditions:
+                holds = other == -1 or (values[other] is not None and values[other].numel() > 0) is wanted
+                tensors.append(values[position] if holds else None)
+            ctx.save_for_backward(*tensors)
+        else:
+            ctx.save_for_backward(*saving.tensors(values))
         ctx.options = saving.options(values)
         return outputs if single else outputs[0]
 

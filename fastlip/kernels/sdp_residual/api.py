@@ -76,22 +76,6 @@ def sdp_residual(
     return OPERATOR(x, weight, bias, scale, second, recompute, geometry, pairing, backend)
 
 
-def _reference(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: Tensor,
-    geometry: ConvGeometry | None,
-    pairing: Any,
-    backend: Backend,
-) -> Tensor:
-    if geometry is None:
-        y, channels = reference.dense(x, weight, bias, scale), -1
-    else:
-        y, channels = reference.convolutional(x, weight, bias, scale, geometry), -3
-    return y if pairing == "none" else maxmin(y, pairing, channels, backend=backend)
-
-
 def folded(weight: Tensor, scale: Tensor) -> Tensor:
     """The kernel (c, m, kh, kw) of the convolution W₂ = Wᵀ diag(scale), as the kernels read it: channels-last."""
     return adjoint(scale[:, None, None, None] * weight).contiguous(memory_format=torch.channels_last)
@@ -166,7 +150,7 @@ def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None
 OPERATOR = OP.main(
     "sdp_residual_forward(Tensor x, Tensor weight, Tensor? bias, Tensor scale, Tensor? second, bool recompute,"
     " int[] geometry, str pairing, str backend) -> (Tensor y, Tensor h, Tensor mask)",
-    reference=_reference,
+    reference=reference.sdp_residual,
     nested=True,
     without=("second", "recompute"),
     fake=_fake_forward,

@@ -49,20 +49,6 @@ class Kernels:
             return f"no kernel for groups={geometry.groups}"
         return images.refuse(x, (weight, bias, scale), (geometry,)) or self.passes.missing(x)
 
-    def unprofitable(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        scale: Tensor,
-        geometry: ConvGeometry | None,
-        pairing: str,
-    ) -> str:
-        """Empty, or why the reference is faster. It is not with 1x1 kernels and circular padding, at any size."""
-        if geometry is None or geometry.padding_mode == "circular" or geometry.kernel_size == (1, 1) or x.dim() != 4:
-            return ""
-        return images.too_small(x, weight.shape[0] + weight.shape[1], geometry)
-
     def forward(
         self,
         x: Tensor,

@@ -12,7 +12,7 @@ from fastlip.kernels.common import binding
 from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.conv_chain import native as conv_chain
-from fastlip.kernels.sdp_residual import layer
+from fastlip.kernels.sdp_residual import layer, reference
 
 binding.require()
 
@@ -37,5 +37,5 @@ class Passes(conv_chain.Passes):
 
 
 _kernels = layer.Kernels(Passes())
-supports, unprofitable = _kernels.supports, _kernels.unprofitable
+supports, unprofitable = _kernels.supports, reference.faster
 sdp_residual_forward, sdp_residual_backward = _kernels.forward, _kernels.backward

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.geometry import ConvGeometry
+from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.padding import pad
+from fastlip.kernels.maxmin.api import maxmin
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor) -> Tensor:
@@ -15,9 +21,41 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor) -> Tens
     return x - F.linear(hidden, (scale[:, None] * weight).T)
 
 
+def sdp_residual(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    geometry: ConvGeometry | None,
+    pairing: Any,
+    backend: Backend,
+) -> Tensor:
+    """The residual map, dense without a geometry, and MaxMin of the backend after it if a pairing is given."""
+    if geometry is None:
+        y, channels = dense(x, weight, bias, scale), -1
+    else:
+        y, channels = convolutional(x, weight, bias, scale, geometry), -3
+    return y if pairing == "none" else maxmin(y, pairing, channels, backend=backend)
+
+
+def faster(x: Tensor, weight: Tensor, bias: Any, scale: Any, geometry: ConvGeometry | None, pairing: Any) -> str:
+    """Why this reference is faster than kernels; empty with 1x1 kernels and circular padding, at any size."""
+    if geometry is None or geometry.padding_mode == "circular" or geometry.kernel_size == (1, 1) or x.dim() != 4:
+        return ""
+    channels = weight.shape[0] + weight.shape[1]
+    if torch.compiler.is_compiling():
+        return images.too_small(x, channels, geometry)
+    numbers = x.shape[0] * x.shape[2] * x.shape[3] * channels
+    return images.FEW if numbers < images.WORTHWHILE[geometry.padding_mode] else ""
+
+
 def convolutional(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, geometry: ConvGeometry) -> Tensor:
     """x − W₂ relu(W x + b), W the convolution that keeps the image's size and W₂ = Wᵀ diag(scale)."""
-    hidden = geometry.convolve(x, weight, bias).relu()
+    left, _, top, _ = geometry.pads
+    if geometry.padding_mode == "zeros" and geometry.symmetric:
+        hidden = F.conv2d(x, weight, bias, 1, (top, left), geometry.dilation, geometry.groups).relu()
+    else:
+        hidden = geometry.convolve(x, weight, bias).relu()
     return x - adjoint(hidden, scale[:, None, None, None] * weight, geometry)
 
 

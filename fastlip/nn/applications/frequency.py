@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastlip import ops
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.kernels.common.rearrange import space_to_depth
+from fastlip.kernels.spectral_conv.api import OPERATOR as SPECTRAL_CONV
 from fastlip.kernels.spectral_conv.api import FixedSpectrum, kernel_spectrum, own_frequencies
 from fastlip.nn._arguments import require_same
 from fastlip.nn._cache import CACHED_CONTEXTS
@@ -63,7 +64,17 @@ class FrequencyConvolution(ConvApplication):
         if self.geometry.padding_mode != "circular":
             height, width = height + self.reach[0], width + self.reach[1]
         (Q,) = layer.effective(height, width)
-        return ops.spectral_conv(x, Q, layer.bias, (height, width), self.geometry.groups, backend=layer.backend)
+        bias, groups = layer.bias, self.geometry.groups
+        if (
+            x.dim() == 4
+            and 0 not in x.shape
+            and x.dtype == Q.real.dtype
+            and not torch.is_autocast_enabled(x.device.type)
+        ):
+            return SPECTRAL_CONV(
+                x, Q, bias, (height, width), groups, layer.backend
+            )  # what is left for the op to check
+        return ops.spectral_conv(x, Q, bias, (height, width), groups, backend=layer.backend)
 
     def fft_size(self, layer: Any, height: int, width: int) -> tuple[int, ...]:
         """The FFT size of an image after space-to-depth; () for a kernel of one tap."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip import ops
+from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.rearrange import space_to_depth
+from fastlip.kernels.sdp_residual.api import OPERATOR as SDP_RESIDUAL
 from fastlip.kernels.sdp_residual.api import folded
 from fastlip.kernels.spectral_conv.api import spectral_conv_fixed
 from fastlip.nn._cache import CACHED_CONTEXTS, may_cache
@@ -45,12 +47,17 @@ class ResidualConvolution(ConvApplication):
     width: int = 0
     inner_channels: int = 0
     sized: bool = False
+    inner: ConvGeometry = field(init=False, repr=False)  # that of W: stride 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inner", replace(self.geometry, stride=(1, 1)))  # the dataclass is frozen
 
     def __call__(self, layer: Any, x: Tensor, pairing: str = "none") -> Tensor:
         """The residual map of x, between its paddings and truncation, and MaxMin after it if a pairing is given."""
         layer._check_images(x, layer.in_channels)
         images = x if self.width == layer.in_channels else self._widened(layer, x)
-        source, scale = at_rest(layer, self.context(images.shape))
+        context = (images.shape[-2], images.shape[-1]) if self.sized else ()
+        source, scale = at_rest(layer, context)
         if self.width == layer.out_channels:
             return self._map(layer, source, images, scale, pairing)
         y = first_channels(self._map(layer, source, images, scale, "none"), layer.out_channels, layer.groups)
@@ -75,8 +82,8 @@ class ResidualConvolution(ConvApplication):
         elif not layer.training:
             # A view, where only the images' gradient may be asked for: of a leaf, torch does not say whether it is.
             kernel = kernel.view_as(kernel)
-        arguments = geometry.dilation, geometry.groups, geometry.padding_mode, pairing, layer.recompute, second
-        return ops.sdp_residual(x, kernel, bias, scale, *arguments, backend=layer.backend)
+        recompute = geometry.kernel_size == (1, 1) if layer.recompute is None else layer.recompute
+        return SDP_RESIDUAL(x, kernel, bias, scale, second, recompute, self.inner, pairing, layer.backend)
 
     def _by_spectrum(self, layer: Any, source: Any, x: Tensor, scale: Tensor, fft_size: Any, pairing: str) -> Tensor:
         kernel = source.kernel
