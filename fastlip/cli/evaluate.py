@@ -20,10 +20,11 @@ from fastlip.certification.attacks import KINDS, AttackResult, BrokenCertificate
 from fastlip.certification.attacks.result import broken_text
 from fastlip.certification.certificates import Certificate
 from fastlip.cli.options import eps_option, radius_name
-from fastlip.cli.report import BROKEN, attack_lines, write_report
+from fastlip.cli.report import attack_lines, write_report
 from fastlip.data import Batches, Data
 from fastlip.models import TITLES
 from fastlip.training.recipe import Recipe
+from fastlip.training.run_folder import Report, RunFolder
 
 _RUN = click.argument("run", type=click.Path(path_type=Path))
 _PATH = click.option("--path", help="Folder of the data set's files, if it has moved.")
@@ -74,8 +75,8 @@ def certify(
     if how and attack is None:
         raise click.UsageError(f"--{next(iter(how))} needs --attack")
     recipe, data, model = open_run(run, moved)
-    folder = out or (run if run.is_dir() else run.parent) / f"certify-{split}"
-    folder.mkdir(parents=True, exist_ok=True)
+    report = Report(out) if out else RunFolder.at(run).report(split)
+    report.path.mkdir(parents=True, exist_ok=True)
     certificate = certify_split(model, recipe, data, eps, split=split, quiet=as_json)
     figures = describe(certificate, recipe, data, split)
     found = None
@@ -83,14 +84,14 @@ def certify(
         found = attack_split(model, recipe, data, certificate, split=split, quiet=as_json, kind=attack, **how)
         figures["attack"] = {**found.to_dict(), "seed": seed or 0}
     title = f"{TITLES[recipe.method]} {recipe.size}, {data.name} ({certificate.n} {split} images)"
-    notes = write_report(folder, figures, certificate, found, title)
+    notes = write_report(report, figures, certificate, found, title)
     if as_json:
         click.echo(json.dumps(figures, indent=2))
     else:
         lines = [] if found is None else attack_lines(found, certificate, radius_name)
-        click.echo("\n".join([*lines, *notes, f"report in {printable(folder)}"]))
+        click.echo("\n".join([*lines, *notes, f"report in {printable(report.path)}"]))
     if found is not None and len(found.broken):
-        raise click.ClickException(f"{broken_text(found.broken)}; saved in {folder / BROKEN}")
+        raise click.ClickException(f"{broken_text(found.broken)}; saved in {report.broken}")
 
 
 @click.command()
@@ -117,7 +118,7 @@ def open_run(run: Path, moved: dict[str, str | None]) -> tuple[Recipe, Data, nn.
     from fastlip.training import checkpoint
     from fastlip.training.setup import model_of, prepare_process
 
-    recipe, _, state = checkpoint.load_run(run / checkpoint.FILE_NAME if run.is_dir() else run)
+    recipe, _, state = RunFolder.at(run).load_run()
     recipe = dataclasses.replace(recipe, **{name: value for name, value in moved.items() if value is not None})
     prepare_process(recipe)
     data = load(recipe.data, recipe.path, recipe.image_size)

@@ -15,6 +15,7 @@ from fastlip._files import printable
 from fastlip.official import METHODS, load_official, read_sizes
 from fastlip.training.recipe import Recipe
 from fastlip.training.recipe_files import read
+from fastlip.training.run_folder import RunFolder
 
 # Side of the images, classes, and the mean that the published training subtracts.
 _DATA = {
@@ -38,8 +39,7 @@ def import_(file: Path, method: str, data: str, out: Path, overwrite: bool):
     `fastlip certify`, `audit` and `export` take the run as they take one of `fastlip train` (certify with --path, the
     folder of the images). The network computes what the published code does: see fastlip.load_official.
     """
-    from fastlip.cli.train import claim, require_free
-    from fastlip.training import checkpoint
+    from fastlip.cli.train import require_free
     from fastlip.training.card import make_card, put_card
     from fastlip.training.progress import Progress
 
@@ -52,7 +52,8 @@ def import_(file: Path, method: str, data: str, out: Path, overwrite: bool):
     recipe = Recipe.from_dict(read(f"{data}-comparison").values_for(sizes))
     about = {"name": data, "shape": [3, side, side], "divisor": 255.0, "mean": list(mean), "class_count": classes}
     card = make_card(model, recipe, about, imported=file.name)
-    claim(out, recipe)
+    folder = RunFolder(out)
+    folder.claim(recipe)
     state = {
         "recipe": recipe.to_dict(),
         "data": about,
@@ -61,8 +62,8 @@ def import_(file: Path, method: str, data: str, out: Path, overwrite: bool):
         "scheduler": {},
         "progress": asdict(Progress(epoch=round(recipe.epochs))),
     }
-    checkpoint.save(out / checkpoint.FILE_NAME, state)
-    put_card(out, card)
+    folder.save_state(state)
+    put_card(folder, card)
     click.echo(
         f"{method} network of width {width}: Lipschitz bound {card['audit']['bound']:.7f} (audited),"
         f" run {printable(out)}"

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from fastlip.training.recipe import Recipe, default_recipe
+from fastlip.training.recipe import Recipe
+from fastlip.training.recipe_files import default_recipe
 
 EPS = (36 / 255, 72 / 255, 108 / 255, 1.0)
 

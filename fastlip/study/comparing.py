@@ -19,7 +19,9 @@ from fastlip.study.measuring import Measured, measure
 from fastlip.study.searching import BUDGET_SHARE, search
 from fastlip.study.settings import Contender, Settings
 from fastlip.study.table import Row, to_csv
-from fastlip.training.recipe import Recipe, default_recipe
+from fastlip.training.recipe import Recipe
+from fastlip.training.recipe_files import default_recipe
+from fastlip.training.run_folder import RunFolder
 
 TABLE, TABLE_CSV = "table.json", "table.csv"
 NOT_RUN = "not run yet"
@@ -71,7 +73,7 @@ class Comparison:
         """Forgets the failures of the contenders, so that :meth:`run` tries them again from the start."""
         for contender in self.contenders:
             if (running.result_of(self.folder / contender.name) or {}).get("reason"):
-                running.clear(self.folder / contender.name)
+                RunFolder(self.folder / contender.name).clear()
             if self._kept(contender) and not isinstance(self._measured(contender), Measured):
                 self._measured_file(contender).unlink()
 

@@ -14,10 +14,9 @@ from fastlip._files import read_json, write_json
 from fastlip.data import Data, Images
 from fastlip.study import running
 from fastlip.study.failures import FAILURES, reason
-from fastlip.training import checkpoint
 from fastlip.training.recipe import Recipe
+from fastlip.training.run_folder import RunFolder
 
-FILE = "trial.json"
 # A trial trains for at most this share of a run's budget, and is judged on this share of the training images.
 BUDGET_SHARE = 0.2
 _HELD_OUT = 0.2
@@ -71,15 +70,15 @@ def search(recipe: Recipe, data: Data, folder: Path, count: int) -> list[dict[st
 
 
 def _trial(recipe: Recipe, data: Data, folder: Path) -> dict[str, Any]:
-    file = folder / FILE
-    if file.is_file():
-        return read_json(file)
+    run = RunFolder(folder)
+    if run.trial.is_file():
+        return read_json(run.trial)
     found: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "epochs": recipe.epochs}
     try:
         last = running.train(recipe, data, folder).progress.history[-1]
         found |= {"accuracy": last["test_accuracy"], "cra": last["test_cra"]}
     except FAILURES as error:
         found |= {"accuracy": 0.0, "cra": 0.0, "reason": reason(error)}
-    write_json(file, found)
-    (folder / checkpoint.FILE_NAME).unlink(missing_ok=True)
+    write_json(run.trial, found)
+    run.checkpoint.unlink(missing_ok=True)
     return found

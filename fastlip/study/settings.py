@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from fastlip._files import read_json, write_json
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.models import METHODS, SIZES
-from fastlip.training.recipe import Recipe, default_recipe
+from fastlip.training.recipe import Recipe
+from fastlip.training.recipe_files import default_recipe
 
 FILE = "study.json"
 # Fields of a recipe that the study decides itself.
