@@ -70,7 +70,7 @@ def card(path: str | Path) -> dict[str, Any]:
 
 
 def read(path: str | Path, device: str | None = None, backend: Backend | Literal[""] | None = None) -> Run:
-    """Reads a run folder or checkpoint, with the run's own device and backend unless given; raises as :func:`load`."""
+    """Reads a run folder or checkpoint, by default with the run's device and backend; raises as :func:`load`."""
     path = Path(path).expanduser()
     recipe, data, state = RunFolder.at(path).load_run()
     moved: dict[str, Any] = {name: value for name, value in (("device", device), ("backend", backend)) if value}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastlip._files import printable
-from fastlip.cli.options import EPS, recipe_options
+from fastlip.certification.certificates import DEFAULT_EPS
+from fastlip.cli.options import recipe_options
 from fastlip.training import distributed
 from fastlip.training.distributed import World
 from fastlip.training.recipe import MOVABLE, Recipe
@@ -26,17 +27,28 @@ if TYPE_CHECKING:
     "source",
     default="",
     show_default=False,
-    help="Recipe: a name or a TOML file.  [default: by data and model]",
+    help="Recipe: a name or a TOML file.  [default: the recipe for data and model]",
 )
 @click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A key of the recipe, such as optimizer.lr=0.05."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Value of a key of the recipe, such as optimizer.lr=0.05; repeat the option for several.",
 )
 @recipe_options
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATA-METHOD-SIZE]")
 @click.option("--resume", is_flag=True, help="Continue the run in the run folder from its last checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in the run folder.")
-@click.option("--stop-after", type=click.IntRange(0), default=0, help="Stop after so many epochs; 0: never.")
-@click.option("--tensorboard/--no-tensorboard", default=True, help="Write TensorBoard events if it is installed.")
+@click.option(
+    "--stop-after",
+    type=click.IntRange(0),
+    default=0,
+    help="Number of epochs after which to stop; 0: do not stop before the end.",
+)
+@click.option(
+    "--tensorboard/--no-tensorboard", default=True, help="Write TensorBoard events if TensorBoard is installed."
+)
 def train(
     source: str,
     settings: tuple[str, ...],
@@ -49,10 +61,10 @@ def train(
 ):
     """Trains a 1-Lipschitz network and prints its certificate.
 
-    The run folder receives recipe.json, checkpoint.pt and log.csv (after each epoch), certificate.json and the
-    model's card (card.json, README.md). The defaults of epochs, batch size, learning rate and augmentation are those
-    of digits; other data sets, networks and methods have their own recipes. Ctrl-C saves the run; `--resume`
-    continues it bit for bit (on a CPU). `torchrun --nproc-per-node N -m fastlip train ...` trains with N processes.
+    The command writes recipe.json, checkpoint.pt and log.csv (after each epoch), certificate.json and the model's
+    card (card.json, README.md) into the run folder. The defaults shown here are those of digits; other data sets,
+    networks and methods have their own recipes. Ctrl-C saves the run, and `--resume` continues it (on a CPU bit for
+    bit). `torchrun --nproc-per-node N -m fastlip train ...` trains with N processes.
     """
     if resume and (overwrite or source):
         raise click.UsageError(f"--resume and --{'overwrite' if overwrite else 'recipe'} exclude each other")
@@ -66,7 +78,7 @@ def train(
 
 
 def _given(options: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
-    """The fields that the command line decides."""
+    """The fields of the recipe that the command line decides."""
     given = {name: value for name, value in options.items() if value is not None}
     for text in settings:
         name, value = parse_setting(text)
@@ -130,7 +142,7 @@ def _certify(training: Training) -> None:
     from fastlip.training.checkpoint import describe
 
     recipe, data = training.recipe, training.data
-    figures = report_certificate(training.model, recipe, data, EPS)
+    figures = report_certificate(training.model, recipe, data, DEFAULT_EPS)
     training.folder.write_certificate(figures)
     put_card(training.folder, make_card(training.model, recipe, describe(data), figures))
 

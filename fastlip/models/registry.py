@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from typing import cast
 
 from fastlip import nn as lip
+from fastlip.models.literals import MethodName
 from fastlip.nn.method import Method
 
 
@@ -22,7 +24,7 @@ def _discovered() -> dict[str, Method]:
 
 
 REGISTRY: Mapping[str, Method] = _discovered()
-METHODS = tuple(REGISTRY)
+METHODS = cast(tuple[MethodName, ...], tuple(REGISTRY))
 # As the papers write them, for tables and plots.
 TITLES = {name: method.title for name, method in REGISTRY.items()}
 

@@ -10,6 +10,8 @@ from torch import nn
 import fastlip
 from fastlip import nn as lip
 from fastlip.nn._base import LipschitzLayer
+from fastlip.training.checkpoint import CheckpointError
+from fastlip.training.logs import COLUMNS
 from fastlip.training.loop import EPS, Training
 from fastlip.training.run_folder import RunFolder
 from fastlip.training.setup import model_of
@@ -56,7 +58,7 @@ def test_training_learns_and_logs_every_epoch(make_training, tiny_recipe):
     assert any(not torch.equal(p, q) for p, q in zip(before, training.model.parameters(), strict=True))
     rows = read_log(training.folder.path)
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    assert set(rows[0]) == set(logs.COLUMNS)
+    assert set(rows[0]) == set(COLUMNS)
     assert all(0 <= float(row["test_cra"]) <= float(row["test_accuracy"]) <= 1 for row in rows)
 
 
@@ -240,10 +242,10 @@ def test_the_first_layer_that_is_not_finite_is_named():
 
 def test_a_checkpoint_of_another_network_or_data_set_is_refused(straight, make_training, tiny_recipe):
     state = load_state(straight)
-    with pytest.raises(checkpoint.CheckpointError, match="its weights do not fit"):
+    with pytest.raises(CheckpointError, match="its weights do not fit"):
         make_training(tiny_recipe(width=4), "other", state)
     state["data"]["training_images"] = 47
-    with pytest.raises(checkpoint.CheckpointError, match="training_images is 48, the run was trained with 47"):
+    with pytest.raises(CheckpointError, match="training_images is 48, the run was trained with 47"):
         make_training(tiny_recipe(), "other", state)
 
 
@@ -253,7 +255,7 @@ def test_the_seed_decides_the_run(straight, make_training, tiny_recipe):
     other = make_training(tiny_recipe(seed=1), "other")
     other.fit(tensorboard=False)
     weights = load_state(straight)["model"].items()
-    assert any(not torch.equal(value, load_state(other.folder)["model"][name]) for name, value in weights)
+    assert any(not torch.equal(value, load_state(other.folder.path)["model"][name]) for name, value in weights)
 
 
 @pytest.mark.parametrize("loss", ["temperature-ce", "hkr"])
