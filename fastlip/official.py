@@ -14,9 +14,9 @@ from fastlip.models import LipConvNet, lip_conv_net
 from fastlip.models.literals import OfficialMethodName, Size
 from fastlip.nn.soc import norm_bound
 
-_EPSILON = 1e-6  # added to AOL's and SLL's row sums, to SLL's q and to CPL's sigma^2
-_POWER_STEPS = 100  # of CPL, at evaluation
-_SOC_NORM = 3.37  # up to here SOC's 12 terms do not expand
+_EPSILON = 1e-6  # the published code adds it to AOL's and SLL's row sums, SLL's q and CPL's sigma^2
+_POWER_STEPS = 100  # in evaluation of CPL
+_SOC_NORM = 3.37  # up to this norm SOC's 12 terms do not expand
 _BLOCKS = 5
 
 Entries = dict[str, Tensor]
@@ -25,7 +25,7 @@ Entries = dict[str, Tensor]
 def load_official(
     state_dict: Mapping[str, Tensor], method: OfficialMethodName, image_size: int = 32, num_classes: int = 10
 ) -> LipConvNet:
-    """Returns the fastlip model that computes the same function as a published ConvNet checkpoint, in evaluation mode.
+    """Returns the model of a published ConvNet checkpoint, which computes the same function, in evaluation mode.
 
     The checkpoints are those of Prach, Brau, Buttazzo, Lampert, *1-Lipschitz Layers Compared* (CVPR 2024). Width
     and layers per block are read from the state dict. The model has its dtype.
@@ -117,7 +117,7 @@ def _check_method(method: OfficialMethodName) -> None:
 
 
 def _group(state_dict: Mapping[str, Tensor]) -> dict[str, Entries]:
-    """Entries by layer: {"Block1.0": {"weight": ...}}; AOL's and BCOP's parametrized weights under ``weight``."""
+    """Entries by layer: {"Block1.0": {"weight": ...}}, with AOL's and BCOP's parametrized weights as ``weight``."""
     layers: dict[str, Entries] = {}
     for key, value in state_dict.items():
         if key.startswith("rescaling/"):
@@ -129,7 +129,7 @@ def _group(state_dict: Mapping[str, Tensor]) -> dict[str, Entries]:
 
 
 def _names(model: LipConvNet, layers_per_block: int, image_size: int) -> dict[str, tuple[nn.Module, int]]:
-    """Published names, the modules that take their place, and the side of the images there."""
+    """For each published name, the module that takes its place, and the side of its images."""
     head = model.get_submodule("head")
     # The published network flattens before a dense head, which stands second in its sequence.
     head_name = "ClassificationHead.0" if hasattr(head, "kernel_size") else "ClassificationHead.1"
@@ -196,8 +196,8 @@ def _cayley(entries: Entries, module: nn.Module, side: int) -> Entries:
     alpha = entries["alpha"].reshape(1)
     converted = {"raw_weight": entries["weight"], "bias": entries["bias"], "alpha": alpha}
     if entries["weight"].dim() == 4:
-        # The published alpha scales W^ / |W^|, with the norm over an unweighted half spectrum; here W^ / |W|, with the
-        # norm over the taps.
+        # The published alpha scales W^ / |W^|, with the norm over an unweighted half spectrum; here it scales
+        # W^ / |W|, with the norm over the taps.
         weight = entries["weight"].double()
         spectrum = torch.fft.fft2(_wrap(weight, side))[..., : side // 2 + 1]
         ratio = weight.norm() / torch.linalg.vector_norm(spectrum)

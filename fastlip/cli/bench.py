@@ -69,8 +69,8 @@ def bench(
     """Times steps of each method's network with fused kernels, in PyTorch operations, and next to plain convolutions.
 
     All networks alternate in one process, after a check that fused and reference agree. Each ratio to the same
-    network of plain convolutions is the median over the rounds; below 1 is faster than plain. "saved" is the ratio of the
-    bytes that autograd keeps for the backward pass.
+    network of plain convolutions is the median over the rounds; below 1 is faster than plain. "saved" is the ratio
+    of the bytes that autograd keeps for the backward pass.
     """
     options["batch_size"] = options["batch_size"] or _BATCH_SIZES[options["size"]]
     options["layer_options"] = dict(map(_parse_option, options["layer_options"]))

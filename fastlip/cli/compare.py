@@ -92,7 +92,7 @@ def compare(
     given = {name: value for name, value in options.items() if value is not None}
     data = given.get("data", "digits")
     folder = out or Path("runs") / f"compare-{data}"
-    lists = [[name for names in chosen for name in names] for chosen in (methods, sizes, backends)]
+    lists: list[list[Any]] = [[name for names in chosen for name in names] for chosen in (methods, sizes, backends)]
     known = _known(folder)
     if report_only and known is None:
         raise click.UsageError(f"{folder}: has no study, and --report-only runs none")

@@ -38,7 +38,7 @@ class Later(click.Command):
 
 
 class OneLineErrors(click.Group):
-    """A group that ends every failure with one line on stderr. Exit codes: 2 for usage, 1 for errors, 130: Ctrl-C."""
+    """A group that ends every failure with one line on stderr. Exit codes: usage 2, other errors 1, Ctrl-C 130."""
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
         """Runs a command and exits."""

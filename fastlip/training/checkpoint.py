@@ -138,7 +138,7 @@ _ABOUT: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Puts back an optimiser's state: also that of a time when parameters of shape (1,) had the shape ()."""
+    """Restores an optimiser's state, also one of an earlier version, where parameters of shape (1,) had shape ()."""
     optimizer.load_state_dict(state)
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
@@ -159,7 +159,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Puts back what :func:`random_state` took; GPUs beyond those of now are left out."""
+    """Restores the state that :func:`random_state` returned; GPUs that are not there are left out."""
     torch.set_rng_state(state["torch"])
     for index, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(value, index)

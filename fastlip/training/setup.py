@@ -92,8 +92,9 @@ def _network(recipe: Recipe, shape: Sequence[int], classes: int) -> nn.Module:
     }
     if recipe.model == "sll_net":
         return sll_net(**options)
+    options["method"] = recipe.method
     build = published_conv_net if recipe.model == "published_conv_net" else lip_conv_net
-    return build(recipe.method, **options, layers_per_block=recipe.layers_per_block)
+    return build(**options, layers_per_block=recipe.layers_per_block)
 
 
 def compiled(model: nn.Module, shape: Sequence[int]) -> nn.Module:
