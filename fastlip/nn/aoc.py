@@ -227,4 +227,13 @@ def check_output_padding(name: str, geometry: ConvGeometry, extra: Pair) -> None
         raise ValueError(f"{name}={extra}: expected at least 0 and less than stride or dilation, {limits}")
 
 
-METHOD = Method("aoc", AOCConv2d, settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}})
+METHOD = Method(
+    "aoc",
+    AOCConv2d,
+    settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}},
+    # deel-torchlip has one orthogonalised convolution, that of the reshaped kernel.
+    peers={
+        "orthogonium": "orthogonium.layers.conv.AOC:AdaptiveOrthoConv2d",
+        "deel-torchlip": "deel.torchlip:SpectralConv2d",
+    },
+)

@@ -202,4 +202,11 @@ class AOLLinear(LipschitzLayer):
         return certified_norm(self, super().lipschitz_bound(input_shape), 1)
 
 
-METHOD = Method("aol", AOLConv2d, AOLLinear)
+METHOD = Method(
+    "aol",
+    AOLConv2d,
+    AOLLinear,
+    # As published: between layers that start as the identity, the ends of a network mix the channels.
+    orthogonal_ends="raw_weight",
+    peers={"orthogonium": "orthogonium.layers.conv.AOL.aol:AOLConv2D"},
+)

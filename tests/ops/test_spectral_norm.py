@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from fastlip import ops
-from fastlip.kernels.spectral_norm import reference
 from fastlip.kernels.common.padding import pad
+from fastlip.kernels.spectral_norm import reference
 
 
 def dense_norm(weight, image_size, stride, pads, dilation, groups, padding_mode):
