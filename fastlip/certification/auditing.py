@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastlip.certification.bounds import Bound, bound_module, lipschitz_bound
-from fastlip.certification.evaluation import check_finite, evaluating
 from fastlip.certification.graphs import Branch, UnknownError
-from fastlip.certification.sameness import check_samples, check_whole, rounding_of
-from fastlip.certification.traces import no_trace
-from fastlip.certification.unfolding import Link, apply, batch_like, innermost, unfold
+from fastlip.certification.unfolding import Link, unfold
+from fastlip.inspection.evaluation import check_finite, evaluating
+from fastlip.inspection.running import batch_like, innermost, run
+from fastlip.inspection.sameness import autocast_dtype, check_samples, check_whole, rounding_of
+from fastlip.inspection.traces import no_trace
 
 __all__ = ["Audit", "Bound", "LayerBound", "audit", "examine", "lipschitz_bound"]
 
 _BATCH = 2  # samples that are followed through the model
+_EPS = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True)
@@ -143,35 +145,37 @@ def examine(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Audit, list
     check_finite(model)
     with evaluating(model), no_trace(model), torch.inference_mode(False), torch.no_grad():
         x = batch_like(model, _BATCH, tuple(input_shape))
+        autocast = autocast_dtype(x.device)
         links = unfold(model, x)
         rows, y, allowed = [], x, torch.zeros(_BATCH, dtype=torch.float64, device=x.device)
-        for name, module in links:
+        for link in links:
             inputs = y
-            row, y = _bound_link(name, module, inputs.clone())
-            check_samples(name, module, row.bound, inputs, y)
-            allowed = row.bound * allowed + rounding_of(row.bound, inputs, y)
+            row, y = _bound_link(link, inputs if link.output is not None else inputs.clone())
+            own = rounding_of(row.bound, inputs, y, autocast)
+            check_samples(link.name, link.module, inputs, y, own)
+            allowed = row.bound * allowed + own
             rows.append(row)
         check_whole(innermost(model), x, y, allowed)
-    bound = math.prod(row.bound for row in rows) * (1 + len(rows) * torch.finfo(torch.float64).eps)
+    bound = math.prod([row.bound for row in rows]) * (1 + len(rows) * _EPS)
     return Audit(bound, rows, tuple(input_shape)), links
 
 
 def _check_shape(input_shape: Any) -> None:
-    if not isinstance(input_shape, (tuple, list)) or not all(isinstance(side, int) for side in input_shape):
+    if not isinstance(input_shape, (tuple, list)) or not all([isinstance(side, int) for side in input_shape]):
         raise TypeError(f"input_shape={input_shape!r}: expected a tuple of ints, such as (3, 32, 32)")
-    if any(side < 1 for side in input_shape):
+    if min(input_shape, default=1) < 1:
         raise ValueError(f"input_shape={input_shape!r}: expected sides of at least 1")
 
 
-def _bound_link(name: str, module: nn.Module, x: Tensor) -> tuple[LayerBound, Tensor]:
-    """The bound of a link of the chain, and its output."""
+def _bound_link(link: Link, x: Tensor) -> tuple[LayerBound, Tensor]:
+    """The bound of a link for the inputs x, which it may change in place, and its output."""
     started = time.perf_counter()
-    if isinstance(module, Branch):
-        row, y = _bound_branch(name, module, x)
+    if isinstance(link.module, Branch):
+        row, y = _bound_branch(link.name, link.module, x)
     else:
-        y = apply(name, module, x)
+        y = run(link.name, link.module, x, in_place=True) if link.output is None else link.output
         started = time.perf_counter()
-        row = _bound_layer(name, module, x, y)
+        row = _bound_layer(link.name, link.module, x, y)
     return replace(row, seconds=time.perf_counter() - started), y
 
 
@@ -179,8 +183,8 @@ def _bound_branch(name: str, branch: Branch, x: Tensor) -> tuple[LayerBound, Ten
     parts: list[LayerBound] = []
 
     def call(node: fx.Node, value: Any, bound: float) -> tuple[Any, float]:
-        for child_name, child in branch.links[node]:
-            row, value = _bound_link(child_name, child, value)
+        for link in branch.links[node]:
+            row, value = _bound_link(link, value)
             parts.append(row)
             bound *= row.bound
         return value, bound
@@ -189,26 +193,22 @@ def _bound_branch(name: str, branch: Branch, x: Tensor) -> tuple[LayerBound, Ten
         y, bound = branch.propagate(x, 1.0, call, bound_module)
     except UnknownError as error:
         raise TypeError(f"the audit does not understand {name}: {error}") from None
-    _check_output(name, "branch", x, y)
-    steps = len(branch.nodes)
-    bound *= 1 + 8 * steps * torch.finfo(torch.float64).eps
-    return LayerBound(name, "branch", *_shapes(x, y), bound, f"graph of {steps} steps", 0.0, parts=tuple(parts)), y
-
-
-def _check_output(name: str, kind: str, x: Tensor, y: Any) -> None:
-    if not isinstance(y, Tensor) or y.shape[:1] != x.shape[:1]:
-        raise ValueError(f"layer {name!r} ({kind}): its output is no tensor of as many samples as its input")
-
-
-def _shapes(x: Tensor, y: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return tuple(x.shape[1:]), tuple(y.shape[1:])
+    steps, shapes = len(branch.nodes), _shapes(name, "branch", x, y)
+    bound *= 1 + 8 * steps * _EPS
+    return LayerBound(name, "branch", *shapes, bound, f"graph of {steps} steps", 0.0, parts=tuple(parts)), y
 
 
 def _bound_layer(name: str, module: nn.Module, x: Tensor, y: Any) -> LayerBound:
     kind = type(module).__name__
-    _check_output(name, kind, x, y)
-    shapes = _shapes(x, y)
+    shapes = _shapes(name, kind, x, y)
     found = bound_module(module, *shapes)
     if not math.isfinite(found.value):
         raise ValueError(f"layer {name!r} ({kind}): its Lipschitz bound is {found.value}")
     return LayerBound(name, kind, *shapes, *found)
+
+
+def _shapes(name: str, kind: str, x: Tensor, y: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of a sample and of its output; ValueError if y is no batch of as many samples."""
+    if not isinstance(y, Tensor) or y.shape[:1] != x.shape[:1]:
+        raise ValueError(f"layer {name!r} ({kind}): its output is no tensor of as many samples as its input")
+    return tuple(x.shape[1:]), tuple(y.shape[1:])

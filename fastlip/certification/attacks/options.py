@@ -13,7 +13,7 @@ from torch import Tensor
 from fastlip.certification.attacks.ball import Bounds
 from fastlip.certification.attacks.objective import LOSSES
 from fastlip.certification.certificates import Certificate
-from fastlip.certification.evaluation import check_eps
+from fastlip.inspection.evaluation import check_eps
 from fastlip.nn._base import check_positive_int
 
 KINDS = {"pgd": ("margin",), "apgd": ("ce", "dlr")}

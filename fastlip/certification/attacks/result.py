@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlip.certification.evaluation import check_eps
+from fastlip.inspection.evaluation import check_eps
 
 _FORMAT = 1
 

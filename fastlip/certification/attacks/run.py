@@ -17,8 +17,8 @@ from fastlip.certification.attacks.result import AttackResult, BrokenCertificate
 from fastlip.certification.attacks.search import apgd, pgd
 from fastlip.certification.batches import check_batch, check_declared
 from fastlip.certification.certificates import DEFAULT_EPS, Certificate
-from fastlip.certification.evaluation import bar, check_model, from_parameters, full_precision, prepare
-from fastlip.certification.sameness import check_fixed
+from fastlip.inspection.evaluation import bar, check_model, from_parameters, full_precision, prepare
+from fastlip.inspection.sameness import check_fixed
 from fastlip.losses.labels import classes
 
 __all__ = ["KINDS", "attack", "attack_certified"]

@@ -38,7 +38,7 @@ _OFFSET = 0.3  # labels of entries are whole numbers and this: paddings' constan
 class Branch(nn.Module):
     """Nodes of another module's graph, from one value to one value.
 
-    ``links``: for each node that calls a module, the named modules that it applies one after the other.
+    ``links``: for each node that calls a module, the links of what it applies one after the other.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Branch(nn.Module):
     nodes: list[fx.Node]
     live: set[fx.Node]
     constants: dict[str, Any]
-    links: dict[fx.Node, list[tuple[str, nn.Module]]]
+    links: dict[fx.Node, list[Any]]
 
     def __init__(self, name: str, owner: nn.Module, source: fx.Node, nodes: list[fx.Node], constants: dict[str, Any]):
         super().__init__()

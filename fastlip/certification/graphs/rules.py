@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from fastlip.certification.bounds.resampling import interpolation
 from fastlip.certification.graphs.functions import (
     CREATIONS,
     NEGATIONS,
@@ -22,7 +23,6 @@ from fastlip.certification.graphs.functions import (
     spread,
     text,
 )
-from fastlip.certification.resampling import interpolation
 
 Rule = tuple[Callable[..., Any], Any]
 

@@ -1,4 +1,4 @@
-"""What bounds of worst-case rounding errors are made of: units, and the error of one sum of products."""
+"""The parts of bounds of worst-case rounding errors: units, and the error of one sum of products."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_LARGEST_SHARE = 0.5  # of 1, that n roundings may make up: beyond, nothing is certain
+_LARGEST_SHARE = 0.5  # n u may be at most this: beyond, nothing is certain
 _PER_OPERATION = 4.0  # numbers below the normal range that an operation may lose: operands, product and sum
 _BUTTERFLY = 7.0  # roundings of a step of a fast Fourier transform
 _SLACK = 1e-6  # covers the rounding of these bounds themselves, which are computed in double precision
@@ -24,8 +24,11 @@ class Unit(NamedTuple):
 
     @classmethod
     def of(cls, *dtypes: torch.dtype) -> Unit:
-        """That of the coarsest of some floating-point dtypes."""
-        info = max((torch.finfo(dtype) for dtype in dtypes), key=lambda info: info.eps)
+        """The unit of the coarsest of some floating-point dtypes."""
+        info = torch.finfo(dtypes[0])
+        for dtype in dtypes[1:]:
+            if torch.finfo(dtype).eps > info.eps:
+                info = torch.finfo(dtype)
         return cls(info.eps / 2, info.tiny, info.max)
 
     def gamma(self, count: float) -> float:
@@ -37,9 +40,8 @@ class Unit(NamedTuple):
 class Rounding(NamedTuple):
     r"""A bound of a module's own error: relative |x| + constant + output |y| + quadratic |x|^2 in L2 norm.
 
-    x and y are the computed input and output of one sample. ``sums``: what takes the place of ``output`` where the
-    module adds a bias that is not counted in ``constant``. ``largest``: beyond that norm of x intermediate results
-    may overflow.
+    x and y are the computed input and output of one sample. ``sums`` replaces ``output`` where the module adds a bias
+    that ``constant`` does not count. Above ``largest``, a norm of x, intermediate results may overflow.
     """
 
     relative: float = 0.0
@@ -51,8 +53,14 @@ class Rounding(NamedTuple):
 
     def plus(self, other: Rounding) -> Rounding:
         """The error of two modules side by side, or of two steps on the same input."""
-        added = (one + another for one, another in zip(self[:-1], other[:-1], strict=True))
-        return Rounding(*added, largest=min(self.largest, other.largest))
+        return Rounding(
+            self.relative + other.relative,
+            self.constant + other.constant,
+            self.output + other.output,
+            self.quadratic + other.quadratic,
+            self.sums + other.sums,
+            min(self.largest, other.largest),
+        )
 
     def worse(self, other: Rounding) -> Rounding:
         """A bound of either of two ways to compute the same."""
@@ -61,7 +69,14 @@ class Rounding(NamedTuple):
 
     def times(self, factor: float) -> Rounding:
         """The error after a linear map of that norm, which itself does not round."""
-        return Rounding(*(factor * value for value in self[:-1]), largest=self.largest)
+        return Rounding(
+            factor * self.relative,
+            factor * self.constant,
+            factor * self.output,
+            factor * self.quadratic,
+            factor * self.sums,
+            self.largest,
+        )
 
     def enlarged(self) -> Rounding:
         """A little larger, by what the computation of the bound may have lost."""
@@ -69,10 +84,10 @@ class Rounding(NamedTuple):
 
 
 def underflow(unit: Unit, count: float, outputs: int, size: float = 1.0) -> Rounding:
-    """What flushing results and operands below the normal range to zero may change.
+    """The error that flushing results and operands below the normal range to zero may cause.
 
-    outputs numbers, each of so many operations with constants of at most that size. Each operation may lose an
-    absolute tiny, and a factor that is flushed loses tiny times the other factor.
+    Each of the ``outputs`` numbers takes ``count`` operations with constants of at most that size. An operation may
+    lose an absolute tiny, and a factor that is flushed loses tiny times the other factor.
     """
     lost = unit.tiny * count * math.sqrt(outputs)
     return Rounding(lost, lost * (_PER_OPERATION + size))
@@ -209,7 +224,7 @@ def spectral_product(
 
 
 def after(unit: Unit, first: Rounding, norm: float, second: Rounding, size: float, offset: float) -> Rounding:
-    """The error of a second step of that norm behind a first; what it reads is at most size |x| + offset in norm."""
+    """The error of a second step of that norm after a first; its input has a norm of at most size |x| + offset."""
     lost = first.times(norm + second.relative)
     reach = (second.largest - offset) / max(size, 1.0)
     own = Rounding(second.relative * size, second.relative * offset + second.constant, largest=reach)
