@@ -169,13 +169,19 @@ def _check_shape(input_shape: Any) -> None:
 
 def _bound_link(link: Link, x: Tensor) -> tuple[LayerBound, Tensor]:
     """The bound of a link for the inputs x, which it may change in place, and its output."""
+    name, module, kind = link.name, link.module, type(link.module).__name__
     started = time.perf_counter()
-    if isinstance(link.module, Branch):
-        row, y = _bound_branch(link.name, link.module, x)
-    else:
-        y = run(link.name, link.module, x, in_place=True) if link.output is None else link.output
-        started = time.perf_counter()
-        row = _bound_layer(link.name, link.module, x, y)
+    if isinstance(module, Branch):
+        row, y = _bound_branch(name, module, x)
+        return replace(row, seconds=time.perf_counter() - started), y
+    y = run(name, module, x, in_place=True) if link.output is None else link.output
+    started = time.perf_counter()
+    if not isinstance(y, Tensor) or y.shape[:1] != x.shape[:1]:
+        raise _no_batch(name, kind)
+    found = bound_module(module, tuple(x.shape[1:]), tuple(y.shape[1:]))
+    if not math.isfinite(found.value):
+        raise ValueError(f"layer {name!r} ({kind}): its Lipschitz bound is {found.value}")
+    row = LayerBound(name, kind, tuple(x.shape[1:]), tuple(y.shape[1:]), *found)
     return replace(row, seconds=time.perf_counter() - started), y
 
 
@@ -193,22 +199,12 @@ def _bound_branch(name: str, branch: Branch, x: Tensor) -> tuple[LayerBound, Ten
         y, bound = branch.propagate(x, 1.0, call, bound_module)
     except UnknownError as error:
         raise TypeError(f"the audit does not understand {name}: {error}") from None
-    steps, shapes = len(branch.nodes), _shapes(name, "branch", x, y)
+    if not isinstance(y, Tensor) or y.shape[:1] != x.shape[:1]:
+        raise _no_batch(name, "branch")
+    steps, shapes = len(branch.nodes), (tuple(x.shape[1:]), tuple(y.shape[1:]))
     bound *= 1 + 8 * steps * _EPS
     return LayerBound(name, "branch", *shapes, bound, f"graph of {steps} steps", 0.0, parts=tuple(parts)), y
 
 
-def _bound_layer(name: str, module: nn.Module, x: Tensor, y: Any) -> LayerBound:
-    kind = type(module).__name__
-    shapes = _shapes(name, kind, x, y)
-    found = bound_module(module, *shapes)
-    if not math.isfinite(found.value):
-        raise ValueError(f"layer {name!r} ({kind}): its Lipschitz bound is {found.value}")
-    return LayerBound(name, kind, *shapes, *found)
-
-
-def _shapes(name: str, kind: str, x: Tensor, y: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes of a sample and of its output; ValueError if y is no batch of as many samples."""
-    if not isinstance(y, Tensor) or y.shape[:1] != x.shape[:1]:
-        raise ValueError(f"layer {name!r} ({kind}): its output is no tensor of as many samples as its input")
-    return tuple(x.shape[1:]), tuple(y.shape[1:])
+def _no_batch(name: str, kind: str) -> ValueError:
+    return ValueError(f"layer {name!r} ({kind}): its output is no tensor of as many samples as its input")

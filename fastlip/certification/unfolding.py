@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
@@ -78,15 +79,22 @@ class _Unfolding:
 
     def links_of(self, name: str, module: nn.Module, x: Tensor) -> list[Link]:
         """The links of one module for its input x."""
+        touched = is_touched(module)
+        if not touched and understands(module):
+            rank = _rank_of(type(module))
+            if rank is not None and x.dim() - 1 != rank:
+                raise ValueError(
+                    f"layer {name!r} ({type(module).__name__}): got samples of {tuple(x.shape[1:])}, expected {rank} "
+                    "dimensions, channels first: it would take the samples of a batch for channels"
+                )
+            return [Link(name, module, run(name, module, x))]
         wrapped = unwrap(module)
         if wrapped is not None and not hooks_of(module):
             return self.links_of(name, wrapped, x)
-        if is_touched(module):
+        if touched:
             return self._give_up(name, module)
-        if isinstance(module, fx.GraphModule):
-            module = thaw(module) or module
-        if understands(module):
-            return [Link(name, module, run(name, module, _of_known_rank(name, module, x)))]
+        if isinstance(module, fx.GraphModule) and (thawed := thaw(module)):
+            return self.links_of(name, thawed, x)
         if is_sequence(module):
             return self._sequence(name, module, x)
         return self._graph(name, module, x)
@@ -134,15 +142,7 @@ class _Unfolding:
         return [Link(link.name, link.module) for link in self.links_of(name, module, x)]
 
 
-def _of_known_rank(name: str, module: nn.Module, x: Tensor) -> Tensor:
-    """x; ValueError if its samples have no channels, so that the module would take the samples for channels."""
-    for base in type(module).__mro__:
-        if base in _RANKS:
-            rank = _RANKS[base]
-            if x.dim() - 1 != rank:
-                raise ValueError(
-                    f"layer {name!r} ({type(module).__name__}): got samples of {tuple(x.shape[1:])}, expected {rank} "
-                    "dimensions, channels first: it would take the samples of a batch for channels"
-                )
-            break
-    return x
+@cache
+def _rank_of(kind: type[nn.Module]) -> int | None:
+    """The number of dimensions that a sample for such a module must have; None: any."""
+    return next((_RANKS[base] for base in kind.__mro__ if base in _RANKS), None)

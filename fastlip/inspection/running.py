@@ -40,21 +40,20 @@ def run(name: str, module: nn.Module, x: Tensor, in_place: bool = False) -> Any:
     try:
         return module(x if in_place else x.clone())
     except RuntimeError as error:
-        kind, shape = type(module).__name__, tuple(x.shape[1:])
-        reason = str(error).strip().split("\n", 1)[0]
-        raise ValueError(f"layer {name!r} ({kind}): it fails on {len(x)} samples of {shape}: {reason}") from error
+        raise failure(name, module, x, error) from error
+
+
+def failure(name: str, module: nn.Module, x: Tensor, error: RuntimeError) -> ValueError:
+    """The error that names the module which failed on x."""
+    kind, shape = type(module).__name__, tuple(x.shape[1:])
+    reason = str(error).strip().split("\n", 1)[0]
+    return ValueError(f"layer {name!r} ({kind}): it fails on {len(x)} samples of {shape}: {reason}")
 
 
 def batch_like(model: nn.Module, n: int, shape: tuple[int, ...]) -> Tensor:
     """n different samples where the model is, normally distributed, the same in every call."""
-    x = normal_samples(n, shape)
+    x = torch.randn((n, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for parameter in model.parameters():
         if parameter.is_floating_point():
             return x.to(parameter.device, parameter.dtype)
     return x.to(torch.get_default_dtype())
-
-
-def normal_samples(n: int, shape: tuple[int, ...], seed: int = 0) -> Tensor:
-    """n normally distributed samples in float64, the same in every call."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn((n, *shape), generator=generator, dtype=torch.float64)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastlip.inspection.running import innermost, normal_samples, run
+from fastlip.inspection.running import failure, innermost, run
 from fastlip.kernels.common.precision import autocasts
 
 # Allowance for the rounding of one module, in units of eps (L |x| + |y|): kernels differ with the size of a batch.
@@ -42,21 +42,26 @@ def check_samples(name: str, module: nn.Module, x: Tensor, y: Tensor, allowed: T
 
     It is evaluated on the first sample next to other samples, on the first sample alone, and on a larger batch.
     """
-    others = normal_samples(_MORE, tuple(x.shape[1:]), seed=1).to(x)
+    generator = torch.Generator().manual_seed(1)
+    others = torch.randn((_MORE, *x.shape[1:]), generator=generator, dtype=torch.float64).to(x)
     what = f"layer {name!r} ({type(module).__name__})"
-    beside = run(name, module, torch.cat((x[:1], others[: len(x) - 1])))
-    if not isinstance(beside, Tensor) or beside.shape != y.shape or not torch.equal(beside[:1], y[:1]):
-        again = run(name, module, x)
-        _require(what, "two evaluations of the same samples differ: it is no fixed function", again, y, allowed)
-        mixes = "the output of a sample depends on the other samples of its batch: it mixes samples"
-        _require(what, mixes, beside[:1], y[:1], allowed[:1])
-    for batch in (x[:1], torch.cat((x, others))):
-        found, rows = run(name, module, batch), min(len(batch), len(x))
-        if not isinstance(found, Tensor) or found.shape[:1] != batch.shape[:1]:
-            raise ValueError(f"{what}: its output for {len(batch)} samples is no tensor of as many samples")
-        if not torch.equal(found[:rows], y[:rows]):
-            sizes = "the output of a sample depends on the number of samples of its batch"
-            _require(what, sizes, found[:rows], y[:rows], allowed[:rows])
+    for batch in (torch.cat((x[:1], others[: len(x) - 1])), x[:1].clone(), torch.cat((x, others))):
+        count, rows = len(batch), len(x) if len(batch) > len(x) else 1
+        try:
+            found = module(batch)
+        except RuntimeError as error:
+            raise failure(name, module, batch, error) from error
+        if isinstance(found, Tensor) and len(found) == count and torch.equal(found[:rows], y[:rows]):
+            continue
+        if count == len(x):
+            again = run(name, module, x)
+            _require(what, "two evaluations of the same samples differ: it is no fixed function", again, y, allowed)
+            why = "the output of a sample depends on the other samples of its batch: it mixes samples"
+        else:
+            why = "the output of a sample depends on the number of samples of its batch"
+        if not isinstance(found, Tensor) or found.shape[:1] != (count,):
+            raise ValueError(f"{what}: its output for {count} samples is no tensor of as many samples")
+        _require(what, why, found[:rows], y[:rows], allowed[:rows])
 
 
 def check_whole(model: nn.Module, x: Tensor, y: Tensor, allowed: Tensor) -> None:

@@ -69,7 +69,8 @@ def _restore(states: list[_State]) -> None:
                 changed = list(map(id, container)) != list(map(id, content))
             if changed:
                 container.clear()
-                (container.extend if hasattr(container, "extend") else container.update)(content)
+                add: Any = getattr(container, "extend", None) or container.update
+                add(content)
         for tensor, value, version in buffers:
             if version is None or _version(tensor) != version:
                 with torch.no_grad():

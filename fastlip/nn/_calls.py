@@ -11,14 +11,15 @@ from torch.nn.utils.prune import BasePruningMethod
 
 _PACKAGE = "fastlip."
 # As they were when this package was imported: tools that watch or move models replace them, on the class too.
-_CALL, _CALL_IMPL, _WRAPPED = nn.Module.__call__, nn.Module._call_impl, nn.Module._wrapped_call_impl
+_CALLS = nn.Module.__call__, nn.Module._call_impl, nn.Module._wrapped_call_impl
 _CONVOLVE = {kind: (kind.forward, kind._conv_forward) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 # Methods through which a call of a layer goes; an attribute of that name on the instance takes their place.
 _METHODS = frozenset(
     {"forward", "_call_impl", "_wrapped_call_impl", "_conv_forward", "convolve", "check_input"}
     | {"effective", "parametrize", "factors", "derive", "torus_for", "torus", "apply_spectrum", "context"}
 )
-_NO_HOOKS = ({}, {}, {}, {})
+_NO_HOOKS = ({},) * 4
+_NOTHING = ({},) * 9
 # What a subclass may define without changing what a call computes.
 _HARMLESS = frozenset(
     {"__init__", "__doc__", "__module__", "__qualname__", "__annotations__", "__annotate__", "__annotate_func__"}
@@ -44,7 +45,13 @@ def hooks_of(module: nn.Module) -> list[Any]:
 
 def is_touched(module: nn.Module) -> bool:
     """Whether a call of the module may run anything but the methods of its class: a hook, or a replaced method."""
-    return is_replaced(module) or bool(hooks_of(module))
+    everywhere = torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks
+    hooks = module._forward_hooks, module._forward_pre_hooks, *everywhere
+    kind = type(module)
+    calls = kind.__call__, kind._call_impl, kind._wrapped_call_impl
+    if hooks == _NO_HOOKS and calls == _CALLS and _METHODS.isdisjoint(module.__dict__):
+        return False
+    return bool(hooks_of(module)) or is_replaced(module)
 
 
 def _recomputes_weight(hook: Any) -> bool:
@@ -61,9 +68,8 @@ def is_replaced(module: nn.Module) -> bool:
     """
     kind, own = type(module), module.__dict__
     # An fx.GraphModule's call only adds the generated code to errors.
-    if not isinstance(module, fx.GraphModule) and (
-        kind.__call__ is not _CALL or kind._call_impl is not _CALL_IMPL or kind._wrapped_call_impl is not _WRAPPED
-    ):
+    calls = kind.__call__, kind._call_impl, kind._wrapped_call_impl
+    if calls != _CALLS and not isinstance(module, fx.GraphModule):
         return True
     return not _METHODS.isdisjoint(own) and any(hasattr(kind, name) for name in _METHODS.intersection(own))
 
@@ -91,7 +97,13 @@ def is_untouched(module: nn.Module, kind: type[nn.Module], forward: Any) -> bool
     cls, own = type(module), module.__dict__
     if cls.forward is not forward or is_replaced(module) or own.get("_compiled_call_impl") is not None:
         return False
-    if module._modules or _is_watched(module):
+    # Any hook that would run with the module's call, or with its backward; or another child.
+    watching = (
+        *(module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks),
+        *(torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks),
+        *(torch_module._global_backward_hooks, torch_module._global_backward_pre_hooks, module._modules),
+    )
+    if watching != _NOTHING:
         return False
     if cls.__module__.startswith(_PACKAGE):
         return True
@@ -101,18 +113,6 @@ def is_untouched(module: nn.Module, kind: type[nn.Module], forward: Any) -> bool
         return True
     names = [vars(base).keys() for base in cls.__mro__[: cls.__mro__.index(kind)] if not _is_of_this_package(base)]
     return all(defined <= _HARMLESS - {"make_parameters", "lipschitz_bound"} for defined in names)
-
-
-def _is_watched(module: nn.Module) -> bool:
-    """Whether any hook would run with the module's call, or with its backward."""
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-        return True
-    return bool(
-        torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
-        or torch_module._global_backward_hooks
-        or torch_module._global_backward_pre_hooks
-    )
 
 
 def _is_of_this_package(kind: type) -> bool:

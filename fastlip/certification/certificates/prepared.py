@@ -42,7 +42,7 @@ class Prepared:
         return y, follower.finish(state)
 
     def exact(self, images: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """Gives the scores without rounding of some rows of a batch, from the network in float64; None without one."""
+        """A function from rows of a batch to their scores without rounding, by the network in float64; None without it."""
         twins = self._twins
         if twins is None:
             return None
@@ -83,7 +83,8 @@ def _follow(
             after = Values(norms(y), y.dtype)
         else:
             y = link.module(x)
-            after = Values(norms(y), y.dtype)
+            # As norms(y) does: this loop is most of what a batch costs in Python.
+            after = Values(torch.linalg.vector_norm(y.reshape(len(y), -1), dim=1, dtype=torch.float64), y.dtype)
             state = follower.link(link.module, row, before, after, state)
         if not y.isfinite().all():
             raise ValueError(

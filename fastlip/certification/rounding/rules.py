@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from fastlip.certification.bounds import Bound
-from fastlip.certification.rounding.terms import Rounding, Unit, underflow
+from fastlip.certification.rounding.terms import SLACK, Rounding, Unit, underflow
 from fastlip.inspection.rules import Rules
 
 Shape = tuple[int, ...]
@@ -50,7 +50,7 @@ def worst_case(module: nn.Module, found: Any, input_shape: Shape, output_shape: 
     value = float(found.value if isinstance(found, Bound) else found.bound)
     rule = rule_of(module)
     if rule is not None:
-        return rule(module, input_shape, output_shape, value, unit).enlarged()
+        return rule(module, input_shape, output_shape, value, unit).times(1 + SLACK)
     method = getattr(module, "worst_roundings", None)
     if method is not None:
         stated = method(input_shape)
@@ -59,10 +59,10 @@ def worst_case(module: nn.Module, found: Any, input_shape: Shape, output_shape: 
         count, constant = _from_bound(found, value, input_shape, output_shape)
     outputs = math.prod(output_shape)
     if count == 0 and constant == 0:
-        return moves(outputs, unit)
+        return underflow(unit, 1, outputs, 0.0)
     depth = count / max(value, 1)
     own = Rounding(unit.gamma(depth) * max(value, 1), unit.u * constant, 2 * unit.u)
-    return own.plus(underflow(unit, depth + 4, outputs)).enlarged()
+    return own.plus(underflow(unit, depth + 4, outputs)).times(1 + SLACK)
 
 
 def _from_bound(found: Any, value: float, input_shape: Shape, output_shape: Shape) -> tuple[float, float]:
@@ -72,8 +72,3 @@ def _from_bound(found: Any, value: float, input_shape: Shape, output_shape: Shap
         return _UNKNOWN * entries * max(value, 1), _UNKNOWN * entries
     depth = max(found.roundings / value, 1.0) if value > 0 else max(found.roundings, 1.0)
     return found.roundings * depth, found.constant * depth
-
-
-def moves(outputs: int, unit: Unit) -> Rounding:
-    """The error of moving or comparing entries: numbers below the normal range may become zero."""
-    return underflow(unit, 1, outputs, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 _LARGEST_SHARE = 0.5  # n u may be at most this: beyond, nothing is certain
 _PER_OPERATION = 4.0  # numbers below the normal range that an operation may lose: operands, product and sum
 _BUTTERFLY = 7.0  # roundings of a step of a fast Fourier transform
-_SLACK = 1e-6  # covers the rounding of these bounds themselves, which are computed in double precision
+SLACK = 1e-6  # covers the rounding of these bounds themselves, which are computed in double precision
 
 
 class Unit(NamedTuple):
@@ -22,14 +23,15 @@ class Unit(NamedTuple):
     tiny: float
     largest: float
 
-    @classmethod
-    def of(cls, *dtypes: torch.dtype) -> Unit:
+    @staticmethod
+    @cache
+    def of(*dtypes: torch.dtype) -> Unit:
         """The unit of the coarsest of some floating-point dtypes."""
         info = torch.finfo(dtypes[0])
         for dtype in dtypes[1:]:
             if torch.finfo(dtype).eps > info.eps:
                 info = torch.finfo(dtype)
-        return cls(info.eps / 2, info.tiny, info.max)
+        return Unit(info.eps / 2, info.tiny, info.max)
 
     def gamma(self, count: float) -> float:
         """n u / (1 - n u): by how much n roundings, one after the other, change a number at most (Higham 2002)."""
@@ -78,10 +80,6 @@ class Rounding(NamedTuple):
             self.largest,
         )
 
-    def enlarged(self) -> Rounding:
-        """A little larger, by what the computation of the bound may have lost."""
-        return self.times(1 + _SLACK)
-
 
 def underflow(unit: Unit, count: float, outputs: int, size: float = 1.0) -> Rounding:
     """The error that flushing results and operands below the normal range to zero may cause.
@@ -123,7 +121,7 @@ def norms_of(matrices: Tensor, taps: int = 1) -> Norms:
     moduli = scaled.abs()
     columns = moduli.sum(1).unflatten(1, (-1, taps)).sum(2).amax().item()
     absolute = math.sqrt(moduli.sum(2).amax().item() * columns)
-    return Norms(*(largest * value for value in (spectral, by_taps, frobenius, absolute, 1.0)))
+    return Norms(largest * spectral, largest * by_taps, largest * frobenius, largest * absolute, largest)
 
 
 def _spectral(matrices: Tensor) -> Tensor:
@@ -133,7 +131,7 @@ def _spectral(matrices: Tensor) -> Tensor:
     found = torch.linalg.eigvalsh(gram).amax(-1).clamp_min(0)
     # Eigenvalues are accurate relative to the largest, whose root need not be.
     rounding = sum(matrices.shape[-2:]) * torch.finfo(torch.float64).eps
-    return (found * (1 + rounding)).sqrt() * (1 + _SLACK)
+    return (found * (1 + rounding)).sqrt() * (1 + SLACK)
 
 
 def sum_of_products(
@@ -186,7 +184,7 @@ def transform_roundings(side: int) -> float:
             factors.append(factor)
             rest //= factor
     together = _direct(odd) + _BUTTERFLY if odd > 1 else 0.0
-    one_by_one = sum(_direct(factor) + _BUTTERFLY for factor in factors)
+    one_by_one = sum([_direct(factor) + _BUTTERFLY for factor in factors])
     return _BUTTERFLY * twos + max(together, one_by_one) + 8
 
 

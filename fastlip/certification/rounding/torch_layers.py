@@ -10,7 +10,7 @@ from torch import nn
 from fastlip import nn as lip
 from fastlip.certification.bounds.pools import AVERAGE_POOLS, MAX_POOLS, windows
 from fastlip.certification.bounds.torch_layers import MOVES, SLOPES, duplication
-from fastlip.certification.rounding.rules import Shape, moves, register
+from fastlip.certification.rounding.rules import Shape, register
 from fastlip.certification.rounding.sums import average, convolution, dense, in_double, norm_of, transposed
 from fastlip.certification.rounding.terms import Rounding, Unit, underflow
 from fastlip.exporting import plain
@@ -24,7 +24,8 @@ _SMOOTH = 16.0  # rounding allowance per elementwise function, including the lib
 @register(plain.PadChannels, plain.PadGroups, plain.Patches)
 @register(*MOVES, *MAX_POOLS)
 def _moves(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    return moves(math.prod(output_shape), unit)
+    # Numbers below the normal range may become zero.
+    return underflow(unit, 1, math.prod(output_shape), 0.0)
 
 
 @register(lip.HouseHolder, plain.Reflection)
