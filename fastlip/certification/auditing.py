@@ -178,7 +178,7 @@ def _bound_link(link: Link, x: Tensor) -> tuple[LayerBound, Tensor]:
     started = time.perf_counter()
     if not isinstance(y, Tensor) or y.shape[:1] != x.shape[:1]:
         raise _no_batch(name, kind)
-    found = bound_module(module, tuple(x.shape[1:]), tuple(y.shape[1:]))
+    found = bound_module(module, tuple(x.shape[1:]), tuple(y.shape[1:]), link.rule)
     if not math.isfinite(found.value):
         raise ValueError(f"layer {name!r} ({kind}): its Lipschitz bound is {found.value}")
     row = LayerBound(name, kind, tuple(x.shape[1:]), tuple(y.shape[1:]), *found)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx, nn
 
 from fastlip import nn as lip
-from fastlip.certification.bounds import understands
+from fastlip.certification.bounds import BoundRule, rule_of
 from fastlip.certification.graphs import Branch, UnknownError, graph_of, known, parts_of
 from fastlip.exporting.plain import thaw
 from fastlip.inspection.running import is_sequence, run, unwrap
@@ -21,11 +21,16 @@ from fastlip.nn.pooling import L2NormPool2d, ScaledAvgPool2d
 class Link(NamedTuple):
     """One of the modules that a model applies one after the other.
 
-    ``output``: what it made of the batch with which the model was unfolded, None where this is not known.
+    Attributes:
+        name: its name in the model.
+        module: the module.
+        rule: the rule for its bound; None for what branches.
+        output: its output for the batch with which the model was unfolded, None if this is not known.
     """
 
     name: str
     module: nn.Module
+    rule: BoundRule | None = None
     output: Any = None
 
 
@@ -80,14 +85,15 @@ class _Unfolding:
     def links_of(self, name: str, module: nn.Module, x: Tensor) -> list[Link]:
         """The links of one module for its input x."""
         touched = is_touched(module)
-        if not touched and understands(module):
+        rule = None if touched else rule_of(module)
+        if rule is not None:
             rank = _rank_of(type(module))
             if rank is not None and x.dim() - 1 != rank:
                 raise ValueError(
                     f"layer {name!r} ({type(module).__name__}): got samples of {tuple(x.shape[1:])}, expected {rank} "
                     "dimensions, channels first: it would take the samples of a batch for channels"
                 )
-            return [Link(name, module, run(name, module, x))]
+            return [Link(name, module, rule, run(name, module, x))]
         wrapped = unwrap(module)
         if wrapped is not None and not hooks_of(module):
             return self.links_of(name, wrapped, x)
@@ -139,7 +145,7 @@ class _Unfolding:
 
     def _inside(self, name: str, module: nn.Module, x: Tensor) -> list[Link]:
         """The links of a module that a graph calls; later steps of the graph may have changed x in place."""
-        return [Link(link.name, link.module) for link in self.links_of(name, module, x)]
+        return [Link(link.name, link.module, link.rule) for link in self.links_of(name, module, x)]
 
 
 @cache

@@ -83,7 +83,7 @@ def export(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, four
 
 
 def _children_first(name: str, module: nn.Module, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
-    """Every module once, after all that it contains: this package's containers are rebuilt from converted children."""
+    """Every module once, after all that it contains: containers are rebuilt from converted children."""
     if id(module) in seen:
         return
     seen.add(id(module))

@@ -56,7 +56,7 @@ def check_eps(eps: Sequence[float]) -> None:
 
 
 def prepare(model: nn.Module, device: Any, dtype: torch.dtype | None) -> tuple[nn.Module, Tensor]:
-    """The model, or a copy if its device or dtype must change, and a tensor with the dtype and device of its inputs."""
+    """The model, or a copy if its device or dtype must change, and a tensor of the dtype and device of its inputs."""
     forget(model)  # what a copy shows holds for a frozen model only if its weights are those of its parameters
     floating = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
     if dtype is None and floating & {torch.float16, torch.bfloat16}:

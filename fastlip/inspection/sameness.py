@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from fastlip.kernels.common.precision import autocasts
 
 # Allowance for the rounding of one module, in units of eps (L |x| + |y|): kernels differ with the size of a batch.
 _UNITS = 64
-_MORE = 3  # samples that are added to those that are followed
 _LARGEST_SHARE = 0.1  # of L |x| + |y|, in types of few bits
 _TF32 = 2.0**-10
 
@@ -40,28 +40,35 @@ def rounding_of(bound: float, x: Tensor, y: Tensor, autocast: torch.dtype | None
 def check_samples(name: str, module: nn.Module, x: Tensor, y: Tensor, allowed: Tensor) -> None:
     """Raises ValueError unless the module is a fixed function of each sample alone: y is its output for the batch x.
 
-    It is evaluated on the first sample next to other samples, on the first sample alone, and on a larger batch.
+    x has two samples. The module is evaluated on a larger batch, where they have other places and neighbours, and on
+    the first sample alone. Only if these outputs differ, more evaluations tell why.
     """
-    generator = torch.Generator().manual_seed(1)
-    others = torch.randn((_MORE, *x.shape[1:]), generator=generator, dtype=torch.float64).to(x)
-    what = f"layer {name!r} ({type(module).__name__})"
-    for batch in (torch.cat((x[:1], others[: len(x) - 1])), x[:1].clone(), torch.cat((x, others))):
-        count, rows = len(batch), len(x) if len(batch) > len(x) else 1
+    others = torch.randn((3, *x.shape[1:]), generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(x)
+    for batch, places in ((torch.cat((x[:1], others[:2], x[1:], others[2:])), [0, 3]), (x[:1].clone(), [0])):
+        count = len(batch)
         try:
             found = module(batch)
         except RuntimeError as error:
             raise failure(name, module, batch, error) from error
-        if isinstance(found, Tensor) and len(found) == count and torch.equal(found[:rows], y[:rows]):
-            continue
-        if count == len(x):
-            again = run(name, module, x)
-            _require(what, "two evaluations of the same samples differ: it is no fixed function", again, y, allowed)
-            why = "the output of a sample depends on the other samples of its batch: it mixes samples"
-        else:
-            why = "the output of a sample depends on the number of samples of its batch"
+        if isinstance(found, Tensor) and found.shape[:1] == (count,):
+            part, expected = found[places], y[: len(places)]
+            if torch.equal(part, expected) or not _difference(part, expected, allowed[: len(places)]):
+                continue
+        _tell_why(name, module, x, y, allowed, others)
+        what = f"layer {name!r} ({type(module).__name__})"
         if not isinstance(found, Tensor) or found.shape[:1] != (count,):
             raise ValueError(f"{what}: its output for {count} samples is no tensor of as many samples")
-        _require(what, why, found[:rows], y[:rows], allowed[:rows])
+        sizes = "the output of a sample depends on the number of samples of its batch, or on its place among them"
+        _require(what, sizes, found[places], y[: len(places)], allowed[: len(places)])
+
+
+def _tell_why(name: str, module: nn.Module, x: Tensor, y: Tensor, allowed: Tensor, others: Tensor) -> None:
+    """Raises ValueError if the same samples give other outputs, or the first sample next to another one."""
+    what = f"layer {name!r} ({type(module).__name__})"
+    again = run(name, module, x)
+    _require(what, "two evaluations of the same samples differ: it is no fixed function", again, y, allowed)
+    mixes = "the output of a sample depends on the other samples of its batch: it mixes samples"
+    _require(what, mixes, run(name, module, torch.cat((x[:1], others[:1])))[:1], y[:1], allowed[:1])
 
 
 def check_whole(model: nn.Module, x: Tensor, y: Tensor, allowed: Tensor) -> None:
@@ -111,11 +118,16 @@ def _require(what: str, why: str, found: Any, expected: Tensor, allowed: Tensor)
     if not isinstance(found, Tensor) or found.shape != expected.shape:
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(f"{what}: {why.split(':')[0]}: got {shape}, expected {tuple(expected.shape)}")
-    if torch.equal(found, expected):
-        return
+    if not torch.equal(found, expected) and (difference := _difference(found, expected, allowed)):
+        raise ValueError(f"{what}: {why.format(difference=difference)}")
+
+
+def _difference(found: Tensor, expected: Tensor, allowed: Tensor) -> float:
+    """The largest difference if it exceeds what is allowed for a sample, or if the shapes differ; else 0."""
+    if found.shape != expected.shape:
+        return math.inf
     difference = norms(found.double() - expected.double())
     # NaN is the same NaN here: whoever computes with values refuses it.
     rows = len(found), -1
     both = found.isnan().reshape(rows).any(1) & expected.isnan().reshape(rows).any(1)
-    if not ((difference <= allowed) | both).all():
-        raise ValueError(f"{what}: {why.format(difference=difference.max().item())}")
+    return 0.0 if ((difference <= allowed) | both).all() else difference.max().item()

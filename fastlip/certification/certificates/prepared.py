@@ -42,7 +42,7 @@ class Prepared:
         return y, follower.finish(state)
 
     def exact(self, images: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """A function from rows of a batch to their scores without rounding, by the network in float64; None without it."""
+        """A function from rows of a batch to their scores by the network in float64; None if there is none."""
         twins = self._twins
         if twins is None:
             return None

@@ -78,8 +78,8 @@ def certify(
         progress: shows a progress bar; default False.
         rounding: ``"worst-case"`` (default) or ``"probabilistic"``: which bound of rounding errors is subtracted from
             the margins.
-        bounds: the least and largest value that images may have, numbers or tensors that broadcast to an image; images
-            outside are refused, since radii are in their units. Default None allows any.
+        bounds: the least and largest value that images may have, numbers or tensors that broadcast to an image.
+            Images outside are refused, since radii are in their units. Default None allows any.
 
     Returns:
         A :class:`Certificate`.

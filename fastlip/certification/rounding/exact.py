@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fastlip.certification.rounding.rules import rule_of
+from fastlip.certification.rounding.rules import rule_for
 from fastlip.nn._base import LipschitzLayer
 
 EXACT = 2.0**-29  # ratio of an error in float64 to one in float32: all are at most multiples of the unit roundoff
@@ -32,7 +32,9 @@ def exact_twin(model: nn.Module, modules: Sequence[nn.Module]) -> nn.Module | No
         return None
     for module in modules:
         # Softplus jumps at its threshold by no multiple of the unit roundoff.
-        if isinstance(module, nn.Softplus) or module._forward_pre_hooks or rule_of(module) is None:
+        if isinstance(module, nn.Softplus) or module._forward_pre_hooks:
+            return None
+        if rule_for(type(module), type(getattr(module, "application", None))) is None:
             return None
         if parametrize.is_parametrized(module):
             return None

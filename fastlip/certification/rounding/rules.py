@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -23,14 +24,20 @@ _RULES: Rules[Rule] = Rules()
 register = _RULES.register
 
 
-def rule_of(module: nn.Module) -> Rule | None:
-    """The rule for a module whose forward is this package's or torch's; None if there is none."""
-    for base in type(module).__mro__:
+@cache
+def rule_for(kind: type, application: type) -> Rule | None:
+    """The rule for modules of a class, whose forward must be this package's or torch's, or for an application."""
+    for base in kind.__mro__:
         if not (_FORWARDS.isdisjoint(vars(base)) or base.__module__.startswith(_OURS)):
             return None
         if base in _RULES.table:
             return _RULES.table[base]
-    return _RULES.rule_of(module)  # by its application
+    return next((_RULES.table[base] for base in application.__mro__ if base in _RULES.table), None)
+
+
+def rule_of(module: nn.Module) -> Rule | None:
+    """The rule for a module; None if there is none."""
+    return rule_for(type(module), type(getattr(module, "application", None)))
 
 
 def worst_case(module: nn.Module, found: Any, input_shape: Shape, output_shape: Shape, unit: Unit) -> Rounding:
@@ -48,7 +55,7 @@ def worst_case(module: nn.Module, found: Any, input_shape: Shape, output_shape: 
         unit: that of the dtype in which the module runs.
     """
     value = float(found.value if isinstance(found, Bound) else found.bound)
-    rule = rule_of(module)
+    rule = rule_for(type(module), type(getattr(module, "application", None)))
     if rule is not None:
         return rule(module, input_shape, output_shape, value, unit).times(1 + SLACK)
     method = getattr(module, "worst_roundings", None)

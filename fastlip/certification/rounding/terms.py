@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -81,6 +81,7 @@ class Rounding(NamedTuple):
         )
 
 
+@lru_cache(1024)
 def underflow(unit: Unit, count: float, outputs: int, size: float = 1.0) -> Rounding:
     """The error that flushing results and operands below the normal range to zero may cause.
 
