@@ -27,10 +27,25 @@ _EPS = torch.finfo(torch.float64).eps
 
 @dataclass(frozen=True)
 class LayerBound:
-    """One layer of an audit: shapes have no batch dimension; ``how`` says what the bound comes from.
+    """One layer of an audit.
 
-    ``exact``: the bound is the layer's constant up to rounding; ``seconds``: what finding it took; ``parts``: the
-    modules inside a layer that branches.
+    Attributes:
+        name: its name in the model.
+        kind: its class.
+        input_shape: the shape of a sample, without the batch.
+        output_shape: that of its output.
+        bound: an upper bound of the layer's Lipschitz constant.
+        how: what the bound comes from.
+        roundings: see :class:`Bound`.
+        constant: see :class:`Bound`.
+        exact: whether the bound is the layer's constant up to rounding.
+        seconds: how long it took to find.
+        parts: the modules inside a layer that branches.
+
+    Example:
+        >>> layer = fastlip.audit(torch.nn.Sequential(torch.nn.ReLU()), (3, 8, 8)).layers[0]
+        >>> layer.name, layer.kind, layer.bound, layer.how
+        ('0', 'ReLU', 1.0, '1 by construction')
     """
 
     name: str
@@ -46,7 +61,7 @@ class LayerBound:
     parts: tuple[LayerBound, ...] = ()
 
     def to_dict(self, *, cost: bool = True) -> dict[str, Any]:
-        """Plain values, ready for JSON; cost: with the seconds, which differ from run to run."""
+        """The audit as plain values, ready for JSON; cost: with the seconds, which differ from run to run."""
         values = {item.name: getattr(self, item.name) for item in fields(self) if cost or item.name != "seconds"}
         shapes = {name: list(values[name]) for name in ("input_shape", "output_shape")}
         return {**values, **shapes, "parts": [part.to_dict(cost=cost) for part in self.parts]}
@@ -54,7 +69,18 @@ class LayerBound:
 
 @dataclass(frozen=True)
 class Audit:
-    """Upper bounds of the Lipschitz constants of a model (``bound``) and of its ``layers``, in order."""
+    """What :func:`fastlip.audit` found: ``str()`` of it is a table, ``to_dict()`` plain values.
+
+    Attributes:
+        bound: an upper bound of the model's Lipschitz constant, the product of those of its layers.
+        layers: those of its layers, a :class:`LayerBound` each, in order.
+        input_shape: the shape of a sample, without the batch.
+
+    Example:
+        >>> report = fastlip.audit(torch.nn.Sequential(lip.CayleyLinear(4, 4), lip.MaxMin()), (4,))
+        >>> [layer.kind for layer in report.layers], round(report.bound, 4)
+        (['CayleyLinear', 'MaxMin'], 1.0)
+    """
 
     bound: float
     layers: list[LayerBound]
@@ -62,11 +88,11 @@ class Audit:
 
     @property
     def seconds(self) -> float:
-        """What the audit of all layers took."""
+        """How long the audit of all layers took."""
         return sum(layer.seconds for layer in self.layers)
 
     def to_dict(self, *, cost: bool = True) -> dict[str, Any]:
-        """Plain values, ready for JSON; cost: with the seconds, which differ from run to run."""
+        """The audit as plain values, ready for JSON; cost: with the seconds, which differ from run to run."""
         return {
             "bound": self.bound,
             "input_shape": list(self.input_shape),
@@ -94,16 +120,16 @@ def _table_rows(layer: LayerBound, indent: str = "") -> Iterator[tuple[str, ...]
 
 
 def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
-    r"""Bounds the Lipschitz constant of a model in eval mode, from the weights that it will use.
+    r"""Returns a bound of the Lipschitz constant of a model in eval mode, from the weights that it will use.
 
     .. math:: L \le \prod_l L_l
 
-    Each layer's bound holds for the L2 norm, at the layer's input size, with its padding, stride and
-    truncation, and with the effective weight in the dtype in which it runs: call it under ``torch.autocast`` to
-    audit a model that will run so. It bounds the exact function of those weights; rounding in the forward is
-    the certificate's business. Convolutions and dense layers: singular values in float64
-    (``fastlip.ops.spectral_norm``). Layers of fastlip: their ``lipschitz_bound(input_shape)``. Pools,
-    activations and normalisation in eval mode: their exact constants.
+    Each layer's bound holds for the L2 norm, at the layer's input size, with its padding, stride and truncation, and
+    with the effective weight in the dtype in which it runs: call it under ``torch.autocast`` to audit a model that
+    will run so. It bounds the exact function of those weights; the certificate bounds rounding in the forward.
+    Convolutions and dense layers are bounded by singular values in float64 (``fastlip.ops.spectral_norm``), layers of
+    fastlip by their ``lipschitz_bound(input_shape)``, pools, activations and normalisation in eval mode by their
+    exact constants.
 
     The model is a layer, nested ``torch.nn.Sequential`` (also compiled, or wrapped for data parallelism), or any
     module whose forward ``torch.fx`` can trace. A module is understood if it has a method
@@ -115,24 +141,30 @@ def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
     an error, never ignored.
 
     What is bounded is what runs. Random samples are followed through the model, and every layer must be a fixed
-    function of each sample alone: evaluated again, beside other samples, and in batches of 1, 2 and 5, it gives the
+    function of each sample alone: evaluated again, next to other samples, and in batches of 1, 2 and 5, it gives the
     same outputs. So do the layers, one after the other, and the model. A module that stands at several places
     counts at each. Weights are computed from the parameters, whatever was kept. The model is left as it was: its
     mode, attributes and buffers, and so are the random generators.
 
     Args:
-        model: on any device.
-        input_shape: of one sample, such as (3, 32, 32).
+        model: any module, on any device.
+        input_shape: the shape of one sample, such as (3, 32, 32).
 
     Returns:
-        An :class:`Audit`: ``bound``, ``layers`` with cost and tightness; ``str()`` of it is a table, ``to_dict()``
-        plain values.
+        An :class:`Audit`: ``bound``, and ``layers`` with cost and tightness.
 
     Raises:
         TypeError: modules that are not understood, all named.
         ValueError: NaN or Inf in a parameter or buffer, naming the layer; a module that mixes samples, depends on
             their number or is no fixed function; layers that together are not the model; samples without the
             dimensions that a layer needs.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+        >>> with torch.no_grad():
+        ...     _ = model[0].weight.copy_(3 * torch.eye(4))
+        >>> round(fastlip.audit(model, (4,)).bound, 6)
+        3.0
     """
     return examine(model, input_shape)[0]
 

@@ -51,9 +51,9 @@ def _matrix_layer(layer: Any, target: Target) -> nn.Module:
 def _orthogonal_layer(layer: Any, target: Target) -> nn.Module:
     if layer.taps == (1, 1):
         return in_sequence(_patches(layer), _one_tap(layer, layer.effective()[0]))
-    torus = layer.torus(*target.require_image(layer, layer.stride))
-    (Q,) = layer.effective(*torus)
-    return in_sequence(_patches(layer), _spectral(layer, Q, (torus[0], torus[1]), layer.bias, target))
+    fft_size = layer.torus(*target.require_image(layer, layer.stride))
+    (Q,) = layer.effective(*fft_size)
+    return in_sequence(_patches(layer), _spectral(layer, Q, (fft_size[0], fft_size[1]), layer.bias, target))
 
 
 @exported.register(ResidualConv2d)
@@ -186,13 +186,13 @@ def _truncate(layer: Any, width: int) -> nn.Module | None:
     return plain.freeze(plain.FirstEntries(count=kept, dim=-3, groups=groups))
 
 
-def _spectral(layer: Any, Q: Tensor, torus: tuple[int, int], bias: Tensor | None, target: Target) -> Any:
-    matrices = half_plane(Q, torus).unflatten(1, (layer.groups, -1))
+def _spectral(layer: Any, Q: Tensor, fft_size: tuple[int, int], bias: Tensor | None, target: Target) -> Any:
+    matrices = half_plane(Q, fft_size).unflatten(1, (layer.groups, -1))
     return plain.freeze(
         plain.SpectralConvolution(
             {"spectrum": torch.view_as_real(matrices.resolve_conj()), "bias": bias},
             image=target.require_image(layer, layer.stride),
-            torus=torus,
+            torus=fft_size,
             groups=layer.groups,
             fourier=target.fourier,
         )

@@ -1,4 +1,4 @@
-"""How fast differences of class scores can change: sqrt 2 times the network's bound, or less behind a linear head."""
+"""How fast differences of class scores can change: sqrt 2 times the network's bound, or less after a linear head."""
 
 from __future__ import annotations
 

@@ -93,9 +93,14 @@ def underflow(unit: Unit, count: float, outputs: int, size: float = 1.0) -> Roun
 
 
 class Norms(NamedTuple):
-    """Of a batch of matrices: the largest spectral norm, the sum of its taps', the largest Frobenius norm.
+    """Norms of a batch of matrices, or of the kernel of a convolution with one matrix per tap.
 
-    ``absolute`` bounds the norm of the convolution by the moduli; ``largest`` is the largest entry.
+    Attributes:
+        spectral: the largest spectral norm.
+        by_taps: the sum of the spectral norms of the taps.
+        frobenius: the largest Frobenius norm.
+        absolute: a bound of the norm of the convolution with the moduli of the entries.
+        largest: the largest modulus of an entry.
     """
 
     spectral: float
@@ -106,10 +111,7 @@ class Norms(NamedTuple):
 
 
 def norms_of(matrices: Tensor, taps: int = 1) -> Norms:
-    """Norms of (groups, rows, inputs * taps) in float64.
-
-    absolute bounds the norm of the convolution by the moduli, by its largest row and column sum (Schur).
-    """
+    """Norms of (groups, rows, inputs * taps) in float64; ``absolute`` by the largest row and column sums (Schur)."""
     if not matrices.numel():
         return Norms(0.0, 0.0, 0.0, 0.0, 0.0)
     largest = matrices.abs().amax().item()
@@ -149,11 +151,11 @@ def sum_of_products(
     is taken where it is smaller. Fused multiply-adds only leave roundings out.
 
     Args:
-        unit: of the dtype.
-        norms: of W's matrix (outputs, inputs * taps).
-        count: products in a sum.
+        unit: that of the dtype.
+        norms: those of W's matrix (outputs, inputs * taps).
+        count: the number of products in a sum.
         windows: see above; 1 for a matrix.
-        outputs: numbers in y.
+        outputs: the number of entries of y.
         bias: the norm of b, repeated for all pixels. It may be the first summand.
     """
     spread = math.sqrt(windows)
@@ -206,19 +208,29 @@ def spectral_product(
     unit: Unit,
     norm: float,
     ports: tuple[int, int],
-    torus: tuple[int, int],
+    fft_size: tuple[int, int],
     outputs: int,
     bias: float = 0.0,
     transform: Callable[[int], float] = transform_roundings,
 ) -> Rounding:
-    """The error of IDFT(Q_k DFT(x)_k) + b: (inputs, outputs) of a group, and the largest norm of the Q_k."""
+    """The error of IDFT(Q_k DFT(x)_k) + b.
+
+    Args:
+        unit: that of the dtype.
+        norm: the largest norm of the Q_k.
+        ports: inputs and outputs of a group.
+        fft_size: height and width of the transforms.
+        outputs: the number of outputs.
+        bias: the norm of b, repeated for all pixels.
+        transform: the roundings of a transform of a given length.
+    """
     smallest = math.sqrt(min(ports))
     # Sums over channels, the rounding of their products, that of Q itself, and the bias.
     products = 2 * ports[0] + 2 * math.sqrt(2) * smallest + smallest + 8
-    count = 2 * (transform(torus[0]) + transform(torus[1])) + products
-    limit = unit.largest / 1024 / max(1.0, norm) / math.prod(torus)
+    count = 2 * (transform(fft_size[0]) + transform(fft_size[1])) + products
+    limit = unit.largest / 1024 / max(1.0, norm) / math.prod(fft_size)
     own = Rounding(unit.gamma(count) * norm, 4 * unit.u * bias, sums=4 * unit.u, largest=limit)
-    numbers = max(outputs, ports[0] * math.prod(torus), ports[1] * math.prod(torus))
+    numbers = max(outputs, ports[0] * math.prod(fft_size), ports[1] * math.prod(fft_size))
     return own.plus(underflow(unit, count, numbers, norm).times(1 + norm))
 
 

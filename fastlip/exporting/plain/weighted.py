@@ -46,7 +46,7 @@ class PlainConvolution(Plain):
             (height, width), (left, right, top, bottom) = self.image, self.pads
             self.wraps = max(top, bottom) > height or max(left, right) > width
             if self.wraps:
-                # "after": what the adjoint of the padding before an image pads behind it.
+                # "after": the adjoint of a padding before the image pads after it.
                 self.register_buffer("rows", torch.arange(-top, height + bottom) % height)
                 self.register_buffer("columns", torch.arange(-left, width + right) % width)
                 self.register_buffer("rows_after", torch.arange(-bottom, height + top) % height)
