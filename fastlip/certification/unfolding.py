@@ -14,7 +14,9 @@ from fastlip.certification.graphs import Branch, UnknownError, graph_of, known, 
 from fastlip.exporting.plain import thaw
 from fastlip.inspection.running import is_sequence, run, unwrap
 from fastlip.nn._calls import hooks_of, is_touched
-from fastlip.nn._conv import LipschitzConv2d
+from fastlip.nn._conv import KernelConv2d
+from fastlip.nn._orthogonal import OrthogonalConv2d
+from fastlip.nn._residual import ResidualConv2d
 from fastlip.nn.pooling import L2NormPool2d, ScaledAvgPool2d
 
 
@@ -35,10 +37,11 @@ class Link(NamedTuple):
 
 
 # The number of dimensions of a sample, for modules that would take samples without channels for channels.
-_RANKS: dict[type[nn.Module], int] = {
+_RANKS: dict[type, int] = {
     **dict.fromkeys((nn.Conv1d, nn.ConvTranspose1d, nn.MaxPool1d, nn.AvgPool1d), 2),
     **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveAvgPool1d), 2),
-    **dict.fromkeys((nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d, nn.AvgPool2d, LipschitzConv2d), 3),
+    **dict.fromkeys((nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d, nn.AvgPool2d), 3),
+    **dict.fromkeys((KernelConv2d, OrthogonalConv2d, ResidualConv2d, lip.SOCConv2d), 3),
     **dict.fromkeys((nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d, ScaledAvgPool2d, L2NormPool2d), 3),
     **dict.fromkeys((lip.AOCConvTranspose2d, lip.PixelUnshuffle), 3),
     **dict.fromkeys((nn.Conv3d, nn.ConvTranspose3d, nn.MaxPool3d, nn.AvgPool3d), 4),
@@ -87,7 +90,7 @@ class _Unfolding:
         touched = is_touched(module)
         rule = None if touched else rule_of(module)
         if rule is not None:
-            rank = _rank_of(type(module))
+            rank = _rank_of(type(module), type(getattr(module, "application", None)))
             if rank is not None and x.dim() - 1 != rank:
                 raise ValueError(
                     f"layer {name!r} ({type(module).__name__}): got samples of {tuple(x.shape[1:])}, expected {rank} "
@@ -149,6 +152,6 @@ class _Unfolding:
 
 
 @cache
-def _rank_of(kind: type[nn.Module]) -> int | None:
-    """The number of dimensions that a sample for such a module must have; None: any."""
-    return next((_RANKS[base] for base in kind.__mro__ if base in _RANKS), None)
+def _rank_of(kind: type, application: type) -> int | None:
+    """The number of dimensions that a sample must have for modules of a class with an application; None: any."""
+    return next((_RANKS[base] for base in (*kind.__mro__, *application.__mro__) if base in _RANKS), None)

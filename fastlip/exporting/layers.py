@@ -19,6 +19,9 @@ from fastlip.nn._conv import KernelConv2d
 from fastlip.nn._orthogonal import OrthogonalConv2d
 from fastlip.nn._residual import ResidualConv2d, ResidualLinear
 
+# What is exported for one image size: padding, transforms or scales are those of that size.
+FOR_ONE_SIZE: dict[type, bool] = dict.fromkeys((KernelConv2d, OrthogonalConv2d, ResidualConv2d, lip.SOCConv2d), True)
+
 
 @exported.register(lip.AOCConvTranspose2d)
 def _transposed(layer: Any, target: Target) -> nn.Module:

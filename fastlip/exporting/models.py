@@ -13,12 +13,11 @@ from torch import nn
 from fastlip.exporting import layers, others  # noqa: F401  (they register their rules)
 from fastlip.exporting.rules import FOURIER, Fourier, Target, rule_of
 from fastlip.inspection.evaluation import check_finite, compiled_from, evaluating
-from fastlip.inspection.rules import written_here
+from fastlip.inspection.rules import nearest, written_here
 from fastlip.inspection.running import batch_like, is_sequence
 from fastlip.inspection.sameness import check_same_outputs
 from fastlip.inspection.traces import no_trace
 from fastlip.nn._calls import MEASURED, is_touched, overridden
-from fastlip.nn._conv import LipschitzConv2d
 
 
 def export(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, fourier: Fourier = "fft") -> nn.Module:
@@ -132,7 +131,7 @@ def _input_shapes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[int, l
         shape, seen = tuple(arguments[0].shape[1:]), shapes.setdefault(id(module), [])
         if shape not in seen:
             seen.append(shape)
-        if len(seen) > 1 and isinstance(module, LipschitzConv2d):
+        if len(seen) > 1 and nearest(layers.FOR_ONE_SIZE, module):
             raise ValueError(
                 f"model: {type(module).__name__} is called on inputs of {seen[0]} and of {shape}: "
                 "exported layers have one size"

@@ -20,7 +20,7 @@ from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.nn._base import LipschitzLayer, MatrixLinear, as_it_runs, at_least_float32
 from fastlip.nn._conv import KernelConv2d
 from fastlip.nn._orthogonal import OrthogonalConv2d
-from fastlip.nn._residual import ResidualConv2d
+from fastlip.nn._residual import ResidualConv2d, ResidualLinear
 
 _PASSES = 4  # residual, series and spectral layers pass several times over data of a few times the input's norm
 
@@ -115,6 +115,11 @@ def _exponential(layer: Any, input_shape: Shape) -> Details:
 @_DETAILS.register(ResidualConv2d)
 def _residual(layer: Any, input_shape: Shape) -> Details:
     return Details(_over_taps(geometry_of(layer), input_shape))
+
+
+@_DETAILS.register(ResidualLinear)
+def _residual_dense(layer: Any, input_shape: Shape) -> Details:
+    return Details(_by_passes(input_shape))
 
 
 def _divides(geometry: ConvGeometry, input_shape: Shape) -> bool:
