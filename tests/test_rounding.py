@@ -10,9 +10,9 @@ from torch import nn
 import fastlip
 from fastlip import nn as lip
 from fastlip.certification.bounds import Bound, bound_module
-from fastlip.certification.rounding import Unit, worst_case
-from fastlip.certification.rounding import rules as rules_of
-from fastlip.nn.base import LipschitzLayer
+from fastlip.certification.rounding import Unit, torch_layers, worst_case
+from fastlip.certification.rounding.rules import rule_of
+from fastlip.nn._base import LipschitzLayer
 
 U = 2.0**-24
 ABSORBED = math.sqrt(0.99 * U)  # its square is lost beside 1
@@ -153,7 +153,7 @@ def test_every_layer_of_ours_is_tried():
     kinds = {type(build()) for build, _ in LAYERS.values()}
     moves = {lip.Abs, lip.Chain, lip.FirstChannels, lip.GroupSort, lip.MaxMin, lip.PixelUnshuffle, lip.ZeroChannelPad}
     assert {getattr(lip, name) for name in lip.__all__} <= kinds | moves
-    assert all(rules_of.has_rule(build()) for build, _ in LAYERS.values())
+    assert all(rule_of(build()) for build, _ in LAYERS.values())
 
 
 def one_way(kind):
@@ -185,8 +185,8 @@ def test_a_twentieth_of_the_roundings_is_caught(kind):
 def test_a_layer_whose_roundings_are_a_twentieth_is_caught(monkeypatch):
     """Planted: the count of a dense layer's roundings."""
     layer, x = one_way("linear")
-    real = rules_of.dense
-    monkeypatch.setattr(rules_of, "dense", lambda *arguments: real(*arguments).times(1 / 20))
+    real = torch_layers.dense
+    monkeypatch.setattr(torch_layers, "dense", lambda *arguments: real(*arguments).times(1 / 20))
     with pytest.raises(AssertionError):
         check(layer, x)
 

@@ -47,14 +47,16 @@ def calls() -> dict[str, Callable[[], object]]:
     torch.manual_seed(0)
     x = torch.rand(2, 8, 8, 8)
     cayley, aol, sll = lip.CayleyConv2d(8, 8, 3), lip.AOLConv2d(8, 8, 3), lip.SLLConv2d(8, 8, 3)
-    network = fastlip.models.lip_conv_net("aol", width=8, image_size=8, in_channels=1, layers_per_block=3).eval()
-    images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
+    network = fastlip.models.lip_conv_net("aol", width=8, image_size=8, in_channels=1, layers_per_block=1).eval()
+    images, labels = torch.rand(500, 1, 8, 8), torch.arange(500) % 10
+    batches = list(zip(images.split(100), labels.split(100), strict=True))
     modules = sum(not isinstance(module, nn.Sequential) for module in network.modules())
     return {
         "CayleyConv2d, forward in training": lambda: cayley(x),
         "AOLConv2d.weight": lambda: aol.weight,
         "SLLConv2d, forward in training": lambda: sll(x),
-        f"certify, {modules} modules": lambda: fastlip.certify(network, [(images, labels)]),
+        f"certify, {modules} modules": lambda: fastlip.certify(network, [(images[:8], labels[:8])]),
+        f"certify, {modules} modules, 5 batches": lambda: fastlip.certify(network, batches),
     }
 
 

@@ -12,23 +12,40 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastlip.certification.bounds import Bound, bound_module, lipschitz_bound
-from fastlip.certification.evaluation import check_finite, evaluating
 from fastlip.certification.graphs import Branch, UnknownError
-from fastlip.certification.sameness import check_samples, check_whole, rounding_of
-from fastlip.certification.traces import no_trace
-from fastlip.certification.unfolding import Link, apply, batch_like, innermost, unfold
+from fastlip.certification.unfolding import Link, unfold
+from fastlip.inspection.evaluation import check_finite, evaluating
+from fastlip.inspection.running import batch_like, innermost, run
+from fastlip.inspection.sameness import autocast_dtype, check_samples, check_whole, rounding_of
+from fastlip.inspection.traces import no_trace
 
 __all__ = ["Audit", "Bound", "LayerBound", "audit", "examine", "lipschitz_bound"]
 
 _BATCH = 2  # samples that are followed through the model
+_EPS = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True)
 class LayerBound:
-    """One layer of an audit: shapes have no batch dimension; ``how`` says what the bound comes from.
+    """One layer of an audit.
 
-    ``exact``: the bound is the layer's constant up to rounding; ``seconds``: what finding it took; ``parts``: the
-    modules inside a layer that branches.
+    Attributes:
+        name: its name in the model.
+        kind: its class.
+        input_shape: the shape of a sample, without the batch.
+        output_shape: that of its output.
+        bound: an upper bound of the layer's Lipschitz constant.
+        how: what the bound comes from.
+        roundings: see :class:`Bound`.
+        constant: see :class:`Bound`.
+        exact: whether the bound is the layer's constant up to rounding.
+        seconds: how long it took to find.
+        parts: the modules inside a layer that branches.
+
+    Example:
+        >>> layer = fastlip.audit(torch.nn.Sequential(torch.nn.ReLU()), (3, 8, 8)).layers[0]
+        >>> layer.name, layer.kind, layer.bound, layer.how
+        ('0', 'ReLU', 1.0, '1 by construction')
     """
 
     name: str
@@ -44,7 +61,7 @@ class LayerBound:
     parts: tuple[LayerBound, ...] = ()
 
     def to_dict(self, *, cost: bool = True) -> dict[str, Any]:
-        """Plain values, ready for JSON; cost: with the seconds, which differ from run to run."""
+        """The audit as plain values, ready for JSON; cost: with the seconds, which differ from run to run."""
         values = {item.name: getattr(self, item.name) for item in fields(self) if cost or item.name != "seconds"}
         shapes = {name: list(values[name]) for name in ("input_shape", "output_shape")}
         return {**values, **shapes, "parts": [part.to_dict(cost=cost) for part in self.parts]}
@@ -52,7 +69,18 @@ class LayerBound:
 
 @dataclass(frozen=True)
 class Audit:
-    """Upper bounds of the Lipschitz constants of a model (``bound``) and of its ``layers``, in order."""
+    """What :func:`fastlip.audit` found: ``str()`` of it is a table, ``to_dict()`` plain values.
+
+    Attributes:
+        bound: an upper bound of the model's Lipschitz constant, the product of those of its layers.
+        layers: those of its layers, a :class:`LayerBound` each, in order.
+        input_shape: the shape of a sample, without the batch.
+
+    Example:
+        >>> report = fastlip.audit(torch.nn.Sequential(lip.CayleyLinear(4, 4), lip.MaxMin()), (4,))
+        >>> [layer.kind for layer in report.layers], round(report.bound, 4)
+        (['CayleyLinear', 'MaxMin'], 1.0)
+    """
 
     bound: float
     layers: list[LayerBound]
@@ -60,11 +88,11 @@ class Audit:
 
     @property
     def seconds(self) -> float:
-        """What the audit of all layers took."""
+        """How long the audit of all layers took."""
         return sum(layer.seconds for layer in self.layers)
 
     def to_dict(self, *, cost: bool = True) -> dict[str, Any]:
-        """Plain values, ready for JSON; cost: with the seconds, which differ from run to run."""
+        """The audit as plain values, ready for JSON; cost: with the seconds, which differ from run to run."""
         return {
             "bound": self.bound,
             "input_shape": list(self.input_shape),
@@ -92,16 +120,16 @@ def _table_rows(layer: LayerBound, indent: str = "") -> Iterator[tuple[str, ...]
 
 
 def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
-    r"""Bounds the Lipschitz constant of a model in eval mode, from the weights that it will use.
+    r"""Returns a bound of the Lipschitz constant of a model in eval mode, from the weights that it will use.
 
     .. math:: L \le \prod_l L_l
 
-    Each layer's bound holds for the L2 norm, at the layer's input size, with its padding, stride and
-    truncation, and with the effective weight in the dtype in which it runs: call it under ``torch.autocast`` to
-    audit a model that will run so. It bounds the exact function of those weights; rounding in the forward is
-    the certificate's business. Convolutions and dense layers: singular values in float64
-    (``fastlip.ops.spectral_norm``). Layers of fastlip: their ``lipschitz_bound(input_shape)``. Pools,
-    activations and normalisation in eval mode: their exact constants.
+    Each layer's bound holds for the L2 norm, at the layer's input size, with its padding, stride and truncation, and
+    with the effective weight in the dtype in which it runs: call it under ``torch.autocast`` to audit a model that
+    will run so. It bounds the exact function of those weights; the certificate bounds rounding in the forward.
+    Convolutions and dense layers are bounded by singular values in float64 (``fastlip.ops.spectral_norm``), layers of
+    fastlip by their ``lipschitz_bound(input_shape)``, pools, activations and normalisation in eval mode by their
+    exact constants.
 
     The model is a layer, nested ``torch.nn.Sequential`` (also compiled, or wrapped for data parallelism), or any
     module whose forward ``torch.fx`` can trace. A module is understood if it has a method
@@ -113,24 +141,30 @@ def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
     an error, never ignored.
 
     What is bounded is what runs. Random samples are followed through the model, and every layer must be a fixed
-    function of each sample alone: evaluated again, beside other samples, and in batches of 1, 2 and 5, it gives the
+    function of each sample alone: evaluated again, next to other samples, and in batches of 1, 2 and 5, it gives the
     same outputs. So do the layers, one after the other, and the model. A module that stands at several places
     counts at each. Weights are computed from the parameters, whatever was kept. The model is left as it was: its
     mode, attributes and buffers, and so are the random generators.
 
     Args:
-        model: on any device.
-        input_shape: of one sample, such as (3, 32, 32).
+        model: any module, on any device.
+        input_shape: the shape of one sample, such as (3, 32, 32).
 
     Returns:
-        An :class:`Audit`: ``bound``, ``layers`` with cost and tightness; ``str()`` of it is a table, ``to_dict()``
-        plain values.
+        An :class:`Audit`: ``bound``, and ``layers`` with cost and tightness.
 
     Raises:
         TypeError: modules that are not understood, all named.
         ValueError: NaN or Inf in a parameter or buffer, naming the layer; a module that mixes samples, depends on
             their number or is no fixed function; layers that together are not the model; samples without the
             dimensions that a layer needs.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+        >>> with torch.no_grad():
+        ...     _ = model[0].weight.copy_(3 * torch.eye(4))
+        >>> round(fastlip.audit(model, (4,)).bound, 6)
+        3.0
     """
     return examine(model, input_shape)[0]
 
@@ -143,35 +177,43 @@ def examine(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Audit, list
     check_finite(model)
     with evaluating(model), no_trace(model), torch.inference_mode(False), torch.no_grad():
         x = batch_like(model, _BATCH, tuple(input_shape))
+        autocast = autocast_dtype(x.device)
         links = unfold(model, x)
         rows, y, allowed = [], x, torch.zeros(_BATCH, dtype=torch.float64, device=x.device)
-        for name, module in links:
+        for link in links:
             inputs = y
-            row, y = _bound_link(name, module, inputs.clone())
-            check_samples(name, module, row.bound, inputs, y)
-            allowed = row.bound * allowed + rounding_of(row.bound, inputs, y)
+            row, y = _bound_link(link, inputs if link.output is not None else inputs.clone())
+            own = rounding_of(row.bound, inputs, y, autocast)
+            check_samples(link.name, link.module, inputs, y, own)
+            allowed = row.bound * allowed + own
             rows.append(row)
         check_whole(innermost(model), x, y, allowed)
-    bound = math.prod(row.bound for row in rows) * (1 + len(rows) * torch.finfo(torch.float64).eps)
+    bound = math.prod([row.bound for row in rows]) * (1 + len(rows) * _EPS)
     return Audit(bound, rows, tuple(input_shape)), links
 
 
 def _check_shape(input_shape: Any) -> None:
-    if not isinstance(input_shape, (tuple, list)) or not all(isinstance(side, int) for side in input_shape):
+    if not isinstance(input_shape, (tuple, list)) or not all([isinstance(side, int) for side in input_shape]):
         raise TypeError(f"input_shape={input_shape!r}: expected a tuple of ints, such as (3, 32, 32)")
-    if any(side < 1 for side in input_shape):
+    if min(input_shape, default=1) < 1:
         raise ValueError(f"input_shape={input_shape!r}: expected sides of at least 1")
 
 
-def _bound_link(name: str, module: nn.Module, x: Tensor) -> tuple[LayerBound, Tensor]:
-    """The bound of a link of the chain, and its output."""
+def _bound_link(link: Link, x: Tensor) -> tuple[LayerBound, Tensor]:
+    """The bound of a link for the inputs x, which it may change in place, and its output."""
+    name, module, kind = link.name, link.module, type(link.module).__name__
     started = time.perf_counter()
     if isinstance(module, Branch):
         row, y = _bound_branch(name, module, x)
-    else:
-        y = apply(name, module, x)
-        started = time.perf_counter()
-        row = _bound_layer(name, module, x, y)
+        return replace(row, seconds=time.perf_counter() - started), y
+    y = run(name, module, x, in_place=True) if link.output is None else link.output
+    started = time.perf_counter()
+    if not isinstance(y, Tensor) or y.shape[:1] != x.shape[:1]:
+        raise _no_batch(name, kind)
+    found = bound_module(module, tuple(x.shape[1:]), tuple(y.shape[1:]), link.rule)
+    if not math.isfinite(found.value):
+        raise ValueError(f"layer {name!r} ({kind}): its Lipschitz bound is {found.value}")
+    row = LayerBound(name, kind, tuple(x.shape[1:]), tuple(y.shape[1:]), *found)
     return replace(row, seconds=time.perf_counter() - started), y
 
 
@@ -179,8 +221,8 @@ def _bound_branch(name: str, branch: Branch, x: Tensor) -> tuple[LayerBound, Ten
     parts: list[LayerBound] = []
 
     def call(node: fx.Node, value: Any, bound: float) -> tuple[Any, float]:
-        for child_name, child in branch.links[node]:
-            row, value = _bound_link(child_name, child, value)
+        for link in branch.links[node]:
+            row, value = _bound_link(link, value)
             parts.append(row)
             bound *= row.bound
         return value, bound
@@ -189,26 +231,12 @@ def _bound_branch(name: str, branch: Branch, x: Tensor) -> tuple[LayerBound, Ten
         y, bound = branch.propagate(x, 1.0, call, bound_module)
     except UnknownError as error:
         raise TypeError(f"the audit does not understand {name}: {error}") from None
-    _check_output(name, "branch", x, y)
-    steps = len(branch.nodes)
-    bound *= 1 + 8 * steps * torch.finfo(torch.float64).eps
-    return LayerBound(name, "branch", *_shapes(x, y), bound, f"graph of {steps} steps", 0.0, parts=tuple(parts)), y
-
-
-def _check_output(name: str, kind: str, x: Tensor, y: Any) -> None:
     if not isinstance(y, Tensor) or y.shape[:1] != x.shape[:1]:
-        raise ValueError(f"layer {name!r} ({kind}): its output is no tensor of as many samples as its input")
+        raise _no_batch(name, "branch")
+    steps, shapes = len(branch.nodes), (tuple(x.shape[1:]), tuple(y.shape[1:]))
+    bound *= 1 + 8 * steps * _EPS
+    return LayerBound(name, "branch", *shapes, bound, f"graph of {steps} steps", 0.0, parts=tuple(parts)), y
 
 
-def _shapes(x: Tensor, y: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return tuple(x.shape[1:]), tuple(y.shape[1:])
-
-
-def _bound_layer(name: str, module: nn.Module, x: Tensor, y: Any) -> LayerBound:
-    kind = type(module).__name__
-    _check_output(name, kind, x, y)
-    shapes = _shapes(x, y)
-    found = bound_module(module, *shapes)
-    if not math.isfinite(found.value):
-        raise ValueError(f"layer {name!r} ({kind}): its Lipschitz bound is {found.value}")
-    return LayerBound(name, kind, *shapes, *found)
+def _no_batch(name: str, kind: str) -> ValueError:
+    return ValueError(f"layer {name!r} ({kind}): its output is no tensor of as many samples as its input")

@@ -9,16 +9,22 @@ from torch import Tensor, nn
 
 from fastlip import nn as lip
 from fastlip.exporting import plain
-from fastlip.exporting.rules import Target, chain, exported
+from fastlip.exporting.plain.weighted import config_of
+from fastlip.exporting.rules import Target, exported, in_sequence
+from fastlip.inspection.geometry import geometry_of
+from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.spectral_conv.api import half_plane
-from fastlip.nn._conv import KernelConv2d, LipschitzConv2d
+from fastlip.nn._base import MatrixLinear
+from fastlip.nn._conv import KernelConv2d
 from fastlip.nn._orthogonal import OrthogonalConv2d
 from fastlip.nn._residual import ResidualConv2d, ResidualLinear
-from fastlip.nn.base import MatrixLinear
+
+# What is exported for one image size: padding, transforms or scales are those of that size.
+FOR_ONE_SIZE: dict[type, bool] = dict.fromkeys((KernelConv2d, OrthogonalConv2d, ResidualConv2d, lip.SOCConv2d), True)
 
 
-@exported.register
-def _transposed(layer: lip.AOCConvTranspose2d, target: Target) -> nn.Module:
+@exported.register(lip.AOCConvTranspose2d)
+def _transposed(layer: Any, target: Target) -> nn.Module:
     plain_layer = nn.ConvTranspose2d(
         layer.in_channels,
         layer.out_channels,
@@ -28,61 +34,60 @@ def _transposed(layer: lip.AOCConvTranspose2d, target: Target) -> nn.Module:
         layer.output_padding,
         layer.groups,
         layer.bias is not None,
-        layer.dilation,  # pyright: ignore[reportArgumentType]
+        layer.dilation,
         device="meta",
     )
     return _with_tensors(plain_layer, layer.weight, layer.bias)
 
 
-@exported.register
-def _kernel_layer(layer: KernelConv2d, target: Target) -> nn.Module:
+@exported.register(KernelConv2d)
+def _kernel_layer(layer: Any, target: Target) -> nn.Module:
     return _convolution(layer, layer.weight, target)
 
 
-@exported.register
-def _matrix_layer(layer: MatrixLinear, target: Target) -> nn.Module:
+@exported.register(MatrixLinear)
+def _matrix_layer(layer: Any, target: Target) -> nn.Module:
     return _linear(layer.weight, layer.bias)
 
 
-@exported.register
-def _orthogonal_layer(layer: OrthogonalConv2d, target: Target) -> nn.Module:
+@exported.register(OrthogonalConv2d)
+def _orthogonal_layer(layer: Any, target: Target) -> nn.Module:
     if layer.taps == (1, 1):
-        return chain(_patches(layer), _one_tap(layer, layer.effective()[0]))
-    torus = layer.torus(*target.require_image(layer, layer.stride))
-    (Q,) = layer.effective(*torus)
-    return chain(_patches(layer), _spectral(layer, Q, (torus[0], torus[1]), layer.bias, target))
+        return in_sequence(_patches(layer), _one_tap(layer, layer.effective()[0]))
+    fft_size = layer.torus(*target.require_image(layer, layer.stride))
+    (Q,) = layer.effective(*fft_size)
+    return in_sequence(_patches(layer), _spectral(layer, Q, (fft_size[0], fft_size[1]), layer.bias, target))
 
 
-@exported.register
-def _residual_layer(layer: ResidualConv2d, target: Target) -> nn.Module:
+@exported.register(ResidualConv2d)
+def _residual_layer(layer: Any, target: Target) -> nn.Module:
     image = target.image(layer.stride)
     context = layer.context(target.require_image(layer, layer.stride)) if _depends_on_size(layer) else ()
     (scale,) = layer.effective(*context)
     tensors = {"kernel": layer.kernel, "bias": layer.bias, "scale": scale}
-    geometry = {name: getattr(layer, name) for name in ("pads", "dilation", "groups", "padding_mode")}
-    residual = plain.freeze(plain.ResidualConvolution(tensors, **geometry, image=image))
+    residual = plain.freeze(plain.ResidualConvolution(tensors, **_inner_config(layer.kernel, layer), image=image))
     before = _patches(layer, position_first=True), _widen(layer, layer.width)
-    return chain(*before, residual, _truncate(layer, layer.width))
+    return in_sequence(*before, residual, _truncate(layer, layer.width))
 
 
-def _depends_on_size(layer: ResidualConv2d) -> bool:
+def _depends_on_size(layer: Any) -> bool:
     return layer.context((1, 1)) != ()
 
 
-@exported.register
-def _dense_residual_layer(layer: ResidualLinear, target: Target) -> nn.Module:
+@exported.register(ResidualLinear)
+def _dense_residual_layer(layer: Any, target: Target) -> nn.Module:
     (scale,) = layer.effective()
     residual = plain.freeze(plain.ResidualDense({"kernel": layer.kernel, "bias": layer.bias, "scale": scale}))
     missing = layer.width - layer.in_features
     before = nn.ZeroPad1d((0, missing)) if missing else None
     after = plain.FirstEntries(count=layer.out_features, dim=-1, groups=1)
-    return chain(before, residual, plain.freeze(after) if layer.width > layer.out_features else None)
+    return in_sequence(before, residual, plain.freeze(after) if layer.width > layer.out_features else None)
 
 
-@exported.register
-def _exponential_layer(layer: lip.SOCConv2d, target: Target) -> nn.Module:
+@exported.register(lip.SOCConv2d)
+def _exponential_layer(layer: Any, target: Target) -> nn.Module:
     if layer.kernel_size == (1, 1):
-        return chain(_patches(layer), _one_tap(layer, layer.effective()[0]))
+        return in_sequence(_patches(layer), _one_tap(layer, layer.effective()[0]))
     bias = layer.bias
     if bias is not None and layer.width > layer.out_channels:  # truncated away again, within each group
         rows = bias.unflatten(0, (layer.groups, -1))
@@ -92,14 +97,13 @@ def _exponential_layer(layer: lip.SOCConv2d, target: Target) -> nn.Module:
     if layer.exponential == "spectral":
         size = target.require_image(layer, layer.stride)
         (Q,) = layer.effective(*size)
-        return chain(*before, _spectral(layer, Q, size, bias, target), after)
+        return in_sequence(*before, _spectral(layer, Q, size, bias, target), after)
     (kernel,) = layer.effective()
-    geometry = {name: getattr(layer, name) for name in ("pads", "dilation", "groups", "padding_mode")}
     series = {"terms": layer.eval_terms, "gain": layer.gain(layer.eval_terms)}
     exponential = plain.Exponential(
-        {"kernel": kernel, "bias": bias}, **geometry, **series, image=target.image(layer.stride)
+        {"kernel": kernel, "bias": bias}, **_inner_config(kernel, layer), **series, image=target.image(layer.stride)
     )
-    return chain(*before, plain.freeze(exponential), after)
+    return in_sequence(*before, plain.freeze(exponential), after)
 
 
 def _with_tensors(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
@@ -115,27 +119,27 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return _with_tensors(nn.Linear(columns, rows, bias is not None, device="meta"), weight, bias)
 
 
-def _convolution(layer: LipschitzConv2d, weight: Tensor, target: Target) -> nn.Module:
+def _convolution(layer: Any, weight: Tensor, target: Target) -> nn.Module:
     """nn.Conv2d where its padding is the layer's, for every image or for that of the target."""
-    left, right, top, bottom = layer.pads
+    geometry = geometry_of(layer)
+    left, right, top, bottom = geometry.pads
     image = target.image() or (max(top, bottom), max(left, right))
-    circular = layer.padding_mode == "circular" and any(layer.pads)
+    circular = geometry.padding_mode == "circular" and any(geometry.pads)
     symmetric = left == right and top == bottom
     # "same" of nn.Conv2d puts the odd element where this package does; with zeros it warns.
-    same = circular and layer.stride == (1, 1) and layer.padding == "same"
+    same = circular and geometry.stride == (1, 1) and layer.padding == "same"
     wraps = circular and (max(top, bottom) > image[0] or max(left, right) > image[1])
     if wraps or not (symmetric or same):
-        geometry = {name: getattr(layer, name) for name in ("stride", "pads", "dilation", "groups", "padding_mode")}
         tensors = {"weight": weight, "bias": layer.bias}
-        return plain.freeze(plain.Convolution(tensors, **geometry, image=target.image()))
+        return plain.freeze(plain.Convolution(tensors, **config_of(geometry), image=target.image()))
     plain_layer = nn.Conv2d(
         layer.in_channels,
         layer.out_channels,
-        layer.kernel_size,  # pyright: ignore[reportArgumentType]
-        layer.stride,
+        geometry.kernel_size,
+        geometry.stride,
         (top, left) if symmetric else "same",
-        layer.dilation,
-        layer.groups,
+        geometry.dilation,
+        geometry.groups,
         layer.bias is not None,
         "circular" if circular else "zeros",
         device="meta",
@@ -143,7 +147,15 @@ def _convolution(layer: LipschitzConv2d, weight: Tensor, target: Target) -> nn.M
     return _with_tensors(plain_layer, weight, layer.bias)
 
 
-def _one_tap(layer: LipschitzConv2d, weight: Tensor) -> nn.Conv2d:
+def _inner_config(kernel: Tensor, layer: Any) -> dict[str, Any]:
+    """The configuration of a kernel that acts on images whose patches became channels."""
+    geometry = geometry_of(layer)
+    config = config_of(ConvGeometry.like(kernel, geometry.dilation, geometry.groups, geometry.padding_mode))
+    del config["stride"]
+    return config
+
+
+def _one_tap(layer: Any, weight: Tensor) -> nn.Conv2d:
     """A 1 x 1 convolution of patches."""
     cout, cin = weight.shape[:2]
     convolution = nn.Conv2d(
@@ -152,14 +164,14 @@ def _one_tap(layer: LipschitzConv2d, weight: Tensor) -> nn.Conv2d:
     return _with_tensors(convolution, weight, layer.bias)
 
 
-def _patches(layer: LipschitzConv2d, position_first: bool = False) -> nn.Module | None:
+def _patches(layer: Any, position_first: bool = False) -> nn.Module | None:
     if layer.stride == (1, 1):
         return None
     groups = layer.groups if position_first else 1
     return plain.freeze(plain.Patches(stride=layer.stride, groups=groups, position_first=position_first))
 
 
-def _widen(layer: LipschitzConv2d, width: int) -> nn.Module | None:
+def _widen(layer: Any, width: int) -> nn.Module | None:
     """Zero channels up to the width, in each group, after the patches."""
     missing = (width - layer.in_channels * layer.stride[0] * layer.stride[1]) // layer.groups
     if missing == 0:
@@ -169,7 +181,7 @@ def _widen(layer: LipschitzConv2d, width: int) -> nn.Module | None:
     return plain.freeze(plain.PadGroups(groups=layer.groups, missing=missing))
 
 
-def _truncate(layer: LipschitzConv2d, width: int) -> nn.Module | None:
+def _truncate(layer: Any, width: int) -> nn.Module | None:
     if width == layer.out_channels:
         return None
     kept, groups = layer.out_channels // layer.groups, layer.groups
@@ -177,13 +189,13 @@ def _truncate(layer: LipschitzConv2d, width: int) -> nn.Module | None:
     return plain.freeze(plain.FirstEntries(count=kept, dim=-3, groups=groups))
 
 
-def _spectral(layer: LipschitzConv2d, Q: Tensor, torus: tuple[int, int], bias: Tensor | None, target: Target) -> Any:
-    matrices = half_plane(Q, torus).unflatten(1, (layer.groups, -1))
+def _spectral(layer: Any, Q: Tensor, fft_size: tuple[int, int], bias: Tensor | None, target: Target) -> Any:
+    matrices = half_plane(Q, fft_size).unflatten(1, (layer.groups, -1))
     return plain.freeze(
         plain.SpectralConvolution(
             {"spectrum": torch.view_as_real(matrices.resolve_conj()), "bias": bias},
             image=target.require_image(layer, layer.stride),
-            torus=torus,
+            torus=fft_size,
             groups=layer.groups,
             fourier=target.fourier,
         )

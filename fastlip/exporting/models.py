@@ -10,21 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastlip.certification.bounds import MEASURED
-from fastlip.certification.evaluation import check_finite, compiled_from, evaluating
-from fastlip.certification.sameness import check_same_outputs
-from fastlip.certification.traces import no_trace
-from fastlip.certification.unfolding import batch_like, is_sequence
 from fastlip.exporting import layers, others  # noqa: F401  (they register their rules)
-from fastlip.exporting.rules import Target, exported
-from fastlip.nn._calls import hooks_of, is_replaced, overridden
-from fastlip.nn._conv import LipschitzConv2d
+from fastlip.exporting.rules import FOURIER, Fourier, Target, rule_of
+from fastlip.inspection.evaluation import check_finite, compiled_from, evaluating
+from fastlip.inspection.rules import nearest, written_here
+from fastlip.inspection.running import batch_like, is_sequence
+from fastlip.inspection.sameness import check_same_outputs
+from fastlip.inspection.traces import no_trace
+from fastlip.nn._calls import MEASURED, is_touched, overridden
 
-FOURIER = ("fft", "matrices")
 
-
-def export(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, fourier: str = "fft") -> nn.Module:
-    r"""A copy of the model, in eval mode, whose fastlip modules became ``torch.nn`` layers of the same function.
+def export(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, fourier: Fourier = "fft") -> nn.Module:
+    r"""Returns a copy of the model in eval mode with ``torch.nn`` layers of the same function for fastlip's.
 
     ``torch.nn.Conv2d`` (AOC, AOL, BCOP, one-tap kernels), ``ConvTranspose2d`` (AOC), ``Linear`` (all matrices),
     ``ZeroPad``, ``PixelUnshuffle`` and ``Sequential`` where they agree exactly. What torch.nn has no layer for
@@ -41,17 +38,28 @@ def export(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, four
 
     Args:
         model: any module; fastlip layers are found at any depth. It is left as it was.
-        input_shape: of one sample, such as (3, 32, 32); None: the ``input_shape`` that the model carries, as those
-            of ``fastlip.models`` do. Spectral layers (Cayley, LOT, spectral SOC) and CPL convolutions compute a
-            different function for each image size: they are exported for the sizes that they have then, the
-            spectral ones refuse others. So do circular layers whose padding exceeds the image of the export.
-        fourier: ``"fft"``, or ``"matrices"``: spectral layers transform by products with real matrices: slower
-            for large images, but ONNX has them.
+        input_shape: the shape of one sample, such as (3, 32, 32); default None takes the ``input_shape`` that the
+            model has, as those of ``fastlip.models`` do. Spectral layers (Cayley, LOT, spectral SOC) and CPL
+            convolutions compute a different function for each image size: they are exported for the sizes that they
+            have then, and the spectral ones refuse others. So do circular layers whose padding exceeds the image.
+        fourier: ``"fft"`` (default), or ``"matrices"``: spectral layers transform by products with real matrices,
+            which are slower for large images, but ONNX has them.
+
+    Returns:
+        The copy. It holds no reference to the model.
 
     Raises:
         TypeError: a module of fastlip, or a subclass with a forward of its own, that no rule knows.
         ValueError: NaN or Inf in a weight; a layer that depends on the image size without an input_shape; one
-            that is called on several sizes; a copy that computes something else than the model.
+            that is called on several sizes; a copy that computes something else than the model; another fourier.
+
+    Example:
+        >>> model = torch.nn.Sequential(lip.AOLConv2d(3, 8, 3, padding_mode="zeros"), torch.nn.ReLU())
+        >>> fastlip.export(model, (3, 8, 8))
+        Sequential(
+          (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+          (1): ReLU()
+        )
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
@@ -74,7 +82,7 @@ def export(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, four
 
 
 def _children_first(name: str, module: nn.Module, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
-    """Every module once, behind all that it contains: containers of ours are rebuilt from converted children."""
+    """Every module once, after all that it contains: containers are rebuilt from converted children."""
     if id(module) in seen:
         return
     seen.add(id(module))
@@ -83,8 +91,8 @@ def _children_first(name: str, module: nn.Module, seen: set[int]) -> Iterator[tu
     yield name, module
 
 
-def _target(name: str, shapes: list[tuple[int, ...]], fourier: str) -> Target:
-    """What the rule of a module may ask: no shape where it is called on several."""
+def _target(name: str, shapes: list[tuple[int, ...]], fourier: Fourier) -> Target:
+    """Where a module stands, without a shape if it is called on several."""
     ranks = {len(shape) for shape in shapes}
     return Target(
         name or "model",
@@ -99,29 +107,31 @@ def _is_ours(module: nn.Module) -> bool:
 
 
 def _convert(module: nn.Module, target: Target, memo: dict[int, Any]) -> nn.Module:
-    touched = hooks_of(module) or is_replaced(module)
+    touched = is_touched(module)
     if is_sequence(module) and not touched:
         # Not named_children(), which leaves out what stands here twice.
         children = ((name, copy.deepcopy(child, memo)) for name, child in module._modules.items())
         return nn.Sequential(OrderedDict((name, child) for name, child in children if child is not None))
-    known = next((base for base in type(module).__mro__ if base in exported.registry and base is not object), None)
-    if known is None or touched or overridden(module, known, allowed=MEASURED):
+    found = rule_of(module)
+    # A rule for an application holds for what this package wrote, or its author registered a rule for the class.
+    known = None if found is None else found[0] if isinstance(module, found[0]) else written_here(module)
+    if found is None or known is None or touched or overridden(module, known, allowed=MEASURED):
         raise TypeError(
             f"model: no rule exports {target.name} ({type(module).__name__}): register one for its type with "
             "fastlip.exporting.exported, and remove its hooks and replaced methods"
         )
-    return exported(module, target)
+    return found[1](module, target)
 
 
 def _input_shapes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[int, list[tuple[int, ...]]]:
-    """The shapes, without batch, of what each module of ours gets."""
+    """The shapes, without batch, of the inputs of each module of this package."""
     shapes: dict[int, list[tuple[int, ...]]] = {}
 
     def note(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         shape, seen = tuple(arguments[0].shape[1:]), shapes.setdefault(id(module), [])
         if shape not in seen:
             seen.append(shape)
-        if len(seen) > 1 and isinstance(module, LipschitzConv2d):
+        if len(seen) > 1 and nearest(layers.FOR_ONE_SIZE, module):
             raise ValueError(
                 f"model: {type(module).__name__} is called on inputs of {seen[0]} and of {shape}: "
                 "exported layers have one size"

@@ -7,8 +7,8 @@ from torch import nn
 
 from fastlip import nn as lip
 from fastlip.exporting import plain
-from fastlip.exporting.rules import Target, chain, exported
-from fastlip.nn.base import at_least_float32
+from fastlip.exporting.rules import Target, exported, in_sequence
+from fastlip.nn._base import at_least_float32
 
 
 @exported.register
@@ -59,7 +59,7 @@ def _pixel_unshuffle(module: lip.PixelUnshuffle, target: Target) -> nn.Module:
         return plain.freeze(plain.Patches(stride=(factor, factor), groups=1, position_first=False))
     bottom, right = (-side % factor for side in image)
     padding = nn.ZeroPad2d((0, right, 0, bottom)) if bottom or right else None
-    return chain(padding, nn.PixelUnshuffle(factor))
+    return in_sequence(padding, nn.PixelUnshuffle(factor))
 
 
 @exported.register

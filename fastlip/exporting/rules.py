@@ -1,34 +1,45 @@
-"""What a rule of the export is: a function of a module, and of where it stands."""
+"""A rule of the export: a function of a module, and of where it stands in the model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
+from typing import Any, Literal, get_args
 
 from torch import nn
+
+from fastlip.inspection.rules import nearest
+
+Fourier = Literal["fft", "matrices"]
+FOURIER: tuple[Fourier, ...] = get_args(Fourier)
+ExportRule = Callable[[Any, "Target"], nn.Module]
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a rule may ask: the layer's name, its input's shape without batch, ``fourier``, and the shape's length.
+    """Where a module stands in the model, for the rule that exports it.
 
-    None where they are unknown, or where the layer is called on several.
+    Attributes:
+        name: the layer's name in the model.
+        input_shape: that of its input without the batch; None if unknown, or if the layer is called on several.
+        fourier: ``"fft"`` or ``"matrices"``, how spectral layers transform.
+        rank: the number of dimensions of ``input_shape``; None if unknown.
     """
 
     name: str
     input_shape: tuple[int, ...] | None
-    fourier: str = "fft"
+    fourier: Fourier = "fft"
     rank: int | None = None
 
     def image(self, stride: tuple[int, int] = (1, 1)) -> tuple[int, int] | None:
         """(h, w) after a stride, None if unknown."""
         if self.input_shape is None or len(self.input_shape) < 3:
             return None
-        height, width = (-(-side // step) for side, step in zip(self.input_shape[-2:], stride, strict=True))
-        return height, width
+        return -(-self.input_shape[-2] // stride[0]), -(-self.input_shape[-1] // stride[1])
 
     def require_image(self, layer: nn.Module, stride: tuple[int, int] = (1, 1)) -> tuple[int, int]:
-        """The same; ValueError if unknown."""
+        """(h, w) after a stride; ValueError if unknown."""
         image = self.image(stride)
         if image is None:
             raise ValueError(
@@ -40,15 +51,35 @@ class Target:
 
 @singledispatch
 def exported(module: nn.Module, target: Target) -> nn.Module:
-    """The torch.nn form of a fastlip module in eval mode.
+    """Returns the torch.nn form of a fastlip module in eval mode.
 
-    A new layer extends it with ``@exported.register(MyLayer)``; layers that give one kernel or one matrix as
-    ``weight`` (``KernelConv2d``, ``MatrixLinear``) need not.
+    A new module extends it with ``@exported.register(MyModule)``. Layers need not if they apply their weight as
+    others do: one kernel or one matrix as ``weight``, one matrix per frequency, a residual map, an exponential.
+
+    Args:
+        module: in eval mode.
+        target: where it stands.
+
+    Raises:
+        TypeError: no rule for this type.
+
+    Example:
+        >>> from fastlip.exporting import Target, exported
+        >>> exported(lip.CayleyLinear(2, 2).eval(), Target("head", (2,)))
+        Linear(in_features=2, out_features=2, bias=True)
     """
-    raise TypeError(f"no rule exports {type(module).__name__}")
+    found = rule_of(module)
+    if found is None:
+        raise TypeError(f"no rule exports {type(module).__name__}")
+    return found[1](module, target)
 
 
-def chain(*modules: nn.Module | None) -> nn.Module:
-    """What is left, one after the other."""
+def rule_of(module: nn.Module) -> tuple[type, ExportRule] | None:
+    """The class or application that a rule was written for, and the rule; None if there is none."""
+    return nearest(exported.registry, module)
+
+
+def in_sequence(*modules: nn.Module | None) -> nn.Module:
+    """The modules that are not None, one after the other."""
     present = [module for module in modules if module is not None]
     return present[0] if len(present) == 1 else nn.Sequential(*present)

@@ -9,14 +9,17 @@ from torch import fx, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils.prune import BasePruningMethod
 
+_PACKAGE = "fastlip."
 # As they were when this package was imported: tools that watch or move models replace them, on the class too.
-_CALL, _CALL_IMPL, _WRAPPED = nn.Module.__call__, nn.Module._call_impl, nn.Module._wrapped_call_impl
+_CALLS = nn.Module.__call__, nn.Module._call_impl, nn.Module._wrapped_call_impl
 _CONVOLVE = {kind: (kind.forward, kind._conv_forward) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 # Methods through which a call of a layer goes; an attribute of that name on the instance takes their place.
-_METHODS = (
-    *("forward", "_call_impl", "_wrapped_call_impl", "_conv_forward", "_check_images", "_check_features"),
-    *("effective", "fused", "_parametrize", "_factors", "_compute", "_computed"),
+_METHODS = frozenset(
+    {"forward", "_call_impl", "_wrapped_call_impl", "_conv_forward", "_check_images", "_check_features"}
+    | {"effective", "fused", "_parametrize", "_factors", "_compute", "_computed"}
 )
+_NO_HOOKS = ({},) * 4
+_NOTHING = ({},) * 9
 # What a subclass may define without changing what a call computes.
 _HARMLESS = frozenset(
     {"__init__", "__doc__", "__module__", "__qualname__", "__annotations__", "__annotate__", "__annotate_func__"}
@@ -24,6 +27,8 @@ _HARMLESS = frozenset(
     | {"__repr__", "__constants__", "__getstate__", "__deepcopy__", "__parameters__", "__orig_bases__"}
     | {"reset_parameters", "extra_repr", "_options", "_fixed", "lipschitz_bound"}
 )
+# Methods that the bounds of layers read as the forward does: a subclass may define them.
+MEASURED = ("_parametrize", "effective", "weight", "gain", "application")
 
 # What it may define and still run fused: the fused call asks the layer for its weights.
 _FUSED = (_HARMLESS - {"lipschitz_bound"}) | {"_parametrize", "application"}
@@ -36,7 +41,20 @@ def hooks_of(module: nn.Module) -> list[Any]:
     """
     everywhere = torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks
     stores = module._forward_hooks, module._forward_pre_hooks, *everywhere
+    if stores == _NO_HOOKS:
+        return []
     return [hook for store in stores for hook in store.values() if not _recomputes_weight(hook)]
+
+
+def is_touched(module: nn.Module) -> bool:
+    """Whether a call of the module may run anything but the methods of its class: a hook, or a replaced method."""
+    everywhere = torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks
+    hooks = module._forward_hooks, module._forward_pre_hooks, *everywhere
+    kind = type(module)
+    calls = kind.__call__, kind._call_impl, kind._wrapped_call_impl
+    if hooks == _NO_HOOKS and calls == _CALLS and _METHODS.isdisjoint(module.__dict__):
+        return False
+    return bool(hooks_of(module)) or is_replaced(module)
 
 
 def _recomputes_weight(hook: Any) -> bool:
@@ -52,22 +70,25 @@ def is_replaced(module: nn.Module) -> bool:
     ``module.compile()`` does not count: it computes the same.
     """
     kind, own = type(module), module.__dict__
-    if isinstance(module, fx.GraphModule):  # its call only adds the generated code to errors
-        return any(name in own and hasattr(kind, name) for name in _METHODS)
-    if kind.__call__ is not _CALL or kind._call_impl is not _CALL_IMPL or kind._wrapped_call_impl is not _WRAPPED:
+    # An fx.GraphModule's call only adds the generated code to errors.
+    calls = kind.__call__, kind._call_impl, kind._wrapped_call_impl
+    if calls != _CALLS and not isinstance(module, fx.GraphModule):
         return True
-    return any(name in own and hasattr(kind, name) for name in _METHODS)
+    return not _METHODS.isdisjoint(own) and any(hasattr(kind, name) for name in _METHODS.intersection(own))
 
 
 def overridden(module: nn.Module, known: type, allowed: Iterable[str] = ()) -> list[str]:
     """What classes of other packages, derived from ``known``, replace of the methods that it computes with."""
-    order = type(module).__mro__
-    below = order[: order.index(known)]
-    names = {name for base in below if not _is_of_this_package(base) for name in vars(base)}
-    replaced = {
+    names: set[str] = set()
+    for base in type(module).__mro__:
+        if base is known:
+            break
+        if not base.__module__.startswith(_PACKAGE):
+            names.update(vars(base))
+    replaced = [
         name for name in names - _HARMLESS if hasattr(known, name) or name in ("__getattr__", "_conv_forward")
-    }
-    return sorted(replaced.difference(allowed))
+    ]
+    return sorted(set(replaced).difference(allowed))
 
 
 def is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -79,29 +100,23 @@ def is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
     cls, own = type(module), module.__dict__
     if cls.forward is not kind.forward or is_replaced(module) or own.get("_compiled_call_impl") is not None:
         return False
-    if _is_watched(module) or module._modules:
+    # Any hook that would run with the module's call, or with its backward; or another child.
+    watching = (
+        *(module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks),
+        *(torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks),
+        *(torch_module._global_backward_hooks, torch_module._global_backward_pre_hooks, module._modules),
+    )
+    if watching != _NOTHING:
         return False
-    if _is_of_this_package(cls):
+    if cls.__module__.startswith(_PACKAGE):
         return True
     if kind in _CONVOLVE and (cls.forward, getattr(cls, "_conv_forward", None)) != _CONVOLVE[kind]:
         return False
     if cls is kind:
         return True
-    names = [set(vars(base)) for base in cls.__mro__[: cls.__mro__.index(kind)] if not _is_of_this_package(base)]
+    names = [vars(base).keys() for base in cls.__mro__[: cls.__mro__.index(kind)] if not _is_of_this_package(base)]
     return all(defined <= _FUSED for defined in names)
 
 
-def _is_watched(module: nn.Module) -> bool:
-    """Whether any hook would run with the module's call, or with its backward."""
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-        return True
-    return bool(
-        torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
-        or torch_module._global_backward_hooks
-        or torch_module._global_backward_pre_hooks
-    )
-
-
 def _is_of_this_package(kind: type) -> bool:
-    return kind.__module__.startswith("fastlip.")
+    return kind.__module__.startswith(_PACKAGE)

@@ -1,6 +1,16 @@
-"""Attacks: upper bounds of robust accuracy, beside the lower bounds of :mod:`fastlip.certification.certificates`."""
+"""Attacks: upper bounds of robust accuracy, where :mod:`fastlip.certification.certificates` has lower bounds."""
 
+from fastlip.certification.attacks.objective import AttackLoss
+from fastlip.certification.attacks.options import AttackKind
 from fastlip.certification.attacks.result import AttackResult, BrokenCertificateWarning
 from fastlip.certification.attacks.run import KINDS, attack, attack_certified
 
-__all__ = ["KINDS", "AttackResult", "BrokenCertificateWarning", "attack", "attack_certified"]
+__all__ = [
+    "KINDS",
+    "AttackKind",
+    "AttackLoss",
+    "AttackResult",
+    "BrokenCertificateWarning",
+    "attack",
+    "attack_certified",
+]

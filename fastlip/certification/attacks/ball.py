@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-Bounds = tuple[Any, Any] | None
+Bounds = tuple[float | Tensor, float | Tensor] | None
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:
@@ -38,7 +37,7 @@ class Ball:
 
     @classmethod
     def around(cls, x: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Ball:
-        r"""The ball of float64 radius, less what rounding could add to a distance.
+        r"""The ball of float64 radius, minus what rounding could add to a distance.
 
         An image is rounded by at most u |entry| in each of its d entries, that is u sqrt(d) (|x|_inf + radius)
         in norm; the norm of a difference is off by a factor of at most 1 + u d in the worst case, and

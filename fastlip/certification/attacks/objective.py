@@ -1,9 +1,10 @@
-"""What attacks climb: margin, cross-entropy and targeted DLR, with the gradient for the image."""
+"""The losses that attacks climb: margin, cross-entropy and targeted DLR, with the gradient for the image."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from fastlip.losses.labels import as_logits
 
-LOSSES = ("margin", "ce", "dlr")
+AttackLoss = Literal["margin", "ce", "dlr"]
+LOSSES: tuple[AttackLoss, ...] = get_args(AttackLoss)
 
 
 def margins(logits: Tensor, true: Tensor) -> Tensor:
@@ -20,7 +22,7 @@ def margins(logits: Tensor, true: Tensor) -> Tensor:
 
 
 def rivals(logits: Tensor, true: Tensor, rank: int) -> Tensor:
-    """(b,): each image's rank-th most likely wrong class, from 0 on, around again after the last."""
+    """(b,): each image's rank-th most likely wrong class, from 0 on; the first follows the last."""
     others = logits.masked_fill(true, -math.inf).argsort(1, descending=True)
     return others[:, rank % (logits.shape[1] - 1)]
 
@@ -49,7 +51,7 @@ class Objective:
     """
 
     model: nn.Module
-    loss: str
+    loss: AttackLoss
     true: Tensor
     target: Tensor | None
     where: str

@@ -5,40 +5,42 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fastlip.certification.attacks.ball import Bounds
-from fastlip.certification.attacks.objective import LOSSES
+from fastlip.certification.attacks.objective import LOSSES, AttackLoss
 from fastlip.certification.certificates import Certificate
-from fastlip.certification.evaluation import check_eps
-from fastlip.nn.base import check_positive_int
+from fastlip.inspection.evaluation import check_eps
+from fastlip.nn._base import check_positive_int
 
-KINDS = {"pgd": ("margin",), "apgd": ("ce", "dlr")}
+AttackKind = Literal["pgd", "apgd"]
+# The default losses of each.
+KINDS: dict[AttackKind, tuple[AttackLoss, ...]] = {"pgd": ("margin",), "apgd": ("ce", "dlr")}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to search: ``runs`` lists them as (loss, restart)."""
+    """How to search; ``runs`` lists the searches as (loss, restart)."""
 
-    kind: str
-    losses: tuple[str, ...]
+    kind: AttackKind
+    losses: tuple[AttackLoss, ...]
     steps: int
     restarts: int
     step_size: float
 
     @classmethod
     def checked(
-        cls, kind: str, losses: Sequence[str] | None, steps: int, restarts: int, step_size: float | None
+        cls, kind: AttackKind, losses: Sequence[AttackLoss] | None, steps: int, restarts: int, step_size: float | None
     ) -> Plan:
         """The plan; ValueError or TypeError names the argument that is not allowed."""
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r}: allowed are {', '.join(map(repr, KINDS))}")
         chosen = KINDS[kind] if losses is None else tuple(losses)
         if not chosen or isinstance(losses, str) or not set(chosen) <= set(LOSSES):
-            raise ValueError(f"losses={losses!r}: expected some of {', '.join(map(repr, LOSSES))}")
+            raise ValueError(f"losses={losses!r}: expected a sequence of some of {', '.join(map(repr, LOSSES))}")
         check_positive_int("steps", steps)
         check_positive_int("restarts", restarts)
         if step_size is not None and kind != "pgd":
@@ -48,7 +50,7 @@ class Plan:
             raise ValueError(f"step_size={step_size!r}: expected a positive number")
         return cls(kind, chosen, steps, restarts, float(size))
 
-    def runs(self) -> Iterator[tuple[str, int]]:
+    def runs(self) -> Iterator[tuple[AttackLoss, int]]:
         """Every loss and restart, in order."""
         for loss in self.losses:
             for restart in range(self.restarts):
@@ -56,7 +58,7 @@ class Plan:
 
 
 class Radii:
-    """The radii to attack, per sample: those asked for, and the certified ones where there is a certificate."""
+    """The radii to attack, per sample: those asked for, and the certified ones if there is a certificate."""
 
     def __init__(self, eps: Sequence[float] | Tensor, certificate: Certificate | None):
         if certificate is not None and not isinstance(certificate, Certificate):

@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlip.certification.evaluation import check_eps
+from fastlip._files import write_atomically
+from fastlip.certification.attacks.objective import AttackLoss
+from fastlip.certification.attacks.options import AttackKind
+from fastlip.inspection.evaluation import check_eps
 
 _FORMAT = 1
 
@@ -23,17 +26,34 @@ class BrokenCertificateWarning(RuntimeWarning):
 class AttackResult:
     """What :func:`fastlip.attack` found on n samples and k radii.
 
-    ``accuracy``: without attack (a tie is an error); ``robust_accuracy``: for each eps an upper bound of the
-    share of samples that stay correct at every distance below eps (empty where radii were given per sample);
-    ``radii`` (n, k): where each sample was attacked; ``success`` (n, k): whether an image strictly inside the
-    radius fools the model; ``distances`` (n,): the L2 distance, recomputed in float64, of the nearest such image
-    that was found: 0 for samples that are misclassified as they are, inf where none was found; ``found`` (m,):
-    the indices of the samples that were broken, ``images`` (m, ...) what broke them, ``predictions`` (m,) what
-    the model takes these for; ``broken`` (b,): the indices of samples that were certified at that distance.
+    Attributes:
+        kind: ``"pgd"`` or ``"apgd"``.
+        losses: the losses that were climbed.
+        steps: the number of gradients per restart.
+        restarts: their number for each loss and radius.
+        n: the number of samples.
+        accuracy: the share of correct samples without attack; a tie is an error.
+        robust_accuracy: for each eps an upper bound of the share of samples that stay correct at every distance below
+            eps; empty if radii were given per sample.
+        radii: (n, k), where each sample was attacked.
+        success: (n, k), whether an image strictly inside the radius fools the model.
+        distances: (n,), the L2 distance, recomputed in float64, of the nearest such image that was found: 0 for
+            samples that are misclassified as they are, inf where none was found.
+        found: (m,), the indices of the samples that were broken.
+        images: (m, ...), the images that broke them.
+        predictions: (m,), the classes that the model assigns to these.
+        evidence: by name, the samples whose certificate was broken; see :meth:`save_broken`.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)).eval()
+        >>> images = torch.rand(8, 1, 2, 2)
+        >>> found = fastlip.attack(model, [(images, model(images).argmax(1))], eps=[0.1], steps=5)
+        >>> tuple(found.success.shape), len(found.broken)
+        ((8, 1), 0)
     """
 
-    kind: str
-    losses: tuple[str, ...]
+    kind: AttackKind
+    losses: tuple[AttackLoss, ...]
     steps: int
     restarts: int
     n: int
@@ -64,7 +84,7 @@ class AttackResult:
         return (self.success.sum(0) / attacked).tolist()
 
     def curve(self, eps: Sequence[float] | Tensor) -> Tensor:
-        """An upper bound of robust accuracy at many eps, (k,) to (k,); samples not found count as robust."""
+        """An upper bound of robust accuracy at many eps, (k,) to (k,); samples not broken count as robust."""
         eps = torch.as_tensor(eps, dtype=torch.float64)
         check_eps(eps.tolist())
         wrong_first = torch.where(self.distances > 0, self.distances, -1.0).sort().values
@@ -79,15 +99,13 @@ class AttackResult:
         Raises:
             ValueError: no certificate was broken.
         """
-        from fastlip._files import write_atomically
-
         if not len(self.broken):
             raise ValueError("save_broken: no certificate was broken")
         state = {"format": _FORMAT, "kind": self.kind, **self.evidence}
         write_atomically(Path(path), lambda file: torch.save(state, file))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON: eps become strings, tensors lists, distances that were not found None."""
+        """The result as plain values, ready for JSON: eps become strings, tensors lists, infinite distances None."""
         return {
             "kind": self.kind,
             "losses": list(self.losses),

@@ -1,4 +1,4 @@
-"""A stretch of a graph from one value to one value, and what a Lipschitz bound becomes along it."""
+"""A part of a graph from one value to one value, and how a Lipschitz bound grows along it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _OFFSET = 0.3  # labels of entries are whole numbers and this: paddings' constan
 class Branch(nn.Module):
     """Nodes of another module's graph, from one value to one value.
 
-    ``links``: for each node that calls a module, the named modules that it applies one after the other.
+    ``links``: for each node that calls a module, the links of what it applies one after the other.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Branch(nn.Module):
     nodes: list[fx.Node]
     live: set[fx.Node]
     constants: dict[str, Any]
-    links: dict[fx.Node, list[tuple[str, nn.Module]]]
+    links: dict[fx.Node, list[Any]]
 
     def __init__(self, name: str, owner: nn.Module, source: fx.Node, nodes: list[fx.Node], constants: dict[str, Any]):
         super().__init__()
@@ -90,11 +90,15 @@ class Branch(nn.Module):
         bound: Callable[..., Any],
         own: Callable[[Any, Tensor, Tensor, list[Any], Any], Any] | None = None,
     ) -> tuple[Any, Any]:
-        """The last node's value, and with it what grows as Lipschitz bounds do: a bound, or each sample's error.
+        """The last node's value and size; a size grows as Lipschitz bounds do: a bound, or each sample's error.
 
-        ``call(node, value, size)`` calls the modules of ``links[node]``; ``bound(module, input_shape,
-        output_shape)`` is the ``Bound`` of a function's module form; ``own(found, x, y, before, size)`` is the size
-        with what a function of this Bound adds, before being the sizes of its inputs.
+        Args:
+            x: the value of the source.
+            size: its size.
+            call: ``call(node, value, size)`` calls the modules of ``links[node]`` and returns value and size.
+            bound: ``bound(module, input_shape, output_shape)`` returns the Bound of a function's module form.
+            own: ``own(found, x, y, before, size)`` adds the own size of a function of this Bound, ``before`` being
+                the sizes of its inputs; None adds nothing.
         """
         values: dict[fx.Node, Any] = {self.source: x}
         sizes: dict[fx.Node, Any] = {self.source: size}

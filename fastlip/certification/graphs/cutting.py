@@ -14,7 +14,7 @@ from fastlip.certification.graphs.tracing import Traced
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a graph between two cuts: one child module, or a branch, and the node that it starts from."""
+    """A part of a graph between two cuts: one child module, or a branch, and the node that it starts from."""
 
     name: str
     module: nn.Module

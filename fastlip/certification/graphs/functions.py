@@ -1,4 +1,4 @@
-"""The functions that have a bound, of which modules' forwards may be made, and what is asked of their nodes."""
+"""The functions of which a forward may be made because they have a bound, and conditions on their nodes."""
 
 from __future__ import annotations
 
@@ -24,20 +24,8 @@ MOVES = {
     *(torch.chunk, torch.split, torch.unbind, torch.narrow, torch.select, torch.movedim, torch.flip, torch.roll),
     *(torch.clone, F.pad, F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle, torch.swapaxes, torch.unflatten),
     *("flatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "chunk", "split", "unbind"),
-    *(
-        "narrow",
-        "select",
-        "movedim",
-        "flip",
-        "roll",
-        "clone",
-        "contiguous",
-        "unflatten",
-        "expand",
-        "repeat",
-        "detach",
-    ),
-    *("swapaxes", "view_as", "reshape_as"),
+    *("narrow", "select", "movedim", "flip", "roll", "clone", "contiguous", "unflatten", "expand", "repeat"),
+    *("detach", "swapaxes", "view_as", "reshape_as"),
 }
 _AS_MODULES: dict[Any, type[nn.Module]] = {
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), nn.ReLU),
@@ -81,7 +69,7 @@ class UnknownError(TypeError):
 
 
 def require_known(node: fx.Node, live: set[fx.Node]) -> None:
-    """UnknownError unless the function has a rule for these arguments."""
+    """Raises UnknownError unless the function has a rule for these arguments."""
     sources, target = [used for used in arguments(node) if used in live], node.target
     first = is_in(next(iter(node.args), None), live)
     known = (
@@ -98,7 +86,7 @@ def require_known(node: fx.Node, live: set[fx.Node]) -> None:
 
 
 def require_fixed(node: fx.Node, sized: set[fx.Node]) -> None:
-    """UnknownError if the function computes with the number of samples; moving entries by it is no computation."""
+    """Raises UnknownError if the function computes with the number of samples; moving entries by it is allowed."""
     if node.target in MOVES:
         return
     for used in arguments(node):
@@ -121,7 +109,7 @@ def _scales(node: fx.Node, live: set[fx.Node]) -> bool:
 
 
 def _same_order(node: fx.Node) -> bool:
-    """Whether the function's positional arguments are its module's: those of max_pool2d part after dilation."""
+    """Whether the function's positional arguments are its module's: those of max_pool2d differ after dilation."""
     return node.target is not F.max_pool2d or len(node.args) <= 5
 
 
@@ -183,7 +171,7 @@ def is_in(argument: Any, nodes: set[fx.Node]) -> bool:
 
 
 def text(node: fx.Node) -> str:
-    """What a node calls, for a message."""
+    """The name of what a node calls, for a message."""
     return getattr(node.target, "__name__", str(node.target))
 
 

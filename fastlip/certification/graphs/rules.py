@@ -1,4 +1,4 @@
-"""Functions whose bound needs more than a module of the same name: means, clamps, choices, casts and dropout."""
+"""Functions whose bound does not follow from a module of the same name: means, clamps, choices, casts, dropout."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from fastlip.certification.bounds.resampling import interpolation
 from fastlip.certification.graphs.functions import (
     CREATIONS,
     NEGATIONS,
@@ -22,7 +23,6 @@ from fastlip.certification.graphs.functions import (
     spread,
     text,
 )
-from fastlip.certification.resampling import interpolation
 
 Rule = tuple[Callable[..., Any], Any]
 
@@ -63,7 +63,7 @@ class Call(NamedTuple):
         return [spread(self.values[used], output) for used in self.sources]
 
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of one sample of the first live input, and of the output."""
+        """The shapes of one sample of the first live input, and of the output."""
         return tuple(self.values[self.sources[0]].shape[1:]), tuple(self.values[self.node].shape[1:])
 
 

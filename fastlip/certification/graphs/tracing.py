@@ -68,7 +68,7 @@ def _is_constant(name: str) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Traces one module with a value beside every node; every module that it calls is left whole."""
+    """Traces one module and knows a value for every node; every module that it calls is left whole."""
 
     def __init__(self, x: Tensor):
         super().__init__()

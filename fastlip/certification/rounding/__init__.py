@@ -1,7 +1,8 @@
 """Bounds of rounding errors: of each module in the worst case, and of a network, for an image and those near it."""
 
+from fastlip.certification.rounding import layers, torch_layers  # noqa: F401  (they register rules)
 from fastlip.certification.rounding.exact import EXACT, exact_twin
-from fastlip.certification.rounding.following import FOLLOWERS, MODELS, Rounded, check_model_name, norms
+from fastlip.certification.rounding.following import FOLLOWERS, MODELS, Rounded, RoundingModel, check_model_name
 from fastlip.certification.rounding.rules import worst_case
 from fastlip.certification.rounding.terms import Rounding, Unit
 
@@ -11,9 +12,9 @@ __all__ = [
     "MODELS",
     "Rounded",
     "Rounding",
+    "RoundingModel",
     "Unit",
     "check_model_name",
     "exact_twin",
-    "norms",
     "worst_case",
 ]

@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterable
-from typing import Any
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fastlip.certification.graphs import Branch
-from fastlip.certification.rounding.rules import has_rule
-from fastlip.nn.base import LipschitzLayer
+from fastlip.certification.rounding.rules import rule_for
+from fastlip.nn._base import LipschitzLayer
 
-EXACT = 2.0**-29  # an error in float64 to that in float32: all are multiples of the unit roundoff, or of less
-_UNCOPIED = RuntimeError, TypeError, NotImplementedError  # what copying what others keep in a module may raise
+EXACT = 2.0**-29  # ratio of an error in float64 to one in float32: all are at most multiples of the unit roundoff
+_UNCOPIED = RuntimeError, TypeError, NotImplementedError  # raised by copying what others keep in a module
 _DOUBLE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 
 
-def exact_twin(model: nn.Module, links: list[tuple[str, nn.Module]]) -> nn.Module | None:
+def exact_twin(model: nn.Module, modules: Sequence[nn.Module]) -> nn.Module | None:
     """A copy of a float32 model in float64; None where it might be another function than the model.
 
     A layer of fastlip is given the effective weights of the original: made from its parameters in float64 they would
-    differ. Modules whose forward is neither ours nor torch's, and parametrized ones, are not copied.
+    differ. Modules whose forward is neither this package's nor torch's, and parametrized ones, are not copied.
+
+    Args:
+        model: in eval mode.
+        modules: those into which it was taken apart.
     """
     dtypes = {tensor.dtype for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()}
-    if dtypes != {torch.float32} or not all(_is_known(module) for module in _modules_of(links)):
+    if dtypes != {torch.float32}:
         return None
+    for module in modules:
+        # Softplus jumps at its threshold by no multiple of the unit roundoff.
+        if isinstance(module, nn.Softplus) or module._forward_pre_hooks:
+            return None
+        if rule_for(type(module), type(getattr(module, "application", None))) is None:
+            return None
+        if parametrize.is_parametrized(module):
+            return None
     try:
         twin = copy.deepcopy(model).double()
     except _UNCOPIED:
@@ -47,23 +57,8 @@ class _Raised:
         self.original = original
 
     def __call__(self, layer: LipschitzLayer, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
-        return tuple(weight.detach().to(_DOUBLE[weight.dtype]) for weight in self.original.effective(*context))
+        return tuple([weight.detach().to(_DOUBLE[weight.dtype]) for weight in self.original.effective(*context)])
 
 
 def _never() -> bool:
     return False
-
-
-def _modules_of(links: Iterable[tuple[str, nn.Module]]) -> Iterable[nn.Module]:
-    for _, module in links:
-        if isinstance(module, Branch):
-            for inner in module.links.values():
-                yield from _modules_of(inner)
-        else:
-            yield module
-
-
-def _is_known(module: Any) -> bool:
-    if isinstance(module, nn.Softplus):  # its jump at the threshold is no multiple of the unit roundoff
-        return False
-    return has_rule(module) and not parametrize.is_parametrized(module) and not module._forward_pre_hooks

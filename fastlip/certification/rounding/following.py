@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from fastlip.certification.bounds import Bound, bound_module
-from fastlip.certification.rounding import layers as _layers  # noqa: F401  (registers the rules of our layers)
 from fastlip.certification.rounding.rules import worst_case
 from fastlip.certification.rounding.terms import Rounding, Unit
+from fastlip.inspection.sameness import norms
 
-MODELS = ("worst-case", "probabilistic")
-_SUMMANDS = 2.0  # roundings of a sum or a product by a constant, of its result
+RoundingModel = Literal["worst-case", "probabilistic"]
+MODELS: tuple[RoundingModel, ...] = get_args(RoundingModel)
+_SUMMANDS = 2.0  # roundings of a sum or a product by a constant, relative to its result
+_TINY = torch.finfo(torch.float64).tiny
 
 
-def check_model_name(value: str) -> str:
+def check_model_name(value: RoundingModel) -> RoundingModel:
     """Returns the name of a model of rounding, or raises ValueError."""
     if value not in MODELS:
         raise ValueError(f"rounding={value!r}: allowed are {', '.join(map(repr, MODELS))}")
@@ -26,16 +28,23 @@ def check_model_name(value: str) -> str:
 
 
 class Rounded(NamedTuple):
-    """For each sample: the error of what was computed, what grows with the radius, and how far all this holds.
+    """The error of each sample's outputs, how it grows with the radius, and up to which radius all this holds.
 
-    ``error``: of the outputs for x, in L2 norm. Those of any z at a distance of at most r have the error
-    ``near`` + ``growth`` r, for r up to ``reach``.
+    ``error`` bounds that of the outputs for x, in L2 norm; ``near`` + ``growth`` r that of the outputs for any z at a
+    distance of at most r, for r up to ``reach``.
     """
 
     error: Tensor
     near: Tensor
     growth: Tensor
     reach: Tensor
+
+
+class Values(NamedTuple):
+    """The samples' norms (n,) at one place of the network, and the dtype of their entries."""
+
+    norms: Tensor
+    dtype: torch.dtype
 
 
 class WorstCase:
@@ -58,20 +67,21 @@ class WorstCase:
         self.reach = torch.full((samples,), math.inf, dtype=torch.float64, device=device)
         self.rules = rules  # of each row of the audit: the same for all batches
 
-    def link(self, module: nn.Module, row: Any, size: Tensor, dtype: torch.dtype, y: Tensor, state: Tensor) -> Tensor:
-        """The state behind a module of the chain: row is its bound; the norm and dtype of its input."""
-        unit = Unit.of(dtype, y.dtype)
-        key = id(row), unit
-        if key not in self.rules:
-            self.rules[key] = worst_case(module, row, row.input_shape, row.output_shape, unit)
-        return self._add(self.rules[key], state, row.bound * state, size, norms(y))
+    def link(self, module: nn.Module, row: Any, x: Values, y: Values, state: Tensor) -> Tensor:
+        """The state after a module with this row of the audit, for its input and output."""
+        key = id(row), x.dtype, y.dtype
+        own = self.rules.get(key)
+        if own is None:
+            own = worst_case(module, row, row.input_shape, row.output_shape, Unit.of(x.dtype, y.dtype))
+            self.rules[key] = own
+        return self._add(own, state, row.bound * state, x.norms, y.norms)
 
     def measure(self, module: nn.Module, input_shape: Any, output_shape: Any) -> Measured:
-        """What :meth:`node` reads of the module form of a function."""
+        """The bound of a function's module form, as :meth:`node` reads it."""
         return Measured(bound_module(module, input_shape, output_shape), module, input_shape, output_shape)
 
     def node(self, found: Any, x: Tensor, y: Tensor, before: list[Tensor], state: Tensor) -> Tensor:
-        """The state behind a function of a graph: before, that of each source; x, the first source's value."""
+        """The state after a function of a graph: before, that of each source; x, the first source's value."""
         unit = Unit.of(x.dtype, y.dtype)
         if isinstance(found, Bound):
             found = Measured(found, nn.Module(), tuple(x.shape[1:]), tuple(y.shape[1:]))
@@ -89,9 +99,13 @@ class WorstCase:
         more = slope * before[3:] + own.output * state[3:]  # of the own error, at radius 0 and for each unit of it
         error = own.relative * sizes + own.constant + own.output * results + own.quadratic * sizes * sizes
         error = error * (1 + 4 * own.output)  # the outputs near x are off as well
-        self._limit(before, own.largest - sizes)
+        # Radii at which the computed inputs may be further apart than that are out of reach.
+        distance = own.largest - sizes
         if own.quadratic:
-            self._limit(before, sizes + 1)
+            distance = torch.minimum(distance, sizes + 1)
+        left = distance - before[3]
+        radius = torch.where(before[4] > 0, left / before[4].clamp_min(_TINY), math.inf)
+        self.reach = torch.minimum(self.reach, torch.where(left > 0, radius, 0.0))
         state = state.clone()
         state[0] += error
         state[1] += error + more[0]
@@ -99,12 +113,6 @@ class WorstCase:
         state[3] += 2 * error + more[0]
         state[4] += more[1]
         return state
-
-    def _limit(self, state: Tensor, distance: Tensor | float) -> None:
-        """Radii beyond which the computed inputs may be further apart than that are out of reach."""
-        left = distance - state[3]
-        radius = torch.where(state[4] > 0, left / state[4].clamp_min(torch.finfo(torch.float64).tiny), math.inf)
-        self.reach = torch.minimum(self.reach, torch.where(left > 0, radius, 0.0))
 
     def finish(self, state: Tensor) -> Rounded:
         """What the state means at the outputs."""
@@ -133,14 +141,16 @@ class Probabilistic:
 
     measure = staticmethod(bound_module)
 
-    def link(self, module: nn.Module, row: Any, size: Tensor, dtype: torch.dtype, y: Tensor, state: Tensor) -> Tensor:
-        """The error behind a module of the chain: row is its bound."""
+    def link(self, module: nn.Module, row: Any, x: Values, y: Values, state: Tensor) -> Tensor:
+        """The error after a module with this row of the audit, for its input and output."""
         state = state * row.bound
-        return state if row.roundings == 0 else torch.hypot(state, _independent(row, row.bound, size, dtype, y))
+        if row.roundings == 0:
+            return state
+        return torch.hypot(state, _independent(row, row.bound, x, y.norms, math.prod(row.input_shape)))
 
     def node(self, found: Any, x: Tensor, y: Tensor, before: list[Tensor], state: Tensor) -> Tensor:
-        """The error behind a function of a graph."""
-        return torch.hypot(state, _independent(found, found.value, norms(x), x.dtype, y))
+        """The error after a function of a graph."""
+        return torch.hypot(state, _independent(found, found.value, Values(norms(x), x.dtype), norms(y), y[0].numel()))
 
     def finish(self, state: Tensor) -> Rounded:
         """The same error is assumed for the image and for those near it."""
@@ -150,17 +160,9 @@ class Probabilistic:
 FOLLOWERS: dict[str, Callable[..., Any]] = {"worst-case": WorstCase, "probabilistic": Probabilistic}
 
 
-def _independent(found: Any, value: float, size: Tensor, dtype: torch.dtype, y: Tensor) -> Tensor:
+def _independent(found: Any, value: float, x: Values, y_norms: Tensor, entries: int) -> Tensor:
+    """The error of a module or function by itself; where nothing is known of it, that of sums of ``entries``."""
     # The norms are of the computed x and y, which are off by the error itself at most.
-    roundings = found.roundings
-    if roundings is None:
-        roundings = (
-            4 * value * math.sqrt(math.prod(found.input_shape) if hasattr(found, "input_shape") else y[0].numel())
-        )
-    unit = torch.finfo(dtype).eps / 2
-    return unit * (roundings * size + found.constant + 2 * norms(y))
-
-
-def norms(x: Tensor) -> Tensor:
-    """(n,): the L2 norm of each sample."""
-    return torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1, dtype=torch.float64)
+    roundings = 4 * value * math.sqrt(entries) if found.roundings is None else found.roundings
+    unit = torch.finfo(x.dtype).eps / 2
+    return unit * (roundings * x.norms + found.constant + 2 * y_norms)

@@ -1,18 +1,19 @@
-"""What bounds of worst-case rounding errors are made of: units, and the error of one sum of products."""
+"""The parts of bounds of worst-case rounding errors: units, and the error of one sum of products."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_LARGEST_SHARE = 0.5  # of 1, that n roundings may make up: beyond, nothing is certain
+_LARGEST_SHARE = 0.5  # n u may be at most this: beyond, nothing is certain
 _PER_OPERATION = 4.0  # numbers below the normal range that an operation may lose: operands, product and sum
 _BUTTERFLY = 7.0  # roundings of a step of a fast Fourier transform
-_SLACK = 1e-6  # covers the rounding of these bounds themselves, which are computed in double precision
+SLACK = 1e-6  # covers the rounding of these bounds themselves, which are computed in double precision
 
 
 class Unit(NamedTuple):
@@ -22,11 +23,15 @@ class Unit(NamedTuple):
     tiny: float
     largest: float
 
-    @classmethod
-    def of(cls, *dtypes: torch.dtype) -> Unit:
-        """That of the coarsest of some floating-point dtypes."""
-        info = max((torch.finfo(dtype) for dtype in dtypes), key=lambda info: info.eps)
-        return cls(info.eps / 2, info.tiny, info.max)
+    @staticmethod
+    @cache
+    def of(*dtypes: torch.dtype) -> Unit:
+        """The unit of the coarsest of some floating-point dtypes."""
+        info = torch.finfo(dtypes[0])
+        for dtype in dtypes[1:]:
+            if torch.finfo(dtype).eps > info.eps:
+                info = torch.finfo(dtype)
+        return Unit(info.eps / 2, info.tiny, info.max)
 
     def gamma(self, count: float) -> float:
         """n u / (1 - n u): by how much n roundings, one after the other, change a number at most (Higham 2002)."""
@@ -37,9 +42,8 @@ class Unit(NamedTuple):
 class Rounding(NamedTuple):
     r"""A bound of a module's own error: relative |x| + constant + output |y| + quadratic |x|^2 in L2 norm.
 
-    x and y are the computed input and output of one sample. ``sums``: what takes the place of ``output`` where the
-    module adds a bias that is not counted in ``constant``. ``largest``: beyond that norm of x intermediate results
-    may overflow.
+    x and y are the computed input and output of one sample. ``sums`` replaces ``output`` where the module adds a bias
+    that ``constant`` does not count. Above ``largest``, a norm of x, intermediate results may overflow.
     """
 
     relative: float = 0.0
@@ -51,8 +55,14 @@ class Rounding(NamedTuple):
 
     def plus(self, other: Rounding) -> Rounding:
         """The error of two modules side by side, or of two steps on the same input."""
-        added = (one + another for one, another in zip(self[:-1], other[:-1], strict=True))
-        return Rounding(*added, largest=min(self.largest, other.largest))
+        return Rounding(
+            self.relative + other.relative,
+            self.constant + other.constant,
+            self.output + other.output,
+            self.quadratic + other.quadratic,
+            self.sums + other.sums,
+            min(self.largest, other.largest),
+        )
 
     def worse(self, other: Rounding) -> Rounding:
         """A bound of either of two ways to compute the same."""
@@ -61,27 +71,36 @@ class Rounding(NamedTuple):
 
     def times(self, factor: float) -> Rounding:
         """The error after a linear map of that norm, which itself does not round."""
-        return Rounding(*(factor * value for value in self[:-1]), largest=self.largest)
+        return Rounding(
+            factor * self.relative,
+            factor * self.constant,
+            factor * self.output,
+            factor * self.quadratic,
+            factor * self.sums,
+            self.largest,
+        )
 
-    def enlarged(self) -> Rounding:
-        """A little larger, by what the computation of the bound may have lost."""
-        return self.times(1 + _SLACK)
 
-
+@lru_cache(1024)
 def underflow(unit: Unit, count: float, outputs: int, size: float = 1.0) -> Rounding:
-    """What flushing results and operands below the normal range to zero may change.
+    """The error that flushing results and operands below the normal range to zero may cause.
 
-    outputs numbers, each of so many operations with constants of at most that size. Each operation may lose an
-    absolute tiny, and a factor that is flushed loses tiny times the other factor.
+    Each of the ``outputs`` numbers takes ``count`` operations with constants of at most that size. An operation may
+    lose an absolute tiny, and a factor that is flushed loses tiny times the other factor.
     """
     lost = unit.tiny * count * math.sqrt(outputs)
     return Rounding(lost, lost * (_PER_OPERATION + size))
 
 
 class Norms(NamedTuple):
-    """Of a batch of matrices: the largest spectral norm, the sum of its taps', the largest Frobenius norm.
+    """Norms of a batch of matrices, or of the kernel of a convolution with one matrix per tap.
 
-    ``absolute`` bounds the norm of the convolution by the moduli; ``largest`` is the largest entry.
+    Attributes:
+        spectral: the largest spectral norm.
+        by_taps: the sum of the spectral norms of the taps.
+        frobenius: the largest Frobenius norm.
+        absolute: a bound of the norm of the convolution with the moduli of the entries.
+        largest: the largest modulus of an entry.
     """
 
     spectral: float
@@ -92,10 +111,7 @@ class Norms(NamedTuple):
 
 
 def norms_of(matrices: Tensor, taps: int = 1) -> Norms:
-    """Norms of (groups, rows, inputs * taps) in float64.
-
-    absolute bounds the norm of the convolution by the moduli, by its largest row and column sum (Schur).
-    """
+    """Norms of (groups, rows, inputs * taps) in float64; ``absolute`` by the largest row and column sums (Schur)."""
     if not matrices.numel():
         return Norms(0.0, 0.0, 0.0, 0.0, 0.0)
     largest = matrices.abs().amax().item()
@@ -108,7 +124,7 @@ def norms_of(matrices: Tensor, taps: int = 1) -> Norms:
     moduli = scaled.abs()
     columns = moduli.sum(1).unflatten(1, (-1, taps)).sum(2).amax().item()
     absolute = math.sqrt(moduli.sum(2).amax().item() * columns)
-    return Norms(*(largest * value for value in (spectral, by_taps, frobenius, absolute, 1.0)))
+    return Norms(largest * spectral, largest * by_taps, largest * frobenius, largest * absolute, largest)
 
 
 def _spectral(matrices: Tensor) -> Tensor:
@@ -118,7 +134,7 @@ def _spectral(matrices: Tensor) -> Tensor:
     found = torch.linalg.eigvalsh(gram).amax(-1).clamp_min(0)
     # Eigenvalues are accurate relative to the largest, whose root need not be.
     rounding = sum(matrices.shape[-2:]) * torch.finfo(torch.float64).eps
-    return (found * (1 + rounding)).sqrt() * (1 + _SLACK)
+    return (found * (1 + rounding)).sqrt() * (1 + SLACK)
 
 
 def sum_of_products(
@@ -135,11 +151,11 @@ def sum_of_products(
     is taken where it is smaller. Fused multiply-adds only leave roundings out.
 
     Args:
-        unit: of the dtype.
-        norms: of W's matrix (outputs, inputs * taps).
-        count: products in a sum.
+        unit: that of the dtype.
+        norms: those of W's matrix (outputs, inputs * taps).
+        count: the number of products in a sum.
         windows: see above; 1 for a matrix.
-        outputs: numbers in y.
+        outputs: the number of entries of y.
         bias: the norm of b, repeated for all pixels. It may be the first summand.
     """
     spread = math.sqrt(windows)
@@ -171,7 +187,7 @@ def transform_roundings(side: int) -> float:
             factors.append(factor)
             rest //= factor
     together = _direct(odd) + _BUTTERFLY if odd > 1 else 0.0
-    one_by_one = sum(_direct(factor) + _BUTTERFLY for factor in factors)
+    one_by_one = sum([_direct(factor) + _BUTTERFLY for factor in factors])
     return _BUTTERFLY * twos + max(together, one_by_one) + 8
 
 
@@ -192,24 +208,34 @@ def spectral_product(
     unit: Unit,
     norm: float,
     ports: tuple[int, int],
-    torus: tuple[int, int],
+    fft_size: tuple[int, int],
     outputs: int,
     bias: float = 0.0,
     transform: Callable[[int], float] = transform_roundings,
 ) -> Rounding:
-    """The error of IDFT(Q_k DFT(x)_k) + b: (inputs, outputs) of a group, and the largest norm of the Q_k."""
+    """The error of IDFT(Q_k DFT(x)_k) + b.
+
+    Args:
+        unit: that of the dtype.
+        norm: the largest norm of the Q_k.
+        ports: inputs and outputs of a group.
+        fft_size: height and width of the transforms.
+        outputs: the number of outputs.
+        bias: the norm of b, repeated for all pixels.
+        transform: the roundings of a transform of a given length.
+    """
     smallest = math.sqrt(min(ports))
     # Sums over channels, the rounding of their products, that of Q itself, and the bias.
     products = 2 * ports[0] + 2 * math.sqrt(2) * smallest + smallest + 8
-    count = 2 * (transform(torus[0]) + transform(torus[1])) + products
-    limit = unit.largest / 1024 / max(1.0, norm) / math.prod(torus)
+    count = 2 * (transform(fft_size[0]) + transform(fft_size[1])) + products
+    limit = unit.largest / 1024 / max(1.0, norm) / math.prod(fft_size)
     own = Rounding(unit.gamma(count) * norm, 4 * unit.u * bias, sums=4 * unit.u, largest=limit)
-    numbers = max(outputs, ports[0] * math.prod(torus), ports[1] * math.prod(torus))
+    numbers = max(outputs, ports[0] * math.prod(fft_size), ports[1] * math.prod(fft_size))
     return own.plus(underflow(unit, count, numbers, norm).times(1 + norm))
 
 
 def after(unit: Unit, first: Rounding, norm: float, second: Rounding, size: float, offset: float) -> Rounding:
-    """The error of a second step of that norm behind a first; what it reads is at most size |x| + offset in norm."""
+    """The error of a second step of that norm after a first; its input has a norm of at most size |x| + offset."""
     lost = first.times(norm + second.relative)
     reach = (second.largest - offset) / max(size, 1.0)
     own = Rounding(second.relative * size, second.relative * offset + second.constant, largest=reach)

@@ -1,4 +1,4 @@
-"""What the modules of torch alone share: tensors, a configuration, a bound and its roundings."""
+"""The base of the modules of torch alone: tensors, a configuration, a bound and its roundings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 Shape = tuple[int, ...]
-PASSES = 4.0  # as in fastlip/certification/bounds.py
+PASSES = 4.0  # as in fastlip/certification/bounds/layers.py
 
 
 class Plain(nn.Module):
@@ -36,5 +36,5 @@ class Plain(nn.Module):
         return 1.0
 
     def roundings(self, input_shape: Shape) -> float:
-        """Roundings behind an output for a bound of 1, as ``fastlip.certification.Bound`` counts them."""
+        """Roundings that lead to an output for a bound of 1, as ``fastlip.certification.Bound`` counts them."""
         return 0.0

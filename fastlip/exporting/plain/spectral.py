@@ -13,7 +13,7 @@ from fastlip.nn._orthogonal import largest_singular_value
 
 
 class SpectralConvolution(Plain):
-    """IDFT(Q_k DFT(x)_k) + bias on a torus, for images of one size.
+    """IDFT(Q_k DFT(x)_k) + bias with transforms of size ``torus``, for images of one size.
 
     spectrum: (frequencies of rfft2, groups, cout / groups, cin / groups, 2), real and imaginary parts (no complex
     parameter, which ``module.to(dtype)`` would truncate). fourier: ``"fft"``, or ``"matrices"``: the transforms as
@@ -54,7 +54,7 @@ class SpectralConvolution(Plain):
         return y.narrow(-2, 0, self.image[0]).narrow(-1, 0, self.image[1])
 
     def by_matrices(self, x: Tensor) -> Tensor:
-        """Q * x with real matrices; real and imaginary parts (2) stand beside what the comments name."""
+        """Q * x with real matrices; comments give the last axes, where 2 stands for real and imaginary parts."""
         (height, _), (rows, columns) = self.image, (self.torus[0], self.torus[1] // 2 + 1)
         dtype = self.spectrum.dtype
         X = (
@@ -80,9 +80,9 @@ class SpectralConvolution(Plain):
         return PASSES * sum(math.sqrt(2 * length) for length in lengths)
 
 
-def _transforms(image: tuple[int, int], torus: tuple[int, int]) -> tuple[Tensor, ...]:
-    """rfft2 of an image in the corner of a torus along its rows and columns, and irfft2 of that corner."""
-    (height, width), (rows, all_columns) = image, torus
+def _transforms(image: tuple[int, int], fft_size: tuple[int, int]) -> tuple[Tensor, ...]:
+    """The matrices of rfft2 of an image with zeros after it, along rows and columns, and of irfft2, cropped to it."""
+    (height, width), (rows, all_columns) = image, fft_size
     columns = all_columns // 2 + 1
     cosine, sine = _waves(width, columns, all_columns)  # (width, columns)
     twice = torch.full((columns,), 2.0, dtype=torch.float64)

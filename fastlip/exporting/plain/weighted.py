@@ -9,15 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastlip import ops
 from fastlip.exporting.plain._module import PASSES, Plain, Shape
+from fastlip.inspection.geometry import norm_of_convolution
+from fastlip.kernels.common.geometry import ConvGeometry
+from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.conv_exp.truncation import largest_modulus
 from fastlip.nn._residual import effective_norms, residual_bound
 from fastlip.nn.base import as_it_runs
 
 
 class PlainConvolution(Plain):
-    """What the convolutions below share: geometry and padding. image is the size for which they were exported."""
+    """Geometry and padding of the convolutions below. ``image`` is the size for which they were exported."""
 
     weight: Tensor
     bias: Tensor | None
@@ -25,17 +27,26 @@ class PlainConvolution(Plain):
     pads: tuple[int, int, int, int]
     dilation: tuple[int, int]
     groups: int
-    padding_mode: str
+    padding_mode: PaddingMode
     image: tuple[int, int] | None
 
     def make_tables(self) -> None:
-        """Indices, where circular padding exceeds the image, which F.pad refuses."""
+        """The geometry, and indices where circular padding exceeds the image, which F.pad refuses."""
+        kernel_size = self.kernel_of_module().shape[2:]
+        self.geometry = ConvGeometry(
+            (kernel_size[0], kernel_size[1]),
+            self.stride,
+            self.pads,
+            self.dilation,
+            self.groups,
+            self.padding_mode,
+        )
         self.wraps = False
         if self.padding_mode == "circular" and self.image is not None:
             (height, width), (left, right, top, bottom) = self.image, self.pads
             self.wraps = max(top, bottom) > height or max(left, right) > width
             if self.wraps:
-                # "after": what the adjoint of the padding before an image pads behind it.
+                # "after": the adjoint of a padding before the image pads after it.
                 self.register_buffer("rows", torch.arange(-top, height + bottom) % height)
                 self.register_buffer("columns", torch.arange(-left, width + right) % width)
                 self.register_buffer("rows_after", torch.arange(-bottom, height + top) % height)
@@ -63,15 +74,29 @@ class PlainConvolution(Plain):
             return F.conv2d(x, weight, bias, self.stride, (top, left), self.dilation, self.groups)
         return F.conv2d(self.pad(x), weight, bias, self.stride, 0, self.dilation, self.groups)
 
-    def geometry(self) -> dict[str, Any]:
-        """The arguments of ``fastlip.ops.spectral_norm``, without the stride."""
-        names = "pads", "dilation", "groups", "padding_mode"
-        return {name: getattr(self, name) for name in names}
+    def kernel_of_module(self) -> Tensor:
+        """The kernel, whose first axes are (outputs, inputs of a group)."""
+        return self.get_parameter(self.TENSORS[0])
 
     def roundings(self, input_shape: Shape) -> float:
         """Sums over the taps of all channels, each pixel in as many windows."""
-        kernel = getattr(self, self.TENSORS[0])
-        return PASSES * math.sqrt(input_shape[0]) * math.prod(kernel.shape[2:])
+        return PASSES * math.sqrt(input_shape[0]) * self.geometry.taps
+
+
+def config_of(geometry: ConvGeometry) -> dict[str, Any]:
+    """A geometry as a configuration: plain values under the names that exported files have."""
+    return {
+        "stride": geometry.stride,
+        "pads": geometry.pads,
+        "dilation": geometry.dilation,
+        "groups": geometry.groups,
+        "padding_mode": geometry.padding_mode,
+    }
+
+
+def _norm(kernel: Tensor, geometry: ConvGeometry, input_shape: Shape) -> float:
+    """An upper bound of the norm of the convolution on images of this shape."""
+    return norm_of_convolution(as_it_runs(kernel), geometry, (input_shape[-2], input_shape[-1]))
 
 
 class Convolution(PlainConvolution):
@@ -85,8 +110,7 @@ class Convolution(PlainConvolution):
 
     def lipschitz_bound(self, input_shape: Shape) -> float:
         """The norm on images of this shape."""
-        size = input_shape[-2], input_shape[-1]
-        return ops.spectral_norm(as_it_runs(self.weight), size, self.stride, **self.geometry()).item()
+        return _norm(self.weight, self.geometry, input_shape)
 
 
 class ResidualConvolution(PlainConvolution):
@@ -108,8 +132,10 @@ class ResidualConvolution(PlainConvolution):
 
     def lipschitz_bound(self, input_shape: Shape) -> float:
         """From the norm of the scaled kernel on images of this shape."""
-        size = input_shape[-2], input_shape[-1]
-        return residual_bound(*effective_norms(self.kernel, self.scale, size, **self.geometry()))
+        image, geometry = (input_shape[-2], input_shape[-1]), self.geometry
+        options = {"pads": geometry.pads, "dilation": geometry.dilation, "groups": geometry.groups}
+        norms = effective_norms(self.kernel, self.scale, image, **options, padding_mode=geometry.padding_mode)
+        return residual_bound(*norms)
 
 
 class ResidualDense(Plain):
@@ -152,8 +178,7 @@ class Exponential(PlainConvolution):
 
     def lipschitz_bound(self, input_shape: Shape) -> float:
         """The largest |p_T(i theta)| up to the norm of K; of a kernel that is not skew, sum_t |K|^t / t!."""
-        size = input_shape[-2], input_shape[-1]
-        norm = ops.spectral_norm(as_it_runs(self.kernel), size, **self.geometry()).item()
+        norm = _norm(self.kernel, self.geometry, input_shape)
         grouped = self.kernel.detach().unflatten(0, (self.groups, -1))
         if torch.equal(grouped, -grouped.transpose(1, 2).flip(3, 4)):
             return largest_modulus(self.terms, norm) * self.gain

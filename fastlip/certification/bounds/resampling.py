@@ -10,34 +10,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.certification.bounds import Bound, lipschitz_bound
+from fastlip.certification.bounds.table import Bound, Shape, lipschitz_bound, register
 
-_ROUNDINGS = 16.0  # at most so many taps per axis and weights of a few roundings each
+_ROUNDINGS = 16.0  # at most this many taps per axis, and weights of a few roundings each
 _EPS = torch.finfo(torch.float64).eps
 
 
-def _repeating(module: Any, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Bound:
+@register(
+    *(nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d),
+    *(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d),
+    *(nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d),
+)
+def _repeating(module: Any, input_shape: Shape, output_shape: Shape) -> Bound:
     """The root of how often the most frequent entry occurs in the padded sample."""
     labels = torch.arange(math.prod(input_shape), dtype=torch.float64).view(1, *input_shape)
     copies = int(module(labels).flatten().long().bincount().amax())
     return Bound(math.sqrt(copies), f"an entry is copied at most {copies} times", exact=True)
 
 
-for _kind in (
-    *(nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d),
-    *(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d),
-    *(nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d),
-):
-    lipschitz_bound.register(_kind)(_repeating)
-
-
 @lipschitz_bound.register
-def _upsample(module: nn.Upsample, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Bound:
+def _upsample(module: nn.Upsample, input_shape: Shape, output_shape: Shape) -> Bound:
     names = "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor"
     return interpolation(input_shape, {name: getattr(module, name) for name in names})
 
 
-def interpolation(input_shape: tuple[int, ...], options: dict[str, Any]) -> Bound:
+def interpolation(input_shape: Shape, options: dict[str, Any]) -> Bound:
     """Of ``torch.nn.functional.interpolate`` with these options: the product of the norms along each axis.
 
     Every mode works along one axis after the other. Where its weights depend on the precision in which positions are

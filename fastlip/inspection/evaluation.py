@@ -1,4 +1,4 @@
-"""What audits, certificates and attacks share: the models and batches they take, how these are evaluated."""
+"""Which models audits, certificates and attacks take, and how these are evaluated."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ from fastlip.nn.base import LipschitzLayer
 
 
 def check_model(model: Any, dtype: torch.dtype | None) -> None:
-    """Refuses what is no module, training mode, NaN or Inf in parameters, and dtypes that cannot be vouched for."""
+    """Raises TypeError or ValueError for no module, training mode, NaN or Inf in parameters, and other dtypes."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     training = [name or "model" for name, module in model.named_modules() if module.training]
     if training:
         raise ValueError(f"model: {training[0]!r} is in training mode; call model.eval() first")
     if dtype not in (None, torch.float32, torch.float64):
-        raise ValueError(f"dtype={dtype}: allowed are torch.float32, torch.float64 and None")
+        raise ValueError(f"dtype={dtype!r}: allowed are torch.float32, torch.float64 and None")
     check_finite(model)
 
 
 def check_finite(model: nn.Module) -> None:
     """Raises ValueError naming the layers whose parameters or buffers contain NaN or Inf."""
     for name, module in model.named_modules():
-        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for tensor_name, tensor in tensors:
+        for tensor_name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise ValueError(
                     f"layer {name or 'model'!r} ({type(module).__name__}): {tensor_name} contains NaN or Inf"
@@ -42,7 +41,7 @@ def check_finite(model: nn.Module) -> None:
 
 
 def compiled_from(module: nn.Module) -> nn.Module | None:
-    """The module that torch.compile wrapped in this one; None for one that is no such wrapper."""
+    """The module that ``torch.compile`` wrapped in this one; None if it is no such wrapper."""
     # Loading the compiler takes long: without it nothing is compiled.
     frames = sys.modules.get("torch._dynamo.eval_frame")
     is_wrapper = frames is not None and isinstance(module, frames.OptimizedModule)
@@ -50,15 +49,15 @@ def compiled_from(module: nn.Module) -> nn.Module | None:
 
 
 def check_eps(eps: Sequence[float]) -> None:
-    """Raises ValueError naming a radius that is negative or not finite."""
+    """Raises ValueError that names a radius that is negative or not finite."""
     for value in eps:
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"eps={value!r}: expected numbers, at least 0")
 
 
 def prepare(model: nn.Module, device: Any, dtype: torch.dtype | None) -> tuple[nn.Module, Tensor]:
-    """The model, or a copy where its device or type must change, and a tensor placed where its inputs go."""
-    forget(model)  # what is found out about a copy holds for a frozen model only with weights of the same parameters
+    """The model, or a copy if its device or dtype must change, and a tensor of the dtype and device of its inputs."""
+    forget(model)  # what a copy shows holds for a frozen model only if its weights are those of its parameters
     floating = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
     if dtype is None and floating & {torch.float16, torch.bfloat16}:
         dtype = torch.float32
@@ -66,11 +65,14 @@ def prepare(model: nn.Module, device: Any, dtype: torch.dtype | None) -> tuple[n
     moves = device is not None and devices != {torch.device(device)}
     if moves or (dtype is not None and floating != {dtype}):
         model = copy.deepcopy(model).to(device=device, dtype=dtype)
-    return model, next((p.detach() for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return model, parameter.detach()
+    return model, torch.zeros(())
 
 
 def bar(loader: Iterable[Any], what: str, progress: bool) -> Iterable[Any]:
-    """The loader, behind a progress bar if asked for."""
+    """The loader, with a progress bar if asked for."""
     if not progress:
         return loader
     with needed_for("progress=True"):
@@ -81,17 +83,18 @@ def bar(loader: Iterable[Any], what: str, progress: bool) -> Iterable[Any]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a while: the modes are as before afterwards, and weights are computed from the parameters."""
+    """Sets eval mode and restores the modes on exit; weights are computed from the parameters meanwhile."""
     with ExitStack() as stack:
         stack.enter_context(from_parameters(model))
         for module in model.modules():
-            stack.callback(setattr, module, "training", module.training)
-            module.training = False
+            if module.training:
+                stack.callback(setattr, module, "training", True)
+                module.training = False
         yield
 
 
 def forget(model: nn.Module) -> list[LipschitzLayer]:
-    """Empties the evaluation caches of the fastlip layers of the model, which it returns."""
+    """Empties the evaluation caches of the model's fastlip layers, and returns these."""
     layers = [module for module in model.modules() if isinstance(module, LipschitzLayer)]
     for layer in layers:
         layer.forget()
@@ -100,7 +103,7 @@ def forget(model: nn.Module) -> list[LipschitzLayer]:
 
 @contextmanager
 def from_parameters(model: nn.Module) -> Iterator[None]:
-    """Weights are computed anew from the parameters, in frozen layers too, which stay frozen with the new weights."""
+    """Computes weights from the parameters, in frozen layers too, which are frozen with the new weights on exit."""
     with ExitStack() as stack:
         for layer in forget(model):
             stack.callback(layer.__dict__.__setitem__, "frozen", layer.frozen)
@@ -109,7 +112,7 @@ def from_parameters(model: nn.Module) -> Iterator[None]:
 
 
 class Unchanged:
-    """Refuses parameters that change while a model is certified: it would not run as it was audited."""
+    """Refuses parameters that change while a model is certified: the model would not run as it was audited."""
 
     def __init__(self, model: nn.Module):
         self.model = model
@@ -121,12 +124,12 @@ class Unchanged:
             raise ValueError(f"model: its parameters changed before the end of batch {index}: they must stay fixed")
 
     def _state(self) -> Any:
-        return fingerprint(parameter.detach() for parameter in self.model.parameters() if is_plain(parameter))
+        return fingerprint([parameter.detach() for parameter in self.model.parameters() if is_plain(parameter)])
 
 
 @contextmanager
 def full_precision(device: str) -> Iterator[None]:
-    """No autocast, no TF32 or bfloat16 inside float32 products; the settings come back afterwards."""
+    """Switches off autocast, and TF32 and bfloat16 inside float32 products; restores the settings on exit."""
     with ExitStack() as stack:
         stack.enter_context(everything_ieee())
         for name in {"cpu", device}:

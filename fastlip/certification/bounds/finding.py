@@ -1,0 +1,51 @@
+"""Which bound holds for a module: by its own method, or by the table, and only if it computes what was bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from fastlip import nn as lip
+from fastlip.certification.bounds.layers import own_bound
+from fastlip.certification.bounds.table import Bound, Shape, lipschitz_bound
+from fastlip.exporting.plain import Plain
+from fastlip.nn._calls import MEASURED, overridden
+
+BoundRule = Callable[[Any, Shape, Shape], Bound]
+_ALONG_A_DIMENSION = (lip.MaxMin, lip.GroupSort, lip.HouseHolder, nn.Softmax, Plain)
+
+
+def rule_of(module: nn.Module) -> BoundRule | None:
+    """The rule that was written for exactly what this module computes; None if there is none.
+
+    The most derived class decides; a method ``lipschitz_bound`` of its own comes before the table. A subclass that
+    computes something else is another module, unless it is of this package, written with its bound in mind; its own
+    parametrization is measured.
+    """
+    table = lipschitz_bound.registry
+    for base in type(module).__mro__:
+        rule = own_bound if "lipschitz_bound" in vars(base) else table.get(base)
+        if rule is not None and base is not object:
+            replaced = base is not type(module) and overridden(module, base, allowed=MEASURED)
+            return None if replaced or "forward" in vars(module) else rule
+    return None
+
+
+def bound_module(module: nn.Module, input_shape: Shape, output_shape: Shape, rule: BoundRule | None = None) -> Bound:
+    """The bound of a module for samples of these shapes, by a rule that was found for it before, or by the table.
+
+    TypeError if there is none.
+    """
+    if isinstance(module, _ALONG_A_DIMENSION) and _is_along_samples(module, len(input_shape) + 1):
+        raise ValueError(f"{type(module).__name__} with dim={module.dim} mixes samples: no bound holds for one")
+    return (rule or rule_of(module) or lipschitz_bound)(module, input_shape, output_shape)
+
+
+def _is_along_samples(module: Any, dims: int) -> bool:
+    """Whether a module acts along the dimension of the samples, which keeps the shape of a batch."""
+    dim = getattr(module, "dim", 1)
+    if dim is None:  # torch's choice for Softmax
+        return dims in (1, 3)
+    return dim % dims == 0

@@ -1,0 +1,163 @@
+"""The bounds of this package's modules: activations, selections, pools, and layers that bound themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from fastlip import nn as lip
+from fastlip.certification.bounds.table import Bound, Shape, lipschitz_bound, register
+from fastlip.certification.bounds.tightness import convolution_is_exact, matrix_is_exact
+from fastlip.certification.bounds.weights import linear_form
+from fastlip.exporting import plain
+from fastlip.inspection.geometry import geometry_of
+from fastlip.inspection.rules import Rules
+from fastlip.kernels.common.geometry import ConvGeometry
+from fastlip.nn._base import LipschitzLayer, MatrixLinear, as_it_runs, at_least_float32
+from fastlip.nn._conv import KernelConv2d
+from fastlip.nn._orthogonal import OrthogonalConv2d
+from fastlip.nn._residual import ResidualConv2d, ResidualLinear
+
+_PASSES = 4  # residual, series and spectral layers pass several times over data of a few times the input's norm
+
+
+@register(lip.MaxMin, lip.GroupSort, lip.Abs, lip.ZeroChannelPad, lip.FirstChannels, lip.PixelUnshuffle)
+def _moves_entries(module: Any, input_shape: Shape, output_shape: Shape) -> Bound:
+    return Bound(1.0, "1 by construction", 0.0, exact=True)
+
+
+@lipschitz_bound.register
+def _reflection(module: lip.HouseHolder, input_shape: Shape, output_shape: Shape) -> Bound:
+    theta = at_least_float32(module.theta)
+    cosine, sine = (as_it_runs(value.to(module.theta.dtype)) for value in (theta.cos(), theta.sin()))
+    longest = torch.hypot(cosine, sine).amax().item() if len(theta) else 1.0
+    return Bound(max(1.0, longest), "reflections as rounded", 4.0, exact=True)
+
+
+class Details(NamedTuple):
+    """What the audit says about a bound that a layer finds itself: its roundings for a bound of 1, and tightness."""
+
+    roundings: float | None
+    exact: bool = False
+
+
+DetailsRule = Callable[[Any, Shape], Details]
+_DETAILS: Rules[DetailsRule] = Rules()
+
+
+def own_bound(module: Any, input_shape: Shape, output_shape: Shape) -> Bound:
+    """The bound that the module's own ``lipschitz_bound`` gives."""
+    value = float(module.lipschitz_bound(input_shape))
+    details = rule_of(module)(module, input_shape)
+    roundings = None if details.roundings is None else value * details.roundings
+    return Bound(value, "effective weight", roundings, exact=details.exact)
+
+
+def rule_of(module: nn.Module) -> DetailsRule:
+    """The rule for what is known of a module that bounds itself."""
+    return _DETAILS.rule_of(module) or _unknown
+
+
+def _unknown(module: Any, input_shape: Shape) -> Details:
+    # Attributes of others' modules say nothing about what their forward does.
+    return Details(_by_passes(input_shape) if isinstance(module, LipschitzLayer) else None)
+
+
+def _by_passes(input_shape: Shape) -> float:
+    return _PASSES * math.sqrt(math.prod(input_shape))
+
+
+def _over_taps(geometry: ConvGeometry, input_shape: Shape) -> float:
+    return _PASSES * math.sqrt(input_shape[0]) * geometry.taps
+
+
+@_DETAILS.register(MatrixLinear)
+def _matrix(layer: Any, input_shape: Shape) -> Details:
+    rows, columns = layer.out_features, layer.in_features
+    roundings = _by_passes(input_shape) if linear_form(layer) is None else math.sqrt(columns)
+    return Details(roundings, matrix_is_exact(rows, columns))
+
+
+@_DETAILS.register(KernelConv2d)
+def _kernel(layer: Any, input_shape: Shape) -> Details:
+    geometry, inputs = geometry_of(layer), layer.in_channels // layer.groups
+    roundings = _over_taps(geometry, input_shape) if linear_form(layer) is None else sum_roundings(inputs, geometry)
+    shape = layer.out_channels, inputs, *geometry.kernel_size
+    return Details(roundings, convolution_is_exact(shape, (input_shape[-2], input_shape[-1]), geometry))
+
+
+@_DETAILS.register(lip.AOCConvTranspose2d)
+def _transposed(layer: Any, input_shape: Shape) -> Details:
+    if linear_form(layer) is None:
+        return Details(_by_passes(input_shape))
+    return Details(sum_roundings(layer.in_channels, ConvGeometry(layer.kernel_size, layer.stride)))
+
+
+@_DETAILS.register(OrthogonalConv2d)
+def _per_frequency(layer: Any, input_shape: Shape) -> Details:
+    geometry = geometry_of(layer)
+    # Every frequency's matrix acts as it is: no zeros around the image.
+    whole = layer.padding_mode == "circular" or layer.taps == (1, 1)
+    return Details(_over_taps(geometry, input_shape), whole and _divides(geometry, input_shape))
+
+
+@_DETAILS.register(lip.SOCConv2d)
+def _exponential(layer: Any, input_shape: Shape) -> Details:
+    geometry = geometry_of(layer)
+    whole = geometry.kernel_size == (1, 1)
+    return Details(_over_taps(geometry, input_shape), whole and _divides(geometry, input_shape))
+
+
+@_DETAILS.register(ResidualConv2d)
+def _residual(layer: Any, input_shape: Shape) -> Details:
+    return Details(_over_taps(geometry_of(layer), input_shape))
+
+
+@_DETAILS.register(ResidualLinear)
+def _residual_dense(layer: Any, input_shape: Shape) -> Details:
+    return Details(_by_passes(input_shape))
+
+
+def _divides(geometry: ConvGeometry, input_shape: Shape) -> bool:
+    """Whether the stride divides the image: no zeros after it."""
+    return input_shape[-2] % geometry.stride[0] == 0 == input_shape[-1] % geometry.stride[1]
+
+
+@_DETAILS.register(lip.ScaledAvgPool2d, lip.L2NormPool2d)
+def _pool(module: Any, input_shape: Shape) -> Details:
+    return Details(_by_passes(input_shape), exact=True)
+
+
+@_DETAILS.register(plain.Plain)
+def _plain(module: plain.Plain, input_shape: Shape) -> Details:
+    roundings = module.roundings(input_shape)
+    return Details(roundings, exact=roundings == 0)
+
+
+@_DETAILS.register(plain.Convolution)
+def _plain_convolution(module: plain.Convolution, input_shape: Shape) -> Details:
+    image = input_shape[-2], input_shape[-1]
+    exact = convolution_is_exact(tuple(module.weight.shape), image, module.geometry)
+    return Details(module.roundings(input_shape), exact)
+
+
+@_DETAILS.register(plain.SpectralConvolution)
+def _plain_spectral(module: plain.SpectralConvolution, input_shape: Shape) -> Details:
+    return Details(module.roundings(input_shape), exact=module.torus == module.image)
+
+
+def sum_roundings(inputs: int, geometry: ConvGeometry) -> float:
+    r"""Roundings of y = W x relative to |W|_2 |x|, W dense or a convolution: sqrt(n), n the length of its sums.
+
+    Whatever the order of summation, a partial sum is a part of W's columns times a part of x: its norm is at most
+    |W|_2 |x|, in a convolution times the square root of how many windows see a pixel. Each of the n is rounded
+    with a relative error of at most u, and independent errors add up in square (Higham, Mary, *A New Approach
+    to Probabilistic Rounding Error Analysis*, SIAM J. Sci. Comput. 2019); the worst case is n instead of
+    sqrt(n).
+    """
+    (kh, kw), (sh, sw) = geometry.kernel_size, geometry.stride
+    return math.sqrt(inputs * geometry.taps * -(-kh // sh) * -(-kw // sw))

@@ -1,0 +1,34 @@
+"""Which bounds of the audit are tight, i.e. equal the norm up to rounding."""
+
+from __future__ import annotations
+
+import math
+
+from fastlip.kernels.common.geometry import ConvGeometry, Pair
+from fastlip.kernels.spectral_norm.reference import is_cheap
+
+
+def matrix_is_exact(rows: int, columns: int) -> bool:
+    """Whether the 2-norm of such a matrix is computed, not bounded by Gram iteration."""
+    return is_cheap(1, min(rows, columns))
+
+
+def convolution_is_exact(shape: tuple[int, ...], image: Pair, geometry: ConvGeometry) -> bool:
+    """Whether ``fastlip.ops.spectral_norm`` is exact here: one tap, or circular with all its padding.
+
+    Args:
+        shape: that of the kernel, (outputs, inputs of a group, ...).
+        image: height and width of the input.
+        geometry: that of the convolution.
+    """
+    left, right, top, bottom = geometry.pads
+    for padding, halo, side, step in (
+        (top + bottom, geometry.halo[0], image[0], geometry.stride[0]),
+        (left + right, geometry.halo[1], image[1], geometry.stride[1]),
+    ):
+        circular = geometry.padding_mode == "circular" and padding == halo and side % step == 0
+        if not (circular or halo == padding == 0):
+            return False
+    (down, across), groups = geometry.stride, geometry.groups
+    frequencies = -(-image[0] // down) * -(-image[1] // across)
+    return is_cheap(groups * frequencies, min(shape[0] // groups, shape[1] * math.prod(geometry.stride)))

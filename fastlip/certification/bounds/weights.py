@@ -1,0 +1,59 @@
+"""Which tensor a module multiplies by: decided by the forward that runs, never by the name of an attribute."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from fastlip.inspection.rules import defines_outside, nearest
+from fastlip.nn._base import MatrixLinear
+from fastlip.nn._conv import KernelConv2d
+from fastlip.nn.aoc import AOCConvTranspose2d
+
+LinearForm = Literal["matrix", "convolution", "transposed"]
+
+# A module of torch.nn: the methods that say what its weight does.
+_CONTRACTS = {
+    nn.Linear: ("forward",),
+    nn.Conv1d: ("forward", "_conv_forward"),
+    nn.Conv2d: ("forward", "_conv_forward"),
+    nn.ConvTranspose2d: ("forward",),
+}
+_FORMS: dict[type, LinearForm] = {
+    nn.Linear: "matrix",
+    nn.Conv1d: "convolution",
+    nn.Conv2d: "convolution",
+    nn.ConvTranspose2d: "transposed",
+    MatrixLinear: "matrix",
+    KernelConv2d: "convolution",
+    AOCConvTranspose2d: "transposed",
+}
+# The same of this package's layers: another package's subclass may define any of them.
+_READ = frozenset({"forward", "weight", "effective", "convolve", "torus_for", "apply_spectrum"})
+
+
+def runs_as(module: nn.Module, kind: type[nn.Module], *methods: str) -> bool:
+    """Whether the module is of this kind, and these methods of it are those of the kind: not overridden anywhere."""
+    return isinstance(module, kind) and not any(
+        name in vars(module) or getattr(type(module), name, None) is not getattr(kind, name) for name in methods
+    )
+
+
+def linear_form(module: nn.Module) -> LinearForm | None:
+    """How the module applies a weight W if its forward is y = W x + b, its class's own; None for any other module."""
+    found = nearest(_FORMS, module)
+    if found is None:
+        return None
+    kind, form = found
+    methods = _CONTRACTS.get(kind)
+    as_written = not defines_outside(module, _READ) if methods is None else runs_as(module, kind, *methods)
+    return form if as_written else None
+
+
+def linear_weight(module: Any) -> Tensor | None:
+    """The matrix or kernel W of a module whose forward is y = W x + b, the class's own; None for any other module.
+
+    Any module may have an attribute ``weight`` that its forward does not use, or not like this.
+    """
+    return None if linear_form(module) is None else module.weight

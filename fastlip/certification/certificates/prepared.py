@@ -1,0 +1,108 @@
+"""A network taken apart once, audited, and followed batch by batch with bounds of its rounding errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastlip.certification.auditing import LayerBound, examine
+from fastlip.certification.certificates.slopes import class_slopes
+from fastlip.certification.graphs import Branch
+from fastlip.certification.rounding import FOLLOWERS, Rounded, RoundingModel, exact_twin
+from fastlip.certification.rounding.following import Values
+from fastlip.certification.unfolding import Link, modules_of, unfold
+from fastlip.inspection.running import batch_like
+from fastlip.inspection.sameness import norms
+from fastlip.losses.labels import as_logits
+
+
+class Prepared:
+    """What all batches of one certificate share: the audit, the layers, and how rounding is followed through them.
+
+    Attributes:
+        audit: the bounds.
+        slopes: (c, c), how fast differences of scores can change.
+    """
+
+    def __init__(self, model: nn.Module, input_shape: tuple[int, ...], rounding: RoundingModel, device: torch.device):
+        self.audit, self._links = examine(model, input_shape)
+        self.slopes = class_slopes(self._links, self.audit).to(device)
+        self._follower = FOLLOWERS[rounding]
+        self._rules: dict[Any, Any] = {}
+        exactly = rounding == "worst-case"
+        self._twins = _twins(model, self._links, input_shape) if exactly else None
+
+    def forward(self, index: int, x: Tensor) -> tuple[Tensor, Rounded]:
+        """The outputs of the layers for a batch, which they may overwrite, and bounds of the outputs' errors."""
+        follower = self._follower(len(x), x.device, self._rules)
+        y, state = _follow(index, self._links, self.audit.layers, x, follower, follower.start)
+        return y, follower.finish(state)
+
+    def exact(self, images: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """A function from rows of a batch to their scores by the network in float64; None if there is none."""
+        twins = self._twins
+        if twins is None:
+            return None
+
+        def scores(rows: Tensor) -> Tensor:
+            x = images[rows].double()
+            for module in twins:
+                x = module(x)
+            return as_logits(x)
+
+        return scores
+
+
+def _twins(model: nn.Module, links: Sequence[Link], input_shape: tuple[int, ...]) -> list[nn.Module] | None:
+    """The layers of the model's copy in float64; None if there is no copy."""
+    twin = exact_twin(model, modules_of(links))
+    if twin is None:
+        return None
+    twin_of = dict(zip(model.modules(), twin.modules(), strict=True))
+    found = [twin_of.get(link.module) for link in links]
+    copied = [module for module in found if module is not None]
+    # Branches and modules that were read from a graph are no modules of the model.
+    return copied if len(copied) == len(links) else _modules_unfolded(twin, input_shape)
+
+
+def _modules_unfolded(twin: nn.Module, input_shape: tuple[int, ...]) -> list[nn.Module]:
+    return [link.module for link in unfold(twin, batch_like(twin, 1, input_shape))]
+
+
+def _follow(
+    index: int, links: Sequence[Link], rows: Sequence[LayerBound], x: Tensor, follower: Any, state: Any
+) -> tuple[Tensor, Any]:
+    """The outputs of links for x, and the state of their errors, given that of x."""
+    before = Values(norms(x), x.dtype)
+    for link, row in zip(links, rows, strict=True):
+        if isinstance(link.module, Branch):
+            y, state = _follow_branch(index, link.module, row, x, follower, state)
+            after = Values(norms(y), y.dtype)
+        else:
+            y = link.module(x)
+            # As norms(y) does: this loop is most of what a batch costs in Python.
+            after = Values(torch.linalg.vector_norm(y.reshape(len(y), -1), dim=1, dtype=torch.float64), y.dtype)
+            state = follower.link(link.module, row, before, after, state)
+        if not y.isfinite().all():
+            raise ValueError(
+                f"NaN or Inf in the outputs of batch {index}, first in layer {link.name!r} "
+                f"({type(link.module).__name__})"
+            )
+        x, before = y, after
+    return x, state
+
+
+def _follow_branch(
+    index: int, branch: Branch, row: LayerBound, x: Tensor, follower: Any, state: Any
+) -> tuple[Tensor, Any]:
+    rows = list(row.parts)
+
+    def call(node: Any, value: Tensor, size: Any) -> tuple[Tensor, Any]:
+        links = branch.links[node]
+        own, rows[: len(links)] = rows[: len(links)], []
+        return _follow(index, links, own, value, follower, size)
+
+    return branch.propagate(x, state, call, follower.measure, follower.node)

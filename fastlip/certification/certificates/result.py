@@ -1,0 +1,99 @@
+"""What a certificate says: accuracy, certified robust accuracy and the radius of every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastlip.certification.auditing import Audit
+from fastlip.certification.rounding import RoundingModel
+from fastlip.inspection.evaluation import check_eps
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What :func:`fastlip.certify` found on n samples.
+
+    Attributes:
+        accuracy: the share of samples that are classified correctly; a tie is an error.
+        cra: for each eps the share of samples that are classified correctly with a radius above eps.
+        joint_cra: the same by margin / (sqrt 2 L) alone, which is what papers report.
+        radii: (n,), certified L2 radii, 0 for misclassified samples.
+        margins: (n,), f_y - max_{j != y} f_j as computed, negative for misclassified samples.
+        labels: (n,), the classes y.
+        predictions: (n,), the classes with the largest scores.
+        lipschitz: the audited bound L of the network, by which margins are divided.
+        rounding: the largest bound of the forward's error in L2 norm, for an image and those within its radius.
+        n: the number of samples.
+        audit: the bound of every layer.
+        rounding_model: ``"worst-case"`` or ``"probabilistic"``, how ``rounding`` was bounded.
+        class_radii: (n, c) if asked for, else None: how far each image may be moved with f_y still above f_j; 0 where
+            it is not, inf at j = y.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), lip.CayleyLinear(4, 2)).eval()
+        >>> images = torch.rand(8, 1, 2, 2)
+        >>> certificate = fastlip.certify(model, [(images, model(images).argmax(1))], eps=[0.0])
+        >>> certificate.accuracy, certificate.n, tuple(certificate.radii.shape)
+        (1.0, 8, (8,))
+    """
+
+    accuracy: float
+    cra: dict[float, float]
+    joint_cra: dict[float, float]
+    radii: Tensor
+    margins: Tensor
+    labels: Tensor
+    predictions: Tensor
+    lipschitz: float
+    rounding: float
+    n: int
+    audit: Audit = field(repr=False)
+    rounding_model: RoundingModel = "worst-case"
+    class_radii: Tensor | None = field(default=None, repr=False)
+
+    def curve(self, eps: Sequence[float] | Tensor) -> Tensor:
+        """Certified robust accuracy at many radii.
+
+        Args:
+            eps: (k,) radii, at least 0.
+
+        Returns:
+            (k,) shares of the samples, float64.
+
+        Raises:
+            ValueError: a radius that is negative or not finite.
+        """
+        eps = torch.as_tensor(eps, dtype=torch.float64)
+        check_eps(eps.tolist())
+        return (self.n - torch.searchsorted(self.radii.sort().values, eps, right=True)).double() / self.n
+
+    def to_dict(self) -> dict[str, Any]:
+        """The certificate as plain values, ready for JSON: eps become strings, tensors lists."""
+        return {
+            "accuracy": self.accuracy,
+            "cra": {str(eps): share for eps, share in self.cra.items()},
+            "joint_cra": {str(eps): share for eps, share in self.joint_cra.items()},
+            "lipschitz": self.lipschitz,
+            "rounding": self.rounding,
+            "rounding_model": self.rounding_model,
+            "n": self.n,
+            "radii": self.radii.tolist(),
+            "margins": self.margins.tolist(),
+            "audit": self.audit.to_dict(cost=False),
+        }
+
+    def __str__(self) -> str:
+        lines = [f"accuracy {self.accuracy:.2%} of {self.n} samples"]
+        for eps, share in self.cra.items():
+            joint = self.joint_cra[eps]
+            lines.append(f"certified at {eps:.4g}: {share:.2%}  (by margin / (sqrt 2 L) alone: {joint:.2%})")
+        lines.append(f"Lipschitz constant at most {self.lipschitz:.9g} (audited; radii are divided by it)")
+        lines.append(
+            f"error of the forward at most {self.rounding:.3g} ({self.rounding_model}; taken off the margins)"
+        )
+        return "\n".join(lines)

@@ -1,0 +1,164 @@
+"""``fastlip.certify``: every batch through the audited layers, and through the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastlip.certification.auditing import Audit
+from fastlip.certification.batches import check_batch, check_bounds, check_declared
+from fastlip.certification.certificates.margins import Slopes, measure
+from fastlip.certification.certificates.prepared import Prepared
+from fastlip.certification.certificates.result import Certificate
+from fastlip.certification.rounding import RoundingModel, check_model_name
+from fastlip.inspection.evaluation import (
+    Unchanged,
+    bar,
+    check_eps,
+    check_model,
+    from_parameters,
+    full_precision,
+    prepare,
+)
+from fastlip.inspection.sameness import check_batch_outputs
+
+DEFAULT_EPS = (36 / 255, 72 / 255, 108 / 255, 1.0)
+
+
+def certify(
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    eps: Sequence[float] = DEFAULT_EPS,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    device: torch.device | str | int | None = None,
+    dtype: torch.dtype | None = None,
+    per_class: bool = False,
+    progress: bool = False,
+    rounding: RoundingModel = "worst-case",
+    bounds: tuple[float | Tensor, float | Tensor] | None = None,
+) -> Certificate:
+    r"""Returns the certified robust accuracy (CRA) of a classifier on the batches (images, labels) of a loader.
+
+    .. math:: r_j(x) = \frac{\max(0,\; f_y - f_j - 2 \sqrt 2\, e)}
+                            {\min(\sqrt 2\, L,\; L_{body} \|w_y - w_j\|) + \sqrt 2\, g},
+              \qquad r(x) = \min_{j \ne y} r_j(x)
+
+    L is the audited bound of the model (:func:`fastlip.audit`), never an assumed 1. The second slope applies if the
+    model ends in a linear layer with rows w_j, perhaps followed by a selection of its first outputs: L_body is the
+    bound of what comes before. r_j is the radius within which class j cannot overtake the label y.
+
+    The certificate holds for the network as it runs, in floating-point numbers, for the image and for every
+    perturbed one. e bounds the L2 error of the computed outputs for the image, and e + g r for those at a distance
+    of r; g is of the size of a few thousand roundings. Both come from a worst-case bound of each layer's own error
+    (whatever the order in which it sums, with or without fused multiply-adds, with numbers below the normal range
+    flushed to zero or not), from the size of its inputs and hidden values, times the bounds of the layers after it.
+    ``rounding="probabilistic"`` takes u sqrt(n) L_l |x_l| for a layer's error, with u the unit roundoff, n the
+    number of roundings that lead to an output and x_l the layer's input, and the root of the sum of squares. It holds
+    for independent roundings with high probability (Higham and Mary 2019), and can fail by far where they are not,
+    where hidden values are large, or below the normal range. With ``dtype=torch.float64`` the worst case is
+    negligible. If the answer at one of ``eps`` may depend on it, the image is evaluated in float64 as well, with the
+    same effective weights, and e counts once, for the perturbed image. TF32 and autocast are off meanwhile.
+
+    The layers are evaluated one after the other. The model's own outputs for each batch, and for its first image
+    alone, must agree with theirs up to 2 e: this costs another forward.
+
+    Args:
+        model: in eval mode. Parameters in 16 bits are raised to float32 in a copy, which is what is certified.
+        loader: batches of images (n, \*input_shape) and integer or one-hot labels: pairs, or dicts with usual keys.
+        eps: the radii at which CRA is reported, at least 0.
+        input_shape: the shape of one image; default None takes that of the first batch.
+        device: where to run; default None is where the model is. The model itself is not moved.
+        dtype: ``torch.float32`` or ``torch.float64`` certifies a copy of the model in that type; default None
+            certifies the model as it is.
+        per_class: keeps r_j for every sample and class, (n, c) float64, as ``class_radii``; default False.
+        progress: shows a progress bar; default False.
+        rounding: ``"worst-case"`` (default) or ``"probabilistic"``: which bound of rounding errors is subtracted from
+            the margins.
+        bounds: the least and largest value that images may have, numbers or tensors that broadcast to an image.
+            Images outside are refused, since radii are in their units. Default None allows any.
+
+    Returns:
+        A :class:`Certificate`.
+
+    Raises:
+        TypeError: modules that the audit does not understand, all named.
+        ValueError: a model in training mode, or with parameters that change meanwhile; NaN or Inf in parameters,
+            images or outputs (naming batch and layer); outputs that are not those of the audited layers, or depend
+            on the number of images in a batch; images outside of the bounds or of another shape than the model was
+            built for; labels out of range; an empty loader; a negative eps; another dtype or name of rounding.
+
+    Example:
+        >>> model = fastlip.models.lip_conv_net("aol", width=8, image_size=8, in_channels=1).eval()
+        >>> images = torch.rand(4, 1, 8, 8)
+        >>> certificate = fastlip.certify(model, [(images, model(images).argmax(1))], eps=[0.001])
+        >>> certificate.accuracy, bool(certificate.lipschitz <= 1.001)
+        (1.0, True)
+    """
+    check_model(model, dtype)
+    check_eps(eps)
+    check_model_name(rounding)
+    model, parameter = prepare(model, device, dtype)
+    with full_precision(parameter.device.type), torch.no_grad(), from_parameters(model):
+        batches = bar(loader, "certify", progress)
+        outcome, found = _run(model, parameter, batches, input_shape, per_class, rounding, eps, bounds)
+    correct = outcome["margin"] > 0
+    radii = torch.where(correct, outcome["radius"], 0.0)
+    joint = torch.where(correct, outcome["joint"], 0.0)
+    return Certificate(
+        accuracy=correct.double().mean().item(),
+        cra={float(value): (radii > value).double().mean().item() for value in eps},
+        joint_cra={float(value): (joint > value).double().mean().item() for value in eps},
+        radii=radii,
+        margins=outcome["margin"],
+        labels=outcome["label"],
+        predictions=outcome["prediction"],
+        lipschitz=found.bound,
+        rounding=outcome["error"].amax().item(),
+        n=len(radii),
+        audit=found,
+        rounding_model=rounding,
+        class_radii=outcome.get("class_radii"),
+    )
+
+
+def _run(
+    model: nn.Module,
+    parameter: Tensor,
+    loader: Iterable[Any],
+    input_shape: tuple[int, ...] | None,
+    per_class: bool,
+    rounding: RoundingModel,
+    eps: Sequence[float],
+    bounds: tuple[Any, Any] | None,
+) -> tuple[dict[str, Tensor], Audit]:
+    """The measurements of all batches by name, and the audit."""
+    prepared, unchanged = None, Unchanged(model)
+    parts: dict[str, list[Tensor]] = {}
+    for index, batch in enumerate(loader):
+        images, labels = check_batch(index, batch)
+        check_bounds(index, images, bounds)
+        if input_shape is None:
+            check_declared(model, index, images)
+        shape = tuple(images.shape[1:])
+        input_shape = shape if input_shape is None else tuple(input_shape)
+        if shape != input_shape:
+            raise ValueError(f"input_shape={input_shape}: batch {index} has images of {shape}")
+        if prepared is None:
+            prepared = Prepared(model, input_shape, rounding, parameter.device)
+        x = images.to(parameter)
+        outputs, error = prepared.forward(index, x.clone())
+        check_batch_outputs(index, model, x, outputs, error.error)
+        unchanged.check(index)
+        slopes = Slopes(prepared.audit.bound, prepared.slopes)
+        measured = measure(outputs, labels, error, slopes, eps, prepared.exact(x))
+        if not per_class:
+            del measured["class_radii"]
+        for name, value in measured.items():
+            parts.setdefault(name, []).append(value.cpu())
+    if prepared is None:
+        raise ValueError("loader: it has no batches")
+    return {name: torch.cat(values) for name, values in parts.items()}, prepared.audit

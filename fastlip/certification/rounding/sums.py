@@ -1,0 +1,98 @@
+"""Worst-case rounding errors of matrices and convolutions, as sums of products."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastlip.certification.rounding.terms import (
+    Rounding,
+    Unit,
+    norms_of,
+    spectral_product,
+    sum_of_products,
+    underflow,
+)
+from fastlip.kernels.common.geometry import ConvGeometry, Pair
+from fastlip.kernels.spectral_conv import costs
+
+Shape = tuple[int, ...]
+
+
+def in_double(tensor: Tensor) -> Tensor:
+    """The values as they are stored, in float64 on the CPU."""
+    return tensor.detach().to("cpu", torch.float64)
+
+
+def norm_of(bias: Tensor | None, repeats: float) -> float:
+    """The norm of a bias that is repeated for ``repeats`` pixels; 0 without one, or for a bias without numbers."""
+    return 0.0 if bias is None or bias.is_meta else in_double(bias).norm().item() * math.sqrt(repeats)
+
+
+def dense(unit: Unit, weight: Tensor, bias: Tensor | None, output_shape: Shape) -> Rounding:
+    """The error of W x + b for a matrix W, applied along the last axis."""
+    matrix, outputs = in_double(weight), math.prod(output_shape)
+    repeats = outputs / max(matrix.shape[0], 1)
+    return sum_of_products(unit, norms_of(matrix[None]), matrix.shape[1], 1, outputs, norm_of(bias, repeats))
+
+
+def convolution(
+    unit: Unit,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: ConvGeometry,
+    output_shape: Shape,
+    padded: Pair | None = None,
+) -> Rounding:
+    """The error of W * x + b for a kernel (outputs, inputs of a group, kh, kw).
+
+    Args:
+        unit: that of the dtype.
+        weight: the kernel.
+        bias: (outputs,) or None.
+        geometry: stride, dilation and groups are read.
+        output_shape: (outputs, height, width).
+        padded: the size of x if its padding is zeros: taps on the padding round nothing. None: every tap counts.
+    """
+    kernel, pixels = in_double(weight), math.prod(output_shape[1:])
+    (kh, kw), (sh, sw) = kernel.shape[2:], geometry.stride
+    taps, windows = kh * kw, -(-kh // sh) * -(-kw // sw)
+    norms = norms_of(kernel.flatten(1).unflatten(0, (geometry.groups, -1)), taps)
+    if padded is not None:
+        (dh, dw), (height, width) = geometry.dilation, padded
+        taps = min(kh, -(-height // dh)) * min(kw, -(-width // dw))
+        windows = min(windows, min(kh, output_shape[1]) * min(kw, output_shape[2]))
+    count, outputs = kernel.shape[1] * taps, math.prod(output_shape)
+    return sum_of_products(unit, norms, count, windows, outputs, norm_of(bias, pixels))
+
+
+def transposed(unit: Unit, weight: Tensor, bias: Tensor | None, groups: int, output_shape: Shape) -> Rounding:
+    """The error of a transposed convolution with a kernel (inputs, outputs of a group, kh, kw).
+
+    An output is a sum over the inputs and those taps that reach it; a pixel of x is read once for each tap.
+    """
+    kernel, pixels = in_double(weight), math.prod(output_shape[1:])
+    taps = math.prod(kernel.shape[2:])
+    matrices = kernel.unflatten(0, (groups, -1)).transpose(1, 2).flatten(2).flatten(0, 1)
+    norms = norms_of(matrices.unflatten(0, (groups, -1)), taps)
+    count = matrices.shape[1]
+    return sum_of_products(unit, norms, count, taps, math.prod(output_shape), norm_of(bias, pixels))
+
+
+def by_spectrum(
+    unit: Unit, kernel: Tensor, geometry: ConvGeometry, image: Pair, outputs: int, bias: float = 0.0
+) -> Rounding:
+    """The error of a convolution by its spectrum, whose matrices have at most sqrt(taps) times the kernel's norm."""
+    kernel = in_double(kernel)
+    fft_size = costs.torus_of(image, geometry.pads, geometry.padding_mode)
+    norms = norms_of(kernel.flatten(1)[None], geometry.taps)
+    norm = min(math.sqrt(geometry.taps) * norms.spectral, norms.by_taps, norms.absolute)
+    return spectral_product(unit, norm, (kernel.shape[1], kernel.shape[0]), fft_size, outputs, bias)
+
+
+def average(unit: Unit, length: int, value: float, outputs: int) -> Rounding:
+    """The error of sums of ``length`` entries with positive weights, a matrix of norm value: gamma_n |W| |x| each."""
+    limit = unit.largest / 1024 / max(length, 1)
+    return Rounding(unit.gamma(length + 4) * value, largest=limit).plus(underflow(unit, length + 4, outputs))

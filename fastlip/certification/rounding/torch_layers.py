@@ -1,0 +1,129 @@
+"""Worst-case rounding errors of ``torch.nn``'s modules, and of this package's that have no weight."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+
+from fastlip import nn as lip
+from fastlip.certification.bounds.pools import AVERAGE_POOLS, MAX_POOLS, windows
+from fastlip.certification.bounds.torch_layers import MOVES, SLOPES, duplication
+from fastlip.certification.rounding.rules import Shape, register
+from fastlip.certification.rounding.sums import average, convolution, dense, in_double, norm_of, transposed
+from fastlip.certification.rounding.terms import Rounding, Unit, underflow
+from fastlip.exporting import plain
+from fastlip.kernels.common.geometry import ConvGeometry
+
+_SMOOTH = 16.0  # rounding allowance per elementwise function, including the library's exp
+
+
+@register(lip.MaxMin, lip.GroupSort, lip.Abs, lip.ZeroChannelPad, lip.FirstChannels, lip.PixelUnshuffle)
+@register(plain.SortPairs, plain.SortGroups, plain.Absolute, plain.FirstEntries)
+@register(plain.PadChannels, plain.PadGroups, plain.Patches)
+@register(*MOVES, *MAX_POOLS)
+def _moves(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    # Numbers below the normal range may become zero.
+    return underflow(unit, 1, math.prod(output_shape), 0.0)
+
+
+@register(lip.HouseHolder, plain.Reflection)
+def _reflection(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    """Two products and a sum for each entry, and pairs near their line that fall on its other side."""
+    return Rounding(16 * unit.u * value).plus(underflow(unit, 8, math.prod(output_shape)))
+
+
+@register(*SLOPES, nn.LeakyReLU, nn.PReLU, nn.ELU)
+def _elementwise(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    outputs = math.prod(output_shape)
+    error = Rounding(_SMOOTH * unit.u * max(value, 1), output=_SMOOTH * unit.u)
+    if isinstance(module, nn.Hardsigmoid):  # x + 3 is rounded first
+        error = error.plus(Rounding(constant=_SMOOTH * unit.u * math.sqrt(outputs)))
+    if isinstance(module, nn.Softplus):  # beyond its threshold it is x itself
+        jump = math.log1p(math.exp(-module.threshold)) / module.beta
+        error = error.plus(Rounding(constant=jump * math.sqrt(outputs)))
+    return error.plus(underflow(unit, _SMOOTH, outputs, 4.0))
+
+
+@register(nn.Softmax)
+def _softmax(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    # exp(x - max x) is off by 2 |x|_inf u of itself, the sum of n of them by n u: and so is their quotient.
+    outputs = math.prod(output_shape)
+    length = max(input_shape)
+    groups = outputs / min(input_shape)
+    own = Rounding(4 * unit.u, unit.gamma(length + _SMOOTH) * math.sqrt(groups))
+    return own.plus(underflow(unit, length + _SMOOTH, outputs, 4.0))
+
+
+@register(nn.Linear)
+def _linear(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    return dense(unit, module.weight, module.bias, output_shape)
+
+
+@register(nn.Conv1d, nn.Conv2d)
+def _convolution(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    weight, geometry, image = module.weight, ConvGeometry.of_module(module), (input_shape[-2], input_shape[-1])
+    if isinstance(module, nn.Conv1d):  # an image of one row
+        weight, image, output_shape = weight.unsqueeze(2), (1, image[1]), (output_shape[0], 1, output_shape[1])
+    padded = image if module.padding_mode == "zeros" else None
+    error = convolution(unit, weight, module.bias, geometry, output_shape, padded)
+    if module.padding_mode in ("reflect", "replicate"):
+        error = error.times(duplication(geometry, image, module.padding_mode)[0])
+    return error
+
+
+@register(nn.ConvTranspose2d)
+def _transposed(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    return transposed(unit, module.weight, module.bias, module.groups, output_shape)
+
+
+@register(*AVERAGE_POOLS)
+def _average(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    length = math.prod(int(seen.sum(1).amax()) for seen in windows(module, input_shape, output_shape))
+    return average(unit, length, value, math.prod(output_shape))
+
+
+@register(lip.ScaledAvgPool2d, plain.ScaledPool)
+def _scaled_pool(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    return average(unit, math.prod(module.kernel_size), value, math.prod(output_shape))
+
+
+@register(lip.L2NormPool2d, plain.NormPool)
+def _norm_pool(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    # Squares below the normal range vanish: n of them are sqrt(n tiny) after the root.
+    length, outputs = math.prod(module.kernel_size), math.prod(output_shape)
+    lost = math.sqrt(4 * length * unit.tiny * outputs)
+    return Rounding(unit.gamma(length + 4), lost, largest=math.sqrt(unit.largest) / 1024)
+
+
+@register(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+def _batch_norm(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    scale = (in_double(module.running_var) + module.eps).rsqrt()
+    scale = scale if module.weight is None else scale * in_double(module.weight).abs()
+    pixels = math.prod(input_shape[1:])
+    size = norm_of(scale * in_double(module.running_mean), pixels) + norm_of(module.bias, pixels)
+    own = Rounding(_SMOOTH * unit.u * value, _SMOOTH * unit.u * size)
+    largest = max(1.0, value, scale.amax().item())
+    return own.plus(underflow(unit, _SMOOTH, math.prod(output_shape), largest).times(largest))
+
+
+@register(nn.LayerNorm, nn.GroupNorm)
+def _layer_norm(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    r"""(x - mean) / sqrt(var + eps) over N entries, with the variance by either formula.
+
+    The mean is off by gamma_N |x| / sqrt(N). The variance is off by c gamma_N mean(x^2), and with it the quotient
+    by half of that times sqrt(N) sigma / (sigma^2 + eps)^{3/2} <= 0.4 sqrt(N) / eps (at sigma^2 = eps / 2).
+    """
+    outputs = math.prod(output_shape)
+    size = math.prod(module.normalized_shape) if isinstance(module, nn.LayerNorm) else outputs // module.num_groups
+    gamma, eps = unit.gamma(size + _SMOOTH), module.eps
+    gain = 1.0 if module.weight is None else in_double(module.weight).abs().amax().item()
+    repeats = outputs / (1 if module.bias is None else module.bias.numel())
+    own = Rounding(
+        (2 * gamma + _SMOOTH * unit.u) * gain / math.sqrt(eps),
+        _SMOOTH * unit.u * norm_of(module.bias, repeats),
+        quadratic=4 * gamma * 0.5 * 0.4 * gain / (eps * math.sqrt(size)),
+        largest=math.sqrt(unit.largest) / 1024,
+    )
+    return own.plus(underflow(unit, size + _SMOOTH, outputs, 4.0).times(gain / eps + 1))

@@ -1,0 +1,71 @@
+"""How the audit, the certificate and the export find what they know of a module: by its class or its application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
+
+from torch import nn
+
+from fastlip.nn._base import LipschitzLayer
+
+Rule = TypeVar("Rule")
+_PACKAGE = "fastlip."
+
+
+def nearest(table: Mapping[type, Rule], module: nn.Module) -> tuple[type, Rule] | None:
+    """The key of a table that says most about a module, and its value; None if there is none.
+
+    The classes of a module come first, from its own to ``torch.nn.Module``. A layer with a constrained weight is also
+    known by its ``application``, the object that says how it applies this weight: a method whose application is in
+    the table needs no entry of its own.
+    """
+    for base in type(module).__mro__:
+        if base in table and base is not object:
+            return base, table[base]
+    if isinstance(module, LipschitzLayer):
+        for base in type(getattr(module, "application", None)).__mro__:
+            if base in table and base is not object:
+                return base, table[base]
+    return None
+
+
+def written_here(module: nn.Module) -> type:
+    """The nearest class of a module that this package wrote; ``torch.nn.Module`` if there is none."""
+    for base in type(module).__mro__:
+        if base.__module__.startswith(_PACKAGE):
+            return base
+    return nn.Module
+
+
+class Rules(Generic[Rule]):
+    """A table of rules by class or application, filled with decorators."""
+
+    def __init__(self) -> None:
+        self.table: dict[type, Rule] = {}
+
+    def register(self, *kinds: type) -> Callable[[Rule], Rule]:
+        """Decorates the rule for some classes of modules or applications."""
+
+        def decorate(rule: Rule) -> Rule:
+            self.table.update(dict.fromkeys(kinds, rule))
+            return rule
+
+        return decorate
+
+    def rule_of(self, module: nn.Module) -> Rule | None:
+        """The rule for a module; None if there is none."""
+        found = nearest(self.table, module)
+        return None if found is None else found[1]
+
+
+def defines_outside(module: nn.Module, names: frozenset[str]) -> bool:
+    """Whether a class of another package, derived from one of this package, or the module itself defines a name."""
+    if not names.isdisjoint(vars(module)):
+        return True
+    for base in type(module).__mro__:
+        if base.__module__.startswith(_PACKAGE):
+            return False
+        if not names.isdisjoint(vars(base)):
+            return True
+    return False
