@@ -12,7 +12,7 @@ from fastlip import nn as lip
 from fastlip.certification.bounds import Bound, bound_module
 from fastlip.certification.rounding import Unit, torch_layers, worst_case
 from fastlip.certification.rounding.rules import rule_of
-from fastlip.nn._base import LipschitzLayer
+from fastlip.nn.base import LipschitzLayer
 
 U = 2.0**-24
 ABSORBED = math.sqrt(0.99 * U)  # its square is lost beside 1

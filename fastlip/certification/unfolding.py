@@ -14,9 +14,13 @@ from fastlip.certification.graphs import Branch, UnknownError, graph_of, known, 
 from fastlip.exporting.plain import thaw
 from fastlip.inspection.running import is_sequence, run, unwrap
 from fastlip.nn._calls import hooks_of, is_touched
-from fastlip.nn._conv import KernelConv2d
-from fastlip.nn._orthogonal import OrthogonalConv2d
-from fastlip.nn._residual import ResidualConv2d
+from fastlip.nn.applications import (
+    ExponentialConvolution,
+    FrequencyConvolution,
+    KernelConvolution,
+    ResidualConvolution,
+    TransposedConvolution,
+)
 from fastlip.nn.pooling import L2NormPool2d, ScaledAvgPool2d
 
 
@@ -41,9 +45,9 @@ _RANKS: dict[type, int] = {
     **dict.fromkeys((nn.Conv1d, nn.ConvTranspose1d, nn.MaxPool1d, nn.AvgPool1d), 2),
     **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveAvgPool1d), 2),
     **dict.fromkeys((nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d, nn.AvgPool2d), 3),
-    **dict.fromkeys((KernelConv2d, OrthogonalConv2d, ResidualConv2d, lip.SOCConv2d), 3),
+    **dict.fromkeys((KernelConvolution, FrequencyConvolution, ResidualConvolution, ExponentialConvolution), 3),
     **dict.fromkeys((nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d, ScaledAvgPool2d, L2NormPool2d), 3),
-    **dict.fromkeys((lip.AOCConvTranspose2d, lip.PixelUnshuffle), 3),
+    **dict.fromkeys((TransposedConvolution, lip.PixelUnshuffle), 3),
     **dict.fromkeys((nn.Conv3d, nn.ConvTranspose3d, nn.MaxPool3d, nn.AvgPool3d), 4),
     **dict.fromkeys((nn.AdaptiveMaxPool3d, nn.AdaptiveAvgPool3d), 4),
 }

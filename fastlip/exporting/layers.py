@@ -7,23 +7,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastlip import nn as lip
 from fastlip.exporting import plain
 from fastlip.exporting.plain.weighted import config_of
 from fastlip.exporting.rules import Target, exported, in_sequence
-from fastlip.inspection.geometry import geometry_of
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.spectral_conv.api import half_plane
-from fastlip.nn._base import MatrixLinear
-from fastlip.nn._conv import KernelConv2d
-from fastlip.nn._orthogonal import OrthogonalConv2d
-from fastlip.nn._residual import ResidualConv2d, ResidualLinear
+from fastlip.nn.applications import (
+    Dense,
+    ExponentialConvolution,
+    FrequencyConvolution,
+    KernelConvolution,
+    ResidualConvolution,
+    ResidualDense,
+    TransposedConvolution,
+)
 
 # What is exported for one image size: padding, transforms or scales are those of that size.
-FOR_ONE_SIZE: dict[type, bool] = dict.fromkeys((KernelConv2d, OrthogonalConv2d, ResidualConv2d, lip.SOCConv2d), True)
+FOR_ONE_SIZE: dict[type, bool] = dict.fromkeys(
+    (KernelConvolution, FrequencyConvolution, ResidualConvolution, ExponentialConvolution), True
+)
 
 
-@exported.register(lip.AOCConvTranspose2d)
+@exported.register(TransposedConvolution)
 def _transposed(layer: Any, target: Target) -> nn.Module:
     plain_layer = nn.ConvTranspose2d(
         layer.in_channels,
@@ -40,29 +45,29 @@ def _transposed(layer: Any, target: Target) -> nn.Module:
     return _with_tensors(plain_layer, layer.weight, layer.bias)
 
 
-@exported.register(KernelConv2d)
+@exported.register(KernelConvolution)
 def _kernel_layer(layer: Any, target: Target) -> nn.Module:
     return _convolution(layer, layer.weight, target)
 
 
-@exported.register(MatrixLinear)
+@exported.register(Dense)
 def _matrix_layer(layer: Any, target: Target) -> nn.Module:
     return _linear(layer.weight, layer.bias)
 
 
-@exported.register(OrthogonalConv2d)
+@exported.register(FrequencyConvolution)
 def _orthogonal_layer(layer: Any, target: Target) -> nn.Module:
-    if layer.taps == (1, 1):
+    if layer.application.taps == (1, 1):
         return in_sequence(_patches(layer), _one_tap(layer, layer.effective()[0]))
-    fft_size = layer.torus(*target.require_image(layer, layer.stride))
+    fft_size = layer.application.fft_size(layer, *target.require_image(layer, layer.stride))
     (Q,) = layer.effective(*fft_size)
     return in_sequence(_patches(layer), _spectral(layer, Q, (fft_size[0], fft_size[1]), layer.bias, target))
 
 
-@exported.register(ResidualConv2d)
+@exported.register(ResidualConvolution)
 def _residual_layer(layer: Any, target: Target) -> nn.Module:
     image = target.image(layer.stride)
-    context = layer.context(target.require_image(layer, layer.stride)) if _depends_on_size(layer) else ()
+    context = layer.application.context(target.require_image(layer, layer.stride)) if _depends_on_size(layer) else ()
     (scale,) = layer.effective(*context)
     tensors = {"kernel": layer.kernel, "bias": layer.bias, "scale": scale}
     residual = plain.freeze(plain.ResidualConvolution(tensors, **_inner_config(layer.kernel, layer), image=image))
@@ -71,10 +76,10 @@ def _residual_layer(layer: Any, target: Target) -> nn.Module:
 
 
 def _depends_on_size(layer: Any) -> bool:
-    return layer.context((1, 1)) != ()
+    return layer.application.sized
 
 
-@exported.register(ResidualLinear)
+@exported.register(ResidualDense)
 def _dense_residual_layer(layer: Any, target: Target) -> nn.Module:
     (scale,) = layer.effective()
     residual = plain.freeze(plain.ResidualDense({"kernel": layer.kernel, "bias": layer.bias, "scale": scale}))
@@ -84,7 +89,7 @@ def _dense_residual_layer(layer: Any, target: Target) -> nn.Module:
     return in_sequence(before, residual, plain.freeze(after) if layer.width > layer.out_features else None)
 
 
-@exported.register(lip.SOCConv2d)
+@exported.register(ExponentialConvolution)
 def _exponential_layer(layer: Any, target: Target) -> nn.Module:
     if layer.kernel_size == (1, 1):
         return in_sequence(_patches(layer), _one_tap(layer, layer.effective()[0]))
@@ -121,7 +126,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 def _convolution(layer: Any, weight: Tensor, target: Target) -> nn.Module:
     """nn.Conv2d where its padding is the layer's, for every image or for that of the target."""
-    geometry = geometry_of(layer)
+    geometry = layer.application.geometry
     left, right, top, bottom = geometry.pads
     image = target.image() or (max(top, bottom), max(left, right))
     circular = geometry.padding_mode == "circular" and any(geometry.pads)
@@ -149,7 +154,7 @@ def _convolution(layer: Any, weight: Tensor, target: Target) -> nn.Module:
 
 def _inner_config(kernel: Tensor, layer: Any) -> dict[str, Any]:
     """The configuration of a kernel that acts on images whose patches became channels."""
-    geometry = geometry_of(layer)
+    geometry = layer.application.geometry
     config = config_of(ConvGeometry.like(kernel, geometry.dilation, geometry.groups, geometry.padding_mode))
     del config["stride"]
     return config

@@ -8,7 +8,7 @@ from torch import nn
 from fastlip import nn as lip
 from fastlip.exporting import plain
 from fastlip.exporting.rules import Target, exported, in_sequence
-from fastlip.nn._base import at_least_float32
+from fastlip.nn.base import at_least_float32
 
 
 @exported.register

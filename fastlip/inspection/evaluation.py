@@ -97,7 +97,7 @@ def forget(model: nn.Module) -> list[LipschitzLayer]:
     """Empties the evaluation caches of the model's fastlip layers, and returns these."""
     layers = [module for module in model.modules() if isinstance(module, LipschitzLayer)]
     for layer in layers:
-        layer.forget()
+        layer._cache.clear()
     return layers
 
 
@@ -106,8 +106,8 @@ def from_parameters(model: nn.Module) -> Iterator[None]:
     """Computes weights from the parameters, in frozen layers too, which are frozen with the new weights on exit."""
     with ExitStack() as stack:
         for layer in forget(model):
-            stack.callback(layer.__dict__.__setitem__, "frozen", layer.frozen)
-            layer.__dict__["frozen"] = False
+            stack.callback(setattr, layer._cache, "frozen", layer._cache.frozen)
+            layer._cache.frozen = False
         yield
 
 

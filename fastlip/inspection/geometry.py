@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from fastlip import ops
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
-
-
-def geometry_of(layer: Any) -> ConvGeometry:
-    """The geometry of a convolution of this package; ``ConvGeometry.of_module`` reads those of ``torch.nn``."""
-    return ConvGeometry(layer.kernel_size, layer.stride, layer.pads, layer.dilation, layer.groups, layer.padding_mode)
 
 
 def norm_of_convolution(weight: Tensor, geometry: ConvGeometry, image: Pair) -> float:

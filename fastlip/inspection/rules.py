@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from torch import nn
 
-from fastlip.nn._base import LipschitzLayer
+from fastlip.nn.base import LipschitzLayer
 
 Rule = TypeVar("Rule")
 _PACKAGE = "fastlip."
@@ -23,11 +23,29 @@ def nearest(table: Mapping[type, Rule], module: nn.Module) -> tuple[type, Rule] 
     for base in type(module).__mro__:
         if base in table and base is not object:
             return base, table[base]
-    if isinstance(module, LipschitzLayer):
-        for base in type(getattr(module, "application", None)).__mro__:
-            if base in table and base is not object:
-                return base, table[base]
-    return None
+    kind = application_of(module)
+    return (kind, table[kind]) if kind in table else None
+
+
+def application_of(module: nn.Module) -> type:
+    """The class of a layer's application if this package wrote it, else ``NoneType``."""
+    kind = type(getattr(module, "application", None)) if isinstance(module, LipschitzLayer) else type(None)
+    return kind if kind.__module__.startswith(_PACKAGE) else type(None)
+
+
+def is_bounded_here(module: nn.Module) -> bool:
+    """Whether a layer's application computes what its ``bound`` measures, as far as this can be told.
+
+    Another package's application must define ``bound`` itself if it changes anything.
+    """
+    for base in type(getattr(module, "application", None)).__mro__:
+        if base.__module__.startswith((_PACKAGE, "builtins")):
+            return True
+        if "bound" in vars(base):
+            return True
+        if any(not name.startswith("__") or name == "__call__" for name in vars(base)):
+            return False
+    return True
 
 
 def written_here(module: nn.Module) -> type:

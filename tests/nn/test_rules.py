@@ -14,7 +14,7 @@ from fastlip.certification.bounds import layers as bounds_of
 from fastlip.certification.rounding import rules as roundings_of
 from fastlip.exporting.rules import rule_of as export_rule_of
 from fastlip.inspection.rules import defines_outside, nearest, written_here
-from fastlip.nn._base import LipschitzLayer
+from fastlip.nn.base import LipschitzLayer
 
 ROOT = Path(fastlip.__file__).parent
 OWN = "certification", "inspection"

@@ -14,7 +14,7 @@ from fastlip.certification.attacks.ball import Bounds
 from fastlip.certification.attacks.objective import LOSSES, AttackLoss
 from fastlip.certification.certificates import Certificate
 from fastlip.inspection.evaluation import check_eps
-from fastlip.nn._base import check_positive_int
+from fastlip.nn._arguments import positive_int
 
 AttackKind = Literal["pgd", "apgd"]
 # The default losses of each.
@@ -41,8 +41,8 @@ class Plan:
         chosen = KINDS[kind] if losses is None else tuple(losses)
         if not chosen or isinstance(losses, str) or not set(chosen) <= set(LOSSES):
             raise ValueError(f"losses={losses!r}: expected a sequence of some of {', '.join(map(repr, LOSSES))}")
-        check_positive_int("steps", steps)
-        check_positive_int("restarts", restarts)
+        positive_int("steps", steps)
+        positive_int("restarts", restarts)
         if step_size is not None and kind != "pgd":
             raise ValueError(f"step_size={step_size!r}: kind={kind!r} finds its own")
         size = 2.5 / steps if step_size is None else step_size

@@ -11,6 +11,7 @@ from fastlip import nn as lip
 from fastlip.certification.bounds.layers import own_bound
 from fastlip.certification.bounds.table import Bound, Shape, lipschitz_bound
 from fastlip.exporting.plain import Plain
+from fastlip.inspection.rules import is_bounded_here
 from fastlip.nn._calls import MEASURED, overridden
 
 BoundRule = Callable[[Any, Shape, Shape], Bound]
@@ -29,7 +30,8 @@ def rule_of(module: nn.Module) -> BoundRule | None:
         rule = own_bound if "lipschitz_bound" in vars(base) else table.get(base)
         if rule is not None and base is not object:
             replaced = base is not type(module) and overridden(module, base, allowed=MEASURED)
-            return None if replaced or "forward" in vars(module) else rule
+            refused = replaced or "forward" in vars(module) or (rule is own_bound and not is_bounded_here(module))
+            return None if refused else rule
     return None
 
 

@@ -14,13 +14,18 @@ from fastlip.certification.bounds.table import Bound, Shape, lipschitz_bound, re
 from fastlip.certification.bounds.tightness import convolution_is_exact, matrix_is_exact
 from fastlip.certification.bounds.weights import linear_form
 from fastlip.exporting import plain
-from fastlip.inspection.geometry import geometry_of
 from fastlip.inspection.rules import Rules
 from fastlip.kernels.common.geometry import ConvGeometry
-from fastlip.nn._base import LipschitzLayer, MatrixLinear, as_it_runs, at_least_float32
-from fastlip.nn._conv import KernelConv2d
-from fastlip.nn._orthogonal import OrthogonalConv2d
-from fastlip.nn._residual import ResidualConv2d, ResidualLinear
+from fastlip.nn.applications import (
+    Dense,
+    ExponentialConvolution,
+    FrequencyConvolution,
+    KernelConvolution,
+    ResidualConvolution,
+    ResidualDense,
+    TransposedConvolution,
+)
+from fastlip.nn.base import LipschitzLayer, as_it_runs, at_least_float32
 
 _PASSES = 4  # residual, series and spectral layers pass several times over data of a few times the input's norm
 
@@ -75,49 +80,49 @@ def _over_taps(geometry: ConvGeometry, input_shape: Shape) -> float:
     return _PASSES * math.sqrt(input_shape[0]) * geometry.taps
 
 
-@_DETAILS.register(MatrixLinear)
+@_DETAILS.register(Dense)
 def _matrix(layer: Any, input_shape: Shape) -> Details:
     rows, columns = layer.out_features, layer.in_features
     roundings = _by_passes(input_shape) if linear_form(layer) is None else math.sqrt(columns)
     return Details(roundings, matrix_is_exact(rows, columns))
 
 
-@_DETAILS.register(KernelConv2d)
+@_DETAILS.register(KernelConvolution)
 def _kernel(layer: Any, input_shape: Shape) -> Details:
-    geometry, inputs = geometry_of(layer), layer.in_channels // layer.groups
+    geometry, inputs = layer.application.geometry, layer.in_channels // layer.groups
     roundings = _over_taps(geometry, input_shape) if linear_form(layer) is None else sum_roundings(inputs, geometry)
     shape = layer.out_channels, inputs, *geometry.kernel_size
     return Details(roundings, convolution_is_exact(shape, (input_shape[-2], input_shape[-1]), geometry))
 
 
-@_DETAILS.register(lip.AOCConvTranspose2d)
+@_DETAILS.register(TransposedConvolution)
 def _transposed(layer: Any, input_shape: Shape) -> Details:
     if linear_form(layer) is None:
         return Details(_by_passes(input_shape))
     return Details(sum_roundings(layer.in_channels, ConvGeometry(layer.kernel_size, layer.stride)))
 
 
-@_DETAILS.register(OrthogonalConv2d)
+@_DETAILS.register(FrequencyConvolution)
 def _per_frequency(layer: Any, input_shape: Shape) -> Details:
-    geometry = geometry_of(layer)
+    geometry = layer.application.geometry
     # Every frequency's matrix acts as it is: no zeros around the image.
-    whole = layer.padding_mode == "circular" or layer.taps == (1, 1)
+    whole = layer.padding_mode == "circular" or layer.application.taps == (1, 1)
     return Details(_over_taps(geometry, input_shape), whole and _divides(geometry, input_shape))
 
 
-@_DETAILS.register(lip.SOCConv2d)
+@_DETAILS.register(ExponentialConvolution)
 def _exponential(layer: Any, input_shape: Shape) -> Details:
-    geometry = geometry_of(layer)
+    geometry = layer.application.geometry
     whole = geometry.kernel_size == (1, 1)
     return Details(_over_taps(geometry, input_shape), whole and _divides(geometry, input_shape))
 
 
-@_DETAILS.register(ResidualConv2d)
+@_DETAILS.register(ResidualConvolution)
 def _residual(layer: Any, input_shape: Shape) -> Details:
-    return Details(_over_taps(geometry_of(layer), input_shape))
+    return Details(_over_taps(layer.application.geometry, input_shape))
 
 
-@_DETAILS.register(ResidualLinear)
+@_DETAILS.register(ResidualDense)
 def _residual_dense(layer: Any, input_shape: Shape) -> Details:
     return Details(_by_passes(input_shape))
 

@@ -16,7 +16,7 @@ from fastlip.certification.bounds.table import Bound, Shape, lipschitz_bound, re
 from fastlip.certification.bounds.tightness import convolution_is_exact, matrix_is_exact
 from fastlip.inspection.geometry import norm_of_convolution
 from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry, Pair
-from fastlip.nn._base import as_it_runs
+from fastlip.nn.base import as_it_runs
 
 MOVES = (
     *(nn.Identity, nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle),

@@ -7,9 +7,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from fastlip.inspection.rules import defines_outside, nearest
-from fastlip.nn._base import MatrixLinear
-from fastlip.nn._conv import KernelConv2d
-from fastlip.nn.aoc import AOCConvTranspose2d
+from fastlip.nn.applications import Dense, KernelConvolution, TransposedConvolution
 
 LinearForm = Literal["matrix", "convolution", "transposed"]
 
@@ -25,12 +23,12 @@ _FORMS: dict[type, LinearForm] = {
     nn.Conv1d: "convolution",
     nn.Conv2d: "convolution",
     nn.ConvTranspose2d: "transposed",
-    MatrixLinear: "matrix",
-    KernelConv2d: "convolution",
-    AOCConvTranspose2d: "transposed",
+    Dense: "matrix",
+    KernelConvolution: "convolution",
+    TransposedConvolution: "transposed",
 }
 # The same of this package's layers: another package's subclass may define any of them.
-_READ = frozenset({"forward", "weight", "effective", "convolve", "torus_for", "apply_spectrum"})
+_READ = frozenset({"forward", "weight", "effective"})
 
 
 def runs_as(module: nn.Module, kind: type[nn.Module], *methods: str) -> bool:

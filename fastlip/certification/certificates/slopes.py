@@ -13,7 +13,7 @@ from fastlip.certification.auditing import Audit, LayerBound
 from fastlip.certification.bounds.weights import linear_form, runs_as
 from fastlip.certification.unfolding import Link
 from fastlip.exporting.plain import FirstEntries
-from fastlip.nn._base import as_it_runs
+from fastlip.nn.base import as_it_runs
 from fastlip.nn.shaping import FirstChannels
 
 SQRT2 = math.sqrt(2)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fastlip.certification.rounding.rules import rule_for
-from fastlip.nn._base import LipschitzLayer
+from fastlip.nn.base import LipschitzLayer
 
 EXACT = 2.0**-29  # ratio of an error in float64 to one in float32: all are at most multiples of the unit roundoff
 _UNCOPIED = RuntimeError, TypeError, NotImplementedError  # raised by copying what others keep in a module

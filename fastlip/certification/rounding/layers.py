@@ -8,29 +8,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlip import nn as lip
 from fastlip.certification.rounding.residual import residual_kernel, residual_matrix, series
 from fastlip.certification.rounding.rules import Shape, register
 from fastlip.certification.rounding.sums import by_spectrum, convolution, dense, in_double, norm_of, transposed
 from fastlip.certification.rounding.terms import Rounding, Unit, direct_roundings, spectral_product
 from fastlip.exporting import plain
-from fastlip.inspection.geometry import blocks, geometry_of
+from fastlip.inspection.geometry import blocks
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.kernels.spectral_conv.api import kernel_spectrum, per_frequency
-from fastlip.nn._base import MatrixLinear
-from fastlip.nn._conv import KernelConv2d
-from fastlip.nn._orthogonal import OrthogonalConv2d, largest_singular_value
-from fastlip.nn._residual import ResidualConv2d, ResidualLinear
+from fastlip.nn.applications import (
+    Dense,
+    ExponentialConvolution,
+    FrequencyConvolution,
+    KernelConvolution,
+    ResidualConvolution,
+    ResidualDense,
+    TransposedConvolution,
+)
+from fastlip.nn.applications.frequency import largest_singular_value
 
 
-@register(MatrixLinear)
+@register(Dense)
 def _matrix(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     return dense(unit, layer.effective()[0], layer.bias, output_shape)
 
 
-@register(KernelConv2d)
+@register(KernelConvolution)
 def _kernel(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    (kernel,), geometry = layer.effective(), geometry_of(layer)
+    (kernel,), geometry = layer.effective(), layer.application.geometry
     image = input_shape[-2], input_shape[-1]
     padded = image if geometry.padding_mode == "zeros" else None
     direct = convolution(unit, kernel, layer.bias, geometry, output_shape, padded)
@@ -45,14 +50,14 @@ def _may_run_by_spectrum(geometry: ConvGeometry) -> bool:
     return geometry.stride == (1, 1) and geometry.taps > 1 and geometry.groups == 1 and geometry.keeps_size
 
 
-@register(lip.AOCConvTranspose2d)
+@register(TransposedConvolution)
 def _transposed(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     return transposed(unit, layer.effective()[0], layer.bias, layer.groups, output_shape)
 
 
-@register(OrthogonalConv2d)
+@register(FrequencyConvolution)
 def _per_frequency(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    fft_size = layer.torus(*blocks(geometry_of(layer), input_shape))
+    fft_size = layer.application.fft_size(layer, *blocks(layer.application.geometry, input_shape))
     (Q,) = layer.effective(*fft_size)
     if not fft_size:
         return _one_tap(unit, Q, layer.bias, layer.groups, output_shape)
@@ -77,11 +82,11 @@ def _frequencies(unit: Unit, Q: Tensor, layer: Any, fft_size: Pair, numbers: int
     return spectral_product(unit, norm, ports, fft_size, numbers, bias)
 
 
-@register(lip.SOCConv2d)
+@register(ExponentialConvolution)
 def _exponential(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     if layer.kernel_size == (1, 1):
         return _one_tap(unit, layer.effective()[0], layer.bias, layer.groups, output_shape)
-    geometry = geometry_of(layer)
+    geometry = layer.application.geometry
     image = blocks(geometry, input_shape)
     if layer.exponential == "spectral":
         (Q,) = layer.effective(*image)
@@ -111,23 +116,23 @@ def _kept_series(layer: Any, unit: Unit, kernel: Tensor, image: Pair, output_sha
         return (gain * total).view_as(matrices)
 
     wanted = per_frequency(exact, K, image)
-    (Q,) = layer.parametrize(*image)
+    (Q,) = layer._parametrize(*image)
     found = Q.detach().to("cpu", torch.complex128)
     off = torch.linalg.matrix_norm((found - wanted).unflatten(1, (layer.groups, -1))).amax().item()
     numbers = layer.width * math.prod(image)
     return _frequencies(unit, found, layer, image, numbers, output_shape).plus(Rounding(2 * off))
 
 
-@register(ResidualConv2d)
+@register(ResidualConvolution)
 def _residual(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    geometry = geometry_of(layer)
+    geometry = layer.application.geometry
     image = blocks(geometry, input_shape)
-    (scale,) = layer.effective(*layer.context(image))
+    (scale,) = layer.effective(*layer.application.context(image))
     inner = _at_stride_one(layer.kernel, geometry)
     return residual_kernel(unit, layer.kernel, layer.bias, scale, inner, image, spectral=layer.groups == 1)
 
 
-@register(ResidualLinear)
+@register(ResidualDense)
 def _residual_dense(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     (scale,) = layer.effective()
     return residual_matrix(unit, layer.kernel, layer.bias, scale, output_shape)

@@ -11,7 +11,7 @@ from torch import nn
 
 from fastlip.certification.bounds import Bound
 from fastlip.certification.rounding.terms import SLACK, Rounding, Unit, underflow
-from fastlip.inspection.rules import Rules
+from fastlip.inspection.rules import Rules, application_of
 
 Shape = tuple[int, ...]
 Rule = Callable[[Any, Shape, Shape, float, Unit], Rounding]
@@ -32,12 +32,12 @@ def rule_for(kind: type, application: type) -> Rule | None:
             return None
         if base in _RULES.table:
             return _RULES.table[base]
-    return next((_RULES.table[base] for base in application.__mro__ if base in _RULES.table), None)
+    return _RULES.table.get(application)
 
 
 def rule_of(module: nn.Module) -> Rule | None:
     """The rule for a module; None if there is none."""
-    return rule_for(type(module), type(getattr(module, "application", None)))
+    return rule_for(type(module), application_of(module))
 
 
 def worst_case(module: nn.Module, found: Any, input_shape: Shape, output_shape: Shape, unit: Unit) -> Rounding:
@@ -55,7 +55,7 @@ def worst_case(module: nn.Module, found: Any, input_shape: Shape, output_shape: 
         unit: that of the dtype in which the module runs.
     """
     value = float(found.value if isinstance(found, Bound) else found.bound)
-    rule = rule_for(type(module), type(getattr(module, "application", None)))
+    rule = rule_for(type(module), application_of(module))
     if rule is not None:
         return rule(module, input_shape, output_shape, value, unit).times(1 + SLACK)
     method = getattr(module, "worst_roundings", None)

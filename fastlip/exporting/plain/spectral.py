@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastlip.exporting.plain._module import PASSES, Plain, Shape
 from fastlip.kernels.common.fourier import angles
-from fastlip.nn._orthogonal import largest_singular_value
+from fastlip.nn.applications.frequency import largest_singular_value
 
 
 class SpectralConvolution(Plain):

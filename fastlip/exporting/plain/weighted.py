@@ -14,7 +14,7 @@ from fastlip.inspection.geometry import norm_of_convolution
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.conv_exp.truncation import largest_modulus
-from fastlip.nn._residual import effective_norms, residual_bound
+from fastlip.nn.applications.residual import effective_norms, residual_bound
 from fastlip.nn.base import as_it_runs
 
 
