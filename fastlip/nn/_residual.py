@@ -19,7 +19,7 @@ _GAIN = 0.1
 
 
 def make_residual_conv(
-    channels: tuple[Any, Any], sizes: tuple[Any, ...], inner_channels: Any, sized: bool = False
+    channels: tuple[Any, Any], sizes: tuple[Any, Any, Any, Any, Any, Any], inner_channels: Any, sized: bool = False
 ) -> ResidualConvolution:
     """The application for a constructor's (kernel_size, stride, padding, dilation, groups, padding_mode)."""
     inner = None if inner_channels is None else positive_int("inner_channels", inner_channels)

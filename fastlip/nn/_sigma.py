@@ -32,7 +32,8 @@ def squared_norm_bound(weight: Tensor, sides: tuple[int, int], groups: int) -> T
     taps = (weight / torch.where(size > 0, size, 1)).flatten(2).unflatten(0, (groups, -1))  # [g, m, c, t]
     waves = _waves(sides, (weight.shape[2], weight.shape[3]), weight)
     with torch.no_grad():
-        every = gram.squared_norm_bound(*(torch.einsum("gmct,ft->fgmc", taps, wave) for wave in waves))
+        real, imaginary = (torch.einsum("gmct,ft->fgmc", taps, wave) for wave in waves)
+        every = gram.squared_norm_bound(real, imaginary)
         largest, worst = every.max(0)
     real, imaginary = (torch.einsum("gmct,gt->gmc", taps, wave[worst]) for wave in waves)
     bound = gram.norm_bound(torch.complex(real, imaginary)).square()

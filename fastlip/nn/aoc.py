@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastlip.kernels.common.geometry import ConvGeometry
+from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.nn._adaptive import adaptive_kernel, check_coverage, make_adaptive, reset_adaptive
 from fastlip.nn._arguments import conv_geometry, make_bias, one_of, pair
@@ -16,8 +16,6 @@ from fastlip.nn.applications.kernel import KernelConvolution
 from fastlip.nn.applications.transposed import TransposedConvolution
 from fastlip.nn.base import LipschitzLayer, effective_weight
 from fastlip.nn.method import Method
-
-Pair = tuple[int, int]
 
 
 class AOCConv2d(LipschitzLayer):
@@ -71,6 +69,14 @@ class AOCConv2d(LipschitzLayer):
 
     _fixed = CONV_ARGUMENTS
     application: KernelConvolution
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
     weight = effective_weight
 
     def __init__(
@@ -155,6 +161,14 @@ class AOCConvTranspose2d(LipschitzLayer):
 
     _fixed = (*CONV_ARGUMENTS, "output_padding")
     application: TransposedConvolution
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
     weight = effective_weight
 
     def __init__(

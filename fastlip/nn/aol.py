@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastlip import ops
+from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.gram_rowsum.api import OPERATOR as GRAM_ROWSUM
 from fastlip.nn._arguments import conv_geometry, dense_features, make_bias, make_parameter, nonnegative
@@ -95,6 +96,14 @@ class AOLConv2d(LipschitzLayer):
     _options = LipschitzLayer._options | {"epsilon": partial(nonnegative, "epsilon")}
     _fixed = CONV_ARGUMENTS
     application: KernelConvolution
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
     weight = effective_weight
 
     def __init__(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastlip import ops
 from fastlip.kernels.block_conv.reference import alternating_axes
+from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.nn._arguments import conv_geometry, dense_features, make_bias, make_parameter
 from fastlip.nn._initial import identity_or_orthogonal, zero_
@@ -67,6 +68,14 @@ class BCOPConv2d(LipschitzLayer):
 
     _fixed = CONV_ARGUMENTS
     application: KernelConvolution
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
     weight = effective_weight
 
     def __init__(

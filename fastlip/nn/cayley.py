@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.spectral_cayley.api import OPERATOR as SPECTRAL_CAYLEY
 from fastlip.nn._arguments import conv_geometry, dense_features, make_bias, make_parameter
@@ -84,6 +85,14 @@ class CayleyConv2d(LipschitzLayer):
 
     _fixed = CONV_ARGUMENTS
     application: FrequencyConvolution
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
 
     def __init__(
         self,

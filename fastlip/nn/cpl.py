@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.common.precision import for_convolution
 from fastlip.nn._arguments import one_of
@@ -97,6 +98,17 @@ class CPLConv2d(LipschitzLayer):
 
     _fixed = (*RESIDUAL_CONV_ARGUMENTS, "training_sigma")
     application: ResidualConvolution
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
+    kernel: nn.Parameter
+    inner_channels: int
+    width: int
     fixed_scale: Tensor
     power_vector: Tensor
 
@@ -207,6 +219,11 @@ class CPLLinear(LipschitzLayer):
 
     _fixed = RESIDUAL_DENSE_ARGUMENTS
     application: ResidualDense
+    kernel: nn.Parameter
+    in_features: int
+    out_features: int
+    inner_features: int
+    width: int
     fixed_scale: Tensor
 
     def __init__(

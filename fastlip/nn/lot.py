@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastlip import ops
+from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.polar.reference import join, ridged_newton, split
 from fastlip.nn._arguments import conv_geometry, dense_features, make_bias, make_parameter
@@ -86,6 +87,14 @@ class LOTConv2d(LipschitzLayer):
 
     _fixed = (*CONV_ARGUMENTS, "ridge", "steps")
     application: FrequencyConvolution
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
 
     def __init__(
         self,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.gram_rowsum.api import OPERATOR as GRAM_ROWSUM
 from fastlip.nn._arguments import make_parameter, nonnegative
@@ -90,6 +91,17 @@ class SLLConv2d(LipschitzLayer):
     _options = LipschitzLayer._options | {"epsilon": partial(nonnegative, "epsilon")}
     _fixed = RESIDUAL_CONV_ARGUMENTS
     application: ResidualConvolution
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
+    kernel: nn.Parameter
+    inner_channels: int
+    width: int
 
     def __init__(
         self,
@@ -157,6 +169,11 @@ class SLLLinear(LipschitzLayer):
 
     _fixed = RESIDUAL_DENSE_ARGUMENTS
     application: ResidualDense
+    kernel: nn.Parameter
+    in_features: int
+    out_features: int
+    inner_features: int
+    width: int
 
     def __init__(
         self,

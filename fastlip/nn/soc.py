@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.conv_exp.api import check_terms
 from fastlip.kernels.spectral_conv.api import kernel_spectrum
@@ -123,6 +124,14 @@ class SOCConv2d(LipschitzLayer):
     _options = LipschitzLayer._options | {"terms": partial(check_terms, "terms")}
     _fixed = (*CONV_ARGUMENTS, "exponential", "width")
     application: ExponentialConvolution
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
 
     def __init__(
         self,

@@ -190,7 +190,7 @@ def _kept_weights(model: nn.Module) -> int:
         tensor
         for layer in model.modules()
         if isinstance(layer, LipschitzLayer)
-        for _, kept in layer._cache.values()
+        for _, kept in layer._cache.entries.values()
         for tensor in _tensors(kept)
     )
     return _bytes([tensor for tensor in kept if tensor.untyped_storage().data_ptr() not in own])

@@ -122,9 +122,9 @@ class ExponentialConvolution(ConvApplication):
         """The degree of the polynomial that runs on images of this size, at most the number of terms."""
         if layer.training or not may_cache(layer) or self.runs_per_frequency(layer, size):
             return present_terms(layer)
-        kernel = layer.effective()[0] if kernel is None else kernel
-        compute = partial(self._least_degree, layer, size, kernel)
-        return layer._cache.derive("degree", size, (kernel,), compute, CACHED_CONTEXTS)
+        source: Tensor = layer.effective()[0] if kernel is None else kernel
+        compute = partial(self._least_degree, layer, size, source)
+        return layer._cache.derive("degree", size, (source,), compute, CACHED_CONTEXTS)
 
     def _least_degree(self, layer: Any, size: Pair, kernel: Tensor) -> int:
         """The degree of the polynomial by which evaluation replaces the series of this skew kernel."""

@@ -13,7 +13,7 @@ from fastlip import ops
 from fastlip.kernels.common.geometry import Pair
 from fastlip.nn.applications import spectra
 from fastlip.nn.applications.application import ConvApplication
-from fastlip.nn.base import LipschitzLayer, as_it_runs
+from fastlip.nn.base import as_it_runs
 from fastlip.nn.fusion import Fusion, Link, runs_alone, style_of
 
 
@@ -48,7 +48,7 @@ class KernelConvolution(ConvApplication):
                         "padding_mode='zeros'"
                     )
 
-    def fft_size(self, layer: LipschitzLayer, x: Tensor) -> Pair | None:
+    def fft_size(self, layer: Any, x: Tensor) -> Pair | None:
         """The FFT size at which evaluation applies the kernel to x; None: ``conv2d`` is cheaper."""
         return spectra.fft_size_for(layer, self.geometry, x, (layer.in_channels, layer.out_channels))
 
@@ -80,7 +80,7 @@ class KernelConvolution(ConvApplication):
         arguments = geometry.stride, geometry.pads, geometry.dilation, geometry.groups, geometry.padding_mode
         return ops.spectral_norm(as_it_runs(weight), (input_shape[-2], input_shape[-1]), *arguments).item()
 
-    def fused(self, layer: LipschitzLayer, activation: nn.Module) -> Fusion | None:
+    def fused(self, layer: Any, activation: nn.Module) -> Fusion | None:
         """With MaxMin: one pass after the convolution, and a run with others of the same style."""
         style = style_of(self.geometry, activation) if runs_alone(layer, activation) else None
         if style is None:

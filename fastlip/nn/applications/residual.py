@@ -52,7 +52,7 @@ class ResidualConvolution(ConvApplication):
     def __post_init__(self) -> None:
         object.__setattr__(self, "inner", replace(self.geometry, stride=(1, 1)))  # the dataclass is frozen
 
-    def __call__(self, layer: Any, x: Tensor, pairing: str = "none") -> Tensor:
+    def __call__(self, layer: Any, x: Tensor, pairing: Any = "none") -> Tensor:
         """The residual map of x, between its paddings and truncation, and MaxMin after it if a pairing is given."""
         layer._check_images(x, layer.in_channels)
         images = x if self.width == layer.in_channels else self._widened(layer, x)
