@@ -249,8 +249,8 @@ OPERATOR = OP.main(
     plain_backward=_plain_gradients,
 )
 _backward = OP.define(
-    "spectral_conv_backward(Tensor gradient, Tensor x, Tensor Q, int[] fft_size, int groups, bool[] wanted, str backend)"
-    " -> (Tensor, Tensor, Tensor)",
+    "spectral_conv_backward(Tensor gradient, Tensor x, Tensor Q, int[] fft_size, int groups, bool[] wanted,"
+    " str backend) -> (Tensor, Tensor, Tensor)",
     fake=_fake_backward,
 )
 _fixed = OP.define(
