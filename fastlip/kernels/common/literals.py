@@ -10,3 +10,5 @@ Pairing = Literal["adjacent", "halves"]
 Padding = Literal["same", "valid"] | int | tuple[int, int]
 Sides = int | tuple[int, int]
 Device = torch.device | str | int | None
+PairingOrNone = Literal["adjacent", "halves", "none"]
+FusedActivation = Literal["none", "relu", "maxmin"]
