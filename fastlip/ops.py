@@ -16,6 +16,7 @@ from fastlip.kernels.pixel_unshuffle.api import pixel_unshuffle
 from fastlip.kernels.polar.api import polar
 from fastlip.kernels.sdp_residual.api import sdp_residual
 from fastlip.kernels.skew_exp.api import skew_exp
+from fastlip.kernels.spectral_cayley.api import spectral_cayley
 from fastlip.kernels.spectral_conv.api import spectral_conv
 from fastlip.kernels.spectral_conv.frequencies import kernel_spectrum, own_frequencies
 from fastlip.kernels.spectral_exp.api import spectral_exp
@@ -35,6 +36,7 @@ __all__ = [
     "polar",
     "sdp_residual",
     "skew_exp",
+    "spectral_cayley",
     "spectral_conv",
     "spectral_exp",
     "spectral_norm",

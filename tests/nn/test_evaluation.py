@@ -45,7 +45,7 @@ def calls(monkeypatch):
     original = _spectra.spectral_conv_fixed
 
     def record(*arguments, **options):
-        seen.append(arguments[1].torus)
+        seen.append(arguments[1].fft_size)
         return original(*arguments, **options)
 
     monkeypatch.setattr(_spectra, "spectral_conv_fixed", record)

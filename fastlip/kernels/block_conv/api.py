@@ -18,31 +18,39 @@ OP = Op("block_conv", backends=("native",))
 
 
 def block_conv(matrix: Tensor, projectors: Tensor, axes: Sequence[int], *, backend: Backend = "auto") -> Tensor:
-    r"""The kernel of O * [P_1, I - P_1] * ... * [P_n, I - P_n], each factor of two taps along its axis.
+    r"""Returns the kernel of O * [P_1, I - P_1] * ... * [P_n, I - P_n], each factor of two taps along its axis.
 
     .. math:: \hat K(z) = \hat O(z) \prod_{i=1}^{n} \bigl(P_i + (I - P_i)\, z_{a_i}\bigr)
 
-    Each factor is unitary at every frequency |z| = 1 if P_i is an orthogonal projector, and so is the product with
-    an orthogonal O; rows of an orthogonal O give semi-orthogonal kernels. Li, Haque, Anil, Lucas, Grosse,
-    Jacobsen, *Preventing Gradient Attenuation in Lipschitz Constrained Convolutional Networks*, NeurIPS 2019;
-    there kernels are products of 2 x 2 blocks, and a block is two of these factors, one per axis. O may itself be
-    a kernel: that of an orthogonal strided convolution in Boissin, Mamalet, Fel, Picard, Massena, Serrurier, *An
-    Adaptive Orthogonal Convolution Scheme for Efficient and Flexible CNN Architectures*, ICML 2025.
+    Each factor is unitary at every frequency |z| = 1 if P_i is an orthogonal projector. The product with an
+    orthogonal O is then unitary as well; if O has orthonormal rows, so has the kernel at every frequency. Li, Haque,
+    Anil, Lucas, Grosse, Jacobsen, *Preventing Gradient Attenuation in Lipschitz Constrained Convolutional Networks*,
+    NeurIPS 2019: their kernels are products of 2 x 2 blocks, and a block is two of these factors, one per axis. O may
+    itself be a kernel, for instance that of an orthogonal strided convolution (Boissin, Mamalet, Fel, Picard,
+    Massena, Serrurier, *An Adaptive Orthogonal Convolution Scheme for Efficient and Flexible CNN Architectures*, ICML
+    2025).
 
     Args:
-        matrix: O, (..., m, c), or a kernel (..., th, tw, m, c).
-        projectors: P_1 ... P_n, (..., n, c, c).
-        axes: n times 0 (the factor's taps lie along the height) or 1 (along the width).
-        backend: ``"auto"``, ``"reference"`` or ``"native"``. The latter's adjoint keeps the
-            arguments only.
+        matrix: O, (..., m, c), or a kernel (..., th, tw, m, c), real or complex.
+        projectors: P_1 ... P_n, (..., n, c, c), in the dtype of matrix.
+        axes: n numbers: 0 if the taps of the factor lie along the height, 1 if along the width.
+        backend: ``"auto"`` (default), ``"reference"`` or ``"native"``, whose adjoint saves the arguments only.
 
     Returns:
-        (..., kh, kw, m, c) with kh = th + axes.count(0), kw = tw + axes.count(1) (th = tw = 1 for a matrix): the
-        coefficient of z_0^y z_1^x at [..., y, x]. It acts on vectors of length c from the left.
+        (..., kh, kw, m, c) with kh = th + axes.count(0) and kw = tw + axes.count(1) (th = tw = 1 for a matrix). The
+        entry [..., y, x] is the coefficient of z_0^y z_1^x, which acts on vectors of length c from the left.
 
     Raises:
-        TypeError: a dtype that is not floating or complex, or two dtypes.
-        ValueError: shapes or axes that do not fit, or a backend that cannot run here.
+        TypeError: an argument is not a floating-point or complex tensor, or the two dtypes differ.
+        ValueError: shapes or axes do not fit, or the backend is unknown or cannot run here.
+
+    >>> projector = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    >>> fastlip.ops.block_conv(torch.eye(2), projector[None], [1])
+    tensor([[[[1., 0.],
+              [0., 0.]],
+    <BLANKLINE>
+             [[0., 0.],
+              [0., 1.]]]])
     """
     axes = tuple(axes)
     kernel = _check(matrix, projectors, axes)

@@ -18,23 +18,29 @@ OP = Op("cayley", backends=("native",))
 
 
 def cayley(M: Tensor, *, backend: Backend = "auto") -> Tensor:
-    r"""The Cayley transform Q of each matrix: orthonormal columns (tall), rows (wide), unitary (square).
+    r"""Returns the Cayley transform Q of each matrix: orthonormal columns (tall), rows (wide), or unitary (square).
 
-    For tall M = [U; V] with U square, A = U - Uᴴ + VᴴV and B = (I + A)^{-1}: Q = [(I + A)^{-1}(I - A); -2VB], and
-    its first block is 2B - I. A wide M is transformed by its adjoint. I + A is invertible for every M.
+    .. math:: Q = \begin{pmatrix} (I + A)^{-1} (I - A) \\ -2 V (I + A)^{-1} \end{pmatrix}, \qquad
+              M = \begin{pmatrix} U \\ V \end{pmatrix}, \qquad A = U - U^H + V^H V
+
+    for a tall M with a square block U. A wide M is transformed by its adjoint. I + A is invertible for every M.
     Trockman, Kolter, *Orthogonalizing Convolutional Layers with the Cayley Transform*, ICLR 2021.
 
     Args:
-        M: (..., m, n), real or complex. float16 and bfloat16 are computed and returned in float32.
-        backend: ``"auto"``, ``"reference"`` or ``"native"``.
+        M: (..., m, n), real or complex; float16 and bfloat16 are computed and returned in float32.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
         Q: the shape of M.
 
     Raises:
         TypeError: M is not a real or complex floating-point tensor.
-        ValueError: M has fewer than two dimensions, or matrices without entries; a backend that
-            cannot run here.
+        ValueError: M has fewer than two dimensions or matrices without entries, or the backend is unknown or cannot
+            run here.
+
+    >>> fastlip.ops.cayley(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+    tensor([[ 0., -1.],
+            [ 1.,  0.]])
     """
     if getattr(M, "dtype", None) not in NUMBERS or M.dim() < 2 or 0 in M.shape:
         M = matrices("M", M)

@@ -5,3 +5,5 @@ from typing import Literal
 Backend = Literal["auto", "reference", "native", "triton"]
 PaddingMode = Literal["zeros", "circular"]
 Pairing = Literal["adjacent", "halves"]
+PairingOrNone = Literal["adjacent", "halves", "none"]
+FusedActivation = Literal["none", "relu", "maxmin"]

@@ -13,7 +13,7 @@ from fastlip.kernels.common.asked import asked
 from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.geometry import ConvGeometry, from_numbers
-from fastlip.kernels.common.literals import Backend, PaddingMode
+from fastlip.kernels.common.literals import Backend, PaddingMode, PairingOrNone
 from fastlip.kernels.conv_chain import reference
 from fastlip.kernels.maxmin.api import PAIRINGS
 
@@ -27,35 +27,42 @@ def conv_chain(
     scales: Sequence[Tensor] | None = None,
     padding_mode: PaddingMode = "circular",
     dilation: tuple[int, int] = (1, 1),
-    pairing: str = "adjacent",
+    pairing: PairingOrNone = "adjacent",
     *,
     backend: Backend = "auto",
 ) -> Tensor:
-    r"""x_i = maxmin(W_i diag(s_i) ∗ x_{i-1} + b_i) for i = 1 … L: convolutions that keep the image's size.
+    r"""Returns the output of a chain of convolutions that keep the image's size, each followed by MaxMin.
 
-    The reference pads, convolves, adds the bias and sorts pairs in passes of their own. The kernels keep images
-    channels-last between the layers and need one pass between two convolutions: bias, MaxMin, one bit per pair,
-    and the frame that the next circular convolution reads. The backward computes the gradient of an input as a
-    convolution of the framed output gradient with the flipped kernel, and that of a kernel from the same frame,
-    so that only W_i, s_i, x_{i-1} and the bits are kept.
+    .. math:: x_i = \mathrm{maxmin}(W_i \,\mathrm{diag}(s_i) * x_{i-1} + b_i), \qquad i = 1, \dots, L
+
+    The reference pads, convolves, adds the bias and sorts pairs one after the other. The kernels keep images
+    channels-last between the layers and need one pass between two convolutions, which writes the biased and sorted
+    image, one bit per pair, and the halo that the next circular convolution reads. The backward convolves the
+    output's gradient, with its halo, by the flipped kernel, so only W_i, s_i, x_{i-1} and the bits are saved.
 
     Args:
         x: (n, c_0, h, w).
-        weights: of layer i (c_i, c_{i-1}, kh, kw), one at least.
-        biases: of layer i (c_i,), or None; None for no biases at all.
-        scales: of layer i (c_{i-1},), factors of the kernel's input channels (AOL); None for ones.
-        padding_mode: ``"circular"`` (by index: a kernel may exceed the image) or ``"zeros"``; the odd element of an
-            even kernel's padding comes after the image.
-        dilation: as in ``torch.nn.functional.conv2d``, of every layer.
-        pairing: of MaxMin, ``"adjacent"`` or ``"halves"`` as in ``fastlip.ops.maxmin``, or ``"none"``: no activation.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        weights: W_1 ... W_L, at least one; W_i is (c_i, c_{i-1}, kh, kw).
+        biases: b_1 ... b_L, each (c_i,) or None; default None: no biases.
+        scales: s_1 ... s_L, each (c_{i-1},): factors of a kernel's input channels; default None: ones.
+        padding_mode: ``"circular"`` (default; a kernel may exceed the image) or ``"zeros"``. An even kernel has the
+            odd element of its padding after the image.
+        dilation: distance between two taps of every layer, (vertical, horizontal); default (1, 1).
+        pairing: of MaxMin, ``"adjacent"`` (default) or ``"halves"`` as in ``fastlip.ops.maxmin``; ``"none"``: no
+            MaxMin.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
-        (n, c_L, h, w), by the kernels in channels-last format.
+        (n, c_L, h, w); from the kernels in channels-last format.
 
     Raises:
         TypeError: x is not a floating-point tensor.
-        ValueError: shapes, dilation, pairing or padding mode that do not fit, or a backend that cannot run here.
+        ValueError: shapes, dilation, pairing or padding mode do not fit, or the backend is unknown or cannot run
+            here.
+
+    >>> x, weights = torch.randn(1, 2, 4, 4), [torch.randn(6, 2, 3, 3), torch.randn(4, 6, 3, 3)]
+    >>> fastlip.ops.conv_chain(x, weights).shape
+    torch.Size([1, 4, 4, 4])
     """
     weights, biases, scales = list(weights), list(biases or [None] * len(weights)), list(scales or [])
     geometries = _check(x, weights, biases, scales, pairing, padding_mode, dilation)

@@ -33,32 +33,38 @@ def conv_exp(
     *,
     backend: Backend = "auto",
 ) -> Tensor:
-    r"""y = sum_{t <= terms} K^t x / t! + b, with K the convolution of ``conv2d`` that keeps the image's size.
+    r"""Returns the truncated exponential of a convolution that keeps the image's size, applied to x.
 
-    Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021. If the kernel is skew, K[o, i, tau] = -K[i, o, -tau],
-    then so is the operator, with zero or circular padding, and exp(K) is orthogonal. What the truncation costs is
-    in ``fastlip.kernels.conv_exp.truncation``.
+    .. math:: y = \sum_{t = 0}^{T} \frac{K^t x}{t!} + b
+
+    If the kernel is skew, K[o, i, tau] = -K[i, o, -tau], then K is skew with zero and with circular padding, and
+    exp(K) is orthogonal. ``fastlip.kernels.conv_exp.truncation`` bounds what the truncation adds to the norm. Singla,
+    Feizi, *Skew Orthogonal Convolutions*, ICML 2021.
 
     Args:
         x: (n, c, h, w) or (c, h, w), any memory format.
         kernel: (c, c / groups, kh, kw), kh and kw odd; it need not be skew.
-        terms: the largest power, 1 to 16.
-        dilation: per axis (vertical, horizontal).
-        groups: as ``conv2d``.
-        padding_mode: ``"zeros"`` or ``"circular"``; images may be smaller than the kernel.
-        bias: (c,), or None.
-        coefficients: of K^0 to K^terms in place of 1 / t!, none of them 0.
-        recompute: keep x alone for the backward and compute the partial sums of Horner's rule again there, which
-            costs terms - 1 more convolutions; otherwise those are kept too. No effect on results. (The reference
-            under torch.func transforms keeps them.)
-        backend: ``"auto"``, ``"reference"`` or ``"native"``.
+        terms: T, the largest power, 1 to 16.
+        dilation: distance between two taps, (vertical, horizontal); default (1, 1).
+        groups: number of groups of channels, as in ``conv2d``; default 1.
+        padding_mode: ``"zeros"`` (default) or ``"circular"``; images may be smaller than the kernel.
+        bias: b, (c,); default None.
+        coefficients: T + 1 numbers in place of 1 / t!, none of them 0; default None.
+        recompute: if True, only x is saved for the backward, which computes the partial sums of Horner's rule again
+            at the cost of T - 1 more convolutions; if False (default), the sums are saved. The result is the same.
+        backend: ``"auto"`` (default), ``"reference"`` or ``"native"``.
 
     Returns:
-        The shape of x; by the kernels in channels-last format.
+        The shape of x; from the kernels in channels-last format.
 
     Raises:
         TypeError: x or kernel is not a floating-point tensor, or terms is not an int.
-        ValueError: an even kernel, shapes or options that do not fit, or a backend that cannot run here.
+        ValueError: the kernel is even, shapes or options do not fit, or the backend is unknown or cannot run here.
+
+    >>> x, W = torch.randn(1, 4, 8, 8), torch.randn(4, 4, 3, 3) / 20
+    >>> y = fastlip.ops.conv_exp(x, W - W.transpose(0, 1).flip(2, 3), terms=12)
+    >>> bool(torch.isclose(y.norm(), x.norm()))
+    True
     """
     _check(x, kernel, terms, groups, bias)
     geometry = ConvGeometry.like(kernel, dilation, groups, padding_mode)

@@ -19,29 +19,36 @@ OP = Op("gram_rowsum")
 
 
 def gram_rowsum(weight: Tensor, psi: Tensor | None = None, groups: int = 1, *, backend: Backend = "auto") -> Tensor:
-    r"""Row sums r_i = Σ_{j,δ} |v[i,j,δ]| exp(ψ_j − ψ_i) of v[i,j,δ] = Σ_{o,τ} W[o,i,τ] W[o,j,τ+δ].
+    r"""Returns the weighted absolute row sums of a weight's Gram operator, the rescaling of AOL and SLL layers.
 
-    v is the Gram operator of a convolution over its input channels (dense: WᵀW), and j runs over the group of i.
-    The convolution has σ² ≤ max_i r_i for every ψ, zero padding or circular, whatever its stride and dilation,
-    and W·r^{-1/2} is 1-Lipschitz (Prach and Lampert, *Almost-Orthogonal Layers*, ECCV 2022). Called with
-    W.transpose(0, 1) it gives T = diag(r) of an SLL layer x − 2WᵀT⁻¹σ(Wx+b) (Araujo et al., ICLR 2023).
+    .. math:: r_i = \sum_{j, \delta} |v_{ij\delta}| \, e^{\psi_j - \psi_i}, \qquad
+              v_{ij\delta} = \sum_{o, \tau} W_{oi\tau} W_{oj,\tau + \delta}
 
-    A term with v = 0 is 0 although exp overflows; |v| has derivative 0 at v = 0. A channel without weights has
-    r = 0.
+    v is the Gram operator of a convolution over its input channels (of a matrix: WᵀW), and j runs over the group of
+    i. The convolution has σ² ≤ max_i r_i for every ψ, with zero or circular padding, whatever its stride and
+    dilation, and W·r^{-1/2} is 1-Lipschitz (Prach, Lampert, *Almost-Orthogonal Layers*, ECCV 2022). For
+    ``W.transpose(0, 1)`` the result is T = diag(r) of an SLL layer x − 2WᵀT⁻¹σ(Wx + b) (Araujo et al., *A Unified
+    Algebraic Perspective on Lipschitz Neural Networks*, ICLR 2023).
+
+    A term with v = 0 is 0 even if the exponential overflows, and |v| has derivative 0 at v = 0. A channel without
+    weights has r = 0.
 
     Args:
-        weight: (cout, cin/groups), or (cout, cin/groups, *kernel) with one to three spatial dimensions; any
+        weight: (cout, cin / groups), or (cout, cin / groups, *kernel) with one to three spatial dimensions; any
             floating dtype and strides.
-        psi: (cin,), the logarithm of the weights q; None stands for zeros.
-        groups: the number of channel groups; divides cout.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        psi: (cin,), the logarithm of the weights of the channels; default None: zeros.
+        groups: number of groups of channels, a divisor of cout; default 1.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
-        r of shape (cin,), computed and returned in float32, or in float64 where weight or psi is float64.
+        r: (cin,), in float64 if weight or psi is float64, otherwise in float32.
 
     Raises:
-        TypeError: an argument that is not a floating-point tensor.
-        ValueError: shapes or groups that do not fit, or a backend that cannot run here.
+        TypeError: weight or psi is not a floating-point tensor.
+        ValueError: shapes, groups or devices do not fit, or the backend is unknown or cannot run here.
+
+    >>> fastlip.ops.gram_rowsum(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    tensor([21., 28.])
     """
     return OPERATOR(*_checked(weight, psi, groups), groups, backend)
 

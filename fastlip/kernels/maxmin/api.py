@@ -18,19 +18,28 @@ OP = Op("maxmin")
 
 
 def maxmin(x: Tensor, pairing: Pairing = "adjacent", dim: int = 1, *, backend: Backend = "auto") -> Tensor:
-    r"""Sorts pairs of channels: (a, b) -> (max(a, b), min(a, b)).
+    r"""Sorts pairs of channels: (a, b) becomes (max(a, b), min(a, b)).
 
-    A permutation of each input's entries, hence 1-Lipschitz and gradient-norm preserving (Anil, Lucas, Grosse,
-    *Sorting out Lipschitz function approximation*, ICML 2019). On a tie the maximum is the lower index.
+    MaxMin permutes the entries of each input, hence it is 1-Lipschitz and preserves gradient norms (Anil, Lucas,
+    Grosse, *Sorting out Lipschitz function approximation*, ICML 2019). If a = b, the entry with the lower index is
+    the maximum.
 
     Args:
-        x: any shape with at least two dimensions, any floating dtype and memory format.
-        pairing: ``"adjacent"`` pairs channels (2i, 2i+1), ``"halves"`` pairs (i, i + c // 2).
-        dim: the channel dimension. An odd last channel passes through.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        x: at least two dimensions, any floating dtype and memory format.
+        pairing: ``"adjacent"`` (default) pairs the channels 2i and 2i + 1, ``"halves"`` pairs i and i + c // 2.
+        dim: the dimension of the channels, default 1. An odd last channel is left as it is.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
-        A tensor of x's shape, dtype and memory format.
+        The shape, dtype and memory format of x.
+
+    Raises:
+        TypeError: x is not a floating-point tensor.
+        ValueError: x has one dimension or none, pairing or dim are not allowed, or the backend is unknown or cannot
+            run here.
+
+    >>> fastlip.ops.maxmin(torch.tensor([[1.0, 3.0, 5.0, 2.0, 7.0]]))
+    tensor([[3., 1., 5., 2., 7.]])
     """
     return OPERATOR(x, pairing, _check(x, pairing, dim), backend)
 

@@ -15,18 +15,26 @@ OP = Op("pixel_unshuffle", backends=("native",))
 
 
 def pixel_unshuffle(x: Tensor, factor: int, *, backend: Backend = "auto") -> Tensor:
-    r"""(n, c, f h, f w) -> (n, c f², h, w): y[n, c f² + f dy + dx, h, w] = x[n, c, f h + dy, f w + dx]. An isometry.
+    r"""Moves each f x f patch of an image into channels (space to depth), an isometry.
 
-    As ``torch.nn.functional.pixel_unshuffle``, which is the reference. The kernels read images whose channels are
-    neighbours in memory (channels-last, and slices of their channels) and write channels-last.
+    .. math:: y_{n,\, c f^2 + f\, dy + dx,\, h,\, w} = x_{n,\, c,\, f h + dy,\, f w + dx}
+
+    The reference is ``torch.nn.functional.pixel_unshuffle``. The kernels read images whose channels are neighbours in
+    memory (channels-last images, and slices of their channels) and write channels-last images.
 
     Args:
-        x: (n, c, h, w) or (c, h, w), sizes divisible by factor.
-        factor: at least 1.
-        backend: ``"auto"``, ``"reference"`` or ``"native"``.
+        x: (n, c, f h, f w) or (c, f h, f w).
+        factor: f, at least 1.
+        backend: ``"auto"`` (default), ``"reference"`` or ``"native"``.
+
+    Returns:
+        (n, c f², h, w) or (c f², h, w).
 
     Raises:
-        ValueError: sizes that the factor does not divide, or a backend that cannot run here.
+        ValueError: factor does not divide the sizes of x, or the backend is unknown or cannot run here.
+
+    >>> fastlip.ops.pixel_unshuffle(torch.arange(4.0).view(1, 2, 2), 2).flatten()
+    tensor([0., 1., 2., 3.])
     """
     if factor < 1 or x.dim() not in (3, 4) or x.shape[-1] % factor or x.shape[-2] % factor:
         raise ValueError(f"x, factor={factor}: got shape {tuple(x.shape)}, expected sizes that the factor divides")

@@ -17,42 +17,46 @@ OP = Op("polar", backends=("native", "triton"))
 
 
 def polar(V: Tensor, reals: int = 0, *, backend: Backend = "auto") -> Tensor:
-    r"""The polar factor Q = V (VᴴV)^{-1/2} of each matrix; wide ones by their adjoint, (VVᴴ)^{-1/2} V.
+    r"""Returns the polar factor Q = V (VᴴV)^{-1/2} of each matrix, or (VVᴴ)^{-1/2} V of a wide one.
 
-    Orthonormal columns (tall) or rows (wide), unitary if square: the matrix of that kind nearest to V. It is
-    LOT's layer per frequency (Xu, Li, Li, NeurIPS 2022) and the limit of Björck's and Newton-Schulz iterations.
-    The reference computes U Wᴴ from the thin singular value decomposition, hence defined for singular V too, where
-    it depends on the decomposition's choice of basis.
+    Q has orthonormal columns (tall) or rows (wide) and is unitary if V is square: it is the matrix of that kind
+    nearest to V. It is LOT's layer at each frequency (Xu, Li, Li, *LOT: Layer-wise Orthogonal Training on Improving
+    l2 Certified Robustness*, NeurIPS 2022) and the limit of Björck's and of Newton-Schulz iterations. The reference
+    computes U Wᴴ from the thin singular value decomposition. For a singular V the factor depends on the basis that
+    the decomposition chooses.
 
-    On a CPU, C++ kernels iterate (dynamically weighted Halley iteration) in single and double precision. "auto"
-    takes them where they are faster: up to 256 rows or columns (the fewer) of float32, 128 of other numbers. Matrices
-    that do not converge are decomposed; V with NaN or Inf has a Q of NaN.
+    On a CPU, the C++ kernels use the dynamically weighted Halley iteration in single and double precision. ``"auto"``
+    takes them where they are faster: if the smaller side has at most 256 entries in float32, or 128 in other dtypes.
 
-    On a GPU, float32 and complex64 are iterated: scaled Newton-Schulz, in one launch for matrices of at most
-    64 x 64 (``"native"``; ``"triton"``: 32 x 32, complex ones and gradients of real ones 16 x 16), by torch's
-    products for others. Each ||QᴴQ - I|| is measured, and those that do not converge (condition numbers from about
-    1e6) are decomposed; V with NaN or Inf has a Q of NaN. Synchronises: the host waits once per forward for the
-    residuals, and in forward and backward for one flag per step where torch's products iterate. While a CUDA graph is
-    captured nothing waits: matrices that do not converge keep what was reached, of norm at most 1 but for rounding,
-    and a finite gradient.
+    On a GPU, float32 and complex64 use a scaled Newton-Schulz iteration: in one launch for matrices of at most 64 x
+    64 (``"native"``) or 32 x 32 (``"triton"``; complex matrices and gradients of real ones: 16 x 16), by torch's
+    products for larger ones. The host waits once per forward for the residuals ||QᴴQ - I||, and once per step where
+    torch's products iterate. During the capture of a CUDA graph it does not wait: matrices that do not converge keep
+    the last iterate, whose norm is at most 1 up to rounding, and have a finite gradient.
 
-    The gradient is that of the exact factor, its denominators (singular values and sums of two) at least
-    max(m, n) eps times the largest one, and 1 for a zero matrix: finite for every finite V. It can itself not be
-    differentiated.
+    Matrices that do not converge (condition numbers from about 1e6) are decomposed. If V has NaN or Inf, Q is NaN.
+
+    The gradient is that of the exact factor with its denominators, singular values and sums of two of them, bounded
+    below by max(m, n) eps times the largest one (1 for a zero matrix), hence finite for every finite V. It cannot be
+    differentiated again.
 
     Args:
-        V: (..., m, n), real or complex. float16 and bfloat16 are computed and returned in float32.
-        reals: of a complex V, how many of the first matrices (along its first dimension) are taken as real; those
-            of Q are real then. A convolution has such matrices at its self-conjugate frequencies.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        V: (..., m, n), real or complex; float16 and bfloat16 are computed and returned in float32.
+        reals: number of matrices, along the first dimension of a complex V, that are taken as real; the same matrices
+            of Q are real. A convolution has such matrices at its self-conjugate frequencies. Default 0.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
         Q: the shape of V.
 
     Raises:
         TypeError: V is not a real or complex floating-point tensor.
-        ValueError: V has fewer than two dimensions, or matrices without entries; reals that V has not; a backend
-            that is unknown or cannot run here.
+        ValueError: V has fewer than two dimensions or matrices without entries, reals exceeds the number of matrices
+            of a complex batch, or the backend is unknown or cannot run here.
+
+    >>> fastlip.ops.polar(torch.tensor([[3.0, 0.0], [0.0, -2.0]])).round(decimals=4) + 0
+    tensor([[ 1.,  0.],
+            [ 0., -1.]])
     """
     V = matrices("V", V)
     if reals != 0 and not (V.is_complex() and V.dim() > 2 and 0 < reals <= V.shape[0]):

@@ -12,7 +12,7 @@ from fastlip.kernels.common.channels_last import adjoint
 from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.geometry import ConvGeometry, from_numbers
-from fastlip.kernels.common.literals import Backend, PaddingMode
+from fastlip.kernels.common.literals import Backend, PaddingMode, PairingOrNone
 from fastlip.kernels.conv_chain.api import mask_shape
 from fastlip.kernels.maxmin.api import PAIRINGS, maxmin
 from fastlip.kernels.sdp_residual import reference
@@ -28,44 +28,50 @@ def sdp_residual(
     dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
     padding_mode: PaddingMode = "zeros",
-    pairing: str = "none",
+    pairing: PairingOrNone = "none",
     recompute: bool | None = None,
     second: Tensor | None = None,
     *,
     backend: Backend = "auto",
 ) -> Tensor:
-    r"""Residual map with a tied second weight: y = x − Wᵀ diag(scale) relu(W x + b).
+    r"""Returns the residual map of SLL and CPL layers, whose second weight is tied to the first.
 
     .. math:: y = x - W_2\, \mathrm{relu}(W x + b), \qquad W_2 = W^\top \mathrm{diag}(s)
 
     Araujo et al., *A Unified Algebraic Perspective on Lipschitz Neural Networks*, ICLR 2023 (s = 2/T); Meunier et
-    al., *A Dynamical System Perspective for Lipschitz Neural Networks*, ICML 2022 (s = 2/σ²). 1-Lipschitz where
-    diag(s)^{1/2} W Wᵀ diag(s)^{1/2} ⪯ 2 I; this function does not check that. The scale is folded into the
-    second weight, so that no pass over activations applies it.
+    al., *A Dynamical System Perspective for Lipschitz Neural Networks*, ICML 2022 (s = 2/σ²). The map is 1-Lipschitz
+    if diag(s)^{1/2} W Wᵀ diag(s)^{1/2} ⪯ 2 I, which this function does not check. The scale is folded into the second
+    weight, so no pass over activations applies it.
 
-    W is a matrix, or a convolution at stride 1 whose padding keeps the image's size (the odd element of an even
-    kernel's padding comes after the image); Wᵀ is the exact adjoint of the padded convolution, for even kernels,
-    circular padding and images smaller than the kernel too.
+    W is a matrix, or a convolution at stride 1 whose padding keeps the image's size; an even kernel has the odd
+    element of its padding after the image. Wᵀ is the exact adjoint of the padded convolution, also for even kernels,
+    circular padding and images smaller than the kernel.
 
     Args:
         x: (*, c) for a matrix; (n, c, h, w) or (c, h, w) for a convolution.
-        weight: (m, c), or (m, c / groups, kh, kw); m is the inner width.
-        bias: (m,), or None.
-        scale: (m,), not negative.
-        dilation, groups: as ``F.conv2d``.
-        padding_mode: ``"zeros"`` or ``"circular"``.
-        pairing: of a MaxMin over the channels of y, ``"adjacent"`` or ``"halves"``; ``"none"``: no activation.
-        recompute: whether the kernels compute h = relu(W x + b) again in the backward, which costs one more
-            convolution, or keep it beside x. None: only for 1x1 kernels, where it is cheap. No effect on results.
-        second: what :func:`folded` makes of weight and scale, if it is at hand; has no gradient of its own.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        weight: W, (m, c) or (m, c / groups, kh, kw); m is the inner width.
+        bias: b, (m,), or None.
+        scale: s, (m,), not negative.
+        dilation: distance between two taps, (vertical, horizontal); default (1, 1).
+        groups: number of groups of channels, as in ``conv2d``; default 1.
+        padding_mode: ``"zeros"`` (default) or ``"circular"``.
+        pairing: of a MaxMin over the channels of y, ``"adjacent"`` or ``"halves"``; ``"none"`` (default): no MaxMin.
+        recompute: if True, the backward of the kernels computes relu(W x + b) again, at the cost of one convolution;
+            if False it is saved. Default None: True for 1x1 kernels, where it is cheap. The result is the same.
+        second: the result of ``folded(weight, scale)`` in this op's module, if it has been computed already; it has
+            no gradient of its own. Default None.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
-        y of x's shape. Under autocast both products run in its dtype.
+        y: the shape of x. Under autocast both products run in its dtype.
 
     Raises:
         TypeError: weight is not a floating-point tensor.
-        ValueError: shapes, groups, dilation or padding mode that do not fit, or a backend that cannot run here.
+        ValueError: shapes, groups, dilation, pairing or padding mode do not fit, or the backend is unknown or cannot
+            run here.
+
+    >>> fastlip.ops.sdp_residual(torch.tensor([[3.0, -1.0]]), torch.eye(2), None, torch.ones(2))
+    tensor([[ 0., -1.]])
     """
     _check(x, weight, bias, scale, groups)
     geometry = None if weight.dim() == 2 else ConvGeometry.like(weight, dilation, groups, padding_mode)

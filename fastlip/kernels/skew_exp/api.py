@@ -17,23 +17,28 @@ OP = Op("skew_exp", backends=("native",))
 
 
 def skew_exp(K: Tensor, *, backend: Backend = "auto") -> Tensor:
-    r"""The orthogonal matrices exp((K - Kᵀ) / 2), of determinant 1.
+    r"""Returns the orthogonal matrices exp((K - Kᵀ) / 2), whose determinant is 1.
 
-    The dense case of Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021. The reference differentiates
-    ``torch.linalg.matrix_exp``, whose derivative is the exponential of a matrix of twice the size. The native
-    backend, of matrix products through torch on any device, keeps the result alone and takes the gradient from a
-    series of commutators, one product each; one Newton-Schulz step makes its result orthogonal to rounding.
+    It is the dense case of Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021. The reference differentiates
+    ``torch.linalg.matrix_exp``, whose derivative is the exponential of a matrix of twice the size. The native backend
+    consists of torch's matrix products, on any device. It saves K and the result, and computes the gradient from a
+    series of commutators, one product each; one Newton-Schulz step makes its result orthogonal up to rounding.
 
     Args:
-        K: (..., c, c), real. float16 and bfloat16 are computed and returned in float32.
-        backend: ``"auto"``, ``"reference"`` or ``"native"``.
+        K: (..., c, c), real; float16 and bfloat16 are computed and returned in float32.
+        backend: ``"auto"`` (default), ``"reference"`` or ``"native"``.
 
     Returns:
         The shape of K.
 
     Raises:
         TypeError: K is not a real floating-point tensor.
-        ValueError: the matrices are not square, or empty; a backend that cannot run here.
+        ValueError: the matrices are not square or have no entries, or the backend is unknown or cannot run here.
+
+    >>> turn = torch.tensor([[0.0, -torch.pi], [0.0, 0.0]])  # a quarter turn
+    >>> fastlip.ops.skew_exp(turn).round(decimals=4) + 0
+    tensor([[ 0., -1.],
+            [ 1.,  0.]])
     """
     if isinstance(K, Tensor) and K.is_complex():
         raise TypeError(f"K: got {K.dtype}, expected a real floating-point tensor")

@@ -11,7 +11,7 @@ from fastlip.kernels.common.asked import asked
 from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.gate import refusal
-from fastlip.kernels.common.literals import Backend
+from fastlip.kernels.common.literals import Backend, FusedActivation
 from fastlip.kernels.common.precision import autocasts, without_autocast
 from fastlip.kernels.spectral_conv import reference
 from fastlip.kernels.spectral_conv.fixed import FixedSpectrum, fix_spectrum
@@ -49,37 +49,45 @@ def spectral_conv(
     *,
     backend: Backend = "auto",
 ) -> Tensor:
-    r"""y = IDFT(Q_k DFT(x)_k) + bias: the circular convolution whose matrix at frequency k is Q_k.
+    r"""Returns the circular convolution of x whose matrix at frequency k is Q_k.
 
-    Its singular values are those of the Q_k, all of them: unitary Q_k make it an orthogonal map. On a torus larger
-    than the image, x is embedded in zeros and the result is cropped, which adds no norm.
+    .. math:: y = \mathrm{IDFT}(Q_k\, \mathrm{DFT}(x)_k) + b
+
+    The singular values of the convolution are those of all Q_k, so unitary Q_k make it an orthogonal map. If the FFT
+    size exceeds the image, x is embedded in zeros and the result is cropped, which adds no norm.
 
     Args:
-        x: (n, cin, h, w) or (cin, h, w). Transformed and multiplied in the precision of Q, also under autocast.
-        Q: (F, cout, cin / groups), complex, at the unique frequencies of the torus in the order of
-            :func:`unique_frequencies`, F = (h w + g) / 2 with g the number of self-conjugate ones: what
-            :func:`kernel_spectrum` and :func:`per_frequency` return. An imaginary part at those g has no effect.
-        bias: (cout,).
-        torus: (height, width) of the circular image, at least that of x, which is the default.
-        groups: as in ``torch.nn.functional.conv2d``.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        x: (n, cin, h, w) or (cin, h, w); transformed and multiplied in the precision of Q, also under autocast.
+        Q: (F, cout, cin / groups), complex64 or complex128, at the unique frequencies of the FFT size in the order of
+            ``kernel_spectrum``: F = (h w + g) / 2, where g is the number of self-conjugate frequencies, which come
+            first. An imaginary part at those has no effect.
+        bias: b, (cout,); default None.
+        torus: FFT size (height, width) of the circular image, at least the size of x; default None: the size of x.
+        groups: number of groups of channels, as in ``torch.nn.functional.conv2d``; default 1.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
-        (n, cout, h, w) or (cout, h, w), in the dtype of x, or that of ``conv2d`` under autocast. Kernels keep the
-        memory format of x.
+        (n, cout, h, w) or (cout, h, w), in the dtype of x, or under autocast in that of ``conv2d``. The kernels keep
+        the memory format of x.
 
     Raises:
-        TypeError: x is not real, or of more precision than Q; Q is not complex64 or complex128.
-        ValueError: shapes that do not fit; an empty image; unknown backend.
+        TypeError: x is not real or has more precision than Q, or Q is not complex64 or complex128.
+        ValueError: shapes do not fit, the image is empty, or the backend is unknown or cannot run here.
+
+    >>> x, weight = torch.randn(1, 2, 5, 4), torch.randn(3, 2, 3, 3)
+    >>> y = fastlip.ops.spectral_conv(x, fastlip.ops.kernel_spectrum(weight, (5, 4)))
+    >>> padded = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="circular")
+    >>> bool(torch.allclose(y, torch.conv2d(padded, weight), atol=1e-4))
+    True
     """
-    torus = torus or (x.shape[-2], x.shape[-1])
-    _check(x, Q, torus, groups)
+    fft_size = torus or (x.shape[-2], x.shape[-1])
+    _check(x, Q, fft_size, groups)
     dtype = x.dtype
     if dtype == torch.float32 and autocasts(x.device):
         dtype = torch.get_autocast_dtype(x.device.type)
     images = x if x.dim() == 4 else x[None]
     bias = bias if bias is None else bias.to(reference.REAL[Q.dtype])
-    y = OPERATOR(images, Q, bias, torus, groups, backend)
+    y = OPERATOR(images, Q, bias, fft_size, groups, backend)
     return (y if x.dim() == 4 else y[0]).to(dtype)
 
 
@@ -88,30 +96,30 @@ def spectral_conv_fixed(
     spectrum: FixedSpectrum,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
-    activation: str = "none",
+    activation: FusedActivation = "none",
     memory_format: torch.memory_format | None = None,
     factor: float = 1.0,
 ) -> Tensor:
-    r"""activation(z), or activation(residual - z), of a fixed convolution z = factor Q * x + bias.
+    r"""Returns activation(z), or activation(residual - z), of a fixed convolution z = factor Q * x + bias.
 
-    What :func:`spectral_conv` computes, with matrices that are laid out beforehand (by :func:`fix_spectrum`), and
-    with the activation and the residual in the last stage of the transforms instead of passes of their own. Native
-    only, and without a derivative: for evaluation.
+    The convolution is that of :func:`spectral_conv` with matrices that were laid out beforehand by
+    :func:`fix_spectrum`. The last stage of the transforms applies the residual and the activation. There is no
+    reference and no derivative: it is for evaluation.
 
     Args:
         x: (n, cin, h, w), float32 or float64.
-        spectrum: of a torus at least as large as x, in the precision of x.
-        bias: (cout,).
-        residual: (n, cout, h, w).
-        activation: ``"none"``, ``"relu"``, or ``"maxmin"`` of the channels 2i and 2i + 1.
-        memory_format: of the result, ``torch.contiguous_format`` or ``torch.channels_last``; None: that of x.
-        factor: of Q.
+        spectrum: of an FFT size at least that of x, in the precision of x.
+        bias: (cout,); default None.
+        residual: (n, cout, h, w); default None.
+        activation: ``"none"`` (default), ``"relu"``, or ``"maxmin"`` of the channels 2i and 2i + 1.
+        memory_format: of the result, ``torch.contiguous_format`` or ``torch.channels_last``; default None: that of x.
+        factor: factor of Q, default 1.
 
     Returns:
         (n, cout, h, w).
 
     Raises:
-        ValueError: shapes, dtypes or activations that do not fit, or no native kernels here.
+        ValueError: shapes, dtypes or the activation do not fit, or there are no native kernels here.
     """
     if not torch.compiler.is_compiling() and (reason := refusal((x, spectrum.panels, bias, residual))):
         raise ValueError(f"fastlip.ops.spectral_conv_fixed cannot run here: {reason}")
@@ -134,7 +142,7 @@ def spectral_conv_fixed(
     return _fixed(x, spectrum.panels, bias, residual, *options, "native")
 
 
-def _check(x: Tensor, Q: Tensor, torus: Size, groups: int) -> None:
+def _check(x: Tensor, Q: Tensor, fft_size: Size, groups: int) -> None:
     if Q.dtype not in reference.REAL:
         raise TypeError(f"Q: got {Q.dtype}, allowed are {', '.join(map(str, reference.REAL))}")
     if not x.is_floating_point() or torch.promote_types(x.dtype, Q.dtype) != Q.dtype:
@@ -145,12 +153,12 @@ def _check(x: Tensor, Q: Tensor, torus: Size, groups: int) -> None:
         raise ValueError(
             f"x: got shape {tuple(x.shape)}, expected (n, cin, h, w) or (cin, h, w) with h, w at least 1"
         )
-    if torus[0] < x.shape[-2] or torus[1] < x.shape[-1]:
-        raise ValueError(f"torus={torus}: expected at least the size {tuple(x.shape[-2:])} of x")
-    own = (2 - torus[0] % 2) * (2 - torus[1] % 2)
-    frequencies = (torus[0] * torus[1] + own) // 2
+    if fft_size[0] < x.shape[-2] or fft_size[1] < x.shape[-1]:
+        raise ValueError(f"torus={fft_size}: expected an FFT size of at least the size {tuple(x.shape[-2:])} of x")
+    own = (2 - fft_size[0] % 2) * (2 - fft_size[1] % 2)
+    frequencies = (fft_size[0] * fft_size[1] + own) // 2
     if Q.dim() != 3 or Q.shape[0] != frequencies:
-        raise ValueError(f"Q: got shape {tuple(Q.shape)}, expected ({frequencies}, cout, cin) for torus={torus}")
+        raise ValueError(f"Q: got shape {tuple(Q.shape)}, expected ({frequencies}, cout, cin) for the FFT size {fft_size}")
     if x.shape[-3] != groups * Q.shape[2] or Q.shape[1] % groups:
         raise ValueError(
             f"groups={groups}: {x.shape[-3]} channels of x and Q of shape {tuple(Q.shape)} do not fit; "
@@ -176,7 +184,7 @@ def _fake_fixed(
     bias: Any,
     residual: Any,
     outputs: int,
-    torus: Size,
+    fft_size: Size,
     activation: str,
     channels_last: bool,
     *_: Any,
@@ -192,7 +200,7 @@ def empty_images(x: Tensor, channels: int, channels_last: bool) -> Tensor:
 
 
 def _fake_backward(
-    gradient: Tensor, x: Tensor, Q: Tensor, torus: Size, groups: int, wanted: list[bool], backend: Backend
+    gradient: Tensor, x: Tensor, Q: Tensor, fft_size: Size, groups: int, wanted: list[bool], backend: Backend
 ) -> tuple[Tensor, Tensor, Tensor]:
     return empty_gradients(x, Q, wanted)
 
@@ -207,21 +215,21 @@ def empty_gradients(x: Tensor, Q: Tensor, wanted: list[bool]) -> tuple[Tensor, T
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-    torus, groups, backend = ctx.options
+    fft_size, groups, backend = ctx.options
     x_wanted, Q_wanted, *bias_wanted = asked(ctx)
     wanted = [x_wanted, Q_wanted, any(bias_wanted)]
-    gradients = _backward.outputs(gradient, *ctx.saved_tensors, torus, groups, wanted, backend)
+    gradients = _backward.outputs(gradient, *ctx.saved_tensors, fft_size, groups, wanted, backend)
     found = (value if want else None for value, want in zip(gradients, wanted, strict=True))
     return *found, None, None, None
 
 
 def _plain_gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-    torus, groups, _ = ctx.options
+    fft_size, groups, _ = ctx.options
     needs_x, needs_Q, needs_bias = ctx.needs_input_grad[:3]
 
     def function(x: Tensor, Q: Tensor) -> Tensor:
         with without_autocast(x.device):
-            return reference.spectral_conv(x, Q, None, (torus[0], torus[1]), groups)
+            return reference.spectral_conv(x, Q, None, (fft_size[0], fft_size[1]), groups)
 
     found = differentiated(function, ctx.saved_tensors, (needs_x, needs_Q), gradient)
     return *found, gradient.sum((0, 2, 3)) if needs_bias else None, None, None, None
@@ -239,12 +247,12 @@ OPERATOR = OP.main(
     plain_backward=_plain_gradients,
 )
 _backward = OP.define(
-    "spectral_conv_backward(Tensor gradient, Tensor x, Tensor Q, int[] torus, int groups, bool[] wanted, str backend)"
+    "spectral_conv_backward(Tensor gradient, Tensor x, Tensor Q, int[] fft_size, int groups, bool[] wanted, str backend)"
     " -> (Tensor, Tensor, Tensor)",
     fake=_fake_backward,
 )
 _fixed = OP.define(
-    "spectral_conv_fixed(Tensor x, Tensor panels, Tensor? bias, Tensor? residual, int outputs, int[] torus,"
+    "spectral_conv_fixed(Tensor x, Tensor panels, Tensor? bias, Tensor? residual, int outputs, int[] fft_size,"
     " str activation, bool channels_last, float factor, str backend) -> Tensor",
     fake=_fake_fixed,
 )

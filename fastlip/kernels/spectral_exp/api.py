@@ -20,24 +20,27 @@ OP = Op("spectral_exp", backends=("native",))
 
 
 def spectral_exp(K_hat: Tensor, *, backend: Backend = "auto") -> Tensor:
-    r"""The unitary matrices exp((K - Kᴴ) / 2): the exponential itself where K is skew-Hermitian.
+    r"""Returns the unitary matrices exp((K - Kᴴ) / 2), which is the exponential itself if K is skew-Hermitian.
 
-    SOC's layer per frequency (Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021), with the limit of its
-    series: the spectrum of a skew kernel is skew-Hermitian. The reference uses the eigendecomposition of the
-    Hermitian matrix i (K - Kᴴ) / 2, unitary to rounding whatever the norm of K, and in its gradient divided
-    differences of the exponential, finite for repeated eigenvalues; kernels use a polynomial and squarings where the
-    norm is moderate. The gradient can itself not be differentiated.
+    It is the limit of SOC's series at each frequency (Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021): the
+    spectrum of a skew kernel is skew-Hermitian. The reference uses the eigendecomposition of the Hermitian matrix i
+    (K - Kᴴ) / 2, so its result is unitary up to rounding whatever the norm of K. Its gradient consists of divided
+    differences of the exponential, which are finite for repeated eigenvalues. The kernels use a polynomial and
+    squarings if the norm is moderate. The gradient cannot be differentiated again.
 
     Args:
-        K_hat: (..., c, c), real or complex. float16 and bfloat16 are computed and returned in float32.
-        backend: ``"auto"``, ``"reference"`` or ``"native"``.
+        K_hat: K, (..., c, c), real or complex; float16 and bfloat16 are computed and returned in float32.
+        backend: ``"auto"`` (default), ``"reference"`` or ``"native"``.
 
     Returns:
-        The shape of K_hat; real, hence orthogonal, where K_hat is.
+        The shape of K_hat; real, hence orthogonal, if K_hat is real.
 
     Raises:
         TypeError: K_hat is not a real or complex floating-point tensor.
-        ValueError: the matrices are not square, or empty; a backend that cannot run here.
+        ValueError: the matrices are not square or have no entries, or the backend is unknown or cannot run here.
+
+    >>> fastlip.ops.spectral_exp(torch.tensor([[2.0 + torch.pi * 1j]])).real
+    tensor([[-1.]])
     """
     K_hat = matrices("K_hat", K_hat)
     if K_hat.shape[-1] != K_hat.shape[-2]:
@@ -48,21 +51,21 @@ def spectral_exp(K_hat: Tensor, *, backend: Backend = "auto") -> Tensor:
 def kernel_exp(
     kernel: Tensor, size: Size, dilation: Size = (1, 1), groups: int = 1, *, backend: Backend = "auto"
 ) -> Tensor:
-    """The matrices of a circular convolution exponential: :func:`spectral_exp` at each frequency of a kernel.
+    r"""Returns :func:`spectral_exp` of a kernel's matrices: those of a circular convolution exponential.
 
     Args:
         kernel: (c, c / groups, kh, kw), float32 or float64; only its skew part counts.
-        size: (h, w) of the image.
-        dilation: (dh, dw).
-        groups: as in ``torch.nn.functional.conv2d``.
-        backend: ``"auto"``, ``"reference"`` or ``"native"``, which keep the kernel for the gradient, no matrix.
+        size: FFT size, the (h, w) of the circular image.
+        dilation: distance between two taps, (vertical, horizontal); default (1, 1).
+        groups: number of groups of channels, as in ``torch.nn.functional.conv2d``; default 1.
+        backend: ``"auto"`` (default), ``"reference"`` or ``"native"``, which saves the kernel alone.
 
     Returns:
-        (F, c, c / groups), complex, at the unique frequencies: what ``fastlip.ops.spectral_conv`` takes.
+        (F, c, c / groups), complex, at the unique frequencies, as ``fastlip.ops.spectral_conv`` takes it.
 
     Raises:
-        TypeError: the kernel is not of float32 or float64.
-        ValueError: a kernel that does not have as many outputs as inputs; a backend that cannot run here.
+        TypeError: kernel is not of float32 or float64.
+        ValueError: kernel does not have as many outputs as inputs, or the backend is unknown or cannot run here.
     """
     if kernel.dtype not in COMPLEX:
         raise TypeError(f"kernel: got {kernel.dtype}, allowed are {', '.join(map(str, COMPLEX))}")

@@ -27,33 +27,39 @@ def spectral_norm(
     *,
     backend: Backend = "auto",
 ) -> Tensor:
-    r"""Upper bound of the spectral norm of ``conv2d`` with this kernel on images of this size, in float64.
+    r"""Returns an upper bound of the spectral norm of a matrix, or of a convolution on images of one size.
 
     .. math:: \max_k \sigma_{\max}\Bigl(\sum_\tau W_\tau e^{-i\varphi_{k\tau}}\Bigr)
 
-    over the frequencies k of a torus (Sedghi, Gupta, Long, *The Singular Values of Convolutional Layers*, ICLR
-    2019), from float64 eigenvalues; where those are too dear (many frequencies of many channels) by Gram
-    iteration, at most 1 % above (Delattre, Barthélemy, Araujo, Allauzen, *Efficient Bound of Lipschitz Constant
-    for Convolutional Layers by Gram Iteration*, ICML 2023). Enlarged by a bound of its own rounding errors.
+    over the frequencies k of the FFT (Sedghi, Gupta, Long, *The Singular Values of Convolutional Layers*, ICLR 2019),
+    from float64 eigenvalues. Where those cost too much (many frequencies of many channels), Gram iteration gives a
+    bound that is at most 1 % larger (Delattre, Barthélemy, Araujo, Allauzen, *Efficient Bound of Lipschitz Constant
+    for Convolutional Layers by Gram Iteration*, ICML 2023). A bound of the rounding errors is added.
 
-    Circular padding of dilation * (kernel_size - 1) in total per axis: the torus is the image, and the result is
-    the exact norm if the stride divides the side; otherwise the norm at stride 1, which bounds it. Zero padding:
-    a bound, since the convolution is a part of the circular one on a torus that the padding enlarges.
+    With circular padding of dilation * (kernel_size - 1) in total per axis, the FFT size is the image's, and the
+    result is the exact norm if the stride divides the side; otherwise it is the norm at stride 1, which bounds it.
+    With zero padding the result is a bound, because the convolution is a part of the circular one at a larger FFT
+    size.
 
     Args:
-        weight: (cout, cin / groups, kh, kw), or (out_features, in_features) for a matrix's 2-norm.
-        image_size: (h, w) of the input, before padding. Not used for a matrix.
-        stride, dilation: per axis (vertical, horizontal).
-        pads: (left, right, top, bottom), as ``F.pad`` orders them.
-        groups: as ``F.conv2d``.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        backend: ``"auto"`` or ``"reference"``: this op has no kernels.
+        weight: (cout, cin / groups, kh, kw), or (out_features, in_features) for the norm of a matrix.
+        image_size: (h, w) of the input before padding; default None, for a matrix, which has none.
+        stride: step between two outputs, (vertical, horizontal); default (1, 1).
+        pads: (left, right, top, bottom), as ``F.pad`` orders them; default (0, 0, 0, 0).
+        dilation: distance between two taps, (vertical, horizontal); default (1, 1).
+        groups: number of groups of channels, as in ``conv2d``; default 1.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        backend: ``"auto"`` (default) or ``"reference"``: this op has no kernels.
 
     Returns:
         A float64 scalar on the CPU, without gradient.
 
     Raises:
-        ValueError: an argument out of range, or NaN or Inf in weight.
+        TypeError: weight is not a floating-point tensor.
+        ValueError: an argument is out of range, or weight has NaN or Inf.
+
+    >>> f"{fastlip.ops.spectral_norm(torch.ones(1, 1, 3, 3), (8, 8), pads=(1, 1, 1, 1)).item():.4f}"
+    '9.0000'
     """
     OP.choose(backend)
     weight = _check_weight(weight, groups)

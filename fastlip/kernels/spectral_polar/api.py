@@ -19,28 +19,34 @@ OP = Op("spectral_polar", backends=("native",))
 def spectral_polar(
     weight: Tensor, size: Size, dilation: Size = (1, 1), groups: int = 1, *, backend: Backend = "auto"
 ) -> Tensor:
-    r"""The polar factors Q_k = V_k (V_kᴴ V_k)^{-1/2} of the matrices V_k by which a circular convolution acts.
+    r"""Returns the polar factors of the matrices by which a circular convolution acts, one per frequency.
 
-    LOT's orthogonal convolution (Xu, Li, Li, NeurIPS 2022). The same as ``fastlip.ops.polar`` of
-    ``kernel_spectrum(weight, size, dilation)``, group by group and real at self-conjugate frequencies. Kernels keep
-    the weight and Q for the gradient, and Q is also what ``spectral_conv`` keeps: no other matrix per frequency. The
-    gradient can itself not be differentiated.
+    .. math:: Q_k = V_k (V_k^H V_k)^{-1/2}, \qquad V_k = \sum_\tau W_\tau e^{2\pi i \langle k, p(\tau) \rangle}
+
+    It is LOT's orthogonal convolution (Xu, Li, Li, *LOT: Layer-wise Orthogonal Training on Improving l2 Certified
+    Robustness*, NeurIPS 2022). The result equals ``fastlip.ops.polar`` of ``fastlip.ops.kernel_spectrum(weight, size,
+    dilation)``, group by group and real at self-conjugate frequencies. The kernels save the weight and Q, which
+    ``spectral_conv`` saves as well. The gradient cannot be differentiated again.
 
     Args:
         weight: (cout, cin / groups, kh, kw), float32 or float64.
-        size: (h, w) of the circular image.
-        dilation: (dh, dw).
-        groups: as in ``torch.nn.functional.conv2d``.
-        backend: ``"auto"``, ``"reference"``, ``"native"``, or another of ``polar``'s, for the
-            spectrum.
+        size: FFT size, the (h, w) of the circular image.
+        dilation: distance between two taps, (vertical, horizontal); default (1, 1).
+        groups: number of groups of channels, as in ``torch.nn.functional.conv2d``; default 1.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"``, or another backend of ``polar``, which then
+            takes the spectrum.
 
     Returns:
-        (F, cout, cin / groups), complex, at the unique frequencies: what ``fastlip.ops.spectral_conv`` takes.
+        Q: (F, cout, cin / groups), complex, at the unique frequencies, as ``fastlip.ops.spectral_conv`` takes it.
 
     Raises:
-        TypeError: the weight is not of float32 or float64.
-        ValueError: a weight that is empty or has other dimensions, or rows that the groups do not divide; a backend
-            that cannot run here.
+        TypeError: weight is not of float32 or float64.
+        ValueError: weight is empty or does not have four dimensions, groups do not divide its rows, or the backend is
+            unknown or cannot run here.
+
+    >>> Q = fastlip.ops.spectral_polar(torch.randn(3, 3, 3, 3), (4, 4))
+    >>> Q.shape, bool(torch.allclose(Q.mH @ Q, torch.eye(3, dtype=Q.dtype), atol=1e-5))
+    (torch.Size([10, 3, 3]), True)
     """
     if weight.dtype not in COMPLEX:
         raise TypeError(f"weight: got {weight.dtype}, allowed are {', '.join(map(str, COMPLEX))}")

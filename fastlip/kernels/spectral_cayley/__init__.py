@@ -1,0 +1,1 @@
+"""Cayley transforms of a convolution's matrices."""
