@@ -69,7 +69,7 @@ class LayerBound:
 
 @dataclass(frozen=True)
 class Audit:
-    """What :func:`fastlip.audit` found: ``str()`` of it is a table, ``to_dict()`` plain values.
+    """The result of :func:`fastlip.audit`: ``str()`` of it is a table, ``to_dict()`` plain values.
 
     Attributes:
         bound: an upper bound of the model's Lipschitz constant, the product of those of its layers.
@@ -88,7 +88,7 @@ class Audit:
 
     @property
     def seconds(self) -> float:
-        """How long the audit of all layers took."""
+        """The seconds that the audit of all layers took."""
         return sum(layer.seconds for layer in self.layers)
 
     def to_dict(self, *, cost: bool = True) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which models audits, certificates and attacks take, and how these are evaluated."""
+"""Checks the models that audits, certificates and attacks take, and sets how these are evaluated."""
 
 from __future__ import annotations
 

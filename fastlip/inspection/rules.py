@@ -1,4 +1,4 @@
-"""How the audit, the certificate and the export find what they know of a module: by its class or its application."""
+"""Finds what the audit, the certificate and the export know of a module, by its class or its application."""
 
 from __future__ import annotations
 

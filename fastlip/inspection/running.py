@@ -1,4 +1,4 @@
-"""How the parts of a model are run: wrappers are removed, failures name the layer, and samples are made."""
+"""Runs the parts of a model: wrappers are removed, failures name the layer, and samples are made."""
 
 from __future__ import annotations
 

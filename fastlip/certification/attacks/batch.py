@@ -72,7 +72,7 @@ class Batch:
 
 
 def attack_batch(batch: Batch, start: int, radii: Radii, plan: Plan, generator: torch.Generator) -> dict[str, Tensor]:
-    """What all runs of the plan found on a batch whose first sample is number ``start``, by name."""
+    """The findings of all runs of the plan on a batch whose first sample has the number ``start``, by name."""
     count = len(batch.x)
     asked, certified = radii.asked(start, count), radii.certified(start, count)
     labels = batch.true.long().argmax(1).cpu()

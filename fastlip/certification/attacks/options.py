@@ -23,7 +23,7 @@ KINDS: dict[AttackKind, tuple[AttackLoss, ...]] = {"pgd": ("margin",), "apgd": (
 
 @dataclass(frozen=True)
 class Plan:
-    """How to search; ``runs`` lists the searches as (loss, restart)."""
+    """The checked options of a search; ``runs`` lists its parts as (loss, restart)."""
 
     kind: AttackKind
     losses: tuple[AttackLoss, ...]

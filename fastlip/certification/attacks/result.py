@@ -1,4 +1,4 @@
-"""What an attack found, and the file that keeps the evidence against a certificate."""
+"""The result of an attack, and the file that keeps the evidence against a certificate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BrokenCertificateWarning(RuntimeWarning):
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What :func:`fastlip.attack` found on n samples and k radii.
+    """The result of :func:`fastlip.attack` on n samples and k radii.
 
     Attributes:
         kind: ``"pgd"`` or ``"apgd"``.

@@ -1,4 +1,4 @@
-"""Which bound holds for a module: by its own method, or by the table, and only if it computes what was bounded."""
+"""Finds the bound of a module: by its own method or by the table, and only if it computes what was bounded."""
 
 from __future__ import annotations
 

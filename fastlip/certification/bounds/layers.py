@@ -44,7 +44,7 @@ def _reflection(module: lip.HouseHolder, input_shape: Shape, output_shape: Shape
 
 
 class Details(NamedTuple):
-    """What the audit says about a bound that a layer finds itself: its roundings for a bound of 1, and tightness."""
+    """Properties of a bound that a layer finds itself: its roundings for a bound of 1, and whether it is exact."""
 
     roundings: float | None
     exact: bool = False
@@ -63,7 +63,7 @@ def own_bound(module: Any, input_shape: Shape, output_shape: Shape) -> Bound:
 
 
 def rule_of(module: nn.Module) -> DetailsRule:
-    """The rule for what is known of a module that bounds itself."""
+    """The rule for the details of a module that bounds itself."""
     return _DETAILS.rule_of(module) or _unknown
 
 

@@ -35,7 +35,7 @@ def _upsample(module: nn.Upsample, input_shape: Shape, output_shape: Shape) -> B
 
 
 def interpolation(input_shape: Shape, options: dict[str, Any]) -> Bound:
-    """Of ``torch.nn.functional.interpolate`` with these options: the product of the norms along each axis.
+    """The bound of ``torch.nn.functional.interpolate`` with these options, the product of the norms along each axis.
 
     Every mode works along one axis after the other. Where its weights depend on the precision in which positions are
     computed, the larger norm counts.

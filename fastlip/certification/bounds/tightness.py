@@ -1,4 +1,4 @@
-"""Which bounds of the audit are tight, i.e. equal the norm up to rounding."""
+"""Decides which bounds of the audit are tight, i.e. equal the norm up to rounding."""
 
 from __future__ import annotations
 

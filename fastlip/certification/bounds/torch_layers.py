@@ -111,7 +111,7 @@ def duplication(geometry: ConvGeometry, image: Pair, mode: str) -> tuple[float, 
 
 
 def _copies(side: int, before: int, after: int, mode: str) -> tuple[int, int]:
-    """How often a padding along one axis repeats an entry at most, and the padded side."""
+    """The largest number of copies of an entry that a padding along one axis makes, and the padded side."""
     entries = torch.arange(side, dtype=torch.float64).view(1, 1, side)
     padded = F.pad(entries, (before, after), mode) if before or after else entries
     return int(padded.flatten().long().bincount().amax()), padded.numel()

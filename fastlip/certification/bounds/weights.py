@@ -1,4 +1,4 @@
-"""Which tensor a module multiplies by: decided by the forward that runs, never by the name of an attribute."""
+"""Finds the tensor that a module multiplies by: by the forward that runs, never by the name of an attribute."""
 
 from __future__ import annotations
 

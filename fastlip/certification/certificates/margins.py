@@ -18,7 +18,7 @@ _TINY, _LARGEST = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).ma
 
 
 class Slopes(NamedTuple):
-    """How fast the scores of a network change: its bound, and for each pair of classes their difference (c, c)."""
+    """Bounds of how fast scores change: that of the network, and (c, c) those of the differences of two classes."""
 
     bound: float
     classes: Tensor

@@ -20,7 +20,7 @@ from fastlip.losses.labels import as_logits
 
 
 class Prepared:
-    """What all batches of one certificate share: the audit, the layers, and how rounding is followed through them.
+    """The state that all batches of one certificate share: the audit, the layers, and the bounds of their rounding.
 
     Attributes:
         audit: the bounds.

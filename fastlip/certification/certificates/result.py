@@ -1,4 +1,4 @@
-"""What a certificate says: accuracy, certified robust accuracy and the radius of every sample."""
+"""The result of ``fastlip.certify``: accuracy, certified robust accuracy and the radius of every sample."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastlip.inspection.evaluation import check_eps
 
 @dataclass(frozen=True)
 class Certificate:
-    """What :func:`fastlip.certify` found on n samples.
+    """The result of :func:`fastlip.certify` on n samples.
 
     Attributes:
         accuracy: the share of samples that are classified correctly; a tie is an error.

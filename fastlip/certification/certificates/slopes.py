@@ -1,4 +1,4 @@
-"""How fast differences of class scores can change: sqrt 2 times the network's bound, or less after a linear head."""
+"""Bounds of how fast the difference of two class scores changes: sqrt 2 L, or less if the last layer is linear."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EPS = torch.finfo(torch.float64).eps
 
 
 def class_slopes(links: Sequence[Link], found: Audit) -> Tensor:
-    """(c, c): how fast f_i - f_j can change, for all classes i and j; for one score, how fast it changes."""
+    """(c, c): bounds of how fast f_i - f_j changes, for all classes i and j; for one score (2, 2), of how fast it does."""
     count = (*found.layers[-1].output_shape, 1)[0]
     if count == 1:
         return torch.full((2, 2), found.bound, dtype=torch.float64)

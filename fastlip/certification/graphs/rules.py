@@ -56,7 +56,7 @@ class Call(NamedTuple):
         return self.sources[0]
 
     def spreads(self) -> list[float]:
-        """How often each live input is copied by broadcasting, in norm."""
+        """The norm of the broadcasting of each live input."""
         output = self.values[self.node]
         if any(self.values[used].dim() != output.dim() for used in self.sources):
             raise self.refuse("broadcasts samples")

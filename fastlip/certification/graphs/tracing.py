@@ -174,7 +174,7 @@ class _Shaped(fx.Proxy):
         return self._known().dim()
 
     def is_floating_point(self) -> Any:
-        """Of the dtype."""
+        """Whether the dtype is a floating-point one."""
         return self._known().is_floating_point()
 
     def size(self, dim: Any = None) -> Any:

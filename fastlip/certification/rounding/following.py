@@ -1,4 +1,4 @@
-"""How rounding errors grow through a network, in the worst case and as independent roundings add up."""
+"""Follows rounding errors through a network, in the worst case and as independent roundings add up."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class WorstCase:
         return state
 
     def finish(self, state: Tensor) -> Rounded:
-        """What the state means at the outputs."""
+        """Returns the bounds that the state at the outputs stands for."""
         return Rounded(state[0], state[1], state[2], self.reach)
 
 
