@@ -1,8 +1,8 @@
 """Docstrings of the public surface: complete, with examples that run and print what they say.
 
 Every public function and class documents each argument on a line of its own under ``Args:`` (a class those of its
-constructor; a result's fields may stand under ``Attributes:``), says under ``Raises:`` which of ValueError and TypeError
-its own source raises, and has an example. So do public methods, except for the example, and except for those that
+constructor; a result's fields may stand under ``Attributes:``), says under ``Raises:`` which of ValueError and
+TypeError its own source raises, and has an example. So do public methods, except for the example, and except for those that
 override a method of a base class. ``python tests/test_docstrings.py`` prints what is missing.
 
 Examples see ``torch``, ``fastlip`` and ``lip`` (``fastlip.nn``), start at seed 0, and run in an empty folder.
@@ -92,7 +92,7 @@ def own_methods(cls):
 
 
 def constructor(cls):
-    """The ``__init__`` of a class, if the package wrote it: not that of torch, nor that of a protocol or dataclass."""
+    """The ``__init__`` of a class, if the package wrote it: not torch, a protocol or a dataclass."""
     own = cls.__init__
     written = inspect.isfunction(own) and not own.__code__.co_filename.startswith("<")
     return own if written and own.__module__.startswith("fastlip") else None
