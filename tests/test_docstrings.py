@@ -2,8 +2,8 @@
 
 Every public function and class documents each argument on a line of its own under ``Args:`` (a class those of its
 constructor; a result's fields may stand under ``Attributes:``), says under ``Raises:`` which of ValueError and
-TypeError its own source raises, and has an example. So do public methods, except for the example, and except for those that
-override a method of a base class. ``python tests/test_docstrings.py`` prints what is missing.
+TypeError its own source raises, and has an example. Public methods need no example, and those that override a method
+of a base class need nothing. ``python tests/test_docstrings.py`` prints what is missing.
 
 Examples see ``torch``, ``fastlip`` and ``lip`` (``fastlip.nn``), start at seed 0, and run in an empty folder.
 """
