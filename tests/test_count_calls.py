@@ -7,9 +7,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
-import count_calls  # noqa: E402
+import count_calls
 
-import fastlip  # noqa: E402
+import fastlip
 
 
 @pytest.mark.parametrize(
