@@ -1,4 +1,4 @@
-"""What does not yet keep to the rules of the structure tests: these lists may only shrink."""
+"""What does not yet keep to the rules of test_docstrings.py and test_structure.py: these lists may only shrink."""
 
 DOCSTRINGS = [
     "fastlip.AttackResult",
@@ -93,4 +93,101 @@ DOCSTRINGS = [
     "fastlip.certification.LayerBound",
     "fastlip.certification.attack_certified",
     "fastlip.certification.lipschitz_bound",
+]
+
+FILES = [
+    "fastlip/certification/bounds.py",
+    "fastlip/certification/certificates.py",
+    "fastlip/losses/__init__.py",
+    "tests/nn/test_layers.py",
+    "tests/test_attacks.py",
+    "tests/test_auditing.py",
+    "tests/test_losses.py",
+    "tests/test_what_runs.py",
+]
+
+FUNCTIONS = []
+
+CIRCLES = [
+    "fastlip.training.recipe fastlip.training.recipe_files",
+]
+
+VARIADIC = [
+    "fastlip.nn.AOLConv2d: args",
+    "fastlip.nn.AOLConv2d: kwargs",
+    "fastlip.nn.CPLConv2d: args",
+    "fastlip.nn.CPLConv2d: kwargs",
+    "fastlip.nn.CPLLinear: args",
+    "fastlip.nn.CPLLinear: kwargs",
+    "fastlip.nn.CayleyConv2d: args",
+    "fastlip.nn.CayleyConv2d: kwargs",
+    "fastlip.nn.LOTConv2d: args",
+    "fastlip.nn.LOTConv2d: kwargs",
+    "fastlip.nn.LOTLinear: args",
+    "fastlip.nn.LOTLinear: kwargs",
+    "fastlip.nn.SLLConv2d: args",
+    "fastlip.nn.SLLConv2d: kwargs",
+    "fastlip.nn.SLLLinear: args",
+    "fastlip.nn.SLLLinear: kwargs",
+    "fastlip.nn.SOCConv2d: args",
+    "fastlip.nn.SOCConv2d: kwargs",
+    "fastlip.certification.attack_certified: options",
+]
+
+UNTYPED = [
+    "fastlip.attack: device",
+    "fastlip.certify: device",
+    "fastlip.nn.AOCConv2d: device",
+    "fastlip.nn.AOCConv2d: dtype",
+    "fastlip.nn.AOCConvTranspose2d: device",
+    "fastlip.nn.AOCConvTranspose2d: dtype",
+    "fastlip.nn.AOLLinear: device",
+    "fastlip.nn.AOLLinear: dtype",
+    "fastlip.nn.BCOPConv2d: device",
+    "fastlip.nn.BCOPConv2d: dtype",
+    "fastlip.nn.BjorckLinear: device",
+    "fastlip.nn.BjorckLinear: dtype",
+    "fastlip.nn.CayleyLinear: device",
+    "fastlip.nn.CayleyLinear: dtype",
+    "fastlip.nn.HouseHolder: device",
+    "fastlip.nn.HouseHolder: dtype",
+    "fastlip.nn.NormalizedLinear: device",
+    "fastlip.nn.NormalizedLinear: dtype",
+    "fastlip.nn.SOCLinear: device",
+    "fastlip.nn.SOCLinear: dtype",
+    "fastlip.losses.OffsetCrossEntropy: weight",
+    "fastlip.losses.TemperatureCrossEntropy: weight",
+]
+
+STRINGS = [
+    "fastlip.attack: kind",
+    "fastlip.attack: losses",
+    "fastlip.certify: rounding",
+    "fastlip.export: fourier",
+    "fastlip.load_official: method",
+    "fastlip.nn.AOCConv2d: padding",
+    "fastlip.nn.BCOPConv2d: padding",
+    "fastlip.nn.CPLConv2d: training_sigma",
+    "fastlip.nn.SOCConv2d: exponential",
+    "fastlip.ops.conv_chain: pairing",
+    "fastlip.ops.sdp_residual: pairing",
+    "fastlip.losses.HKR: reduction",
+    "fastlip.losses.KR: reduction",
+    "fastlip.losses.CategoricalHinge: reduction",
+    "fastlip.losses.Hinge: reduction",
+    "fastlip.losses.LseHKR: reduction",
+    "fastlip.losses.MultiMargin: reduction",
+    "fastlip.losses.MulticlassHKR: reduction",
+    "fastlip.losses.MulticlassHinge: reduction",
+    "fastlip.losses.MulticlassKR: reduction",
+    "fastlip.losses.OffsetCrossEntropy: reduction",
+    "fastlip.losses.SoftHKR: reduction",
+    "fastlip.losses.TemperatureCrossEntropy: reduction",
+    "fastlip.models.lip_conv_net: method",
+    "fastlip.models.lip_conv_net: size",
+    "fastlip.models.lip_conv_net: pairing",
+    "fastlip.models.sll_net: size",
+    "fastlip.data.load: name",
+    "fastlip.hub.load: backend",
+    "fastlip.hub.read: backend",
 ]

@@ -11,7 +11,6 @@ Examples see ``torch``, ``fastlip`` and ``lip`` (``fastlip.nn``), start at seed 
 import ast
 import doctest
 import functools
-import importlib
 import inspect
 import re
 import textwrap
@@ -19,39 +18,15 @@ import textwrap
 import pytest
 import torch
 from pending import DOCSTRINGS as PENDING
+from surface import OBJECTS, constructor, is_result
 
 import fastlip
 
-MODULES = ["", "nn", "ops", "losses", "models", "data", "hub", "certification", "training"]
 USER_ERRORS = ("ValueError", "TypeError")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # A section of a docstring: its title, and its lines, which are indented further.
 SECTION = re.compile(r"^( *)(?P<title>Args|Attributes|Raises):\n(?P<body>(?:\1 +.*\n|\s*\n)*)", re.M)
 ENTRY = re.compile(r"\*{0,2}(\w+)(?: \(.*?\))?: \S")
-
-
-def public_names(module):
-    """The names that a module lists, or else those that it defines."""
-    if hasattr(module, "__all__"):
-        return module.__all__
-    defined = ((name, value) for name, value in vars(module).items() if not name.startswith("_"))
-    return [name for name, value in defined if getattr(value, "__module__", "") == module.__name__]
-
-
-def public_objects():
-    """Every public function and class, once, by its shortest path."""
-    found = {}
-    for short in MODULES:
-        path = f"fastlip.{short}".rstrip(".")
-        module = importlib.import_module(path)
-        for name in public_names(module):
-            value = getattr(module, name)
-            if (inspect.isfunction(value) or inspect.isclass(value)) and value not in found.values():
-                found[f"{path}.{name}"] = value
-    return found
-
-
-OBJECTS = public_objects()
 
 
 def sections(text):
@@ -89,18 +64,6 @@ def own_methods(cls):
             value = getattr(value, "__func__", value)  # of a class method or a static method
             if inspect.isfunction(value) and not name.startswith("_") and name not in inherited:
                 yield name, value
-
-
-def constructor(cls):
-    """The ``__init__`` of a class, if the package wrote it: not torch, a protocol or a dataclass."""
-    own = cls.__init__
-    written = inspect.isfunction(own) and not own.__code__.co_filename.startswith("<")
-    return own if written and own.__module__.startswith("fastlip") else None
-
-
-def is_result(cls):
-    """Whether a class is a named tuple or a dataclass, whose fields are what it is about."""
-    return issubclass(cls, tuple) or hasattr(cls, "__dataclass_fields__")
 
 
 def missing_from(text, names, raised, titles=("Args",)):
