@@ -5,7 +5,7 @@ from sklearn.datasets import load_digits
 
 import fastlip
 from fastlip.cli import main
-from fastlip.kernels.common import channels_last
+from fastlip.kernels.common.dispatch import Op
 
 
 @pytest.fixture(autouse=True)
@@ -13,10 +13,17 @@ def _seeded():
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def _kernels_at_every_size(monkeypatch):
-    """Tests are small: "auto" would leave their chains and residual layers to the reference."""
-    monkeypatch.setattr(channels_last, "WORTHWHILE", dict.fromkeys(channels_last.WORTHWHILE, 0))
+@pytest.fixture
+def chosen(monkeypatch):
+    """The (op, backend) that ops choose from here on, in order."""
+    seen, original = [], Op.choose
+
+    def choose(self, *arguments):
+        seen.append((self.name, original(self, *arguments)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(Op, "choose", choose)
+    return seen
 
 
 @pytest.fixture
