@@ -1,4 +1,4 @@
-"""What does not yet keep to the rules of test_docstrings.py and test_structure.py: these lists may only shrink."""
+"""Names that still break a rule of test_docstrings.py or test_structure.py. These lists may only shrink."""
 
 DOCSTRINGS = [
     "fastlip.AttackResult",

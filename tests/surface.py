@@ -14,10 +14,10 @@ def public_names(module):
     return [name for name, value in defined if getattr(value, "__module__", "") == module.__name__]
 
 
-def public_objects():
-    """Every public function and class, once, by its shortest path."""
+def public_objects(modules):
+    """Every function and class of these modules of the package, once, by its shortest path."""
     found = {}
-    for short in MODULES:
+    for short in modules:
         path = f"fastlip.{short}".rstrip(".")
         module = importlib.import_module(path)
         for name in public_names(module):
@@ -27,7 +27,7 @@ def public_objects():
     return found
 
 
-OBJECTS = public_objects()
+OBJECTS = public_objects(MODULES)
 
 
 def constructor(cls):

@@ -1,4 +1,4 @@
-"""What every constrained layer keeps beside its bound: state dicts, evaluation cache, shapes, dtypes, errors."""
+"""Every constrained layer keeps more than its bound: state dicts, evaluation cache, shapes, dtypes, errors."""
 
 import copy
 import pickle
@@ -245,7 +245,7 @@ def test_parameters_in_bfloat16_run(item):
 
 
 def outputs_and_gradients(layer, run, x):
-    """What a call gives: without a graph in eval mode, where the cache would work, with one in training."""
+    """Returns the output of a call, in eval mode without a graph, so that the cache works; in training also gradients."""
     if not layer.training:
         with torch.no_grad():
             return [run(x)]

@@ -54,7 +54,7 @@ CONTEXTS = (no_grad, inference, frozen_parameters, autocast)
 
 
 def compare(layer, x, evaluate):
-    """What the layer gives, and what a copy gives that has cached nothing."""
+    """Returns the output of the layer, and that of a copy that has cached nothing."""
     return evaluate(layer, x), evaluate(copy.deepcopy(layer), x)
 
 

@@ -248,7 +248,7 @@ def test_power_iteration_drives_training_and_the_bound_evaluation(kernel, size, 
         for _ in range(60):
             (power,) = layer.effective(size, size)
     (bound,) = bounded.effective(size, size)
-    # The torus of the power iteration misses a little of sigma, and the bound is a little above it.
+    # The FFT size of the power iteration misses a little of sigma, and the bound is a little above it.
     torch.testing.assert_close(power, bound, rtol=0.1, atol=0)
     (evaluated,) = layer.eval().effective(size, size)
     assert torch.equal(evaluated, bounded.eval().effective(size, size)[0])
