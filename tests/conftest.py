@@ -5,25 +5,11 @@ from sklearn.datasets import load_digits
 
 import fastlip
 from fastlip.cli import main
-from fastlip.kernels.common.dispatch import Op
 
 
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def chosen(monkeypatch):
-    """The (op, backend) that ops choose from here on, in order."""
-    seen, original = [], Op.choose
-
-    def choose(self, *arguments):
-        seen.append((self.name, original(self, *arguments)))
-        return seen[-1][1]
-
-    monkeypatch.setattr(Op, "choose", choose)
-    return seen
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import fastlip
 from fastlip import nn as lip
 from fastlip.models import METHODS, SIZES, lip_conv_net, sll_net
 
-# Parameters in millions, from the paper's table; where ours differ, it is by Cayley's alpha.
+# Of the paper's table, in millions; the others differ by Cayley's alpha.
 PUBLISHED = {"XS": 1.572, "S": 6.283, "M": 25.12, "L": 100.46}
 NOT_IN_THE_PAPER = ("aoc",)
 PUBLISHED_XS = {"bcop": 1.137, "sll": 1.575}
