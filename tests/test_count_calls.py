@@ -16,7 +16,8 @@ import fastlip
     "name",
     [
         pytest.param(name, marks=pytest.mark.xfail(strict=True, reason="the layers and certify still take more"))
-        for name in count_calls.BUDGETS
+        for name, budget in count_calls.BUDGETS.items()
+        if budget != count_calls.Budget()
     ],
 )
 def test_a_call_stays_within_its_budget(name):
