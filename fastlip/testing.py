@@ -1,4 +1,4 @@
-"""What tests and benchmarks share: discovery of ops and cases, the agreement gate, bytes saved for backward."""
+"""Shared by tests and benchmarks: finds ops and their cases, compares backends, counts bytes kept for backward."""
 
 from __future__ import annotations
 
@@ -16,23 +16,36 @@ from fastlip.kernels import OPS
 from fastlip.kernels.common.case import Case
 from fastlip.kernels.common.dispatch import Op, registered
 
-# An error may exceed the reference's own by this factor, above the rounding of single entries.
+# The largest ratio of a backend's error to the reference's own, where both exceed a few roundings.
 _ERROR_RATIO = 4.0
+# The number of roundings that a single entry may be off by.
 _ROUNDINGS = 4.0
 
 
 def cases_of(op_name: str) -> ModuleType:
-    """The module ``fastlip.kernels.<op>.cases``."""
+    """Returns the module ``fastlip.kernels.<op>.cases``.
+
+    Args:
+        op_name: str, the op's name.
+    """
     return importlib.import_module(f"fastlip.kernels.{op_name}.cases")
 
 
 def ops_with_cases() -> list[str]:
-    """The ops that have cases: all with kernels must, references may."""
+    """Returns the names of the ops that have cases: an op with kernels must have them, another one may."""
     return [name for name in OPS if find_spec(f"fastlip.kernels.{name}.cases") or op(name).backends]
 
 
 def op_cases(bench: bool = False) -> Iterator[tuple[str, str, Case]]:
-    """(op, case name, case) of every op: those for tests, or those for benchmarks."""
+    """Yields (op name, case name, case) for every case of every op.
+
+    Args:
+        bench: bool, yields the cases for benchmarks instead of those for tests.
+
+    >>> from fastlip import testing
+    >>> next((op, name) for op, name, _ in testing.op_cases() if op == "maxmin")
+    ('maxmin', 'image')
+    """
     for op_name in ops_with_cases():
         for case_name, case in cases_of(op_name).CASES.items():
             if case.bench == bench:
@@ -40,29 +53,62 @@ def op_cases(bench: bool = False) -> Iterator[tuple[str, str, Case]]:
 
 
 def dtypes_of(op_name: str) -> tuple[torch.dtype, ...]:
-    """The dtypes in which an op is tested."""
+    """Returns the dtypes in which an op is tested.
+
+    Args:
+        op_name: str, the op's name.
+    """
     return getattr(cases_of(op_name), "DTYPES", (torch.float64, torch.float32))
 
 
 def backends_of(op_name: str) -> tuple[str, ...]:
-    """Every backend of an op, the reference first."""
+    """Returns the names of an op's backends, the reference first.
+
+    Args:
+        op_name: str, the op's name.
+
+    >>> from fastlip import testing
+    >>> testing.backends_of("maxmin")
+    ('reference', 'native', 'triton')
+    """
     return ("reference", *op(op_name).backends)
 
 
 def op(op_name: str) -> Op:
-    """The op's dispatcher."""
+    """Returns the dispatcher of an op.
+
+    Args:
+        op_name: str, the op's name.
+    """
     return registered[op_name]
 
 
 def call(op_name: str, backend: str, case: Case, tensors: dict[str, Tensor]) -> Tensor:
-    """The op's public function on a case's inputs."""
+    """Returns the output of an op's public function for the inputs of a case.
+
+    Args:
+        op_name: str, the op's name.
+        backend: str, the backend that computes it.
+        case: Case, which says what the other arguments are.
+        tensors: dict of tensors, the inputs that ``case.make`` returns.
+    """
     return getattr(ops, op_name)(**case.arguments(tensors), backend=backend)
 
 
 def outputs_and_gradients(
     function: Callable[..., Tensor], tensors: dict[str, Tensor], seed: int = 1
 ) -> dict[str, Tensor]:
-    """The function's output and its gradient for every floating-point tensor, by name, for a random cotangent."""
+    """Returns the output of a function, and the gradient of each of its tensors for a random cotangent.
+
+    Args:
+        function: takes the tensors as keyword arguments and returns one tensor.
+        tensors: dict of floating-point tensors.
+        seed: int, seed of the cotangent.
+
+    Returns:
+        A dict with ``"output"``, and ``"gradient of <name>"`` for each tensor; zeros where the output does not depend
+        on it.
+    """
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
     output = function(**leaves)
     cotangent = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed), dtype=_wide(output.dtype))
@@ -75,11 +121,25 @@ def outputs_and_gradients(
 
 
 def check_agreement(op_name: str, backend: str, case: Case, dtype: torch.dtype, device: str = "cpu") -> None:
-    """Raises AssertionError unless outputs and gradients agree with the float64 reference to rounding.
+    """Checks that a backend's output and gradients agree with those of the float64 reference.
 
-    Both the backend and the reference run in dtype; each quantity's error, relative to its largest entry, must be
-    at most ``4 eps sqrt(length)``, and below float64 at most four times the reference's own error (or a single
-    rounding).
+    The error of each, relative to its largest entry, must be at most 4 eps √length, where length is the number of
+    terms of the op's longest sum. Below float64 it must also be at most four times the error that the reference
+    itself makes in this dtype (or 4 eps, if that is more).
+
+    Args:
+        op_name: str, the op's name.
+        backend: str, the backend to check.
+        case: Case, the inputs.
+        dtype: torch.dtype of the inputs.
+        device: str, where the op runs.
+
+    Raises:
+        AssertionError: an error is larger than allowed.
+
+    >>> from fastlip import testing
+    >>> case = testing.cases_of("maxmin").CASES["image"]
+    >>> testing.check_agreement("maxmin", "reference", case, torch.float32)
     """
     tensors = case.make(dtype, device)
     exact = {name: tensor.to(_wide(tensor.dtype)) for name, tensor in tensors.items()}
@@ -100,15 +160,27 @@ def check_agreement(op_name: str, backend: str, case: Case, dtype: torch.dtype, 
 
 
 def saved_bytes(function: Callable[..., Tensor], tensors: dict[str, Tensor]) -> int:
-    """Bytes that autograd keeps for the backward pass of a call, each storage counted once."""
+    """Returns the number of bytes that autograd keeps for the backward pass of a call; a storage counts once.
+
+    Args:
+        function: takes the tensors as keyword arguments.
+        tensors: dict of floating-point tensors, all of which require gradients.
+    """
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
     return bytes_kept(lambda: function(**leaves))
 
 
 def bytes_kept(function: Callable[[], Any], apart_from: Iterable[Tensor] = ()) -> int:
-    """Bytes that autograd keeps for the backward pass of what the function computes, each storage counted once.
+    """Returns the number of bytes that autograd keeps for the backward pass of a computation; a storage counts once.
 
-    The storages of the tensors in apart_from do not count.
+    Args:
+        function: computes something, without arguments.
+        apart_from: tensors whose storages do not count.
+
+    >>> from fastlip import testing
+    >>> x = torch.ones(100, requires_grad=True)
+    >>> testing.bytes_kept(lambda: x.exp()), testing.bytes_kept(lambda: x * x, apart_from=[x])
+    (400, 0)
     """
     storages: dict[int, int] = {}
     others = {tensor.untyped_storage().data_ptr() for tensor in apart_from}

@@ -5,18 +5,11 @@ from sklearn.datasets import load_digits
 
 import fastlip
 from fastlip.cli import main
-from fastlip.kernels.common import channels_last
 
 
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _kernels_at_every_size(monkeypatch):
-    """Tests are small: "auto" would leave their chains and residual layers to the reference."""
-    monkeypatch.setattr(channels_last, "WORTHWHILE", dict.fromkeys(channels_last.WORTHWHILE, 0))
 
 
 @pytest.fixture

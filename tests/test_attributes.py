@@ -24,7 +24,7 @@ class OwnForward(nn.Linear):
 
 
 class OwnMatrix(nn.Module):
-    """By a matrix of its own name, beside a weight that nothing uses."""
+    """Multiplies by a matrix of its own name, and has a weight that nothing uses."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What an installation brings: the core without the extras, the command line, and editable installs."""
+"""Installations contain what they should: the core without the extras, the command line, and editable installs."""
 
 import ast
 import importlib.metadata

@@ -95,7 +95,7 @@ def test_a_fault_raises_the_bound_and_shrinks_certificates(name):
 
 
 def certificate(model):
-    """Of its own predictions, so that every margin counts."""
+    """Certifies the model's own predictions, so that every margin counts."""
     images = torch.rand(32, *SHAPE, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         return fastlip.certify(model, [(images, model(images).argmax(1))])

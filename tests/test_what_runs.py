@@ -1,4 +1,4 @@
-"""What is bounded and certified is what runs: repeats, batches, views, state, wrappers and replaced methods."""
+"""The audit and the certificate describe what runs: repeats, batches, views, state, wrappers and replaced methods."""
 
 import copy
 import math

@@ -52,7 +52,7 @@ def assert_same_parameters(one, other, **tolerance):
 @pytest.mark.parametrize("method", ["aol", "cayley"])
 def test_a_training_step_compiles_without_graph_break(method):
     model = network(method, "cpu", width=4, image_size=4, layers_per_block=1)
-    compiled_model, images = copy.deepcopy(model), batch(4, "cpu")
+    compiled_model, images = copy.deepcopy(model), batch(256, "cpu")  # enough for kernels
     torch._dynamo.reset()
     eager = stepper(model, mean_loss(model))
     compiled = torch.compile(mean_loss(compiled_model), fullgraph=True, backend="aot_eager")

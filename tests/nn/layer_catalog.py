@@ -6,17 +6,23 @@ from functools import partial
 import torch
 
 from fastlip import nn as lip
+from fastlip.kernels.common.dispatch import registered
 from fastlip.nn.base import LipschitzLayer
 
 # Unit rows do not make a layer 1-Lipschitz, and it says so.
 HEADS = (lip.NormalizedLinear,)
-# Options that change a layer's function, beside the defaults.
+# The kernels of residual layers, which "auto" takes for larger images than those of tests; none where none is built.
+KERNELS = [] if registered["sdp_residual"].status("native") else [{"backend": "native"}]
+# Options that change a layer's function, and kernels asked for by name; the defaults come on their own.
 OPTIONS = {
-    "CPLConv2d": [{"inner_channels": 2}],  # training_sigma="power" promises nothing in train mode: test_residual.py
+    "CPLConv2d": [
+        {"inner_channels": 2},
+        *KERNELS,
+    ],  # training_sigma="power" promises nothing in train mode: test_residual.py
     "CPLLinear": [{"inner_features": 2}],
     "LOTConv2d": [{"ridge": 1e-4, "steps": 10}],
     "LOTLinear": [{"ridge": 1e-4, "steps": 10}],
-    "SLLConv2d": [{"inner_channels": 8}],
+    "SLLConv2d": [{"inner_channels": 8}, *KERNELS],
     "SLLLinear": [{"inner_features": 7}],
     "SOCConv2d": [{"exponential": "spectral"}],
 }
@@ -29,6 +35,11 @@ def layers(suffix):
         if inspect.isclass(member) and issubclass(member, LipschitzLayer) and name.endswith(suffix):
             found += [(member, options) for options in [{}, *OPTIONS.get(name, [])] if member not in HEADS]
     return found
+
+
+def automatic(items):
+    """Those of ``layers`` that leave the choice of kernels to fastlip, for inputs that no kernel takes."""
+    return [(cls, options) for cls, options in items if "backend" not in options]
 
 
 def name_of(item):
@@ -94,7 +105,8 @@ def _forms(name, kind):
 
 
 _MORE_OPTIONS = {
-    "CPLConv2d": [{"training_sigma": "power"}],
+    "CPLConv2d": [{"training_sigma": "power"}, *KERNELS],
     "LOTConv2d": [{"ridge": 1e-4, "steps": 10}],
+    "SLLConv2d": KERNELS,
     "SOCConv2d": [{"exponential": "spectral"}, {"eval_terms": 12, "recompute": True}],
 }

@@ -199,7 +199,7 @@ ROUTES = {
 
 
 def call_with_others(layer, x, generator):
-    """What functional_call gives with other tensors, and what a copy with these gives."""
+    """Returns the output of functional_call with other tensors, and that of a copy that has them."""
     names = dict(layer.named_parameters())
     others = {name: _noise(value, generator) for name, value in names.items()}
     twin = copy.deepcopy(layer)

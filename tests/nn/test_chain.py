@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from autograd_graph import kernels_of
 from torch import nn
 
 import fastlip
@@ -12,6 +13,9 @@ from fastlip import nn as lip
 from fastlip import testing
 from fastlip.nn import fusion
 from fastlip.nn.applications import spectra
+
+# Images for which "auto" takes the kernels in every run of this file.
+LARGE = 6, 4, 32, 32
 
 
 def pairs_of(*convolutions, pairing="adjacent"):
@@ -46,16 +50,30 @@ def results(module, x):
     return [y, *torch.autograd.grad(y, [x, *module.parameters()], torch.ones_like(y).cumsum(-1))]
 
 
+# Which kernels each sequence runs in training, if any.
+KERNELS = {
+    "residual": {"sdp_residual", "conv_chain"},
+    "residual widths": {"sdp_residual"},
+    "halves": {"sdp_residual", "conv_chain"},
+    "not fusable": set(),
+    "no activation": set(),
+}
+
+
 @pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(2, 4, 8, 8), LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("name", sequences())
-def test_equals_sequential(name, training):
+def test_equals_sequential(name, shape, training):
     modules = sequences()[name]
     sequential = fastlip.unfuse(nn.Sequential(*modules).train(training).double())
     fused = fastlip.fuse(copy.deepcopy(sequential))
     assert type(fused) is lip.Chain
-    x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
-    for one, other in zip(results(fused, x), results(sequential, x), strict=True):
+    x = torch.randn(shape, dtype=torch.float64)
+    found = results(fused, x)
+    for one, other in zip(found, results(sequential, x), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    if shape == LARGE and not chain.CONV_CHAIN.status("native"):
+        assert kernels_of(found[0]) & {"sdp_residual", "conv_chain"} == KERNELS.get(name, {"conv_chain"})
 
 
 @pytest.fixture
@@ -90,13 +108,14 @@ def calls(monkeypatch):
     ],
 )
 def test_which_pairs_run_together(name, expected, calls, native):
-    fastlip.fuse(nn.Sequential(*sequences()[name]))(torch.randn(2, 4, 8, 8))
+    y = fastlip.fuse(nn.Sequential(*sequences()[name]))(torch.randn(LARGE))
     assert calls == expected
+    assert ("conv_chain" in kernels_of(y)) == bool(expected)
 
 
 def test_a_hook_is_called_with_its_modules_output(calls, native):
     model = fastlip.fuse(nn.Sequential(*sequences()["aol"]))
-    seen, x = [], torch.randn(2, 4, 5, 5)
+    seen, x = [], torch.randn(LARGE)
     expected = model[2](model[1](model[0](x)))
     model[2].register_forward_hook(lambda module, inputs, output: seen.append(output))
     model(x)
@@ -116,10 +135,11 @@ def test_a_pair_bound_to_another_backend_is_not_fused(backend, calls):
 def test_other_dtypes_run_module_by_module(calls, native):
     model = fastlip.fuse(nn.Sequential(*sequences()["aol"]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        model(torch.randn(2, 4, 5, 5))
+        model(torch.randn(LARGE))
     assert calls == []
-    model(torch.randn(2, 4, 5, 5))
+    y = model(torch.randn(LARGE))
     assert calls == [3]
+    assert "conv_chain" in kernels_of(y)
 
 
 def test_where_the_chain_cannot_run_weights_are_computed_once(monkeypatch):
@@ -147,12 +167,12 @@ def test_a_fused_chain_follows_load_state_dict_and_a_second_resolution(training)
     fused = fastlip.fuse(copy.deepcopy(sequential).train(training))
     sequential = fastlip.unfuse(sequential).train(training)
     with torch.no_grad():
-        fused(torch.randn(2, 4, 6, 6))
+        fused(torch.randn(LARGE))
         for parameter in sequential.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
         fused.load_state_dict(sequential.state_dict())
-        for size in ((6, 6), (5, 7), (6, 6)):
-            x = torch.randn(2, 4, *size)
+        for size in ((32, 32), (31, 35), (5, 7), (32, 32)):
+            x = torch.randn(*LARGE[:2], *size)
             torch.testing.assert_close(fused(x), sequential(x), rtol=1e-4, atol=1e-5)
 
 
@@ -190,7 +210,7 @@ def test_wrong_channels_name_the_argument():
 def test_a_network_compiles_without_graph_break(method):
     torch.manual_seed(0)
     model = fastlip.models.lip_conv_net(method, width=8, image_size=4, layers_per_block=2).train()
-    compiled_model, x = copy.deepcopy(model), torch.randn(2, 3, 4, 4)
+    compiled_model, x = copy.deepcopy(model), torch.randn(128, 3, 4, 4)  # enough for kernels
     torch._dynamo.reset()
     compiled = torch.compile(compiled_model, fullgraph=True, backend="aot_eager")
     model(x).sum().backward()
@@ -202,7 +222,7 @@ def test_a_network_compiles_without_graph_break(method):
 def test_the_aol_chain_keeps_inputs_weights_and_bits(native):
     layers = [lip.AOLConv2d(8, 8, 3) for _ in range(3)]
     model = fastlip.fuse(nn.Sequential(*pairs_of(*layers)))
-    x = torch.randn(4, 8, 6, 6, requires_grad=True)
+    x = torch.randn(4, 8, 16, 16, requires_grad=True)
     kept = testing.bytes_kept(lambda: model(x))
     images, bits = 3 * x.numel() * 4, 3 * x.numel() // 2 // 8
     weights = 3 * 8 * 8 * 9 * 4

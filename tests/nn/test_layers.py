@@ -1,50 +1,25 @@
-"""What every constrained layer keeps beside its bound: state dicts, evaluation cache, shapes, dtypes, errors."""
+"""Every constrained layer keeps more than its bound: state dicts, evaluation cache, gradients, dtypes, programs."""
 
 import copy
 import pickle
 
 import pytest
 import torch
-from layer_catalog import layers, name_of, perturb, singular_values
+from layer_catalog import KERNELS, name_of, singular_values
+from layer_items import (
+    EVERY,
+    evaluate,
+    every_automatic_layer,
+    every_bounded_layer,
+    every_convolution,
+    every_layer,
+    make,
+    step,
+)
 from torch import nn
 
 from fastlip import nn as lip
-from fastlip.nn import MaxMin, NormalizedLinear
-
-CONVOLUTIONS, DENSE = layers("Conv2d"), layers("Linear")
-CHANNELS, IMAGE = 4, (4, 6, 5)
-EVERY = [*CONVOLUTIONS, *DENSE, (NormalizedLinear, {})]
-every_layer = pytest.mark.parametrize("item", EVERY, ids=name_of)
-every_bounded_layer = pytest.mark.parametrize("item", [*CONVOLUTIONS, *DENSE], ids=name_of)
-every_convolution = pytest.mark.parametrize("item", CONVOLUTIONS, ids=name_of)
-every_dense_layer = pytest.mark.parametrize("item", DENSE, ids=name_of)
-
-
-def make(item, *, moved=True, **more):
-    """A layer of four channels or features, away from its initialisation, and an input."""
-    cls, options = item
-    dtype = more.setdefault("dtype", torch.float32)
-    convolution = cls.__name__.endswith("Conv2d")
-    layer = cls(CHANNELS, CHANNELS, *([3] if convolution else []), **options, **more)
-    x = torch.randn(3, *(IMAGE if convolution else IMAGE[:1]), dtype=dtype)
-    return (perturb(layer) if moved else layer), x
-
-
-def evaluate(layer, x):
-    """The output without a graph, where the cache works."""
-    layer.eval()
-    with torch.no_grad():
-        return layer(x)
-
-
-def step(layer, x, lr=0.1):
-    """One optimiser step on a loss that every parameter sees; returns the gradients."""
-    layer.train()
-    optimizer = torch.optim.SGD(layer.parameters(), lr)
-    optimizer.zero_grad()
-    (layer(x) * torch.linspace(0.5, 2.0, CHANNELS).view(-1, *[1] * (x.dim() - 2))).square().sum().backward()
-    optimizer.step()
-    return [parameter.grad for parameter in layer.parameters()]
+from fastlip.nn import NormalizedLinear
 
 
 @every_layer
@@ -131,7 +106,7 @@ def test_another_resolution_refreshes_the_cache(item):
     assert torch.equal(evaluate(layer, x), large_before)
 
 
-@every_layer
+@every_automatic_layer
 @pytest.mark.parametrize("training", [False, True])
 def test_shapes_are_known_without_data(item, training):
     layer, x = make(item)
@@ -213,7 +188,7 @@ def test_the_reported_bound_of_single_precision_layers_is_almost_1(item):
     assert layer.lipschitz_bound(tuple(x.shape[1:])) <= 1 + 1e-6
 
 
-@every_layer
+@every_automatic_layer
 def test_autocast_leaves_the_parametrization_unchanged(item):
     layer, x = make(item)
     seen, effective = [], layer.effective
@@ -233,7 +208,7 @@ def test_autocast_leaves_the_parametrization_unchanged(item):
     torch.testing.assert_close(mixed.float(), plain, rtol=0.1, atol=0.1)
 
 
-@every_layer
+@every_automatic_layer
 def test_parameters_in_bfloat16_run(item):
     layer, x = make(item)
     expected = evaluate(layer, x)
@@ -243,7 +218,7 @@ def test_parameters_in_bfloat16_run(item):
 
 
 def outputs_and_gradients(layer, run, x):
-    """What a call gives: without a graph in eval mode, where the cache would work, with one in training."""
+    """Returns the output of a call, in eval mode without a graph, for the cache; in training also the gradients."""
     if not layer.training:
         with torch.no_grad():
             return [run(x)]
@@ -252,7 +227,7 @@ def outputs_and_gradients(layer, run, x):
     return [y.detach(), *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])]
 
 
-@pytest.mark.parametrize("item", [item for item in EVERY if not item[1]], ids=name_of)
+@pytest.mark.parametrize("item", [item for item in EVERY if item[1] in ({}, *KERNELS)], ids=name_of)
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_compiles_without_a_graph_break(item, mode):
     layer, x = make(item)
@@ -264,121 +239,3 @@ def test_compiles_without_a_graph_break(item, mode):
     rounding = 16 * torch.finfo(x.dtype).eps * max(1, *(float(right.detach().abs().max()) for right in expected))
     for value, right in zip(outputs_and_gradients(layer, compiled, x), expected, strict=True):
         torch.testing.assert_close(value, right, rtol=1e-4, atol=rounding)
-
-
-@every_layer
-def test_single_samples_and_empty_batches(item):
-    layer, x = make(item)
-    y = layer(x)
-    torch.testing.assert_close(layer(x[0]), y[0], rtol=1e-5, atol=1e-6)
-    empty = layer(x[:0])
-    assert empty.shape == (0, *y.shape[1:])
-    empty.sum().backward()
-
-
-@every_convolution
-def test_channels_last_gives_the_same(item):
-    layer, x = make(item)
-    expected = layer(x)
-    y = layer.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
-    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
-
-
-@every_layer
-def test_without_a_bias(item):
-    layer, x = make(item, bias=False)
-    assert layer.bias is None
-    assert "bias" not in layer.state_dict()
-    assert not layer(torch.zeros_like(x)).any()
-
-
-@every_convolution
-def test_a_stride_gives_the_shape_of_a_strided_convolution(item):
-    cls, options = item
-    layer = cls(CHANNELS, 6, 3, stride=2, **options)
-    # AOC's windows would overlap where they wrap over a side that the stride does not divide.
-    for size in ((6, 4), (5, 3))[: 1 if cls is lip.AOCConv2d else 2]:
-        assert layer(torch.zeros(2, CHANNELS, *size)).shape == (2, 6, -(-size[0] // 2), -(-size[1] // 2))
-
-
-@every_convolution
-def test_groups_do_not_mix(item):
-    cls, options = item
-    layer = perturb(cls(4, 6, 3, groups=2, **options)).eval()
-    x = torch.randn(1, *IMAGE)
-    other = x.clone()
-    other[:, :2] += 1
-    assert torch.equal(layer(x)[:, 3:], layer(other)[:, 3:])
-    assert not torch.equal(layer(x)[:, :3], layer(other)[:, :3])
-
-
-@every_convolution
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        ({"in_channels": 0}, "in_channels=0"),
-        ({"out_channels": -1}, "out_channels=-1"),
-        ({"kernel_size": 0}, "kernel_size=0"),
-        ({"stride": 0}, "stride=0"),
-        ({"dilation": 0}, "dilation=0"),
-        ({"groups": 3}, "groups=3"),
-        ({"padding": "full"}, "padding='full'"),
-        ({"padding_mode": "reflect"}, "padding_mode='reflect'"),
-        ({"padding_mode": "replicate"}, "padding_mode='replicate'"),
-        ({"backend": "gpu"}, "backend='gpu'"),
-    ],
-)
-def test_a_convolution_names_the_argument_it_refuses(item, arguments, text):
-    cls, options = item
-    with pytest.raises(ValueError, match=text):
-        cls(**{"in_channels": 4, "out_channels": 4, "kernel_size": 3, **options, **arguments})
-
-
-@every_dense_layer
-@pytest.mark.parametrize("name", ["in_features", "out_features"])
-def test_a_dense_layer_names_the_argument_it_refuses(item, name):
-    cls, options = item
-    with pytest.raises(ValueError, match=f"{name}=0"):
-        cls(**{"in_features": 4, "out_features": 4, **options, name: 0})
-    with pytest.raises(TypeError, match=f"{name}='4'"):
-        cls(**{"in_features": 4, "out_features": 4, **options, name: "4"})
-
-
-@every_layer
-def test_an_input_of_another_width_is_refused(item):
-    layer, x = make(item)
-    with pytest.raises(ValueError, match="x: got shape"):
-        layer(x[:, :-1])
-
-
-@every_layer
-def test_the_representation_names_the_sizes(item):
-    layer, _ = make(item)
-    assert f"{CHANNELS}, {CHANNELS}" in repr(layer)
-
-
-# CPL's residual is large and random at first, and shrinks what it rotates.
-KEPT_BY_27_LAYERS = {"CPLConv2d": 0.003}
-
-
-@every_convolution
-def test_a_deep_network_trains_from_the_first_step(item):
-    """27 layers with MaxMin: neither activations nor gradients vanish at initialisation."""
-    cls, options = item
-    network = nn.Sequential(*(nn.Sequential(cls(8, 8, 3, **options), MaxMin()) for _ in range(27)))
-    x = torch.randn(8, 8, 4, 4, requires_grad=True)
-    y = network(x)
-    activations = ((y - y.mean(0)).norm() / (x - x.mean(0)).norm()).item()
-    (gradient,) = torch.autograd.grad(y.square().sum() / 2, x)
-    gradients = (gradient.norm() / y.norm()).item()
-    print(f"{name_of(item)}: 27 layers keep {activations:.3f} of the deviation, {gradients:.3f} of the gradient")
-    least = KEPT_BY_27_LAYERS.get(cls.__name__, 0.1)
-    assert activations > least
-    assert gradients > least
-
-
-def test_every_method_has_both_layers():
-    methods = {cls.__name__.removesuffix("Conv2d") for cls, _ in CONVOLUTIONS}
-    dense = {cls.__name__.removesuffix("Linear") for cls, _ in DENSE}
-    assert methods - dense <= {"AOC", "BCOP"}
-    assert set(lip.__all__) >= {cls.__name__ for cls, _ in [*CONVOLUTIONS, *DENSE]}

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from layer_catalog import perturb
+from layer_catalog import KERNELS, perturb
 
 from fastlip import nn as lip
 from fastlip.nn.base import LipschitzLayer
@@ -78,12 +78,18 @@ def another(option, present):
     return ANOTHER[option] if option in ANOTHER else present + 4
 
 
-@pytest.mark.parametrize(
-    ("cls", "option"),
-    [pytest.param(cls, name, id=f"{cls.__name__}-{name}") for cls in LAYERS for name in arguments_of(cls)],
-)
-def test_an_option_set_later_is_one_of_the_constructor_or_refused(cls, option):
-    layer, x = make(cls)
+def cases():
+    """Every option of every layer; those of residual layers also with the kernels, which take one group."""
+    for cls in LAYERS:
+        for name in arguments_of(cls):
+            yield pytest.param(cls, {}, name, id=f"{cls.__name__}-{name}")
+            if cls in (lip.SLLConv2d, lip.CPLConv2d) and name not in ("backend", "groups"):
+                yield from (pytest.param(cls, by, name, id=f"{cls.__name__}-native-{name}") for by in KERNELS)
+
+
+@pytest.mark.parametrize(("cls", "options", "option"), list(cases()))
+def test_an_option_set_later_is_one_of_the_constructor_or_refused(cls, options, option):
+    layer, x = make(cls, **options)
     perturb(layer)
     present = getattr(layer, option)
     value = another(option, present)
@@ -97,7 +103,7 @@ def test_an_option_set_later_is_one_of_the_constructor_or_refused(cls, option):
     before = results(layer, x)
     setattr(layer, option, value)
     after = results(layer, x)
-    other, _ = make(cls, **{option: value})
+    other, _ = make(cls, **{**options, option: value})
     other.load_state_dict(layer.state_dict())
     assert same(after, results(other, x))
     assert option in SILENT or not same(after, before)

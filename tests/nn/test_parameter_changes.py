@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 import torch.multiprocessing as mp
-from layer_catalog import layers, name_of, perturb
+from layer_catalog import KERNELS, automatic, layers, name_of, perturb
 from parameter_routes import ROUTES, call_with_others
 from torch import nn
 from torch.nn.utils import parametrize, prune
@@ -54,7 +54,7 @@ CONTEXTS = (no_grad, inference, frozen_parameters, autocast)
 
 
 def compare(layer, x, evaluate):
-    """What the layer gives, and what a copy gives that has cached nothing."""
+    """Returns the output of the layer, and that of a copy that has cached nothing."""
     return evaluate(layer, x), evaluate(copy.deepcopy(layer), x)
 
 
@@ -68,16 +68,17 @@ def run_sequence(seed):
     torch.manual_seed(seed)
     item = chosen.choice(LAYERS)
     layer = make(item)
+    contexts = CONTEXTS if automatic([item]) else CONTEXTS[:-1]  # no kernel runs under autocast
     done = []
     with torch.no_grad():
         for _ in range(4):
-            evaluate = chosen.choice(CONTEXTS)
+            evaluate = chosen.choice(contexts)
             x = images(layer, chosen.choice(SIZES))
             evaluate(layer, x)
             done.append((chosen.choice(list(ROUTES)), evaluate.__name__, tuple(x.shape)))
             with torch.enable_grad():
                 ROUTES[done[-1][0]](layer, generator)
-            for again in (evaluate, chosen.choice(CONTEXTS)):
+            for again in (evaluate, chosen.choice(contexts)):
                 with torch.enable_grad():
                     one, other = compare(layer, x, again)
                 if not same(one, other):
@@ -102,13 +103,14 @@ def test_thousands_of_random_changes_are_followed():
 @pytest.mark.parametrize("route", ROUTES)
 @torch.no_grad()
 def test_every_route_is_followed_by_layers_of_every_kind(route):
-    for cls in (lip.AOLConv2d, lip.CPLConv2d, lip.CayleyConv2d, lip.SOCConv2d, lip.SLLLinear, lip.BjorckLinear):
-        layer = make((cls, {}))
+    kinds = lip.AOLConv2d, lip.CPLConv2d, lip.CayleyConv2d, lip.SOCConv2d, lip.SLLLinear, lip.BjorckLinear
+    for item in (*((kind, {}) for kind in kinds), *((lip.CPLConv2d, options) for options in KERNELS)):
+        layer = make(item)
         x = images(layer, SIZES[0])
         layer(x)
         with torch.enable_grad():
             ROUTES[route](layer, torch.Generator().manual_seed(1))
-        assert same(*compare(layer, x, no_grad)), cls.__name__
+        assert same(*compare(layer, x, no_grad)), name_of(item)
 
 
 @torch.no_grad()
@@ -173,11 +175,17 @@ def test_tensors_made_in_inference_mode_are_cached_and_followed(monkeypatch):
         assert same(*compare(layer, x, inference))
 
 
-@pytest.mark.parametrize("cls", [lip.CPLConv2d, lip.SLLConv2d, lip.CPLLinear, lip.SLLLinear])
+RESIDUAL = [
+    *((cls, {}) for cls in (lip.CPLConv2d, lip.SLLConv2d, lip.CPLLinear, lip.SLLLinear)),
+    *((cls, options) for cls in (lip.CPLConv2d, lip.SLLConv2d) for options in KERNELS),
+]
+
+
+@pytest.mark.parametrize("item", RESIDUAL, ids=name_of)
 @torch.no_grad()
-def test_a_scale_is_never_that_of_another_kernel(cls, monkeypatch):
+def test_a_scale_is_never_that_of_another_kernel(item, monkeypatch):
     """While the scale is computed another thread writes: the kernel that is used must be the one that was read."""
-    layer = make((cls, {}))
+    layer, cls = make(item), item[0]
     x = 100 * images(layer, SIZES[0])
     layer.bias.zero_()
     original = cls._parametrize

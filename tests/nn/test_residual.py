@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from layer_catalog import jacobians, perturb
+from layer_catalog import KERNELS, jacobians, perturb
 
 from fastlip import nn as lip
 from fastlip import ops
@@ -14,6 +14,11 @@ from fastlip.nn.applications.residual import residual_bound, safe_scale
 
 CONVOLUTIONS = (lip.SLLConv2d, lip.CPLConv2d)
 LAYERS = (*CONVOLUTIONS, lip.SLLLinear, lip.CPLLinear)
+# Small images run the references, unless kernels are asked for by name.
+BACKENDS = [{}, *KERNELS]
+CASES = [(cls, options) for cls in LAYERS for options in (BACKENDS if cls in CONVOLUTIONS else [{}])]
+every_case = pytest.mark.parametrize(("cls", "options"), CASES)
+every_backend = pytest.mark.parametrize("options", BACKENDS, ids=str)
 
 
 def convolution_matrix(weight, size, padding_mode):
@@ -59,19 +64,19 @@ def test_the_bound_of_a_norm_needs_no_scale():
         torch.testing.assert_close(squared_norm_bound(weight * factor, (4, 4), 1), plain * factor**2)
 
 
-@pytest.mark.parametrize("cls", LAYERS)
-def test_zero_weights_give_the_identity(cls):
-    layer = cls(3, 3, *([3] if cls in CONVOLUTIONS else []))
+@every_case
+def test_zero_weights_give_the_identity(cls, options):
+    layer = cls(3, 3, *([3] if cls in CONVOLUTIONS else []), **options)
     x = torch.randn(2, 3, 4, 3)
     with torch.no_grad():
         layer.kernel.zero_()
     assert torch.equal(layer(x), x)
 
 
-@pytest.mark.parametrize("cls", LAYERS)
+@every_case
 @pytest.mark.parametrize("size", [1e-25, 1e-12, 1e-6, 1e10])
-def test_weights_of_any_size_give_finite_gradients(cls, size):
-    layer = cls(4, 4, *([3] if cls in CONVOLUTIONS else []))
+def test_weights_of_any_size_give_finite_gradients(cls, options, size):
+    layer = cls(4, 4, *([3] if cls in CONVOLUTIONS else []), **options)
     with torch.no_grad():
         layer.kernel.mul_(size)
     layer(torch.randn(2, 4, 4, 4)).square().sum().backward()
@@ -114,10 +119,10 @@ def test_psi_changes_the_scale_and_keeps_the_bound():
     assert torch.linalg.matrix_norm(jacobian, 2) <= 1 + 1e-9
 
 
-@pytest.mark.parametrize("cls", LAYERS)
-def test_a_scale_above_2_over_sigma_squared_shows_in_the_bound(cls):
+@every_case
+def test_a_scale_above_2_over_sigma_squared_shows_in_the_bound(cls, options):
     arguments, shape = ((4, 4, 3), (4, 5, 5)) if cls in CONVOLUTIONS else ((4, 4), (4,))
-    layer = cls(*arguments, dtype=torch.float64)
+    layer = cls(*arguments, dtype=torch.float64, **options)
     with torch.no_grad():
         layer.bias.fill_(100.0)
     parametrize = layer._parametrize
@@ -131,15 +136,15 @@ def test_a_scale_above_2_over_sigma_squared_shows_in_the_bound(cls):
         assert bound == pytest.approx(float(norm), rel=1e-6)
 
 
-@pytest.mark.parametrize("cls", [lip.CPLConv2d, lip.CPLLinear])
-def test_a_frozen_scale_is_used_and_audited(cls):
+@pytest.mark.parametrize(("cls", "options"), [case for case in CASES if case[0] in (lip.CPLConv2d, lip.CPLLinear)])
+def test_a_frozen_scale_is_used_and_audited(cls, options):
     arguments, x = ((3, 3, 3), torch.randn(2, 3, 4, 4)) if cls is lip.CPLConv2d else ((3, 3), torch.randn(2, 3))
-    layer = cls(*arguments).eval()
+    layer = cls(*arguments, **options).eval()
     own = layer(x)
     layer.freeze_scale(7.0)
-    expected = ops.sdp_residual(x, layer.kernel, layer.bias, torch.full((3,), 7.0))
+    expected = ops.sdp_residual(x, layer.kernel, layer.bias, torch.full((3,), 7.0), **options)
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
-    other = cls(*arguments).eval()
+    other = cls(*arguments, **options).eval()
     other.load_state_dict(layer.state_dict())
     torch.testing.assert_close(other(x), expected, rtol=0, atol=0)
     layer.freeze_scale(1e4)
@@ -150,41 +155,40 @@ def test_a_frozen_scale_is_used_and_audited(cls):
         layer.freeze_scale(-1)
 
 
+@every_backend
 @pytest.mark.parametrize("cls", CONVOLUTIONS)
-def test_fewer_and_more_channels_are_padded_and_truncated(cls):
+def test_fewer_and_more_channels_are_padded_and_truncated(cls, options):
     x = torch.randn(2, 4, 3, 3)
-    wide = cls(4, 6, 3)
-    padded = (
-        ops.sdp_residual(torch.cat((x, torch.zeros(2, 2, 3, 3)), 1), wide.kernel, wide.bias, wide.effective(3, 3)[0])
-        if cls is lip.CPLConv2d
-        else None
-    )
-    if padded is not None:
-        assert torch.equal(wide(x), padded)
-    narrow, square = cls(4, 2, 3), cls(4, 4, 3)
+    wide = cls(4, 6, 3, **options)
+    if cls is lip.CPLConv2d:
+        padded = torch.cat((x, torch.zeros(2, 2, 3, 3)), 1)
+        expected = ops.sdp_residual(padded, wide.kernel, wide.bias, wide.effective(3, 3)[0], **options)
+        assert torch.equal(wide(x), expected)
+    narrow, square = cls(4, 2, 3, **options), cls(4, 4, 3, **options)
     narrow.load_state_dict(square.state_dict())
     assert torch.equal(narrow(x), square(x)[:, :2])
 
 
 @pytest.mark.parametrize("cls", CONVOLUTIONS)
-@pytest.mark.parametrize("groups", [1, 2])
-def test_a_stride_keeps_the_subsampled_image(cls, groups):
-    layer = cls(4, 4, 3, stride=2, groups=groups)
+@pytest.mark.parametrize("options", [*BACKENDS, {"groups": 2}], ids=str)
+def test_a_stride_keeps_the_subsampled_image(cls, options):
+    layer = cls(4, 4, 3, stride=2, **options)
     x = torch.randn(2, 4, 5, 6)
     with torch.no_grad():
         layer.kernel.zero_()
     assert torch.equal(layer(x), x[:, :, ::2, ::2])
     assert layer.width == 16
-    wide = cls(4, 16, 3, stride=2, groups=groups)
+    wide = cls(4, 16, 3, stride=2, **options)
     with torch.no_grad():
         wide.kernel.zero_()
     torch.testing.assert_close(wide(x).norm(), x.norm())
 
 
+@every_backend
 @pytest.mark.parametrize("cls", CONVOLUTIONS)
-def test_groups_have_scales_of_their_own(cls):
+def test_groups_have_scales_of_their_own(cls, options):
     layer = perturb(cls(4, 4, 3, groups=2))
-    halves = [cls(2, 2, 3), cls(2, 2, 3)]
+    halves = [cls(2, 2, 3, **options), cls(2, 2, 3, **options)]
     x = torch.randn(2, 4, 4, 4)
     for index, half in enumerate(halves):
         half.load_state_dict(
@@ -244,7 +248,7 @@ def test_power_iteration_drives_training_and_the_bound_evaluation(kernel, size, 
         for _ in range(60):
             (power,) = layer.effective(size, size)
     (bound,) = bounded.effective(size, size)
-    # The torus of the power iteration misses a little of sigma, and the bound is a little above it.
+    # The FFT size of the power iteration misses a little of sigma, and the bound is a little above it.
     torch.testing.assert_close(power, bound, rtol=0.1, atol=0)
     (evaluated,) = layer.eval().effective(size, size)
     assert torch.equal(evaluated, bounded.eval().effective(size, size)[0])

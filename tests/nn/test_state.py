@@ -202,6 +202,8 @@ def default_dtype(request):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_other_default_dtypes(name, default_dtype):
+    if "native" in name and default_dtype.itemsize == 2:
+        pytest.skip("kernels take float32 and float64")
     layer, x = LAYERS[name][0](), torch.randn(2, *LAYERS[name][1])
     optimizer = torch.optim.SGD([*layer.parameters(), x.requires_grad_()], 0.01)
     y = layer(x)
@@ -219,7 +221,7 @@ def test_networks_under_other_default_dtypes(method, default_dtype):
         net = fastlip.models.sll_net(**sizes, image_size=8, in_channels=1)
     else:
         net = fastlip.models.lip_conv_net(method, width=4, image_size=8, in_channels=1, layers_per_block=1)
-    scores = net(torch.rand(3, 1, 8, 8))
-    fastlip.losses.OffsetCrossEntropy(0.5, 0.25)(scores, torch.arange(3)).backward()
+    scores = net(torch.rand(64, 1, 8, 8))  # enough for kernels, where they take the dtype
+    fastlip.losses.OffsetCrossEntropy(0.5, 0.25)(scores, torch.arange(64) % 10).backward()
     assert all(parameter.grad.dtype == default_dtype for parameter in net.parameters())
     assert fastlip.certify(net.eval(), [(torch.rand(2, 1, 8, 8), torch.arange(2))]).radii.isfinite().all()

@@ -36,7 +36,7 @@ GEOMETRIES = (
 
 
 def broken_promises(cls, arguments, input_shape):
-    """What is wrong with a configuration: fresh, perturbed, with every relu active. None if it is refused."""
+    """Returns how a configuration breaks its bound (fresh, perturbed, every relu active); None if it is refused."""
     try:
         layer = cls(*arguments[:-1], dtype=torch.float64, **arguments[-1]).eval().requires_grad_(False)
         layer(torch.zeros(1, *input_shape, dtype=torch.float64))

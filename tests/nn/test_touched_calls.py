@@ -31,7 +31,7 @@ def fuses(model):
 def test_a_forward_wrapped_on_the_instance_is_called(name, training):
     model = fastlip.fuse(pair(KINDS[name])).train(training)
     assert fuses(model)
-    x, calls = torch.rand(4, 8, 8, 8), []
+    x, calls = torch.rand(64, 8, 8, 8), []  # enough for kernels
     expected = copy.deepcopy(model)(x)
     for module in model:
         inner = module.forward

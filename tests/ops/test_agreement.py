@@ -120,9 +120,13 @@ def test_opcheck(op_name, backend, case_name, case):
 
 
 @pytest.mark.parametrize("op_name", testing.ops_with_cases())
-@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("backend", ["auto", "native", "reference"])
 def test_compiles_without_graph_break(op_name, backend):
-    case = next(case for name, _, case in testing.op_cases() if name == op_name)
+    if backend == "native" and (reason := testing.op(op_name).status(backend)):
+        pytest.skip(reason)
+    cases = (case for name, _, case in testing.op_cases() if name == op_name)
+    named = backend if backend == "native" else "reference"
+    case = next(case for case in cases if not _refusal(op_name, named, case, case.make(torch.float32)))
     tensors = case.make(torch.float32)
 
     def function(**t):

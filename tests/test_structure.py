@@ -1,0 +1,207 @@
+"""The shape of the sources: short files and functions, no circles, explicit and typed public parameters.
+
+``python tests/test_structure.py`` prints what breaks a rule.
+"""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import imports
+import pending
+import pytest
+from surface import OBJECTS, constructor, is_result
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = "fastlip", "tools", "benchmarks", "tests"
+FILE_LINES, FUNCTION_LINES = 350, 60
+SOURCES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for folder in FOLDERS
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+PACKAGE = {name: ast.parse(text) for name, text in SOURCES.items() if name.startswith("fastlip/")}
+FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
+
+VARIABLE = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+# Arguments that go on to another public function, with the reason why they are not listed.
+PASSED_ON = {
+    "fastlip.models.lip_conv_net: layer_options": "which options there are depends on the method's layers",
+}
+# Parameters that are text of the caller's own; all other strings are one of a few, and so a Literal.
+TEXT = {
+    "fastlip.hub.load: device": "a device has any number",
+    "fastlip.hub.read: device": "a device has any number",
+}
+
+
+def long_files():
+    """Files of Python above the limit, and their numbers of lines."""
+    lines = {name: text.count("\n") for name, text in SOURCES.items()}
+    return {name: count for name, count in lines.items() if count > FILE_LINES}
+
+
+def long_functions():
+    """Functions above the limit, without their docstrings."""
+    found = {}
+    for name, text in SOURCES.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, FUNCTION) and (lines := length(node)) > FUNCTION_LINES:
+                found[f"{name}: {node.name}"] = lines
+    return found
+
+
+def length(function):
+    """The number of lines of a function from its ``def`` on, without its docstring."""
+    docstring = function.body[0] if ast.get_docstring(function) is not None else None
+    lines = function.end_lineno - function.lineno + 1
+    return lines - (docstring.end_lineno - docstring.lineno + 1 if docstring else 0)
+
+
+def circles():
+    """The import circles, each as its modules."""
+    found = imports.circles(imports.graph(imports.modules()))
+    return {" ".join(circle): len(circle) for circle in found}
+
+
+def forbidden():
+    """``assert`` in the package, and handlers that catch every exception."""
+    found = {}
+    for name, tree in PACKAGE.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assert):
+                found[f"{name}: assert"] = node.lineno
+            elif isinstance(node, ast.ExceptHandler) and catches_all(node):
+                found[f"{name}: catches every exception"] = node.lineno
+    return found
+
+
+def catches_all(handler):
+    """Whether a handler takes every exception and does not raise it again as it is."""
+    kinds = [handler.type] if not isinstance(handler.type, ast.Tuple) else handler.type.elts
+    wide = any(kind is None or getattr(kind, "id", "") in ("Exception", "BaseException") for kind in kinds)
+    again = isinstance(handler.body[-1], ast.Raise) and handler.body[-1].exc is None
+    return wide and not again
+
+
+def parameters():
+    """(path, parameter) of everything that a caller may pass to a public function or constructor."""
+    for path, value in OBJECTS.items():
+        if inspect.isfunction(value) or constructor(value) or is_result(value):
+            for parameter in inspect.signature(value).parameters.values():
+                yield path, parameter
+
+
+def variadic():
+    """Public parameters of any number or any name."""
+    return {
+        name: parameter.kind.description
+        for path, parameter in parameters()
+        if parameter.kind in VARIABLE and (name := f"{path}: {parameter.name}") not in PASSED_ON
+    }
+
+
+def untyped():
+    """Public parameters whose type says nothing, and functions that do not say what they return."""
+    found = {
+        f"{path}: {parameter.name}": kind_of(parameter)
+        for path, parameter in parameters()
+        if kind_of(parameter) in ("", "Any", "Any | None") and parameter.kind not in VARIABLE
+    }
+    for path, value in OBJECTS.items():
+        if inspect.isfunction(value) and inspect.signature(value).return_annotation is inspect.Signature.empty:
+            found[f"{path}: return"] = ""
+    return found
+
+
+def kind_of(parameter):
+    """The annotation of a parameter as it is written; empty if there is none."""
+    kind = parameter.annotation
+    return "" if kind is parameter.empty else str(getattr(kind, "__name__", kind))
+
+
+def loose_strings():
+    """Public parameters that take any string where only some are allowed."""
+    return {name: kind for name, kind in strings() if name not in TEXT}
+
+
+def strings():
+    """(path: parameter, type) of public parameters that are strings and not, by their type, paths or devices."""
+    for path, parameter in parameters():
+        kind = re.sub(r"Literal\[.*?\]|(dict|Mapping)\[str,", "", kind_of(parameter))
+        if re.search(r"\bstr\b", kind) and not re.search(r"Path\b|device\b", kind) and not is_result(OBJECTS[path]):
+            yield f"{path}: {parameter.name}", kind
+
+
+# Each rule: what breaks it, and the names that still may.
+RULES = {
+    f"no file has more than {FILE_LINES} lines": (long_files, pending.FILES),
+    f"no function has more than {FUNCTION_LINES} lines": (long_functions, pending.FUNCTIONS),
+    "no modules import each other": (circles, pending.CIRCLES),
+    "no assert, no handler of every exception": (forbidden, []),
+    "public parameters are listed by name": (variadic, pending.VARIADIC),
+    "public parameters and results have types": (untyped, pending.UNTYPED),
+    "string options are literals": (loose_strings, pending.STRINGS),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_holds(rule):
+    find, allowed = RULES[rule]
+    found = find()
+    assert {name: value for name, value in found.items() if name not in allowed} == {}
+    assert [name for name in allowed if name not in found] == [], "take what is done off the list in tests/pending.py"
+
+
+def test_exceptions_to_rules_are_needed():
+    assert set(TEXT) <= {name for name, _ in strings()}
+    assert set(PASSED_ON) <= {
+        f"{path}: {parameter.name}" for path, parameter in parameters() if parameter.kind in VARIABLE
+    }
+
+
+def test_circles_are_found():
+    source = {
+        "fastlip.a": "from fastlip.b.c import x",
+        "fastlip.b": "",
+        "fastlip.b.c": "def f():\n    from fastlip import d",
+        "fastlip.d": "if TYPE_CHECKING:\n    from fastlip import a\nfrom fastlip import b",
+    }
+    trees = {name: ast.parse(text) for name, text in source.items()}
+    assert imports.circles(imports.graph(trees)) == []
+    trees["fastlip.b"] = ast.parse("def f():\n    import fastlip.a")
+    expected = ["fastlip.a", "fastlip.b", "fastlip.b.c", "fastlip.d"]
+    assert imports.circles(imports.graph(trees)) == [expected]
+    trees["fastlip.b"] = ast.parse("from fastlip.b.c import f")
+    assert imports.circles(imports.graph(trees)) == [["fastlip.b", "fastlip.b.c", "fastlip.d"]]
+    trees["fastlip.d"] = ast.parse("import fastlip\nfastlip.a.x")
+    trees["fastlip.b"] = ast.parse("")
+    assert imports.circles(imports.graph(trees)) == [["fastlip.a", "fastlip.b.c", "fastlip.d"]]
+
+
+@pytest.mark.parametrize(
+    ("source", "forbidden"),
+    [
+        ("except Exception:\n    pass", True),
+        ("except (ValueError, BaseException) as error:\n    print(error)", True),
+        ("except:\n    pass", True),
+        ("except BaseException:\n    undo()\n    raise", False),
+        ("except ValueError:\n    pass", False),
+    ],
+)
+def test_handlers_of_every_exception_are_found(source, forbidden):
+    (handler,) = ast.parse(f"try:\n    f()\n{source}").body[0].handlers
+    assert catches_all(handler) == forbidden
+
+
+def test_a_docstring_does_not_count_as_lines():
+    function = ast.parse('def f(\n    x,\n):\n    """One.\n\n    Two.\n    """\n    return x').body[0]
+    assert length(function) == 4
+
+
+if __name__ == "__main__":
+    for title, (search, _) in RULES.items():
+        print(title)
+        for broken, value in search().items():
+            print(f"    {broken!r},  # {value}")

@@ -1,0 +1,89 @@
+"""What type checkers see of an installed fastlip: nothing wrong in a user's script, and every mistake in wrong calls.
+
+``pyright`` and ``mypy`` run in their strict modes, each once, on copies of the scripts in an empty folder: they find
+the package as a user's do, through the editable installation.
+"""
+
+import importlib.util
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastlip
+
+HERE = Path(__file__).parent
+SCRIPTS = "user_script.py", "wrong_calls.py"
+WRONG = {
+    match[1]: number
+    for number, line in enumerate((HERE / "wrong_calls.py").read_text(encoding="utf-8").splitlines(), 1)
+    if (match := re.match(r"(\w+) = ", line))
+}
+CHECKERS = "pyright", "mypy"
+# What no checker reports yet.
+UNREPORTED = ["misspelt_keyword", "string_for_an_int", "unknown_padding_mode", "unknown_method"]
+
+
+def run(*command, cwd):
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False).stdout
+
+
+def pyright(folder):
+    (folder / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
+    output = run(sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson", cwd=folder)
+    found = json.loads(output)["generalDiagnostics"]
+    return [(Path(error["file"]).name, error["range"]["start"]["line"] + 1, error["message"]) for error in found]
+
+
+def mypy(folder):
+    output = run(sys.executable, "-m", "mypy", "--strict", "--no-color-output", *SCRIPTS, cwd=folder)
+    if not re.search(r"^(Success|Found \d+ errors?)", output, re.M):
+        raise AssertionError(output)
+    found = re.findall(r"^(.+?):(\d+): error: (.*)", output, re.M)
+    return [(file, int(line), message) for file, line, message in found]
+
+
+@pytest.fixture(scope="module", params=CHECKERS)
+def reports(request, tmp_path_factory):
+    """{script: {line: messages}} of one checker."""
+    if importlib.util.find_spec(request.param) is None:
+        pytest.skip(f'{request.param} is not installed: pip install "fastlip[dev]"')
+    folder = tmp_path_factory.mktemp(request.param)
+    code = "import fastlip; print(fastlip.__file__)"
+    if run(sys.executable, "-I", "-c", code, cwd=folder).strip() != fastlip.__file__:
+        pytest.skip("this folder is not installed as editable")
+    for script in SCRIPTS:
+        shutil.copy(HERE / script, folder)
+    found = {script: {} for script in SCRIPTS}
+    for script, line, message in {"pyright": pyright, "mypy": mypy}[request.param](folder):
+        found[script].setdefault(line, []).append(message)
+    return found
+
+
+def test_a_users_script_has_no_error(reports):
+    assert reports["user_script.py"] == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.xfail(strict=True, reason="types are missing")] * (name in UNREPORTED))
+        for name in WRONG
+    ],
+)
+def test_a_wrong_call_is_reported(name, reports):
+    assert WRONG[name] in reports["wrong_calls.py"]
+
+
+def test_nothing_else_is_reported(reports):
+    assert set(reports["wrong_calls.py"]) <= set(WRONG.values())
+
+
+def test_the_users_script_runs(capsys):
+    runpy.run_path(str(HERE / "user_script.py"), run_name="__main__")
+    assert capsys.readouterr().out.startswith("loss ")
