@@ -1,8 +1,7 @@
-"""Checks of what losses and certificates take: scores, labels in every usual encoding, and parameters."""
+"""Scores and labels in every usual encoding, checked and brought to one form for losses and certificates."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -12,11 +11,12 @@ from fastlip.nn._base import at_least_float32
 
 
 def is_binary(logits: Tensor) -> bool:
-    """Whether logits are one score per sample."""
+    """Whether there is one score per sample: (n,) or (n, 1)."""
     return logits.dim() == 1 or (logits.dim() == 2 and logits.shape[1] == 1)
 
 
 def _check_scores(name: str, scores: Tensor) -> Tensor:
+    """The scores in at least float32; TypeError or ValueError if they are not floating-point or empty."""
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
         got = getattr(scores, "dtype", type(scores).__name__)
         raise TypeError(f"{name}: got {got}, expected a floating-point tensor")
@@ -26,7 +26,7 @@ def _check_scores(name: str, scores: Tensor) -> Tensor:
 
 
 def as_labels(labels: Any, device: torch.device) -> Tensor:
-    """Labels as a tensor on a device: tensors, NumPy arrays and nested lists of numbers."""
+    """Labels as a tensor on a device. They may be a tensor, a NumPy array or a nested list of numbers."""
     if isinstance(labels, Tensor):
         return labels.to(device)
     try:
@@ -37,7 +37,7 @@ def as_labels(labels: Any, device: torch.device) -> Tensor:
 
 
 def as_logits(outputs: Tensor) -> Tensor:
-    """Logits (n, c) as they are; one score f, (n,) or (n, 1), as the logits (-f/2, f/2), whose margin is f."""
+    """Logits (n, c) unchanged; a single score f, (n,) or (n, 1), as the logits (-f/2, f/2), whose margin is f."""
     if not is_binary(outputs):
         return outputs
     scores = outputs.reshape(-1, 1)
@@ -45,9 +45,9 @@ def as_logits(outputs: Tensor) -> Tensor:
 
 
 def classes(outputs: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
-    """Logits (n, c) with c >= 2 and the mask of true classes, of a classifier with one score or with several.
+    """Logits (n, c) with c >= 2, and the mask of true classes, for one score per sample or several.
 
-    One score f is above 0 for label 1 and below 0 for label 0 (or -1): see :func:`as_logits`.
+    A single score f is above 0 for label 1 and below 0 for label 0 (or -1): see :func:`as_logits`.
     """
     if not (isinstance(outputs, Tensor) and is_binary(outputs)):
         return multiclass(outputs, labels)
@@ -56,10 +56,10 @@ def classes(outputs: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
 
 
 def targets(logits: Tensor, labels: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Logits (n, c), the distribution over classes that the labels ask for, and class numbers if they are hard.
+    """Logits (n, c), target distributions over classes (n, c), and class numbers (n,) if the labels are hard.
 
-    Hard labels are those of :func:`binary` and :func:`multiclass`. Soft labels are probabilities: (n, c) rows that
-    sum to 1. One score f stands for the logits (0, f); its soft label is the probability of class 1.
+    Hard labels are those of :func:`binary` and :func:`multiclass`. Soft labels are probabilities: rows (n, c) that
+    sum to 1. A single score f stands for the logits (0, f); its soft label is the probability of class 1.
     """
     labels = as_labels(labels, logits.device) if isinstance(logits, Tensor) else labels
     one_score = isinstance(logits, Tensor) and is_binary(logits)
@@ -71,7 +71,7 @@ def targets(logits: Tensor, labels: Any) -> tuple[Tensor, Tensor, Tensor | None]
     if one_score:
         score, soft = logits.reshape(-1, 1), soft.reshape(-1, 1)
         logits, soft = torch.cat((torch.zeros_like(score), score), 1), torch.cat((1 - soft, soft), 1)
-    if torch.compiler.is_compiling():  # nothing may depend on values: rows of -1 and 1 are found on the device
+    if torch.compiler.is_compiling():  # no branch may depend on values: rows of -1 and 1 are found on the device
         return logits, torch.where((soft < 0).any(1, keepdim=True), (soft > 0).to(soft.dtype), soft), None
     _check_distribution(soft)
     return logits, soft, None
@@ -87,7 +87,8 @@ def _may_be_soft(logits: Any, labels: Tensor) -> bool:
 
 
 def _check_distribution(soft: Tensor) -> None:
-    slack = 1e-3  # of probabilities in 16 bits
+    """ValueError unless rows are probabilities that sum to 1."""
+    slack = 1e-3  # probabilities in 16 bits sum to 1 up to this
     if not bool((soft >= 0).all() and ((soft.sum(1) - 1).abs() <= slack).all()):
         raise ValueError("labels: soft labels are probabilities, at least 0, whose rows sum to 1")
 
@@ -138,30 +139,10 @@ def _signs(labels: Tensor) -> Tensor:
 
 
 def _check_range(labels: Tensor, least: int, most: int) -> tuple[float, float]:
+    """The smallest and largest label; ValueError unless both are from least to most."""
     if torch.compiler.is_compiling():
         return least, most
     low, high = torch.stack(labels.aminmax()).tolist()
     if not (least <= low and high <= most):
         raise ValueError(f"labels: got values from {low} to {high}, expected {least} to {most}")
     return low, high
-
-
-def positive(name: str, value: float) -> float:
-    """Returns a positive number as float; ValueError names the argument."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name}={value!r}: expected a positive number")
-    return float(value)
-
-
-def at_least_zero(name: str, value: float) -> float:
-    """Returns a number >= 0 as float; ValueError names the argument."""
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name}={value!r}: expected a number, at least 0")
-    return float(value)
-
-
-def fraction(name: str, value: float) -> float:
-    """Returns a number in [0, 1] as float; ValueError names the argument."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}={value!r}: expected a number from 0 to 1")
-    return float(value)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip.data import Data
+from fastlip.losses import RECIPE_LOSSES
 from fastlip.training import checkpoint, distributed, logs
 from fastlip.training.distributed import World
 from fastlip.training.gradients import EPS, Gradients, correct_and_certified
@@ -119,12 +120,12 @@ class Training:
                     raise Interrupted(self.interrupt.number)
 
     def _check_shares(self) -> None:
-        """HKR compares the classes of a whole batch: every process must have some of it."""
+        """A loss that compares the samples of a whole batch needs some of it in every process."""
         fewest = self.train_batches.counts(len(self.train_batches) - 1)[1]
-        if self.recipe.loss == "hkr" and fewest < self.world.size:
+        if RECIPE_LOSSES[self.recipe.loss].whole_batch and fewest < self.world.size:
             raise ValueError(
                 f"batch_size={self.recipe.batch_size}: the last step of an epoch has {fewest} images for"
-                f" {self.world.size} processes, and loss='hkr' needs one for each"
+                f" {self.world.size} processes, and loss={self.recipe.loss!r} needs one for each"
             )
 
     def save(self) -> None:

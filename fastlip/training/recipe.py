@@ -12,9 +12,10 @@ import torch
 
 from fastlip.data import DATASETS
 from fastlip.kernels.common.dispatch import check_backend
+from fastlip.losses import RECIPE_LOSSES
 from fastlip.models import METHODS
 
-LOSSES = ("offset-ce", "temperature-ce", "hkr")
+LOSSES = tuple(RECIPE_LOSSES)
 MODELS = ("lip_conv_net", "sll_net", "published_conv_net")
 SIZES = ("XS", "S", "M", "L", "XL")
 OPTIMIZERS = ("sgd", "adam")
@@ -119,8 +120,10 @@ class Recipe:
             raise ValueError(f"method={self.method!r}: model='sll_net' has layers of 'sll' only")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True: needs momentum above 0")
-        if self.loss == "hkr" and self.accumulate > 1:
-            raise ValueError(f"accumulate={self.accumulate}: loss='hkr' compares the classes of a whole batch")
+        if self.accumulate > 1 and RECIPE_LOSSES[self.loss].whole_batch:
+            raise ValueError(
+                f"accumulate={self.accumulate}: loss={self.loss!r} compares the classes of a whole batch"
+            )
         if self.share and self.compile:
             raise ValueError("share=True: compile=True compiles the computation of effective weights into the step")
         if self.data == "digits" and self.path:
@@ -144,6 +147,10 @@ class Recipe:
         for name, value in given.items():
             if name not in MOVABLE and value != getattr(self, name):
                 raise ValueError(f"{name}={_shown(value)}: the run has {_shown(getattr(self, name))} and keeps it")
+
+
+# The keys of the table [loss] of a recipe file, with the fields of Recipe that hold their values.
+LOSS_KEYS = {item.metadata["key"]: item.name for item in fields(Recipe) if item.metadata["key"].startswith("loss.")}
 
 
 def default_recipe(given: Mapping[str, Any], source: str | Path = "") -> Recipe:

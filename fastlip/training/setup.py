@@ -13,12 +13,13 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from fastlip import losses
 from fastlip.data import Batches, Data, Images, Share
 from fastlip.data.batches import Augmentation
+from fastlip.losses import RECIPE_LOSSES
+from fastlip.losses.base import Loss, Reduction
 from fastlip.models import lip_conv_net, sll_net
 from fastlip.official import published_conv_net
-from fastlip.training.recipe import Recipe
+from fastlip.training.recipe import LOSS_KEYS, Recipe
 from fastlip.training.sharing import buffers_kept
 
 
@@ -104,13 +105,10 @@ def compiled(model: nn.Module, shape: Sequence[int]) -> nn.Module:
     return cast(nn.Module, torch.compile(model))
 
 
-def loss_of(recipe: Recipe, reduction: str = "mean", multi_gpu: bool = False) -> nn.Module:
+def loss_of(recipe: Recipe, reduction: Reduction = "mean", multi_gpu: bool = False) -> Loss:
     """The recipe's loss; multi_gpu: where it depends on the whole batch, that of all processes."""
-    if recipe.loss == "offset-ce":
-        return losses.OffsetCrossEntropy(recipe.offset, recipe.temperature, reduction)
-    if recipe.loss == "temperature-ce":
-        return losses.TemperatureCrossEntropy(1 / recipe.temperature, reduction)
-    return losses.MulticlassHKR(recipe.alpha, recipe.min_margin, multi_gpu, reduction)
+    table = {key.partition(".")[2]: getattr(recipe, name) for key, name in LOSS_KEYS.items()}
+    return RECIPE_LOSSES[recipe.loss].from_recipe(table, reduction, multi_gpu)
 
 
 def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:
