@@ -17,6 +17,8 @@ of range raise ValueError; labels or scores of a wrong type raise TypeError.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fastlip.losses.base import Loss
 from fastlip.losses.classification import OffsetCrossEntropy, TemperatureCrossEntropy
 from fastlip.losses.margins import CategoricalHinge, Hinge, MulticlassHinge, MultiMargin
@@ -39,7 +41,7 @@ __all__ = [
     "TemperatureCrossEntropy",
 ]
 
-# The losses that recipes know, by their names there; the first is the default.
-RECIPE_LOSSES: dict[str, type[Loss]] = {
-    loss.recipe_name: loss for loss in (OffsetCrossEntropy, TemperatureCrossEntropy, MulticlassHKR)
-}
+# The losses that recipes know: their names there, for type checkers, and the classes by these names.
+LossName = Literal["offset-ce", "temperature-ce", "hkr"]
+_IN_RECIPES: tuple[type[Loss], ...] = (OffsetCrossEntropy, TemperatureCrossEntropy, MulticlassHKR)
+RECIPE_LOSSES: dict[str, type[Loss]] = {loss.recipe_name: loss for loss in _IN_RECIPES}

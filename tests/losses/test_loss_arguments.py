@@ -1,6 +1,7 @@
 """Labels in every encoding, reductions, precision, gradients and errors of all losses."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -127,3 +128,14 @@ def test_labels_need_not_be_tensors(labels):
 def test_labels_that_are_no_numbers():
     with pytest.raises(TypeError, match="labels: got list"):
         losses.OffsetCrossEntropy(0.5)(LOGITS8, ["cat"] * 8)
+
+
+def test_recipes_know_losses_by_the_names_that_type_checkers_know():
+    assert tuple(losses.RECIPE_LOSSES) == get_args(losses.LossName)
+    options = {"offset": 0.5, "temperature": 0.25, "alpha": 0.9, "min_margin": 1.0}
+    for kind in losses.RECIPE_LOSSES.values():
+        loss = kind.from_recipe(options, "sum", multi_gpu=False)
+        assert type(loss) is kind
+        assert loss.reduction == "sum"
+    with pytest.raises(NotImplementedError, match="LseHKR"):
+        losses.LseHKR.from_recipe(options, "sum", multi_gpu=False)
