@@ -270,5 +270,8 @@ def test_formulas_become_unicode():
     formula = "    .. math:: r_i = \\sum_{j,\\delta} |v_{ij}|, \\qquad\n              P = W / \\sqrt{r_i}\n"
     lines = "    ```text\n    r_i = Σ_(j,δ) |v_ij|,\n    P = W / √r_i\n    ```\n"
     assert to_markdown(f"Bound.\n\n{formula}").rstrip() == f"Bound.\n\n{lines}".rstrip()
+    section = "Examples:\n    >>> 1 < 2\n    True\n"
+    for examples in (">>> 1 < 2\nTrue\n", section, section.replace("Examples", "Example")):
+        assert to_markdown(f"Less.\n\n{examples}").rstrip() == f"Less.\n\n{section}".rstrip()
     link = "[`fastlip.audit`][fastlip.audit]"
     assert to_markdown("Of <w, x>, :func:`fastlip.audit`.").rstrip() == f"Of &lt;w, x>, {link}."

@@ -16,7 +16,7 @@ from fastlip.losses.terms import hinge_terms, kr_terms, mixed, multiclass_hinge_
 class KR(Loss):
     r"""Kantorovich-Rubinstein dual, to be *maximised*: mean of f over label 1 minus mean over label 0 (or -1).
 
-    .. math:: \tfrac 1{n_+} \sum_{y=1} f(x) - \tfrac 1{n_-} \sum_{y=0} f(x)
+    .. math:: \tfrac{1}{n_+} \sum_{y=1} f(x) - \tfrac{1}{n_-} \sum_{y=0} f(x)
 
     For a 1-Lipschitz f it is a lower bound of the Wasserstein-1 distance of the two classes. Adding a constant to f
     changes nothing if both labels occur; a label that does not occur contributes nothing. Maximising KR alone gives
