@@ -1,4 +1,4 @@
-"""Converts docstrings to Markdown: formulas become lines of Unicode, which need no script or font; roles are links."""
+"""Converts docstrings to Markdown: formulas become lines of Unicode, which need no script or font."""
 
 from __future__ import annotations
 
