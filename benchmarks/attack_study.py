@@ -23,10 +23,11 @@ import fastlip
 from fastlip.certification.attacks import KINDS, BrokenCertificateWarning, attack_certified
 from fastlip.data import Data, load
 from fastlip.models import METHODS
-from fastlip.training.recipe import Recipe, default_recipe
+from fastlip.training.losses import loss_of
+from fastlip.training.recipe import Recipe
+from fastlip.training.recipe_files import default_recipe
 from fastlip.training.setup import (
     batches_of,
-    loss_of,
     model_of,
     optimizer_of,
     prepare_process,

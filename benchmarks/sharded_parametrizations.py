@@ -31,7 +31,8 @@ from fastlip.data import Data, TensorImages
 from fastlip.models import METHODS, SIZES, TITLES
 from fastlip.training.distributed import World
 from fastlip.training.loop import Training
-from fastlip.training.recipe import Recipe, default_recipe
+from fastlip.training.recipe import Recipe
+from fastlip.training.recipe_files import default_recipe
 from fastlip.training.setup import model_of, prepare_process
 from fastlip.training.sharing import SharedWeights
 

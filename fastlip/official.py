@@ -3,51 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastlip.kernels.common.literals import Backend
 from fastlip.models import LipConvNet, lip_conv_net
+from fastlip.models.literals import OfficialMethodName, Size
 from fastlip.nn.soc import norm_bound
 
-_EPSILON = 1e-6  # added to AOL's and SLL's row sums, to SLL's q and to CPL's sigma^2
-_POWER_STEPS = 100  # of CPL, at evaluation
-_SOC_NORM = 3.37  # up to here SOC's 12 terms do not expand
+_EPSILON = 1e-6  # the published code adds it to AOL's and SLL's row sums, SLL's q and CPL's sigma^2
+_POWER_STEPS = 100  # in evaluation of CPL
+_SOC_NORM = 3.37  # up to this norm SOC's 12 terms do not expand
 _BLOCKS = 5
 
 Entries = dict[str, Tensor]
 
 
 def load_official(
-    state_dict: Mapping[str, Tensor], method: str, image_size: int = 32, num_classes: int = 10
+    state_dict: Mapping[str, Tensor], method: OfficialMethodName, image_size: int = 32, num_classes: int = 10
 ) -> LipConvNet:
-    """Turns a published ConvNet checkpoint into a fastlip model, in evaluation mode, of the same function.
+    """Returns the model of a published ConvNet checkpoint, which computes the same function, in evaluation mode.
 
     The checkpoints are those of Prach, Brau, Buttazzo, Lampert, *1-Lipschitz Layers Compared* (CVPR 2024). Width
-    and layers per block are read from the state dict; the model has its dtype.
+    and layers per block are read from the state dict. The model has its dtype.
 
-    What the published code computes is kept, also where it promises less than fastlip's own layers do:
+    The model keeps the published function, even where the published code guarantees less than fastlip's layers:
 
-    - AOL and SLL add 1e-6 to their row sums: the option ``epsilon`` of these layers.
-    - CPL's scale comes from 100 power steps, which approach sigma from below: it is computed here from the stored
-      vector, or read from entries ``rescaling/<layer>`` where the mapping has them, and frozen
-      (``freeze_scale``). The audit reports what that costs; ``layer.freeze_scale(0)`` returns to the safe scale.
-    - Cayley's alpha depends on the image size there and does not here: it is converted for ``image_size``, which
-      must be the one of training.
-    - LOT keeps the published ridge and ten Newton steps. BCOP has the exact polar factor, to which its published
-      iteration has converged. SOC keeps 12 terms, and the scale that its stored power vectors give.
+    - AOL and SLL add 1e-6 to their row sums, which is the option ``epsilon`` of these layers.
+    - CPL's scale comes from 100 power steps, which approach sigma from below. It is computed here from the stored
+      vector, or read from entries ``rescaling/<layer>`` if the mapping has them, and frozen (``freeze_scale``). The
+      audit reports the cost; ``layer.freeze_scale(0)`` returns to the safe scale.
+    - Cayley's alpha depends on the image size in the published code, but not here. It is converted for
+      ``image_size``, which must be that of training.
+    - LOT keeps the published ridge and ten Newton steps. BCOP has the exact polar factor, to which the published
+      iteration has converged. SOC keeps 12 terms, and the scale that the stored power vectors give.
 
     Args:
-        state_dict: names as published (``FirstConv``, ``Block1.0`` ... ``ClassificationHead.0``).
+        state_dict: weights under the published names (``FirstConv``, ``Block1.0`` ... ``ClassificationHead.0``).
         method: one of ``"aol"``, ``"bcop"``, ``"cayley"``, ``"cpl"``, ``"lot"``, ``"sll"``, ``"soc"``.
-        image_size: of the training images; halved in each of the five blocks, hence a multiple of 32.
-        num_classes: outputs.
+        image_size: side of the training images in pixels; each of the five blocks halves it, so that it must be a
+            multiple of 32.
+        num_classes: number of outputs.
+
+    Returns:
+        A :class:`fastlip.models.LipConvNet`: (n, 3, image_size, image_size) -> (n, num_classes).
 
     Raises:
-        ValueError: an unknown method; entries that are missing, left over or of another shape, by name; an image
+        ValueError: an unknown method; entries that are missing, unexpected or of another shape, by name; an image
             size that the published network does not take.
+
+    Example:
+        >>> names = "FirstConv", *(f"Block{i}.0" for i in range(1, 6)), "ClassificationHead.0"
+        >>> weights = {}
+        >>> for name, c, k in zip(names, (4, 4, 8, 16, 32, 64, 128), (1, 3, 3, 3, 3, 1, 1)):
+        ...     weights |= {f"{name}.weight": torch.randn(c, c, k, k), f"{name}.bias": torch.zeros(c)}
+        >>> fastlip.load_official(weights, "aol")(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
     _check_method(method)
     if image_size < 1 or image_size % 2**_BLOCKS:
@@ -71,27 +85,39 @@ def load_official(
     return model.eval()
 
 
-def published_conv_net(method: str, size: str = "XS", **options: Any) -> LipConvNet:
-    """``lip_conv_net`` with the layer options by which :func:`load_official` keeps the published function."""
+def published_conv_net(
+    method: OfficialMethodName,
+    size: Size = "XS",
+    num_classes: int = 10,
+    image_size: int = 32,
+    in_channels: int = 3,
+    width: int | None = None,
+    layers_per_block: int = 5,
+    *,
+    backend: Backend = "auto",
+) -> LipConvNet:
+    """``lip_conv_net`` with the layer options with which :func:`load_official` keeps the published function."""
     _check_method(method)
-    return lip_conv_net(method, size, **{**_METHODS[method][1], **options})
+    _, options = _METHODS[method]
+    sizes = num_classes, image_size, in_channels, width, layers_per_block
+    return lip_conv_net(method, size, *sizes, backend=backend, **options)
 
 
 def read_sizes(state_dict: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Width and layers per block of a published ConvNet's state dict; ValueError where it is none."""
+    """Width and layers per block of a published ConvNet's state dict; ValueError for any other mapping."""
     bias = state_dict.get("FirstConv.bias")
     if bias is None:
         raise ValueError("state_dict: got no entry 'FirstConv.bias', expected a published ConvNet's state dict")
     return torch.as_tensor(bias).numel(), sum(name.startswith("Block1.") for name in _group(state_dict))
 
 
-def _check_method(method: str) -> None:
+def _check_method(method: OfficialMethodName) -> None:
     if method not in _METHODS:
         raise ValueError(f"method={method!r}: allowed are {', '.join(map(repr, METHODS))}")
 
 
 def _group(state_dict: Mapping[str, Tensor]) -> dict[str, Entries]:
-    """Entries by layer: {"Block1.0": {"weight": ...}}; AOL's and BCOP's parametrized weights under ``weight``."""
+    """Entries by layer: {"Block1.0": {"weight": ...}}, with AOL's and BCOP's parametrized weights as ``weight``."""
     layers: dict[str, Entries] = {}
     for key, value in state_dict.items():
         if key.startswith("rescaling/"):
@@ -103,7 +129,7 @@ def _group(state_dict: Mapping[str, Tensor]) -> dict[str, Entries]:
 
 
 def _names(model: LipConvNet, layers_per_block: int, image_size: int) -> dict[str, tuple[nn.Module, int]]:
-    """Published names, the modules that take their place, and the side of the images there."""
+    """For each published name, the module that takes its place, and the side of its images."""
     head = model.get_submodule("head")
     # The published network flattens before a dense head, which stands second in its sequence.
     head_name = "ClassificationHead.0" if hasattr(head, "kernel_size") else "ClassificationHead.1"
@@ -152,7 +178,7 @@ def _cpl(entries: Entries, module: nn.Module, side: int) -> Entries:
 
 
 def _published_scale(kernel: Tensor, u: Tensor) -> Tensor:
-    """2 / (sigma^2 + 1e-6), sigma = <K u, v> after power steps from the stored vector."""
+    """2 / (sigma^2 + 1e-6) with sigma = <K u, v> after power steps from the stored vector."""
     padding = kernel.shape[-1] // 2
     v = u
     for _ in range(_POWER_STEPS):
@@ -170,7 +196,8 @@ def _cayley(entries: Entries, module: nn.Module, side: int) -> Entries:
     alpha = entries["alpha"].reshape(1)
     converted = {"raw_weight": entries["weight"], "bias": entries["bias"], "alpha": alpha}
     if entries["weight"].dim() == 4:
-        # There alpha scales W^ / |W^|, the norm over an unweighted half spectrum; here W^ / |W| over the taps.
+        # The published alpha scales W^ / |W^|, with the norm over an unweighted half spectrum; here it scales
+        # W^ / |W|, with the norm over the taps.
         weight = entries["weight"].double()
         spectrum = torch.fft.fft2(_wrap(weight, side))[..., : side // 2 + 1]
         ratio = weight.norm() / torch.linalg.vector_norm(spectrum)
@@ -179,7 +206,7 @@ def _cayley(entries: Entries, module: nn.Module, side: int) -> Entries:
 
 
 def _wrap(weight: Tensor, side: int) -> Tensor:
-    """The kernel's taps on a torus of this side, which may be smaller than the kernel."""
+    """The kernel, wrapped to this FFT size, which may be smaller than the kernel."""
     image = weight.new_zeros(*weight.shape[:2], side, side)
     for y in range(weight.shape[2]):
         for x in range(weight.shape[3]):
@@ -212,7 +239,7 @@ def _soc(entries: Entries, module: nn.Module, side: int) -> Entries:
 
 
 _Convert = Callable[[Entries, nn.Module, int], Entries]
-_METHODS: dict[str, tuple[_Convert, dict[str, Any]]] = {
+_METHODS: dict[OfficialMethodName, tuple[_Convert, dict[str, Any]]] = {
     "aol": (_rename(weight="raw_weight"), {"epsilon": _EPSILON}),
     "bcop": (_bcop, {}),
     "cayley": (_cayley, {}),
@@ -221,4 +248,4 @@ _METHODS: dict[str, tuple[_Convert, dict[str, Any]]] = {
     "sll": (_sll, {"padding_mode": "zeros", "epsilon": _EPSILON}),
     "soc": (_soc, {"padding_mode": "zeros", "terms": 5, "eval_terms": 12, "max_norm": _SOC_NORM}),
 }
-METHODS = tuple(sorted(_METHODS))
+METHODS: tuple[OfficialMethodName, ...] = get_args(OfficialMethodName)

@@ -8,7 +8,7 @@ import torch
 
 from fastlip.data import load
 from fastlip.models import METHODS
-from fastlip.training.recipe import default_recipe
+from fastlip.training.recipe_files import default_recipe
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "attack_study.py"
 

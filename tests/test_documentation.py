@@ -49,6 +49,7 @@ ELSEWHERE = {
     "run by tests/test_examples.py": "tests/test_examples.py",
     "run by tests/test_new_backend.py": "tests/test_new_backend.py",
     "run by tests/test_new_loss.py": "tests/test_new_loss.py",
+    "run by tests/test_new_method.py": "tests/test_new_method.py",
 }
 BLOCK = re.compile(
     r"^(?:<!-- (?P<marker>[\w./ -]+) -->\n)?"

@@ -1,6 +1,9 @@
 """The comparison paper's ConvNet for every method; fuse and unfuse."""
 
 import math
+import re
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -8,7 +11,9 @@ from torch import nn
 
 import fastlip
 from fastlip import nn as lip
-from fastlip.models import METHODS, SIZES, lip_conv_net, sll_net
+from fastlip import official
+from fastlip.models import METHODS, SIZES, SLL_SIZES, lip_conv_net, literals, sll_net
+from fastlip.models.registry import REGISTRY, owners_of
 
 # Of the paper's table, in millions; the others differ by Cayley's alpha.
 PUBLISHED = {"XS": 1.572, "S": 6.283, "M": 25.12, "L": 100.46}
@@ -25,6 +30,20 @@ def test_parameter_counts_are_the_papers(method):
     with torch.device("meta"):
         model = lip_conv_net(method)
     assert round(count(model), 3) == PUBLISHED_XS.get(method, PUBLISHED["XS"])
+
+
+def test_types_list_what_is_allowed():
+    assert get_args(literals.MethodName) == METHODS == tuple(sorted(REGISTRY))
+    assert get_args(literals.Size) == tuple(SIZES)
+    assert get_args(literals.SLLSizeName) == tuple(SLL_SIZES)
+    assert get_args(literals.OfficialMethodName) == tuple(official._METHODS) == official.METHODS
+
+
+def test_every_module_with_a_method_is_found():
+    sources = {path.stem: path.read_text() for path in Path(lip.__file__).parent.glob("*.py")}
+    assert tuple(sorted(name for name, text in sources.items() if re.search(r"^METHOD = ", text, re.M))) == METHODS
+    assert owners_of("lip_conv_net") == ()
+    assert owners_of("sll_net") == ("sll",)
 
 
 @pytest.mark.parametrize("size", SIZES)

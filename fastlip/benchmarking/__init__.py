@@ -1,4 +1,4 @@
-"""Training and evaluation steps of a method's network beside the same network of plain convolutions, in one run."""
+"""Times training and evaluation steps of a method's network next to the same network of plain convolutions."""
 
 from fastlip.benchmarking.contest import CONTESTANTS, DisagreementError, Row, Setting, run, why_not
 from fastlip.benchmarking.networks import MaximumMinimum, perturb, plain

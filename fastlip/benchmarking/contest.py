@@ -1,51 +1,66 @@
-"""The contest: who takes part, whether they agree, and the ratios of what their steps cost."""
+"""The contest: its contestants, whether they agree, and the ratios of the costs of their steps."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from fastlip.benchmarking import peers, whole_step
+from fastlip.benchmarking.literals import Contestant
 from fastlip.benchmarking.networks import network_of, perturb
 from fastlip.benchmarking.steps import evaluation_step, gradients_of, loss_of, training_step
 from fastlip.benchmarking.timing import alternate
 from fastlip.models import lip_conv_net
+from fastlip.models.literals import MethodName, Size
 from fastlip.testing import bytes_kept
 
-CONTESTANTS = ("fused", *whole_step.PROGRAMS, "reference", "channels-last", "compiled", *peers.PEERS)
-# In float64: in float32 a pair or a maximum that rounding decides may fall either way, and moves gradients visibly.
+CONTESTANTS: tuple[Contestant, ...] = get_args(Contestant)
+# Relative, in float64: in float32 a pair or a maximum that rounding decides may fall either way, which changes
+# gradients visibly.
 _AGREEMENT = 1e-6
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One method's network, its batch, and how it is timed."""
+    """One method's network, its batch, and how it is timed.
 
-    method: str
-    size: str = "XS"
+    Args:
+        method: parametrization of the layers.
+        size: size of the network.
+        batch_size: images in a step.
+        image_size: side of the images in pixels.
+        layers_per_block: convolutions in each block.
+        rounds: number of timed steps of each network.
+        device: where the networks run.
+        layer_options: keyword arguments of the method's convolutions.
+        scale: factor of the weights, which may grow in training.
+    """
+
+    method: MethodName
+    size: Size = "XS"
     batch_size: int = 256
     image_size: int = 32
     layers_per_block: int = 5
     rounds: int = 7
     device: str = "cpu"
-    layer_options: Mapping[str, Any] = field(default_factory=dict)  # of the method's convolutions
-    scale: float = 1.0  # of the weights, away from their initialisation
+    layer_options: Mapping[str, Any] = field(default_factory=dict)
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """A contestant beside plain: medians over the rounds of time ratios, and the ratio of saved bytes.
+    """A contestant compared with plain: medians over the rounds of time ratios, and the ratio of saved bytes.
 
-    ``saved`` is None where a compiled program keeps its own memory, which autograd does not see.
+    ``saved`` is None where a compiled program manages its own memory, which autograd does not see.
     """
 
-    method: str
-    contestant: str
+    method: MethodName
+    contestant: Contestant
     train: float
     evaluate: float
     saved: float | None
@@ -55,24 +70,37 @@ class Row:
     plain_evaluate_ms: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """The row as values that JSON can hold."""
         return asdict(self)
 
 
 class DisagreementError(RuntimeError):
-    """Fused and reference networks differ by more than rounding: nothing is timed."""
+    """Fused and reference networks differ by more than rounding. Nothing is timed."""
 
 
-def run(setting: Setting, contestants: Sequence[str] = CONTESTANTS) -> list[Row]:
-    """Times the contestants and the plain network, alternating; after the agreement of gradients is checked.
+def run(setting: Setting, contestants: Sequence[Contestant] = CONTESTANTS) -> list[Row]:
+    """Times the contestants and the plain network in turn, after checking that their gradients agree.
 
     Plain is the same network of zero-padded ``nn.Conv2d`` and ``nn.Linear``, contiguous, with MaxMin by maximum and
-    minimum as usually published. Contestants: ``"fused"``; ``"fused compiled"``, its network and loss in one graph of
-    ``torch.compile`` (which takes minutes), backward too; ``"fused CUDA graph"``, its whole step with the optimiser
-    captured and replayed, on a GPU, without the host's synchronisations (CPL: ``training_sigma="power"``);
-    ``"reference"``, the pure-PyTorch layers; ``"channels-last"``, the reference in that memory format (what it alone
-    is worth); ``"compiled"``, the reference under ``torch.compile``; ``"orthogonium"`` and ``"deel-torchlip"``, the
-    same network of that package's layers, from their own initialisation and as they evaluate by themselves.
+    minimum as it is usually published. The contestants are:
+
+    - ``"fused"``: the network with its kernels.
+    - ``"fused compiled"``: its network and loss, forward and backward, in one graph of ``torch.compile``, which takes
+      minutes to compile.
+    - ``"fused CUDA graph"``: its whole step with the optimiser, captured and replayed on a GPU without synchronising
+      the host (CPL: ``training_sigma="power"``).
+    - ``"reference"``: the layers in PyTorch operations only.
+    - ``"channels-last"``: the reference in that memory format, which shows the effect of the format alone.
+    - ``"compiled"``: the reference under ``torch.compile``.
+    - ``"orthogonium"`` and ``"deel-torchlip"``: the same network of that package's layers, with that package's
+      initialisation and evaluation.
+
+    Args:
+        setting: the network, its batch, and how it is timed.
+        contestants: the networks that are compared with plain.
+
+    Returns:
+        A row for each contestant.
 
     Raises:
         ValueError: a contestant that cannot run (see :func:`why_not`).
@@ -102,8 +130,8 @@ def run(setting: Setting, contestants: Sequence[str] = CONTESTANTS) -> list[Row]
     return [_row(setting, name, train, evaluate, sizes) for name in contestants]
 
 
-def why_not(contestant: str, method: str, device: str = "cpu") -> str:
-    """Why this contestant cannot be timed beside this method on this device; empty if it can."""
+def why_not(contestant: Contestant, method: MethodName, device: str = "cpu") -> str:
+    """Why this contestant cannot be timed next to this method on this device; empty if it can."""
     if contestant not in CONTESTANTS:
         return f"got {contestant!r}, allowed are {', '.join(map(repr, CONTESTANTS))}"
     if contestant in peers.PEERS:
@@ -113,7 +141,7 @@ def why_not(contestant: str, method: str, device: str = "cpu") -> str:
 
 def _row(
     setting: Setting,
-    name: str,
+    name: Contestant,
     train: dict[str, list[float]],
     evaluate: dict[str, list[float]],
     sizes: dict[str, int | None],

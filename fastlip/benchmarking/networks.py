@@ -1,4 +1,4 @@
-"""The networks that are timed beside each other: one model's layers in every form."""
+"""The networks that are timed next to each other: one model with its layers in every form."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from torch import Tensor, nn
 
 from fastlip.benchmarking import peers, whole_step
 from fastlip.fusing import fuse, unfuse
+from fastlip.kernels.common.literals import Pairing
 from fastlip.kernels.maxmin.cases import by_extrema
-from fastlip.nn._base import LipschitzLinear
-from fastlip.nn._conv import LipschitzConv2d
+from fastlip.models.registry import REGISTRY
 from fastlip.nn.activations import MaxMin
 
-_NOISE = 0.3  # of each parameter's standard deviation: away from initialisations where iterations end early
+# Multiple of each parameter's standard deviation: away from initialisations where iterations end early.
+_NOISE = 0.3
+_CONVOLUTIONS = tuple(method.convolution for method in REGISTRY.values())
+_DENSE_LAYERS = tuple(method.linear for method in REGISTRY.values() if method.linear is not None)
 
 
 def network_of(name: str, method: str, model: nn.Module) -> nn.Module:
-    """A copy of the method's model for this contestant, or for ``"plain"``."""
+    """A copy of the method's model in the form of this contestant, or of ``"plain"``."""
     if name == "plain":
         return plain(model)
     if name in peers.PEERS:
@@ -41,32 +44,32 @@ def network_of(name: str, method: str, model: nn.Module) -> nn.Module:
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """A copy of the model with ordinary layers in place of fastlip's: see :func:`fastlip.benchmarking.run`."""
+    """A copy of the model with torch's layers in place of fastlip's: see :func:`fastlip.benchmarking.run`."""
     return _replaced(model, _plain_convolution, nn.Linear, MaximumMinimum)
 
 
 def _replaced(
     model: nn.Module,
-    convolution: Callable[[LipschitzConv2d], nn.Module],
+    convolution: Callable[[Any], nn.Module],
     dense: Callable[[int, int], nn.Module],
     sorting: Callable[..., nn.Module] = MaxMin,
 ) -> nn.Module:
     model = unfuse(copy.deepcopy(model))
     for module in list(model.modules()):
         for name, layer in module.named_children():
-            if isinstance(layer, LipschitzConv2d):
+            if isinstance(layer, _CONVOLUTIONS):
                 setattr(module, name, convolution(layer))
-            elif isinstance(layer, LipschitzLinear):
-                setattr(module, name, dense(layer.in_features, layer.out_features))
+            elif isinstance(layer, _DENSE_LAYERS):
+                setattr(module, name, dense(*_features(layer)))
             elif isinstance(layer, MaxMin):
                 setattr(module, name, sorting(layer.pairing))
     return model
 
 
 class MaximumMinimum(nn.Module):
-    """MaxMin by ``torch.maximum`` and ``torch.minimum``, which keep both inputs for the backward."""
+    """MaxMin by ``torch.maximum`` and ``torch.minimum``, which keep both inputs for the backward pass."""
 
-    def __init__(self, pairing: str):
+    def __init__(self, pairing: Pairing):
         super().__init__()
         self.pairing = pairing
 
@@ -77,7 +80,7 @@ class MaximumMinimum(nn.Module):
 
 @torch.no_grad()
 def perturb(model: nn.Module, scale: float = 1.0) -> nn.Module:
-    """Moves the weights, in place, away from an initialisation where iterations would end early, and scales them."""
+    """Adds noise to the weights in place, as iterations may end early at an initialisation, and scales them."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter += _NOISE * parameter.std() * torch.randn_like(parameter)
@@ -85,11 +88,15 @@ def perturb(model: nn.Module, scale: float = 1.0) -> nn.Module:
     return model
 
 
-def _plain_convolution(layer: LipschitzConv2d) -> nn.Conv2d:
+def _plain_convolution(layer: Any) -> nn.Conv2d:
     height, width = layer.kernel_size
     convolution = nn.Conv2d(*_arguments(layer), padding=(height // 2, width // 2), groups=layer.groups)
     return convolution.to(next(layer.parameters()).device)
 
 
-def _arguments(layer: LipschitzConv2d) -> tuple[Any, ...]:
+def _arguments(layer: Any) -> tuple[Any, ...]:
     return layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride
+
+
+def _features(layer: Any) -> tuple[int, int]:
+    return layer.in_features, layer.out_features

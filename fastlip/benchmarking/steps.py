@@ -1,4 +1,4 @@
-"""What is timed of a network, and the gradients in which networks must agree."""
+"""The steps of a network that are timed, and the gradients in which networks must agree."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def loss_of(network: nn.Module, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
 
 
 def gradients_of(name: str, method: str, model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor | None]:
-    """The gradients of the model's parameters, in float64, as the contestant computes them."""
+    """The gradients of the model's parameters as the contestant computes them, in float64."""
     network = network_of(name, method, model).double()
     start = copy.deepcopy(network.state_dict())
     loss = whole_step.compiled(name, loss_of(network, x, y))
@@ -31,13 +31,13 @@ def gradients_of(name: str, method: str, model: nn.Module, x: Tensor, y: Tensor)
         loss().backward()
 
     step = whole_step.captured(name, step)
-    network.load_state_dict(start)  # the steps before the capture moved buffers
+    network.load_state_dict(start)  # the steps before the capture changed buffers
     step()
     return [parameter.grad for parameter in network.parameters()]
 
 
 def training_step(name: str, network: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
-    """One step of the contestant's training, the optimiser's part included."""
+    """One training step of the contestant, including the optimiser's update."""
     optimizer = torch.optim.SGD(network.parameters(), lr=_LEARNING_RATE)
     loss = whole_step.compiled(name, loss)
 
@@ -50,7 +50,7 @@ def training_step(name: str, network: nn.Module, loss: Callable[[], Tensor]) -> 
 
 
 def evaluation_step(name: str, network: nn.Module, x: Tensor) -> Callable[[], None]:
-    """A forward pass of the contestant's network on x without gradients."""
+    """A forward pass of the contestant's network on x, without gradients."""
     forward = whole_step.compiled(name, network)
 
     def step() -> None:

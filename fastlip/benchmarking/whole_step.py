@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-COMPILED, CAPTURED = "fused compiled", "fused CUDA graph"
-PROGRAMS = (COMPILED, CAPTURED)
-_WARM_UPS = 3  # that compile kernels, make tables, and the optimiser's state
+from fastlip.benchmarking.literals import Program
+
+PROGRAMS: tuple[Program, ...] = get_args(Program)
+COMPILED, CAPTURED = PROGRAMS
+_WARM_UPS = 3  # they compile kernels, and create tables and the optimiser's state
 
 
 def why_not(program: str, device: str) -> str:
-    """Why steps on this device cannot be such a program; empty if they can."""
+    """Why steps on this device cannot run as this program; empty if they can."""
     if program == CAPTURED and torch.device(device).type != "cuda":
         return f"{CAPTURED} needs a CUDA device, got {device}"
     return ""
 
 
 def compiled(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, compiled in one graph for the contestant that is."""
+    """The function; compiled as one graph for the contestant of that name."""
     return torch.compile(function, fullgraph=True, dynamic=False) if name == COMPILED else function
 
 
 def captured(name: str, step: Callable[[], Any]) -> Callable[[], Any]:
-    """The step, captured for the contestant that is: its kernels on the same memory, all launched by one call."""
+    """The step; for the contestant of that name its kernels, captured on fixed memory and launched by one call."""
     if name != CAPTURED:
         return step
     stream = torch.cuda.Stream()

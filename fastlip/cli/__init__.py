@@ -1,4 +1,4 @@
-"""The command line ``fastlip``: one file for each command."""
+"""The command line ``fastlip``, with one file for each command."""
 
 from fastlip.cli.group import main
 

@@ -1,4 +1,4 @@
-"""``fastlip bench``: training and evaluation steps beside plain convolutions, alternating in one run."""
+"""``fastlip bench``: training and evaluation steps next to plain convolutions, alternating in one run."""
 
 from __future__ import annotations
 
@@ -15,50 +15,62 @@ import torch
 
 from fastlip import _figures
 from fastlip.benchmarking import CONTESTANTS, DisagreementError, Row, Setting, keep_pages, run, why_not
+from fastlip.benchmarking.literals import Contestant
 from fastlip.models import METHODS, SIZES, TITLES
+from fastlip.models.literals import MethodName
 
 _PICTURES = ("png", "pdf", "svg", "jpg", "jpeg", "webp", "eps", "ps", "tif", "tiff")
+_USUAL: tuple[Contestant, ...] = ("fused", "reference")
 _BATCH_SIZES = {"XS": 256, "S": 64, "M": 32, "L": 16}
 
 
 @click.command()
 @click.option(
-    "--method", "methods", multiple=True, help=f"One of {', '.join(METHODS)}; give it once for each.  [default: all]"
+    "--method",
+    "methods",
+    multiple=True,
+    help=f"One of {', '.join(METHODS)}; repeat the option for several.  [default: all]",
 )
 @click.option("--size", type=click.Choice(list(SIZES)), default="XS", help="Size of the network.")
 @click.option("--batch-size", type=click.IntRange(1), help="Images in a step.  [default: XS 256, S 64, M 32, L 16]")
-@click.option("--image-size", type=click.IntRange(2), default=32, help="Side of the images.")
+@click.option("--image-size", type=click.IntRange(2), default=32, help="Side of the images in pixels.")
 @click.option("--layers-per-block", type=click.IntRange(1), default=5, help="Convolutions in each block.")
-@click.option("--rounds", type=click.IntRange(1), default=7, help="Steps of each network that are timed.")
+@click.option("--rounds", type=click.IntRange(1), default=7, help="Number of timed steps of each network.")
 @click.option("--device", default="cpu", help="Where to run: cpu, cuda or cuda:1.")
 @click.option(
     "--contestant",
     "contestants",
     type=click.Choice(CONTESTANTS),
     multiple=True,
-    help="What is timed beside plain; give it once for each.  [default: fused, reference]",
+    help="Network to time next to plain; repeat the option for several.  [default: fused, reference]",
 )
 @click.option(
     "--option",
     "layer_options",
     metavar="NAME=VALUE",
     multiple=True,
-    help="Of the methods' convolutions, such as terms=5 or recompute=True. Give it once for each.",
+    help="Argument of the methods' convolutions, such as terms=5 or recompute=True; repeat the option for several.",
 )
 @click.option(
     "--scale",
     default=1.0,
     show_default=True,
-    help="Multiplies the weights: as far as they may grow in training. SOC's kernels then have larger norms.",
+    help="Factor of the weights, which may grow in training. SOC's kernels then have larger norms.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write the ratios as a picture.")
-def bench(methods: tuple[str, ...], contestants: tuple[str, ...], as_json: bool, plot: Path | None, **options: Any):
-    """Times steps of each method's network: fused kernels, the reference, and others, beside plain convolutions.
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="File for a picture of the ratios.")
+def bench(
+    methods: tuple[MethodName, ...],
+    contestants: tuple[Contestant, ...],
+    as_json: bool,
+    plot: Path | None,
+    **options: Any,
+):
+    """Times steps of each method's network with fused kernels, in PyTorch operations, and next to plain convolutions.
 
-    All alternate in one process, after a check that fused and reference agree. Ratios to the same network of plain
-    convolutions are medians of each round's ratio; below 1 is cheaper than plain. "saved" compares the bytes that
-    autograd keeps for the backward.
+    All networks alternate in one process, after a check that fused and reference agree. Each ratio to the same
+    network of plain convolutions is the median over the rounds; below 1 is faster than plain. "saved" is the ratio
+    of the bytes that autograd keeps for the backward pass.
     """
     options["batch_size"] = options["batch_size"] or _BATCH_SIZES[options["size"]]
     options["layer_options"] = dict(map(_parse_option, options["layer_options"]))
@@ -67,8 +79,8 @@ def bench(methods: tuple[str, ...], contestants: tuple[str, ...], as_json: bool,
     pages_kept = keep_pages()
     rows: list[Row] = []
     for method in methods or METHODS:
-        able = [
-            name for name in contestants or ("fused", "reference") if not _left_out(name, method, options["device"])
+        able: list[Contestant] = [
+            name for name in contestants or _USUAL if not _left_out(name, method, options["device"])
         ]
         if not able:
             continue
@@ -76,7 +88,7 @@ def bench(methods: tuple[str, ...], contestants: tuple[str, ...], as_json: bool,
             found = run(Setting(method, **options), able)
         except DisagreementError as error:
             raise click.ClickException(f"{error}: not timed") from None
-        except (TypeError, ValueError) as error:  # an option that the method's layers do not take
+        except (TypeError, ValueError) as error:  # an argument that the method's layers do not take
             if not options["layer_options"]:
                 raise
             raise click.ClickException(f"{method}: {error}") from None
@@ -85,7 +97,7 @@ def bench(methods: tuple[str, ...], contestants: tuple[str, ...], as_json: bool,
                 _print_row(row, header=not rows)
             rows.append(row)
     if not rows:
-        raise click.ClickException("nothing was timed: no contestant can run beside these methods")
+        raise click.ClickException("nothing was timed: no contestant can run next to these methods")
     if plot:
         with _figures.own_style():
             _plot(rows, plot, f"ConvNet {options['size']}, batch {options['batch_size']}, {options['device']}")
@@ -95,7 +107,7 @@ def bench(methods: tuple[str, ...], contestants: tuple[str, ...], as_json: bool,
 
 
 def _parse_option(text: str) -> tuple[str, Any]:
-    """NAME=VALUE with a Python literal as value, or else a string."""
+    """Name and value of NAME=VALUE. The value is a Python literal, otherwise a string."""
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise click.BadParameter(f"{text!r}: expected NAME=VALUE", param_hint="--option")
@@ -105,7 +117,7 @@ def _parse_option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _left_out(contestant: str, method: str, device: str) -> bool:
+def _left_out(contestant: Contestant, method: MethodName, device: str) -> bool:
     reason = why_not(contestant, method, device)
     if reason:
         click.echo(f"left out: {reason}", err=True)
@@ -132,7 +144,7 @@ def _kind(path: Path) -> str:
 
 
 def _check_plot(path: Path) -> None:
-    """Refuses, before anything is timed, a plot that could not be written."""
+    """Raises an error, before anything is timed, for a plot that could not be written."""
     if missing := _figures.missing():
         raise click.ClickException(f"--plot: {missing}")
     if _kind(path) not in _PICTURES:
@@ -155,7 +167,7 @@ def _plot(rows: list[Row], path: Path, title: str) -> None:
 
 
 def _bars(axes: Any, rows: list[Row], what: str) -> dict[str, Any]:
-    """Draws one figure of every row, grouped by method; returns a contestant's bars by its name."""
+    """Draws one column of every row, grouped by method; returns the bars by the contestant's name."""
     methods = list(dict.fromkeys(row.method for row in rows))
     contestants = list(dict.fromkeys(row.contestant for row in rows))
     width = 0.8 / len(contestants)

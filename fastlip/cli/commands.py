@@ -1,14 +1,14 @@
-"""The commands of ``fastlip``, one file each. A file is imported when its command runs: help needs no torch."""
+"""The commands of ``fastlip``. The file of a command is imported when it runs, so that help needs no torch."""
 
-# Name of the command: module and attribute, and its line in the help.
+# For the name of a command: its module and attribute, and its line in the help.
 COMMANDS = {
     "train": ("train:train", "Trains a network and prints its certificate."),
-    "certify": ("evaluate:certify", "Certifies a network, and attacks it if asked to."),
-    "audit": ("evaluate:audit", "Bounds each layer's Lipschitz constant, and their product."),
-    "export": ("export:export", "Writes a network as a file that needs no fastlip."),
-    "import": ("importing:import_", "Makes a run of a published checkpoint."),
+    "certify": ("evaluate:certify", "Certifies a network, and attacks it on request."),
+    "audit": ("evaluate:audit", "Bounds the Lipschitz constant of each layer and of the network."),
+    "export": ("export:export", "Writes a network to a file that can be used without fastlip."),
+    "import": ("importing:import_", "Makes a run folder of a published checkpoint."),
     "compare": ("compare:compare", "Compares methods under one budget of training time."),
     "experiment": ("experiment:experiment", "Runs a published experiment on losses, with a figure."),
-    "bench": ("bench:bench", "Times training and evaluation beside plain convolutions."),
-    "doctor": ("doctor:doctor", "Says which kernels can run here, and why others cannot."),
+    "bench": ("bench:bench", "Times training and evaluation next to plain convolutions."),
+    "doctor": ("doctor:doctor", "Shows which kernels can run here, and why others cannot."),
 }

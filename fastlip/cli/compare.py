@@ -25,7 +25,7 @@ from fastlip.study.settings import (
     seconds_of,
 )
 
-_LIST = "give it once for each, or a list with commas"
+_LIST = "repeat the option for several, or separate them by commas"
 
 
 class Names(click.ParamType):
@@ -43,26 +43,30 @@ class Names(click.ParamType):
 
 @click.command()
 @click.option(
-    "--method", "--methods", "methods", type=Names(), multiple=True, help=f"Methods: {_LIST}.  [default: all]"
+    "--method", "--methods", "methods", type=Names(), multiple=True, help=f"Method; {_LIST}.  [default: all]"
 )
-@click.option("--size", "--sizes", "sizes", type=Names(), multiple=True, help=f"Sizes: {_LIST}.  [default: XS]")
+@click.option("--size", "--sizes", "sizes", type=Names(), multiple=True, help=f"Size; {_LIST}.  [default: XS]")
 @click.option(
     "--backend",
     "--backends",
     "backends",
     type=Names(),
     multiple=True,
-    help=f"Kernels: {_LIST}; side by side they show what kernels buy.  [default: auto; on digits auto,reference]",
+    help=f"Kernels; {_LIST}. Several show what the kernels gain.  [default: auto; on digits auto,reference]",
 )
 @click.option(
     "--budget",
-    help="How long each run trains: 20, 90s, 15m, 2h.  [default on digits: all runs share three minutes]",
+    help="Training time of each run: 20, 90s, 15m, 2h.  [default on digits: three minutes divided by all runs]",
 )
 @click.option(
-    "--search", type=int, help="Random pairs of learning rate and weight decay to try before.  [default: 0, none]"
+    "--search",
+    type=int,
+    help="Number of random pairs of learning rate and weight decay to try before training.  [default: 0]",
 )
-@click.option("--retry", is_flag=True, help="Try runs again that failed.")
-@click.option("--report-only", is_flag=True, help="Write table, plots and report of what there is; run nothing.")
+@click.option("--retry", is_flag=True, help="Repeat the runs that failed.")
+@click.option(
+    "--report-only", is_flag=True, help="Write table, plots and report of the finished runs, and run nothing."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the study.  [default: runs/compare-DATA]")
 @partial(recipe_options, without=DECIDED)
 def compare(
@@ -78,19 +82,20 @@ def compare(
 ):
     """Compares methods under one budget of training time, on your machine and data.
 
-    Measures steps and memory, turns the budget into epochs, trains and certifies every network, and writes a table
-    (table.csv, table.json), plots and report.html. The same command goes on with a study that was stopped (Ctrl-C);
-    runs that are finished are not repeated, and further methods, sizes and backends are added. A run that fails is a
-    row with its reason. Options beyond these are those of `fastlip train`, for all runs; on digits there are two
-    layers in a block where the published network has five (--layers-per-block), so that all runs learn something.
+    The command measures steps and memory, converts the budget into epochs, trains and certifies every network, and
+    writes a table (table.csv, table.json), plots and report.html. Interrupt it at any time (Ctrl-C); rerun the same
+    command to resume. Finished runs are not repeated, and further methods, sizes and backends are added. A run that
+    fails becomes a row with the reason. The other options are those of `fastlip train` and hold for all runs. On
+    digits a block has two layers, where the published network has five (--layers-per-block), so that all runs learn
+    something.
     """
     given = {name: value for name, value in options.items() if value is not None}
     data = given.get("data", "digits")
     folder = out or Path("runs") / f"compare-{data}"
-    lists = [[name for names in chosen for name in names] for chosen in (methods, sizes, backends)]
+    lists: list[list[Any]] = [[name for names in chosen for name in names] for chosen in (methods, sizes, backends)]
     known = _known(folder)
     if report_only and known is None:
-        raise click.UsageError(f"{folder}: no study there, and --report-only runs none")
+        raise click.UsageError(f"{folder}: has no study, and --report-only runs none")
     data = (known.options if known else given).get("data", "digits")
     contenders = contenders_of(lists[0], lists[1], lists[2], data)
     seconds = None if budget is None else seconds_of(budget)
@@ -142,7 +147,7 @@ def _run(comparison: Any) -> None:
     except (Interrupted, KeyboardInterrupt) as stop:
         comparison.write_table()
         code = stop.exit_code if isinstance(stop, Interrupted) else 128 + signal.SIGINT
-        click.echo(f"Error: {str(stop) or 'stopped by SIGINT'}; the same command goes on from here", err=True)
+        click.echo(f"Error: {str(stop) or 'stopped by SIGINT'}; rerun the same command to resume", err=True)
         raise click.exceptions.Exit(code) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Literal
 
 import click
 
@@ -11,9 +12,11 @@ from fastlip.diagnosis import diagnose, doctor_text
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--require", type=click.Choice(["native", "triton"]), help="Fail if an op cannot run on this backend.")
-def doctor(as_json: bool, require: str | None):
-    """Says which kernels this installation can run, and why it cannot run the others."""
+@click.option(
+    "--require", type=click.Choice(["native", "triton"]), help="Fail if an operator cannot run on this backend."
+)
+def doctor(as_json: bool, require: Literal["native", "triton"] | None):
+    """Shows which kernels this installation can run, and why it cannot run the others."""
     report = diagnose()
     click.echo(json.dumps(report, indent=2) if as_json else doctor_text(report))
     for op, backends in report["ops"].items():

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from fastlip.certification.attacks import KINDS, AttackResult, BrokenCertificate
 from fastlip.certification.attacks.result import broken_text
 from fastlip.certification.certificates import Certificate
 from fastlip.cli.options import eps_option, radius_name
-from fastlip.cli.report import BROKEN, attack_lines, write_report
+from fastlip.cli.report import attack_lines, write_report
 from fastlip.data import Batches, Data
 from fastlip.models import TITLES
 from fastlip.training.recipe import Recipe
+from fastlip.training.run_folder import Report, RunFolder, Split
 
 _RUN = click.argument("run", type=click.Path(path_type=Path))
-_PATH = click.option("--path", help="Folder of the data set's files, if it has moved.")
+_PATH = click.option("--path", help="Folder of the data set's files, if they have moved.")
 _DEVICE = click.option("--device", help="Where to run: auto, cpu, cuda or cuda:1.  [default: the run's]")
 _BACKEND = click.option("--backend", help="Kernels: auto, reference, native or triton.  [default: the run's]")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -35,15 +36,15 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.command()
 @_RUN
 @eps_option
-@click.option("--split", type=click.Choice(["test", "train"]), default="test", help="Which images to certify.")
+@click.option("--split", type=click.Choice(["test", "train"]), default="test", help="Images to certify.")
 @click.option(
     "--attack",
     type=click.Choice(tuple(KINDS)),
-    help="Attack every image too, within each --eps and within its own certified radius.",
+    help="Attack every image as well, within each --eps and within its own certified radius.",
 )
-@click.option("--steps", type=click.IntRange(1), help="Gradients in each restart of the attack.  [default: 40]")
+@click.option("--steps", type=click.IntRange(1), help="Gradient steps in each restart of the attack.  [default: 40]")
 @click.option(
-    "--restarts", type=click.IntRange(1), help="Restarts of the attack, for each loss and radius.  [default: 3]"
+    "--restarts", type=click.IntRange(1), help="Restarts of the attack for each loss and radius.  [default: 3]"
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the attack's random starts.  [default: 0]")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.  [default: certify-SPLIT in RUN]")
@@ -54,28 +55,28 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def certify(
     run: Path,
     eps: Sequence[float],
-    split: str,
+    split: Split,
     attack: str | None,
     steps: int | None,
     restarts: int | None,
     seed: int | None,
     out: Path | None,
     as_json: bool,
-    **moved: str | None,
+    **moved: Any,
 ):
-    """Certifies the network of RUN (a run folder or a checkpoint): accuracy, certified accuracy, audited bound.
+    """Certifies the network of RUN: prints its accuracy, certified accuracy and audited bound.
 
-    Writes certificate.json, radii.csv (a line for each image) and curve.png (accuracy against eps). With --attack,
-    robust accuracy is bounded from above as well; if an attack breaks a certificate, the images go to broken.pt
-    and the exit code is 1.
+    RUN is a run folder or a checkpoint. The command writes certificate.json, radii.csv (a line for each image) and
+    curve.png (accuracy against eps). With --attack it also bounds robust accuracy from above. If an attack breaks a
+    certificate, the images are saved in broken.pt, and the exit code is 1.
     """
     options = {"steps": steps, "restarts": restarts, "seed": seed}
     how = {name: value for name, value in options.items() if value is not None}
     if how and attack is None:
         raise click.UsageError(f"--{next(iter(how))} needs --attack")
     recipe, data, model = open_run(run, moved)
-    folder = out or (run if run.is_dir() else run.parent) / f"certify-{split}"
-    folder.mkdir(parents=True, exist_ok=True)
+    report = Report(out) if out else RunFolder.at(run).report(split)
+    report.path.mkdir(parents=True, exist_ok=True)
     certificate = certify_split(model, recipe, data, eps, split=split, quiet=as_json)
     figures = describe(certificate, recipe, data, split)
     found = None
@@ -83,14 +84,14 @@ def certify(
         found = attack_split(model, recipe, data, certificate, split=split, quiet=as_json, kind=attack, **how)
         figures["attack"] = {**found.to_dict(), "seed": seed or 0}
     title = f"{TITLES[recipe.method]} {recipe.size}, {data.name} ({certificate.n} {split} images)"
-    notes = write_report(folder, figures, certificate, found, title)
+    notes = write_report(report, figures, certificate, found, title)
     if as_json:
         click.echo(json.dumps(figures, indent=2))
     else:
         lines = [] if found is None else attack_lines(found, certificate, radius_name)
-        click.echo("\n".join([*lines, *notes, f"report in {printable(folder)}"]))
+        click.echo("\n".join([*lines, *notes, f"report in {printable(report.path)}"]))
     if found is not None and len(found.broken):
-        raise click.ClickException(f"{broken_text(found.broken)}; saved in {folder / BROKEN}")
+        raise click.ClickException(f"{broken_text(found.broken)}; saved in {report.broken}")
 
 
 @click.command()
@@ -98,8 +99,8 @@ def certify(
 @_DEVICE
 @_BACKEND
 @_JSON
-def audit(run: Path, as_json: bool, **moved: str | None):
-    """Prints an upper bound on the Lipschitz constant of each layer of RUN, and their product.
+def audit(run: Path, as_json: bool, **moved: Any):
+    """Prints an upper bound on the Lipschitz constant of each layer of RUN and of the network.
 
     RUN is a run folder or a checkpoint. Its data set is not needed.
     """
@@ -111,13 +112,13 @@ def audit(run: Path, as_json: bool, **moved: str | None):
         click.echo(str(result))
 
 
-def open_run(run: Path, moved: dict[str, str | None]) -> tuple[Recipe, Data, nn.Module]:
-    """A run's recipe, data and trained model, with what has moved since (path, device, backend)."""
+def open_run(run: Path, moved: Mapping[str, Any]) -> tuple[Recipe, Data, nn.Module]:
+    """A run's recipe, data and trained model. ``moved`` replaces path, device and backend where it is not None."""
     from fastlip.data import load
     from fastlip.training import checkpoint
     from fastlip.training.setup import model_of, prepare_process
 
-    recipe, _, state = checkpoint.load_run(run / checkpoint.FILE_NAME if run.is_dir() else run)
+    recipe, _, state = RunFolder.at(run).load_run()
     recipe = dataclasses.replace(recipe, **{name: value for name, value in moved.items() if value is not None})
     prepare_process(recipe)
     data = load(recipe.data, recipe.path, recipe.image_size)
@@ -127,15 +128,15 @@ def open_run(run: Path, moved: dict[str, str | None]) -> tuple[Recipe, Data, nn.
 
 
 def report_certificate(model: nn.Module, recipe: Recipe, data: Data, eps: Sequence[float]) -> dict[str, Any]:
-    """Certifies the model on the test images; prints the figures; returns them as plain values."""
+    """Certifies the model on the test images, prints the figures, and returns them as values that JSON can hold."""
     certificate = certify_split(model, recipe, data, eps)
     return describe(certificate, recipe, data, "test")
 
 
 def certify_split(
-    model: nn.Module, recipe: Recipe, data: Data, eps: Sequence[float], *, split: str = "test", quiet: bool = False
+    model: nn.Module, recipe: Recipe, data: Data, eps: Sequence[float], *, split: Split = "test", quiet: bool = False
 ) -> Certificate:
-    """Certifies the model on a split; prints the figures unless quiet."""
+    """Certifies the model on a split, and prints the figures unless quiet."""
     batches = _batches(recipe, data, split)
     certificate = fastlip.certify(model.eval(), batches, eps=list(eps), progress=_shows_progress(quiet))
     if not quiet:
@@ -144,14 +145,14 @@ def certify_split(
             joint = certificate.joint_cra[radius]
             click.echo(f"CRA at {radius_name(radius):<11} {share:8.2%}   (by margin/(√2·L) alone {joint:.2%})")
         click.echo(f"Lipschitz bound    {certificate.lipschitz:.7f}  (audited; radii are divided by it)")
-        error = f"{certificate.rounding:.3g}  ({certificate.rounding_model}; taken off the margins)"
+        error = f"{certificate.rounding:.3g}  ({certificate.rounding_model}; subtracted from the margins)"
         click.echo(f"Rounding error     {error}")
         click.echo(f"Radii are L2 distances of images with values in [0, 1] (stored value / {data.divisor:g}).")
     return certificate
 
 
 def attack_split(
-    model: nn.Module, recipe: Recipe, data: Data, certificate: Certificate, *, split: str, quiet: bool, **how: Any
+    model: nn.Module, recipe: Recipe, data: Data, certificate: Certificate, *, split: Split, quiet: bool, **how: Any
 ) -> AttackResult:
     """Attacks the images of a split within each eps of their certificate and within their certified radii."""
     batches = _batches(recipe, data, split)
@@ -169,13 +170,13 @@ def attack_split(
         )
 
 
-def describe(certificate: Certificate, recipe: Recipe, data: Data, split: str) -> dict[str, Any]:
-    """A certificate and what it is of, as plain values."""
+def describe(certificate: Certificate, recipe: Recipe, data: Data, split: Split) -> dict[str, Any]:
+    """A certificate with its data and method, as values that JSON can hold."""
     summary = {"data": data.name, "split": split, "images": certificate.n, "divisor": data.divisor}
     return {**summary, "method": recipe.method, **certificate.to_dict()}
 
 
-def _batches(recipe: Recipe, data: Data, split: str) -> Batches:
+def _batches(recipe: Recipe, data: Data, split: Split) -> Batches:
     from fastlip.training.setup import batches_of
 
     return batches_of(recipe, data, data.test if split == "test" else data.train)

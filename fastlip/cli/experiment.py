@@ -18,9 +18,10 @@ from fastlip.study.experiments import EXPERIMENTS
 def experiment(name: str, seed: int, out: Path | None):
     """Runs an experiment of "Pay attention to your loss" (Béthune et al., NeurIPS 2022), with a figure.
 
-    temperature: small ones are robust, large ones accurate. pareto: HKR's alpha on digits. signed-distance: HKR
-    learns one. two-diracs: KR tends to their distance. random-labels: memorised by a 1-Lipschitz network. Each
-    takes less than a minute, writes NAME.json and NAME.png, and fails if a claim that it checks does not hold.
+    temperature: a small one is robust, a large one accurate. pareto: HKR's alpha trades robustness for accuracy on
+    digits. signed-distance: HKR learns a signed distance function. two-diracs: KR tends to the distance of two
+    points. random-labels: a 1-Lipschitz network memorises them. Each experiment takes less than a minute, writes
+    NAME.json and NAME.png, and fails if a claim that it checks does not hold.
     """
     from fastlip import _figures
     from fastlip._files import printable, write_json

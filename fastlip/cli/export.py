@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import click
 import torch
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 import fastlip
 from fastlip import hub
-from fastlip._files import printable
+from fastlip._files import printable, write_atomically
 
-_SUFFIXES = {".onnx": "onnx", ".pt2": "pt2", ".pt": "torch", ".pth": "torch"}
+Format = Literal["torch", "onnx", "pt2"]
+_SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt2": "pt2", ".pt": "torch", ".pth": "torch"}
 _ONNX_PACKAGES = ("onnx", "onnxscript")
 
 
@@ -32,17 +33,15 @@ _ONNX_PACKAGES = ("onnx", "onnxscript")
     "--format",
     "kind",
     type=click.Choice(["torch", "onnx", "pt2"]),
-    help="What to write.  [default: by the file's suffix: .pt or .pth, .pt2, .onnx]",
+    help="Format of the file.  [default: by its suffix: .pt or .pth, .pt2, .onnx]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def export(run: Path, out: Path, kind: str | None, as_json: bool):
-    """Writes the network of RUN (a run folder or a checkpoint) as a file that needs no fastlip to load or run.
+def export(run: Path, out: Path, kind: Format | None, as_json: bool):
+    """Writes the network of RUN (a run folder or a checkpoint) to a file that loads and runs without fastlip.
 
     torch: a module for torch.load(FILE, weights_only=False). pt2: a program for torch.export.load. onnx: a model for
-    any ONNX runtime. All take images (n, c, h, w) of any n, scaled and centred as the output says.
+    any ONNX runtime. All take images (n, c, h, w) for any n, scaled and centred as the output of this command says.
     """
-    from fastlip._files import write_atomically
-
     kind = kind or _kind_of(out)
     missing = [name for name in _ONNX_PACKAGES if kind == "onnx" and find_spec(name) is None]
     if missing:
@@ -68,8 +67,8 @@ def export(run: Path, out: Path, kind: str | None, as_json: bool):
     click.echo(json.dumps(about, indent=2) if as_json else _describe(about, out))
 
 
-def _kind_of(out: Path) -> str:
-    """The format that a file's suffix names; BadParameter where it names none."""
+def _kind_of(out: Path) -> Format:
+    """The format that a file's suffix names; BadParameter if it names none."""
     kind = _SUFFIXES.get(out.suffix.lower())
     if kind is None:
         raise click.BadParameter(
@@ -116,7 +115,7 @@ def _program(plain: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
 
 @contextmanager
 def _quiet(logger_name: str) -> Iterator[None]:
-    """The exporter logs and warns about packages and internals of its own."""
+    """In this context the exporter does not log or warn about its own packages and internals."""
     logger = logging.getLogger(logger_name)
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The command ``fastlip``, and the one place where errors become one line and an exit code."""
+"""The command ``fastlip``, and the only place where errors become one line and an exit code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastlip.cli.commands import COMMANDS
 
 
 class Later(click.Command):
-    """A command whose module is imported when it is needed."""
+    """A command whose module is imported when it is used."""
 
     def __init__(self, name: str, place: str, short_help: str):
         super().__init__(name, short_help=short_help)
@@ -38,12 +38,12 @@ class Later(click.Command):
 
 
 class OneLineErrors(click.Group):
-    """A group that ends every failure with one line on stderr: exit 2 for usage, 1 for errors, 130 for Ctrl-C."""
+    """A group that ends every failure with one line on stderr. Exit codes: usage 2, other errors 1, Ctrl-C 130."""
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
         """Runs a command and exits."""
         if isinstance(sys.stdout, io.TextIOWrapper):
-            # Names of files need not be UTF-8, and the terminal's encoding need not have √: neither is an error.
+            # Names of files may not be UTF-8, and the terminal's encoding may not have √. Neither is an error.
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             code = super().main(*args, **{**options, "standalone_mode": False})
@@ -66,7 +66,7 @@ class OneLineErrors(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-# What an except clause names is looked up when there is an error: without one, nothing here imports torch.
+# An except clause evaluates its expression only when there is an error: without one, nothing here imports torch.
 def _interruption() -> Any:
     from fastlip.training.watch import Interrupted
 
@@ -74,7 +74,7 @@ def _interruption() -> Any:
 
 
 def _user_errors() -> tuple[type[BaseException], ...]:
-    """What a user can cause: wrong values, files and numbers. Anything else is a bug and shows its traceback."""
+    """Errors that a user can cause by values, files and numbers; any other error is a bug and shows its traceback."""
     import torch
 
     from fastlip.training.watch import NotFiniteError
@@ -95,7 +95,7 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _may_report() -> bool:
-    # torchrun's own variable; a process that it has not launched is the only one, and need not import torch to know.
+    # torchrun sets this variable. Without it this process is the only one, and need not import torch to know that.
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return True
     from fastlip.training import distributed
@@ -109,7 +109,7 @@ def _may_report() -> bool:
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.version_option(fastlip.__version__, prog_name="fastlip")
-@click.option("--traceback", is_flag=True, help="Show where an error came from.")
+@click.option("--traceback", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def main(context: click.Context, traceback: bool) -> None:
     """Trains, certifies and compares 1-Lipschitz networks."""

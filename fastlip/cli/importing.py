@@ -1,45 +1,47 @@
-"""``fastlip import``: a published checkpoint becomes a run, which every other command takes."""
+"""``fastlip import``: makes a run folder of a published checkpoint, which every other command takes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import torch
 from torch import Tensor
 
 from fastlip._files import printable
+from fastlip.models.literals import OfficialMethodName
 from fastlip.official import METHODS, load_official, read_sizes
 from fastlip.training.recipe import Recipe
 from fastlip.training.recipe_files import read
+from fastlip.training.run_folder import RunFolder
 
-# Side of the images, classes, and the mean that the published training subtracts.
-_DATA = {
+PublishedData = Literal["cifar10", "cifar100", "tinyimagenet"]
+# Side of the images, number of classes, and the mean that the published training subtracts.
+_DATA: dict[PublishedData, tuple[int, int, tuple[float, float, float]]] = {
     "cifar10": (32, 10, (0.4914, 0.4822, 0.4465)),
     "cifar100": (32, 100, (0.5071, 0.4865, 0.4409)),
     "tinyimagenet": (64, 200, (0.485, 0.456, 0.406)),
 }
-# Where training scripts keep the weights among other things.
+# The entries under which training scripts keep the weights.
 _NAMES = ("state_dict", "model_state_dict", "model")
 
 
 @click.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--method", type=click.Choice(METHODS), required=True, help="Parametrization of its layers.")
-@click.option("--data", type=click.Choice(list(_DATA)), default="cifar10", help="Data set of its training.")
+@click.option("--data", type=click.Choice(list(_DATA)), default="cifar10", help="Data set on which it was trained.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder to write.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in the run folder.")
-def import_(file: Path, method: str, data: str, out: Path, overwrite: bool):
-    """Makes a run of FILE, a published ConvNet checkpoint of the comparison paper, and prints its audited bound.
+def import_(file: Path, method: OfficialMethodName, data: PublishedData, out: Path, overwrite: bool):
+    """Makes a run folder of FILE, a published ConvNet checkpoint of the comparison paper; prints its audited bound.
 
-    `fastlip certify`, `audit` and `export` take the run as they take one of `fastlip train` (certify with --path, the
-    folder of the images). The network computes what the published code does: see fastlip.load_official.
+    `fastlip certify`, `audit` and `export` take the run folder like one of `fastlip train` (certify with --path, the
+    folder of the images). The network computes the same function as the published code: see fastlip.load_official.
     """
-    from fastlip.cli.train import claim, require_free
-    from fastlip.training import checkpoint
+    from fastlip.cli.train import require_free
     from fastlip.training.card import make_card, put_card
     from fastlip.training.progress import Progress
 
@@ -52,7 +54,8 @@ def import_(file: Path, method: str, data: str, out: Path, overwrite: bool):
     recipe = Recipe.from_dict(read(f"{data}-comparison").values_for(sizes))
     about = {"name": data, "shape": [3, side, side], "divisor": 255.0, "mean": list(mean), "class_count": classes}
     card = make_card(model, recipe, about, imported=file.name)
-    claim(out, recipe)
+    folder = RunFolder(out)
+    folder.claim(recipe)
     state = {
         "recipe": recipe.to_dict(),
         "data": about,
@@ -61,8 +64,8 @@ def import_(file: Path, method: str, data: str, out: Path, overwrite: bool):
         "scheduler": {},
         "progress": asdict(Progress(epoch=round(recipe.epochs))),
     }
-    checkpoint.save(out / checkpoint.FILE_NAME, state)
-    put_card(out, card)
+    folder.save_state(state)
+    put_card(folder, card)
     click.echo(
         f"{method} network of width {width}: Lipschitz bound {card['audit']['bound']:.7f} (audited),"
         f" run {printable(out)}"
@@ -79,14 +82,14 @@ def _weights(file: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise checkpoint.CheckpointError(f"{file}: holds no state dict (names and tensors)")
+        raise checkpoint.CheckpointError(f"{file}: has no state dict (names and tensors)")
     for name, value in content.items():
         if value.is_complex() or not value.isfinite().all():
-            raise checkpoint.CheckpointError(f"{file}: {name} is not of finite real numbers")
-    return {_plain(name): _single(value) for name, value in content.items()}
+            raise checkpoint.CheckpointError(f"{file}: {name} has values that are not finite real numbers")
+    return {_without_prefix(name): _single(value) for name, value in content.items()}
 
 
-def _plain(name: Any) -> str:
+def _without_prefix(name: Any) -> str:
     return str(name).removeprefix("module.")
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from fastlip.training.recipe import Recipe, default_recipe
-
-EPS = (36 / 255, 72 / 255, 108 / 255, 1.0)
+from fastlip.certification.certificates import DEFAULT_EPS
+from fastlip.training.recipe import Recipe
+from fastlip.training.recipe_files import default_recipe
 
 
 class Radius(click.ParamType):
@@ -31,25 +31,25 @@ class Radius(click.ParamType):
 
 
 def eps_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--eps``, once for each radius."""
+    """Adds ``--eps``, which may be repeated."""
     return click.option(
         "--eps",
         type=Radius(),
         multiple=True,
-        default=EPS,
+        default=DEFAULT_EPS,
         show_default=False,
-        help="Radius of certified accuracy; give it once for each.  [default: 36/255, 72/255, 108/255, 1]",
+        help="Radius of certified accuracy; repeat the option for several.  [default: 36/255, 72/255, 108/255, 1]",
     )(command)
 
 
 def radius_name(eps: float) -> str:
-    """36/255 where the radius is a multiple of 1/255, else the number."""
+    """The text 36/255 for a radius that is a multiple of 1/255, otherwise the number."""
     steps = round(eps * 255)
     return f"{steps}/255" if abs(eps * 255 - steps) < 1e-9 and steps % 255 else f"{eps:g}"
 
 
 def recipe_options(command: Callable[..., Any], without: Collection[str] = ()) -> Callable[..., Any]:
-    """One option for each field of :class:`Recipe` but those in without; options not given arrive as None."""
+    """Adds an option for each field of :class:`Recipe` except those in without; the default of each is None."""
     for item in reversed(fields(Recipe)):
         if item.name in without:
             continue
@@ -68,7 +68,7 @@ def recipe_options(command: Callable[..., Any], without: Collection[str] = ()) -
 
 
 def _help(item: Field[Any]) -> str:
-    """The field's own text, and what it is by default on digits."""
+    """The field's text with its default on digits."""
     text = item.metadata["help"]
     sentence = f"{text[0].upper()}{text[1:]}."
     if isinstance(item.default, bool) or item.default == "":

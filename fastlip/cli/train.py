@@ -9,19 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastlip._files import printable
-from fastlip.cli.options import EPS, recipe_options
+from fastlip.certification.certificates import DEFAULT_EPS
+from fastlip.cli.options import recipe_options
 from fastlip.training import distributed
 from fastlip.training.distributed import World
-from fastlip.training.recipe import MOVABLE, Recipe, default_recipe
-from fastlip.training.recipe_files import parse_setting
+from fastlip.training.recipe import MOVABLE, Recipe
+from fastlip.training.recipe_files import default_recipe, parse_setting
+from fastlip.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from fastlip.training.loop import Training
-
-RECIPE = "recipe.json"
-CERTIFICATE = "certificate.json"
-# In the order in which they go when a run is replaced: without its checkpoint it cannot be continued by mistake.
-_OURS = ("checkpoint.pt", CERTIFICATE, "card.json", "README.md", "log.csv")
 
 
 @click.command()
@@ -30,17 +27,28 @@ _OURS = ("checkpoint.pt", CERTIFICATE, "card.json", "README.md", "log.csv")
     "source",
     default="",
     show_default=False,
-    help="Recipe: a name or a TOML file.  [default: by data and model]",
+    help="Recipe: a name or a TOML file.  [default: the recipe for data and model]",
 )
 @click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A key of the recipe, such as optimizer.lr=0.05."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Value of a key of the recipe, such as optimizer.lr=0.05; repeat the option for several.",
 )
 @recipe_options
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATA-METHOD-SIZE]")
 @click.option("--resume", is_flag=True, help="Continue the run in the run folder from its last checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in the run folder.")
-@click.option("--stop-after", type=click.IntRange(0), default=0, help="Stop after so many epochs; 0: never.")
-@click.option("--tensorboard/--no-tensorboard", default=True, help="Write TensorBoard events if it is installed.")
+@click.option(
+    "--stop-after",
+    type=click.IntRange(0),
+    default=0,
+    help="Number of epochs after which to stop; 0: do not stop before the end.",
+)
+@click.option(
+    "--tensorboard/--no-tensorboard", default=True, help="Write TensorBoard events if TensorBoard is installed."
+)
 def train(
     source: str,
     settings: tuple[str, ...],
@@ -53,24 +61,24 @@ def train(
 ):
     """Trains a 1-Lipschitz network and prints its certificate.
 
-    The run folder receives recipe.json, checkpoint.pt and log.csv (after each epoch), certificate.json and the
-    model's card (card.json, README.md). The defaults of epochs, batch size, learning rate and augmentation are those
-    of digits; other data sets, networks and methods have their own recipes. Ctrl-C saves the run; `--resume`
-    continues it bit for bit (on a CPU). `torchrun --nproc-per-node N -m fastlip train ...` trains with N processes.
+    The command writes recipe.json, checkpoint.pt and log.csv (after each epoch), certificate.json and the model's
+    card (card.json, README.md) into the run folder. The defaults shown here are those of digits; other data sets,
+    networks and methods have their own recipes. Ctrl-C saves the run, and `--resume` continues it (on a CPU bit for
+    bit). `torchrun --nproc-per-node N -m fastlip train ...` trains with N processes.
     """
     if resume and (overwrite or source):
         raise click.UsageError(f"--resume and --{'overwrite' if overwrite else 'recipe'} exclude each other")
     given = _given(options, settings)
     world = distributed.join(options["device"] or Recipe.device)
     recipe, state, folder = None, None, None
-    if world.is_chief:
+    if world.is_main:
         recipe, state, folder = _prepare(given, source, out, resume, overwrite)
-    recipe, state, folder = world.of_chief((recipe, state, folder))
+    recipe, state, folder = world.of_main((recipe, state, folder))
     _run(recipe, folder, state, stop_after, tensorboard, world)
 
 
 def _given(options: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
-    """The fields that the command line decides."""
+    """The fields of the recipe that the command line decides."""
     given = {name: value for name, value in options.items() if value is not None}
     for text in settings:
         name, value = parse_setting(text)
@@ -105,10 +113,10 @@ def _run(
     prepare_process(recipe)
     data = load(recipe.data, recipe.path, recipe.image_size)
     model = model_of(recipe, data)
-    if state is None and world.is_chief:
-        claim(folder, recipe)
+    if state is None and world.is_main:
+        RunFolder(folder).claim(recipe)
     training = Training(model, recipe, data, folder, state, world)
-    if world.is_chief:
+    if world.is_main:
         count = sum(parameter.numel() for parameter in model.parameters())
         network = recipe.method if recipe.model == "lip_conv_net" else recipe.model
         together = f", {world.size} processes" if world.size > 1 else ""
@@ -120,35 +128,31 @@ def _run(
         training.save()
     training.fit(stop_after, tensorboard)
     training.leave()
-    if not world.is_chief:
+    if not world.is_main:
         return
     if not training.finished:
         click.echo(f"stopped after {training.progress.epoch} of {recipe.epochs:g} epochs; --resume continues")
         return
-    _certify(training, folder)
+    _certify(training)
 
 
-def _certify(training: Training, folder: Path) -> None:
-    from fastlip._files import write_json
+def _certify(training: Training) -> None:
     from fastlip.cli.evaluate import report_certificate
     from fastlip.training.card import make_card, put_card
     from fastlip.training.checkpoint import describe
 
     recipe, data = training.recipe, training.data
-    figures = report_certificate(training.model, recipe, data, EPS)
-    write_json(folder / CERTIFICATE, figures)
-    put_card(folder, make_card(training.model, recipe, describe(data), figures))
+    figures = report_certificate(training.model, recipe, data, DEFAULT_EPS)
+    training.folder.write_certificate(figures)
+    put_card(training.folder, make_card(training.model, recipe, describe(data), figures))
 
 
 def _load(folder: Path) -> tuple[Recipe, dict[str, Any] | None]:
-    """A run's recipe and its state: none where it ended before its first checkpoint."""
-    from fastlip.training import checkpoint
-    from fastlip.training.recipe_files import read_recipe
-
-    path = folder / checkpoint.FILE_NAME
-    if not path.exists() and (folder / RECIPE).is_file():
-        return read_recipe(folder / RECIPE), None
-    recipe, _, state = checkpoint.load_run(path)
+    """A run's recipe and its state; no state where it ended before its first checkpoint."""
+    run = RunFolder(folder)
+    if not run.checkpoint.exists() and run.recipe.is_file():
+        return run.read_recipe(), None
+    recipe, _, state = run.load_run()
     return recipe, state
 
 
@@ -158,7 +162,7 @@ def _default_folder(recipe: Recipe) -> Path:
 
 
 def require_free(folder: Path, overwrite: bool) -> None:
-    """UsageError where the folder holds something that must not be replaced."""
+    """Raises UsageError where the folder holds something that must not be replaced."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not folder.is_dir():
@@ -167,17 +171,6 @@ def require_free(folder: Path, overwrite: bool) -> None:
         raise click.UsageError(
             f"{folder}: exists; --resume continues it, --overwrite replaces it, --out names another"
         )
-    if not (folder / RECIPE).is_file():
-        raise click.UsageError(f"{folder}: is not a run folder (no {RECIPE}); --overwrite replaces only runs")
-
-
-def claim(folder: Path, recipe: Recipe) -> None:
-    """Makes the run folder and removes the files of a run that it replaces, and of reports on it."""
-    from fastlip._files import write_json
-    from fastlip.cli.report import FILES
-
-    folder.mkdir(parents=True, exist_ok=True)
-    reports = (report / name for report in folder.glob("certify-*") for name in FILES)
-    for old in (*(folder / name for name in _OURS), *folder.glob("events.out.tfevents.*"), *reports):
-        old.unlink(missing_ok=True)
-    write_json(folder / RECIPE, recipe.to_dict())
+    recipe = RunFolder(folder).recipe
+    if not recipe.is_file():
+        raise click.UsageError(f"{folder}: is not a run folder (no {recipe.name}); --overwrite replaces only runs")

@@ -10,11 +10,12 @@ from torch import nn
 from fastlip import nn as lip
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
+from fastlip.models.literals import SLLSizeName
 from fastlip.nn._base import check_positive_int
 
 
 class SLLSize(NamedTuple):
-    """Convolutions, dense layers, and channels of the images between them."""
+    """Number of convolutions and of dense layers, and channels of the images between them."""
 
     convolutions: int
     dense_layers: int
@@ -23,16 +24,21 @@ class SLLSize(NamedTuple):
 
 # As published with the paper's code (github.com/araujoalexandre/Lipschitz-SLL-Networks): S, M, L, XL have 41, 78,
 # 118 and 236 million parameters for CIFAR-10, nearly all in the dense layers.
-SLL_SIZES = {"S": SLLSize(20, 7, 45), "M": SLLSize(30, 10, 60), "L": SLLSize(50, 10, 90), "XL": SLLSize(70, 15, 120)}
+SLL_SIZES: dict[SLLSizeName, SLLSize] = {
+    "S": SLLSize(20, 7, 45),
+    "M": SLLSize(30, 10, 60),
+    "L": SLLSize(50, 10, 90),
+    "XL": SLLSize(70, 15, 120),
+}
 _INNER_CHANNELS = 5
 _INNER_FEATURES = 2048
 _POOL = 4
 
 
 class SLLNet(lip.Chain):
-    """The network that :func:`sll_net` builds. ``input_shape`` is that of one image.
+    """The network that :func:`sll_net` builds. ``input_shape`` is the shape (c, h, w) of one image.
 
-    ``margin_slope``: margins change by at most this times the perturbation, |w_y - w_j| <= 2 for unit rows.
+    ``margin_slope``: margins change by at most this times the perturbation, as |w_y - w_j| <= 2 for unit rows.
     """
 
     input_shape: tuple[int, int, int]
@@ -40,7 +46,7 @@ class SLLNet(lip.Chain):
 
 
 def sll_net(
-    size: str = "S",
+    size: SLLSizeName = "S",
     num_classes: int = 10,
     image_size: int = 32,
     in_channels: int = 3,
@@ -52,36 +58,47 @@ def sll_net(
     inner_features: int = _INNER_FEATURES,
     backend: Backend = "auto",
 ) -> SLLNet:
-    r"""The network of Araujo, Havens, Delattre, Allauzen, Hu, *A Unified Algebraic Perspective on Lipschitz Neural
-    Networks* (ICLR 2023).
+    r"""Builds the network of Araujo, Havens, Delattre, Allauzen, Hu, *A Unified Algebraic Perspective on Lipschitz
+    Neural Networks* (ICLR 2023).
 
-    Zero-pads the channels to the width w, then SLL convolutions w -> w (3x3, zero padding, ``inner_channels`` rows),
-    the average pool of 4x4 windows times 4 (norm 1), SLL dense layers (``inner_features`` rows), and a dense head
-    with unit rows. No further activations: each SLL layer has a relu of its own.
+    The network zero-pads the channels to the width w. SLL convolutions w -> w follow (3x3, zero padding,
+    ``inner_channels`` rows), then the average pool of 4x4 windows times 4 (norm 1), SLL dense layers
+    (``inner_features`` rows), and a dense head with unit rows. There are no further activations: each SLL layer has a
+    relu of its own.
 
-    The head is not 1-Lipschitz; the network's certificate, with L the bound of the layers before it, is
+    The head is not 1-Lipschitz. With L the bound of the layers before it, the network's certificate is
 
     .. math:: \min_{j \neq y} \frac{f_y - f_j}{L \, |w_y - w_j|}
 
-    which :func:`fastlip.certify` reports as ``radii``; the paper's network was trained with
+    which :func:`fastlip.certify` reports as ``radii``. The paper's network was trained with
     ``losses.OffsetCrossEntropy(offset=3 / sqrt(2), temperature=0.25)``.
 
     Args:
         size: ``"S"``, ``"M"``, ``"L"`` or ``"XL"``: 20, 30, 50, 70 convolutions, 7, 10, 10, 15 dense layers,
             w = 45, 60, 90, 120.
-        num_classes: outputs, at least 2.
-        image_size: side of the images, at least 4 (published: 32, 64); a side that 4 does not divide loses what
-            is left over.
+        num_classes: number of outputs, at least 2.
+        image_size: side of the images in pixels, at least 4 (published: 32, 64). The pool leaves out the rows and
+            columns after the last multiple of 4.
         in_channels: channels of the images, at most w.
-        width, convolutions, dense_layers: instead of those that ``size`` names.
-        inner_channels, inner_features: rows of the layers' kernels and matrices (published: 5 and 2048).
-        backend: of every layer.
+        width: w itself; None: the width of ``size``.
+        convolutions: number of convolutions; None: that of ``size``.
+        dense_layers: number of dense layers; None: that of ``size``.
+        inner_channels: rows of the convolutions' kernels.
+        inner_features: rows of the dense layers' matrices.
+        backend: kernels of every layer.
 
     Returns:
         A ``torch.nn.Sequential``: (n, in_channels, image_size, image_size) -> (n, num_classes).
 
     Raises:
-        ValueError: an argument out of range, named.
+        ValueError: an argument that is not allowed; the message names it and what is allowed.
+
+    Example:
+        >>> model = fastlip.models.sll_net(width=6, convolutions=2, dense_layers=1, inner_features=12, image_size=8)
+        >>> model(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 10])
+        >>> model.margin_slope
+        2.0
     """
     sizes = _sizes(size, width=width, convolutions=convolutions, dense_layers=dense_layers)
     check_backend(backend)
@@ -108,8 +125,8 @@ def sll_net(
     return net
 
 
-def _sizes(size: str, **given: int | None) -> SLLSize:
-    """What ``size`` names, and instead of it what is given."""
+def _sizes(size: SLLSizeName, **given: int | None) -> SLLSize:
+    """The sizes that ``size`` names, replaced by those that are given."""
     if size not in SLL_SIZES:
         raise ValueError(f"size={size!r}: allowed are {', '.join(map(repr, SLL_SIZES))}")
     chosen = {name: check_positive_int(name, value) for name, value in given.items() if value is not None}

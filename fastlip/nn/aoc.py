@@ -181,4 +181,13 @@ class AOCConvTranspose2d(AdaptiveKernel):
         return text
 
 
-METHOD = Method("aoc", AOCConv2d, settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}})
+METHOD = Method(
+    "aoc",
+    AOCConv2d,
+    settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}},
+    # deel-torchlip has one orthogonalised convolution, that of the reshaped kernel.
+    peers={
+        "orthogonium": "orthogonium.layers.conv.AOC:AdaptiveOrthoConv2d",
+        "deel-torchlip": "deel.torchlip:SpectralConv2d",
+    },
+)

@@ -141,4 +141,11 @@ def centre_orthogonal_(weight: Tensor, groups: int) -> None:
             group[(slice(None), slice(None), *centre)] = matrix.to(weight)
 
 
-METHOD = Method("aol", AOLConv2d, AOLLinear)
+METHOD = Method(
+    "aol",
+    AOLConv2d,
+    AOLLinear,
+    # As published: between layers that start as the identity, the ends of a network mix the channels.
+    orthogonal_ends="raw_weight",
+    peers={"orthogonium": "orthogonium.layers.conv.AOL.aol:AOLConv2D"},
+)

@@ -120,4 +120,9 @@ METHOD = Method(
     BjorckLinear,
     dense_head=True,
     settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}},
+    # deel-torchlip has one orthogonalised convolution, that of the reshaped kernel.
+    peers={
+        "orthogonium": "orthogonium.layers.conv.AOC:AdaptiveOrthoConv2d",
+        "deel-torchlip": "deel.torchlip:SpectralConv2d",
+    },
 )

@@ -20,8 +20,13 @@ class Method:
         dense_head: whether the head of :func:`fastlip.models.lip_conv_net` is ``linear``, as published, and not a
             convolution of one tap.
         options: keyword arguments of the convolutions of :func:`fastlip.models.lip_conv_net`, unless told otherwise.
+        orthogonal_ends: the parameter that :func:`fastlip.models.lip_conv_net` makes a random orthogonal matrix in
+            its first and last layer; empty where these start as the other layers do.
+        networks: further networks of ``fastlip.models`` that consist of this method's layers.
         settings: for a recipe's name, the keys in which training this method differs from the recipe,
             ``{"digits": {"optimizer.lr": 0.02}}``.
+        peers: for another package's name, its counterpart of the convolution as ``"module:name"``, which
+            ``fastlip bench`` times.
     """
 
     name: str
@@ -29,7 +34,10 @@ class Method:
     linear: type[nn.Module] | None = None
     dense_head: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    orthogonal_ends: str = ""
+    networks: tuple[str, ...] = ()
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    peers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:

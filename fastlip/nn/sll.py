@@ -104,4 +104,4 @@ class SLLLinear(ResidualLinear):
         return (inner_scale(self.kernel, self.psi, 1, 0.0, self.backend),)
 
 
-METHOD = Method("sll", SLLConv2d, SLLLinear, settings={"digits": {"optimizer.lr": 1.5}})
+METHOD = Method("sll", SLLConv2d, SLLLinear, networks=("sll_net",), settings={"digits": {"optimizer.lr": 1.5}})

@@ -1,1 +1,1 @@
-"""Studies: every method under one budget of time (``fastlip compare``), and experiments on what losses do."""
+"""Studies: all methods under one budget of time (``fastlip compare``), and experiments on losses."""

@@ -1,4 +1,4 @@
-"""Every method under one budget: measure, search, train, certify; each step can be stopped and goes on later."""
+"""Compares methods under one budget: measures, searches, trains and certifies; each step can be interrupted."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from fastlip._files import read_json, write_json, write_text
 from fastlip.data import Data
 from fastlip.study import running
 from fastlip.study.measuring import Measured, measure
-from fastlip.study.searching import BUDGET_SHARE, search
+from fastlip.study.searching import BUDGET_FRACTION, search
 from fastlip.study.settings import Contender, Settings
 from fastlip.study.table import Row, to_csv
-from fastlip.training.recipe import Recipe, default_recipe
+from fastlip.training.recipe import Recipe
+from fastlip.training.recipe_files import default_recipe
+from fastlip.training.run_folder import RunFolder
 
 TABLE, TABLE_CSV = "table.json", "table.csv"
 NOT_RUN = "not run yet"
-# Rounds of timing go on for this share of the budget, and for at least so many seconds.
-_MEASURING_SHARE, _MEASURING_LEAST = 0.02, 2.0
+# Timing takes this fraction of the budget, and at least this number of seconds.
+_MEASURING_FRACTION, _MEASURING_LEAST = 0.02, 2.0
 
 
 class Comparison:
     """A study in its folder.
 
     Args:
-        folder: ``study.json`` is there; a folder for each run, ``measured/`` and ``search/`` are made in it.
+        folder: folder of ``study.json``; a folder for each run, ``measured/`` and ``search/`` are created in it.
         settings: budget, search and recipe.
-        contenders: the runs asked for now.
-        data: what all train on.
-        say: takes a line on what happens.
+        contenders: the requested runs.
+        data: the images of all runs.
+        say: is called with lines that report progress.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class Comparison:
         self.say = say
 
     def run(self) -> None:
-        """Does what is not done yet, and writes the table after each run.
+        """Does the steps that are not done yet, and writes the table after each run.
 
         Raises:
             Interrupted: a signal arrived during training; the run is saved.
@@ -68,15 +70,15 @@ class Comparison:
         self.write_table()
 
     def retry(self) -> None:
-        """Forgets the failures of the contenders, so that :meth:`run` tries them again from the start."""
+        """Deletes the failed runs of the contenders, so that :meth:`run` repeats them from the start."""
         for contender in self.contenders:
             if (running.result_of(self.folder / contender.name) or {}).get("reason"):
-                running.clear(self.folder / contender.name)
+                RunFolder(self.folder / contender.name).clear()
             if self._kept(contender) and not isinstance(self._measured(contender), Measured):
                 self._measured_file(contender).unlink()
 
     def rows(self) -> list[Row]:
-        """A row for each contender, and for the runs of the folder that were asked for before."""
+        """A row for each contender, and for each run of the folder that was requested before."""
         return [self._row(contender) for contender in (*self.contenders, *self._earlier())]
 
     def write_table(self) -> None:
@@ -99,7 +101,7 @@ class Comparison:
 
     def _earlier(self) -> Iterable[Contender]:
         for file in sorted(self.folder.glob("measured/*.json")):
-            contender = Contender(*file.stem.rsplit("-", 2))
+            contender = Contender.named(file.stem)
             if contender not in self.contenders and running.result_of(self.folder / contender.name):
                 yield contender
 
@@ -109,7 +111,7 @@ class Comparison:
             return
         self.say(f"measuring {' '.join(group[0][:2])}: {', '.join(c.backend for c in missing)}")
         recipes = {contender.name: self.settings.recipe(contender) for contender in missing}
-        seconds = max(_MEASURING_LEAST, _MEASURING_SHARE * self.settings.budget)
+        seconds = max(_MEASURING_LEAST, _MEASURING_FRACTION * self.settings.budget)
         found, failed = measure(recipes, self.data, seconds)
         for contender in missing:
             name = contender.name
@@ -137,22 +139,22 @@ class Comparison:
         )
 
     def _searched(self, contender: Contender, recipe: Recipe) -> Recipe:
-        """The recipe with the best pair of the search, which all backends of a method and size share."""
+        """The recipe with the best pair of the search, which is the same for all backends of a method and size."""
         alike = (c for c in (*self.contenders, contender) if c[:2] == contender[:2])
         first, measured = next((c, m) for c in alike if isinstance(m := self._measured(c), Measured))
-        trial = self._recipe(first, measured, BUDGET_SHARE)
+        trial = self._recipe(first, measured, BUDGET_FRACTION)
         self.say(f"{' '.join(contender[:2])}: {self.settings.search + 1} trials of {trial.epochs:.1f} epochs")
         folder = self.folder / "search" / "-".join(contender[:2])
         best = search(trial, self.data, folder, self.settings.search)[0]
         return dataclasses.replace(recipe, lr=best["lr"], weight_decay=best["weight_decay"])
 
-    def _recipe(self, contender: Contender, measured: Measured, share: float = 1.0) -> Recipe:
-        """The contender's recipe for the steps, at least one, that this share of the budget holds."""
-        steps = max(1, self._steps(measured, share))
+    def _recipe(self, contender: Contender, measured: Measured, fraction: float = 1.0) -> Recipe:
+        """The contender's recipe with the number of steps, at least one, for this fraction of the budget."""
+        steps = max(1, self._steps(measured, fraction))
         return self.settings.recipe(contender, epochs=steps / measured.steps_per_epoch)
 
-    def _steps(self, measured: Measured, share: float = 1.0) -> int:
-        return int(share * self.settings.budget / measured.seconds_per_step)
+    def _steps(self, measured: Measured, fraction: float = 1.0) -> int:
+        return int(fraction * self.settings.budget / measured.seconds_per_step)
 
     def _measured_file(self, contender: Contender) -> Path:
         return self.folder / "measured" / f"{contender.name}.json"
@@ -161,7 +163,7 @@ class Comparison:
         return self._measured_file(contender).is_file()
 
     def _measured(self, contender: Contender) -> Measured | str:
-        """What was measured, or why nothing could be; "" where it was not tried."""
+        """The measured costs, or the reason why there are none; "" where nothing was tried."""
         if not self._kept(contender):
             return ""
         kept = read_json(self._measured_file(contender))
@@ -169,7 +171,7 @@ class Comparison:
 
 
 def machine(settings: Settings) -> dict[str, Any]:
-    """On what the study ran."""
+    """The device and the versions with which the study ran."""
     wanted = settings.options.get("device", "auto")
     on_gpu = torch.cuda.is_available() and not wanted.startswith("cpu")
     return {

@@ -1,10 +1,10 @@
-"""What may end a run without ending the study, and how a table says it."""
+"""The errors that end a run but not its study, and their text in the table."""
 
 from __future__ import annotations
 
 from fastlip.training.watch import NotFiniteError
 
-# What models, kernels and optimisers raise. OSError is not among them: a full disk or a missing file ends the study.
+# Exceptions of models, kernels and optimisers, without OSError: a full disk or a missing file ends the study.
 FAILURES = (
     ArithmeticError,
     AttributeError,
@@ -17,6 +17,6 @@ FAILURES = (
 
 
 def reason(error: BaseException) -> str:
-    """One line: the message, behind the error's type where the message was not written for users."""
+    """The message in one line, after the error's type where the message was not written for users."""
     text = " ".join(str(error).partition("\n")[0].split())
     return text if text and isinstance(error, (ValueError, NotFiniteError)) else f"{type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""What a step of each contender costs, in time and memory, before any of them trains."""
+"""Measures time and memory of each contender's step before any of them trains."""
 
 from __future__ import annotations
 
@@ -24,20 +24,29 @@ from fastlip.training.recipe import Recipe
 from fastlip.training.setup import batches_of, device_of, model_of, prepare_process
 
 _ROUNDS = 7
-# So that nothing diverges while it is timed, and the schedule does not end.
+# With these settings nothing diverges while it is timed, and the schedule does not end.
 _WHILE_TIMED: dict[str, Any] = {"lr": 1e-6, "epochs": 100.0}
-_FETCHED = 8  # batches over which fetching is timed
+_FETCHED = 8  # number of batches over which fetching is timed
 
 
 @dataclass(frozen=True)
 class Measured:
     """Costs of one contender: seconds of steps (medians) and bytes.
 
-    ``step``: a training step with the batch at hand. ``fetch``: preparing a batch, which overlaps with the step
-    before. ``evaluate``: a batch in evaluation with the effective weights kept from the batch before,
-    ``evaluate_fresh`` with none kept. Memory on a GPU is the peak of ``torch.cuda.max_memory_allocated``; on a CPU it
-    is that of parameters and buffers, plus what autograd keeps for the backward (``train_memory``) or the effective
-    weights kept (``evaluate_memory``).
+    Args:
+        parameters: number of parameters.
+        batch_size: images in a step.
+        images: training images.
+        step: seconds of a training step without preparing its batch.
+        fetch: seconds of preparing a batch, which overlaps with the step before.
+        evaluate: seconds of a batch in evaluation with cached effective weights.
+        evaluate_fresh: seconds of a batch in evaluation without cached weights.
+        train_memory: bytes of a training step.
+        evaluate_memory: bytes of evaluation with cached effective weights.
+        evaluate_fresh_memory: bytes of evaluation without them.
+
+    On a GPU memory is the peak of ``torch.cuda.max_memory_allocated``. On a CPU it is the size of parameters and
+    buffers, plus the tensors that autograd keeps for the backward pass (training) or the cached weights (evaluation).
     """
 
     parameters: int
@@ -53,21 +62,21 @@ class Measured:
 
     @property
     def seconds_per_step(self) -> float:
-        """Of a training step; of waiting for data where that is slower."""
+        """Seconds of a training step, or of fetching its batch where that is slower."""
         return max(self.step, self.fetch)
 
     @property
     def steps_per_epoch(self) -> int:
-        """The last one may have fewer images."""
+        """Number of steps in an epoch; the last may have fewer images."""
         return -(-self.images // self.batch_size)
 
     @property
     def seconds_per_epoch(self) -> float:
-        """Of all its steps."""
+        """Seconds of all steps of an epoch."""
         return self.seconds_per_step * self.steps_per_epoch
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """The costs as values that JSON can hold."""
         return asdict(self)
 
 
@@ -81,36 +90,36 @@ class _Contestant:
         self.x, self.y = next(self.training.train_batches.epoch(0, 0, 1))
 
     def train(self) -> None:
-        """A training step as runs take it: compiled, in parts, in bfloat16."""
+        """Takes a training step as a run does: compiled, in parts, or in bfloat16."""
         self.training.step(self.x, self.y)
 
     def forward(self) -> Tensor:
-        """The loss of as many images as a step takes at once."""
+        """The loss of the images that a step takes at once."""
         gradients = self.training.gradients
         x = self.x.tensor_split(gradients.parts(len(self.x)))[0]
         return gradients.loss(gradients.forward(x), self.y[: len(x)])
 
     def evaluate(self) -> None:
-        """A batch, with the effective weights that are kept."""
+        """Evaluates a batch with cached effective weights."""
         with torch.no_grad():
             self.model(self.x)
 
     def evaluate_fresh(self) -> None:
-        """A batch, with nothing kept."""
+        """Evaluates a batch with no cached weights."""
         self.model.eval()
         self.evaluate()
 
 
 def measure(recipes: Mapping[str, Recipe], data: Data, seconds: float) -> tuple[dict[str, Measured], dict[str, str]]:
-    """Measures contenders beside each other, alternating in this process after a warm-up.
+    """Measures contenders in turn in this process, after a warm-up.
 
     Args:
-        recipes: of each contender, on one device.
-        data: whose training batches are used.
-        seconds: after so long no further round is timed.
+        recipes: recipe of each contender, all on one device.
+        data: images for the training batches.
+        seconds: time after which no further round is timed.
 
     Returns:
-        What was measured, and why the others could not be.
+        The measured costs, and for the other contenders the reason why they could not be measured.
     """
     memory, failed = {}, {}
     for name, recipe in recipes.items():
@@ -133,7 +142,7 @@ def measure(recipes: Mapping[str, Recipe], data: Data, seconds: float) -> tuple[
 
 
 def _together(recipes: Mapping[str, Recipe], memory: Mapping[str, dict[str, int]]) -> list[list[str]]:
-    """All in one group, where a GPU has room for all; otherwise each alone."""
+    """All contenders in one group if the GPU has memory for all, otherwise each alone."""
     names = list(recipes)
     if names and (device := device_of(recipes[names[0]])).type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -175,7 +184,7 @@ def _peak(step: Callable[[], None], model: nn.Module, device: torch.device) -> i
 
 
 def _kept_weights(model: nn.Module) -> int:
-    """Bytes of the effective weights that evaluation keeps, beyond the parameters themselves."""
+    """Bytes of the effective weights that evaluation caches, without the parameters themselves."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = (
         tensor
@@ -188,7 +197,7 @@ def _kept_weights(model: nn.Module) -> int:
 
 
 def _tensors(kept: Any) -> Iterator[Tensor]:
-    """The tensors of what a layer keeps: weights, what was derived from them, spectra, or its parameters."""
+    """The tensors in a layer's cache: weights, values derived from them, spectra, or its parameters."""
     for value in kept if isinstance(kept, tuple) else (kept,):
         if isinstance(value, FixedSpectrum):
             yield value.panels
@@ -217,7 +226,7 @@ def _times(recipes: Mapping[str, Recipe], data: Data, seconds: float) -> dict[st
 
 
 def _alternate(steps: Mapping[str, Callable[[], None]], device: torch.device, seconds: float) -> dict[str, float]:
-    """Median seconds of each step, one after the other in every round; the first round warms up."""
+    """Median seconds of each step. Every round runs all steps in turn; the first round does not count."""
     taken: dict[str, list[float]] = {name: [] for name in steps}
     begun = time.perf_counter()
     for turn in range(_ROUNDS + 1):

@@ -1,4 +1,4 @@
-"""The pictures of a study, as PNG files: radar, accuracy against time, certified accuracy, what kernels buy."""
+"""The pictures of a study as PNG files: radar, accuracy against time, certified accuracy, gains of the kernels."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fastlip.models import METHODS, TITLES
 from fastlip.study.table import Row
 
 RADAR, TIME, CERTIFIED, BACKENDS = "radar.png", "accuracy_time.png", "certified.png", "backends.png"
-# Okabe and Ito's colours, distinct to colour-blind eyes (without the yellow, which is pale on white), and three of
-# Tol's; a method keeps its colour in every picture.
+# Okabe and Ito's colours, which colour-blind people can tell apart (without yellow, which is pale on white), and
+# three of Tol's. A method has the same colour in every picture.
 _COLORS = (
     "#0072b2",
     "#e69f00",
@@ -50,7 +50,7 @@ def color(method: str) -> str:
 
 
 def draw(folder: Path, rows: Sequence[Row]) -> list[str]:
-    """Writes the pictures for which there are figures, and removes the others; returns the names of those written."""
+    """Writes the pictures for which there are figures, and removes the others; returns the written names."""
     finished = [row for row in rows if row.finished]
     written = []
     pictures = {RADAR: _radar, TIME: _accuracy_time, CERTIFIED: _certified, BACKENDS: _backends}
@@ -70,7 +70,7 @@ def new_figure(width: float, height: float) -> Any:
     return _figures.new_figure(width, height, dpi=144)
 
 
-def plain_axes(axes: Any) -> None:
+def open_axes(axes: Any) -> None:
     """Thin grid, no box."""
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -80,7 +80,7 @@ def plain_axes(axes: Any) -> None:
 def scores(rows: Sequence[Row]) -> list[list[float]]:
     """Each row's six scores from 1 (worst of the rows) to 5 (best), in the order of the radar's axes.
 
-    Shares are scored linearly, times and bytes by their logarithm.
+    Accuracies are scored linearly, times and bytes by their logarithm.
     """
     values = [row.values() for row in rows]
     columns = [[v[name] for v in values] for name in ("accuracy", "cra 36/255")]
@@ -160,7 +160,7 @@ def _certified(rows: Sequence[Row]) -> Any:
 
 
 def _panels(rows: Sequence[Row], curve: Callable[[Any, Row, dict[str, Any]], None], x: str, y: str) -> Any:
-    """A panel for each size (downwards) and backend (across), all on the same axes, with one legend below."""
+    """Draws a panel for each size (rows) and backend (columns) on the same axes, with one legend below."""
     if not rows:
         return None
     sizes = _distinct(row.contender.size for row in rows)
@@ -170,7 +170,7 @@ def _panels(rows: Sequence[Row], curve: Callable[[Any, Row, dict[str, Any]], Non
     grid = figure.subplots(len(sizes), len(backends), sharex=True, sharey=True, squeeze=False)
     for (i, size), (j, backend) in itertools.product(enumerate(sizes), enumerate(backends)):
         axes = grid[i][j]
-        plain_axes(axes)
+        open_axes(axes)
         axes.set_title(f"{size}, backend {backend}", fontsize=10)
         axes.set_xlabel(x if i == len(sizes) - 1 else "")
         axes.set_ylabel(y if j == 0 else "")
@@ -194,7 +194,7 @@ def _handle(method: str) -> Any:
 
 
 def _backends(rows: Sequence[Row]) -> Any:
-    """Epochs in the budget, and certified accuracy, of each backend side by side."""
+    """Draws epochs in the budget and certified accuracy of the backends next to each other."""
     rows = [row for row in rows if row.measured]
     backends = _distinct(row.contender.backend for row in rows)
     if len(backends) < 2:
@@ -220,7 +220,7 @@ def _backends(rows: Sequence[Row]) -> Any:
         axes.set_yticks(range(len(groups)), [" ".join((TITLES[m], s)) for m, s in groups])
         axes.invert_yaxis()
         axes.set_title(title, fontsize=10)
-        plain_axes(axes)
+        open_axes(axes)
         axes.margins(x=0.25)
     right.set_xlim(0, 118)
     right.set_xticks(range(0, 101, 20))

@@ -1,4 +1,4 @@
-"""The report of a study: one HTML file that needs nothing beside it."""
+"""The report of a study: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from fastlip.study.table import Row
 REPORT = "report.html"
 _CAPTIONS = {
     plots.BACKENDS: (
-        "What the kernels buy",
-        "Epochs that fit into the same seconds of training, and the certified accuracy that comes of them.",
+        "What the kernels gain",
+        "Epochs that fit into the same training time, and the certified accuracy after them.",
     ),
     plots.RADAR: (
         "Six axes",
-        "The comparison paper's axes. Best here is 5, worst here 1: shares linearly, times and bytes by their"
-        " logarithm. Grey: the other methods.",
+        "The comparison paper's axes. The best value here scores 5, the worst 1; accuracies are scored linearly,"
+        " times and bytes by their logarithm. Grey: the other methods.",
     ),
     plots.TIME: ("Accuracy against time", "After each epoch; evaluation and checkpoints are not counted."),
     plots.CERTIFIED: (
         "Certified accuracy against radius",
-        "Share of test images that are classified correctly with a certified radius above ε.",
+        "Fraction of test images that are classified correctly with a certified radius above ε.",
     ),
 }
 
 
 def write_report(comparison: Comparison) -> list[str]:
-    """Writes the pictures and report.html into the study's folder; returns a note where pictures are left out."""
+    """Writes the pictures and report.html into the study's folder; returns a note if the pictures are left out."""
     rows = comparison.rows()
     missing = plotting.missing()
     pictures = [] if missing else plots.draw(comparison.folder, rows)
@@ -86,7 +86,7 @@ def _data_uri(file: Path) -> str:
 
 
 def _best(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The best value of each column, to be set in bold."""
+    """The best value of each column, which the table shows in bold."""
     highest = ("accuracy", "cra 36/255", "cra 72/255", "cra 108/255", "cra 1", "images_per_second")
     lowest = ("seconds_per_epoch", "evaluation_ms", "train_memory", "evaluation_memory")
     best = {}
@@ -98,7 +98,7 @@ def _best(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def _gains(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Each other backend beside the first of its method and size."""
+    """Compares each other backend with the first of its method and size."""
     gains = []
     first: dict[tuple[str, str], Row] = {}
     for row in rows:
@@ -120,7 +120,7 @@ def _gains(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _command(comparison: Comparison) -> str:
-    """The command that gives this study."""
+    """The command that reproduces this study."""
     settings = comparison.settings
     words = ["fastlip compare", f"--budget {settings.budget:g}"]
     words += [f"--search {settings.search}"] if settings.search else []

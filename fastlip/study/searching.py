@@ -14,12 +14,11 @@ from fastlip._files import read_json, write_json
 from fastlip.data import Data, Images
 from fastlip.study import running
 from fastlip.study.failures import FAILURES, reason
-from fastlip.training import checkpoint
 from fastlip.training.recipe import Recipe
+from fastlip.training.run_folder import RunFolder
 
-FILE = "trial.json"
-# A trial trains for at most this share of a run's budget, and is judged on this share of the training images.
-BUDGET_SHARE = 0.2
+# A trial trains for at most this fraction of a run's budget, and is judged on this fraction of the training images.
+BUDGET_FRACTION = 0.2
 _HELD_OUT = 0.2
 _LR_DECADES = 1.0  # on either side of the recipe's
 _WEIGHT_DECAY = (-6.0, -3.0)  # powers of ten
@@ -39,7 +38,7 @@ class Selected:
 
 
 def held_out(data: Data, seed: int) -> Data:
-    """The training images, split at random into training and test images: the true test images are not looked at."""
+    """The training images, split at random into training and test images; the true test images are not used."""
     n = len(data.train.labels)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     count = max(1, round(_HELD_OUT * n))
@@ -58,9 +57,9 @@ def pairs(recipe: Recipe, count: int) -> list[tuple[float, float]]:
 
 
 def search(recipe: Recipe, data: Data, folder: Path, count: int) -> list[dict[str, Any]]:
-    """Trains count random trials beside the recipe's own; the best by CRA on held-out images comes first.
+    """Trains count random trials and the recipe's own pair; returns them with the best CRA on held-out images first.
 
-    A trial that is finished is not repeated, and one that was stopped goes on. A trial that fails is judged as 0.
+    A finished trial is not repeated, and an interrupted one is resumed. A trial that fails has CRA 0.
     """
     part = held_out(data, recipe.seed)
     trials = []
@@ -71,15 +70,15 @@ def search(recipe: Recipe, data: Data, folder: Path, count: int) -> list[dict[st
 
 
 def _trial(recipe: Recipe, data: Data, folder: Path) -> dict[str, Any]:
-    file = folder / FILE
-    if file.is_file():
-        return read_json(file)
+    run = RunFolder(folder)
+    if run.trial.is_file():
+        return read_json(run.trial)
     found: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "epochs": recipe.epochs}
     try:
         last = running.train(recipe, data, folder).progress.history[-1]
         found |= {"accuracy": last["test_accuracy"], "cra": last["test_cra"]}
     except FAILURES as error:
         found |= {"accuracy": 0.0, "cra": 0.0, "reason": reason(error)}
-    write_json(file, found)
-    (folder / checkpoint.FILE_NAME).unlink(missing_ok=True)
+    write_json(run.trial, found)
+    run.checkpoint.unlink(missing_ok=True)
     return found

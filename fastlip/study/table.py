@@ -18,10 +18,10 @@ _EPS_NAMES = ("36/255", "72/255", "108/255", "1")
 
 @dataclass(frozen=True)
 class Row:
-    """A contender, what it costs (``measured``), and what came of it (``result``).
+    """A contender with its costs (``measured``) and its ``result``.
 
-    ``reason`` says why there is no figure: the contender failed; it is "" for a run that is finished, and
-    "not run yet" for one to come. ``budget`` is in seconds.
+    ``reason`` says why there are no figures: the contender failed or was not run yet. It is "" for a finished run.
+    ``budget`` is in seconds.
     """
 
     contender: Contender
@@ -37,11 +37,11 @@ class Row:
 
     @property
     def epochs_in_budget(self) -> float:
-        """Epochs that the budget holds."""
+        """The number of epochs that fit into the budget."""
         return self.budget / self.measured.seconds_per_epoch if self.measured else 0.0
 
     def values(self) -> dict[str, Any]:
-        """The row as plain values, a column each."""
+        """The row's columns as values that JSON can hold."""
         row: dict[str, Any] = {**self.contender._asdict(), "status": "finished" if self.finished else self.reason}
         m, r = self.measured, self.result
         names = ("accuracy", "epochs", "steps", "lr", "weight_decay", "trained_seconds")
@@ -85,7 +85,7 @@ _COSTS = (
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """A line for each row; empty where there is no figure."""
+    """The table as CSV, with empty cells where there is no figure."""
     text = io.StringIO()
     values = [row.values() for row in rows]
     writer = csv.DictWriter(text, list(values[0]) if values else [], lineterminator="\n")

@@ -1,1 +1,1 @@
-"""Training: recipe, loop, checkpoints and logs."""
+"""Training: recipe, loop, run folder, checkpoints and logs."""

@@ -1,4 +1,4 @@
-"""Files of ``torch.save``, which may come from anyone: read within the memory that their size says."""
+"""Reads files of ``torch.save`` that may come from anyone, within the memory that their size implies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# What damaged archives and pickles raise.
+# Exceptions that damaged archives and pickles raise.
 _DAMAGE = (
     zipfile.BadZipFile,
     pickle.UnpicklingError,
@@ -31,20 +31,20 @@ _DAMAGE = (
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, corrupt, or not ours; the message names the file."""
+    """A checkpoint that is missing, corrupt or of another program; the message names the file."""
 
 
 def read(path: Path) -> Any:
-    """What a file of ``torch.save`` holds, plain values and tensors, on the CPU; CheckpointError if it is damaged."""
+    """Returns the content of a file of ``torch.save``, values and CPU tensors; CheckpointError if it is damaged."""
     try:
-        # torch.load does not compare the archive's checksums: a flipped bit would become a weight.
+        # torch.load does not compare the archive's checksums, so that a flipped bit would change a weight.
         with zipfile.ZipFile(path) as archive:
             _check_sizes(path, archive)
             damaged = archive.testzip()
         if damaged:
             raise CheckpointError(f"{path}: corrupt checkpoint ({damaged} fails its checksum)")
         with warnings.catch_warnings():
-            # torch warns of other protocols, asks for reports on them, and then refuses or reads the file.
+            # torch warns about other protocols, asks for reports on them, and then refuses or reads the file.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
@@ -57,7 +57,7 @@ def read(path: Path) -> Any:
 
 
 def _check_sizes(path: Path, archive: zipfile.ZipFile) -> None:
-    """torch.save never compresses: an archive that does, or whose entries overlap, inflates when it is read."""
+    """Refuses archives that grow when they are read: compressed ones (torch.save makes none), overlapping entries."""
     for entry in archive.infolist():
         if entry.compress_type != zipfile.ZIP_STORED:
             raise CheckpointError(f"{path}: corrupt checkpoint ({entry.filename} is compressed)")
@@ -67,7 +67,7 @@ def _check_sizes(path: Path, archive: zipfile.ZipFile) -> None:
 
 
 def _check_tensors(path: Path, content: Any) -> None:
-    """Dense tensors whose elements are all in the file; a stride of 0 would make many of one."""
+    """Refuses tensors that are not dense or whose elements are not all in the file; a stride of 0 repeats one."""
     sizes: dict[int, int] = {}
     for tensor in _tensors(content):
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:

@@ -1,25 +1,22 @@
-"""Model cards: what a network is, how it was trained, and what is certified of it, for people and for programs."""
+"""Model cards: the network, its training and its certificate, for people and for programs."""
 
 from __future__ import annotations
 
 import json
 import platform
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 import fastlip
-from fastlip._files import write_json, write_text
 from fastlip.models import TITLES
-from fastlip.training import checkpoint
 from fastlip.training.markdown import markdown
 from fastlip.training.recipe import Recipe
+from fastlip.training.run_folder import CHECKPOINT, RunFolder
 
-FILE_NAMES = ("card.json", "README.md")
-# Of a certificate, what fits on a card: not the figures of single images.
+# The entries of a certificate that fit on a card: not the figures of single images.
 _CERTIFIED = ("split", "images", "accuracy", "cra", "joint_cra", "lipschitz", "rounding", "rounding_model")
 
 
@@ -30,14 +27,14 @@ def make_card(
     figures: Mapping[str, Any] | None = None,
     imported: str = "",
 ) -> dict[str, Any]:
-    """The card of a model as plain values.
+    """Returns the card of a model as values that JSON can hold.
 
     Args:
         model: in evaluation mode.
         recipe: how it was trained.
-        data: what a checkpoint remembers of its data (``fastlip.training.checkpoint.describe``).
-        figures: its certificate (``fastlip certify --json``); without it the card has an audit only.
-        imported: the file that the weights came from, if they were not trained here.
+        data: description of its data in the checkpoint (:func:`fastlip.training.checkpoint.describe`).
+        figures: its certificate (``fastlip certify --json``); None: the card has an audit only.
+        imported: name of the file that the weights come from, if they were not trained here.
     """
     audit = figures["audit"] if figures else fastlip.audit(model, tuple(data["shape"])).to_dict(cost=False)
     return {
@@ -66,12 +63,9 @@ def make_card(
     }
 
 
-def put_card(folder: Path, card: dict[str, Any]) -> None:
-    """Writes the card into a run's checkpoint, and beside it as card.json and README.md."""
-    path = folder / checkpoint.FILE_NAME
-    checkpoint.save(path, {**checkpoint.load(path), "card": card})
-    write_json(folder / FILE_NAMES[0], card)
-    write_text(folder / FILE_NAMES[1], card_text(card))
+def put_card(folder: RunFolder, card: dict[str, Any]) -> None:
+    """Writes the card into a run's checkpoint, and next to it as card.json and README.md."""
+    folder.write_card(card, card_text(card))
 
 
 def card_text(card: Mapping[str, Any]) -> str:
@@ -88,7 +82,7 @@ def card_text(card: Mapping[str, Any]) -> str:
         "",
         f"- input: (n, {shape}), stored value / {images['divisor']:g}{centred}",
         f"- output: scores of {images['classes']} classes",
-        f'- load: `fastlip.hub.load("{checkpoint.FILE_NAME}")`',
+        f'- load: `fastlip.hub.load("{CHECKPOINT}")`',
         "- versions: " + ", ".join(f"{name} {version}" for name, version in card["versions"].items()),
     ]
     if model["imported"]:
@@ -106,7 +100,7 @@ def card_text(card: Mapping[str, Any]) -> str:
 
 def _certificate_lines(certificate: Mapping[str, Any]) -> list[str]:
     if not certificate:
-        return ["None yet: `fastlip certify` on the images that it is for."]
+        return ["There is none yet. `fastlip certify` computes one on the images that the network is for."]
     lines = [
         f"On {certificate['images']} {certificate['split']} images; L2 radii on the scale of the input.",
         "",

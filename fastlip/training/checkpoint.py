@@ -16,21 +16,21 @@ from fastlip._files import write_atomically
 from fastlip.data import Data
 from fastlip.training.archives import CheckpointError, read
 from fastlip.training.recipe import Recipe
+from fastlip.training.setup import count_weights
 
-FILE_NAME = "checkpoint.pt"
 _FORMAT = 2
 _ENTRIES = {"format", "recipe", "data", "model", "optimizer", "scheduler", "random", "progress"}
 _DICTS = ("recipe", "data", "model", "optimizer", "scheduler", "random", "progress", "card")
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes plain values and tensors, and the state of every random generator, to path."""
+    """Writes values and tensors, and the state of every random generator, to path."""
     state = {"format": _FORMAT, "random": random_state(), **state}
     write_atomically(path, lambda file: torch.save(state, file))
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Reads what :func:`save` wrote, on the CPU. CheckpointError for anything else."""
+    """Reads a file of :func:`save`, on the CPU; CheckpointError for any other file."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     state = read(path)
@@ -46,13 +46,12 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_run(path: Path) -> tuple[Recipe, dict[str, Any], dict[str, Any]]:
-    """A checkpoint's recipe, what it knows of its data (see :func:`describe`), and the rest as :func:`load` reads it.
+    """Returns a checkpoint's recipe, its description of the data (see :func:`describe`), and its whole content.
 
-    CheckpointError where recipe or data hold values that are not allowed, or stand for a network that is much larger
-    than the weights are: it is raised before memory is taken for that network.
+    Raises:
+        CheckpointError: recipe or data hold values that are not allowed, or stand for a network that is much larger
+            than the weights. It is raised before memory is taken for that network.
     """
-    from fastlip.training.setup import count_weights
-
     state = load(path)
     recipe, data = _recipe_of(path, state), _data_of(path, state)
     stored = sum(value.numel() for value in state["model"].values())
@@ -66,7 +65,7 @@ def load_run(path: Path) -> tuple[Recipe, dict[str, Any], dict[str, Any]]:
 
 
 def describe(data: Data) -> dict[str, Any]:
-    """What a checkpoint remembers of its data."""
+    """The description of its data in a checkpoint."""
     return {
         "name": data.name,
         "shape": list(data.shape),
@@ -80,7 +79,7 @@ def describe(data: Data) -> dict[str, Any]:
 
 
 def load_model(model: nn.Module, state: dict[str, Any], data: Data) -> None:
-    """Puts a checkpoint's weights into the model; CheckpointError where they or the data do not belong to it."""
+    """Loads a checkpoint's weights into the model; CheckpointError where they or the data do not belong to it."""
     now = describe(data)
     for name, value in state["data"].items():
         if now.get(name) != value:
@@ -90,7 +89,7 @@ def load_model(model: nn.Module, state: dict[str, Any], data: Data) -> None:
 
 
 def put_weights(model: nn.Module, weights: Mapping[str, Tensor], problem: str) -> None:
-    """Loads a state dict; CheckpointError, which begins with problem, where it does not fit or is not finite."""
+    """Loads a state dict; CheckpointError, whose text begins with problem, if it does not fit or is not finite."""
     own = model.state_dict()
     for name, value in weights.items():
         if name in own and value.dtype != own[name].dtype:
@@ -139,7 +138,7 @@ _ABOUT: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Puts back an optimiser's state: also that of a time when parameters of shape (1,) had the shape ()."""
+    """Restores an optimiser's state, also one of an earlier version, where parameters of shape (1,) had shape ()."""
     optimizer.load_state_dict(state)
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
@@ -160,7 +159,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Puts back what :func:`random_state` took; GPUs beyond those of now are left out."""
+    """Restores the state that :func:`random_state` returned; GPUs that are not there are left out."""
     torch.set_rng_state(state["torch"])
     for index, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(value, index)

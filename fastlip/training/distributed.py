@@ -1,4 +1,4 @@
-"""Training by several processes, each with its part of every batch: what they agree on, and who reports."""
+"""Training by several processes, each with its part of every batch: how they agree, and which one reports."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastlip.data import Share
 
-# How long a process whose error is another's consequence stays, so that the launcher does not end the other first.
+# Seconds that a process waits whose error follows from another's, so that the launcher does not end the other first.
 _PATIENCE = 2.0
 _FIRST = "fastlip/first-report"
 
 
 class _Launch:
-    """This process's connection to the others; None until it has joined them, as torch.distributed's own group."""
+    """This process's connection to the others; None until it has joined them."""
 
     store: dist.Store | None = None
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run: this one's rank, and how many there are. A single one needs no torch.distributed."""
+    """The processes of a run: this one's rank, and their number. A single one needs no torch.distributed."""
 
     rank: int = 0
     size: int = 1
 
     @property
-    def is_chief(self) -> bool:
-        """Whether this process writes and prints."""
+    def is_main(self) -> bool:
+        """Whether this is the main process, which writes and prints."""
         return self.rank == 0
 
     @property
@@ -42,13 +42,13 @@ class World:
         return Share(self.rank, self.size)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of every process's values, the same bits in all."""
+        """The sum of every process's values, with the same bits in all processes."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def largest(self, number: int, device: torch.device) -> int:
-        """The largest of every process's numbers; device: where this process computes."""
+        """The largest of every process's numbers; device: that of this process's tensors."""
         if self.size == 1:
             return number
         value = torch.tensor(number, device=device)
@@ -63,8 +63,8 @@ class World:
             dist.all_gather_object(values, value)
         return values
 
-    def of_chief(self, value: Any) -> Any:
-        """The chief's value."""
+    def of_main(self, value: Any) -> Any:
+        """The main process's value."""
         if self.size == 1:
             return value
         values = [value]
@@ -72,10 +72,10 @@ class World:
         return values[0]
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as it trains: gradients become their mean over processes as soon as they are there.
+        """The model as it trains: gradients are averaged over processes as soon as they are computed.
 
-        Every process computes all parametrizations: they are functions of the parameters, which all have
-        (``fastlip.training.sharing``: a share each).
+        Every process computes all parametrizations, which are functions of the parameters that all have. With
+        :mod:`fastlip.training.sharing` each process computes some of them.
         """
         if self.size == 1:
             return model
@@ -89,7 +89,7 @@ def join(device: str) -> World:
         device: the recipe's, ``"auto"``, ``"cpu"`` or ``"cuda"``.
 
     Raises:
-        ValueError: a device that all processes of this machine would share, or that is not there.
+        ValueError: a device that does not exist, or that all processes of this machine would use together.
     """
     if not dist.is_torchelastic_launched():
         return World()
@@ -115,16 +115,16 @@ def _take_gpu() -> None:
 
 
 def leave() -> None:
-    """Leaves the other processes, which may end before this one does."""
+    """Leaves the other processes, so that they may end before this one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def may_report() -> bool:
-    """Whether this process says why the run ends: one does, the first that knows.
+    """Whether this process reports why the run ends. Only the first process that knows does.
 
-    Before they have joined, all processes meet the same mistakes, and the first of each machine reports them. The
-    others wait a moment: the launcher ends all processes as soon as one has failed.
+    Before they have joined, all processes meet the same errors, and the first of each machine reports them. The
+    others wait a moment, because the launcher ends all processes as soon as one has failed.
     """
     if not dist.is_torchelastic_launched():
         return True

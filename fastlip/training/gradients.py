@@ -1,4 +1,4 @@
-"""The gradients of a step: in parts, in the recipe's precision, by one process or several."""
+"""The gradients of a step: in parts, in the recipe's precision, by one or several processes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastlip.training.distributed import World
+from fastlip.training.losses import loss_of
 from fastlip.training.recipe import Recipe
-from fastlip.training.setup import compiled, device_of, loss_of
+from fastlip.training.setup import compiled, device_of
 from fastlip.training.sharing import SharedWeights, buffers_kept
 from fastlip.training.watch import NotFiniteError, explain_not_finite
 
-# While training, CRA at this radius is reported on the word of the layers, L = 1; certificates are audited.
+# The radius of training-time CRA, which assumes L = 1; only certificates are audited.
 EPS = 36 / 255
 
 
@@ -24,12 +25,12 @@ class Gradients:
     """A model as training runs it, and the gradients of its loss.
 
     Args:
-        model: what is trained.
-        recipe: how.
-        shape: of its images, (c, h, w).
-        world: the processes that share the work.
+        model: the network that is trained.
+        recipe: how it is trained.
+        shape: shape (c, h, w) of its images.
+        world: the processes that divide the work.
 
-    ``network`` is the model as it runs in training: compiled, or distributed.
+    ``network`` is the model as training runs it: compiled or distributed.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, shape: Sequence[int], world: World):
@@ -42,20 +43,20 @@ class Gradients:
         self.network: nn.Module = network if self.shared else world.wrap(network)
 
     def add(self, x: Tensor, y: Tensor, mine: int, total: int) -> list[float]:
-        """Adds those of the mean loss over a step's ``total`` images, of which this process has ``mine``.
+        """Adds the gradients of the mean loss over a step's ``total`` images, of which this process has ``mine``.
 
         Returns:
-            The loss, and how many images are right and certified, of all processes.
+            Over all processes: the loss, and the numbers of images that are classified correctly and certified.
 
         Raises:
-            NotFiniteError: the loss is not finite, or a decomposition failed; it says in which layer.
+            NotFiniteError: the loss is not finite, or a decomposition failed; the message names the layer.
         """
         figures = torch.zeros(3, dtype=torch.float64, device=x.device)
         parts = self.parts(mine)
         with self._sharing(x):
             for index, (x_part, y_part) in enumerate(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)):
                 last = index == parts - 1
-                # Each part sees the step's buffers as they were: what a power iteration adds, it adds once.
+                # Each part sees the buffers as they were before the step, so that power iterations advance once.
                 with nullcontext() if last else buffers_kept(self.model):
                     # A process without images of its own runs one and counts none.
                     figures += self._add_part(x_part, y_part, mine, total, last)
@@ -66,7 +67,7 @@ class Gradients:
         return values
 
     def parts(self, images: int) -> int:
-        """In how many parts a step takes so many images of this process."""
+        """The number of parts in which a step takes this number of images of this process."""
         return max(1, min(self.recipe.accumulate, images))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ class Gradients:
             return scores.float()
 
     def _shared_weights(self, shape: Sequence[int]) -> SharedWeights | None:
-        """Where one process takes a step in parts, or several share the layers; a compiler computes its own."""
+        """Shared weights if one process takes a step in parts or several divide the layers; None if compiled."""
         alone = self.world.size == 1
         if self.recipe.compile or not (self.recipe.accumulate > 1 if alone else self.recipe.share):
             return None
@@ -88,7 +89,7 @@ class Gradients:
 
     @contextmanager
     def _sharing(self, x: Tensor) -> Iterator[None]:
-        """Effective weights, and their adjoints, once for all parts of the step."""
+        """In this context effective weights and their adjoints are computed once for all parts of the step."""
         if self.shared is None:
             yield
             return
@@ -99,7 +100,7 @@ class Gradients:
             self.shared.collect()
 
     def _add_part(self, x: Tensor, y: Tensor, mine: int, total: int, last: bool) -> Tensor:
-        """Adds those of a part of the step; the part's figures."""
+        """Adds the gradients of a part of the step; returns the part's figures."""
         with self._sending_gradients(last):
             scores, y = self.forward(x)[:mine], y[:mine]
             loss = self.loss(scores, y) / total if mine else scores.sum()
@@ -111,7 +112,7 @@ class Gradients:
 
     @contextmanager
     def _sending_gradients(self, last: bool) -> Iterator[None]:
-        """Gradients of the parts of a step add up; after the last they become the mean over processes."""
+        """Adds up the gradients of the parts of a step, and averages them over processes after the last part."""
         if isinstance(self.network, DistributedDataParallel) and not last:
             with self.network.no_sync():
                 yield
@@ -122,7 +123,7 @@ class Gradients:
     def _explaining(self, x: Tensor) -> Iterator[None]:
         try:
             yield
-        except torch.linalg.LinAlgError as error:  # what a decomposition makes of NaN
+        except torch.linalg.LinAlgError as error:  # a decomposition raises it for NaN
             raise NotFiniteError(f"a decomposition failed: {explain_not_finite(self.model, x)}") from error
 
     def _not_finite_loss(self, loss: float, own_loss: float, x: Tensor) -> NotFiniteError:
@@ -133,7 +134,7 @@ class Gradients:
 
 
 def correct_and_certified(model: nn.Module, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """How many are right, and how many by a margin that EPS cannot close if the layers keep their word."""
+    """The numbers of images classified correctly, and with a margin that EPS cannot close if L = 1."""
     true = scores.gather(1, y[:, None])[:, 0]
     others = scores.scatter(1, y[:, None], -math.inf).amax(1)
     margin = true - others

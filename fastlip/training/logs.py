@@ -1,4 +1,4 @@
-"""Where a run is reported: progress bar or lines, log.csv, and TensorBoard where it is installed."""
+"""The reports of a run: progress bar or lines, the log, and TensorBoard where it is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from fastlip._extras import needed_for
 from fastlip._files import write_text
 
-FILE_NAME = "log.csv"
 COLUMNS: tuple[str, ...] = (
     "epoch",
     "lr",
@@ -28,7 +27,7 @@ Row = Mapping[str, float]
 
 
 class Console:
-    """A progress bar over all images on a terminal, and one line per epoch everywhere; quiet: neither."""
+    """Shows a progress bar over all images on a terminal, and prints one line per epoch; quiet: neither."""
 
     def __init__(self, epochs: int, total: int, done: int, quiet: bool = False):
         self.epochs = epochs
@@ -70,7 +69,7 @@ class Console:
 
 
 def write_csv(path: Path, history: Sequence[Row]) -> None:
-    """Replaces the log by these rows: after a crash it never says more than the checkpoint holds."""
+    """Replaces the log by these rows. After a crash it never has more epochs than the checkpoint."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -78,8 +77,14 @@ def write_csv(path: Path, history: Sequence[Row]) -> None:
     write_text(path, text.getvalue())
 
 
+def read_csv(path: Path) -> list[dict[str, float]]:
+    """The rows of a log."""
+    with path.open(newline="") as lines:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
+
+
 class Board:
-    """TensorBoard scalars in a run's folder; does nothing where TensorBoard is not installed or not wanted."""
+    """Writes TensorBoard scalars into a run's folder; does nothing where TensorBoard is not installed or wanted."""
 
     def __init__(self, folder: Path, first_epoch: int, wanted: bool = True):
         self.writer = None

@@ -19,6 +19,7 @@ from fastlip.training.distributed import World
 from fastlip.training.gradients import EPS, Gradients, correct_and_certified
 from fastlip.training.progress import Progress
 from fastlip.training.recipe import Recipe
+from fastlip.training.run_folder import RunFolder
 from fastlip.training.setup import batches_of, optimizer_of, scheduler_of, steps_of
 from fastlip.training.watch import Interrupt, Interrupted, NotFiniteError, require_finite_parameters
 
@@ -26,19 +27,20 @@ __all__ = ["EPS", "Training"]
 
 
 class Training:
-    """A run: a model, how it is trained, and how far it is.
+    """A run: a model, how it is trained, and how far training has come.
 
     Args:
         model: scores (b, classes) for images (b, c, h, w).
         recipe: how it is trained.
-        data: what it is trained on.
-        folder: where ``checkpoint.pt``, ``log.csv`` and TensorBoard's events go; it must exist.
+        data: the images that it is trained and tested on.
+        folder: run folder for checkpoint, log and TensorBoard's events; it must exist.
         state: a loaded checkpoint to continue from, bit for bit on a CPU (with as many processes as before).
-        world: the processes that share the work. Gradients, and so weights, are those of one process but for
-            rounding: each step's loss is the mean over the images of all processes, also where they have
-            unequal parts. Only the first writes; every process must call the same methods.
+        world: the processes that divide the work. Gradients and weights equal those of one process up to
+            rounding: each step's loss is the mean over the images of all processes, also where their parts are
+            unequal. Only the main process writes. Every process must call the same methods.
 
-    ``model`` is what is trained, ``network`` the same as it runs in training: compiled, or distributed.
+    ``model`` is the network that is trained, ``network`` the same network as training runs it: compiled or
+    distributed.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class Training:
         self.model = model
         self.recipe = recipe
         self.data = data
-        self.folder = folder
+        self.folder = RunFolder(folder)
         self.world = world or World()
         self.train_batches = batches_of(recipe, data, data.train, augment=True, share=self.world.share)
         self.test_batches = batches_of(recipe, data, data.test, share=self.world.share)
@@ -71,12 +73,12 @@ class Training:
     def leave(self) -> None:
         """Leaves the other processes.
 
-        What wraps the network for them goes first. Freed last, it would free the process group and wait for that
-        group's threads while it holds Python's lock, for which they may be waiting: forever.
+        The wrapper of the network is freed first. Freed last, it would free the process group and wait for that
+        group's threads while it holds Python's global lock, for which they may wait in turn: a deadlock.
         """
         self.network = self.gradients.network = self.model
         if self.world.size > 1:
-            gc.collect()  # the wrapper is part of cycles
+            gc.collect()  # the wrapper is part of reference cycles
         distributed.leave()
 
     @property
@@ -96,11 +98,11 @@ class Training:
         return whole * self.train_batches.image_count + rest * self.recipe.batch_size
 
     def fit(self, stop_after: int = 0, tensorboard: bool = True) -> None:
-        """Trains to the run's last step, or through stop_after further epochs if that is positive.
+        """Trains until the run's last step, or for stop_after further epochs if that is positive.
 
         Raises:
-            NotFiniteError: the loss or a parameter is not finite; the last checkpoint stays.
-            Interrupted: SIGINT or SIGTERM arrived; the state after the current step has been saved.
+            NotFiniteError: the loss or a parameter is not finite. The last checkpoint stays as it was.
+            Interrupted: SIGINT or SIGTERM arrived. The state after the current step has been saved.
         """
         last = self.epochs
         if stop_after > 0:
@@ -108,8 +110,8 @@ class Training:
         done = self.progress.epoch * self.train_batches.image_count + self.progress.images
         with (
             self.interrupt,
-            logs.Console(self.epochs, self.images, done, quiet=not self.world.is_chief) as console,
-            logs.Board(self.folder, self.progress.epoch + 1, tensorboard and self.world.is_chief) as board,
+            logs.Console(self.epochs, self.images, done, quiet=not self.world.is_main) as console,
+            logs.Board(self.folder.path, self.progress.epoch + 1, tensorboard and self.world.is_main) as board,
         ):
             while self.progress.epoch < last:
                 self._train_epoch(console)
@@ -129,9 +131,9 @@ class Training:
             )
 
     def save(self) -> None:
-        """Writes the checkpoint, then the log that belongs to it; refuses parameters that are not finite."""
+        """Writes the checkpoint and the log that belongs to it; NotFiniteError if a parameter is not finite."""
         require_finite_parameters(self.model)
-        if not self.world.is_chief:
+        if not self.world.is_main:
             return
         state = {
             "recipe": self.recipe.to_dict(),
@@ -141,12 +143,11 @@ class Training:
             "scheduler": self.scheduler.state_dict(),
             "progress": asdict(self.progress),
         }
-        checkpoint.save(self.folder / checkpoint.FILE_NAME, state)
-        logs.write_csv(self.folder / logs.FILE_NAME, self.progress.history)
+        self.folder.save_state(state, self.progress.history)
 
     def _restore(self, state: dict[str, Any]) -> None:
         if not state["optimizer"]:
-            raise checkpoint.CheckpointError("checkpoint: holds weights that were imported, no run to continue")
+            raise checkpoint.CheckpointError("checkpoint: holds imported weights, not a run that can be continued")
         checkpoint.load_model(self.model, state, self.data)
         try:
             checkpoint.load_optimizer(self.optimizer, state["optimizer"])
@@ -173,7 +174,7 @@ class Training:
                 self.save()
 
     def step(self, x: Tensor, y: Tensor) -> Sequence[float]:
-        """One update from this process's images of the batch; the loss and counts of the whole batch."""
+        """Takes one step with this process's images of the batch; returns the loss and counts of the whole batch."""
         self.optimizer.zero_grad()
         try:
             figures = self.gradients.add(x, y, *self.train_batches.counts(self.progress.batch))
@@ -185,7 +186,7 @@ class Training:
         return figures
 
     def _agree_to_stop(self) -> bool:
-        """Whether a signal has reached any process; then all have its number."""
+        """Whether a signal has reached any process; afterwards all have its number."""
         self.interrupt.number = self.world.largest(self.interrupt.number, self.train_batches.device)
         return bool(self.interrupt.number)
 
@@ -210,7 +211,7 @@ class Training:
         return row
 
     def _evaluate(self) -> tuple[float, float]:
-        """Accuracy and CRA on the test images: a forward pass, cheaper than the audited certificate."""
+        """Accuracy and CRA on the test images by a forward pass, which is cheaper than the audited certificate."""
         self.model.eval()
         counts = torch.zeros(2, dtype=torch.float64, device=self.test_batches.device)
         with torch.no_grad():

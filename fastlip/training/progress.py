@@ -1,4 +1,4 @@
-"""How far a run is."""
+"""The progress of a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Progress:
-    """How far a run is: completed epochs, batches of the epoch under way and its sums, and one row per epoch."""
+    """The progress of a run: completed epochs, batches and sums of the present epoch, and one row per epoch."""
 
     epoch: int = 0
     batch: int = 0

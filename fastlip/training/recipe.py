@@ -1,36 +1,31 @@
-"""A training run in one frozen dataclass, validated, stored in checkpoints; its fields are the options."""
+"""A training run as one frozen, validated dataclass, stored in checkpoints; its fields are the command's options."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from fastlip.data import DATASETS
 from fastlip.kernels.common.dispatch import check_backend
-from fastlip.losses import RECIPE_LOSSES
+from fastlip.kernels.common.literals import Backend
+from fastlip.losses import RECIPE_LOSSES, LossName
 from fastlip.models import METHODS
+from fastlip.models.literals import MethodName
+from fastlip.models.registry import owners_of
+from fastlip.training.literals import DataName, Network, Optimizer, Precision, Schedule, Size
 
-LOSSES = tuple(RECIPE_LOSSES)
-MODELS = ("lip_conv_net", "sll_net", "published_conv_net")
-SIZES = ("XS", "S", "M", "L", "XL")
-OPTIMIZERS = ("sgd", "adam")
-SCHEDULES = ("onecycle", "triangular")
-PRECISIONS = ("fp32", "bf16")
 # What may differ when a run is resumed or evaluated elsewhere: where and how it runs, not what is computed.
 MOVABLE = ("path", "device", "accumulate", "workers", "save_every", "share", "compile")
-
-
 # The networks compute in float32: its largest number, and its smallest one of full precision.
 _LARGEST, _SMALLEST = torch.finfo(torch.float32).max, torch.finfo(torch.float32).tiny
 
 
-def _option(key: str, default: Any, help: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"key": key, "help": help, **metadata})
+def _about(key: str, help: str, **rules: Any) -> dict[str, Any]:
+    """A field's key in recipe files, the text of its option, and the rules of :func:`check_value`."""
+    return {"key": key, "help": help, **rules}
 
 
 @dataclass(frozen=True)
@@ -38,77 +33,150 @@ class Recipe:
     """Everything that decides the outcome of a run. ValueError names the field that is not allowed.
 
     A recipe file (``fastlip/recipes/*.toml``, :mod:`fastlip.training.recipe_files`) has the same fields under the
-    keys given here, ``optimizer.lr``; :func:`default_recipe` takes the one made for a data set, network and method.
+    keys given here, such as ``optimizer.lr``. :func:`fastlip.training.recipe_files.default_recipe` takes the file
+    made for a data set, network and method.
     """
 
-    data: str = _option("data.name", "digits", "data set", choices=DATASETS)
-    path: str = _option("data.path", "", "folder of the data set's files")
-    image_size: int = _option(
-        "data.image_size", 0, "resize a folder's images to this side; 0: as stored", least=0, most=2**14
+    data: DataName = field(default="digits", metadata=_about("data.name", "data set", choices=get_args(DataName)))
+    path: str = field(default="", metadata=_about("data.path", "folder of the data set's files"))
+    image_size: int = field(
+        default=0,
+        metadata=_about(
+            "data.image_size",
+            "side in pixels to which the images of a folder are resized; 0: as stored",
+            least=0,
+            most=2**14,
+        ),
     )
-    model: str = _option("model.name", "lip_conv_net", "network; sll_net: that of the SLL paper", choices=MODELS)
-    method: str = _option(
-        "model.method", "aol", f"parametrization of the layers: {', '.join(METHODS)} (sll_net: sll)"
+    model: Network = field(
+        default="lip_conv_net",
+        metadata=_about("model.name", "network; sll_net: that of the SLL paper", choices=get_args(Network)),
     )
-    size: str = _option("model.size", "XS", "size of the network (sll_net: S to XL)", choices=SIZES)
-    width: int = _option("model.width", 0, "channels of the first block; 0: as the size says", least=0, most=2**16)
-    layers_per_block: int = _option(
-        "model.layers_per_block", 5, "convolutions in each block of lip_conv_net", least=1, most=1000
+    method: MethodName = field(
+        default="aol",
+        metadata=_about("model.method", f"parametrization of the layers: {', '.join(METHODS)} (sll_net: sll)"),
     )
-    backend: str = _option("model.backend", "auto", "kernels: auto, reference, native or triton")
-    epochs: float = _option(
-        "schedule.epochs",
-        100.0,
-        "passes over the training images, to the nearest step (0.5: half of them)",
-        above=0,
-        most=1e9,
+    size: Size = field(
+        default="XS", metadata=_about("model.size", "size of the network (sll_net: S to XL)", choices=get_args(Size))
     )
-    batch_size: int = _option(
-        "schedule.batch_size", 256, "images in a training step, over all processes and parts", least=1, most=2**31 - 1
+    width: int = field(
+        default=0,
+        metadata=_about("model.width", "channels of the first block; 0: those of the size", least=0, most=2**16),
     )
-    optimizer: str = _option("optimizer.name", "sgd", "optimiser", choices=OPTIMIZERS)
-    lr: float = _option("optimizer.lr", 0.1, "highest learning rate of the schedule", above=0)
-    momentum: float = _option("optimizer.momentum", 0.9, "momentum of SGD", least=0, below=1)
-    nesterov: bool = _option("optimizer.nesterov", False, "Nesterov's momentum")
-    beta1: float = _option("optimizer.beta1", 0.9, "Adam's decay of the mean gradient", least=0, below=1)
-    beta2: float = _option("optimizer.beta2", 0.999, "Adam's decay of its square", least=0, below=1)
-    weight_decay: float = _option("optimizer.weight_decay", 0.0, "L2 penalty on all parameters", least=0)
-    schedule: str = _option("schedule.name", "onecycle", "schedule of the learning rate", choices=SCHEDULES)
-    warmup: float = _option(
-        "schedule.warmup", 0.3, "share of the steps in which onecycle's learning rate rises", above=0, below=1
+    layers_per_block: int = field(
+        default=5,
+        metadata=_about("model.layers_per_block", "convolutions in each block of lip_conv_net", least=1, most=1000),
     )
-    loss: str = _option("loss.name", "offset-ce", "loss", choices=LOSSES)
-    offset: float = _option(
-        "loss.offset", 2**1.5 * 36 / 255, "margin that training asks for (u of offset-ce)", least=0
+    backend: Backend = field(
+        default="auto", metadata=_about("model.backend", "kernels: auto, reference, native or triton")
     )
-    temperature: float = _option(
-        "loss.temperature", 0.25, "temperature (t of offset-ce, 1 / tau of temperature-ce)", above=0
+    epochs: float = field(
+        default=100.0,
+        metadata=_about(
+            "schedule.epochs",
+            "passes over the training images, rounded to whole steps (0.5: half of the images)",
+            above=0,
+            most=1e9,
+        ),
     )
-    alpha: float = _option("loss.alpha", 0.9, "share of the hinge in hkr", least=0, most=1)
-    min_margin: float = _option("loss.min_margin", 1.0, "margin of the hinge in hkr", above=0)
-    center: bool = _option("data.center", False, "subtract the data set's mean (distances stay as they are)")
-    shift: int = _option(
-        "data.shift", 0, "augmentation: random shifts of up to this many pixels", least=0, most=2**14
+    batch_size: int = field(
+        default=256,
+        metadata=_about(
+            "schedule.batch_size", "images in a training step, over all processes and parts", least=1, most=2**31 - 1
+        ),
     )
-    flip: bool = _option("data.flip", False, "augmentation: random horizontal flips")
-    seed: int = _option("run.seed", 0, "seed of initialisation, order and augmentation", least=0, below=2**63)
-    deterministic: bool = _option("run.deterministic", False, "deterministic algorithms only (always so on a CPU)")
-    device: str = _option("run.device", "auto", "where to run: auto, cpu, cuda or cuda:1")
-    channels_last: bool = _option("run.channels_last", False, "channels-last images and weights")
-    threads: int = _option("run.threads", 0, "CPU threads; 0: as torch chooses", least=0, most=1024)
-    precision: str = _option(
-        "run.precision", "fp32", "type of activations in training; weights stay in fp32", choices=PRECISIONS
+    optimizer: Optimizer = field(
+        default="sgd", metadata=_about("optimizer.name", "optimiser", choices=get_args(Optimizer))
     )
-    accumulate: int = _option(
-        "run.accumulate", 1, "parts in which each process takes its step's images", least=1, most=2**16
+    lr: float = field(default=0.1, metadata=_about("optimizer.lr", "highest learning rate of the schedule", above=0))
+    momentum: float = field(default=0.9, metadata=_about("optimizer.momentum", "momentum of SGD", least=0, below=1))
+    nesterov: bool = field(default=False, metadata=_about("optimizer.nesterov", "Nesterov momentum"))
+    beta1: float = field(
+        default=0.9, metadata=_about("optimizer.beta1", "Adam's decay rate of the mean gradient", least=0, below=1)
     )
-    share: bool = _option(
-        "run.share", False, "several processes: each computes the effective weights of a share of the layers"
+    beta2: float = field(
+        default=0.999,
+        metadata=_about("optimizer.beta2", "Adam's decay rate of the squared gradient", least=0, below=1),
     )
-    compile: bool = _option("run.compile", False, "train through torch.compile")
-    workers: int = _option("run.workers", 0, "processes that read images; 0: threads of this one", least=0, most=256)
-    save_every: int = _option(
-        "run.save_every", 0, "save every so many steps too; 0: after each epoch only", least=0, most=2**63 - 1
+    weight_decay: float = field(
+        default=0.0, metadata=_about("optimizer.weight_decay", "L2 penalty on all parameters", least=0)
+    )
+    schedule: Schedule = field(
+        default="onecycle",
+        metadata=_about("schedule.name", "schedule of the learning rate", choices=get_args(Schedule)),
+    )
+    warmup: float = field(
+        default=0.3,
+        metadata=_about(
+            "schedule.warmup", "fraction of the steps in which onecycle's learning rate rises", above=0, below=1
+        ),
+    )
+    loss: LossName = field(default="offset-ce", metadata=_about("loss.name", "loss", choices=tuple(RECIPE_LOSSES)))
+    offset: float = field(
+        default=2**1.5 * 36 / 255,
+        metadata=_about("loss.offset", "margin that training asks for (u of offset-ce)", least=0),
+    )
+    temperature: float = field(
+        default=0.25,
+        metadata=_about("loss.temperature", "temperature (t of offset-ce, 1 / tau of temperature-ce)", above=0),
+    )
+    alpha: float = field(default=0.9, metadata=_about("loss.alpha", "weight of the hinge in hkr", least=0, most=1))
+    min_margin: float = field(default=1.0, metadata=_about("loss.min_margin", "margin of the hinge in hkr", above=0))
+    center: bool = field(
+        default=False, metadata=_about("data.center", "subtract the data set's mean, which changes no distance")
+    )
+    shift: int = field(
+        default=0,
+        metadata=_about("data.shift", "augmentation: random shifts of up to this many pixels", least=0, most=2**14),
+    )
+    flip: bool = field(default=False, metadata=_about("data.flip", "augmentation: random horizontal flips"))
+    seed: int = field(
+        default=0,
+        metadata=_about(
+            "run.seed", "seed of initialisation, order of the images and augmentation", least=0, below=2**63
+        ),
+    )
+    deterministic: bool = field(
+        default=False, metadata=_about("run.deterministic", "use deterministic algorithms only (a CPU always does)")
+    )
+    device: str = field(default="auto", metadata=_about("run.device", "where to run: auto, cpu, cuda or cuda:1"))
+    channels_last: bool = field(
+        default=False, metadata=_about("run.channels_last", "keep images and weights in channels-last memory format")
+    )
+    threads: int = field(
+        default=0, metadata=_about("run.threads", "CPU threads; 0: torch's default", least=0, most=1024)
+    )
+    precision: Precision = field(
+        default="fp32",
+        metadata=_about(
+            "run.precision", "dtype of activations in training; weights stay in fp32", choices=get_args(Precision)
+        ),
+    )
+    accumulate: int = field(
+        default=1,
+        metadata=_about(
+            "run.accumulate", "number of parts in which each process takes its images of a step", least=1, most=2**16
+        ),
+    )
+    share: bool = field(
+        default=False,
+        metadata=_about(
+            "run.share", "with several processes, each computes the effective weights of some of the layers"
+        ),
+    )
+    compile: bool = field(default=False, metadata=_about("run.compile", "train through torch.compile"))
+    workers: int = field(
+        default=0,
+        metadata=_about("run.workers", "processes that read images; 0: threads of this process", least=0, most=256),
+    )
+    save_every: int = field(
+        default=0,
+        metadata=_about(
+            "run.save_every",
+            "number of steps after which the run is saved within an epoch; 0: after each epoch only",
+            least=0,
+            most=2**63 - 1,
+        ),
     )
 
     def __post_init__(self):
@@ -116,8 +184,10 @@ class Recipe:
             as_type(item.name, getattr(self, item.name), type(item.default))
             check_value(item.name, getattr(self, item.name), item.metadata)
         check_backend(self.backend)
-        if self.model == "sll_net" and self.method != "sll":
-            raise ValueError(f"method={self.method!r}: model='sll_net' has layers of 'sll' only")
+        owners = owners_of(self.model)
+        if owners and self.method not in owners:
+            allowed = ", ".join(map(repr, owners))
+            raise ValueError(f"method={self.method!r}: model={self.model!r} has layers of {allowed} only")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True: needs momentum above 0")
         if self.accumulate > 1 and RECIPE_LOSSES[self.loss].whole_batch:
@@ -130,12 +200,12 @@ class Recipe:
             raise ValueError(f"path={self.path!r}: data='digits' comes with scikit-learn and takes no path")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for JSON and checkpoints."""
+        """The fields as values that JSON and checkpoints can hold."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """The recipe with these fields, defaults for the rest; ValueError names a field that is unknown."""
+        """The recipe with these fields and defaults for the rest; ValueError names an unknown field."""
         if not isinstance(values, Mapping):
             raise TypeError(f"recipe: got {type(values).__name__}, expected names and values")
         if unknown := set(values) - {item.name for item in fields(cls)}:
@@ -149,37 +219,13 @@ class Recipe:
                 raise ValueError(f"{name}={_shown(value)}: the run has {_shown(getattr(self, name))} and keeps it")
 
 
-# The keys of the table [loss] of a recipe file, with the fields of Recipe that hold their values.
-LOSS_KEYS = {item.metadata["key"]: item.name for item in fields(Recipe) if item.metadata["key"].startswith("loss.")}
-
-
-def default_recipe(given: Mapping[str, Any], source: str | Path = "") -> Recipe:
-    """The recipe for the given fields; the rest is that of a recipe file.
-
-    Args:
-        given: fields that are decided.
-        source: a recipe's name (``fastlip.training.recipe_files.names()``) or file; by default the recipe that is
-            there for the data set and network.
-
-    Raises:
-        ValueError: a value that is not allowed, naming its field, or its key and file; files of data without path.
-        TypeError: a given value of another type.
-    """
-    from fastlip.training.recipe_files import default_name, read
-
-    recipe = Recipe.from_dict(read(source or default_name(given)).values_for(given))
-    if recipe.data != "digits" and not recipe.path:
-        raise ValueError(f"path='': data={recipe.data!r} needs the folder of its files")
-    return recipe
-
-
 def _shown(value: Any) -> str:
-    """A field's value for messages: whole numbers without a point."""
+    """A field's value for messages: whole numbers without a decimal point."""
     return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def as_type(name: str, value: Any, kind: type) -> Any:
-    """The value, an int as a float where one is expected; TypeError if it is of another type."""
+    """The value, an int converted to a float where one is expected; TypeError if it has another type."""
     if kind is float and type(value) is int:
         try:
             return float(value)
@@ -191,13 +237,15 @@ def as_type(name: str, value: Any, kind: type) -> Any:
 
 
 def check_value(name: str, value: Any, rules: Mapping[str, Any]) -> None:
-    """ValueError unless the value keeps the rules of its field: choices, least, most, above, below; finite."""
+    """Raises ValueError unless the value is finite and keeps its field's choices, least, most, above and below."""
     if "choices" in rules and value not in rules["choices"]:
         raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, rules['choices']))}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name}={value!r}: must be finite")
     if type(value) in (int, float) and value and not _SMALLEST <= abs(value) <= _LARGEST:
-        raise ValueError(f"{name}={value!r}: must be 0 or of a size from {_SMALLEST:.3g} to {_LARGEST:.3g} (float32)")
+        raise ValueError(
+            f"{name}={value!r}: must be 0 or of a magnitude from {_SMALLEST:.3g} to {_LARGEST:.3g} (float32)"
+        )
     if "least" in rules and value < rules["least"]:
         raise ValueError(f"{name}={value!r}: must be at least {rules['least']}")
     if "most" in rules and value > rules["most"]:

@@ -1,6 +1,8 @@
-"""Recipe files: TOML, one table per section, with tables for methods and sizes, and a file that they extend.
+"""Recipe files: TOML, one table per section, with tables for methods and sizes, and a base file that they extend.
 
-TOML is what packages already keep their settings in, its values have types, and Python reads it (3.10: ``tomli``).
+TOML is the format in which packages already keep their settings, its values have types, and Python reads it (3.10:
+``tomli``). The settings of a method that ``Method.settings`` has for a packaged recipe stand below the recipe's own
+table for that method.
 """
 
 from __future__ import annotations
@@ -9,12 +11,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from fastlip._extras import needed_for
-from fastlip._files import read_json
 from fastlip.models import METHODS
-from fastlip.training.recipe import SIZES, Recipe, as_type, check_value
+from fastlip.models.registry import REGISTRY
+from fastlip.training.literals import Size
+from fastlip.training.recipe import Recipe, as_type, check_value
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,13 +29,14 @@ FOLDER = Path(__file__).parents[1] / "recipes"
 FIELDS = {item.metadata["key"]: item for item in fields(Recipe)}
 _SECTIONS = tuple(dict.fromkeys(key.partition(".")[0] for key in FIELDS))
 _TEXTS = ("summary", "source", "base")
+_SIZES = get_args(Size)
 
 Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """What a recipe file says, as fields of :class:`Recipe`: for all, for each method, for each method and size."""
+    """The content of a recipe file as fields of :class:`Recipe`: for all, for a method, for a method and size."""
 
     name: str
     summary: str
@@ -43,7 +47,7 @@ class RecipeFile:
     base: RecipeFile | None = None
 
     def values_for(self, given: Mapping[str, Any]) -> Values:
-        """The fields that this file decides, with those of its method and size, and the given ones on top."""
+        """The fields that this file decides for the method and size, replaced by the given ones."""
         known = {"method": Recipe.method, "size": Recipe.size, **self._plain(), **given}
         return {**self._tables(known["method"], known["size"]), **given}
 
@@ -56,12 +60,12 @@ class RecipeFile:
 
 
 def names() -> tuple[str, ...]:
-    """The recipes that come with fastlip."""
+    """Names of the recipes that come with fastlip."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 
 
 def default_name(given: Mapping[str, Any]) -> str:
-    """The recipe made for the data set and network among these fields."""
+    """Name of the recipe made for the data set and network among these fields."""
     data = given.get("data", Recipe.data)
     sll = given.get("model", Recipe.model) == "sll_net"
     if data == "digits" or f"{data}-sll" not in names():
@@ -69,18 +73,27 @@ def default_name(given: Mapping[str, Any]) -> str:
     return f"{data}-sll" if sll else f"{data}-comparison"
 
 
+def default_recipe(given: Mapping[str, Any], source: str | Path = "") -> Recipe:
+    """The recipe with the given fields; a recipe file decides the rest.
+
+    Args:
+        given: fields of :class:`Recipe` that are decided.
+        source: name (one of :func:`names`) or path of the recipe file; empty: the recipe made for the data set and
+            network.
+
+    Raises:
+        ValueError: a value that is not allowed, naming its field, or its key and file; files of data without path.
+        TypeError: a given value of another type.
+    """
+    recipe = Recipe.from_dict(read(source or default_name(given)).values_for(given))
+    if recipe.data != "digits" and not recipe.path:
+        raise ValueError(f"path='': data={recipe.data!r} needs the folder of its files")
+    return recipe
+
+
 def read(source: str | Path) -> RecipeFile:
-    """The recipe of this name, or in this file (``.toml``); ValueError names file, key, value and what is allowed."""
+    """Reads the recipe of this name or ``.toml`` file; ValueError names file, key, value and what is allowed."""
     return _read(Path(source), ())
-
-
-def read_recipe(path: Path) -> Recipe:
-    """The recipe that a run keeps as JSON; ValueError names a file that is damaged."""
-    values = read_json(path)
-    try:
-        return Recipe.from_dict(values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -96,7 +109,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def _typed(value: str) -> Any:
-    """A number or a truth value as TOML writes it, else the text."""
+    """A number or a truth value as TOML writes it; otherwise the text."""
     try:
         return tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -119,22 +132,33 @@ def _read(source: Path, above: tuple[Path, ...]) -> RecipeFile:
 def _parse(path: Path, content: Values, above: tuple[Path, ...]) -> RecipeFile:
     _require_known(path, "", content, (*_TEXTS, *_SECTIONS, "methods"))
     texts = {name: _text(path, name, content.pop(name, "")) for name in _TEXTS}
-    methods, sizes = {}, {}
+    methods, sizes = _own_settings(path), {}
     tables = _table(path, "methods", content.pop("methods", {}))
     _require_known(path, "methods.", tables, METHODS)
     for method, table in tables.items():
         prefix = f"methods.{method}"
-        _require_known(path, f"{prefix}.", _table(path, prefix, table), (*_SECTIONS, *SIZES))
-        for size in SIZES:
+        _require_known(path, f"{prefix}.", _table(path, prefix, table), (*_SECTIONS, *_SIZES))
+        for size in _SIZES:
             if size in table:
                 sizes[method, size] = _fields(path, table.pop(size), f"{prefix}.{size}.")
-        methods[method] = _fields(path, table, f"{prefix}.")
-    base = _read(_beside(path, texts["base"]), (*above, path)) if texts["base"] else None
+        methods[method] = {**methods.get(method, {}), **_fields(path, table, f"{prefix}.")}
+    base = _read(_next_to(path, texts["base"]), (*above, path)) if texts["base"] else None
     return RecipeFile(path.stem, texts["summary"], texts["source"], _fields(path, content), methods, sizes, base)
 
 
-def _beside(path: Path, base: str) -> Path:
-    """A base that is a file lies where the file that names it says."""
+def _own_settings(path: Path) -> dict[str, Values]:
+    """The fields that methods decide themselves in this recipe, if it comes with fastlip."""
+    if path.parent != FOLDER:
+        return {}
+    return {
+        name: {FIELDS[key].name: _check(f"{name}: {key}", key, value) for key, value in settings.items()}
+        for name, method in REGISTRY.items()
+        if (settings := method.settings.get(path.stem))
+    }
+
+
+def _next_to(path: Path, base: str) -> Path:
+    """Path of a base: a file lies relative to the file that names it."""
     return path.parent / base if base.endswith(".toml") else Path(base)
 
 

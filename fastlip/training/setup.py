@@ -1,4 +1,4 @@
-"""What a recipe stands for: model, loss, optimiser, schedule, batches, device and threads."""
+"""Builds what a recipe names: model, optimiser, schedule, batches, device and threads."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from fastlip.data import Batches, Data, Images, Share
 from fastlip.data.batches import Augmentation
-from fastlip.losses import RECIPE_LOSSES
-from fastlip.losses.base import Loss, Reduction
 from fastlip.models import lip_conv_net, sll_net
 from fastlip.official import published_conv_net
-from fastlip.training.recipe import LOSS_KEYS, Recipe
+from fastlip.training.recipe import Recipe
 from fastlip.training.sharing import buffers_kept
 
 
@@ -37,11 +35,11 @@ def prepare_process(recipe: Recipe) -> None:
 
 
 def device_of(recipe: Recipe) -> torch.device:
-    """The device that the recipe names; ValueError if it is not there."""
+    """The device that the recipe names; ValueError if it cannot be used."""
     if recipe.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if recipe.device.startswith("meta"):
-        raise ValueError(f"device={recipe.device!r}: cannot be used here: it computes nothing")
+        raise ValueError(f"device={recipe.device!r}: cannot be used here, because it computes nothing")
     try:
         device = torch.device(recipe.device)
         torch.empty(0, device=device)
@@ -57,10 +55,10 @@ def model_of(recipe: Recipe, data: Data) -> nn.Module:
 
 
 def network_of(recipe: Recipe, shape: Sequence[int], classes: int) -> nn.Module:
-    """The recipe's network for images of this shape (c, h, w) and as many classes, on the recipe's device.
+    """The recipe's network for images of this shape (c, h, w) and this number of classes, on the recipe's device.
 
     Raises:
-        ValueError: a device that is not there, or a network that does not fit into its memory.
+        ValueError: a device that cannot be used, or a network that does not fit into its memory.
     """
     device = device_of(recipe)
     try:
@@ -77,14 +75,15 @@ def network_of(recipe: Recipe, shape: Sequence[int], classes: int) -> nn.Module:
 
 
 def count_weights(recipe: Recipe, shape: Sequence[int], classes: int) -> int:
-    """Values in the state dict of the recipe's network; it takes no memory to count them."""
+    """The number of values in the state dict of the recipe's network, counted without taking memory for them."""
     with torch.device("meta"):
         return sum(value.numel() for value in _network(recipe, shape, classes).state_dict().values())
 
 
 def _network(recipe: Recipe, shape: Sequence[int], classes: int) -> nn.Module:
     channels, side, _ = shape
-    sizes: dict[str, Any] = {
+    options: dict[str, Any] = {
+        "size": recipe.size,
         "num_classes": classes,
         "image_size": side,
         "in_channels": channels,
@@ -92,23 +91,18 @@ def _network(recipe: Recipe, shape: Sequence[int], classes: int) -> nn.Module:
         "backend": recipe.backend,
     }
     if recipe.model == "sll_net":
-        return sll_net(recipe.size, **sizes)
+        return sll_net(**options)
+    options["method"] = recipe.method
     build = published_conv_net if recipe.model == "published_conv_net" else lip_conv_net
-    return build(recipe.method, recipe.size, **sizes, layers_per_block=recipe.layers_per_block)
+    return build(**options, layers_per_block=recipe.layers_per_block)
 
 
 def compiled(model: nn.Module, shape: Sequence[int]) -> nn.Module:
-    """The model as ``torch.compile`` trains it, for images of this shape (c, h, w)."""
+    """The model under ``torch.compile``, for training on images of this shape (c, h, w)."""
     # Kernels are looked up when they are first called, which a compiler cannot follow.
     with torch.no_grad(), buffers_kept(model):
         model.train()(torch.zeros(2, *shape, device=next(model.parameters()).device))
     return cast(nn.Module, torch.compile(model))
-
-
-def loss_of(recipe: Recipe, reduction: Reduction = "mean", multi_gpu: bool = False) -> Loss:
-    """The recipe's loss; multi_gpu: where it depends on the whole batch, that of all processes."""
-    table = {key.partition(".")[2]: getattr(recipe, name) for key, name in LOSS_KEYS.items()}
-    return RECIPE_LOSSES[recipe.loss].from_recipe(table, reduction, multi_gpu)
 
 
 def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:
@@ -126,12 +120,12 @@ def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:
 
 
 def steps_of(recipe: Recipe, steps_per_epoch: int) -> int:
-    """Steps of the whole run, at least one."""
+    """Number of steps of the whole run, at least one."""
     return max(1, round(recipe.epochs * steps_per_epoch))
 
 
 def scheduler_of(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
-    """The learning rate over the whole run: it rises, then falls to nothing (see the recipe's ``schedule``)."""
+    """The learning rate over the whole run: it rises, then falls to 0 (see the recipe's ``schedule``)."""
     steps = steps_of(recipe, steps_per_epoch)
     if recipe.schedule == "triangular":
         return LambdaLR(optimizer, lambda step: triangle(step / steps))
@@ -139,16 +133,24 @@ def scheduler_of(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int) -> 
 
 
 def triangle(progress: float) -> float:
-    """Share of the highest learning rate: 0 to 1 until 2/5 of the run, to 1/20 until 4/5, to 0 (the SLL paper)."""
+    """Factor of the highest learning rate: from 0 to 1 at 2/5 of the run, 1/20 at 4/5, 0 at its end (SLL paper)."""
     return float(np.interp(progress, (0, 0.4, 0.8, 1), (0, 1, 0.05, 0)))
 
 
 def batches_of(
     recipe: Recipe, data: Data, images: Images, *, augment: bool = False, share: Share | None = None
 ) -> Batches:
-    """Batches of these images as the recipe trains (augmented) or evaluates on them; share: this process's part.
+    """Batches of these images as the recipe trains or evaluates on them.
 
-    ValueError for shifts that could move a whole image out of sight.
+    Args:
+        recipe: batch size, scale, augmentation and device.
+        data: the data set of the images.
+        images: its training or test images.
+        augment: whether to shift and flip the images, as in training.
+        share: this process's part of each batch; None: all of it.
+
+    Raises:
+        ValueError: shifts that could move a whole image out of sight.
     """
     if recipe.shift >= min(data.shape[1:]):
         raise ValueError(f"shift={recipe.shift}: must be below the {min(data.shape[1:])} pixels of an image's side")

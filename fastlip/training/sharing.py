@@ -1,4 +1,4 @@
-"""Effective weights computed once in a step: by this process, or each layer's by one of several, which share them."""
+"""Effective weights computed once in a step: by this process, or by several processes that divide the layers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _Context = tuple[Hashable, ...]
 
 
 @dataclass
-class _Share:
-    """A layer's effective weights: who computes them, how they look (``like``), and within a step they themselves."""
+class _LayerWeights:
+    """A layer's effective weights: the process that computes them, their shapes (``like``), and the tensors of a step."""
 
     layer: LipschitzLayer
     context: _Context
@@ -30,22 +30,23 @@ class _Share:
 
     @property
     def cost(self) -> int:
-        """As products of matrices cost: the weights' entries times the largest side of the parameters."""
+        """A cost in multiply-adds of matrix products: the weights' entries times the parameters' largest side."""
         side = max(max(parameter.shape, default=1) for parameter in self.layer.parameters())
         return side * sum(weight.numel() for weight in self.like)
 
 
 class SharedWeights:
-    """Every layer's effective weights, computed once in a step, and their adjoints once.
+    """The effective weights of every layer, which are computed once in a step, as are their adjoints.
 
-    In a step the layers get copies that collect gradients, over all parts of the step. Then the gradients go through
-    the adjoint of the parametrization. With several processes each layer belongs to one: that computes its weights
-    and sends them; the gradients of all processes are summed there; and the gradients of the parameters are summed
-    over all. That is exact but for rounding, as every parametrization is a function of the parameters alone.
+    In a step the layers receive copies that collect gradients over all parts of the step. Then the gradients pass
+    through the adjoint of the parametrization. With several processes each layer belongs to one of them, which
+    computes its weights and sends them, and sums the gradients of all processes. The gradients of the parameters are
+    summed over all processes. The result is exact up to rounding, as every parametrization is a function of the
+    parameters alone.
 
     Args:
-        model: what trains; this changes nothing of it.
-        x: images like those that it trains on, which say what the layers ask for.
+        model: the network that is trained; it is not changed.
+        x: images like those of training, which show for which inputs the layers need weights.
         world: the processes, all with the same parameters.
     """
 
@@ -53,52 +54,52 @@ class SharedWeights:
         self.model = model
         self.world = world
         self.device = x.device
-        self.shares = {(id(share.layer), share.context): share for share in _asked_for(model, x)}
+        self.entries = {(id(entry.layer), entry.context): entry for entry in _asked_for(model, x)}
         load = [0] * world.size
-        # The costliest that is left goes to the process that has least: the same in every process, and in every run.
-        for share in sorted(self.shares.values(), key=lambda share: -share.cost):
-            share.owner = min(range(world.size), key=load.__getitem__)
-            load[share.owner] += share.cost
+        # The costliest layer left goes to the process with the least load. All processes and runs find the same.
+        for entry in sorted(self.entries.values(), key=lambda entry: -entry.cost):
+            entry.owner = min(range(world.size), key=load.__getitem__)
+            load[entry.owner] += entry.cost
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """Within it the layers take what :meth:`hand_out` hands out."""
-        for share in self.shares.values():
-            share.layer.supplied = self._supplied
+        """In this context the layers take the weights that :meth:`hand_out` hands out."""
+        for entry in self.entries.values():
+            entry.layer.supplied = self._supplied
         try:
             yield
         finally:
-            for share in self.shares.values():
-                share.layer.supplied = None
-                share.computed = share.handed = ()
+            for entry in self.entries.values():
+                entry.layer.supplied = None
+                entry.computed = entry.handed = ()
 
     def hand_out(self) -> None:
-        """Computes this process's share, sends it, and receives the others'."""
-        for share in self._own():
-            share.computed = share.layer.effective(*share.context)
+        """Computes and sends the weights of this process's layers, and receives the others."""
+        for entry in self._own():
+            entry.computed = entry.layer.effective(*entry.context)
         work = []
-        for share in self.shares.values():
-            if share.owner == self.world.rank:
-                share.handed = tuple(weight.detach().contiguous() for weight in share.computed)
+        for entry in self.entries.values():
+            if entry.owner == self.world.rank:
+                entry.handed = tuple(weight.detach().contiguous() for weight in entry.computed)
             else:
-                share.handed = tuple(torch.empty_like(weight, device=self.device) for weight in share.like)
-            for tensor in (*share.handed, *share.layer.buffers()):
-                work += self._start(dist.broadcast, tensor, share.owner)
+                entry.handed = tuple(torch.empty_like(weight, device=self.device) for weight in entry.like)
+            for tensor in (*entry.handed, *entry.layer.buffers()):
+                work += self._start(dist.broadcast, tensor, entry.owner)
         _wait(work)
-        for share in self.shares.values():
-            for weight, like in zip(share.handed, share.like, strict=True):
+        for entry in self.entries.values():
+            for weight, like in zip(entry.handed, entry.like, strict=True):
                 weight.requires_grad_(like.requires_grad)
 
     def collect(self) -> None:
-        """Takes the gradients through the adjoints of this process's share, and sums those of the parameters."""
+        """Applies the adjoints of this process's layers to the gradients, and sums those of the parameters."""
         work = []
-        for share in self.shares.values():
-            for weight in _differentiable(share.handed):
+        for entry in self.entries.values():
+            for weight in _differentiable(entry.handed):
                 weight.grad = _gradient(weight)
-                work += self._start(dist.reduce, weight.grad, share.owner)
+                work += self._start(dist.reduce, weight.grad, entry.owner)
         _wait(work)
-        computed = [weight for share in self._own() for weight in _differentiable(share.computed)]
-        gradients = [weight.grad for share in self._own() for weight in _differentiable(share.handed)]
+        computed = [weight for entry in self._own() for weight in _differentiable(entry.computed)]
+        gradients = [weight.grad for entry in self._own() for weight in _differentiable(entry.handed)]
         torch.autograd.backward(computed, gradients)
         if self.world.size > 1:
             parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -108,22 +109,22 @@ class SharedWeights:
             for parameter, total in zip(parameters, sums, strict=True):
                 parameter.grad = _gradient(parameter).copy_(total.view_as(parameter))
 
-    def _own(self) -> list[_Share]:
-        return [share for share in self.shares.values() if share.owner == self.world.rank]
+    def _own(self) -> list[_LayerWeights]:
+        return [entry for entry in self.entries.values() if entry.owner == self.world.rank]
 
     def _supplied(self, layer: LipschitzLayer, context: _Context) -> tuple[Tensor, ...] | None:
-        share = self.shares.get((id(layer), context))
-        return share.handed or None if share else None
+        entry = self.entries.get((id(layer), context))
+        return entry.handed or None if entry else None
 
     def _start(self, send: Any, tensor: Tensor, owner: int) -> list[Any]:
-        """Begins to send a tensor in place; nothing with one process."""
+        """Begins to send a tensor in place; a single process sends nothing."""
         if self.world.size == 1:
             return []
         return [send(torch.view_as_real(tensor) if tensor.is_complex() else tensor, owner, async_op=True)]
 
 
-def _asked_for(model: nn.Module, x: Tensor) -> Sequence[_Share]:
-    """What the layers ask for in a forward pass of training, in its order."""
+def _asked_for(model: nn.Module, x: Tensor) -> Sequence[_LayerWeights]:
+    """The weights that the layers request in a forward pass of training, in its order."""
     layers = [layer for layer in model.modules() if isinstance(layer, LipschitzLayer)]
     asked: dict[tuple[LipschitzLayer, _Context], None] = {}
 
@@ -136,12 +137,12 @@ def _asked_for(model: nn.Module, x: Tensor) -> Sequence[_Share]:
         model.train()(x)
         for layer in layers:
             layer.supplied = None
-        return [_Share(*one, [_like(weight) for weight in one[0].effective(*one[1])]) for one in asked]
+        return [_LayerWeights(*one, [_like(weight) for weight in one[0].effective(*one[1])]) for one in asked]
 
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """At its end the model's buffers are as they were."""
+    """At the end of this context the model's buffers have their former values."""
     buffers = [buffer.clone() for buffer in model.buffers()]
     yield
     with torch.no_grad():
@@ -159,7 +160,7 @@ def _differentiable(weights: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _gradient(tensor: Tensor) -> Tensor:
-    """Its gradient, zeros where there is none."""
+    """The tensor's gradient; zeros if it has none."""
     return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
 
 

@@ -1,4 +1,4 @@
-"""What may stop a run: numbers that are not finite, and signals."""
+"""The causes that stop a run: numbers that are not finite, and signals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class NotFiniteError(ArithmeticError):
-    """A NaN or an infinity in training; the message names the layer where it appeared first."""
+    """A NaN or an infinity in training; the message names the first layer that has it."""
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -24,10 +24,11 @@ class Interrupted(Exception):  # noqa: N818
 
 
 class Interrupt:
-    """Inside this context the first SIGINT or SIGTERM only sets ``number``; a second one acts as usual.
+    """In this context the first SIGINT or SIGTERM only sets ``number``; a second one acts as usual.
 
-    patient: further ones do nothing either. A launcher of several processes repeats the signal of the terminal, and
-    kills those that take too long.
+    Args:
+        patient: further signals do nothing either. A launcher of several processes repeats the signal of the
+            terminal, and kills those that take too long.
     """
 
     def __init__(self, patient: bool = False):
@@ -53,14 +54,14 @@ class Interrupt:
 
 
 def require_finite_parameters(model: nn.Module) -> None:
-    """NotFiniteError names the first layer of the model with a parameter or buffer that is not finite."""
+    """Raises NotFiniteError, which names the first layer with a parameter or buffer that is not finite."""
     for name, layer in model.named_modules():
         if found := _own_not_finite(layer):
             raise NotFiniteError(f"{_title(name, layer)}: {found}")
 
 
 def explain_not_finite(model: nn.Module, x: Tensor) -> str:
-    """Runs the model on x again and says which layer is the first with parameters or an output not finite."""
+    """Runs the model on x again, and names the first layer whose parameters or output are not finite."""
     if not _finite(x):
         return "the input is not finite"
     reasons: list[str] = []
@@ -75,12 +76,12 @@ def explain_not_finite(model: nn.Module, x: Tensor) -> str:
     try:
         with torch.no_grad():
             model(x)
-    except (ValueError, torch.linalg.LinAlgError) as error:  # a layer may itself refuse what is not finite
+    except (ValueError, torch.linalg.LinAlgError) as error:  # a layer may itself refuse input that is not finite
         reasons.append(str(error))
     finally:
         for handle in handles:
             handle.remove()
-    return reasons[0] if reasons else "every layer's output is finite: the loss itself is not"
+    return reasons[0] if reasons else "every layer's output is finite, but the loss is not"
 
 
 def _watch_parameters(layer: nn.Module, title: str, reasons: list[str]) -> Any:

@@ -154,7 +154,7 @@ def test_ctrl_c_loses_nothing(cli, tmp_path, clock, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Training, "step", interrupted)
         result = cli("compare", *SMALL, *fused)
-        assert_one_line(result, "stopped by SIGINT; the same command goes on from here", 130)
+        assert_one_line(result, "stopped by SIGINT; rerun the same command to resume", 130)
     assert [row["status"] for row in rows_of(tmp_path / "study").values()] == ["finished", "not run yet"]
     assert cli("compare", "--out=study", "--report-only", *fused)[0] == 0
     assert "not run yet" in (tmp_path / "study" / "report.html").read_text()
@@ -173,7 +173,7 @@ def test_ctrl_c_while_measuring(cli, tmp_path, clock, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(comparing, "measure", stopped)
-        assert_one_line(cli("compare", *TWO), "the same command goes on", 130)
+        assert_one_line(cli("compare", *TWO), "rerun the same command to resume", 130)
     assert cli("compare", *TWO)[0] == 0
 
 

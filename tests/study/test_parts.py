@@ -15,7 +15,7 @@ from fastlip.study.measuring import Measured, _kept_weights, measure
 from fastlip.study.searching import held_out, pairs, search
 from fastlip.study.settings import Contender, contenders_of, seconds_of
 from fastlip.study.table import Row
-from fastlip.training.recipe import default_recipe
+from fastlip.training.recipe_files import default_recipe
 
 TINY = {"width": 2, "layers_per_block": 1, "batch_size": 256, "epochs": 1, "threads": 1}
 

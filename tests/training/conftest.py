@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fastlip.data import Data, TensorImages, load
-from fastlip.training.recipe import default_recipe
+from fastlip.training.recipe_files import default_recipe
 from fastlip.training.setup import model_of, prepare_process
 
 

@@ -12,7 +12,7 @@ from fastlip.models import METHODS
 from fastlip.training import checkpoint, distributed
 from fastlip.training.distributed import World
 from fastlip.training.loop import Training
-from fastlip.training.recipe import default_recipe
+from fastlip.training.recipe_files import default_recipe
 from fastlip.training.setup import model_of, prepare_process
 
 # In seven epochs 21 steps of 16, 16 and 13 images: of the last, one process has six and the other seven.

@@ -12,8 +12,9 @@ from fastlip.training import checkpoint
 from fastlip.training.card import card_text, make_card
 from fastlip.training.checkpoint import CheckpointError
 from fastlip.training.markdown import markdown
-from fastlip.training.recipe import Recipe, default_recipe
-from fastlip.training.recipe_files import read, read_recipe
+from fastlip.training.recipe import Recipe
+from fastlip.training.recipe_files import default_recipe, read
+from fastlip.training.run_folder import RunFolder
 from fastlip.training.setup import batches_of, device_of, network_of
 
 RECIPE = Recipe(layers_per_block=1, width=2)
@@ -169,7 +170,7 @@ def test_wild_recipes_are_one_error(tmp_path, text, error):
 def test_a_damaged_recipe_of_a_run_is_named(tmp_path, text):
     (tmp_path / "recipe.json").write_text(text)
     with pytest.raises(ValueError, match=r"recipe\.json: "):
-        read_recipe(tmp_path / "recipe.json")
+        RunFolder(tmp_path).read_recipe()
 
 
 def test_what_does_not_fit_the_data_or_the_machine_is_named(tiny_data, monkeypatch):

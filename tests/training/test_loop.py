@@ -10,18 +10,20 @@ from torch import nn
 import fastlip
 from fastlip import nn as lip
 from fastlip.nn._base import LipschitzLayer
-from fastlip.training import checkpoint, logs
+from fastlip.training.checkpoint import CheckpointError
+from fastlip.training.logs import COLUMNS
 from fastlip.training.loop import EPS, Training
+from fastlip.training.run_folder import RunFolder
 from fastlip.training.setup import model_of
 from fastlip.training.watch import Interrupted, NotFiniteError, explain_not_finite, require_finite_parameters
 
 
 def load_state(folder):
-    return checkpoint.load(folder / checkpoint.FILE_NAME)
+    return RunFolder(folder).load_state()
 
 
 def read_log(folder):
-    with (folder / logs.FILE_NAME).open() as file:
+    with RunFolder(folder).log.open() as file:
         return list(csv.DictReader(file))
 
 
@@ -46,7 +48,7 @@ def assert_same_run(one, other):
 def straight(make_training, tiny_recipe):
     training = make_training(tiny_recipe(), "straight")
     training.fit(tensorboard=False)
-    return training.folder
+    return training.folder.path
 
 
 def test_training_learns_and_logs_every_epoch(make_training, tiny_recipe):
@@ -54,9 +56,9 @@ def test_training_learns_and_logs_every_epoch(make_training, tiny_recipe):
     before = [p.clone() for p in training.model.parameters()]
     training.fit(tensorboard=False)
     assert any(not torch.equal(p, q) for p, q in zip(before, training.model.parameters(), strict=True))
-    rows = read_log(training.folder)
+    rows = read_log(training.folder.path)
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    assert set(rows[0]) == set(logs.COLUMNS)
+    assert set(rows[0]) == set(COLUMNS)
     assert all(0 <= float(row["test_cra"]) <= float(row["test_accuracy"]) <= 1 for row in rows)
 
 
@@ -88,10 +90,10 @@ def test_an_interrupted_run_continues_exactly(straight, make_training, tiny_reci
             training.fit(tensorboard=False)
     assert stop.value.exit_code == 130
     assert signal.getsignal(signal.SIGINT) is handler
-    state = load_state(training.folder)
+    state = load_state(training.folder.path)
     assert (3 * state["progress"]["epoch"] + state["progress"]["batch"]) == step
     make_training(tiny_recipe(), state=state).fit(tensorboard=False)
-    assert_same_run(straight, training.folder)
+    assert_same_run(straight, training.folder.path)
 
 
 def interrupted_at(step):
@@ -114,7 +116,7 @@ def test_a_fraction_of_an_epoch_is_trained(make_training, tiny_recipe):
     training.fit(tensorboard=False)
     assert training.finished
     assert (training.scheduler.last_epoch, training.scheduler.total_steps) == (5, 5)
-    assert [row["epoch"] for row in read_log(training.folder)] == ["1", "2"]
+    assert [row["epoch"] for row in read_log(training.folder.path)] == ["1", "2"]
 
 
 @pytest.mark.parametrize("schedule", ["onecycle", "triangular"])
@@ -157,7 +159,7 @@ def interrupts():
 def test_a_second_interrupt_acts_at_once(make_training, tiny_recipe, monkeypatch, interrupts):
     training = make_training(tiny_recipe())
     training.fit(stop_after=1, tensorboard=False)
-    before = (training.folder / checkpoint.FILE_NAME).read_bytes()
+    before = training.folder.checkpoint.read_bytes()
 
     def step(self, x, y):
         signal.raise_signal(signal.SIGINT)
@@ -167,7 +169,7 @@ def test_a_second_interrupt_acts_at_once(make_training, tiny_recipe, monkeypatch
         patch.setattr(Training, "step", step)
         with pytest.raises(KeyboardInterrupt):
             training.fit(tensorboard=False)
-    assert (training.folder / checkpoint.FILE_NAME).read_bytes() == before
+    assert training.folder.checkpoint.read_bytes() == before
 
 
 def test_an_interrupt_between_epochs_is_not_lost(make_training, tiny_recipe, monkeypatch):
@@ -182,7 +184,7 @@ def test_an_interrupt_between_epochs_is_not_lost(make_training, tiny_recipe, mon
         patch.setattr(Training, "_evaluate", interrupted)
         with pytest.raises(Interrupted):
             training.fit(tensorboard=False)
-    assert load_state(training.folder)["progress"]["epoch"] == 1
+    assert load_state(training.folder.path)["progress"]["epoch"] == 1
 
 
 class Poison(nn.Module):
@@ -206,7 +208,7 @@ def test_nan_stops_at_once_and_names_the_layer(make_training, tiny_recipe, tiny_
     training = make_training(tiny_recipe(), model=poisoned(model_of(tiny_recipe(), tiny_data)))
     with pytest.raises(NotFiniteError, match=r"epoch 2, step 1: loss is nan: layer '1' \(Poison\): its output"):
         training.fit(tensorboard=False)
-    state = load_state(training.folder)
+    state = load_state(training.folder.path)
     assert state["progress"]["epoch"] == 1
     assert all(value.isfinite().all() for value in state["model"].values())
 
@@ -214,14 +216,14 @@ def test_nan_stops_at_once_and_names_the_layer(make_training, tiny_recipe, tiny_
 def test_infinite_parameters_are_never_saved(make_training, tiny_recipe):
     training = make_training(tiny_recipe())
     training.save()
-    before = (training.folder / checkpoint.FILE_NAME).read_bytes()
+    before = training.folder.checkpoint.read_bytes()
     name, parameter = list(training.model.named_parameters())[-1]
     with torch.no_grad():
         parameter.view(-1)[0] = float("inf")
     layer, _, own_name = name.rpartition(".")
     with pytest.raises(NotFiniteError, match=f"layer '{layer}' .*its parameter '{own_name}' is not finite"):
         training.save()
-    assert (training.folder / checkpoint.FILE_NAME).read_bytes() == before
+    assert training.folder.checkpoint.read_bytes() == before
 
 
 def test_the_first_layer_that_is_not_finite_is_named():
@@ -240,10 +242,10 @@ def test_the_first_layer_that_is_not_finite_is_named():
 
 def test_a_checkpoint_of_another_network_or_data_set_is_refused(straight, make_training, tiny_recipe):
     state = load_state(straight)
-    with pytest.raises(checkpoint.CheckpointError, match="its weights do not fit"):
+    with pytest.raises(CheckpointError, match="its weights do not fit"):
         make_training(tiny_recipe(width=4), "other", state)
     state["data"]["training_images"] = 47
-    with pytest.raises(checkpoint.CheckpointError, match="training_images is 48, the run was trained with 47"):
+    with pytest.raises(CheckpointError, match="training_images is 48, the run was trained with 47"):
         make_training(tiny_recipe(), "other", state)
 
 
@@ -253,7 +255,7 @@ def test_the_seed_decides_the_run(straight, make_training, tiny_recipe):
     other = make_training(tiny_recipe(seed=1), "other")
     other.fit(tensorboard=False)
     weights = load_state(straight)["model"].items()
-    assert any(not torch.equal(value, load_state(other.folder)["model"][name]) for name, value in weights)
+    assert any(not torch.equal(value, load_state(other.folder.path)["model"][name]) for name, value in weights)
 
 
 @pytest.mark.parametrize("loss", ["temperature-ce", "hkr"])
@@ -267,7 +269,7 @@ def test_tensorboard_gets_the_epochs(make_training, tiny_recipe):
     pytest.importorskip("tensorboard")
     training = make_training(tiny_recipe(epochs=1))
     training.fit()
-    assert list(training.folder.glob("events.out.tfevents.*"))
+    assert list(training.folder.path.glob("events.out.tfevents.*"))
 
 
 def test_a_failed_decomposition_names_the_layer_whose_parameters_are_nan():

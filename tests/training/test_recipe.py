@@ -4,7 +4,8 @@ import pytest
 from click.testing import CliRunner
 
 from fastlip.cli.train import train
-from fastlip.training.recipe import Recipe, default_recipe
+from fastlip.training.recipe import Recipe
+from fastlip.training.recipe_files import default_recipe
 
 
 def test_a_recipe_is_frozen_and_survives_a_round_trip():

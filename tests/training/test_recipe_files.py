@@ -3,8 +3,8 @@
 import pytest
 
 from fastlip.models import METHODS
-from fastlip.training.recipe import Recipe, default_recipe
-from fastlip.training.recipe_files import FIELDS, default_name, names, parse_setting, read
+from fastlip.training.recipe import Recipe
+from fastlip.training.recipe_files import FIELDS, default_name, default_recipe, names, parse_setting, read
 
 
 @pytest.mark.parametrize("name", names())

@@ -1,7 +1,7 @@
 """Experiments of Béthune et al., *Pay attention to your loss* (NeurIPS 2022, arXiv 2104.05097).
 
-Each module has ``TITLE``; ``run(seed, **sizes)``, which returns plain values with the claims that it checks under
-``"claims"``; and ``draw(found)``, a matplotlib figure of them.
+Each module has ``TITLE``, ``run(seed, **sizes)``, which returns values that JSON can hold with the checked claims
+under ``"claims"``, and ``draw(found)``, which returns a matplotlib figure of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EXPERIMENTS = {
 
 
 def module_of(name: str) -> ModuleType:
-    """The module of an experiment; ValueError for a name that is not known."""
+    """The module of an experiment; ValueError for an unknown name."""
     if name not in EXPERIMENTS:
         raise ValueError(f"experiment={name!r}: allowed are {', '.join(map(repr, EXPERIMENTS))}")
     return importlib.import_module(f"{__name__}.{EXPERIMENTS[name]}")

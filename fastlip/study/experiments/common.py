@@ -1,4 +1,4 @@
-"""What the experiments share: a dense 1-Lipschitz network, its training, and claims."""
+"""The common parts of the experiments: a dense 1-Lipschitz network, its training, and claims."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def dense_network(features: Sequence[int]) -> nn.Sequential:
-    """Cayley layers (orthogonal) with MaxMin between them: where it is differentiable, a gradient of norm 1.
+    """Returns Cayley layers (orthogonal) with MaxMin between them, whose gradient has norm 1 where it exists.
 
     Such networks are dense in the 1-Lipschitz functions (Anil, Lucas, Grosse, ICML 2019).
     """
@@ -35,7 +35,7 @@ def fit(
     lr: float,
     watch: Callable[[Tensor, Tensor], float] | None = None,
 ) -> list[float]:
-    """Adam with a cosine decay to nothing; returns what watch says of (outputs, labels) before each step."""
+    """Trains with Adam and a cosine decay to 0; returns ``watch(outputs, labels)`` of each step."""
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     seen = []

@@ -10,7 +10,7 @@ import torch
 import fastlip
 from fastlip.losses import MulticlassHKR
 from fastlip.study.experiments.common import BLUE, ORANGE, claim, dense_network, digits, fit, minibatches
-from fastlip.study.plots import new_figure, plain_axes
+from fastlip.study.plots import new_figure, open_axes
 
 TITLE = "HKR on digits: alpha trades robustness for accuracy"
 _EPS = (36 / 255, 0.5, 1.0)
@@ -27,7 +27,7 @@ def run(
 ) -> dict[str, Any]:
     """Trains a dense network with MulticlassHKR at each alpha; certifies it on the test images.
 
-    The hinge asks for a small margin, for the sake of accuracy; KR for margins as large as they can be on average.
+    The hinge asks for a small margin, which favours accuracy. KR asks for the largest margins on average.
     """
     train, test = digits()
     runs = []
@@ -60,7 +60,7 @@ def run(
 
 
 def draw(found: dict[str, Any]) -> Any:
-    """The front: accuracy against margins and against certified accuracy, each point an alpha."""
+    """Draws accuracy against margins and against certified accuracy, with a point for each alpha."""
     figure = new_figure(11, 4.6)
     figure.suptitle(TITLE)
     left, right = figure.subplots(1, 2)
@@ -87,4 +87,4 @@ def _front(axes: Any, x: Sequence[float], y: Sequence[float], runs: Sequence[dic
             fontsize=8,
         )
     axes.margins(x=0.15, y=0.1)
-    plain_axes(axes)
+    open_axes(axes)

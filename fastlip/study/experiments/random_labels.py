@@ -1,4 +1,4 @@
-"""A 1-Lipschitz network memorises random labels: the constraint limits margins, not what can be fitted."""
+"""A 1-Lipschitz network memorises random labels: the constraint limits the margins, not the fit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 import fastlip
 from fastlip.losses import TemperatureCrossEntropy
 from fastlip.study.experiments.common import BLUE, ORANGE, claim, dense_network, digits, fit
-from fastlip.study.plots import new_figure, plain_axes
+from fastlip.study.plots import new_figure, open_axes
 
 TITLE = "1-Lipschitz networks memorise random labels, with small margins"
 
@@ -24,7 +24,7 @@ def run(
     steps: int = 350,
     temperature: float = 100.0,
 ) -> dict[str, Any]:
-    """Fits digits with their labels, and with labels drawn at random; certifies both networks on what they fitted."""
+    """Fits digits with their labels and with random labels; certifies both networks on their training images."""
     (images, labels), _ = digits()
     images, labels = images[:count], labels[:count]
     drawn = torch.randint(10, (len(images),), generator=torch.Generator().manual_seed(seed))
@@ -76,8 +76,8 @@ def draw(found: dict[str, Any]) -> Any:
         right.step(radii, shares, color=color, linestyle=dash, where="pre", label=f"{name} labels")
     left.set(xlabel="step", ylabel="accuracy on training images, %", ylim=(0, 103))
     left.legend(frameon=False, loc="lower right")
-    right.set(xlabel="certified L2 radius", ylabel="share with a larger radius, %", xlim=(0, None), ylim=(0, 103))
+    right.set(xlabel="certified L2 radius", ylabel="images with a larger radius, %", xlim=(0, None), ylim=(0, 103))
     right.legend(frameon=False, loc="upper right")
     for axes in (left, right):
-        plain_axes(axes)
+        open_axes(axes)
     return figure

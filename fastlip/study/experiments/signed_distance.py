@@ -19,7 +19,7 @@ _MARGIN = 0.02
 
 
 def distance(x: Tensor) -> Tensor:
-    """The signed distance (n,) of points (n, 2), positive inside. For discs apart it is the largest of theirs."""
+    """The signed distance (n,) of points (n, 2), positive inside: the largest over the discs, which are disjoint."""
     discs = torch.tensor(_DISCS)
     return (discs[:, 2] - torch.cdist(x, discs[:, :2])).amax(1)
 
@@ -34,9 +34,10 @@ def run(
     lr: float = 0.01,
     grid: int = 81,
 ) -> dict[str, Any]:
-    """HKR with nearly all weight on the hinge: the sign is right, and KR makes |f| as large as 1-Lipschitz allows.
+    """Trains with HKR and nearly all weight on the hinge.
 
-    That is the signed distance (Béthune et al. 2022; Coiffier and Béthune 2024 use it for shapes).
+    The hinge makes the sign correct, and KR makes |f| as large as a 1-Lipschitz function allows: f is the signed
+    distance (Béthune et al. 2022; Coiffier and Béthune 2024 use it for shapes).
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -60,7 +61,7 @@ def run(
             claim("largest gradient norm", norms.max().item(), most=fastlip.audit(model, (2,)).bound + 1e-5),
             claim("mean |f - signed distance|", errors.mean().item(), most=0.03),
             claim(
-                "share of the right sign, away from the boundary",
+                "fraction of points with the right sign, away from the boundary",
                 ((values > 0) == (true > 0))[away].double().mean().item(),
                 least=0.98,
             ),
@@ -69,7 +70,7 @@ def run(
 
 
 def _points(count: int, generator: torch.Generator) -> Batch:
-    """As many points inside as outside, both uniform."""
+    """Uniform points, half of them inside and half outside."""
     inside, outside = [], []
     while sum(map(len, inside)) < count // 2 or sum(map(len, outside)) < count // 2:
         x = 2 * torch.rand(4 * count, 2, generator=generator) - 1
@@ -89,7 +90,7 @@ def _values_and_gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def draw(found: dict[str, Any]) -> Any:
-    """Level lines of what was learnt beside the true ones, and the norm of the gradient."""
+    """Draws the level lines of the learnt function, those of the true distance, and the norm of the gradient."""
     figure = new_figure(13, 4.2)
     figure.suptitle(TITLE)
     size = found["grid"]

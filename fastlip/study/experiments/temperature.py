@@ -12,17 +12,17 @@ import fastlip
 from fastlip._extras import needed_for
 from fastlip.losses import TemperatureCrossEntropy
 from fastlip.study.experiments.common import BLUE, GREY, INK, ORANGE, RED, Batch, claim, dense_network, fit
-from fastlip.study.plots import new_figure, plain_axes
+from fastlip.study.plots import new_figure, open_axes
 
 TITLE = "Temperature: small is robust, large is accurate"
-# (center, label, share of its class). The small group of class 0 lies between those of class 1: to classify it costs
-# the margins of all around it, and the best 1-Lipschitz function on average (KR's) rises across it.
+# (centre, label, fraction of its class). The small group of class 0 lies between those of class 1. To classify it
+# costs the margins of all points around it, and the best 1-Lipschitz function on average (KR's) rises across it.
 _GROUPS = ((0.0, 0, 0.9), (1.0, 1, 0.5), (2.0, 0, 0.1), (3.0, 1, 0.5))
 _DEVIATION = 0.12
 
 
 def mixture(count: int, seed: int) -> Batch:
-    """The one-dimensional mixture: points (n, 1), labels (n,), as many of each class."""
+    """The one-dimensional mixture: points (n, 1), labels (n,), equally many of each class."""
     generator = torch.Generator().manual_seed(seed)
     parts = [(center, label, round(share * count / 2)) for center, label, share in _GROUPS]
     x = torch.cat([c + _DEVIATION * torch.randn(n, 1, generator=generator) for c, _, n in parts])
@@ -76,7 +76,7 @@ def _run(x: Tensor, y: Tensor, grid: Tensor, tau: float, seed: int, width: int, 
     bound = fastlip.audit(model, (x.shape[1],)).bound
     with torch.no_grad():
         scores, curve = model(x)[:, 0], model(grid)[:, 0]
-    # A binary score changes its sign no nearer than |score| / L.
+    # A binary score keeps its sign within the distance |score| / L.
     margins = torch.where(y == 1, scores, -scores).double() / bound
     return {
         "temperature": tau,
@@ -96,7 +96,7 @@ def _grid(x: Tensor) -> Tensor:
 
 
 def draw(found: dict[str, Any]) -> Any:
-    """Functions learnt at three temperatures, and accuracy and margins at all of them."""
+    """Draws the functions learnt at three temperatures, and accuracy and margins at all temperatures."""
     figure = new_figure(15, 7)
     figure.suptitle(TITLE)
     grid = figure.subplots(2, 4)
@@ -122,7 +122,7 @@ def _draw_line(axes: Any, data: dict[str, Any], one: dict[str, Any]) -> None:
         axes.plot(points, torch.full_like(points, low - (2 + label) * step), "|", color=color, markersize=7)
     axes.set_xlabel("x (ticks: points of class 0 and 1)")
     axes.set_ylabel("score")
-    plain_axes(axes)
+    open_axes(axes)
 
 
 def _draw_plane(axes: Any, data: dict[str, Any], one: dict[str, Any]) -> None:
@@ -143,5 +143,5 @@ def _draw_trade(axes: Any, runs: list[dict[str, Any]]) -> None:
     axes.plot(temperatures, [one["accuracy"] for one in runs], "o-", color=BLUE, label="accuracy")
     axes.plot(temperatures, [one["mean_margin"] for one in runs], "s-", color=ORANGE, label="mean signed margin")
     axes.set(xscale="log", xlabel="temperature τ", ylim=(0, None))
-    plain_axes(axes)
+    open_axes(axes)
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=2, fontsize=9)

@@ -10,7 +10,7 @@ import torch
 import fastlip
 from fastlip.losses import KR
 from fastlip.study.experiments.common import BLUE, GREY, claim, dense_network, fit
-from fastlip.study.plots import new_figure, plain_axes
+from fastlip.study.plots import new_figure, open_axes
 
 TITLE = "Two Diracs: KR tends to their distance"
 
@@ -27,7 +27,7 @@ def run(
     pairs = enumerate(distances, seed)
     runs = [_run(distance, seed_of_run, dimension, width, steps) for seed_of_run, distance in pairs]
     ratios = [one["kr"] / one["distance"] for one in runs]
-    rounding = 1e-4  # of distances of points that are float32 numbers of size 1
+    rounding = 1e-4  # error of the distances between points whose coordinates are float32 numbers near 1
     return {
         "runs": runs,
         "claims": [
@@ -53,7 +53,7 @@ def _run(distance: float, seed: int, dimension: int, width: int, steps: int) -> 
 
 
 def draw(found: dict[str, Any]) -> Any:
-    """KR / d while training, and KR against d."""
+    """Draws KR / d during training, and KR against d."""
     figure = new_figure(10, 4)
     left, right = figure.subplots(1, 2)
     figure.suptitle(TITLE)
@@ -70,5 +70,5 @@ def draw(found: dict[str, Any]) -> Any:
     right.set(xlabel="distance d", ylabel="KR after training", xscale="log", yscale="log")
     right.legend(frameon=False, loc="upper left")
     for axes in (left, right):
-        plain_axes(axes)
+        open_axes(axes)
     return figure

@@ -1,0 +1,10 @@
+"""The string options of a recipe, as types: an editor lists them, a type checker and the command line know them."""
+
+from typing import Literal
+
+DataName = Literal["digits", "cifar10", "cifar100", "tinyimagenet", "folder"]
+Network = Literal["lip_conv_net", "sll_net", "published_conv_net"]
+Size = Literal["XS", "S", "M", "L", "XL"]
+Optimizer = Literal["sgd", "adam"]
+Schedule = Literal["onecycle", "triangular"]
+Precision = Literal["fp32", "bf16"]
