@@ -67,7 +67,7 @@ class _Loss(nn.Module):
             return losses.sum()
         if not multi_gpu:
             return losses.mean()
-        count = _sum_over_processes(losses.new_tensor(float(len(losses))), multi_gpu)
+        count = _sum_over_processes(losses.new_full((), len(losses)), multi_gpu)
         return losses.sum() * (dist.get_world_size() / count)
 
 
@@ -275,7 +275,7 @@ class SoftHKR(_Loss):
     def _mean(self, logits: Tensor) -> Tensor:
         mean = self.current_mean.to(logits)
         if self.training:
-            sums = torch.stack((logits.abs().sum(), logits.new_tensor(float(logits.numel()))))
+            sums = torch.stack((logits.abs().sum(), logits.new_full((), logits.numel())))
             total, count = _sum_over_processes(sums, self.multi_gpu)
             mean = self.alpha_mean * mean + (1 - self.alpha_mean) * total / count
             self.current_mean.copy_(mean.clamp(0.005, 1000))

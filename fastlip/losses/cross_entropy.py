@@ -33,7 +33,7 @@ def offset_cross_entropy(
     logits: Tensor, labels: Any, offset: float, temperature: float, smoothing: float, weight: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """(n,) losses t CE((f - u p) / t, p), p the smoothed target, and the (n,) weights that a mean divides by."""
-    logits, target, numbers = targets(logits, labels)
+    logits, target, hard = targets(logits, labels)
     if weight is not None and len(weight) != logits.shape[1]:
         raise ValueError(f"weight: got {len(weight)} class weights, expected {logits.shape[1]} as the classes")
     weight = None if weight is None else weight.to(logits)
@@ -41,5 +41,6 @@ def offset_cross_entropy(
     shifted = (logits - offset * smoothed) / temperature
     losses = temperature * F.cross_entropy(shifted, smoothed, weight, reduction="none")
     # As torch: with hard labels a mean divides by the weights of the true classes, with soft ones by their number.
-    share = torch.ones_like(losses) if weight is None or numbers is None else weight[numbers]
-    return losses, share
+    if weight is None or hard is None:
+        return losses, torch.ones_like(losses)
+    return losses, torch.where(hard, weight[target.argmax(1)], 1)

@@ -252,7 +252,9 @@ def _plain(value: Any) -> Any:
     """A cache's dictionary as nested lists: CPython's holds a link to each value."""
     if not isinstance(value, dict):
         return []
-    return [gc.get_referents(item) if not isinstance(item, (Tensor, list, tuple)) else item for item in value.values()]
+    return [
+        gc.get_referents(item) if not isinstance(item, (Tensor, list, tuple)) else item for item in value.values()
+    ]
 
 
 _FAKE = FakeTensorMode(allow_non_fake_inputs=True)
