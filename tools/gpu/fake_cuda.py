@@ -23,6 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SOURCE = HERE / "fake_cuda.cpp"
+ACTIVE = "FASTLIP_FAKE_CUDA"  # set in the process that has the device
 NO_COMPILER = "no g++ on PATH to build tools/gpu/fake_cuda.cpp with"
 
 
@@ -67,6 +68,7 @@ def main() -> None:
     if len(sys.argv) < 2:
         raise SystemExit(__doc__)
     load()
+    os.environ[ACTIVE] = "1"
     sys.path[:0] = [str(ROOT), str(HERE)]
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

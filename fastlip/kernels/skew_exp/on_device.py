@@ -32,10 +32,9 @@ def adjoint(M: Tensor, A: Tensor) -> Tensor:
         term = (product.mT - product) / (k + 1)
         total += term
     rotation = _series(A)
-    for step in range(_HALVINGS):
-        more = (needed > step).to(A.dtype)
+    for share in (_steps(needed).to(A.dtype) / 2).unbind():
         turned = rotation.mT @ total @ rotation
-        total = torch.addcmul(total, turned - total, more / 2)
+        total = torch.addcmul(total, turned - total, share)
         rotation = rotation @ rotation  # of matrices that are done: not used again, and of norm 1
     return total.view(shape)
 
@@ -58,9 +57,14 @@ def _series(A: Tensor) -> Tensor:
 
 
 def _squared(E: Tensor, needed: Tensor) -> Tensor:
-    for step in range(_HALVINGS):
-        E = torch.where(needed > step, E @ E, E)
+    for more in _steps(needed).unbind():
+        E = torch.where(more, E @ E, E)
     return E
+
+
+def _steps(needed: Tensor) -> Tensor:
+    """(steps, b, 1, 1): whether a matrix needs a step."""
+    return needed > torch.arange(_HALVINGS, device=needed.device).view(-1, 1, 1, 1)
 
 
 def _terms(angle: float, dtype: torch.dtype) -> int:
