@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import re
 import sys
 import traceback
@@ -41,22 +42,80 @@ DEVICE = torch.device("cuda", 0)
 
 # Operations that launch nothing: views, memory without contents, questions.
 _FREE = frozenset(
-    "_conj _neg_view _reshape_alias _unsafe_view alias as_strided chunk detach diagonal empty empty_like"
-    " empty_strided expand flatten imag is_same_size lift lift_fresh movedim narrow new_empty new_empty_strided"
-    " permute real reshape resize resolve_conj resolve_neg select set_ slice split split_with_sizes squeeze t"
-    " transpose unbind unflatten unfold unsqueeze view view_as view_as_complex view_as_real".split()
+    [
+        "_conj",
+        "_neg_view",
+        "_reshape_alias",
+        "_unsafe_view",
+        "alias",
+        "as_strided",
+        "chunk",
+        "detach",
+        "diagonal",
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "expand",
+        "flatten",
+        "imag",
+        "is_same_size",
+        "lift",
+        "lift_fresh",
+        "movedim",
+        "narrow",
+        "new_empty",
+        "new_empty_strided",
+        "permute",
+        "real",
+        "reshape",
+        "resize",
+        "resolve_conj",
+        "resolve_neg",
+        "select",
+        "set_",
+        "slice",
+        "split",
+        "split_with_sizes",
+        "squeeze",
+        "t",
+        "transpose",
+        "unbind",
+        "unflatten",
+        "unfold",
+        "unsqueeze",
+        "view",
+        "view_as",
+        "view_as_complex",
+        "view_as_real",
+    ]
 )
 # Operations for which torch's CUDA code waits for the device: to read a number, a shape or LAPACK's verdict.
 _WAITS = frozenset(
-    "_local_scalar_dense is_nonzero nonzero masked_select unique_dim _unique2 unique_consecutive bincount equal"
-    " _linalg_check_errors _linalg_svd _linalg_eigh linalg_eig _linalg_eigvals linalg_matrix_exp linalg_lstsq"
-    " _assert_scalar".split()
+    [
+        "_local_scalar_dense",
+        "is_nonzero",
+        "nonzero",
+        "masked_select",
+        "unique_dim",
+        "_unique2",
+        "unique_consecutive",
+        "bincount",
+        "equal",
+        "_linalg_check_errors",
+        "_linalg_svd",
+        "_linalg_eigh",
+        "linalg_eig",
+        "_linalg_eigvals",
+        "linalg_matrix_exp",
+        "linalg_lstsq",
+        "_assert_scalar",
+    ]
 )
 # What a capture cannot have, besides waits: memory of the host that is not pinned.
 UPLOAD = "upload"
 
 
-class HostWaits(RuntimeError):
+class HostWaitError(RuntimeError):
     """The host waits for the device, or a captured stream is given memory of the host."""
 
 
@@ -106,6 +165,7 @@ class Device(TorchDispatchMode):
         super().__init__()
         self.strict, self.shared, self.capability = strict, shared, capability
         self.capturing = False
+        self.tables: set[str] = set()
         self.counts = Counts()
         self._inside: list[str] = []
         self._kernels = {id(operator.packet): operator for operator in operators()}
@@ -130,7 +190,7 @@ class Device(TorchDispatchMode):
         finally:
             self.capturing, self.strict = False, strict
         if made := {name: count for name, count in kept_tensors().items() if count > before.get(name, 0)}:
-            raise HostWaits(f"tables kept from a capture, whose memory is the graph's: {', '.join(made)}")
+            raise HostWaitError(f"tables kept from a capture, whose memory is the graph's: {', '.join(made)}")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -160,6 +220,10 @@ class Device(TorchDispatchMode):
                 self.counts.chained += 1
         return result
 
+    def is_capturing(self) -> bool:
+        """In place of ``torch.cuda.is_current_stream_capturing``."""
+        return self.capturing
+
     def launch_triton(
         self, kernel: Any, grid: Any, device: Any, *arguments: Any, num_warps: int = 4, **constants: Any
     ) -> None:
@@ -173,6 +237,10 @@ class Device(TorchDispatchMode):
         """In place of ``binding.launch``."""
         size = sum(_sizes.get(argument, 0) for argument in arguments if isinstance(argument, int))
         self.counts.note(f"cuda:{name}", size)
+
+    def note_table(self, make: Any, *arguments: Any) -> None:
+        """In place of making a table while torch.compile traces, which makes it on a device that is there."""
+        self.tables.add(make.__name__)
 
     def _waits(self, name: str, args: Any, kwargs: Any) -> str | None:
         on_device = any(tensor.is_cuda for tensor in tensors((args, kwargs)))
@@ -194,7 +262,7 @@ class Device(TorchDispatchMode):
             return
         self.counts.waits[f"{what} at {place()}"] += 1
         if self.strict:
-            raise HostWaits(f"{what} at {place()}")
+            raise HostWaitError(f"{what} at {place()}")
 
 
 def _number(dtype: torch.dtype) -> float | int | complex:
@@ -282,17 +350,25 @@ def cuda_kernels() -> ModuleType:
 
 @contextlib.contextmanager
 def gpu(
-    *, strict: bool = False, extension: bool = True, shared: int = 227 * 1024, capability: tuple[int, int] = (9, 0)
+    *,
+    compiling: bool = False,
+    strict: bool = False,
+    extension: bool = True,
+    shared: int = 227 * 1024,
+    capability: tuple[int, int] = (9, 0),
 ) -> Iterator[Device]:
     """A CUDA device that computes nothing, on which new tensors are made.
 
     Args:
-        strict: whether a wait of the host raises :class:`HostWaits` rather than being counted.
+        compiling: for torch.compile, which brings modes of its own: nothing is counted, and tensors are made on the
+            device only where they are told so.
+        strict: whether a wait of the host raises :class:`HostWaitError` rather than being counted.
         extension: whether the CUDA extension is there, or only Triton.
         shared: bytes of shared memory that a block can have.
         capability: the device's compute capability.
     """
     device = Device(strict=strict, shared=shared, capability=capability)
+    tables = importlib.import_module("fastlip.kernels.spectral_conv.tables")
     modules = {**binding._modules}
     modules.pop("cuda", None)
     if extension:
@@ -303,17 +379,19 @@ def gpu(
         mock.patch.object(binding, "_kernels", kernels),
         mock.patch.object(binding, "launch", device.launch_native),
         mock.patch.object(triton_launch, "launch", device.launch_triton),
-        mock.patch.object(torch.cuda, "is_current_stream_capturing", lambda: device.capturing),
+        mock.patch.object(torch.cuda, "is_current_stream_capturing", device.is_capturing),
         mock.patch.object(FakeTensor, "data_ptr", _address, create=True),
-        *_patched("is_observed", gate.is_observed, lambda: False),
+        *([mock.patch.object(tables, "_keep", device.note_table)] if compiling else []),
+        *(() if compiling else _patched("is_observed", gate.is_observed, lambda: False)),
     ]
     with contextlib.ExitStack() as stack:
         for patch in replaced:
             stack.enter_context(patch)
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(_FAKE)
-        stack.enter_context(device)
-        stack.enter_context(DEVICE)
+        if not compiling:
+            stack.enter_context(device)
+            stack.enter_context(DEVICE)
         yield device
 
 
