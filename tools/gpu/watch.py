@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -34,6 +34,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastlip
 from fastlip.kernels import OPS
 from fastlip.kernels.common import binding, gate, triton_launch
+from fastlip.kernels.common import gpu as limits
 from fastlip.kernels.common.dispatch import Operator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,9 +162,9 @@ class Counts:
 class Device(TorchDispatchMode):
     """The mode that observes; above it nothing, below it torch's fake tensors."""
 
-    def __init__(self, *, strict: bool, shared: int, capability: tuple[int, int]) -> None:
+    def __init__(self, *, strict: bool) -> None:
         super().__init__()
-        self.strict, self.shared, self.capability = strict, shared, capability
+        self.strict = strict
         self.capturing = False
         self.tables: set[str] = set()
         self.counts = Counts()
@@ -246,6 +247,8 @@ class Device(TorchDispatchMode):
         on_device = any(tensor.is_cuda for tensor in tensors((args, kwargs)))
         if on_device and name in _WAITS:
             return name
+        if name.startswith("index") and any(index.dtype is torch.bool for index in tensors(args[1])):
+            return "choice by a mask"
         target = kwargs.get("device")
         if name in ("_to_copy", "copy_", "_copy_from") and target is not None:
             if on_device and torch.device(target).type == "cpu":
@@ -311,18 +314,9 @@ def kept_tensors() -> dict[str, int]:
         if module_name.startswith("fastlip.") and module is not None:
             for name, value in list(vars(module).items()):
                 if callable(getattr(value, "cache_info", None)) and callable(value):
-                    held = sum(len(tensors(_plain(item))) for item in gc.get_referents(value))
+                    held = sum(len(tensors(item)) for item in gc.get_referents(value))
                     found[f"{module_name}.{name}"] = held
     return found
-
-
-def _plain(value: Any) -> Any:
-    """A cache's dictionary as nested lists: CPython's holds a link to each value."""
-    if not isinstance(value, dict):
-        return []
-    return [
-        gc.get_referents(item) if not isinstance(item, (Tensor, list, tuple)) else item for item in value.values()
-    ]
 
 
 _FAKE = FakeTensorMode(allow_non_fake_inputs=True)
@@ -336,16 +330,18 @@ def _address(tensor: Tensor) -> int:
     return address
 
 
-def cuda_kernels() -> ModuleType:
-    """A stand-in for ``fastlip._cuda``: the names of all kernels in csrc."""
-    module = ModuleType("fastlip._cuda")
-    names = [
+def _numbers(tensor: Tensor) -> Any:
+    """In place of ``tolist``, which fake tensors refuse."""
+    return [_numbers(part) for part in tensor.unbind()] if tensor.dim() else tensor.item()
+
+
+def cuda_kernels() -> frozenset[str]:
+    """The names of all kernels in csrc, which ``fastlip._cuda`` has."""
+    return frozenset(
         name
         for path in sorted((ROOT / "csrc").glob("*/*_cuda.cu"))
         for name in re.findall(r"^FASTLIP_KERNEL\((\w+),", path.read_text(), re.MULTILINE)
-    ]
-    vars(module).update(dict.fromkeys(names), kernels=names, instruction_set="none", compiler="none")
-    return module
+    )
 
 
 @contextlib.contextmanager
@@ -367,24 +363,38 @@ def gpu(
         shared: bytes of shared memory that a block can have.
         capability: the device's compute capability.
     """
-    device = Device(strict=strict, shared=shared, capability=capability)
+    device = Device(strict=strict)
     tables = importlib.import_module("fastlip.kernels.spectral_conv.tables")
-    modules = {**binding._modules}
-    modules.pop("cuda", None)
-    if extension:
-        modules["cuda"] = cuda_kernels()
-    kernels = {key: value for key, value in binding._kernels.items() if key[0] != "cuda"}
+    kernels, missing = cuda_kernels() if extension else frozenset(), binding.missing
+    properties = SimpleNamespace(
+        name="fake GPU",
+        major=capability[0],
+        minor=capability[1],
+        shared_memory_per_block=48 * 1024,
+        shared_memory_per_block_optin=shared,
+    )
+
+    @torch.compiler.assume_constant_result
+    def missing_here(kernel: str, where: torch.device) -> str:
+        if where.type != "cuda":
+            return missing(kernel, where)
+        return "" if kernel in kernels else f"there is no CUDA kernel {kernel}"
+
     replaced = [
-        mock.patch.object(binding, "_modules", modules),
-        mock.patch.object(binding, "_kernels", kernels),
+        mock.patch.object(binding, "missing", missing_here),
+        mock.patch.object(torch.cuda, "get_device_properties", return_value=properties),
         mock.patch.object(binding, "launch", device.launch_native),
         mock.patch.object(triton_launch, "launch", device.launch_triton),
         mock.patch.object(torch.cuda, "is_current_stream_capturing", device.is_capturing),
         mock.patch.object(FakeTensor, "data_ptr", _address, create=True),
+        mock.patch.object(FakeTensor, "tolist", _numbers, create=True),
         *([mock.patch.object(tables, "_keep", device.note_table)] if compiling else []),
-        *(() if compiling else _patched("is_observed", gate.is_observed, lambda: False)),
+        *(() if compiling else _patched("is_observed", gate.is_observed, device.is_capturing)),
     ]
     with contextlib.ExitStack() as stack:
+        for asked in (limits.shared_memory, limits.too_old):
+            asked.cache_clear()
+            stack.callback(asked.cache_clear)
         for patch in replaced:
             stack.enter_context(patch)
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
