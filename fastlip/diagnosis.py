@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 import fastlip.ops  # registers every op
-from fastlip.kernels.common import binding
+from fastlip.kernels.common import binding, gpu
 from fastlip.kernels.common.dispatch import registered
 
+_COLUMN = 56  # width of the column for the CPU
 _PACKAGES = ("torch", "triton", "numpy", "scikit-learn", "pillow", "tensorboard")
 
 
@@ -33,6 +34,7 @@ def diagnose() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "extensions": extensions,
         "ops": {name: {"reference": "ok", **_backends(name)} for name in sorted(registered)},
+        "ops_on_gpu": {name: _on_gpu(name) for name in sorted(registered)},
     }
 
 
@@ -53,7 +55,9 @@ def doctor_text(report: dict[str, Any]) -> str:
     lines += [f"{'GPU':<14} {name}" for name in report["gpus"] or ["none that torch can use"]]
     lines += [f"{device + ' kernels':<14} {state}" for device, state in report["extensions"].items()]
     for op, backends in report["ops"].items():
-        lines += ["", op, *(f"  {backend:<12} {state}" for backend, state in backends.items())]
+        on_gpu = report["ops_on_gpu"][op]
+        lines += ["", f"{op:<14} {'on the CPU':<{_COLUMN}} on a GPU"]
+        lines += [f"  {backend:<12} {state:<{_COLUMN}} {on_gpu[backend]}" for backend, state in backends.items()]
     return "\n".join(lines)
 
 
@@ -99,3 +103,27 @@ def _status(op: str, backend: str) -> str:
     except ImportError as error:
         return str(error)
     return "" if any(name.startswith(prefix) for name in kernels) else f"{op} is not in the built extension"
+
+
+def _on_gpu(op: str) -> dict[str, str]:
+    """State of each backend of an op for tensors on a GPU."""
+    if not torch.cuda.is_available():
+        return dict.fromkeys(("reference", *registered[op].backends), "no GPU")
+    states = {backend: _status_on_gpu(op, backend) or "ok" for backend in registered[op].backends}
+    return {"reference": "ok", **states}
+
+
+def _status_on_gpu(op: str, backend: str) -> str:
+    """The reason why a backend cannot run on the GPU, or an empty string."""
+    if reason := registered[op].status(backend):
+        return reason
+    if backend == "triton":
+        return gpu.refusal_of_all()
+    prefix = getattr(registered[op].modules[backend], "KERNELS", f"{op}_")
+    if not prefix:
+        return ""
+    try:
+        kernels = binding.library("cuda").kernels
+    except ImportError as error:
+        return str(error)
+    return "" if any(name.startswith(prefix) for name in kernels) else "no such kernel in the CUDA extension"

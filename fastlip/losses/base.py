@@ -76,7 +76,7 @@ class Loss(nn.Module):
             return losses.sum()
         if not multi_gpu:
             return losses.mean()
-        count = sum_over_processes(losses.new_tensor(float(len(losses))), multi_gpu)
+        count = sum_over_processes(losses.new_full((), len(losses)), multi_gpu)
         return losses.sum() * (dist.get_world_size() / count)
 
     def reduce_weighted(self, losses: Tensor, weights: Tensor) -> Tensor:

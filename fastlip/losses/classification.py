@@ -157,7 +157,7 @@ def _offset_cross_entropy(
     logits: Tensor, labels: Any, offset: float, temperature: float, smoothing: float, weight: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Losses t CE((f - u p) / t, p), (n,), with p the smoothed target, and the weights (n,) of a mean."""
-    logits, target, numbers = targets(logits, labels)
+    logits, target, hard = targets(logits, labels)
     if weight is not None and len(weight) != logits.shape[1]:
         raise ValueError(f"weight: got {len(weight)} class weights, expected {logits.shape[1]} as the classes")
     weight = None if weight is None else weight.to(logits)
@@ -165,5 +165,6 @@ def _offset_cross_entropy(
     shifted = (logits - offset * smoothed) / temperature
     losses = temperature * F.cross_entropy(shifted, smoothed, weight, reduction="none")
     # As in torch: with hard labels a mean divides by the weights of the true classes, with soft ones by their number.
-    sample_weights = torch.ones_like(losses) if weight is None or numbers is None else weight[numbers]
-    return losses, sample_weights
+    if weight is None or hard is None:
+        return losses, torch.ones_like(losses)
+    return losses, torch.where(hard, weight[target.argmax(1)], 1)

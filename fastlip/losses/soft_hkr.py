@@ -86,7 +86,7 @@ class SoftHKR(Loss):
         """The running mean of the logits' moduli, updated in training mode, at least min_margin."""
         mean = self.current_mean.to(logits)
         if self.training:
-            sums = torch.stack((logits.abs().sum(), logits.new_tensor(float(logits.numel()))))
+            sums = torch.stack((logits.abs().sum(), logits.new_full((), logits.numel())))
             total, count = sum_over_processes(sums, self.multi_gpu)
             mean = self.alpha_mean * mean + (1 - self.alpha_mean) * total / count
             self.current_mean.copy_(mean.clamp(0.005, 1000))

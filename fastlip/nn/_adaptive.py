@@ -89,11 +89,12 @@ class AdaptiveKernel(LipschitzLayer):
         axes, channels = self.axes, like.shape[-1]
         identity = torch.eye(channels, dtype=like.dtype, device=like.device)
         flips = [axes[:i].count(axis) % 2 for i, axis in enumerate(axes)]
-        flip = torch.tensor(flips, dtype=like.dtype, device=like.device)[:, None, None]
         if self.raw_bases is None:
-            return (flip * identity).expand(self.groups, len(axes), 1, 1)
+            return torch.stack([identity * flip for flip in flips]).expand(self.groups, len(axes), 1, 1)
         Q = ops.cayley(at_least_float32(self.raw_bases), backend=self.backend)
-        return flip * identity + (1 - 2 * flip) * (Q @ Q.mT)
+        # Apart, because a tensor of the flips would have to come from the host at each step.
+        projectors = (Q @ Q.mT).unbind(1)
+        return torch.stack([identity - P if flip else P for P, flip in zip(projectors, flips, strict=True)], 1)
 
 
 def check_coverage(kernel_size: Pair, stride: Pair, dilation: Pair) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastlip.kernels.cayley import reference
 from fastlip.kernels.cayley.api import new_inverse
-from fastlip.kernels.common import binding
+from fastlip.kernels.common import binding, gpu
 from fastlip.kernels.common.precision import full_precision
 
 binding.require()
@@ -18,7 +18,7 @@ _NAMES = {
     torch.complex64: "complex64",
     torch.complex128: "complex128",
 }
-# The largest n x n matrix that a CUDA block inverts on chip, in at most 163 KB (csrc/cayley/elimination.cuh).
+# The largest n x n matrix that a CUDA block inverts on chip where its shared memory allows.
 _LARGEST = {torch.float32: 128, torch.float64: 128, torch.complex64: 128, torch.complex128: 64}
 _RESCUED = 1 << 20  # numbers at a time, of matrices that are transformed again with pivots
 
@@ -77,10 +77,25 @@ def _forward_workspace(M: Tensor) -> tuple[Tensor, int, int]:
     working = wide if extra else M.dtype
     slots = min(batch, max(1, _RESCUED // ((2 * n + rows) * n)))
     bytes_needed = slots * ((2 * n + rows) * n * wide.itemsize + 8 * n)
-    if extra or n > _LARGEST[working]:
+    largest = _largest(working, M.device)
+    if extra or n > largest:
         numbers = n * n + n * n // 2 + 2 * extra * n + 3 * n + extra
         bytes_needed += batch * numbers * working.itemsize
-    return torch.empty(bytes_needed, dtype=torch.uint8, device=M.device), _LARGEST[working], slots
+    return torch.empty(bytes_needed, dtype=torch.uint8, device=M.device), largest, slots
+
+
+def _largest(dtype: torch.dtype, device: torch.device) -> int:
+    """The largest n x n matrix that a block inverts on chip."""
+    if device.type != "cuda":  # the same kernels run on the CPU in tests
+        return _LARGEST[dtype]
+    limit = gpu.shared_memory(device)
+    return next((n for n in range(_LARGEST[dtype], 0, -1) if on_chip_bytes(n, dtype) <= limit), 0)
+
+
+def on_chip_bytes(n: int, dtype: torch.dtype) -> int:
+    """Shared memory that an inverse takes (csrc/cayley/elimination.cuh, OnChip::numbers)."""
+    size, panel = -(-n // 4) * 4, 16
+    return (size * (size + 4) + panel * size + 2 * panel**2) * dtype.itemsize
 
 
 def _repair(M: Tensor, Q: Tensor, B: Tensor, failed: Tensor) -> None:

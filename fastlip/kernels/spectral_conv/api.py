@@ -12,7 +12,7 @@ from fastlip.kernels.common.dispatch import Op, differentiated
 from fastlip.kernels.common.gate import refusal
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import autocasts, without_autocast
-from fastlip.kernels.spectral_conv import reference
+from fastlip.kernels.spectral_conv import reference, tables
 from fastlip.kernels.spectral_conv.fixed import FixedSpectrum, fix_spectrum
 from fastlip.kernels.spectral_conv.frequencies import (
     Size,
@@ -83,6 +83,8 @@ def spectral_conv(
         with without_autocast(x.device):
             y = reference.spectral_conv(images, Q, bias, torus, groups)
     else:
+        if chosen == "triton":
+            tables.prepare((torus[0], torus[1]), (x.shape[-2], x.shape[-1]), reference.REAL[Q.dtype], x.device)
         y = _forward(images, Q, bias, torus, groups, chosen)
     return (y if x.dim() == 4 else y[0]).to(dtype)
 

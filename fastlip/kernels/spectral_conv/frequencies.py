@@ -87,7 +87,7 @@ def kernel_spectrum_adjoint(gradient: Tensor, kernel: tuple[int, ...], size: Siz
 
 
 def _phases(kernel: Size, size: Size, dilation: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(F, kh kw) phases, kept between calls unless they belong to a trace or to a transform of it."""
+    """(F, kh kw) phases, kept between calls unless they belong to a trace, a transform, or a CUDA graph."""
     arguments = kernel, (size[0], size[1]), (dilation[0], dilation[1]), device, dtype
     if torch.compiler.is_compiling() or is_observed():
         return _make_phases(*arguments)
