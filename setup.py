@@ -11,6 +11,7 @@ Without a C++ compiler the package installs without kernels; `fastlip doctor` sa
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -222,7 +223,10 @@ class BuildKernels(build_ext):
             f"{home}/bin/nvcc -ccbin $cxx -std=c++20 -O3 -Icsrc --threads 2 {' '.join(GENCODE)}"
             f' -Xcompiler "{host}" -MMD -MF $out.d -c $in -o $out',
         )
-        flags = module_flags(name, "cuda", "")
+        version = subprocess.run([f"{home}/bin/nvcc", "--version"], capture_output=True, text=True).stdout
+        found = re.search(r"release (\d+\.\d+)", version)
+        # The driver must know this CUDA (fastlip/kernels/common/gpu.py).
+        flags = module_flags(name, f"CUDA {found[1] if found else ''}", "")
         objects = [ninja.compile("cxx", source, name, flags=flags) for source in COMMON]
         objects += [ninja.compile("nvcc", source, name) for source in sources("_cuda.cu")]
         # The runtime's symbols stay inside: torch brings its own copy.

@@ -1,8 +1,8 @@
 """Handwritten digits from training to certificate to attack.
 
-Shows the four steps of a certified classifier: a network of 1-Lipschitz layers, a loss that asks for margins, a
-certificate (divided by the audited Lipschitz bound), and an attack that bounds robust accuracy from the other side.
-The digits ship with scikit-learn. Takes about one minute on two cores.
+Shows the four steps of certified classification: a network of 1-Lipschitz layers, a loss that asks for margins, a
+certificate that divides by the audited Lipschitz bound, and an attack that bounds robust accuracy from above.
+The digits come with scikit-learn. The script takes about one minute on two cores.
 """
 
 import argparse
@@ -16,7 +16,7 @@ EPS = [36 / 255, 72 / 255, 1.0]
 
 
 def train(model, batches, epochs):
-    """SGD with OneCycle, on a loss that asks for a margin of 2 sqrt(2) 36/255."""
+    """Trains by SGD with OneCycle; the loss asks for a margin of 2 sqrt(2) 36/255."""
     loss = fastlip.losses.OffsetCrossEntropy(offset=2**1.5 * 36 / 255, temperature=0.05)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -33,7 +33,7 @@ def train(model, batches, epochs):
 
 
 def main(arguments=None):
-    """Returns the certificate and what the attack found."""
+    """Returns the certificate and the result of the attack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", default="aol", choices=fastlip.models.METHODS)
     parser.add_argument("--epochs", type=int, default=30)
@@ -42,7 +42,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
 
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # the images are small: threads would wait for each other
+    torch.set_num_threads(1)  # images are so small that threads would mostly wait for each other
     data = digits()
     model = fastlip.models.lip_conv_net(
         options.method, width=options.width, layers_per_block=options.layers_per_block, image_size=8, in_channels=1

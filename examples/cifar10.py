@@ -1,9 +1,9 @@
-"""CIFAR-10 from its official binary files: training with augmentation, then the certificate.
+"""Training on CIFAR-10 from its official binary files, with augmentation, and the certificate.
 
-Shows the data interface and the comparison paper's recipe in a loop of one's own: XS ConvNet, SGD with OneCycle,
-offset cross-entropy, shifts of 4 pixels and flips. ``PATH`` is the folder that holds ``data_batch_1.bin`` ...
-``test_batch.bin``, or the one above it. An epoch takes about two minutes on two cores; ``fastlip train --data cifar10
---path PATH`` does the same with checkpoints and logs.
+Shows the data interface and the recipe of the comparison paper (Prach et al., CVPR 2024) in a training loop of your
+own: XS ConvNet, SGD with OneCycle, offset cross-entropy, shifts of 4 pixels and flips. ``PATH`` is the folder that
+holds ``data_batch_1.bin`` ... ``test_batch.bin``, or the folder above it. An epoch takes about two minutes on two
+cores. ``fastlip train --data cifar10 --path PATH`` does the same, with checkpoints and logs.
 """
 
 import argparse
@@ -12,14 +12,13 @@ import sys
 import torch
 
 import fastlip
-from fastlip.data import Batches, DataError, load
-from fastlip.data.batches import Augmentation
+from fastlip.data import Augmentation, Batches, DataError, load
 
 EPS = [36 / 255, 72 / 255, 108 / 255, 1.0]
 
 
 def train(model, batches, epochs, lr):
-    """SGD with OneCycle; prints a line for each epoch."""
+    """Trains by SGD with OneCycle, and prints a line for each epoch."""
     loss = fastlip.losses.OffsetCrossEntropy(offset=2**1.5 * 36 / 255, temperature=0.25)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -40,7 +39,7 @@ def train(model, batches, epochs, lr):
 def main(arguments=None):
     """Returns the certificate of the test images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", help="folder of the binary version")
+    parser.add_argument("path", help="folder of the binary version of CIFAR-10")
     parser.add_argument("--method", default="aol", choices=fastlip.models.METHODS)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--lr", type=float, default=0.06)

@@ -1,8 +1,8 @@
-"""An existing network made 1-Lipschitz: its layers are swapped in place, its weights are kept as a start.
+"""Makes an existing network 1-Lipschitz: replaces its layers in place, and keeps its weights as initialisation.
 
-A plain convolutional network is audited (its bound is large); every ``nn.Conv2d``, ``nn.Linear`` and ``nn.ReLU``
-becomes an AOL layer or MaxMin with the same arguments and weights; and the audit finds at most 1. Then both learn the
-digits for a few epochs, and are certified. Takes about half a minute on two cores.
+The audit of a plain convolutional network gives a large bound. Then every ``nn.Conv2d`` and ``nn.Linear`` is replaced
+by an AOL layer with the same arguments and weights, every ``nn.ReLU`` by MaxMin, and the audit gives at most 1. Both
+networks learn the digits for a few epochs and are certified. The script takes about half a minute on two cores.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from fastlip.data import Batches, digits
 
 
 def plain_network():
-    """A network as one finds them."""
+    """A usual convolutional network."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
         nn.ReLU(),
@@ -30,7 +30,7 @@ def plain_network():
 
 
 def swap(module):
-    """Replaces the layers of a network, in place, and returns it."""
+    """Replaces the layers of a network in place, and returns the network."""
     for name, child in module.named_children():
         setattr(module, name, replacement(child))
         swap(child)
@@ -38,7 +38,7 @@ def swap(module):
 
 
 def replacement(layer):
-    """The 1-Lipschitz layer that takes the place of this one; other modules stay."""
+    """The 1-Lipschitz layer that replaces this layer; the layer itself if there is none."""
     if type(layer) is nn.ReLU:
         return lip.MaxMin()
     if type(layer) is nn.Conv2d:
@@ -65,7 +65,7 @@ def replacement(layer):
 
 
 def train(model, batches, epochs):
-    """A few epochs of SGD."""
+    """Trains by SGD for a few epochs."""
     loss = fastlip.losses.OffsetCrossEntropy(offset=2**1.5 * 36 / 255, temperature=0.05)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for epoch in range(epochs):
@@ -76,13 +76,13 @@ def train(model, batches, epochs):
 
 
 def main(arguments=None):
-    """Returns the certificates of the plain and of the swapped network."""
+    """Returns the certificates of the plain and the swapped network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10)
     options = parser.parse_args(arguments)
 
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # the images are small: threads would wait for each other
+    torch.set_num_threads(1)  # images are so small that threads would mostly wait for each other
     data = digits()
     certificates = []
     for title, model in (("plain", plain_network()), ("swapped", swap(plain_network()))):

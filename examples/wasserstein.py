@@ -1,10 +1,11 @@
-"""The Wasserstein distance of two point clouds, by a 1-Lipschitz network.
+"""Estimates the Wasserstein distance of two point clouds by a 1-Lipschitz network.
 
-For a 1-Lipschitz function f, mean f over one cloud less mean f over the other is at most the Wasserstein-1 distance
-(Kantorovich and Rubinstein), and the best f attains it. A small dense network maximises that difference, which is
-divided by the audited Lipschitz bound: a lower bound whatever the training did. The exact distance of clouds of equal
-size is an assignment problem, which SciPy solves. With ``--alpha`` above 0 the HKR loss trains f to separate the
-clouds as well, and the estimate falls short of the distance. Takes about ten seconds on two cores.
+For a 1-Lipschitz function f, the mean of f over one cloud minus its mean over the other is at most the Wasserstein-1
+distance of the clouds, and the best f attains it (Kantorovich and Rubinstein). A small dense network maximises this
+difference. The difference divided by the audited Lipschitz bound is a lower bound of the distance, however well the
+network was trained. For clouds of equal size the exact distance is an assignment problem, which SciPy solves. With
+``--alpha`` above 0 the HKR loss also trains f to separate the clouds, and the estimate falls short of the distance.
+The script takes about ten seconds on two cores.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from fastlip import nn as lip
 
 
 def clouds(n):
-    """A ring and a disc beside it, (2 n, 2), and labels 1 and 0."""
+    """Points of a ring and of a disc shifted to the right, (2 n, 2), and their labels 1 and 0."""
     angle, radius = 2 * math.pi * torch.rand(2, n), torch.rand(2, n).sqrt()
     radius[0] = 2 + 0.1 * radius[0]
     points = torch.stack((radius * angle.cos(), radius * angle.sin()), -1)
@@ -28,7 +29,7 @@ def clouds(n):
 
 
 def exact_distance(points, labels):
-    """The mean length of the cheapest pairing."""
+    """The mean distance of the pairs in the cheapest pairing."""
     cost = torch.cdist(points[labels], points[~labels]).double().numpy()
     return cost[linear_sum_assignment(cost)].mean()
 
@@ -36,16 +37,16 @@ def exact_distance(points, labels):
 def main(arguments=None):
     """Returns the estimate and the exact distance."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=int, default=512, help="in each cloud")
+    parser.add_argument("--points", type=int, default=512, help="number of points in each cloud")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--alpha", type=float, default=0.0, help="share of the hinge in HKR; 0: KR alone")
+    parser.add_argument("--alpha", type=float, default=0.0, help="weight of the hinge in HKR; 0: KR alone")
     options = parser.parse_args(arguments)
 
     torch.manual_seed(0)
     points, labels = clouds(options.points)
     width = options.width
-    # Orthogonal layers and MaxMin keep the gradient's norm at 1, which the optimal f has almost everywhere.
+    # The gradient of the optimal f has norm 1 almost everywhere; orthogonal layers and MaxMin keep that norm.
     model = nn.Sequential(
         lip.BjorckLinear(2, width),
         lip.MaxMin(),

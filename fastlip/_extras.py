@@ -1,4 +1,4 @@
-"""The packages of the extras: which extra installs each, and the one line that says so when it is missing."""
+"""The packages of the extras, and the one-line message that says which extra installs a missing one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-# Module: the package that has it, and the extra of pyproject.toml that installs it.
-EXTRAS = {
+# For each module its package, and the extra of pyproject.toml that installs it.
+EXTRAS: dict[str, tuple[str, str]] = {
     "click": ("click", "train"),
     "jinja2": ("jinja2", "train"),
     "matplotlib": ("matplotlib", "train"),
@@ -21,18 +21,22 @@ EXTRAS = {
 
 
 class MissingPackageError(ModuleNotFoundError):
-    """A package of an extra is not installed; the message is one line with the command that installs it."""
+    """A package of an extra is not installed. The message is one line with the command that installs it."""
 
 
 def missing(*modules: str) -> str:
-    """Which of these modules' packages are not installed, and what installs them; empty if all are there."""
+    """The message that names these modules' missing packages and how to install them; empty if none is missing."""
     absent = [module for module in modules if not _is_there(module)]
     return _text(absent) if absent else ""
 
 
 @contextmanager
 def needed_for(what: str) -> Iterator[None]:
-    """A failing import of an extra's package raises :class:`MissingPackageError`, which says what needs it."""
+    """Returns a context in which the import of a missing extra raises :class:`MissingPackageError`.
+
+    Args:
+        what: what needs the package, such as ``"a plot"``; the message begins with it.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
@@ -43,13 +47,15 @@ def needed_for(what: str) -> Iterator[None]:
 
 
 def _is_there(module: str) -> bool:
+    """Whether a module can be found, without importing it."""
     try:
         return find_spec(module) is not None
-    except ValueError:  # an entry of sys.modules that has no specification
+    except ValueError:  # the module is in sys.modules without a specification
         return False
 
 
 def _text(modules: list[str]) -> str:
+    """The message that these modules' packages are not installed."""
     packages = " and ".join(EXTRAS[module][0] for module in modules)
     verb = "is" if len(modules) == 1 else "are"
     return f'{packages} {verb} not installed: pip install "fastlip[{EXTRAS[modules[0]][1]}]"'

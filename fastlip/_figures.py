@@ -1,4 +1,4 @@
-"""Pictures for files: drawn without a display, and independent of the backend and style of the environment."""
+"""Figures that are written to files: drawn without a display, whatever backend and style the environment sets."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from fastlip import _extras
 from fastlip._files import write_atomically
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def missing() -> str:
-    """Why no picture can be drawn here, or an empty string."""
+    """The reason why this installation cannot draw figures, or an empty string."""
     if absent := _extras.missing("matplotlib"):
         return absent
     try:
@@ -27,9 +31,9 @@ def missing() -> str:
 
 @contextmanager
 def own_style() -> Iterator[None]:
-    """In this context figures are drawn with matplotlib's defaults, not with the user's ``matplotlibrc``.
+    """Returns a context in which figures are drawn with matplotlib's defaults, not with the user's ``matplotlibrc``.
 
-    A style for papers would hand every text, names of folders among them, to LaTeX (``text.usetex``).
+    With a style for papers (``text.usetex``) LaTeX would read every text, including names of folders.
     """
     with _extras.needed_for("a plot"):
         matplotlib = _import()
@@ -38,8 +42,8 @@ def own_style() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float, height: float, dpi: int) -> Any:
-    """An empty figure of so many inches that draws itself with Agg, whatever ``MPLBACKEND`` says.
+def new_figure(width: float, height: float, dpi: int) -> Figure:
+    """Returns an empty figure that draws itself with Agg, whatever ``MPLBACKEND`` says; width and height in inches.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -54,16 +58,16 @@ def new_figure(width: float, height: float, dpi: int) -> Any:
     return figure
 
 
-def save(path: Path, figure: Any, kind: str = "png") -> None:
-    """Writes a figure as a file of this kind, atomically."""
+def save(path: Path, figure: Figure, kind: str = "png") -> None:
+    """Writes a figure as a file of this kind, one of matplotlib's, as a whole or not at all."""
     with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes.
+        # Characters that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         write_atomically(path, lambda file: figure.savefig(file, format=kind))
 
 
-def _import() -> Any:
-    """matplotlib; its import fails where MPLBACKEND names a backend that is not there, as notebooks' often is not."""
+def _import() -> ModuleType:
+    """Imports matplotlib without ``MPLBACKEND``: if it names a missing backend, as in notebooks, the import fails."""
     if "matplotlib" in sys.modules or not (backend := os.environ.pop("MPLBACKEND", None)):
         import matplotlib
 
@@ -73,5 +77,5 @@ def _import() -> Any:
     finally:
         os.environ["MPLBACKEND"] = backend
     with suppress(ValueError):
-        matplotlib.rcParams["backend"] = backend  # for the caller's own figures
+        matplotlib.rcParams["backend"] = backend  # the caller's own figures use it
     return matplotlib

@@ -1,4 +1,4 @@
-"""Files are written in one place: whole or not at all, with every error naming the file that was asked for."""
+"""Writes files as a whole or not at all; every error names the file that the caller passed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from typing import IO, Any
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Calls ``write(file)`` on a temporary file that replaces path once it is safely on disk.
+    """Calls ``write(file)`` on a temporary file, and replaces path by it once it is safely on disk.
 
-    The temporary file lies in the same folder and has a name of its own, so that several writers do not meet; the
-    last one to end wins. If anything fails it is removed, and path keeps its content. A link is followed.
+    The temporary file lies in the same folder and has a unique name, so that several writers do not disturb each
+    other; the last one to finish wins. If anything fails, the temporary file is removed and path keeps its content.
+
+    Args:
+        path: file to write; if it is a link, its target is replaced.
+        write: function that writes the content to a binary file.
 
     Raises:
-        OSError: with path as its ``filename``: no such folder, no permission, a full disk.
-        ValueError: path is no regular file, such as a folder or a device.
+        OSError: no such folder, no permission or a full disk; ``filename`` is path.
+        ValueError: path is not a regular file, but a folder or a device.
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
@@ -33,7 +37,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     except OSError as error:
         raise _named(error, path) from error
     except RuntimeError as error:
-        # torch turns an error of the file that it writes to into one of its own, which names no file.
+        # torch replaces the error of a file that it writes to by its own error, which names no file.
         if failures:
             raise _named(failures[0], path) from error
         raise
@@ -42,19 +46,19 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a UTF-8 text file as a whole or not at all; see :func:`write_atomically`."""
-    # Names of files may hold bytes that are no UTF-8 (as lone surrogates): they are written as \udc80.
+    """Replaces a text file in UTF-8 as a whole or not at all; see :func:`write_atomically`."""
+    # File names may hold bytes that are not UTF-8, as lone surrogates: they are written as \udc80.
     content = text.encode("utf-8", "backslashreplace")
     write_atomically(path, lambda file: file.write(content))
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
-    """Replaces a JSON file; see :func:`write_atomically`."""
+    """Replaces a JSON file as a whole or not at all; see :func:`write_atomically`."""
     write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; ValueError names a file that is damaged."""
+    """Returns the content of a JSON file; ValueError names a damaged file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -62,17 +66,19 @@ def read_json(path: Path) -> Any:
 
 
 def printable(name: str | Path) -> str:
-    r"""A file's name for people and programs: bytes that are no UTF-8, and control characters, as ``\xff``."""
+    r"""Returns a file's name with bytes that are not UTF-8, and control characters, as ``\xff``."""
     return "".join(c if c.isprintable() else _escaped(c) for c in str(name))
 
 
 def _escaped(character: str) -> str:
+    """The escape sequence of a character."""
     code = ord(character)
-    # Python reads a byte that is no UTF-8 as a lone surrogate.
+    # Python reads a byte that is not UTF-8 as a lone surrogate.
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
 
 
 def _write_new(path: Path, write: Callable[[IO[bytes]], Any], failures: list[OSError]) -> None:
+    """Writes a new file and flushes it to disk; errors in writing are appended to failures."""
     with _Watched(io.FileIO(path, "xb")) as file:
         file.failures = failures
         write(file)
@@ -81,12 +87,12 @@ def _write_new(path: Path, write: Callable[[IO[bytes]], Any], failures: list[OSE
 
 
 class _Watched(io.BufferedWriter):
-    """A file that takes note of errors in writing."""
+    """A file that records errors in writing."""
 
     failures: list[OSError]
 
     def write(self, content: Any, /) -> int:
-        """As ``io.BufferedWriter.write``."""
+        """Writes as ``io.BufferedWriter`` does."""
         try:
             return super().write(content)
         except OSError as error:
@@ -95,13 +101,15 @@ class _Watched(io.BufferedWriter):
 
 
 def _named(error: OSError, path: Path) -> OSError:
+    """The error with path as the file that it names."""
     if error.errno is None:
         return OSError(f"{path}: {error}")
     return OSError(error.errno, error.strerror or os.strerror(error.errno), str(path))
 
 
 def _flush_folder(folder: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened
+    """Flushes a folder's entries to disk, so that a rename survives a power failure."""
+    if os.name != "posix":  # other systems cannot open a folder
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""What this installation can run, and why it cannot run the rest."""
+"""Reports what this installation can run, and why it cannot run the rest."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ from typing import Any
 import torch
 
 import fastlip.ops  # registers every op
-from fastlip.kernels.common import binding
+from fastlip.kernels.common import binding, gpu
 from fastlip.kernels.common.dispatch import registered
 
+_COLUMN = 56  # width of the column for the CPU
 _PACKAGES = ("torch", "triton", "numpy", "scikit-learn", "pillow", "tensorboard")
 
 
 def diagnose() -> dict[str, Any]:
-    """Versions, devices, the compiled extensions, and for each op and backend ``"ok"`` or the reason why not."""
+    """Returns versions, devices, compiled extensions, and the state of each op's backends.
+
+    Returns:
+        A dictionary for JSON. ``report["ops"][op][backend]`` is ``"ok"`` or the reason why the backend cannot run.
+
+    Examples:
+        >>> fastlip.diagnosis.diagnose()["ops"]["maxmin"]["reference"]
+        'ok'
+    """
     extensions = {device: _extension(device) for device in ("cpu", "cuda")}
     return {
         "versions": {**_own_versions(), **{name: _version(name) for name in _PACKAGES}},
@@ -25,30 +34,40 @@ def diagnose() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "extensions": extensions,
         "ops": {name: {"reference": "ok", **_backends(name)} for name in sorted(registered)},
+        "ops_on_gpu": {name: _on_gpu(name) for name in sorted(registered)},
     }
 
 
 def doctor() -> None:
-    """Prints what :func:`diagnose` finds."""
+    """Prints versions, devices and the state of each op's backends: ``"ok"`` or the reason why it cannot run.
+
+    Examples:
+        >>> fastlip.doctor()
+        fastlip ...
+    """
     print(doctor_text(diagnose()))
 
 
 def doctor_text(report: dict[str, Any]) -> str:
-    """The report as a page of text."""
+    """Formats a report of :func:`diagnose` as text."""
     lines = [f"{name:<14} {version}" for name, version in report["versions"].items()]
     lines += [f"{'machine':<14} {report['machine']}, torch uses {report['cpu_capability']}"]
     lines += [f"{'GPU':<14} {name}" for name in report["gpus"] or ["none that torch can use"]]
     lines += [f"{device + ' kernels':<14} {state}" for device, state in report["extensions"].items()]
     for op, backends in report["ops"].items():
-        lines += ["", op, *(f"  {backend:<12} {state}" for backend, state in backends.items())]
+        on_gpu = report["ops_on_gpu"][op]
+        lines += ["", f"{op:<14} {'on the CPU':<{_COLUMN}} on a GPU"]
+        lines += [f"  {backend:<12} {state:<{_COLUMN}} {on_gpu[backend]}" for backend, state in backends.items()]
     return "\n".join(lines)
 
 
 def _own_versions() -> dict[str, str]:
+    """Versions of fastlip and Python."""
     return {"fastlip": fastlip.__version__, "python": platform.python_version()}
 
 
 def _version(package: str) -> str:
+    """Version of a package, or that it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -56,6 +75,7 @@ def _version(package: str) -> str:
 
 
 def _extension(device: str) -> str:
+    """The compiled extension of a device, or why there is none."""
     try:
         module = binding.library(device)
     except ImportError as error:
@@ -64,15 +84,17 @@ def _extension(device: str) -> str:
 
 
 def _backends(op: str) -> dict[str, str]:
+    """State of each backend of an op."""
     return {backend: _status(op, backend) or "ok" for backend in registered[op].backends}
 
 
 def _status(op: str, backend: str) -> str:
+    """The reason why a backend cannot run here, or an empty string."""
     if reason := registered[op].status(backend):
         return reason
     if backend == "triton":
         return "" if torch.cuda.is_available() else "importable, but there is no GPU that torch can use"
-    # A native backend may be made of another op's kernels, or of torch's products alone.
+    # A native backend may use another op's kernels, or torch's matrix products alone.
     prefix = getattr(registered[op].modules[backend], "KERNELS", f"{op}_")
     if not prefix:
         return ""
@@ -81,3 +103,27 @@ def _status(op: str, backend: str) -> str:
     except ImportError as error:
         return str(error)
     return "" if any(name.startswith(prefix) for name in kernels) else f"{op} is not in the built extension"
+
+
+def _on_gpu(op: str) -> dict[str, str]:
+    """State of each backend of an op for tensors on a GPU."""
+    if not torch.cuda.is_available():
+        return dict.fromkeys(("reference", *registered[op].backends), "no GPU")
+    states = {backend: _status_on_gpu(op, backend) or "ok" for backend in registered[op].backends}
+    return {"reference": "ok", **states}
+
+
+def _status_on_gpu(op: str, backend: str) -> str:
+    """The reason why a backend cannot run on the GPU, or an empty string."""
+    if reason := registered[op].status(backend):
+        return reason
+    if backend == "triton":
+        return gpu.refusal_of_all()
+    prefix = getattr(registered[op].modules[backend], "KERNELS", f"{op}_")
+    if not prefix:
+        return ""
+    try:
+        kernels = binding.library("cuda").kernels
+    except ImportError as error:
+        return str(error)
+    return "" if any(name.startswith(prefix) for name in kernels) else "no such kernel in the CUDA extension"

@@ -1,9 +1,9 @@
-"""The plot of a certificate: accuracy that is certain, and accuracy that an attack has not disproved, against eps."""
+"""The plot of a certificate: certified accuracy, and accuracy under attack, against the L2 radius."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,31 +11,43 @@ from fastlip import _figures
 from fastlip.certification.attacks import AttackResult
 from fastlip.certification.certificates import Certificate
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 _POINTS = 400
 _CERTIFIED, _ATTACKED, _CLEAN = "#1f5fa8", "#c8501e", "#444444"
 
 
 def missing() -> str:
-    """Why no plot can be made here, or an empty string."""
+    """The reason why this installation cannot draw plots, or an empty string."""
     return _figures.missing()
 
 
 def plot_curves(
     path: str | Path, certificate: Certificate, attack: AttackResult | None = None, title: str = ""
 ) -> None:
-    """Writes a PNG, atomically: clean, certified and attacked accuracy against the L2 radius.
+    """Writes a PNG of clean, certified and attacked accuracy against the L2 radius.
 
-    The horizontal axis ends at the largest eps of the certificate. Points are the eps asked for; between them the
-    attacked curve is what the distances found imply.
+    The horizontal axis ends at the largest eps of the certificate. Markers show the requested eps; between them the
+    attacked curve follows from the distances that the attack found.
+
+    Args:
+        path: file to write; it is replaced as a whole or not at all.
+        certificate: result of :func:`fastlip.certify`.
+        attack: result of :func:`fastlip.attack`; None draws no attacked curve.
+        title: title of the plot.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
+        OSError: the file cannot be written.
     """
     with _figures.own_style():
         _figures.save(Path(path), _curves(certificate, attack, title))
 
 
-def _curves(certificate: Certificate, attack: AttackResult | None, title: str) -> Any:
+def _curves(certificate: Certificate, attack: AttackResult | None, title: str) -> Figure:
+    """The figure that :func:`plot_curves` saves."""
     figure = _figures.new_figure(6.4, 4.0, dpi=160)
     axes = figure.add_subplot()
     largest = max(certificate.cra, default=0.0) or 1.0
@@ -43,14 +55,15 @@ def _curves(certificate: Certificate, attack: AttackResult | None, title: str) -
     axes.set(
         xlim=(0, largest), ylim=(0, 100), xlabel="L2 radius ε of images in [0, 1]", ylabel="accuracy, %", title=title
     )
-    axes.title.set(fontsize="medium", parse_math=False)  # names of folders are no formulas
+    axes.title.set(fontsize="medium", parse_math=False)  # names of folders are not formulas
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="best", fontsize="small")
     return figure
 
 
-def _draw(axes: Any, certificate: Certificate, attack: AttackResult | None, grid: torch.Tensor) -> None:
+def _draw(axes: Axes, certificate: Certificate, attack: AttackResult | None, grid: torch.Tensor) -> None:
+    """Draws the curves at the radii of the grid."""
     certified = 100 * certificate.curve(grid)
     clean = 100 * certificate.accuracy
     axes.axhline(clean, color=_CLEAN, linestyle=(0, (5, 3)), linewidth=1.2, label=f"clean ({clean:.1f} %)")
@@ -63,6 +76,7 @@ def _draw(axes: Any, certificate: Certificate, attack: AttackResult | None, grid
     _mark(axes, certificate.cra, _CERTIFIED, "o")
 
 
-def _mark(axes: Any, shares: dict[float, float], color: str, marker: str) -> None:
-    heights = [100 * share for share in shares.values()]
-    axes.plot(list(shares), heights, marker, color=color, markersize=5, linestyle="", clip_on=False, zorder=3)
+def _mark(axes: Axes, accuracies: dict[float, float], color: str, marker: str) -> None:
+    """Marks the accuracies at the requested radii."""
+    heights = [100 * accuracy for accuracy in accuracies.values()]
+    axes.plot(list(accuracies), heights, marker, color=color, markersize=5, linestyle="", clip_on=False, zorder=3)

@@ -48,6 +48,7 @@ ELSEWHERE = {
     "tests": ".ci/run",
     "run by tests/test_examples.py": "tests/test_examples.py",
     "run by tests/test_new_backend.py": "tests/test_new_backend.py",
+    "run by tests/test_new_loss.py": "tests/test_new_loss.py",
     "run by tests/test_new_method.py": "tests/test_new_method.py",
 }
 BLOCK = re.compile(
@@ -231,7 +232,7 @@ def test_what_runs_elsewhere_is_short_and_runs_there():
         there = (ROOT / ELSEWHERE[block.marker]).read_text(encoding="utf-8")
         if block.marker == "tests":
             assert "<!-- tests -->" in there, "read from the README"
-        elif block.marker.endswith("new_backend.py"):
+        elif "tests/test_new_" in block.marker:
             assert page in there
         else:
             for line in block.code.splitlines():
@@ -270,5 +271,8 @@ def test_formulas_become_unicode():
     formula = "    .. math:: r_i = \\sum_{j,\\delta} |v_{ij}|, \\qquad\n              P = W / \\sqrt{r_i}\n"
     lines = "    ```text\n    r_i = Σ_(j,δ) |v_ij|,\n    P = W / √r_i\n    ```\n"
     assert to_markdown(f"Bound.\n\n{formula}").rstrip() == f"Bound.\n\n{lines}".rstrip()
+    section = "Examples:\n    >>> 1 < 2\n    True\n"
+    for examples in (">>> 1 < 2\nTrue\n", section, section.replace("Examples", "Example")):
+        assert to_markdown(f"Less.\n\n{examples}").rstrip() == f"Less.\n\n{section}".rstrip()
     link = "[`fastlip.audit`][fastlip.audit]"
     assert to_markdown("Of <w, x>, :func:`fastlip.audit`.").rstrip() == f"Of &lt;w, x>, {link}."

@@ -1,15 +1,16 @@
 """Real images to train and certify on: bundled digits, CIFAR, TinyImageNet, and any folder of images.
 
-Every image is handed out as float32 on the scale of [0, 1]: its stored value divided by a constant that the data
-set names (16 for digits, 255 elsewhere). L2 radii are in units of that scale. At most a constant mean goes off,
-which changes no distance; nothing is divided by a deviation.
+Every image is float32 on the scale of [0, 1]: its stored value divided by a constant of the data set (16 for digits,
+255 elsewhere). L2 radii are in units of that scale. A constant mean may be subtracted, which changes no distance;
+images are never divided by a standard deviation.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, get_args
 
-from fastlip.data.batches import Batches, Share
+from fastlip.data.batches import Augmentation, Batches, Share
 from fastlip.data.cifar import cifar10, cifar100
 from fastlip.data.digits import digits
 from fastlip.data.folder import folder, tinyimagenet
@@ -17,6 +18,7 @@ from fastlip.data.images import Data, DataError, FolderImages, Images, TensorIma
 
 __all__ = [
     "DATASETS",
+    "Augmentation",
     "Batches",
     "Data",
     "DataError",
@@ -32,21 +34,30 @@ __all__ = [
     "tinyimagenet",
 ]
 
-_FROM_PATH = {"cifar10": cifar10, "cifar100": cifar100, "tinyimagenet": tinyimagenet, "folder": folder}
-DATASETS = ("digits", *_FROM_PATH)
+DatasetName = Literal["digits", "cifar10", "cifar100", "tinyimagenet", "folder"]
+DATASETS: tuple[DatasetName, ...] = get_args(DatasetName)
+_FROM_PATH = {"cifar10": cifar10, "cifar100": cifar100, "tinyimagenet": tinyimagenet}
 
 
-def load(name: str, path: str | Path = "", image_size: int = 0) -> Data:
-    """Training and test images of one data set.
+def load(name: DatasetName, path: str | Path = "", image_size: int = 0) -> Data:
+    """Loads the training and test images of one data set.
 
     Args:
-        name: one of ``DATASETS``; ``"digits"`` comes with scikit-learn.
-        path: where the files lie; every data set but digits needs it.
-        image_size: images of a ``"folder"`` are resized and cropped to this side; 0 takes them as they are.
+        name: ``"digits"`` (they come with scikit-learn), ``"cifar10"``, ``"cifar100"``, ``"tinyimagenet"`` or
+            ``"folder"``.
+        path: folder of the files; every data set but digits needs it.
+        image_size: side in pixels to which the images of a ``"folder"`` are resized and cropped; 0 keeps their size.
+
+    Returns:
+        The two sets of images, their classes and the scale of their values.
 
     Raises:
-        DataError: (a ValueError) a missing, truncated or malformed file, named.
-        ValueError: an unknown name, or an argument that this data set has no use for.
+        DataError: (a ValueError) a file is missing, truncated or malformed; the message names it.
+        ValueError: an unknown name, or an argument that this data set does not take.
+
+    Examples:
+        >>> print(fastlip.data.load("digits"))
+        digits: 1437 training and 360 test images, 1x8x8, 10 classes, values / 16 in [0, 1]
     """
     if name not in DATASETS:
         raise ValueError(f"data={name!r}: allowed are {', '.join(map(repr, DATASETS))}")

@@ -1,4 +1,4 @@
-"""Batches of a data set. Order and augmentation are functions of (seed, epoch, batch): no state to save."""
+"""Batches of a data set. Order and augmentation depend on (seed, epoch, batch) only, so there is no state to save."""
 
 from __future__ import annotations
 
@@ -21,7 +21,17 @@ _Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Training only: shifts by up to ``shift`` pixels each way (zeros enter), and horizontal flips."""
+    """Random shifts and horizontal flips of training images.
+
+    Args:
+        shift: largest shift in pixels, up, down, left and right; zeros enter at the border. 0 shifts nothing.
+        flip: whether to mirror each image with probability 1/2.
+
+    Examples:
+        >>> augmentation = fastlip.data.Augmentation(shift=2, flip=True)
+        >>> augmentation(torch.rand(16, 3, 32, 32), torch.Generator().manual_seed(0)).shape
+        torch.Size([16, 3, 32, 32])
+    """
 
     shift: int = 0
     flip: bool = False
@@ -29,7 +39,14 @@ class Augmentation:
     def __call__(
         self, x: Tensor, generator: torch.Generator, rows: slice = slice(None), total: int | None = None
     ) -> Tensor:
-        """A randomly moved copy of x (b, c, h, w): the rows of a batch of total images, moved as they are there."""
+        """Returns a randomly moved copy of images.
+
+        Args:
+            x: images (b, c, h, w); if they are only some rows of a batch, each moves as it would in the whole batch.
+            generator: source of the random numbers.
+            rows: the rows of the batch that x holds; by default all.
+            total: number of images in the batch; by default b.
+        """
         total = len(x) if total is None else total
         if self.shift:
             offsets = torch.randint(2 * self.shift + 1, (2, total, 1), generator=generator)
@@ -42,30 +59,51 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Share:
-    """The part of every batch that this process takes: the rank-th of ``of`` parts of nearly equal size."""
+    """The part of every batch that one of several processes takes; the parts differ in size by at most 1.
+
+    Args:
+        rank: number of the process, from 0.
+        of: number of processes.
+
+    Examples:
+        >>> [fastlip.data.Share(rank, of=3).rows(8) for rank in range(3)]
+        [slice(0, 2, None), slice(2, 5, None), slice(5, 8, None)]
+    """
 
     rank: int = 0
     of: int = 1
 
     def rows(self, total: int) -> slice:
-        """Which rows of a batch of total images; none for some where there are fewer images than processes."""
+        """The rows of a batch of total images that this process takes; empty for some if there are too few images."""
         return slice(total * self.rank // self.of, total * (self.rank + 1) // self.of)
 
 
 class Batches:
-    """Batches (x, y): x float32 (b, c, h, w), the stored value / divisor - mean; y int64 (b,).
+    """Batches (x, y) of images and labels: x is float32 (b, c, h, w), y is int64 (b,).
 
-    Iterating gives every image once, in order. ``epoch(number, start, stop)`` gives the training batches of an
-    epoch from the start-th on: shuffled and augmented, the same for the same seed, epoch and start.
+    x is the stored value divided by ``divisor``, minus ``mean``. Iteration gives every image once, in order.
+    ``epoch`` gives the batches of a training epoch: shuffled and augmented, and the same for the same seed and epoch.
 
     Args:
-        images: what is read; divisor, mean: its scale.
-        batch_size: images in a batch of all processes together.
-        seed, augmentation: of the training batches.
-        device, channels_last: where batches go, and in which memory format.
-        share: this process's part of each batch. The parts of all processes are the batch of a single one.
-        workers: processes of ``torch.utils.data.DataLoader`` that read and augment, a batch each at a time; 0: a
-            thread of this process.
+        images: the images and their labels.
+        divisor: number by which stored values are divided, so that they lie in [0, 1].
+        batch_size: number of images in a batch, over all processes.
+        mean: one number per channel that is subtracted; empty subtracts nothing.
+        seed: seed of the order and the augmentation of training batches.
+        augmentation: random shifts and flips of training batches; None for none.
+        device: device to which batches are copied.
+        channels_last: whether images have channels-last memory format.
+        share: the part of each batch that this process takes; None takes all of it. The parts of all processes
+            together are the batch of a single process.
+        workers: number of processes of ``torch.utils.data.DataLoader`` that read and augment, each a batch at a time;
+            0 uses a thread of this process.
+
+    Examples:
+        >>> data = fastlip.data.digits()
+        >>> batches = fastlip.data.Batches(data.train, data.divisor, batch_size=64)
+        >>> images, labels = next(iter(batches.epoch(0)))
+        >>> len(batches), images.shape, labels.shape
+        (23, torch.Size([64, 1, 8, 8]), torch.Size([64]))
     """
 
     def __init__(
@@ -98,11 +136,11 @@ class Batches:
 
     @property
     def image_count(self) -> int:
-        """The number of images in one pass of all processes."""
+        """Number of images in one pass over the data, over all processes."""
         return len(self.images.labels)
 
     def counts(self, batch: int) -> tuple[int, int]:
-        """How many images of this batch are this process's, and how many there are."""
+        """The number of images of this batch that this process takes, and the number of all its images."""
         total = min(self.batch_size, self.image_count - batch * self.batch_size)
         rows = self.share.rows(total)
         return rows.stop - rows.start, total
@@ -112,26 +150,32 @@ class Batches:
         return self._ahead(_Ordered(self), batches)
 
     def epoch(self, number: int, start: int = 0, stop: int | None = None) -> Iterator[_Pair]:
-        """The training batches of an epoch, from the start-th on, to the end or before the stop-th.
+        """Yields the training batches of an epoch.
 
-        A process that has no image of a batch gets its first one, so that all have as many batches: see ``counts``.
+        All processes get the same number of batches: a process that has no image of a batch gets the batch's first
+        one, which ``counts`` tells.
+
+        Args:
+            number: number of the epoch, from 0.
+            start: index of the first batch to yield.
+            stop: index before which to stop; None goes to the end of the epoch.
         """
         return self._ahead(_Shuffled(self, number), range(start, len(self) if stop is None else stop))
 
     def _ahead(self, prepare: _Ordered, batches: Sequence[int]) -> Iterator[_Pair]:
-        """Prepares batches while the model is busy with the ones before."""
+        """Prepares the next batches while the model works on the current one."""
         for pair in _by_workers(prepare, batches) if self.workers else _by_thread(prepare, batches):
             if isinstance(pair, DataError):
                 raise pair
             yield self._to_device(*pair)
 
     def fetch(self, indices: Tensor) -> _Pair:
-        """The images at these indices, scaled, and their labels."""
+        """The scaled images at these indices, and their labels."""
         x = self.images.pixels(indices).float().div_(self.divisor).sub_(self.mean)
         return x, self.images.labels[indices]
 
     def generator(self, *position: int) -> torch.Generator:
-        """The random generator of an epoch, or of a batch in it."""
+        """The random generator of an epoch, or of a batch of an epoch."""
         state = np.random.SeedSequence([self.seed, *position]).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(state[0]))
 
@@ -143,7 +187,10 @@ class Batches:
 
 
 class _Ordered(Dataset):
-    """Batch number to (x, y), or to the error that a file in it caused: exceptions of workers lose their text."""
+    """Maps a batch's number to (x, y) in order, or to the DataError of a file in it.
+
+    The error is returned, because exceptions of worker processes lose their text.
+    """
 
     def __init__(self, batches: Batches):
         self.batches = batches
@@ -157,11 +204,13 @@ class _Ordered(Dataset):
             return error
 
     def prepare(self, batch: int, indices: Tensor, rows: slice) -> _Pair:
-        """These rows of the batch of images at these indices."""
+        """Reads these rows of the batch that consists of the images at these indices."""
         return self.batches.fetch(indices[rows])
 
 
 class _Shuffled(_Ordered):
+    """Maps a batch's number to the shuffled and augmented (x, y) of an epoch."""
+
     def __init__(self, batches: Batches, epoch: int):
         super().__init__(batches)
         self.epoch = epoch
@@ -175,6 +224,7 @@ class _Shuffled(_Ordered):
 
 
 def _by_thread(prepare: _Ordered, batches: Sequence[int]) -> Iterator[_Pair | DataError]:
+    """Prepares each batch in a thread while the one before it is in use."""
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(prepare.__getitem__, batch) for batch in batches[:1])
         for batch in batches[1:]:
@@ -185,6 +235,7 @@ def _by_thread(prepare: _Ordered, batches: Sequence[int]) -> Iterator[_Pair | Da
 
 
 def _by_workers(prepare: _Ordered, batches: Sequence[int]) -> Iterator[_Pair | DataError]:
+    """Prepares batches in worker processes."""
     loader = DataLoader(
         prepare,
         batch_size=None,
@@ -197,11 +248,12 @@ def _by_workers(prepare: _Ordered, batches: Sequence[int]) -> Iterator[_Pair | D
 
 
 def _ignore_interrupts(_: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the training process decides when its workers end.
+    # Ctrl-C reaches every process of the terminal, but the main process decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _shifted(x: Tensor, most: int, offsets: Tensor) -> Tensor:
+    """Images moved up and left by offsets - most pixels; offsets (2, b, 1) are from 0 to 2 most."""
     b, _, h, w = x.shape
     rows = (offsets[0] + torch.arange(h))[:, None, :, None]  # (b, 1, h, 1)
     columns = (offsets[1] + torch.arange(w))[:, None, None, :]  # (b, 1, 1, w)

@@ -13,32 +13,53 @@ import torch
 from fastlip.data.images import Data, DataError, TensorImages
 
 _PIXELS = 3 * 32 * 32
-_MOST_RECORDS = 60_000  # of all files of either data set together
+_MOST_RECORDS = 60_000  # in all files of either data set
 _SHAPE = (3, 32, 32)
 # Means of the training images.
 _MEAN_10 = (0.4914, 0.4822, 0.4465)
 _MEAN_100 = (0.5071, 0.4865, 0.4409)
 
 
-def cifar10(root: Path) -> Data:
-    """CIFAR-10: ``data_batch_1.bin`` to ``_5.bin`` and ``test_batch.bin``, in root or its usual subfolder."""
-    root = _find(root, "cifar-10-batches-bin", "data_batch_1.bin")
-    names = _class_names(root / "batches.meta.txt", 10)
-    train = _read([root / f"data_batch_{i}.bin" for i in range(1, 6)], 1, 10)
-    test = _read([root / "test_batch.bin"], 1, 10)
+def cifar10(root: str | Path) -> Data:
+    """Reads CIFAR-10 from ``data_batch_1.bin`` to ``_5.bin`` and ``test_batch.bin``.
+
+    Args:
+        root: folder of these files, or the one above ``cifar-10-batches-bin``.
+
+    Returns:
+        50000 training and 10000 test images of shape (3, 32, 32) in 10 classes.
+
+    Raises:
+        DataError: a file is missing, truncated or not one of CIFAR-10; the message names it.
+    """
+    folder = _find(Path(root), "cifar-10-batches-bin", "data_batch_1.bin")
+    names = _class_names(folder / "batches.meta.txt", 10)
+    train = _read([folder / f"data_batch_{i}.bin" for i in range(1, 6)], 1, 10)
+    test = _read([folder / "test_batch.bin"], 1, 10)
     return Data("cifar10", train, test, names, _SHAPE, 255.0, _MEAN_10)
 
 
-def cifar100(root: Path) -> Data:
-    """CIFAR-100 with its fine labels: ``train.bin`` and ``test.bin`` in root or its usual subfolder."""
-    root = _find(root, "cifar-100-binary", "train.bin")
-    names = _class_names(root / "fine_label_names.txt", 100)
-    train = _read([root / "train.bin"], 2, 100)
-    test = _read([root / "test.bin"], 2, 100)
+def cifar100(root: str | Path) -> Data:
+    """Reads CIFAR-100 with its fine labels from ``train.bin`` and ``test.bin``.
+
+    Args:
+        root: folder of these files, or the one above ``cifar-100-binary``.
+
+    Returns:
+        50000 training and 10000 test images of shape (3, 32, 32) in 100 classes.
+
+    Raises:
+        DataError: a file is missing, truncated or not one of CIFAR-100; the message names it.
+    """
+    folder = _find(Path(root), "cifar-100-binary", "train.bin")
+    names = _class_names(folder / "fine_label_names.txt", 100)
+    train = _read([folder / "train.bin"], 2, 100)
+    test = _read([folder / "test.bin"], 2, 100)
     return Data("cifar100", train, test, names, _SHAPE, 255.0, _MEAN_100)
 
 
 def _find(root: Path, subfolder: str, first: str) -> Path:
+    """The folder that holds the first file: root or its subfolder."""
     for folder in (root, root / subfolder):
         if (folder / first).is_file():
             return folder
@@ -46,6 +67,7 @@ def _find(root: Path, subfolder: str, first: str) -> Path:
 
 
 def _class_names(file: Path, count: int) -> tuple[str, ...]:
+    """The class names in a file, one per line; numbers if there is no such file."""
     if not file.is_file():
         return tuple(map(str, range(count)))
     names = tuple(file.read_text(errors="replace").split())
@@ -55,12 +77,14 @@ def _class_names(file: Path, count: int) -> tuple[str, ...]:
 
 
 def _read(files: list[Path], label_bytes: int, classes: int) -> TensorImages:
+    """The images of these files; the last of each record's label bytes is the label."""
     records = np.concatenate([_records(file, label_bytes, classes) for file in files])
     pixels = torch.from_numpy(np.ascontiguousarray(records[:, label_bytes:]).reshape(-1, 3, 32, 32))
     return TensorImages(pixels, torch.from_numpy(records[:, label_bytes - 1].astype(np.int64)))
 
 
 def _records(file: Path, label_bytes: int, classes: int) -> np.ndarray:
+    """The records of one file as bytes, (n, label_bytes + 3072); DataError if it is damaged."""
     if not file.is_file():
         raise DataError(f"{file}: no such file")
     record = label_bytes + _PIXELS

@@ -1,4 +1,4 @@
-"""One image file as 8-bit RGB: what its values stand for is known, or the file is refused by name."""
+"""Decodes one image file as 8-bit RGB. A file whose values have no single meaning is refused by name."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 # Pillow knows more formats, and some of them (EPS) start other programs. "JPEG" opens MPO too.
 _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# A second image in these files is a picture too; in a camera's MPO it is a preview.
+# In these formats a second image is another frame; in a camera's MPO it is a preview.
 _MULTIPLE = ("GIF", "PNG", "TIFF", "WEBP")
 _ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-# What Pillow raises, besides its own, on bytes that are no image.
+# What Pillow raises, besides its own errors, on bytes that are not an image.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, MemoryError)
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
@@ -29,11 +29,20 @@ class DataError(ValueError):
 
 
 def decode(file: str | os.PathLike[str]) -> PillowImage.Image:
-    """The image in a file, as RGB with 8 bits, upright as its camera says.
+    """Decodes an image file as RGB with 8 bits, turned upright as its EXIF data says.
 
-    16-bit grey values are rounded to 8 bits (65535 becomes 255). DataError names a file that cannot be decoded, and
-    one that has no single meaning as RGB: floating-point and 32-bit values of unknown range, pixels that are not
-    opaque, several frames.
+    16-bit grey values are rounded to 8 bits (65535 becomes 255).
+
+    Args:
+        file: path of the image; BMP, GIF, JPEG, PNG, PPM, TIFF and WebP are read.
+
+    Returns:
+        A Pillow image of mode ``"RGB"``.
+
+    Raises:
+        DataError: the file cannot be decoded, or has no single meaning as RGB: floating-point or 32-bit values of
+            unknown range, pixels that are not opaque, several frames. The message names it.
+        ModuleNotFoundError: Pillow is not installed.
     """
     with needed_for("image files"):
         from PIL import Image, ImageOps
@@ -50,7 +59,7 @@ def decode(file: str | os.PathLike[str]) -> PillowImage.Image:
 
 
 def size_of(file: str | os.PathLike[str]) -> tuple[int, int]:
-    """Width and height of the image in a file; DataError if it is none."""
+    """Width and height of the image in a file; DataError if it is not an image."""
     with needed_for("image files"):
         from PIL import Image
 
@@ -59,7 +68,7 @@ def size_of(file: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 class _Decoding:
-    """A context in which all that bad files cause becomes a DataError."""
+    """A context that turns every error that bad files cause into a DataError."""
 
     def __init__(self, file: str | os.PathLike[str]):
         self.file = file
@@ -76,12 +85,13 @@ class _Decoding:
 
 
 def _check_single(image: PillowImage.Image) -> None:
+    """ValueError if the file holds several frames."""
     if image.format in _MULTIPLE and getattr(image, "n_frames", 1) > 1:
-        raise ValueError("it holds several frames; save the one that is meant")
+        raise ValueError("it holds several frames; save the one that you mean")
 
 
 def _check_opaque(image: PillowImage.Image) -> None:
-    """The colour behind transparent pixels is whatever a program left there; what is seen depends on a background."""
+    """ValueError if a pixel is transparent: its colour depends on a background."""
     transparent = image.info.get("transparency")
     if image.mode.startswith("I"):
         opaque = transparent is None or not (np.asarray(image) == transparent).any()
@@ -94,10 +104,10 @@ def _check_opaque(image: PillowImage.Image) -> None:
 
 
 def _eight_bits(image: PillowImage.Image, stored: PillowImage.Image) -> np.ndarray:
-    """16-bit grey values as the nearest of 8 bits. Pillow's own conversion clips them at 255."""
+    """16-bit grey values rounded to 8 bits. Pillow's own conversion clips them at 255."""
     tags: Any = getattr(stored, "tag_v2", {})
     bits = tags.get(_BITS, (16,))
-    # Where Pillow says "I", PNG and PPM have 16 bits, and TIFF has 32, or a sign.
+    # Mode "I" stands for 16 bits in PNG and PPM, and for 32 bits or signed values in TIFF.
     if image.mode == "I" and stored.format not in ("PNG", "PPM"):
         raise ValueError("integers of unknown range; save it with 8 or 16 bits")
     if tuple(np.atleast_1d(bits)) != (16,) or tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:

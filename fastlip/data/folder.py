@@ -1,4 +1,4 @@
-"""Folders of image files: ``train/<class>`` and ``val/<class>`` (or ``test``), and TinyImageNet's layout."""
+"""Folders of image files: ``train/<class>`` and ``val/<class>`` (or ``test/<class>``), and TinyImageNet's layout."""
 
 from __future__ import annotations
 
@@ -14,22 +14,34 @@ from fastlip.data.images import Data, DataError, FolderImages
 _JPEG, _NETPBM = {".jfif", ".jpe", ".jpeg", ".jpg"}, {".pbm", ".pgm", ".pnm", ".ppm"}
 _SUFFIXES = {".bmp", ".gif", ".png", ".tif", ".tiff", ".webp", *_JPEG, *_NETPBM}
 _NOT_READ = {".avif", ".heic", ".heif", ".jp2", ".jxl", ".dcm", ".exr", ".nii", ".npy", ".npz", ".svg"}
-# Folders of archives, network stores and Windows; all other such folders and files have names that begin with a dot.
+# Folders that archives, network stores and Windows make; names of all other such folders begin with a dot.
 _SYSTEM = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 _TINY_SIDE = 64
-# Of ImageNet's photographs, as the published runs on TinyImageNet have it.
+# The mean of ImageNet, which the published runs on TinyImageNet use.
 _MEAN = (0.485, 0.456, 0.406)
 _Labelled = list[tuple[str, int]]
 
 
-def folder(root: Path, image_size: int = 0) -> Data:
-    """Any folder of RGB images: ``train/<class>/**`` and ``val/<class>/**`` (or ``test/``).
+def folder(root: str | Path, image_size: int = 0) -> Data:
+    """Reads a folder of RGB images: ``train/<class>/**`` and ``val/<class>/**`` (or ``test/<class>/**``).
 
-    Classes are the names of train's subfolders, sorted. Links are followed; names that begin with a dot
-    (``.ipynb_checkpoints``, ``._x.png``) and folders that systems make (``__MACOSX``) are left out.
-    With image_size = 0 all images must be square and of one size; otherwise their shorter side is resized to it and
-    the centre cropped: radii refer to the result. What an image file may be: :func:`fastlip.data.decoding.decode`.
+    Classes are the names of the subfolders of ``train``, sorted. Links are followed. Names that begin with a dot
+    (``.ipynb_checkpoints``, ``._x.png``) and folders that systems make (``__MACOSX``) are ignored.
+    ``fastlip.data.decoding.decode`` documents which image files are read. Files are decoded when they are needed.
+
+    Args:
+        root: the folder.
+        image_size: side in pixels: the shorter side of an image is resized to it and the centre is cropped, and radii
+            refer to the result. 0 leaves images as they are; all must then be square and of one size.
+
+    Returns:
+        The images, of shape (3, side, side).
+
+    Raises:
+        DataError: a missing folder or class, an image without a class, or a file that cannot be read; the message
+            names it.
     """
+    root = Path(root)
     classes = _classes(root / "train")
     test = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
     if test is None:
@@ -52,11 +64,21 @@ def folder(root: Path, image_size: int = 0) -> Data:
     )
 
 
-def tinyimagenet(root: Path) -> Data:
-    """TinyImageNet as distributed: ``train/<wnid>/images``, ``val/images`` and ``val/val_annotations.txt``.
+def tinyimagenet(root: str | Path) -> Data:
+    """Reads TinyImageNet as distributed: ``train/<wnid>/images``, ``val/images`` and ``val/val_annotations.txt``.
 
-    A validation folder rearranged into one subfolder per class is read as well.
+    A validation folder that was rearranged into one subfolder per class is read as well.
+
+    Args:
+        root: the folder of ``train`` and ``val``, or the one above ``tiny-imagenet-200``.
+
+    Returns:
+        100000 training and 10000 test images of shape (3, 64, 64) in 200 classes.
+
+    Raises:
+        DataError: a missing or malformed file; the message names it.
     """
+    root = Path(root)
     if not (root / "train").is_dir() and (root / "tiny-imagenet-200").is_dir():
         root = root / "tiny-imagenet-200"
     classes = _classes(root / "train")
@@ -76,12 +98,13 @@ def tinyimagenet(root: Path) -> Data:
 
 
 def _loose(split: Path) -> str:
-    """An image file directly in a split's folder, or an empty string."""
+    """Path of an image file that lies directly in a split's folder, or an empty string."""
     files = (entry for entry in _visible(str(split)) if os.path.splitext(entry.name)[1].lower() in _SUFFIXES)
     return next((entry.path for entry in files if entry.is_file()), "")
 
 
 def _classes(train: Path) -> tuple[str, ...]:
+    """The class names: the subfolders of the training set, at least two."""
     if not train.is_dir():
         raise DataError(f"{train}: no such folder")
     classes = _subfolders(train)
@@ -91,6 +114,7 @@ def _classes(train: Path) -> tuple[str, ...]:
 
 
 def _by_class(split: Path, classes: tuple[str, ...], *, all_classes: bool) -> _Labelled:
+    """The images of each class's folder, with the class's number; with all_classes every class must have some."""
     images: _Labelled = []
     for label, name in enumerate(classes):
         files = sorted(_image_files(split / name))
@@ -103,11 +127,12 @@ def _by_class(split: Path, classes: tuple[str, ...], *, all_classes: bool) -> _L
 
 
 def _subfolders(folder: Path) -> tuple[str, ...]:
+    """Names of the subfolders, sorted."""
     return tuple(sorted(entry.name for entry in _visible(str(folder)) if entry.is_dir()))
 
 
 def _image_files(folder: Path) -> list[str]:
-    """All images below a folder, through links too; none where there is no such folder."""
+    """All images below a folder, through links too; none if there is no such folder."""
     found: list[str] = []
     if folder.is_dir():
         _collect(str(folder), (), found)
@@ -115,7 +140,8 @@ def _image_files(folder: Path) -> list[str]:
 
 
 def _collect(folder: str, above: tuple[tuple[int, int], ...], found: list[str]) -> None:
-    # Strings: at a million files, paths would take seconds and gigabytes.
+    """Appends the images below a folder to found; above identifies the folders that lead to it."""
+    # Strings and not Paths: a million Paths would take seconds and gigabytes.
     here = os.stat(folder)
     if (here.st_dev, here.st_ino) in above:
         raise DataError(f"{folder}: a link that leads back to a folder above it")
@@ -132,7 +158,7 @@ def _collect(folder: str, above: tuple[tuple[int, int], ...], found: list[str]) 
 
 
 def _visible(folder: str) -> list[os.DirEntry[str]]:
-    """What a folder holds, without what file managers, notebooks and systems leave in it."""
+    """The entries of a folder, without those that file managers, notebooks and systems leave in it."""
     try:
         with os.scandir(folder) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _SYSTEM]
@@ -145,6 +171,7 @@ def _visible(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _annotated(annotations: Path, labels: dict[str, int]) -> _Labelled:
+    """The validation images that an annotation file lists, with the numbers of their classes."""
     images: _Labelled = []
     for number, line in enumerate(annotations.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), 1):
         name, _, rest = line.partition("\t")
@@ -163,6 +190,7 @@ def _annotated(annotations: Path, labels: dict[str, int]) -> _Labelled:
 
 
 def _side(file: str) -> int:
+    """The side of a square image; DataError if it is not square."""
     width, height = size_of(file)
     if width != height:
         raise DataError(f"{file}: got {width}x{height} pixels, expected a square; give an image size to crop to one")
@@ -170,6 +198,7 @@ def _side(file: str) -> int:
 
 
 def _data(name: str, train: _Labelled, test: _Labelled, classes: tuple[str, ...], side: int, *, resize: bool) -> Data:
+    """The data set of these files; class names are made printable."""
     splits = []
     for labelled in (train, test):
         files = [file for file, _ in labelled]

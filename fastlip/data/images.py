@@ -1,4 +1,4 @@
-"""What a data set is: two sets of labelled images, and the scale of their values."""
+"""Data sets: two sets of labelled images, and the scale of their values."""
 
 from __future__ import annotations
 
@@ -18,34 +18,48 @@ from fastlip._extras import needed_for
 from fastlip.data.decoding import DataError, decode
 
 _DECODING_THREADS = 4
-# Decoded images stay in memory where all of a set take no more than this: TinyImageNet takes 1.2e9 bytes.
+# Decoded images stay in memory if the whole set takes no more than this; TinyImageNet takes 1.2e9 bytes.
 KEPT_BYTES = 2**31
 
 
 class Images(Protocol):
-    """Labelled images: ``labels`` (n,) int64, and ``pixels(indices)``, stored values, uint8 (b, c, h, w)."""
+    """Protocol of labelled images; a class of your own may implement it.
+
+    Attributes:
+        labels: class numbers, int64 (n,).
+    """
 
     labels: Tensor
 
     def pixels(self, indices: Tensor) -> Tensor:
-        """The images at these indices."""
+        """Returns the stored values of the images at these indices, uint8 (b, c, h, w)."""
         ...
 
 
 class TensorImages:
-    """Images held in memory: pixels (n, c, h, w) uint8, labels (n,)."""
+    """Images in memory.
+
+    Args:
+        pixels: stored values, uint8 (n, c, h, w).
+        labels: class numbers, int64 (n,).
+
+    Examples:
+        >>> images = fastlip.data.TensorImages(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4))
+        >>> images.pixels(torch.tensor([2, 0])).shape
+        torch.Size([2, 1, 8, 8])
+    """
 
     def __init__(self, pixels: Tensor, labels: Tensor):
         self.all_pixels = pixels
         self.labels = labels
 
     def pixels(self, indices: Tensor) -> Tensor:
-        """The images at these indices."""
+        """Returns the images at these indices."""
         return self.all_pixels[indices]
 
 
 class FileList(Sequence[Path]):
-    """Paths in one block of bytes: a million of them in 100 MB, which worker processes share."""
+    """Paths in one block of bytes, which worker processes share: a million of them take 100 MB."""
 
     def __init__(self, files: Sequence[str | Path]):
         self.block = np.array([os.fsencode(file) for file in files], dtype=np.bytes_)
@@ -66,11 +80,17 @@ class FileList(Sequence[Path]):
 
 
 class FolderImages:
-    """Image files, decoded as RGB when they are asked for, several at a time (Pillow releases the lock).
+    """Image files, decoded as RGB when they are requested, several at a time.
 
-    side = 0 expects every image to be of the given size and square; otherwise an image is resized so that its
-    shorter side has this length, and cropped at its centre. A set of at most ``KEPT_BYTES`` is decoded once and kept
-    (not in worker processes); of a larger one no more is in memory than was asked for.
+    A set of at most ``KEPT_BYTES`` is decoded once and kept, except in worker processes. Of a larger set only the
+    requested images are in memory.
+
+    Args:
+        files: paths of the images.
+        labels: class numbers, int64 (n,).
+        side: side in pixels of every image.
+        resize: whether to resize each image so that its shorter side has this length, and crop its centre; otherwise
+            an image of another size raises DataError.
     """
 
     def __init__(self, files: Sequence[str | Path], labels: Tensor, side: int, resize: bool):
@@ -82,7 +102,7 @@ class FolderImages:
         self._known = torch.zeros(len(files), dtype=torch.bool)
 
     def pixels(self, indices: Tensor) -> Tensor:
-        """The images at these indices; DataError names a file that cannot be decoded."""
+        """Returns the images at these indices; DataError names a file that cannot be decoded."""
         if len(self.files) * 3 * self.side**2 > KEPT_BYTES or get_worker_info() is not None:
             return self._read(indices)
         if self._kept is None:
@@ -97,12 +117,14 @@ class FolderImages:
         return {**self.__dict__, "_kept": None, "_known": torch.zeros_like(self._known)}
 
     def _read(self, indices: Tensor) -> Tensor:
+        """Decodes the images at these indices in threads: Pillow releases the interpreter's lock."""
         files = [self.files[index] for index in indices.tolist()]
         with ThreadPoolExecutor(_DECODING_THREADS) as pool:
             images = list(pool.map(self._decode, files))
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
     def _decode(self, file: Path) -> np.ndarray:
+        """One image, (side, side, 3)."""
         with needed_for("image files"):
             from PIL import Image, ImageOps
 
@@ -119,10 +141,21 @@ class FolderImages:
 
 @dataclass(frozen=True)
 class Data:
-    """Training and test images, the names of their classes, one image's shape (c, h, w) and the scale.
+    """A data set: training and test images, their classes, their shape and the scale of their values.
 
-    divisor: the stored value divided by it lies in [0, 1], the scale of inputs and so of certified radii.
-    mean: of each channel on that scale; subtracting it moves images and leaves distances as they are.
+    Args:
+        name: name of the data set.
+        train: training images.
+        test: test images.
+        classes: names of the classes, by class number.
+        shape: shape (c, h, w) of an image.
+        divisor: stored values divided by it lie in [0, 1], the scale of inputs and of certified radii.
+        mean: mean of each channel on that scale. Subtracting it changes no distance.
+
+    Examples:
+        >>> data = fastlip.data.digits()
+        >>> data.classes[:3], data.mean
+        (('0', '1', '2'), (0.3053,))
     """
 
     name: str

@@ -8,7 +8,13 @@ from torch import nn
 from fastlip import nn as lip
 from fastlip.exporting import plain
 from fastlip.exporting.rules import Target, exported, in_sequence
+from fastlip.models.pooling import GlobalMaxPool2d
 from fastlip.nn.base import at_least_float32
+
+
+@exported.register
+def _global_max_pool(pool: GlobalMaxPool2d, target: Target) -> nn.Module:
+    return nn.AdaptiveMaxPool2d(1)
 
 
 @exported.register

@@ -13,6 +13,7 @@ from fastlip import nn as lip
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend, Pairing
 from fastlip.models.literals import MethodName, Size
+from fastlip.models.pooling import GlobalMaxPool2d
 from fastlip.models.registry import method_of
 from fastlip.nn._arguments import positive_int
 from fastlip.nn._initial import orthogonal_
@@ -101,7 +102,7 @@ def lip_conv_net(
     for index in range(blocks):
         kernel_size = 1 if index == blocks - 1 else 3
         parts[f"block{index + 1}"] = layers.block(width * 2**index, kernel_size, layers_per_block)
-    parts["pool"] = nn.AdaptiveMaxPool2d(1)
+    parts["pool"] = GlobalMaxPool2d()
     parts.update(layers.head(channels))
     parts["classes"] = lip.FirstChannels(num_classes)
     net = LipConvNet(parts)

@@ -78,11 +78,12 @@ def _projectors(like: Tensor, raw_bases: Tensor | None, axes: tuple[int, ...], b
     groups, channels = like.shape[0], like.shape[-1]
     identity = torch.eye(channels, dtype=like.dtype, device=like.device)
     flips = [axes[:i].count(axis) % 2 for i, axis in enumerate(axes)]
-    flip = torch.tensor(flips, dtype=like.dtype, device=like.device)[:, None, None]
     if raw_bases is None:
-        return (flip * identity).expand(groups, len(axes), 1, 1)
+        return torch.stack([identity * flip for flip in flips]).expand(groups, len(axes), 1, 1)
     Q = ops.cayley(at_least_float32(raw_bases), backend=backend)
-    return flip * identity + (1 - 2 * flip) * (Q @ Q.mT)
+    # One by one, because a tensor of the flips would have to come from the host at each step.
+    projectors = (Q @ Q.mT).unbind(1)
+    return torch.stack([identity - P if flip else P for P, flip in zip(projectors, flips, strict=True)], 1)
 
 
 def check_coverage(geometry: ConvGeometry) -> None:

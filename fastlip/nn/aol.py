@@ -20,13 +20,15 @@ from fastlip.nn.base import LipschitzLayer, as_it_runs, at_least_float32, effect
 from fastlip.nn.method import Method
 
 # r is a sum of products, rounded at each step: enlarged by this many roundings, P stays within norm 1.
-_ROUNDINGS = 2
+# Tensor cores do not round their sums but cut them off, which makes 3xTF32 sums of squares too small.
+_ROUNDINGS, _ROUNDINGS_ON_GPU = 2, 8
 
 
 def channel_scale(weight: Tensor, groups: int, epsilon: float, backend: Backend) -> Tensor:
     """(r + epsilon)^{-1/2} of each input channel, r_i = sum_{j, delta} |v_ij(delta)|; 0 where r_i = 0."""
     r = GRAM_ROWSUM(weight, None, groups, backend)
-    r = r * (1 + _ROUNDINGS * torch.finfo(r.dtype).eps) + epsilon
+    roundings = _ROUNDINGS_ON_GPU if r.is_cuda else _ROUNDINGS
+    r = r * (1 + roundings * torch.finfo(r.dtype).eps) + epsilon
     return torch.where(r > 0, r, 1).rsqrt() * (r > 0)
 
 

@@ -42,14 +42,15 @@ class Gradients:
         network = compiled(model, shape) if recipe.compile else model
         self.network: nn.Module = network if self.shared else world.wrap(network)
 
-    def add(self, x: Tensor, y: Tensor, mine: int, total: int) -> list[float]:
+    def add(self, x: Tensor, y: Tensor, mine: int, total: int) -> Tensor:
         """Adds the gradients of the mean loss over a step's ``total`` images, of which this process has ``mine``.
 
         Returns:
-            Over all processes: the loss, and the numbers of images that are classified correctly and certified.
+            (4,), on the model's device and without waiting for it: over all processes the loss, and the numbers of
+            images that are classified correctly and certified; then this process's part of the loss.
 
         Raises:
-            NotFiniteError: the loss is not finite, or a decomposition failed; the message names the layer.
+            NotFiniteError: a decomposition failed; the message names the layer.
         """
         figures = torch.zeros(3, dtype=torch.float64, device=x.device)
         parts = self.parts(mine)
@@ -60,10 +61,18 @@ class Gradients:
                 with nullcontext() if last else buffers_kept(self.model):
                     # A process without images of its own runs one and counts none.
                     figures += self._add_part(x_part, y_part, mine, total, last)
-        own_loss, figures = figures[0].clone(), self.world.sum(figures)
-        values = figures.tolist()  # waits for a GPU
+        own_loss = figures[:1].clone()
+        return torch.cat((self.world.sum(figures), own_loss))
+
+    def check(self, figures: Sequence[float], x: Tensor) -> Sequence[float]:
+        """The loss and counts of all processes from what :meth:`add` returned.
+
+        Raises:
+            NotFiniteError: the loss is not finite; it says in which layer, of the model as it is now, for images x.
+        """
+        *values, own_loss = figures
         if not math.isfinite(values[0]):
-            raise self._not_finite_loss(values[0], own_loss.item(), x)
+            raise self._not_finite_loss(values[0], own_loss, x)
         return values
 
     def parts(self, images: int) -> int:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from fastlip.data import Data
+from fastlip.losses import RECIPE_LOSSES
 from fastlip.training import checkpoint, distributed, logs
 from fastlip.training.distributed import World
+from fastlip.training.figures import Figures, Pending
 from fastlip.training.gradients import EPS, Gradients, correct_and_certified
-from fastlip.training.losses import OF_WHOLE_BATCHES
 from fastlip.training.progress import Progress
 from fastlip.training.recipe import Recipe
 from fastlip.training.run_folder import RunFolder
@@ -62,6 +63,7 @@ class Training:
         self._check_shares()
         self.gradients = Gradients(model, recipe, data.shape, self.world)
         self.network = self.gradients.network
+        self.pending = Pending(self.train_batches.device)
         self.interrupt = Interrupt(patient=self.world.size > 1)
         self.optimizer = optimizer_of(recipe, model)
         self.steps = steps_of(recipe, len(self.train_batches))
@@ -122,9 +124,9 @@ class Training:
                     raise Interrupted(self.interrupt.number)
 
     def _check_shares(self) -> None:
-        """A loss that compares the classes of a whole batch needs some of it in every process."""
+        """A loss that compares the samples of a whole batch needs some of it in every process."""
         fewest = self.train_batches.counts(len(self.train_batches) - 1)[1]
-        if self.recipe.loss in OF_WHOLE_BATCHES and fewest < self.world.size:
+        if RECIPE_LOSSES[self.recipe.loss].whole_batch and fewest < self.world.size:
             raise ValueError(
                 f"batch_size={self.recipe.batch_size}: the last step of an epoch has {fewest} images for"
                 f" {self.world.size} processes, and loss={self.recipe.loss!r} needs one for each"
@@ -163,27 +165,52 @@ class Training:
         started = time.perf_counter() - progress.seconds
         stop = min(len(self.train_batches), self.steps - progress.epoch * len(self.train_batches))
         for x, y in self.train_batches.epoch(progress.epoch, progress.batch, stop):
-            total = self.train_batches.counts(progress.batch)[1]
-            progress.add(total, *self.step(x, y))
-            progress.seconds = time.perf_counter() - started
-            console.step(total, *progress.averages())
-            if self._agree_to_stop():
+            where, total = self._where(), self.train_batches.counts(progress.batch + len(self.pending))[1]
+            self.pending.add(Figures(self.step(x, y), total, where))
+            batch = progress.batch + len(self.pending)
+            stopping = self._agree_to_stop()
+            saving = self.recipe.save_every and batch % self.recipe.save_every == 0
+            if not (stopping or saving or batch == stop or len(self.pending) == self.pending.limit):
+                continue
+            for figures, values in self._read_steps(x):
+                progress.add(figures.images, *values)
+                progress.seconds = time.perf_counter() - started
+                console.step(figures.images, *progress.averages())
+            if stopping or saving:
                 self.save()
+            if stopping:
                 raise Interrupted(self.interrupt.number)
-            if self.recipe.save_every and progress.batch % self.recipe.save_every == 0:
-                self.save()
 
-    def step(self, x: Tensor, y: Tensor) -> Sequence[float]:
-        """Takes one step with this process's images of the batch; returns the loss and counts of the whole batch."""
+    def step(self, x: Tensor, y: Tensor) -> Tensor:
+        """Takes one step with this process's images of the batch, without waiting for a GPU.
+
+        Returns:
+            (4,) The loss and counts of the whole batch, and this process's part of the loss.
+        """
         self.optimizer.zero_grad()
+        where = self._where()
         try:
-            figures = self.gradients.add(x, y, *self.train_batches.counts(self.progress.batch))
+            values = self.gradients.add(x, y, *self.train_batches.counts(self.progress.batch + len(self.pending)))
         except NotFiniteError as error:
-            where = f"epoch {self.progress.epoch + 1}, step {self.progress.batch + 1}"
             raise NotFiniteError(f"{where}: {error}") from error
+        if self.pending.limit == 1:  # nothing to wait for: before the parameters change
+            self._check(where, values.tolist(), x)
         self.optimizer.step()
         self.scheduler.step()
-        return figures
+        return values
+
+    def _where(self) -> str:
+        return f"epoch {self.progress.epoch + 1}, step {self.progress.batch + len(self.pending) + 1}"
+
+    def _read_steps(self, x: Tensor) -> list[tuple[Figures, Sequence[float]]]:
+        """The figures of all steps that are pending; x are the images of the last one."""
+        return [(figures, self._check(figures.step, values, x)) for figures, values in self.pending.read()]
+
+    def _check(self, where: str, values: Sequence[float], x: Tensor) -> Sequence[float]:
+        try:
+            return self.gradients.check(values, x)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{where}: {error}") from error
 
     def _agree_to_stop(self) -> bool:
         """Whether a signal has reached any process; afterwards all have its number."""

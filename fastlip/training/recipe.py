@@ -11,11 +11,11 @@ import torch
 
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
+from fastlip.losses import RECIPE_LOSSES, LossName
 from fastlip.models import METHODS
 from fastlip.models.literals import MethodName
 from fastlip.models.registry import owners_of
 from fastlip.training.literals import DataName, Network, Optimizer, Precision, Schedule, Size
-from fastlip.training.losses import LOSSES, OF_WHOLE_BATCHES, LossName
 
 # What may differ when a run is resumed or evaluated elsewhere: where and how it runs, not what is computed.
 MOVABLE = ("path", "device", "accumulate", "workers", "save_every", "share", "compile")
@@ -111,7 +111,7 @@ class Recipe:
             "schedule.warmup", "fraction of the steps in which onecycle's learning rate rises", above=0, below=1
         ),
     )
-    loss: LossName = field(default="offset-ce", metadata=_about("loss.name", "loss", choices=tuple(LOSSES)))
+    loss: LossName = field(default="offset-ce", metadata=_about("loss.name", "loss", choices=tuple(RECIPE_LOSSES)))
     offset: float = field(
         default=2**1.5 * 36 / 255,
         metadata=_about("loss.offset", "margin that training asks for (u of offset-ce)", least=0),
@@ -190,7 +190,7 @@ class Recipe:
             raise ValueError(f"method={self.method!r}: model={self.model!r} has layers of {allowed} only")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True: needs momentum above 0")
-        if self.loss in OF_WHOLE_BATCHES and self.accumulate > 1:
+        if self.accumulate > 1 and RECIPE_LOSSES[self.loss].whole_batch:
             raise ValueError(
                 f"accumulate={self.accumulate}: loss={self.loss!r} compares the classes of a whole batch"
             )

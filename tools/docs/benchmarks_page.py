@@ -1,8 +1,8 @@
 """Writes the tables of measured figures into docs/benchmarks.md.
 
-``python tools/docs/benchmarks_page.py`` replaces what stands between ``<!-- table: NAME argument -->`` and
-``<!-- end of table -->`` by what ``tables.py`` makes of benchmarks/results/*.json. With ``--check`` it changes
-nothing and exits with 1 if the page is not up to date.
+``python tools/docs/benchmarks_page.py`` replaces the text between ``<!-- table: NAME argument -->`` and
+``<!-- end of table -->`` by the table that ``tables.py`` makes from benchmarks/results/*.json. With ``--check`` it
+changes nothing and exits with 1 if the page is not up to date.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _REGION = re.compile(r"^(<!-- table: (\w+)(?: (\w+))? -->\n).*?^(<!-- end of tab
 
 
 def refresh(text: str) -> str:
-    """The page with its tables made anew; KeyError names a table that is unknown."""
+    """The page with new tables; KeyError names an unknown table."""
 
     def region(match: re.Match[str]) -> str:
         arguments = [match[3]] if match[3] else []

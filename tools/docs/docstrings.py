@@ -1,4 +1,4 @@
-"""What mkdocstrings does with every docstring that it collects."""
+"""The extension of mkdocstrings that converts every docstring to Markdown."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from markup import to_markdown
 
 
 class Docstrings(griffe.Extension):
-    """Rewrites docstrings as Markdown."""
+    """Converts the docstrings that mkdocstrings collects to Markdown."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
-        """An object was collected."""
+        """Converts the docstring of a collected object."""
         if obj.docstring:
             obj.docstring.value = to_markdown(obj.docstring.value)

@@ -1,7 +1,7 @@
-"""What the documentation takes from the package, so that it is written once: mkdocs calls this for every page.
+"""Hooks of mkdocs that insert text from the package into the documentation, so that it is written only once.
 
-A line ``<!-- insert: NAME argument -->`` of a page is replaced by what the function NAME of ``INSERTIONS`` returns.
-The README of each op becomes a page of its own.
+A line ``<!-- insert: NAME argument -->`` of a page is replaced by the result of the function NAME in ``INSERTIONS``.
+The README of each op becomes a page.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import fastlip
 import fastlip.nn
 from fastlip.cli import main as command_line
 from fastlip.kernels import OPS
-from fastlip.nn.base import LipschitzLayer
 
 ROOT = Path(__file__).resolve().parents[2]
 MATHEMATICS = "Mathematics"
@@ -34,7 +33,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Makes a page of each op's README."""
+    """Adds a page for each op, with the text of its README."""
     from mkdocs.structure.files import File
 
     for name in OPS:
@@ -43,7 +42,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replaces the insertions of a page."""
+    """Expands the insertions of a page."""
     return expand(markdown)
 
 
@@ -53,15 +52,15 @@ def expand(markdown: str) -> str:
 
 
 def op_page(name: str) -> str:
-    """An op's mathematics."""
+    """The page with an op's mathematics: its README and a link to its function."""
     text = (ROOT / "fastlip" / "kernels" / name / "README.md").read_text(encoding="utf-8")
     return f"{text}\nThe function: [`fastlip.ops.{name}`][fastlip.ops.{name}].\n"
 
 
-def layers() -> str:
-    """Every public name of fastlip.nn, under the first line of the module that defines it."""
+def layers(*elsewhere: str) -> str:
+    """A section for each module of fastlip.nn with its public names, except those that the page lists elsewhere."""
     names: dict[str, list[str]] = {}
-    for name in fastlip.nn.__all__:
+    for name in sorted(set(fastlip.nn.__all__) - set(elsewhere)):
         names.setdefault(getattr(fastlip.nn, name).__module__, []).append(name)
     return "\n\n".join(
         f"## {_title(module)}\n\n" + "\n\n".join(f"::: fastlip.nn.{name}" for name in names[module])
@@ -70,7 +69,7 @@ def layers() -> str:
 
 
 def operators() -> str:
-    """Every op's public function."""
+    """A section for the public function of every op."""
     return "\n\n".join(f"## {name}\n\n::: fastlip.ops.{name}" for name in fastlip.ops.__all__)
 
 
@@ -89,10 +88,16 @@ def commands() -> str:
 
 
 def _has_weights(names: list[str]) -> bool:
-    return any(issubclass(getattr(fastlip.nn, name), LipschitzLayer) for name in names)
+    """Whether a class among these is a layer with a constrained weight."""
+    return any(hasattr(getattr(fastlip.nn, name), "reset_parameters") and _is_bounded(name) for name in names)
+
+
+def _is_bounded(name: str) -> bool:
+    return hasattr(getattr(fastlip.nn, name), "lipschitz_bound")
 
 
 def _title(module: str) -> str:
+    """The first line of a module's docstring."""
     text = inspect.getdoc(importlib.import_module(module)) or module
     return text.partition("\n")[0].rstrip(".")
 

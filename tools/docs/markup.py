@@ -1,4 +1,4 @@
-"""Docstrings as Markdown: formulas as lines of Unicode, which need no script and no font; roles as links."""
+"""Converts docstrings to Markdown: formulas become lines of Unicode, which need no script or font."""
 
 from __future__ import annotations
 
@@ -20,24 +20,27 @@ _INDEX = re.compile(r"([_^])\{([^{}]*)\}")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _FORMULA = re.compile(r"^([ ]*)\.\. math:: (.*\n(?:\1[ ]+\S.*\n)*)", re.M)
 _ROLE = re.compile(r":(?:func|class|meth|mod):`([^`]*)`")
-_CODE = re.compile(r"(^ *```.*?^ *```$|``.*?``|`[^`]*`)", re.M | re.S)
+_CODE = re.compile(r"(^ *```.*?^ *```$|^ *>>> .*?(?=\n *\n|\Z)|``.*?``|`[^`]*`)", re.M | re.S)
+_EXAMPLE = re.compile(r"^Example:$", re.M)
+_BARE_DOCTEST = re.compile(r"^>>> .*?(?=\n *\n|\Z)", re.M | re.S)
 _RAISED = {"^T": "ᵀ", "^H": "ᴴ", "^2": "²", "^(-1)": "⁻¹"}
 
 
 def to_markdown(docstring: str) -> str:
-    """The docstring in Markdown, without text that looks like HTML."""
-    text = _ROLE.sub(_link, _FORMULA.sub(_block, docstring + "\n"))
+    """The docstring in Markdown, without text that looks like HTML; doctests stand in sections of examples."""
+    text = _BARE_DOCTEST.sub(_section, _EXAMPLE.sub("Examples:", docstring))
+    text = _ROLE.sub(_link, _FORMULA.sub(_block, text + "\n"))
     parts = _CODE.split(text)
     return "".join(part if index % 2 else part.replace("<", "&lt;") for index, part in enumerate(parts))
 
 
 def to_unicode(latex: str) -> str:
-    r"""A formula, in as many lines as ``\qquad`` makes of it; ValueError names a command that is not known here."""
+    r"""A formula in Unicode; ``\qquad`` starts a new line. ValueError names a command that is not known here."""
     text = _SIZES.sub("", " ".join(latex.split())).replace(r"\|", "‖").replace(r"\,", " ").replace(r"\;", " ")
     text = _HAT.sub(lambda match: match[1] + "\u0302", text)
     text = _WORDS.sub(r"\1", text)
     text = _COMMAND.sub(_name, text)
-    # From the inside out: an index has no braces once those inside it are gone.
+    # This works from the inside out: an index has no braces once those inside it are gone.
     while (changed := _unbrace(text)) != text:
         text = changed
     if "\\" in text:
@@ -47,6 +50,11 @@ def to_unicode(latex: str) -> str:
     text = re.sub(r" *([,;)\]⌋])", r"\1", re.sub(r"⌊ +", "⌊", text))
     text = re.sub(r"‖ (\w+) ‖", r"‖\1‖", text)
     return "\n".join(" ".join(line.split()) for line in text.split("\n"))
+
+
+def _section(match: re.Match[str]) -> str:
+    """A doctest as a section of its own: Markdown would read it as a quotation."""
+    return "Examples:\n" + "".join(f"    {line}\n" for line in match[0].split("\n")).rstrip("\n")
 
 
 def _block(match: re.Match[str]) -> str:
@@ -76,5 +84,5 @@ def _grouped(text: str) -> str:
 
 
 def _name(match: re.Match[str]) -> str:
-    # Structure waits for its turn.
+    # Fractions and roots are replaced later, with their arguments.
     return match[0] if match[1] in ("frac", "tfrac", "sqrt") else _NAMES.get(match[1], match[0])

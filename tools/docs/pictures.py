@@ -2,7 +2,7 @@
 
 ``python tools/docs/pictures.py cost`` draws training_cost.svg from benchmarks/results/steps_*.json.
 ``python tools/docs/pictures.py certificates --run runs/digits-aol-XS`` draws certificates.png: it trains a network on
-points of the plane, and certifies and attacks the run that ``fastlip train`` left (about a minute).
+points of the plane, and certifies and attacks a run of ``fastlip train``. This takes about a minute.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from tables import ROOT, TITLES, read
 IMAGES = ROOT / "docs" / "images"
 SIZES = ("XS", "S")
 COLOURS = ("#4269d0", "#efb118", "#3ca951")
-EVERY = 9  # a circle for each so many points: all of them would cover each other
+EVERY = 9  # every ninth point has a circle: more circles would overlap
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "fastlip"}
 
 
 def cost_digest() -> str:
-    """Of the figures that training_cost.svg shows; the picture carries it, so that a test sees an old picture."""
+    """Digest of the figures of training_cost.svg; the picture contains it, so that a test finds an old picture."""
     bars = json.dumps([_bars(size) for size in SIZES])
     return hashlib.sha256(bars.encode()).hexdigest()
 
 
 def _bars(size: str) -> list[tuple[str, float, float | None]]:
-    """(method, fused, reference or None): training steps, without the variants of SOC's series."""
+    """(method, fused, reference or None): ratios of training steps, without the variants of SOC's series."""
     _, found = read(f"steps_{size}_cpu_*.json")
     by_label: dict[str, dict[str, float]] = {}
     for row in found["rows"]:
@@ -61,7 +61,7 @@ _SHOWN = {"": "", "exponential=spectral": ", spectral"}
 
 
 def draw_cost() -> None:
-    """Training steps as ratios to the same network of plain convolutions."""
+    """Draws training steps as ratios to the same network of ``nn.Conv2d`` layers."""
     figure, axes = plt.subplots(1, len(SIZES), figsize=(7.6, 2.9), layout="constrained")
     for axis, size in zip(axes, SIZES, strict=True):
         _, found = read(f"steps_{size}_cpu_*.json")
@@ -80,7 +80,7 @@ def draw_cost() -> None:
 
 
 def plane() -> tuple[Tensor, Tensor]:
-    """Three arms of a spiral, 60 points each, in the unit square."""
+    """Points of a spiral with three arms of 60 points in the unit square, and the arms' numbers as labels."""
     generator = torch.Generator().manual_seed(0)
     radius = torch.linspace(0.12, 0.46, 60)
     points = []
@@ -110,7 +110,7 @@ def _block() -> nn.Module:
 
 
 def draw_plane(axis: Axes) -> None:
-    """The classes of every point of the plane, and the certified radius of each training point."""
+    """Draws the predicted classes of the plane, and the certified radii of every ninth training point."""
     points, labels = plane()
     model = plane_network(points, labels)
     radii = fastlip.certify(model, [(points, labels)], eps=[0.02]).radii
@@ -134,7 +134,7 @@ def draw_plane(axis: Axes) -> None:
 
 
 def draw_digits(axis: Axes, run: Path) -> None:
-    """Certified accuracy of a trained run, and its accuracy under attack, by the length of the perturbation."""
+    """Draws certified accuracy and accuracy under attack of a run, against the length of the perturbation."""
     data = digits()
     test = Batches(data.test, data.divisor, 120, mean=data.mean)
     model = fastlip.hub.load(run).eval()
@@ -156,7 +156,7 @@ def draw_digits(axis: Axes, run: Path) -> None:
 
 
 def draw_certificates(run: Path) -> None:
-    """Both panels, side by side."""
+    """Draws both panels side by side."""
     torch.set_num_threads(1)
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.4), width_ratios=(1, 1.15), layout="constrained")
     draw_plane(left)
@@ -167,7 +167,7 @@ def draw_certificates(run: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", choices=("certificates", "cost"))
-    parser.add_argument("--run", type=Path, default=ROOT / "runs" / "digits-aol-XS", help="of `fastlip train`")
+    parser.add_argument("--run", type=Path, default=ROOT / "runs" / "digits-aol-XS", help="folder of a run")
     options = parser.parse_args()
     IMAGES.mkdir(exist_ok=True)
     with plt.rc_context(STYLE):

@@ -1,7 +1,7 @@
-"""The tables of measured figures in the documentation, made from benchmarks/results/*.json.
+"""Makes the tables of measured figures in the documentation from benchmarks/results/*.json.
 
-Each function of ``TABLES`` returns Markdown: a line that says how the figures were measured, then the table. Nothing
-here is a figure; ``benchmarks_page.py`` writes the tables into docs/benchmarks.md.
+Each function of ``TABLES`` returns Markdown: a line that says how the figures were measured, then the table. All
+figures come from the files; ``benchmarks_page.py`` writes the tables into docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EPS = "36/255"
 
 
 def read(name: str) -> tuple[str, dict[str, Any]]:
-    """The one results file of this pattern, relative to the repository, and its content."""
+    """Path, relative to the repository, and content of the only results file of this pattern."""
     (file,) = RESULTS.glob(name)
     return str(file.relative_to(ROOT)), json.loads(file.read_text(encoding="utf-8"))
 
@@ -33,12 +33,12 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def measured(file: str, command: str, machine: str, torch: str) -> str:
-    """The line above a table."""
+    """The line above a table: machine, version of torch, command and file."""
     return f"{machine}; torch {torch.partition('+')[0]}; `{command}`; `{file}`."
 
 
 def steps(size: str) -> str:
-    """Training and evaluation steps of one network, as ratios to the same network of plain convolutions."""
+    """Training and evaluation steps of one network, as ratios to the same network of ``nn.Conv2d`` layers."""
     file, found = read(f"steps_{size}_cpu_*.json")
     options = found["options"]
     machine = f"{options['machine']}, {options['threads']} threads"
@@ -97,12 +97,12 @@ def _bound(lipschitz: float) -> str:
     return f"1 + {lipschitz - 1:.1e}" if lipschitz > 1 else f"{lipschitz:.3f}"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
 
 
 def compare() -> str:
-    """Every method under one budget of training time, with kernels and with references."""
+    """Every method with the same training time, with kernels and with references."""
     file, found = read("compare_digits_cpu_*.json")
     pairs: dict[str, dict[str, dict[str, Any]]] = {}
     for row in found["rows"]:
@@ -127,7 +127,7 @@ def _both(pair: dict[str, dict[str, Any]], show: Callable[[dict[str, Any]], str]
 
 
 def attacks() -> str:
-    """Attacks at the certified radius and at three times it."""
+    """Attacks within the certified radius and within three times that radius."""
     file, found = read("attack_study_cpu.json")
     rows = (
         (
@@ -150,7 +150,7 @@ def attacks() -> str:
 
 
 def ops() -> str:
-    """Forward and backward of every op that has both figures."""
+    """Forward and backward pass of every op that was measured with the reference and in C++."""
     file, found = read("ops_cpu_*.json")
     rows = []
     for case, figures in found["milliseconds"].items():
@@ -189,7 +189,7 @@ _UNITS = (("MB", 10**6), ("kB", 10**3), ("B", 1))
 
 
 def never_slower() -> str:
-    """What ``"auto"`` picks against the reference, op by op."""
+    """The backend that ``"auto"`` chooses against the reference, op by op."""
     file, found = read("never_slower_cpu_*.json")
     by_op: dict[str, list[dict[str, Any]]] = {}
     for row in found["rows"]:
@@ -210,7 +210,7 @@ def never_slower() -> str:
 
 
 def _worst(cases: list[dict[str, Any]]) -> Iterator[str]:
-    """Benchmark cases are also timed against the compiled reference; the tests' small ones are not."""
+    """Cells of one op. Only benchmark cases, not the tests' small ones, are timed against the compiled reference."""
     compiled = "auto / compiled reference"
     timed = [case["auto / reference"] for case in cases if compiled in case]
     small = [case["auto / reference"] for case in cases if compiled not in case]

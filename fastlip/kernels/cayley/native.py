@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.cayley import reference
-from fastlip.kernels.common import binding
+from fastlip.kernels.common import binding, gpu
 from fastlip.kernels.common.binding import CPU
 from fastlip.kernels.common.fourier import Size, cached_kernel_phases
 from fastlip.kernels.common.precision import full_precision
@@ -27,7 +27,7 @@ _BACKWARD = {dtype: f"cayley_backward_{kind}" for dtype, kind in _KINDS.items()}
 # The kernels that take their memory from the caller: CUDA's.
 _WORKSPACE_FORWARD = {dtype: f"cayley_workspace_forward_{kind}" for dtype, kind in _KINDS.items()}
 _WORKSPACE_BACKWARD = {dtype: f"cayley_workspace_backward_{kind}" for dtype, kind in _KINDS.items()}
-# The largest n x n matrix that a CUDA block inverts on chip, in at most 163 KB (csrc/cayley/elimination.cuh).
+# The largest n x n matrix that a CUDA block inverts on chip where its shared memory allows.
 _LARGEST = {torch.float32: 128, torch.float64: 128, torch.complex64: 128, torch.complex128: 64}
 # What transforms the spectrum of real taps.
 _OF_TAPS = {torch.float32: _FORWARD[torch.complex64], torch.float64: _FORWARD[torch.complex128]}
@@ -95,10 +95,25 @@ def _forward_workspace(M: Tensor) -> tuple[Tensor, int, int]:
     working = wide if extra else M.dtype
     slots = min(batch, max(1, _RESCUED // ((2 * n + rows) * n)))
     bytes_needed = slots * ((2 * n + rows) * n * wide.itemsize + 8 * n)
-    if extra or n > _LARGEST[working]:
+    largest = _largest(working, M.device)
+    if extra or n > largest:
         numbers = n * n + n * n // 2 + 2 * extra * n + 3 * n + extra
         bytes_needed += batch * numbers * working.itemsize
-    return torch.empty(bytes_needed, dtype=torch.uint8, device=M.device), _LARGEST[working], slots
+    return torch.empty(bytes_needed, dtype=torch.uint8, device=M.device), largest, slots
+
+
+def _largest(dtype: torch.dtype, device: torch.device) -> int:
+    """The largest n x n matrix that a block inverts on chip."""
+    if device.type != "cuda":  # the same kernels run on the CPU in tests
+        return _LARGEST[dtype]
+    limit = gpu.shared_memory(device)
+    return next((n for n in range(_LARGEST[dtype], 0, -1) if on_chip_bytes(n, dtype) <= limit), 0)
+
+
+def on_chip_bytes(n: int, dtype: torch.dtype) -> int:
+    """Shared memory that an inverse takes (csrc/cayley/elimination.cuh, OnChip::numbers)."""
+    size, panel = -(-n // 4) * 4, 16
+    return (size * (size + 4) + panel * size + 2 * panel**2) * dtype.itemsize
 
 
 def _repair(M: Tensor, Q: Tensor, B: Tensor, failed: Tensor) -> None:

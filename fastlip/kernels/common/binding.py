@@ -11,6 +11,8 @@ from types import ModuleType
 
 import torch
 
+from fastlip.kernels.common import gpu
+
 _REBUILD = "run `pip install -e .` in the source folder with a C++ compiler at hand"
 # torch names what the machine runs; each module needs exactly the extensions that torch checks for that name.
 _MODULE_OF_CAPABILITY = {"AVX512": "_native_avx512", "AVX2": "_native_avx2"}
@@ -48,9 +50,12 @@ def _load_cuda() -> ModuleType:
     if torch.version.cuda is None:
         raise ImportError("this torch is built without CUDA")
     try:
-        return importlib.import_module("fastlip._cuda")
+        module = importlib.import_module("fastlip._cuda")
     except ModuleNotFoundError:
         raise ImportError("the extension fastlip._cuda is not built: reinstall where nvcc is found") from None
+    if reason := gpu.refusal_of_all() or gpu.driver_refusal(module):
+        raise ImportError(reason)
+    return module
 
 
 def library(device_type: str) -> ModuleType:

@@ -83,10 +83,11 @@ def _is_in_onnx_export() -> bool:
 def is_observed() -> bool:
     """Whether something follows torch's operations: a compiler, a mode, a torch.func transform, a trace, forward AD.
 
-    What is kept between calls is not used then.
+    What is kept between calls is not used then, nor while a CUDA graph is captured, whose memory is its own.
     """
     return torch.compiler.is_compiling() or (
-        torch._C._len_torch_dispatch_stack() > 0
+        (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
+        or torch._C._len_torch_dispatch_stack() > 0
         or _transforms_are_active()
         or _tracing_state() is not None
         or forward_ad._current_level >= 0

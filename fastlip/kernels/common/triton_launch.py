@@ -9,6 +9,8 @@ import torch
 import triton
 from torch import Tensor
 
+from fastlip.kernels.common import gpu
+
 OPTIONS = {"enable_fp_fusion": True}  # named, because Triton warns that its default will change
 _OLDEST = (3, 6)
 
@@ -31,6 +33,12 @@ class Compilation(NamedTuple):
         return f"{self.kernel.__name__}({next(iter(self.signature.values()))}, {constants})"
 
 
+# Not traced: what a device can do is no part of a graph.
+@torch.compiler.assume_constant_result
+def _too_old(device: torch.device) -> str:
+    return gpu.too_old(device)
+
+
 def why_not(tensor: Tensor, kernel: Any) -> str:
     """Empty, or why a kernel cannot run on this tensor's device."""
     version = tuple(int(part) for part in triton.__version__.split(".")[:2])
@@ -38,7 +46,7 @@ def why_not(tensor: Tensor, kernel: Any) -> str:
         return f"Triton {triton.__version__} is older than {_OLDEST[0]}.{_OLDEST[1]}"
     if isinstance(kernel, triton.JITFunction) and tensor.device.type != "cuda":
         return f"Triton kernels need a CUDA tensor or Triton's interpreter, got device {tensor.device}"
-    return ""
+    return _too_old(tensor.device) if tensor.device.type == "cuda" else ""
 
 
 def launch(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastlip.kernels.common import binding
+from fastlip.kernels.common import binding, gpu
 from fastlip.kernels.polar import newton_schulz
 from fastlip.kernels.polar.newton_schulz import ADJOINT_STEPS, FINE, STEPS, TINY
 
@@ -23,7 +23,22 @@ def supports(V: Tensor, reals: int) -> str:
     rows, columns = V.shape[-2:]
     if max(rows, columns) > _LARGEST:
         return f"matrices of {rows} x {columns}: a block's shared memory holds at most {_LARGEST} x {_LARGEST}"
-    return ""
+    if V.device.type != "cuda":  # the same kernels run on the CPU in tests
+        return ""
+    return _does_not_fit(shared_bytes(rows, columns, V.dtype), V.device)
+
+
+# Not traced: what a device can do is no part of a graph.
+@torch.compiler.assume_constant_result
+def _does_not_fit(needed: int, device: torch.device) -> str:
+    return gpu.does_not_fit("these matrices and their gradients", needed, device)
+
+
+def shared_bytes(rows: int, columns: int, dtype: torch.dtype) -> int:
+    """Shared memory of the backward, which takes more than the forward (csrc/polar/iteration.cuh, Chip::bytes)."""
+    side = next(side for side in (16, 32, 64) if side >= max(rows, columns))
+    tiles, warps = 5 if rows != columns else 4, max(1, side * side // 16 // 32)
+    return 4 * (tiles * side * side * (2 if dtype.is_complex else 1) + 4 * warps)
 
 
 def polar_forward(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:

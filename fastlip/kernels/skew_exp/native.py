@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.common.sizes import surely_below
+from fastlip.kernels.skew_exp import on_device
 
 KERNELS = ""  # made of torch's products
 
@@ -25,19 +26,24 @@ def supports(K: Tensor) -> str:
 
 def unprofitable(K: Tensor) -> str:
     """Empty, or why the reference is faster."""
+    if K.is_cuda:  # torch.linalg.matrix_exp waits for a GPU
+        return ""
     little = surely_below(K.numel(), _WORTHWHILE)
     return "calls of torch cost more than the products of so few numbers" if little else ""
 
 
 def skew_exp_forward(K: Tensor) -> Tensor:
     """exp((K - Kᵀ) / 2), orthogonal to rounding."""
+    A = (K - K.mT) / 2
     with full_precision(K.device):
-        return _correct(torch.linalg.matrix_exp((K - K.mT) / 2)).contiguous()
+        return _correct(on_device.exponential(A) if K.is_cuda else torch.linalg.matrix_exp(A)).contiguous()
 
 
 def skew_exp_backward(gradient: Tensor, K: Tensor, E: Tensor) -> Tensor:
     """The skew part of the integral of e^{-uA} (gradient Eᵀ) e^{uA} over u in [0, 1] (README.md)."""
     A = (K - K.mT) / 2
+    if K.is_cuda:
+        return on_device.adjoint(gradient @ E.mT, A)
     # The norm of A is at most the root of this one; e^{uA} turns a pair of eigenvectors by at most twice as much.
     angle = 2 * math.sqrt(float(torch.linalg.matrix_norm(A @ A).max())) if A.numel() else 0.0
     halvings = max(0, math.ceil(math.log2(angle / _LARGEST_ANGLE))) if 0 < angle < math.inf else 0

@@ -13,7 +13,7 @@ from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.gate import refusal
 from fastlip.kernels.common.literals import Backend, FusedActivation
 from fastlip.kernels.common.precision import autocasts, without_autocast
-from fastlip.kernels.spectral_conv import reference
+from fastlip.kernels.spectral_conv import reference, tables
 from fastlip.kernels.spectral_conv.fixed import FixedSpectrum, fix_spectrum
 from fastlip.kernels.spectral_conv.frequencies import (
     Size,
@@ -87,6 +87,8 @@ def spectral_conv(
         dtype = torch.get_autocast_dtype(x.device.type)
     images = x if x.dim() == 4 else x[None]
     bias = bias if bias is None else bias.to(reference.REAL[Q.dtype])
+    if images.is_cuda:
+        tables.prepare((fft_size[0], fft_size[1]), (x.shape[-2], x.shape[-1]), reference.REAL[Q.dtype], x.device)
     y = OPERATOR(images, Q, bias, fft_size, groups, backend)
     return (y if x.dim() == 4 else y[0]).to(dtype)
 

@@ -23,7 +23,6 @@ _DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
 _ROWS, _COLUMNS, _TERMS = 64, 64, 32  # of a transform's tile, and of one step of its sums
 # Of the products, which hold twice as many sums and factors: with larger tiles or fewer warps, registers spill.
 _PRODUCT_COLUMNS, _PRODUCT_TERMS, _PRODUCT_WARPS = 32, 16, 8
-_SMALL = 400  # pixels of a torus whose transform is one matrix product: 16 x 16 with its zero padding
 
 
 @triton.jit
@@ -133,7 +132,7 @@ def _dense(x: Tensor, Q: Tensor) -> Tensor:
 def _analyse(x: Tensor, torus: Size, weighted: bool) -> Tensor:
     """The spectrum of x; weighted: the adjoint of the synthesis, with its weights and its division by the area."""
     n, channels, height, width = x.shape
-    if torus[0] * torus[1] <= _SMALL:
+    if torus[0] * torus[1] <= tables.SMALL:
         table = tables.transform(torus, (height, width), weighted, x.dtype, x.device)
         spectrum = x.new_empty(2, table.shape[0] // 2, n, channels)
         _transform(table, x, _image_strides(x), None, spectrum, (n * channels, channels, 1), channels)
@@ -146,7 +145,7 @@ def _analyse(x: Tensor, torus: Size, weighted: bool) -> Tensor:
 def _synthesize(spectrum: Tensor, torus: Size, y: Tensor, bias: Tensor | None, weighted: bool) -> None:
     """Writes y with its bias; without weights this is the adjoint of the analysis."""
     n, channels, height, width = y.shape
-    if torus[0] * torus[1] <= _SMALL:
+    if torus[0] * torus[1] <= tables.SMALL:
         table = tables.transform(torus, (height, width), weighted, y.dtype, y.device).T
         _transform(table, spectrum, (n * channels, channels, 1), bias, y, _image_strides(y), channels)
         return

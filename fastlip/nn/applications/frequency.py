@@ -65,12 +65,7 @@ class FrequencyConvolution(ConvApplication):
             height, width = height + self.reach[0], width + self.reach[1]
         (Q,) = layer.effective(height, width)
         bias, groups = layer.bias, self.geometry.groups
-        if (
-            x.dim() == 4
-            and 0 not in x.shape
-            and x.dtype == Q.real.dtype
-            and not torch.is_autocast_enabled(x.device.type)
-        ):
+        if x.dim() == 4 and 0 not in x.shape and x.dtype == Q.real.dtype and not torch.is_autocast_enabled("cpu"):
             return SPECTRAL_CONV(
                 x, Q, bias, (height, width), groups, layer.backend
             )  # what is left for the op to check

@@ -1,0 +1,70 @@
+"""What the GPUs of this machine can do: asked before a kernel is chosen."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from functools import cache
+from types import ModuleType
+
+import torch
+
+OLDEST = (8, 0)  # compute capability: TF32 and bfloat16 products, asynchronous copies
+
+
+@cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a block may ask for."""
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)
+
+
+@cache
+def too_old(device: torch.device) -> str:
+    """Empty, or why kernels cannot run on this GPU."""
+    properties = torch.cuda.get_device_properties(device)
+    capability = properties.major, properties.minor
+    if capability >= OLDEST:
+        return ""
+    return f"{properties.name} has compute capability {capability[0]}.{capability[1]}, kernels need {OLDEST[0]}.0"
+
+
+def does_not_fit(what: str, needed: int, device: torch.device) -> str:
+    """Empty, or that a block of this device has too little shared memory, with the numbers."""
+    if needed <= (found := shared_memory(device)):
+        return ""
+    return f"{what} take {needed} bytes of shared memory, a block of {device} has {found}"
+
+
+def refusal_of_all() -> str:
+    """Empty, or why one of the GPUs that torch sees cannot run the kernels of the CUDA extension."""
+    if not torch.cuda.is_available():
+        return ""
+    devices = (torch.device("cuda", index) for index in range(torch.cuda.device_count()))
+    return next(filter(None, map(too_old, devices)), "")
+
+
+def driver_refusal(extension: ModuleType, driver: int | None = None) -> str:
+    """Empty, or that the driver is older than the toolkit that the extension was built with.
+
+    Within a major version of CUDA every driver will do. driver: 12080 stands for CUDA 12.8; None: the installed one.
+    """
+    built = re.search(r"(\d+)\.(\d+)", extension.instruction_set)
+    found = _driver_version() if driver is None else driver
+    if built is None or found == 0 or found // 1000 >= int(built[1]):
+        return ""
+    return (
+        f"the driver supports CUDA {found // 1000}.{found % 1000 // 10}, fastlip._cuda was built with CUDA "
+        f"{built[0]}: update the driver, or reinstall with an older nvcc"
+    )
+
+
+@cache
+def _driver_version() -> int:
+    """As the driver says it; 0 where there is none."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    version = ctypes.c_int(0)
+    return version.value if library.cuDriverGetVersion(ctypes.byref(version)) == 0 else 0

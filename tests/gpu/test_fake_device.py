@@ -1,0 +1,327 @@
+"""A CUDA device that computes nothing (tools/gpu): waits of the host, captures, budgets, whole graphs.
+
+In a process of its own, because the device must be there before torch. To run one test:
+``python tools/gpu/fake_cuda.py pytest tests/gpu/test_fake_device.py -k soc``.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastlip
+from fastlip import losses, ops
+from fastlip import nn as lip
+from fastlip.kernels.spectral_conv import tables
+
+pytest.importorskip("triton", minversion="3.6")
+
+ROOT = Path(__file__).resolve().parents[2]
+ACTIVE = os.environ.get("FASTLIP_FAKE_CUDA") == "1"
+inside = pytest.mark.skipif(not ACTIVE, reason="runs in the process that test_on_a_fake_device starts")
+if ACTIVE:
+    sys.path.insert(0, str(ROOT / "tools" / "gpu"))
+    import ledger
+    import steps
+    import watch
+
+METHODS = ("aol", "cayley", "aoc", "sll", "cpl", "lot", "bcop", "soc")
+
+
+def quick_first(*quick):
+    """All methods; those that are not named here take longer, and .ci/run does them by the tools themselves."""
+    return [pytest.param(method, marks=() if method in quick else pytest.mark.slow) for method in METHODS]
+
+
+@pytest.mark.skipif(ACTIVE, reason="this is the process that it starts")
+@pytest.mark.parametrize("speed", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_on_a_fake_device(speed):
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ to build tools/gpu/fake_cuda.cpp with")
+    command = [sys.executable, ROOT / "tools/gpu/fake_cuda.py", "pytest", "-q", "-p", "no:cacheprovider", "-m", speed]
+    result = subprocess.run([*command, __file__], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+    assert " passed" in result.stdout
+
+
+def small_step(method, optimizer=torch.optim.SGD):
+    return steps.training_step(steps.network(method, width=16, image_size=16), *steps.batch(8, 16), optimizer)
+
+
+# Waits
+
+
+@inside
+def test_a_planted_wait_is_found():
+    class Planted(torch.nn.Module):
+        def forward(self, scores):
+            return scores / scores.detach().norm().item()
+
+    with watch.gpu(strict=True), pytest.raises(watch.HostWaitError, match="_local_scalar_dense at tests/gpu"):
+        Planted()(torch.randn(8, 10))
+    with watch.gpu() as device, device.counting() as counts:
+        Planted()(torch.randn(8, 10))
+    assert sum(counts.waits.values()) == 1
+
+
+@inside
+@pytest.mark.parametrize(
+    "look", [bool, lambda x: x.tolist(), torch.Tensor.nonzero, torch.Tensor.cpu, lambda x: x[x > 0]]
+)
+def test_every_look_at_values_is_a_wait(look):
+    with watch.gpu(strict=True):
+        x = torch.randn(1)
+        with pytest.raises(watch.HostWaitError):
+            look(x)
+
+
+LOSSES = {
+    "OffsetCrossEntropy": {"offset": 0.5},
+    "TemperatureCrossEntropy": {"temperature": 1.0},
+    "MulticlassHinge": {},
+    "MulticlassKR": {},
+    "MulticlassHKR": {"alpha": 0.5},
+    "SoftHKR": {"alpha": 0.5},
+    "LseHKR": {"alpha": 0.5},
+    "MultiMargin": {},
+    "CategoricalHinge": {},
+}
+BINARY = {"Hinge": {}, "KR": {}, "HKR": {"alpha": 0.5}, "OffsetCrossEntropy": {"offset": 0.5}}
+
+
+def step_of_loss(criterion, scores, labels):
+    def step():
+        criterion(scores, labels).backward()
+
+    return step
+
+
+@inside
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("encoding", ["numbers", "one-hot", "signs", "soft"])
+def test_a_loss_is_captured(name, encoding):
+    if encoding == "soft" and "CrossEntropy" not in name:
+        pytest.skip("hard labels only")
+    with watch.gpu() as device:
+        scores = torch.randn(8, 10, requires_grad=True)
+        shape = (8,) if encoding == "numbers" else (8, 10)
+        labels = torch.zeros(shape, dtype=torch.float32 if encoding == "soft" else torch.long)
+        weight = {"weight": torch.ones(10)} if "CrossEntropy" in name else {}
+        step = step_of_loss(getattr(losses, name)(**LOSSES[name]), scores, labels)
+        if weight:
+            weighted = getattr(losses, name)(**LOSSES[name])
+            weighted.weight = weight["weight"]
+            step_of_loss(weighted, scores, labels)()
+        step()
+        with device.capture():
+            step()
+
+
+@inside
+@pytest.mark.parametrize("name", BINARY)
+@pytest.mark.parametrize("dtype", [torch.long, torch.float32, torch.bool])
+def test_a_loss_of_one_score_is_captured(name, dtype):
+    with watch.gpu() as device:
+        step = step_of_loss(
+            getattr(losses, name)(**BINARY[name]), torch.randn(8, requires_grad=True), torch.zeros(8, dtype=dtype)
+        )
+        with device.capture():
+            step()
+
+
+@inside
+@pytest.mark.parametrize("name", [*(steps.CONVOLUTIONS if ACTIVE else ()), *(steps.LINEARS if ACTIVE else ())])
+@pytest.mark.parametrize("extension", [True, False], ids=["extension", "triton"])
+def test_a_layer_is_captured(name, extension):
+    with watch.gpu(extension=extension) as device:
+        if name in steps.CONVOLUTIONS:
+            make, options = steps.CONVOLUTIONS[name]
+            step = steps.layer_step(make(32, 32, 3, **options).train(), torch.randn(4, 32, 8, 8))
+        else:
+            step = steps.layer_step(getattr(lip, name)(32, 32).train(), torch.randn(4, 32))
+        step()
+        if name in ("CayleyConv2d", "CayleyLinear", "AOCConv2d", "LOTConv2d") and not extension:
+            pytest.skip("torch.linalg waits: only the extension's kernels do not")
+        with device.capture() as counts:
+            step()
+    assert counts.launches
+
+
+@inside
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+@pytest.mark.parametrize("method", ["aol", "cayley"])
+def test_a_step_never_waits(method, optimizer):
+    with watch.gpu(strict=True):
+        step = small_step(method, optimizer)
+        step()
+        step()
+
+
+@inside
+@pytest.mark.parametrize("method", quick_first("aol", "cayley", "sll"))
+def test_a_training_step_is_captured(method):
+    with watch.gpu() as device:
+        step = small_step(method)
+        step()
+        with device.capture() as counts:
+            step()
+    assert counts.launches > 100
+
+
+@inside
+def test_the_training_loop_reads_figures_later():
+    from fastlip.training.figures import STEPS, Figures, Pending
+
+    with watch.gpu() as device:
+        pending = Pending(watch.DEVICE)
+        assert pending.limit == STEPS > 1
+        with device.counting() as counts:
+            for _ in range(pending.limit):
+                pending.add(Figures(torch.zeros(4, dtype=torch.float64), 8, "step"))
+        assert not counts.waits
+        with device.counting() as counts:
+            pending.read()
+    assert Pending(torch.device("cpu")).limit == 1
+
+
+# Captures
+
+
+@inside
+def test_an_upload_during_a_capture_is_found():
+    with watch.gpu() as device:
+        torch.tensor([1.0, 2.0])  # allowed otherwise
+        with pytest.raises(watch.HostWaitError, match="upload"), device.capture():
+            torch.tensor([1.0, 2.0])
+
+
+@inside
+def test_a_table_kept_from_a_capture_is_found(monkeypatch):
+    monkeypatch.setattr(tables, "planted", lru_cache(lambda size: torch.zeros(size)), raising=False)
+    with watch.gpu() as device:
+        with pytest.raises(watch.HostWaitError, match=r"kept from a capture.*tables.planted"), device.capture():
+            tables.planted(3)
+        with device.capture():
+            torch.zeros(3)
+
+
+@inside
+@pytest.mark.parametrize("side", [8, 32])
+def test_no_table_is_kept_from_a_capture_without_warm_up(side):
+    tables._keep.cache_clear()
+    with watch.gpu() as device, device.capture():
+        x, Q = torch.randn(2, 4, side, side), torch.randn(side * side // 2 + 2, 4, 4, dtype=torch.complex64)
+        ops.spectral_conv(x, Q, backend="triton")
+
+
+# Budgets
+
+
+@inside
+@pytest.mark.parametrize("method", quick_first("aol", "cayley"))
+def test_a_network_keeps_its_budget(method):
+    budgets = json.loads(ledger.FILE.read_text())
+    assert ledger.exceeded(ledger.figures(ledger.count_network(method)), budgets[method]) == []
+
+
+@inside
+@pytest.mark.parametrize("name", ["AOLConv2d", "CayleyConv2d", "SLLConv2d"])
+def test_a_layer_keeps_its_budget(name):
+    budgets = json.loads(ledger.FILE.read_text())
+    found = ledger.figures(ledger.count_layer(name, 64, 32), 256 * 64 * 32 * 32 * 4)
+    assert ledger.exceeded(found, budgets[f"{name} 64x32"]) == []
+
+
+@inside
+def test_what_exceeds_its_budget_is_named():
+    budget = {"launches": 10, "gigabytes": 1.0, "waits": 0}
+    assert ledger.exceeded(budget, budget) == []
+    assert ledger.exceeded({**budget, "waits": 1}, budget) == ["1 waits, budget 0"]
+    assert ledger.exceeded(budget, None) == ["there is no budget"]
+
+
+@inside
+def test_launches_and_bytes_are_those_of_each_operation():
+    with watch.gpu() as device:
+        x = torch.randn(4, 8, 2, 2)
+        with device.counting() as counts:
+            y = x.transpose(0, 1)[1:] + 1  # views are free
+            fastlip.ops.maxmin(x, backend="triton")
+    assert y.shape == (7, 4, 2, 2)
+    assert counts.by_name == Counter({"add": 1, "triton:_forward_kernel": 1}) or counts.launches == 2
+    assert counts.bytes >= 2 * 7 * 16 * 4
+
+
+# Whole graphs
+
+CHOSEN = {
+    "aol": {"gram_rowsum_forward": {"triton"}, "conv_chain_forward": {"triton"}},
+    "cayley": {"cayley_forward": {"native"}, "spectral_conv_forward": {"triton"}, "maxmin_forward": {"native"}},
+    "aoc": {"cayley_forward": {"native"}, "block_conv_forward": {"native"}, "conv_chain_forward": {"triton"}},
+    "sll": {"gram_rowsum_forward": {"triton"}, "sdp_residual_forward": {"triton"}},
+    "cpl": {"sdp_residual_forward": {"triton"}},
+    "lot": {"polar_forward": {"native", "triton"}, "spectral_conv_forward": {"triton"}},
+    "bcop": {"polar_forward": {"native", "triton"}, "conv_chain_forward": {"triton"}},
+    "soc": {"skew_exp_forward": {"native"}, "maxmin_forward": {"native"}},
+}
+
+
+@inside
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", quick_first("aol", "cayley"))
+def test_a_network_is_one_graph(method):
+    chosen = {}
+
+    def note(graph, inputs):
+        for node in graph.graph.nodes:
+            if node.op == "call_function" and str(node.target).startswith("fastlip."):
+                chosen.setdefault(str(node.target).split(".")[1], set()).add(node.args[-1])
+        return graph.forward
+
+    torch._dynamo.reset()
+    with watch.gpu(compiling=True) as device:
+        with watch.DEVICE:
+            model = steps.network(method, width=16, image_size=16, layers_per_block=1)
+            x, y = steps.batch(8, 16)
+        criterion = losses.OffsetCrossEntropy(offset=0.5, temperature=0.25)
+        torch.compile(lambda x, y: criterion(model(x), y), fullgraph=True, backend=note, dynamic=False)(x, y)
+    assert CHOSEN[method].items() <= chosen.items(), chosen
+    if "spectral_conv_forward" in chosen:  # before the graph runs
+        assert device.tables
+
+
+# What the device can do
+
+
+@inside
+def test_a_gpu_that_is_too_old_runs_the_reference():
+    for capability, expected in (((7, 5), 0), ((8, 0), 1)):
+        with watch.gpu(capability=capability, extension=False) as device:
+            x = torch.randn(4, 8)
+            with device.counting() as counts:
+                ops.maxmin(x)
+            assert len(counts.triton) == expected
+    with (
+        watch.gpu(capability=(7, 5)),
+        pytest.raises(ValueError, match=r"fake GPU has compute capability 7.5, kernels need 8.0"),
+    ):
+        ops.maxmin(torch.randn(4, 8), backend="triton")
+
+
+@inside
+def test_what_does_not_fit_the_chip_is_refused_with_the_number():
+    from fastlip import testing
+
+    V = {"shape": (3, 64, 64), "dtype": torch.complex64}
+    with watch.gpu(shared=99 * 1024):
+        reason = testing.op("polar").why_not("native", torch.randn(V["shape"], dtype=V["dtype"]), 0)
+    assert "take 131200 bytes of shared memory, a block of cuda:0 has 101376" in reason
+    with watch.gpu(shared=163 * 1024):
+        assert testing.op("polar").why_not("native", torch.randn(V["shape"], dtype=V["dtype"]), 0) == ""

@@ -1,0 +1,115 @@
+"""Launches, bytes and waits of training steps, against the budgets in tools/gpu/budgets.json.
+
+    python tools/gpu/fake_cuda.py ledger [--networks NAME ...] [--layers NAME ...] [--update] [--detail]
+
+A network's step is that of ConvNet S on 256 images of 32 x 32, fused: gradients cleared, forward, loss, backward,
+update by SGD with momentum. A layer's is its forward and backward on 256 images, and its bytes are counted in units
+of its activations. Exits with 1 if a budget is exceeded; ``--update`` writes what was counted as the new budgets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import steps
+import torch
+import watch
+
+FILE = Path(__file__).with_name("budgets.json")
+IMAGES, SIDE = 256, 32
+SHAPES = ((64, 32), (128, 16), (256, 8), (512, 4))
+# Launches of a network's step, and activations moved by a layer, that the kernels are to reach.
+TARGETS = {"aol": 650, "cayley": 800, "aoc": 900, "sll": 900, "cpl": 1100, "lot": 1500, "bcop": 1500, "soc": 1800}
+LAYER_TARGETS = {"CayleyConv2d 64x32": 20.0, "AOLConv2d 64x32": 12.0}
+
+
+def count_network(method: str) -> watch.Counts:
+    """The second step of a network."""
+    with watch.gpu() as device:
+        step = steps.training_step(steps.network(method, image_size=SIDE), *steps.batch(IMAGES, SIDE))
+        step()
+        with device.counting() as counts:
+            step()
+    return counts
+
+
+def count_layer(name: str, channels: int, side: int) -> watch.Counts:
+    """Forward and backward of a layer, channels-last."""
+    make, options = steps.CONVOLUTIONS[name]
+    with watch.gpu() as device:
+        layer = make(channels, channels, 3, **options).train()
+        x = torch.empty(IMAGES, channels, side, side).contiguous(memory_format=torch.channels_last)
+        step = steps.layer_step(layer, x)
+        step()
+        with device.counting() as counts:
+            step()
+    return counts
+
+
+def figures(counts: watch.Counts, unit: int = 0) -> dict[str, Any]:
+    """What a budget holds: gigabytes of a network, activations of a layer."""
+    size = {"activations": round(counts.bytes / unit, 1)} if unit else {"gigabytes": round(counts.bytes / 1e9, 2)}
+    return {"launches": counts.launches, **size, "waits": sum((counts.waits + counts.uploads).values())}
+
+
+def exceeded(found: dict[str, Any], budget: dict[str, Any] | None) -> list[str]:
+    """What of these figures is above its budget, in words."""
+    if budget is None:
+        return ["there is no budget"]
+    return [f"{found[key]} {key}, budget {budget[key]}" for key in found if found[key] > budget[key]]
+
+
+def all_figures(networks: list[str], layers: list[str], detail: bool = False) -> dict[str, dict[str, Any]]:
+    """Of these networks and layers, by name."""
+    found = {}
+    for method in networks:
+        counts = count_network(method)
+        found[method] = figures(counts)
+        if detail:
+            show(method, counts)
+    for layer in layers:
+        for channels, side in SHAPES:
+            counts = count_layer(layer, channels, side)
+            found[f"{layer} {channels}x{side}"] = figures(counts, IMAGES * channels * side * side * 4)
+            if detail:
+                show(f"{layer} {channels}x{side}", counts)
+    return found
+
+
+def show(name: str, counts: watch.Counts) -> None:
+    print(name)
+    for operation, number in counts.by_name.most_common():
+        print(f"  {number:5} {operation:40} {counts.bytes_by_name[operation] / 1e6:10.1f} MB")
+    for place, number in (counts.waits + counts.uploads).items():
+        print(f"  {number:5} wait: {place}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="ledger", description=__doc__.partition("\n")[0])
+    parser.add_argument("--networks", nargs="*", default=list(steps.METHODS))
+    parser.add_argument("--layers", nargs="*", default=list(steps.CONVOLUTIONS))
+    parser.add_argument("--update", action="store_true", help="write the budgets")
+    parser.add_argument("--detail", action="store_true", help="list every operation")
+    options = parser.parse_args()
+    budgets = json.loads(FILE.read_text()) if FILE.exists() else {}
+    found = all_figures(options.networks, options.layers, options.detail)
+    print(f"{'step of':22} launches (target)   size (target)          waits")
+    bad = 0
+    for name, row in found.items():
+        target, size_target = TARGETS.get(name, ""), LAYER_TARGETS.get(name, "")
+        size = f"{row['activations']} activations" if "activations" in row else f"{row['gigabytes']} GB"
+        problems = [] if options.update else exceeded(row, budgets.get(name))
+        bad += bool(problems)
+        print(f"{name:22} {row['launches']:6} {target!s:>8}   {size:>18} {size_target!s:>5} {row['waits']:6}", end="")
+        print(f"  over budget: {'; '.join(problems)}" if problems else "")
+    if options.update:
+        FILE.write_text(json.dumps({**budgets, **found}, indent=1) + "\n")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
