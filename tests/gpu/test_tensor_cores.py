@@ -20,7 +20,9 @@ def test_tf32_keeps_ten_bits():
     x = np.float32([1, 1 + 2**-10, 1 + 2**-11, 1 + 2**-12, -1 - 2**-11, 0])
     expected = [1, 1 + 2**-10, 1 + 2**-10, 1, -1 - 2**-10, 0]
     assert np.array_equal(tensor_cores.tf32(x), np.float32(expected))
-    assert np.array_equal(tensor_cores.truncated(np.float64([1 + 2**-24 * 1.5, -1 - 2**-23])), np.float32([1, -1 - EPS]))
+    assert np.array_equal(
+        tensor_cores.truncated(np.float64([1 + 2**-24 * 1.5, -1 - 2**-23])), np.float32([1, -1 - EPS])
+    )
 
 
 @pytest.mark.parametrize(("three", "least", "most"), [(True, 0, 8 * EPS), (False, 2**-13, 2**-9)])
@@ -33,7 +35,7 @@ def test_three_products_keep_the_precision_of_float32(three, least, most):
 
 
 def sums_of_squares(length, count=48):
-    """The relative errors of sums of squares as a Gram kernel has them, 32 terms a step, and of what AOL makes of it."""
+    """The relative errors of sums of squares as a Gram kernel has them, 32 terms a step."""
     rng = np.random.default_rng(length)
     w = (rng.standard_normal((count, length)) / length**0.5).astype(np.float32)
     total = np.zeros((count, 1, 1), np.float32)
