@@ -15,6 +15,7 @@ from fastlip import ops
 from fastlip.kernels import OPS
 from fastlip.kernels.common.case import Case
 from fastlip.kernels.common.dispatch import Op, registered
+from fastlip.kernels.common.precision import everything_ieee
 
 # The largest ratio of a backend's error to the reference's own, where both exceed a few roundings.
 _ERROR_RATIO = 4.0
@@ -143,9 +144,10 @@ def check_agreement(op_name: str, backend: str, case: Case, dtype: torch.dtype, 
     """
     tensors = case.make(dtype, device)
     exact = {name: tensor.to(_wide(tensor.dtype)) for name, tensor in tensors.items()}
-    truth = outputs_and_gradients(lambda **t: call(op_name, "reference", case, t), exact)
-    ours = outputs_and_gradients(lambda **t: call(op_name, backend, case, t), tensors)
-    theirs = outputs_and_gradients(lambda **t: call(op_name, "reference", case, t), tensors)
+    with everything_ieee():  # cuDNN's convolutions use TF32 unless told otherwise
+        truth = outputs_and_gradients(lambda **t: call(op_name, "reference", case, t), exact)
+        ours = outputs_and_gradients(lambda **t: call(op_name, backend, case, t), tensors)
+        theirs = outputs_and_gradients(lambda **t: call(op_name, "reference", case, t), tensors)
     for name, expected in truth.items():
         eps = torch.finfo(ours[name].dtype).eps
         error, allowed = _error(ours[name], expected), _ROUNDINGS * eps * case.length**0.5

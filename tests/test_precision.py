@@ -1,5 +1,6 @@
 """Weights and bounds are IEEE float32 or better, whatever torch's settings for float32 products say."""
 
+import contextlib
 import random
 import threading
 
@@ -9,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastlip
 from fastlip import nn as lip
+from fastlip import testing
 from fastlip.kernels.common import precision
 
 get, put = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
@@ -265,3 +267,21 @@ def test_compiled_weights_are_wider_where_products_are_lowered(kind):
     seen.clear()
     torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
     assert seen & wide
+
+
+@pytest.mark.parametrize("op_name", ["conv_chain", "conv_exp", "sdp_residual"])
+def test_the_agreement_gate_asks_for_full_precision(op_name, monkeypatch):
+    cases = list(testing.cases_of(op_name).CASES.values())[:4]
+    LOWER["all libraries"]()
+
+    def agree():
+        for case in cases:
+            testing.check_agreement(op_name, "reference", case, torch.float32)
+
+    with TF32() as model:
+        agree()
+        assert model.rounded == 0
+        monkeypatch.setattr(testing, "everything_ieee", contextlib.nullcontext)
+        with pytest.raises(AssertionError, match="is off by"):
+            agree()
+    assert model.rounded

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 TRITON_TARGETS = (80, 90)
 CUDA_TARGETS = ("sm_80", "sm_90a")
-SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+# Bytes that a block can ask for, by compute capability.
+SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 
 
 class Usage(NamedTuple):

@@ -16,6 +16,10 @@ from fastlip import ops, testing
 triton = pytest.importorskip("triton", minversion="3.6")
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools" / "gpu"))
+import tensor_cores  # noqa: E402
+from triton.runtime.interpreter import InterpreterBuilder  # noqa: E402
+
 ACTIVE = triton.knobs.runtime.interpret
 inside = pytest.mark.skipif(not ACTIVE, reason="runs in the process that test_with_the_interpreter starts")
 
@@ -80,6 +84,32 @@ def test_agreement(op_name, case):
         if "cannot run here: " not in str(error):
             raise
         pytest.skip(str(error))
+
+
+# A few small cases of each op that multiplies: what tensor cores make of float32.
+ON_TENSOR_CORES = {"gram_rowsum": ("dense", "k3"), "spectral_conv": ("c4_s13x1",), "polar": ("c3", "c17")}
+
+
+def cases_on_tensor_cores():
+    for op_name, wanted in ON_TENSOR_CORES.items():
+        found = [param for param in CASES if param.values[0] == op_name]
+        for param in [*(p for p in found if p.id.partition("-")[2] in wanted), *found[:2]][:2]:
+            yield pytest.param(*param.values, id=param.id)
+
+
+@inside
+@pytest.mark.parametrize(("op_name", "case"), [*cases_on_tensor_cores()])
+def test_three_products_on_tensor_cores_agree(op_name, case, monkeypatch):
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", tensor_cores.interpreted(three=True))
+    testing.check_agreement(op_name, "triton", case, torch.float32)
+
+
+@inside
+def test_one_product_on_tensor_cores_does_not(monkeypatch):
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", tensor_cores.interpreted(three=False))
+    op_name, case = next(cases_on_tensor_cores()).values
+    with pytest.raises(AssertionError, match="is off by"):
+        testing.check_agreement(op_name, "triton", case, torch.float32)
 
 
 @inside

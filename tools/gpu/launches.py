@@ -1,0 +1,202 @@
+"""Compiles the Triton launches that training steps really make, and reports registers, spills and shared memory.
+
+    python tools/gpu/fake_cuda.py launches [--methods NAME ...] [--targets 80 86 89 90 120] [--verbose]
+
+Each network (S, 256 images of 32 x 32) trains one step on a CUDA device that computes nothing, in float32, and a
+small one in float64. Triton specialises each kernel by the arguments of its launches (1, multiples of
+16, 64 bits) and compiles it for each target as it would on the device. Exits with 1 if a kernel does not compile,
+spills, or takes more shared memory than a block of the target has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(Path(__file__).parent)]
+TARGETS = (80, 86, 89, 90, 120)
+DEFAULT = (86, 90)  # least shared memory; the only one with warp-group products
+
+
+class Argument(NamedTuple):
+    """An argument of a launch: a tensor's type and whether it is aligned to 16 bytes, or a number."""
+
+    dtype: str
+    value: Any
+
+
+class Recorded(NamedTuple):
+    """A launch without its tensors: what its compilation depends on."""
+
+    module: str
+    kernel: str
+    arguments: tuple[Argument, ...]
+    constants: tuple[tuple[str, Any], ...]
+    num_warps: int
+
+    def name(self) -> str:
+        first = next((argument.dtype for argument in self.arguments if argument.dtype), "")
+        numbers = " ".join(str(argument.value) for argument in self.arguments if not argument.dtype)
+        constants = ", ".join(f"{key}={value}" for key, value in self.constants)
+        return f"{self.module.split('.')[2]}.{self.kernel}({first}, {constants}; {numbers})"
+
+
+def recorded(launch: Any) -> Recorded:
+    """A launch of ``watch.py`` by what its compilation depends on."""
+    return Recorded(
+        launch.kernel.fn.__module__,
+        launch.kernel.__name__,
+        tuple(
+            _argument(value, parameter.is_constexpr)
+            for value, parameter in zip(launch.arguments, launch.kernel.params, strict=False)
+        ),
+        tuple(sorted((key, _constant(value)) for key, value in launch.constants.items())),
+        launch.num_warps,
+    )
+
+
+def _argument(value: Any, is_constant: bool) -> Argument:
+    if hasattr(value, "data_ptr"):
+        return Argument(str(value.dtype).removeprefix("torch."), value.data_ptr() % 16 == 0)
+    if isinstance(value, int) and not (is_constant or isinstance(value, bool) or value == 1):
+        # One number for all that Triton does not tell apart.
+        return Argument("", (2**31 if abs(value) >= 2**31 else 0) + (32 if value % 16 == 0 else 33))
+    return Argument("", value)
+
+
+def _constant(value: Any) -> Any:
+    return value if isinstance(value, (int, float, str, bool)) else str(value)
+
+
+def launches_of(method: str, dtype: str = "float32", **sizes: Any) -> set[Recorded]:
+    """The different launches of a network's step."""
+    import steps
+    import torch
+    import watch
+
+    count, side = sizes.pop("images", 256), sizes.get("image_size", 32)
+    default = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(getattr(torch, dtype))
+        with watch.gpu(extension=False) as device:
+            step = steps.training_step(steps.network(method, **sizes), *steps.batch(count, side))
+            with device.counting() as counts:
+                step()
+    finally:
+        torch.set_default_dtype(default)
+    return {recorded(launch) for launch in counts.triton}
+
+
+def all_launches(methods: list[str]) -> dict[Recorded, str]:
+    """Those of every network, with the first that makes it."""
+    found: dict[Recorded, str] = {}
+    small = {"images": 8, "width": 16, "image_size": 16, "layers_per_block": 1}
+    for method in methods:
+        for dtype, sizes in (("float32", {"image_size": 32}), ("float64", small)):
+            for launch in sorted(launches_of(method, dtype, **dict(sizes)), key=str):
+                found.setdefault(launch, f"{method} {dtype}")
+    return found
+
+
+class _Tensor:
+    """What Triton asks a tensor when it chooses a specialisation."""
+
+    def __init__(self, dtype: Any, aligned: bool):
+        self.dtype, self.aligned = dtype, aligned
+
+    def data_ptr(self) -> int:
+        return 1 << 20 if self.aligned else (1 << 20) + 4
+
+
+class _Driver:
+    """A GPU for which Triton compiles, where there is none."""
+
+    def __init__(self, capability: int):
+        from triton.backends.compiler import GPUTarget
+
+        self.target = GPUTarget("cuda", capability, 32)
+
+    def get_current_device(self) -> int:
+        return self.target.arch
+
+    def get_current_stream(self, device: Any = None) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        return self.target
+
+
+def compiled(launch: Recorded, capability: int) -> Any:
+    """The usage of a launch on a target (a ``check_kernels.Usage``), or why it does not compile."""
+    import check_kernels
+    import torch
+    import triton
+    import triton.language as tl
+
+    from fastlip.kernels.common import triton_launch
+
+    kernel = getattr(importlib.import_module(launch.module), launch.kernel)
+    arguments = [
+        _Tensor(getattr(torch, argument.dtype), argument.value) if argument.dtype else argument.value
+        for argument in launch.arguments
+    ]
+    constants = {key: getattr(tl, value) if value in ("int32", "int64") else value for key, value in launch.constants}
+    triton.runtime.driver.set_active(_Driver(capability))
+    options = {"num_warps": launch.num_warps, **triton_launch.OPTIONS}
+    try:
+        result = kernel.warmup(*arguments, grid=(1,), **constants, **options)
+        resources = check_kernels.machine_code_resources(result.asm["cubin"])
+    except Exception as error:  # whatever the compiler raises is what is reported
+        return f"{launch.name()} for sm_{capability}: {type(error).__name__}: {str(error)[-300:]}"
+    return check_kernels.Usage(
+        launch.name(),
+        f"sm_{capability}",
+        resources["REG"],
+        resources["STACK"] + resources["LOCAL"],
+        result.metadata.shared,
+    )
+
+
+def all_usages(found: dict[Recorded, str], targets: list[int]) -> Iterator[Any]:
+    jobs = [(launch, target) for launch in found for target in targets]
+    # Triton's compiler holds the interpreter's lock, hence processes; started afresh, as torch has threads.
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        yield from pool.map(compiled, *zip(*jobs, strict=True), chunksize=4)
+
+
+def main() -> int:
+    import steps
+
+    parser = argparse.ArgumentParser(prog="launches", description=__doc__.partition("\n")[0])
+    parser.add_argument("--methods", nargs="*", default=list(steps.METHODS))
+    parser.add_argument("--targets", nargs="*", type=int, default=list(DEFAULT), choices=TARGETS)
+    parser.add_argument("--verbose", action="store_true", help="list every kernel, not only those with a problem")
+    options = parser.parse_args()
+    found = all_launches(options.methods)
+    bad = total = 0
+    for (launch, where), usage in zip(
+        ((item, where) for item, where in found.items() for _ in options.targets),
+        all_usages(found, options.targets),
+        strict=True,
+    ):
+        total += 1
+        problem = usage if isinstance(usage, str) else usage.problem()
+        bad += bool(problem)
+        if isinstance(usage, str):
+            print(f"{usage}  [{where}]")
+        elif problem or options.verbose:
+            numbers = f"{usage.registers} registers, {usage.local} local, {usage.shared} shared"
+            print(f"{usage.target} {launch.name()} [{where}]: {numbers}  {problem}")
+    print(f"{len(found)} specialisations, {total} compilations, {bad} with a problem")
+    return 1 if bad or not found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
