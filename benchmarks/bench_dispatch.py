@@ -1,4 +1,4 @@
-"""What calls cost besides their kernels: of ops on tensors of few numbers, and of small layers next to torch's own."""
+"""The cost of calls apart from their kernels: of ops on small tensors, and of small layers next to torch's own."""
 
 import time
 import timeit

@@ -72,7 +72,7 @@ def test_equals_sequential(name, shape, training):
     found = results(fused, x)
     for one, other in zip(found, results(sequential, x), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
-    if shape == LARGE and not chain.CONV_CHAIN.status("native"):
+    if shape == LARGE and not fusion.CONV_CHAIN.status("native"):
         assert kernels_of(found[0]) & {"sdp_residual", "conv_chain"} == KERNELS.get(name, {"conv_chain"})
 
 
