@@ -66,11 +66,11 @@ def cayley_backward(gradient: Tensor, Q: Tensor | None, M: Tensor | None, B: Ten
     wide = rows < columns
     if wide:
         gradient, M, rows, columns = gradient.mH, None if M is None else M.mH, columns, rows
-    gradient, Q, M, B = (None if tensor is None else _plain(tensor) for tensor in (gradient, Q, M, B))
+    gradient, saved = _plain(gradient), [None if tensor is None else _plain(tensor) for tensor in (Q, M, B)]
     result = torch.empty_like(gradient)
     batch = gradient.numel() // (rows * columns)
-    saved = [0 if tensor is None else tensor.data_ptr() for tensor in (Q, M, B)]
-    addresses = gradient.data_ptr(), *saved, result.data_ptr()
+    pointers = [0 if tensor is None else tensor.data_ptr() for tensor in saved]
+    addresses = gradient.data_ptr(), *pointers, result.data_ptr()
     if not gradient.is_cpu or _WORKSPACE_FORWARD[gradient.dtype] in CPU:
         memory = gradient.new_empty(2 * batch * columns**2)
         sizes = memory.data_ptr(), memory.nbytes, batch, rows, columns

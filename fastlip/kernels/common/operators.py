@@ -225,11 +225,11 @@ class MainOperator(Operator):
             handed_on = self.nested and check_backend(backend) != "auto" and backend not in op.backends
             chosen = op.choose("reference" if handed_on else backend, *inputs)
         if chosen == "reference":
-            inputs = (*inputs, backend) if self.nested else inputs
+            options = (backend,) if self.nested else ()
             if self.precision is None:
-                return self.reference(*inputs)
+                return self.reference(*inputs, *options)
             with self.precision(inputs[0].device):
-                return self.reference(*inputs)
+                return self.reference(*inputs, *options)
         if self.geometry is not None:
             arguments = self._with_numbers(arguments)
         if unusual or self.lists:
@@ -243,9 +243,12 @@ class MainOperator(Operator):
     def _with_numbers(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments with a geometry, or several, as the numbers that a schema has a type for."""
         at = self.geometry or 0
-        value = arguments[at]
-        several = [number for geometry in value for number in geometry.numbers] if type(value) is list else None
-        return *arguments[:at], value.numbers if several is None else several, *arguments[at + 1 :]
+        value: Any = arguments[at]
+        if isinstance(value, list):
+            numbers = [number for geometry in value for number in geometry.numbers]
+        else:
+            numbers = value.numbers
+        return *arguments[:at], numbers, *arguments[at + 1 :]
 
     def _refer(self, inputs: tuple[Any, ...], backend: str) -> Tensor:
         """The reference's result."""

@@ -66,12 +66,13 @@ def conv_chain(
     """
     weights, biases, scales = list(weights), list(biases or [None] * len(weights)), list(scales or [])
     geometries = _check(x, weights, biases, scales, pairing, padding_mode, dilation)
-    if None in biases:
-        biases = [w.new_zeros(w.shape[0]) if b is None else b for w, b in zip(weights, biases, strict=True)]
+    filled: list[Tensor] = []
+    for weight, bias in zip(weights, biases, strict=True):
+        filled.append(weight.new_zeros(weight.shape[0]) if bias is None else bias)
     keep = False
-    for tensor in (x, *weights, *biases, *scales):
+    for tensor in (x, *weights, *filled, *scales):
         keep = keep or tensor.requires_grad
-    return OPERATOR(x, weights, biases, scales, keep and torch.is_grad_enabled(), geometries, pairing, backend)
+    return OPERATOR(x, weights, filled, scales, keep and torch.is_grad_enabled(), geometries, pairing, backend)
 
 
 def _check(

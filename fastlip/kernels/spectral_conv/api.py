@@ -158,7 +158,8 @@ def _check(x: Tensor, Q: Tensor, fft_size: Size, groups: int) -> None:
     own = (2 - fft_size[0] % 2) * (2 - fft_size[1] % 2)
     frequencies = (fft_size[0] * fft_size[1] + own) // 2
     if Q.dim() != 3 or Q.shape[0] != frequencies:
-        raise ValueError(f"Q: got shape {tuple(Q.shape)}, expected ({frequencies}, cout, cin) for the FFT size {fft_size}")
+        shape = tuple(Q.shape)
+        raise ValueError(f"Q: got shape {shape}, expected ({frequencies}, cout, cin) for the FFT size {fft_size}")
     if x.shape[-3] != groups * Q.shape[2] or Q.shape[1] % groups:
         raise ValueError(
             f"groups={groups}: {x.shape[-3]} channels of x and Q of shape {tuple(Q.shape)} do not fit; "
@@ -247,8 +248,8 @@ OPERATOR = OP.main(
     plain_backward=_plain_gradients,
 )
 _backward = OP.define(
-    "spectral_conv_backward(Tensor gradient, Tensor x, Tensor Q, int[] fft_size, int groups, bool[] wanted, str backend)"
-    " -> (Tensor, Tensor, Tensor)",
+    "spectral_conv_backward(Tensor gradient, Tensor x, Tensor Q, int[] fft_size, int groups, bool[] wanted,"
+    " str backend) -> (Tensor, Tensor, Tensor)",
     fake=_fake_backward,
 )
 _fixed = OP.define(
