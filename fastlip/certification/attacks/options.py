@@ -40,7 +40,7 @@ class Plan:
             raise ValueError(f"kind={kind!r}: allowed are {', '.join(map(repr, KINDS))}")
         chosen = KINDS[kind] if losses is None else tuple(losses)
         if not chosen or isinstance(losses, str) or not set(chosen) <= set(LOSSES):
-            raise ValueError(f"losses={losses!r}: expected a sequence of some of {', '.join(map(repr, LOSSES))}")
+            raise ValueError(f"losses={losses!r}: expected some of {', '.join(map(repr, LOSSES))}, in a sequence")
         positive_int("steps", steps)
         positive_int("restarts", restarts)
         if step_size is not None and kind != "pgd":

@@ -76,23 +76,24 @@ def _follow(
     index: int, links: Sequence[Link], rows: Sequence[LayerBound], x: Tensor, follower: Any, state: Any
 ) -> tuple[Tensor, Any]:
     """The outputs of links for x, and the state of their errors, given that of x."""
-    before = Values(norms(x), x.dtype)
+    before, steps = Values(norms(x), x.dtype), []
     for link, row in zip(links, rows, strict=True):
         if isinstance(link.module, Branch):
+            state, steps = follower.links(steps, state), []
             y, state = _follow_branch(index, link.module, row, x, follower, state)
             after = Values(norms(y), y.dtype)
         else:
             y = link.module(x)
             # As norms(y) does: this loop is most of what a batch costs in Python.
             after = Values(torch.linalg.vector_norm(y.reshape(len(y), -1), dim=1, dtype=torch.float64), y.dtype)
-            state = follower.link(link.module, row, before, after, state)
+            steps.append((link.module, row, before, after))
         if not y.isfinite().all():
             raise ValueError(
                 f"NaN or Inf in the outputs of batch {index}, first in layer {link.name!r} "
                 f"({type(link.module).__name__})"
             )
         x, before = y, after
-    return x, state
+    return x, follower.links(steps, state)
 
 
 def _follow_branch(

@@ -22,7 +22,7 @@ _EPS = torch.finfo(torch.float64).eps
 
 
 def class_slopes(links: Sequence[Link], found: Audit) -> Tensor:
-    """(c, c): bounds of how fast f_i - f_j changes, for all classes i and j; (2, 2) for one score."""
+    """(c, c): bounds of how fast f_i - f_j changes, for all classes i and j; (2, 2) of one score's own change."""
     count = (*found.layers[-1].output_shape, 1)[0]
     if count == 1:
         return torch.full((2, 2), found.bound, dtype=torch.float64)

@@ -171,7 +171,7 @@ class Branch(nn.Module):
         return factor.amax().item()
 
     def _copies(self, node: fx.Node, sources: list[fx.Node], values: dict[fx.Node, Any]) -> int:
-        """The largest number of copies of a source's entry in the output, by labels. None may leave its sample."""
+        """The most copies of one source entry in the output, found by labels; none may leave its sample."""
         pieces = values[sources[0]]
         joint = list(pieces) if isinstance(pieces, (tuple, list)) else [pieces]
         labelled, count = [], 0

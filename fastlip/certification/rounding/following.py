@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -47,6 +47,10 @@ class Values(NamedTuple):
     dtype: torch.dtype
 
 
+# A module that is applied, its row of the audit, its input and its output.
+Step = tuple[nn.Module, Any, Values, Values]
+
+
 class WorstCase:
     r"""Follows errors by triangle inequalities.
 
@@ -67,14 +71,17 @@ class WorstCase:
         self.reach = torch.full((samples,), math.inf, dtype=torch.float64, device=device)
         self.rules = rules  # of each row of the audit: the same for all batches
 
-    def link(self, module: nn.Module, row: Any, x: Values, y: Values, state: Tensor) -> Tensor:
-        """The state after a module with this row of the audit, for its input and output."""
-        key = id(row), x.dtype, y.dtype
-        own = self.rules.get(key)
-        if own is None:
-            own = worst_case(module, row, row.input_shape, row.output_shape, Unit.of(x.dtype, y.dtype))
-            self.rules[key] = own
-        return self._add(own, state, row.bound * state, x.norms, y.norms)
+    def links(self, steps: Sequence[Step], state: Tensor) -> Tensor:
+        """The state after modules that are applied one after the other."""
+        grown = []
+        for module, row, x, y in steps:
+            key = id(row), x.dtype, y.dtype
+            own = self.rules.get(key)
+            if own is None:
+                own = worst_case(module, row, row.input_shape, row.output_shape, Unit.of(x.dtype, y.dtype))
+                self.rules[key] = own
+            grown.append((own, row.bound, x.norms, y.norms))
+        return self._add(state, grown)
 
     def measure(self, module: nn.Module, input_shape: Any, output_shape: Any) -> Measured:
         """The bound of a function's module form, as :meth:`node` reads it."""
@@ -91,27 +98,38 @@ class WorstCase:
         # A number that is flushed to zero may have been multiplied by what sizes have grown by.
         factor = (state[4] / before[0][4].clamp_min(unit.tiny)).amax().item()
         lost = own.constant * (1 + factor)
-        return self._add(own.plus(bias)._replace(constant=lost), before[0], state, norms(x), norms(y))
+        own = own.plus(bias)._replace(constant=lost)
+        return self._add(before[0], [(own, found.value, norms(x), norms(y))], state)
 
-    def _add(self, own: Rounding, before: Tensor, state: Tensor, sizes: Tensor, results: Tensor) -> Tensor:
-        """State, which has grown by the layer's bound, with the layer's own error added."""
-        slope = own.relative + own.quadratic * (3 * sizes + 1)
-        more = slope * before[3:] + own.output * state[3:]  # of the own error, at radius 0 and for each unit of it
-        error = own.relative * sizes + own.constant + own.output * results + own.quadratic * sizes * sizes
-        error = error * (1 + 4 * own.output)  # the outputs near x are off as well
-        # Radii at which the computed inputs may be further apart than that are out of reach.
-        distance = own.largest - sizes
-        if own.quadratic:
-            distance = torch.minimum(distance, sizes + 1)
-        left = distance - before[3]
-        radius = torch.where(before[4] > 0, left / before[4].clamp_min(_TINY), math.inf)
-        self.reach = torch.minimum(self.reach, torch.where(left > 0, radius, 0.0))
-        state = state.clone()
-        state[0] += error
-        state[1] += error + more[0]
-        state[2] += more[1]
-        state[3] += 2 * error + more[0]
-        state[4] += more[1]
+    def _add(
+        self,
+        state: Tensor,
+        steps: Sequence[tuple[Rounding, float, Tensor, Tensor]],
+        grown: Tensor | None = None,
+    ) -> Tensor:
+        """The state after steps with an own error, a bound, and the norms of their inputs and outputs.
+
+        ``grown`` takes the place of the state times the bound for a single step of several inputs.
+        """
+        for own, bound, sizes, results in steps:
+            before, state = state, bound * state if grown is None else grown.clone()
+            slope = own.relative + own.quadratic * (3 * sizes + 1)
+            # More of the own error near x, at radius 0 and for each unit of it.
+            more = slope * before[3:] + own.output * state[3:]
+            error = own.relative * sizes + own.constant + own.output * results + own.quadratic * sizes * sizes
+            error = error * (1 + 4 * own.output)  # the outputs near x are off as well
+            # Radii at which the computed inputs may be further apart than that are out of reach.
+            distance = own.largest - sizes
+            if own.quadratic:
+                distance = torch.minimum(distance, sizes + 1)
+            left = distance - before[3]
+            radius = torch.where(before[4] > 0, left / before[4].clamp_min(_TINY), math.inf)
+            self.reach = torch.minimum(self.reach, torch.where(left > 0, radius, 0.0))
+            state[0] += error
+            state[1] += error + more[0]
+            state[2] += more[1]
+            state[3] += 2 * error + more[0]
+            state[4] += more[1]
         return state
 
     def finish(self, state: Tensor) -> Rounded:
@@ -141,12 +159,14 @@ class Probabilistic:
 
     measure = staticmethod(bound_module)
 
-    def link(self, module: nn.Module, row: Any, x: Values, y: Values, state: Tensor) -> Tensor:
-        """The error after a module with this row of the audit, for its input and output."""
-        state = state * row.bound
-        if row.roundings == 0:
-            return state
-        return torch.hypot(state, _independent(row, row.bound, x, y.norms, math.prod(row.input_shape)))
+    def links(self, steps: Sequence[Step], state: Tensor) -> Tensor:
+        """The errors after modules that are applied one after the other."""
+        for _, row, x, y in steps:
+            state = state * row.bound
+            if row.roundings != 0:
+                own = _independent(row, row.bound, x, y.norms, math.prod(row.input_shape))
+                state = torch.hypot(state, own)
+        return state
 
     def node(self, found: Any, x: Tensor, y: Tensor, before: list[Tensor], state: Tensor) -> Tensor:
         """The error after a function of a graph."""
