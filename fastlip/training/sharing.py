@@ -19,7 +19,7 @@ _Context = tuple[Hashable, ...]
 
 @dataclass
 class _LayerWeights:
-    """A layer's effective weights: the process that computes them, their shapes (``like``), and the tensors of a step."""
+    """A layer's effective weights: the process that computes them, their shapes (``like``), and a step's tensors."""
 
     layer: LipschitzLayer
     context: _Context

@@ -1,9 +1,12 @@
 import dataclasses
+from typing import get_args
 
 import pytest
 from click.testing import CliRunner
 
 from fastlip.cli.train import train
+from fastlip.data import DATASETS
+from fastlip.training import literals, losses
 from fastlip.training.recipe import Recipe
 from fastlip.training.recipe_files import default_recipe
 
@@ -13,6 +16,12 @@ def test_a_recipe_is_frozen_and_survives_a_round_trip():
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.lr = 1.0
+
+
+def test_types_list_what_is_allowed():
+    assert get_args(literals.DataName) == DATASETS
+    assert get_args(losses.LossName) == tuple(losses.LOSSES)
+    assert set(losses.OF_WHOLE_BATCHES) <= set(losses.LOSSES)
 
 
 def test_defaults_follow_the_data_set_and_what_is_given_wins():
