@@ -19,7 +19,7 @@ _Context = tuple[Hashable, ...]
 
 @dataclass
 class _LayerWeights:
-    """A layer's effective weights: the process that computes them, their shapes (``like``), and a step's tensors."""
+    """A layer's effective weights: the process that computes them, their shapes (``like``), the tensors of a step."""
 
     layer: LipschitzLayer
     context: _Context

@@ -1,12 +1,12 @@
 import dataclasses
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
 from click.testing import CliRunner
 
 from fastlip.cli.train import train
 from fastlip.data import DATASETS
-from fastlip.training import literals, losses
+from fastlip.models import METHODS
 from fastlip.training.recipe import Recipe
 from fastlip.training.recipe_files import default_recipe
 
@@ -19,9 +19,13 @@ def test_a_recipe_is_frozen_and_survives_a_round_trip():
 
 
 def test_types_list_what_is_allowed():
-    assert get_args(literals.DataName) == DATASETS
-    assert get_args(losses.LossName) == tuple(losses.LOSSES)
-    assert set(losses.OF_WHOLE_BATCHES) <= set(losses.LOSSES)
+    types = get_type_hints(Recipe)
+    listed = {
+        item.name: item.metadata["choices"] for item in dataclasses.fields(Recipe) if "choices" in item.metadata
+    }
+    assert listed == {name: get_args(types[name]) for name in listed}
+    assert listed["data"] == DATASETS
+    assert get_args(types["method"]) == METHODS
 
 
 def test_defaults_follow_the_data_set_and_what_is_given_wins():
