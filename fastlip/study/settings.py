@@ -113,7 +113,7 @@ def default_options(given: Mapping[str, Any]) -> dict[str, Any]:
 def default_budget(data: str, runs: int) -> float:
     """Seconds for each of this number of runs on digits; ValueError for data that need hours."""
     if data != "digits":
-        raise ValueError(f"budget: data={data!r} needs a training time for each run, such as 2h")
+        raise ValueError(f"budget: data={data!r} needs one, the training time of each run, such as 2h")
     return round(_SHARED_BY_DIGITS / runs, 1)
 
 

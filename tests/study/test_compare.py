@@ -236,7 +236,7 @@ def test_without_matplotlib_the_report_says_so(cli, tmp_path, clock, monkeypatch
         (["--batch-size=0"], "batch_size=0: must be at least 1", 1),
         (["--device=gpu"], "device='gpu': cannot be used here", 1),
         (["--epochs=3"], "--epochs", 2),
-        (["--report-only"], "runs/compare-digits: no study there", 2),
+        (["--report-only"], "runs/compare-digits: has no study", 2),
     ],
 )
 def test_a_wrong_option_is_one_line(cli, tmp_path, arguments, text, code):
@@ -247,7 +247,7 @@ def test_a_wrong_option_is_one_line(cli, tmp_path, arguments, text, code):
 def test_a_folder_of_something_else_is_left_alone(cli, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "table.csv").write_text("precious")
-    assert_one_line(cli("compare", "--out=thesis"), "thesis: exists and is no study (no study.json)")
+    assert_one_line(cli("compare", "--out=thesis"), "thesis: exists and is not a study (no study.json)")
     assert_one_line(cli("compare", "--out=thesis/table.csv"), "is not a folder", 2)
     assert [file.name for file in (tmp_path / "thesis").iterdir()] == ["table.csv"]
     (tmp_path / "thesis" / "study.json").write_text("{")

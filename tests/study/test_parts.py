@@ -10,12 +10,13 @@ from fastlip import nn as lip
 from fastlip.data import load
 from fastlip.kernels.spectral_conv.api import FixedSpectrum
 from fastlip.models import METHODS
-from fastlip.study import plots, running, searching
+from fastlip.study import plots, running
 from fastlip.study.measuring import Measured, _kept_weights, measure
 from fastlip.study.searching import held_out, pairs, search
 from fastlip.study.settings import Contender, contenders_of, seconds_of
 from fastlip.study.table import Row
 from fastlip.training.recipe_files import default_recipe
+from fastlip.training.run_folder import RunFolder
 
 TINY = {"width": 2, "layers_per_block": 1, "batch_size": 256, "epochs": 1, "threads": 1}
 
@@ -122,7 +123,7 @@ def test_a_search_trains(digits, tmp_path):
     assert best["cra"] >= other["cra"]
     assert {best["lr"], other["lr"]} == {lr for lr, _ in pairs(default_recipe(TINY), 1)}
     assert not (tmp_path / "trial-00" / "checkpoint.pt").exists()
-    assert (tmp_path / "trial-01" / searching.FILE).exists()
+    assert RunFolder(tmp_path / "trial-01").trial.exists()
 
 
 def test_scores_run_from_one_to_five():

@@ -1,9 +1,12 @@
 import dataclasses
+from typing import get_args, get_type_hints
 
 import pytest
 from click.testing import CliRunner
 
 from fastlip.cli.train import train
+from fastlip.data import DATASETS
+from fastlip.models import METHODS
 from fastlip.training.recipe import Recipe
 from fastlip.training.recipe_files import default_recipe
 
@@ -13,6 +16,16 @@ def test_a_recipe_is_frozen_and_survives_a_round_trip():
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.lr = 1.0
+
+
+def test_types_list_what_is_allowed():
+    types = get_type_hints(Recipe)
+    listed = {
+        item.name: item.metadata["choices"] for item in dataclasses.fields(Recipe) if "choices" in item.metadata
+    }
+    assert listed == {name: get_args(types[name]) for name in listed}
+    assert listed["data"] == DATASETS
+    assert get_args(types["method"]) == METHODS
 
 
 def test_defaults_follow_the_data_set_and_what_is_given_wins():

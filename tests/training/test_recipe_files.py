@@ -3,6 +3,7 @@
 import pytest
 
 from fastlip.models import METHODS
+from fastlip.models.registry import REGISTRY
 from fastlip.training.recipe import Recipe
 from fastlip.training.recipe_files import FIELDS, default_name, default_recipe, names, parse_setting, read
 
@@ -53,6 +54,24 @@ def test_later_tables_win(tmp_path):
     other = default_recipe({"path": "x", "size": "M", "method": "lot"}, str(file))
     assert (other.lr, other.momentum, other.weight_decay) == (1.0, 0.9, 8.7e-6)
     assert default_recipe({"path": "x", "lr": 3.0}, file).lr == 3.0
+
+
+def test_a_table_of_a_recipe_file_wins_over_the_methods_own_settings(tmp_path):
+    assert default_recipe({"method": "lot"}).temperature == 0.1
+    assert default_recipe({"method": "aol"}).temperature == 0.05
+    file = tmp_path / "mine.toml"
+    file.write_text('base = "digits"\n[methods.lot]\noptimizer.lr = 3.0\n')
+    recipe = default_recipe({"method": "lot"}, file)
+    assert (recipe.lr, recipe.temperature) == (3.0, 0.1)
+    # A file of the same name that does not come with fastlip decides everything itself.
+    (tmp_path / "digits.toml").write_text("[optimizer]\nlr = 4.0\n")
+    assert default_recipe({"method": "lot"}, tmp_path / "digits.toml").lr == 4.0
+
+
+def test_every_setting_of_a_method_is_of_a_recipe_and_a_key_that_exist():
+    for method in REGISTRY.values():
+        assert set(method.settings) <= set(names())
+        assert {key for keys in method.settings.values() for key in keys} <= set(FIELDS)
 
 
 @pytest.mark.parametrize(
