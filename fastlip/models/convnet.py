@@ -15,8 +15,8 @@ from fastlip.kernels.common.literals import Backend, Pairing
 from fastlip.models.literals import MethodName, Size
 from fastlip.models.pooling import GlobalMaxPool2d
 from fastlip.models.registry import method_of
-from fastlip.nn._arguments import positive_int
-from fastlip.nn._initial import orthogonal_
+from fastlip.nn.arguments import positive_int
+from fastlip.nn.initial import orthogonal_
 from fastlip.nn.method import Method
 
 SIZES: dict[Size, int] = {"XS": 16, "S": 32, "M": 64, "L": 128}

@@ -11,7 +11,7 @@ from fastlip import nn as lip
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
 from fastlip.models.literals import SLLSizeName
-from fastlip.nn._arguments import positive_int
+from fastlip.nn.arguments import positive_int
 
 
 class SLLSize(NamedTuple):

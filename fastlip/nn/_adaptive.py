@@ -26,9 +26,9 @@ from fastlip import ops
 from fastlip.kernels.block_conv.reference import alternating_axes
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.kernels.common.literals import Backend
-from fastlip.nn._arguments import make_parameter
-from fastlip.nn._initial import zero_
+from fastlip.nn.arguments import make_parameter
 from fastlip.nn.base import at_least_float32
+from fastlip.nn.initial import zero_
 
 
 def axes_of(geometry: ConvGeometry) -> tuple[int, ...]:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastlip.nn._arguments import ZEROS_FIRST, conv_geometry, dense_features, make_bias, make_parameter, positive_int
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS
 from fastlip.nn.applications.residual import ResidualConvolution, ResidualDense
+from fastlip.nn.arguments import ZEROS_FIRST, conv_geometry, dense_features, make_bias, make_parameter, positive_int
 
 RESIDUAL_CONV_ARGUMENTS = (*CONV_ARGUMENTS, "inner_channels", "width")
 RESIDUAL_DENSE_ARGUMENTS = (*DENSE_ARGUMENTS, "inner_features", "width")

@@ -12,8 +12,8 @@ from fastlip import ops
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend, Pairing
 from fastlip.kernels.maxmin.api import PAIRINGS
-from fastlip.nn._arguments import positive_int
 from fastlip.nn._recorded import WholeModule
+from fastlip.nn.arguments import positive_int
 from fastlip.nn.base import at_least_float32
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.nn._adaptive import adaptive_kernel, check_coverage, make_adaptive, reset_adaptive
-from fastlip.nn._arguments import conv_geometry, make_bias, one_of, pair
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.kernel import KernelConvolution
 from fastlip.nn.applications.transposed import TransposedConvolution
+from fastlip.nn.arguments import conv_geometry, make_bias, one_of, pair
 from fastlip.nn.base import LipschitzLayer, effective_weight
 from fastlip.nn.method import Method
 

@@ -11,12 +11,12 @@ from fastlip import ops
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.gram_rowsum.api import OPERATOR as GRAM_ROWSUM
-from fastlip.nn._arguments import conv_geometry, dense_features, make_bias, make_parameter, nonnegative
-from fastlip.nn._initial import centre_orthogonal_, zero_
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.kernel import KernelConvolution
+from fastlip.nn.arguments import conv_geometry, dense_features, make_bias, make_parameter, nonnegative
 from fastlip.nn.base import LipschitzLayer, as_it_runs, at_least_float32, effective_weight
+from fastlip.nn.initial import centre_orthogonal_, zero_
 from fastlip.nn.method import Method
 
 # r is a sum of products, rounded at each step: enlarged by this many roundings, P stays within norm 1.

@@ -9,12 +9,12 @@ from fastlip import ops
 from fastlip.kernels.block_conv.reference import alternating_axes
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
-from fastlip.nn._arguments import conv_geometry, dense_features, make_bias, make_parameter
-from fastlip.nn._initial import identity_or_orthogonal, zero_
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.kernel import KernelConvolution
+from fastlip.nn.arguments import conv_geometry, dense_features, make_bias, make_parameter
 from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
+from fastlip.nn.initial import identity_or_orthogonal, zero_
 from fastlip.nn.method import Method
 
 

@@ -11,12 +11,12 @@ from fastlip import ops
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.spectral_cayley.api import OPERATOR as SPECTRAL_CAYLEY
-from fastlip.nn._arguments import conv_geometry, dense_features, make_bias, make_parameter
-from fastlip.nn._initial import zero_
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.frequency import FrequencyConvolution, check_patches
+from fastlip.nn.arguments import conv_geometry, dense_features, make_bias, make_parameter
 from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
+from fastlip.nn.initial import zero_
 from fastlip.nn.method import Method
 
 

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.common.precision import for_convolution
-from fastlip.nn._arguments import one_of
-from fastlip.nn._initial import zero_
 from fastlip.nn._residual import (
     RESIDUAL_CONV_ARGUMENTS,
     RESIDUAL_DENSE_ARGUMENTS,
@@ -33,7 +31,9 @@ from fastlip.nn._sigma import (
     squared_norm_bound,
 )
 from fastlip.nn.applications.residual import ResidualConvolution, ResidualDense, safe_scale
+from fastlip.nn.arguments import one_of
 from fastlip.nn.base import LipschitzLayer, at_least_float32
+from fastlip.nn.initial import zero_
 from fastlip.nn.method import Method
 
 TrainingSigma = Literal["bound", "power"]

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from fastlip.kernels.common.literals import Backend, Device
-from fastlip.nn._arguments import dense_features, make_bias, make_parameter
-from fastlip.nn._initial import zero_
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
+from fastlip.nn.arguments import dense_features, make_bias, make_parameter
 from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
+from fastlip.nn.initial import zero_
 
 
 class NormalizedLinear(LipschitzLayer):

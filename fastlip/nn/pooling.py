@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Sides
-from fastlip.nn._arguments import pair
 from fastlip.nn._recorded import WholeModule
+from fastlip.nn.arguments import pair
 
 
 def _windows(kernel_size: Any, stride: Any) -> Pair:

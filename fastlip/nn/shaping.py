@@ -8,8 +8,8 @@ from torch import Tensor
 from fastlip import ops
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
-from fastlip.nn._arguments import positive_int
 from fastlip.nn._recorded import WholeModule
+from fastlip.nn.arguments import positive_int
 
 
 class ZeroChannelPad(WholeModule):

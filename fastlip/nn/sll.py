@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.gram_rowsum.api import OPERATOR as GRAM_ROWSUM
-from fastlip.nn._arguments import make_parameter, nonnegative
-from fastlip.nn._initial import zero_
 from fastlip.nn._residual import (
     RESIDUAL_CONV_ARGUMENTS,
     RESIDUAL_DENSE_ARGUMENTS,
@@ -22,7 +20,9 @@ from fastlip.nn._residual import (
     show_residual_dense,
 )
 from fastlip.nn.applications.residual import ResidualConvolution, ResidualDense, safe_scale
+from fastlip.nn.arguments import make_parameter, nonnegative
 from fastlip.nn.base import LipschitzLayer, at_least_float32
+from fastlip.nn.initial import zero_
 from fastlip.nn.method import Method
 
 

@@ -15,7 +15,11 @@ from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMod
 from fastlip.kernels.conv_exp.api import check_terms
 from fastlip.kernels.spectral_conv.api import kernel_spectrum
 from fastlip.kernels.spectral_exp.api import kernel_exp
-from fastlip.nn._arguments import (
+from fastlip.nn._skew import norm_bound, series_of_spectrum, skew
+from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
+from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
+from fastlip.nn.applications.exponential import ExponentialConvolution, gain, largest_norm
+from fastlip.nn.arguments import (
     CIRCULAR_FIRST,
     ZEROS_FIRST,
     conv_geometry,
@@ -26,12 +30,8 @@ from fastlip.nn._arguments import (
     one_of,
     require_same,
 )
-from fastlip.nn._initial import zero_
-from fastlip.nn._skew import norm_bound, series_of_spectrum, skew
-from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
-from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
-from fastlip.nn.applications.exponential import ExponentialConvolution, gain, largest_norm
 from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
+from fastlip.nn.initial import zero_
 from fastlip.nn.method import Method
 
 Exponential = Literal["series", "spectral"]

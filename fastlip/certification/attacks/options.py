@@ -14,7 +14,7 @@ from fastlip.certification.attacks.ball import Bounds
 from fastlip.certification.attacks.objective import LOSSES, AttackLoss
 from fastlip.certification.certificates import Certificate
 from fastlip.inspection.evaluation import check_eps
-from fastlip.nn._arguments import positive_int
+from fastlip.nn.arguments import positive_int
 
 AttackKind = Literal["pgd", "apgd"]
 # The default losses of each.

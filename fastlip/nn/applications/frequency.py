@@ -17,10 +17,10 @@ from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.kernels.common.rearrange import space_to_depth
 from fastlip.kernels.spectral_conv.api import OPERATOR as SPECTRAL_CONV
 from fastlip.kernels.spectral_conv.api import FixedSpectrum, kernel_spectrum, own_frequencies
-from fastlip.nn._arguments import require_same
 from fastlip.nn._cache import CACHED_CONTEXTS
 from fastlip.nn.applications import spectra
 from fastlip.nn.applications.application import ConvApplication
+from fastlip.nn.arguments import require_same
 from fastlip.nn.base import LipschitzLayer, as_it_runs
 from fastlip.nn.fusion import Fusion, runs_alone
 
