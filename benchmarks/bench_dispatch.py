@@ -1,4 +1,4 @@
-"""What calls cost besides their kernels: of ops on tensors of few numbers, and of small layers next to torch's own."""
+"""What a call costs besides its kernel, on tensors of few numbers; and a small layer's call next to torch's layer."""
 
 import time
 import timeit
