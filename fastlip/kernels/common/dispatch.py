@@ -45,7 +45,10 @@ class Op:
         self.modules: dict[str, ModuleType] = {}
         self.unprofitable: dict[str, Callable[..., str] | None] = {}
         self.missing: dict[str, str] = {}  # why a module cannot be imported
-        self.for_gpus: set[str] = set()  # backends that "auto" need not ask about tensors on the CPU
+        # What "auto" tries for tensors on the CPU, and on other devices: a name with the module's unprofitable and
+        # supports, which is None until the module is imported.
+        self.on_cpu: list[tuple[str, Any, Any]] = [(name, None, None) for name in backends]
+        self.elsewhere = self.on_cpu
         registered[name] = self
 
     def choose(self, backend: str, *inputs: Any) -> str:
@@ -88,8 +91,17 @@ class Op:
         """Registers an imported backend module."""
         self.modules[backend] = module
         self.unprofitable[backend] = getattr(module, "unprofitable", None)
-        if backend == "triton" and not sys.modules["triton"].knobs.runtime.interpret:
-            self.for_gpus.add(backend)
+        self.list_backends()
+
+    def list_backends(self) -> None:
+        """Lists anew what ``"auto"`` tries."""
+        self.elsewhere = [
+            (name, self.unprofitable.get(name), getattr(self.modules.get(name), "supports", None))
+            for name in self.backends
+            if name not in self.missing
+        ]
+        needs_gpu = "triton" in self.modules and not sys.modules["triton"].knobs.runtime.interpret
+        self.on_cpu = [entry for entry in self.elsewhere if not (needs_gpu and entry[0] == "triton")]
 
     def status(self, backend: str) -> str:
         """Returns why this backend's module cannot be imported; empty if it can. For ``fastlip doctor``."""
@@ -172,6 +184,8 @@ def _import_backend(op_name: str, backend: str) -> str:
     try:
         module = importlib.import_module(f"fastlip.kernels.{op_name}.{_FILES[backend]}")
     except ImportError as error:
-        return registered[op_name].missing.setdefault(backend, str(error))
+        registered[op_name].missing[backend] = str(error)
+        registered[op_name].list_backends()
+        return str(error)
     registered[op_name].add_module(backend, module)
     return ""

@@ -40,18 +40,18 @@ class Saving:
 
     def __init__(self, saves: tuple[str, ...], keeps: tuple[str, ...], function: Callable[..., None] | None):
         self._saves, self._keeps, self.function = saves, keeps, function
-        self.conditions: list[tuple[int, int, bool]] = []
+        self.condition = -1
 
     def resolve(self, names: list[str]) -> None:
-        """Finds the names among those of the operator's arguments, followed by its outputs."""
-        words = [entry.split() for entry in self._saves]
-        self.tensors = self.pick([names.index(name) for name, *_ in words])
+        """Finds the names among those of the operator's arguments and outputs, after which stands None."""
+        present, absent = [], []
+        for name, *condition in (entry.split() for entry in self._saves):
+            word, other = condition or ("always", "")
+            self.condition = names.index(other) if other else self.condition
+            present.append(len(names) if word == "unless" else names.index(name))
+            absent.append(len(names) if word == "if" else names.index(name))
+        self.present, self.absent = self.pick(present), self.pick(absent)
         self.options = self.pick([names.index(name) for name in self._keeps])
-        for name, *condition in words:
-            word, other = condition or ("always", name)
-            self.conditions.append((names.index(name), names.index(other) if condition else -1, word == "if"))
-        if all(other == -1 for _, other, _ in self.conditions):
-            self.conditions = []
 
     @staticmethod
     def pick(positions: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
@@ -61,21 +61,14 @@ class Saving:
         return itemgetter(slice(positions[0], positions[0] + 1) if positions else slice(0))
 
     def setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Saves them: what torch's dispatcher calls after the operator."""
+        """Saves them."""
         if self.function is not None:
             self.function(ctx, inputs, output)
             return
-        values = (*inputs, output) if isinstance(output, Tensor) else (*inputs, *output)
-        ctx.save_for_backward(*(self.chosen(values) if self.conditions else self.tensors(values)))
+        values = (*inputs, output, None) if isinstance(output, Tensor) else (*inputs, *output, None)
+        other = values[self.condition]
+        ctx.save_for_backward(*(self.absent if other is None or other.numel() == 0 else self.present)(values))
         ctx.options = self.options(values)
-
-    def chosen(self, values: tuple[Any, ...]) -> list[Tensor | None]:
-        """The tensors whose condition holds, None for the others."""
-        result: list[Tensor | None] = []
-        for position, other, wanted in self.conditions:
-            holds = other == -1 or (values[other] is not None and values[other].numel() > 0) is wanted
-            result.append(values[position] if holds else None)
-        return result
 
 
 class Operator:
@@ -207,19 +200,19 @@ class MainOperator(Operator):
                 device = place
             else:
                 if forward_ad._current_level < 0:
-                    chosen = "reference" if backend in ("auto", "reference") else ""
-                    for name in op.backends if backend == "auto" else (backend,):
-                        if backend == "auto" and (name in op.missing or (device == -1 and name in op.for_gpus)):
-                            continue
-                        if name not in op.modules:
-                            chosen = chosen if name == "reference" else ""
-                            break
-                        unprofitable = op.unprofitable[name] if backend == "auto" else None
-                        if unprofitable is not None and unprofitable(*inputs):
-                            continue
-                        if not op.modules[name].supports(*inputs):
-                            chosen = name
-                            break
+                    if backend == "auto":
+                        chosen = "reference"
+                        for name, unprofitable, supports in op.on_cpu if device == -1 else op.elsewhere:
+                            if supports is None:  # not imported yet
+                                chosen = ""
+                                break
+                            if (unprofitable is None or not unprofitable(*inputs)) and not supports(*inputs):
+                                chosen = name
+                                break
+                    elif backend == "reference" or (
+                        backend in op.modules and not op.modules[backend].supports(*inputs)
+                    ):
+                        chosen = backend
         unusual = not chosen
         if unusual:
             handed_on = self.nested and check_backend(backend) != "auto" and backend not in op.backends
@@ -268,22 +261,18 @@ def _autograd_function(
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         outputs = kernels[arguments[-1]](*arguments[:-1])
         single = isinstance(outputs, Tensor)
-        if saving.function is not None:
-            saving.function(ctx, arguments, outputs)
-            return outputs if single else outputs[0]
-        values = (*arguments, outputs) if single else (*arguments, *outputs)
-        if saving.conditions:  # as saving.chosen, without a call
-            tensors = []
-            for position, other, wanted in saving.conditions:
-                holds = other == -1 or (values[other] is not None and values[other].numel() > 0) is wanted
-                tensors.append(values[position] if holds else None)
-            ctx.save_for_backward(*tensors)
-        else:
-            ctx.save_for_backward(*saving.tensors(values))
-        ctx.options = saving.options(values)
+        if function is not None:
+            function(ctx, arguments, outputs)
+        else:  # as Saving.setup_context, without a call
+            values = (*arguments, outputs, None) if single else (*arguments, *outputs, None)
+            other = values[condition]
+            ctx.save_for_backward(*(absent if other is None or other.numel() == 0 else present)(values))
+            ctx.options = options(values)
         return outputs if single else outputs[0]
 
+    function, condition, options = saving.function, saving.condition, saving.options
+    present, absent = saving.present, saving.absent
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    function = type(name, (torch.autograd.Function,), members)
+    made = type(name, (torch.autograd.Function,), members)
     # What Function.apply calls once it has found that no functorch transform is active.
-    return getattr(super(torch.autograd.Function, function), "apply")  # noqa: B009
+    return getattr(super(torch.autograd.Function, made), "apply")  # noqa: B009
