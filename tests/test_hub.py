@@ -125,7 +125,7 @@ def test_an_import_refuses_in_one_line(published, trained, tmp_path):
     cases = [
         (("import", tmp_path / "none.pth", "--method=aol", *out), "none.pth: no such file"),
         (("import", tmp_path / "text.pth", "--method=aol", *out), "text.pth: corrupt checkpoint"),
-        (("import", tmp_path / "list.pth", "--method=aol", *out), "list.pth: holds no state dict"),
+        (("import", tmp_path / "list.pth", "--method=aol", *out), "list.pth: has no state dict"),
         (("import", file, "--method=sll", *out), "has no entry 'q'"),
         (("import", file, "--method=aol", "--out", trained), "exists; --resume continues it"),
     ]

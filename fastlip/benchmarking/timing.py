@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
 
-def alternate(steps: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each step. Every round runs all steps in turn; the first round warms up and does not count."""
+def alternate(
+    steps: Mapping[str, Callable[[], object]], rounds: int, device: str | torch.device, limit: float = math.inf
+) -> dict[str, list[float]]:
+    """Seconds of each step. Every round runs all steps in turn; the first round warms up and does not count.
+
+    Args:
+        steps: the steps by name.
+        rounds: number of rounds that count.
+        device: device of the steps, which is waited for.
+        limit: seconds after which no further round begins; one round counts in any case.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
+    begun = time.perf_counter()
     for turn in range(rounds + 1):
         for name, step in steps.items():
-            _wait(device)
-            started = time.perf_counter()
+            started = _now(device)
             step()
-            _wait(device)
             if turn:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(_now(device) - started)
+        if turn and time.perf_counter() - begun > limit:
+            break
     return seconds
 
 
-def _wait(device: str) -> None:
+def _now(device: str | torch.device) -> float:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def keep_pages() -> bool:

@@ -23,6 +23,7 @@ from fastlip.cli.options import eps_option, radius_name
 from fastlip.cli.report import attack_lines, write_report
 from fastlip.data import Batches, Data
 from fastlip.models import TITLES
+from fastlip.training.card import describe_certificate
 from fastlip.training.recipe import Recipe
 from fastlip.training.run_folder import Report, RunFolder, Split
 
@@ -78,7 +79,7 @@ def certify(
     report = Report(out) if out else RunFolder.at(run).report(split)
     report.path.mkdir(parents=True, exist_ok=True)
     certificate = certify_split(model, recipe, data, eps, split=split, quiet=as_json)
-    figures = describe(certificate, recipe, data, split)
+    figures = describe_certificate(certificate, recipe.method, data, split)
     found = None
     if attack is not None:
         found = attack_split(model, recipe, data, certificate, split=split, quiet=as_json, kind=attack, **how)
@@ -130,7 +131,7 @@ def open_run(run: Path, moved: Mapping[str, Any]) -> tuple[Recipe, Data, nn.Modu
 def report_certificate(model: nn.Module, recipe: Recipe, data: Data, eps: Sequence[float]) -> dict[str, Any]:
     """Certifies the model on the test images, prints the figures, and returns them as values that JSON can hold."""
     certificate = certify_split(model, recipe, data, eps)
-    return describe(certificate, recipe, data, "test")
+    return describe_certificate(certificate, recipe.method, data, "test")
 
 
 def certify_split(
@@ -168,12 +169,6 @@ def attack_split(
             progress=_shows_progress(quiet),
             **how,
         )
-
-
-def describe(certificate: Certificate, recipe: Recipe, data: Data, split: Split) -> dict[str, Any]:
-    """A certificate with its data and method, as values that JSON can hold."""
-    summary = {"data": data.name, "split": split, "images": certificate.n, "divisor": data.divisor}
-    return {**summary, "method": recipe.method, **certificate.to_dict()}
 
 
 def _batches(recipe: Recipe, data: Data, split: Split) -> Batches:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip.benchmarking import perturb
+from fastlip.benchmarking.timing import alternate
 from fastlip.data import Data
 from fastlip.kernels.spectral_conv.api import FixedSpectrum
 from fastlip.nn.base import LipschitzLayer
@@ -220,24 +221,9 @@ def _times(recipes: Mapping[str, Recipe], data: Data, seconds: float) -> dict[st
         for contestant in contestants.values():
             contestant.model.train(what == "train")
         steps = {name: getattr(contestant, what) for name, contestant in contestants.items()}
-        for name, value in _alternate(steps, device, seconds).items():
-            found[name][key] = value
+        for name, times in alternate(steps, _ROUNDS, device, seconds).items():
+            found[name][key] = statistics.median(times)
     return found
-
-
-def _alternate(steps: Mapping[str, Callable[[], None]], device: torch.device, seconds: float) -> dict[str, float]:
-    """Median seconds of each step. Every round runs all steps in turn; the first round does not count."""
-    taken: dict[str, list[float]] = {name: [] for name in steps}
-    begun = time.perf_counter()
-    for turn in range(_ROUNDS + 1):
-        for name, step in steps.items():
-            started = _now(device)
-            step()
-            if turn:
-                taken[name].append(_now(device) - started)
-        if turn and time.perf_counter() - begun > seconds:
-            break
-    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 def _fetch(recipe: Recipe, data: Data) -> float:
@@ -248,12 +234,6 @@ def _fetch(recipe: Recipe, data: Data) -> float:
         if count == _FETCHED:
             break
     return (time.perf_counter() - started) / count
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _free() -> None:

@@ -12,6 +12,7 @@ from fastlip._files import read_json, write_json
 from fastlip.certification.certificates import DEFAULT_EPS, Certificate
 from fastlip.data import Data
 from fastlip.study.failures import FAILURES, reason
+from fastlip.training.card import describe_certificate
 from fastlip.training.loop import Training
 from fastlip.training.recipe import Recipe
 from fastlip.training.run_folder import RunFolder
@@ -67,9 +68,7 @@ def _certified(recipe: Recipe, data: Data, folder: Path) -> tuple[Training, Cert
     training = train(recipe, data, folder)
     recipe = training.recipe
     certificate = fastlip.certify(training.model.eval(), batches_of(recipe, data, data.test), eps=DEFAULT_EPS)
-    about = {"data": data.name, "split": "test", "images": certificate.n, "divisor": data.divisor}
-    figures = {**about, "method": recipe.method, **certificate.to_dict()}
-    training.folder.write_certificate(figures)
+    training.folder.write_certificate(describe_certificate(certificate, recipe.method, data, "test"))
     return training, certificate
 
 

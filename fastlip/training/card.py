@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 import fastlip
+from fastlip.certification.certificates import Certificate
+from fastlip.data import Data
 from fastlip.models import TITLES
+from fastlip.models.literals import MethodName
 from fastlip.training.markdown import markdown
 from fastlip.training.recipe import Recipe
 from fastlip.training.run_folder import CHECKPOINT, RunFolder
@@ -61,6 +64,14 @@ def make_card(
             "python": platform.python_version(),
         },
     }
+
+
+def describe_certificate(
+    certificate: Certificate, method: MethodName, data: Data, split: Literal["test", "train"]
+) -> dict[str, Any]:
+    """Returns a certificate with its data and method, as values that JSON can hold."""
+    about = {"data": data.name, "split": split, "images": certificate.n, "divisor": data.divisor}
+    return {**about, "method": method, **certificate.to_dict()}
 
 
 def put_card(folder: RunFolder, card: dict[str, Any]) -> None:
