@@ -16,7 +16,6 @@ from fastlip.certification.rounding.terms import (
     underflow,
 )
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
-from fastlip.kernels.spectral_conv import costs
 
 Shape = tuple[int, ...]
 
@@ -86,7 +85,7 @@ def by_spectrum(
 ) -> Rounding:
     """The error of a convolution by its spectrum, whose matrices have at most sqrt(taps) times the kernel's norm."""
     kernel = in_double(kernel)
-    fft_size = costs.torus_of(image, geometry.pads, geometry.padding_mode)
+    fft_size = geometry.fast_fft_size(image)
     norms = norms_of(kernel.flatten(1)[None], geometry.taps)
     norm = min(math.sqrt(geometry.taps) * norms.spectral, norms.by_taps, norms.absolute)
     return spectral_product(unit, norm, (kernel.shape[1], kernel.shape[0]), fft_size, outputs, bias)

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from fastlip.kernels.common.fourier import Size, own_frequencies
-from fastlip.kernels.common.geometry import ConvGeometry
-from fastlip.kernels.common.literals import PaddingMode
-from fastlip.kernels.common.padding import Pads
 
 # In addition to products: a transform, for each pixel and channel, and reading one number of the spectrum.
 # Fitted to (c, side) = (32, 32), (64, 16), (128, 8), (256, 4) at batch 64, at the image's own FFT size and the next
 # larger one, on two cores with AVX-512.
 _TRANSFORM = 130
 _READ = 30
-
-
-def torus_of(image: Size, pads: Pads, padding_mode: PaddingMode) -> Size:
-    """``ConvGeometry.fast_fft_size`` of a convolution with these pads."""
-    left, right, top, bottom = pads
-    geometry = ConvGeometry((top + bottom + 1, left + right + 1), pads=pads, padding_mode=padding_mode)
-    return geometry.fast_fft_size(image)
 
 
 def convolution(batch: int, channels: Size, image: Size, taps: int) -> int:

@@ -34,7 +34,7 @@ def fft_size_for(layer: LipschitzLayer, geometry: ConvGeometry, x: Tensor, chann
     if geometry.groups != 1 or not is_kept(layer, x):
         return None
     image = x.shape[-2], x.shape[-1]
-    fft_size = costs.torus_of(image, geometry.pads, geometry.padding_mode)
+    fft_size = geometry.fast_fft_size(image)
     return fft_size if is_cheaper(x.shape[0], channels, image, fft_size, geometry.taps, x.element_size()) else None
 
 
