@@ -74,7 +74,11 @@ class Share:
     of: int = 1
 
     def rows(self, total: int) -> slice:
-        """The rows of a batch of total images that this process takes; empty for some if there are too few images."""
+        """Returns the rows of a batch that this process takes; if there are too few images, some processes get none.
+
+        Args:
+            total: number of images in the batch.
+        """
         return slice(total * self.rank // self.of, total * (self.rank + 1) // self.of)
 
 
@@ -140,7 +144,11 @@ class Batches:
         return len(self.images.labels)
 
     def counts(self, batch: int) -> tuple[int, int]:
-        """The number of images of this batch that this process takes, and the number of all its images."""
+        """Returns the number of images of a batch that this process takes, and the number of all its images.
+
+        Args:
+            batch: index of the batch in an epoch.
+        """
         total = min(self.batch_size, self.image_count - batch * self.batch_size)
         rows = self.share.rows(total)
         return rows.stop - rows.start, total
@@ -170,12 +178,20 @@ class Batches:
             yield self._to_device(*pair)
 
     def fetch(self, indices: Tensor) -> _Pair:
-        """The scaled images at these indices, and their labels."""
+        """Returns scaled images and their labels.
+
+        Args:
+            indices: indices of the images, int64 (b,).
+        """
         x = self.images.pixels(indices).float().div_(self.divisor).sub_(self.mean)
         return x, self.images.labels[indices]
 
     def generator(self, *position: int) -> torch.Generator:
-        """The random generator of an epoch, or of a batch of an epoch."""
+        """Returns the random generator of an epoch, or of a batch of an epoch.
+
+        Args:
+            position: number of the epoch, and for the augmentation of a batch also 1 + its index.
+        """
         state = np.random.SeedSequence([self.seed, *position]).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(state[0]))
 

@@ -31,6 +31,11 @@ def cifar10(root: str | Path) -> Data:
 
     Raises:
         DataError: a file is missing, truncated or not one of CIFAR-10; the message names it.
+
+    Examples:
+        >>> fastlip.data.cifar10("nowhere")
+        Traceback (most recent call last):
+        fastlip.data.decoding.DataError: nowhere: no data_batch_1.bin here or in cifar-10-batches-bin; expected ...
     """
     folder = _find(Path(root), "cifar-10-batches-bin", "data_batch_1.bin")
     names = _class_names(folder / "batches.meta.txt", 10)
@@ -50,6 +55,11 @@ def cifar100(root: str | Path) -> Data:
 
     Raises:
         DataError: a file is missing, truncated or not one of CIFAR-100; the message names it.
+
+    Examples:
+        >>> fastlip.data.cifar100("nowhere")
+        Traceback (most recent call last):
+        fastlip.data.decoding.DataError: nowhere: no train.bin here or in cifar-100-binary; expected ...
     """
     folder = _find(Path(root), "cifar-100-binary", "train.bin")
     names = _class_names(folder / "fine_label_names.txt", 100)

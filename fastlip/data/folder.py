@@ -40,6 +40,16 @@ def folder(root: str | Path, image_size: int = 0) -> Data:
     Raises:
         DataError: a missing folder or class, an image without a class, or a file that cannot be read; the message
             names it.
+
+    Examples:
+        >>> import os, tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     for name in ("train/cat", "train/dog", "val/cat"):
+        ...         os.makedirs(f"{root}/{name}")
+        ...         Image.new("RGB", (32, 32)).save(f"{root}/{name}/0.png")
+        ...     print(fastlip.data.folder(root))
+        tmp...: 2 training and 1 test images, 3x32x32, 2 classes, values / 255 in [0, 1]
     """
     root = Path(root)
     classes = _classes(root / "train")
@@ -77,6 +87,11 @@ def tinyimagenet(root: str | Path) -> Data:
 
     Raises:
         DataError: a missing or malformed file; the message names it.
+
+    Examples:
+        >>> fastlip.data.tinyimagenet("nowhere")
+        Traceback (most recent call last):
+        fastlip.data.decoding.DataError: nowhere/train: no such folder
     """
     root = Path(root)
     if not (root / "train").is_dir() and (root / "tiny-imagenet-200").is_dir():

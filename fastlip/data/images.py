@@ -27,12 +27,21 @@ class Images(Protocol):
 
     Attributes:
         labels: class numbers, int64 (n,).
+
+    Examples:
+        >>> images: fastlip.data.Images = fastlip.data.digits().train
+        >>> images.pixels(torch.tensor([0, 5])).shape, images.labels[:3]
+        (torch.Size([2, 1, 8, 8]), tensor([3, 9, 1]))
     """
 
     labels: Tensor
 
     def pixels(self, indices: Tensor) -> Tensor:
-        """Returns the stored values of the images at these indices, uint8 (b, c, h, w)."""
+        """Returns stored values of images, uint8 (b, c, h, w).
+
+        Args:
+            indices: indices of the images, int64 (b,).
+        """
         ...
 
 
@@ -54,7 +63,11 @@ class TensorImages:
         self.labels = labels
 
     def pixels(self, indices: Tensor) -> Tensor:
-        """Returns the images at these indices."""
+        """Returns stored values of images, uint8 (b, c, h, w).
+
+        Args:
+            indices: indices of the images, int64 (b,).
+        """
         return self.all_pixels[indices]
 
 
@@ -91,6 +104,15 @@ class FolderImages:
         side: side in pixels of every image.
         resize: whether to resize each image so that its shorter side has this length, and crop its centre; otherwise
             an image of another size raises DataError.
+
+    Examples:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (48, 32), "red").save(f"{folder}/red.png")
+        ...     images = fastlip.data.FolderImages([f"{folder}/red.png"], torch.tensor([0]), side=16, resize=True)
+        ...     images.pixels(torch.tensor([0])).shape
+        torch.Size([1, 3, 16, 16])
     """
 
     def __init__(self, files: Sequence[str | Path], labels: Tensor, side: int, resize: bool):
@@ -102,7 +124,14 @@ class FolderImages:
         self._known = torch.zeros(len(files), dtype=torch.bool)
 
     def pixels(self, indices: Tensor) -> Tensor:
-        """Returns the images at these indices; DataError names a file that cannot be decoded."""
+        """Returns decoded images, uint8 (b, 3, side, side).
+
+        Args:
+            indices: indices of the images, int64 (b,).
+
+        Raises:
+            DataError: a file cannot be decoded, or has another size; the message names it.
+        """
         if len(self.files) * 3 * self.side**2 > KEPT_BYTES or get_worker_info() is not None:
             return self._read(indices)
         if self._kept is None:
