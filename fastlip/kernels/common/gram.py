@@ -147,10 +147,10 @@ def _product(left: tuple[Tensor, Tensor | None], right: tuple[Tensor, Tensor | N
 
 
 def _frobenius_norm(real: Tensor, imaginary: Tensor | None) -> Tensor:
-    squares = real.square() if imaginary is None else real.square() + imaginary.square()
-    return squares.sum((-2, -1)).sqrt()
+    norm = torch.linalg.vector_norm(real, dim=(-2, -1))
+    return norm if imaginary is None else torch.hypot(norm, torch.linalg.vector_norm(imaginary, dim=(-2, -1)))
 
 
 def _divided(real: Tensor, imaginary: Tensor | None, norm: Tensor) -> tuple[Tensor, Tensor | None]:
-    factor = torch.where(norm > 0, norm, 1).reciprocal()[..., None, None]
-    return real * factor, imaginary if imaginary is None else imaginary * factor
+    divisor = norm.clamp_min(torch.finfo(norm.dtype).tiny)[..., None, None]
+    return real / divisor, imaginary if imaginary is None else imaginary / divisor

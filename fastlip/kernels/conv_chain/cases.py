@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.case import Case
+from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.conv_chain import reference
 
 
@@ -92,8 +93,9 @@ def channels_last(
     """The reference on channels-last images and weights."""
     weights = [weight.contiguous(memory_format=torch.channels_last) for weight in weights]
     x = x.contiguous(memory_format=torch.channels_last)
-    settings = {"padding_mode": "circular", "dilation": (1, 1), "pairing": "adjacent", **options}
-    return reference.conv_chain(x, weights, biases, scales, **settings)
+    pairing = options.pop("pairing", "adjacent")
+    geometries = [ConvGeometry.like(weight, **{"padding_mode": "circular", **options}) for weight in weights]
+    return reference.conv_chain(x, weights, biases, scales, geometries, pairing)
 
 
 BASELINES = {"channels_last": channels_last}

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.case import Case
-from fastlip.kernels.common.literals import PaddingMode
-from fastlip.kernels.common.padding import pad, same_pads
+from fastlip.kernels.common.geometry import ConvGeometry
 
 
 class _SkewKernel(Case):
@@ -30,9 +29,7 @@ def _case(
     image: tuple[int, int],
     kernel: tuple[int, int] = (3, 3),
     terms: int = 4,
-    dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
-    padding_mode: PaddingMode = "zeros",
     layout: str = "contiguous",
     bench: bool = False,
     bias: bool = False,
@@ -44,7 +41,7 @@ def _case(
     }
     if bias:
         shapes["bias"] = (channels,)
-    options = {"terms": terms, "dilation": dilation, "groups": groups, "padding_mode": padding_mode, **more}
+    options = {"terms": terms, "groups": groups, **more}
     return _SkewKernel(shapes, options, terms * channels * kernel[0] * kernel[1], layout, bench)
 
 
@@ -77,20 +74,12 @@ CASES = {
 }
 
 
-def by_terms(
-    x: Tensor,
-    kernel: Tensor,
-    terms: int,
-    dilation: tuple[int, int],
-    groups: int,
-    padding_mode: PaddingMode,
-    recompute: bool = False,
-) -> Tensor:
+def by_terms(x: Tensor, kernel: Tensor, terms: int, recompute: bool = False, **options: Any) -> Tensor:
     """The series term by term, x_t = K x_{t-1} / t, as published: every term is kept."""
+    geometry = ConvGeometry.like(kernel, **options)
     term = total = x
     for t in range(1, terms + 1):
-        padded = pad(term, same_pads(kernel.shape[2:], dilation), padding_mode)
-        term = torch.conv2d(padded, kernel, dilation=dilation, groups=groups) / t
+        term = geometry.convolve(term, kernel) / t
         total = total + term
     return total
 

@@ -99,8 +99,8 @@ def by_half_offsets(weight: Tensor, psi: Tensor | None = None, groups: int = 1) 
     sums = weight.new_zeros(())
     for offset in half:
         ahead = per_group[(..., *(slice(max(0, d), k + min(0, d)) for d, k in zip(offset, kernel, strict=True)))]
-        behind = per_group[(..., *(slice(max(0, -d), k - max(0, d)) for d, k in zip(offset, kernel, strict=True)))]
-        left = behind.transpose(1, 2).flatten(2)  # [g, i, (o τ)]
+        shifted = per_group[(..., *(slice(max(0, -d), k - max(0, d)) for d, k in zip(offset, kernel, strict=True)))]
+        left = shifted.transpose(1, 2).flatten(2)  # [g, i, (o τ)]
         v = (left @ ahead.transpose(1, 2).flatten(2).transpose(1, 2)).abs()
         sums = sums + (v + v.transpose(1, 2) if any(offset) else v)
     if psi is None:

@@ -1,10 +1,11 @@
 """Named inputs for the agreement tests and the benchmarks. Length: the two sums, over c·k² and m·k² terms."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fastlip.kernels.common.case import Case
-from fastlip.kernels.common.literals import PaddingMode
 
 
 class _ExactSigns(Case):
@@ -34,12 +35,9 @@ def _image(
     kernel: tuple[int, int] = (3, 3),
     inner: int = 0,
     groups: int = 1,
-    dilation: tuple[int, int] = (1, 1),
-    padding_mode: PaddingMode = "zeros",
-    pairing: str = "none",
-    recompute: bool | None = None,
     layout: str = "contiguous",
     bench: bool = False,
+    **options: Any,
 ) -> Case:
     inner = inner or channels
     shapes = {
@@ -48,11 +46,8 @@ def _image(
         "bias": (inner,),
         "scale": (inner,),
     }
-    options = {"dilation": dilation, "groups": groups, "padding_mode": padding_mode, "pairing": pairing}
-    if recompute is not None:
-        options["recompute"] = recompute
     length = kernel[0] * kernel[1] * (channels + inner) // groups
-    return _ExactSigns(shapes, options, length, layout, bench)
+    return _ExactSigns(shapes, {"groups": groups, **options}, length, layout, bench)
 
 
 CASES = {

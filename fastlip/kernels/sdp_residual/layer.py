@@ -18,11 +18,11 @@ from fastlip.kernels.sdp_residual.api import folded
 class Passes(layers.Passes, Protocol):
     """What happens to channels-last images between the two convolutions."""
 
-    def relu(self, z: Tensor, bias: Tensor, halo: Pads, keep: bool) -> tuple[Tensor, Tensor]:
+    def relu(self, z: Tensor, bias: Tensor, halo: Pads, keep: bool, /) -> tuple[Tensor, Tensor]:
         """h = relu(z + bias), only if it is to be kept, and h with its halo."""
         ...
 
-    def relu_backward(self, v: Tensor, h: Tensor, scale: Tensor, halo: Pads) -> tuple[Tensor, Tensor, Tensor]:
+    def relu_backward(self, v: Tensor, h: Tensor, scale: Tensor, halo: Pads, /) -> tuple[Tensor, Tensor, Tensor]:
         """u = scale v where h > 0, with its halo, and per channel the sums of u and of v h."""
         ...
 
