@@ -59,11 +59,12 @@ def new_inverse(M: Tensor) -> Tensor:
 
 
 def _gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None]:
-    return _backward(gradient, *ctx.saved_tensors, *ctx.options), None
+    Q, M, B = (*ctx.saved_tensors, None, None)[:3]
+    return _backward(gradient, Q, M, B, *ctx.options), None
 
 
 def _plain_gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    Q, M, _ = ctx.saved_tensors
+    Q, M, _ = (*ctx.saved_tensors, None, None)[:3]
     with full_precision(gradient.device):
         if Q is not None:
             return reference.square_adjoint(gradient, Q), None

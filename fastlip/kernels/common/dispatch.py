@@ -132,7 +132,7 @@ class Op:
             fake: computes outputs without numbers, for compilation.
             saves: names of the tensors in the schema, inputs and outputs, that the backward finds in
                 ``ctx.saved_tensors``. ``"Q unless B"`` and ``"M if B"`` save them where B has no, or any, numbers;
-                otherwise None stands for them.
+                otherwise None stands for them, or nothing at the end of the list.
             keeps: names of other arguments, which the backward finds in ``ctx.options``.
             setup_context: in place of saves and keeps, as in ``torch.library.register_autograd``.
             backward: as in ``torch.library.register_autograd``; without one, differentiation is refused.

@@ -50,6 +50,8 @@ class Saving:
             self.condition = names.index(other) if other else self.condition
             present.append(len(names) if word == "unless" else names.index(name))
             absent.append(len(names) if word == "if" else names.index(name))
+        while absent and absent[-1] == len(names):
+            absent.pop()
         self.present, self.absent = self.pick(present), self.pick(absent)
         self.options = self.pick([names.index(name) for name in self._keeps])
 

@@ -111,13 +111,13 @@ def _fake_backward(gradient: Tensor, weight: Tensor, psi: Tensor | None, *_: Any
 
 
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, Tensor | None, None, None]:
-    weight, psi, r, signs = ctx.saved_tensors
+    weight, signs, psi, r = (*ctx.saved_tensors, None, None)[:4]
     weight_gradient, psi_gradient = _backward.outputs(gradient, weight, psi, r, signs, *ctx.options)
     return weight_gradient, None if psi is None else psi_gradient, None, None
 
 
 def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    weight, psi, _r, _signs = ctx.saved_tensors
+    weight, _signs, psi, _r = (*ctx.saved_tensors, None, None)[:4]
 
     def function(weight: Tensor, psi: Tensor | None) -> Tensor:
         return _reference(weight, psi, ctx.options[0])
@@ -130,7 +130,7 @@ OPERATOR = OP.main(
     "gram_rowsum_forward(Tensor weight, Tensor? psi, int groups, str backend) -> (Tensor r, Tensor signs)",
     reference=_reference,
     fake=_fake_forward,
-    saves=("weight", "psi", "r if psi", "signs"),
+    saves=("weight", "signs", "psi if psi", "r if psi"),
     keeps=("groups", "backend"),
     backward=_gradients,
     plain_backward=_plain_gradients,

@@ -75,11 +75,12 @@ def _fake_backward(gradient: Tensor, weight: Tensor, *_: Any) -> Tensor:
 
 
 def _gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
-    return _backward.outputs(gradient, *ctx.saved_tensors, *ctx.options), None, None, None, None
+    weight, Q, B = (*ctx.saved_tensors, None)[:3]
+    return _backward.outputs(gradient, weight, Q, B, *ctx.options), None, None, None, None
 
 
 def _plain_gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
-    weight, _Q, _B = ctx.saved_tensors
+    weight = ctx.saved_tensors[0]
     fft_size, dilation, groups, _ = ctx.options
 
     def function(weight: Tensor) -> Tensor:
