@@ -28,9 +28,8 @@ def nearest(table: Mapping[type, Rule], module: nn.Module) -> tuple[type, Rule] 
 
 
 def application_of(module: nn.Module) -> type:
-    """The class of a layer's application if this package wrote it, else ``NoneType``."""
-    kind = type(getattr(module, "application", None)) if isinstance(module, LipschitzLayer) else type(None)
-    return kind if kind.__module__.startswith(_PACKAGE) else type(None)
+    """The class of a layer's application; ``NoneType`` for other modules. A class derived from it is another one."""
+    return type(getattr(module, "application", None)) if isinstance(module, LipschitzLayer) else type(None)
 
 
 def is_bounded_here(module: nn.Module) -> bool:

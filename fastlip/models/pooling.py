@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastlip.nn._recorded import record_forward
+
 
 class GlobalMaxPool2d(nn.AdaptiveMaxPool2d):
     """The largest value of each channel: (n, c, h, w) -> (n, c, 1, 1).
@@ -21,3 +23,6 @@ class GlobalMaxPool2d(nn.AdaptiveMaxPool2d):
         if input.is_cuda and torch.are_deterministic_algorithms_enabled():
             return input.amax((-2, -1), keepdim=True)
         return super().forward(input)
+
+
+record_forward(GlobalMaxPool2d)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fastlip.kernels.common.gate import is_observed
-from fastlip.nn._fingerprint import fingerprint, is_plain
+from fastlip.nn._fingerprint import PLAIN, fingerprint, is_plain
 
 CACHED_CONTEXTS = 8  # resolutions kept at once
 _CACHED_DERIVATIVES = 2  # of each kind
@@ -65,9 +65,14 @@ class EvaluationCache:
         The copy has the layer's tensors as they were at one moment. Of keys with the same first word the ``most``
         that were used last are kept.
         """
-        mark, kept = self.look_up(layer, key)
-        if kept is not None:
-            return kept
+        kept = self.entries.get(key)
+        if kept is not None and self.frozen:
+            kept[0].used = next(_clock)
+            return kept[1]
+        mark = fingerprint(tensors_of(layer))
+        if kept is not None and kept[0].of == mark:
+            kept[0].used = next(_clock)
+            return kept[1]
         generation = self.generation
         # Inference tensors could not be used later where autograd records.
         with torch.inference_mode(False), torch.no_grad():
@@ -143,9 +148,17 @@ class EvaluationCache:
 
 def may_cache(layer: nn.Module) -> bool:
     """Whether kept results may be used as they are: :func:`may_keep`, and no parameter wants a gradient."""
-    if layer.training or not may_keep(layer):
+    if layer.training or is_observed():
         return False
-    return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors_of(layer)))
+    recording, state = torch.is_grad_enabled(), layer.__dict__
+    for group in (state["_parameters"], state["_buffers"]):
+        for tensor in group.values():
+            # As is_plain, without a call for each tensor.
+            if tensor is not None and (
+                type(tensor) not in PLAIN or tensor.is_meta or tensor.layout is not torch.strided
+            ):
+                return False
+    return not (recording and any(tensor.requires_grad for tensor in tensors_of(layer)))
 
 
 def may_keep(layer: nn.Module) -> bool:
@@ -153,11 +166,7 @@ def may_keep(layer: nn.Module) -> bool:
     if layer.training or is_observed():
         return False
     state = layer.__dict__
-    for group in (state["_parameters"], state["_buffers"]):
-        for tensor in group.values():
-            if tensor is not None and not is_plain(tensor):
-                return False
-    return True
+    return all(is_plain(t) for g in (state["_parameters"], state["_buffers"]) for t in g.values() if t is not None)
 
 
 def _kind(key: Key) -> str:
@@ -172,8 +181,10 @@ def tensors_of(layer: nn.Module) -> list[Tensor]:
     state = layer.__dict__
     modules = state["_modules"]
     given = [getattr(layer, name) for name in _parametrized(layer)] if modules else ()
-    registered = *state["_parameters"].values(), *given, *state["_buffers"].values()
-    found = [tensor for tensor in registered if tensor is not None]
+    found = []
+    for tensor in (*state["_parameters"].values(), *given, *state["_buffers"].values()):
+        if tensor is not None:
+            found.append(tensor)
     if not _harmless.issuperset(map(type, state.values())):
         found += _attributes(state).values()
     for name, module in modules.items():

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # Looked up once: each forward asks them.
 _is_compiling = torch.compiler.is_compiling
+# What torch sets on a replica for data parallelism, which has the original's cache meanwhile.
+_REPLICATED = frozenset({"__dict__", "_parameters", "_buffers", "_modules", "_is_replica"})
 _SIXTEEN = (torch.float16, torch.bfloat16)
 
 
@@ -245,8 +247,8 @@ class LipschitzLayer(nn.Module):
         if name in self._fixed and present is not self and present != value:
             kind = type(self).__name__
             raise ValueError(f"{name}={value!r}: allowed is {present!r}: {kind} reads {name} at construction")
-        if present is not value and (cache := self.__dict__.get("_cache")) is not None:
-            cache.clear()  # a replica for data parallelism has none before its __dict__ is set
+        if present is not value and name not in _REPLICATED:
+            self._cache.clear()
         super().__setattr__(name, value)
 
     def train(self, mode: bool = True) -> Any:

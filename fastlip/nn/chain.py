@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from fastlip.nn.activations import MaxMin
 from fastlip.nn.fusion import Fusion, fusion_of, run_links
 
 
@@ -37,7 +38,9 @@ class Chain(nn.Sequential):
         modules: list[Any] = list(self)
         position = 0
         while position < len(modules):
-            fusion = _fusion_at(modules, position) if x.dim() == 4 else None
+            fusion = None
+            if x.dim() == 4 and position + 1 < len(modules) and isinstance(modules[position + 1], MaxMin):
+                fusion = fusion_of(modules[position], modules[position + 1])
             if fusion is None:
                 x = modules[position](x)
                 position += 1

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.common.channels_last import too_small
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.literals import Backend, PaddingMode, Pairing
 from fastlip.kernels.conv_chain.api import OP as CONV_CHAIN
@@ -48,7 +49,9 @@ class Link:
     """A convolution with MaxMin as a part of a run: pairs of one style run in one call of ``ops.conv_chain``."""
 
     style: Style
+    geometry: ConvGeometry
     inputs: int
+    outputs: int
     bias: Tensor | None
     backend: Backend
     factors: Callable[[], tuple[Tensor, Tensor | None]]
@@ -95,7 +98,9 @@ def _plain_convolution(module: nn.Conv2d, activation: MaxMin) -> Fusion | None:
     style = style_of(geometry, activation)
     if style is None or geometry.pads[0] != geometry.pads[1] or geometry.pads[2] != geometry.pads[3]:
         return None
-    link = Link(style, module.in_channels, module.bias, "auto", lambda: (module.weight, None))
+    link = Link(
+        style, geometry, module.in_channels, module.out_channels, module.bias, "auto", lambda: (module.weight, None)
+    )
     return Fusion(_no_plan, _never, link)
 
 
@@ -109,19 +114,32 @@ def _never(x: Tensor, plan: Any) -> Tensor:
 
 def run_links(links: Sequence[Link], x: Tensor) -> Tensor | None:
     """A run of pairs by ``ops.conv_chain``; None where no kernel runs it, or it is cheaper without."""
-    biases = [link.bias for link in links]
-    backend: Backend = "native" if all(link.backend == "native" for link in links) else "auto"
     # Before the weights, which cost a parametrization: a run that no kernel takes leaves that to its modules.
-    if x.shape[1] != links[0].inputs or not _kernels_run(x, biases, links[0].style, backend):
+    if x.shape[1] != links[0].inputs or not _kernels_run(links, x):
         return None
+    backend: Backend = "native" if _are_native(links) else "auto"
     weights, scales = _factors([link.factors() for link in links])
-    return ops.conv_chain(x, weights, biases, scales, *links[0].style, backend=backend)
+    return ops.conv_chain(x, weights, [link.bias for link in links], scales, *links[0].style, backend=backend)
 
 
-def _kernels_run(x: Tensor, biases: list[Tensor | None], style: Style, backend: Backend) -> bool:
-    if backend == "native":
-        return not CONV_CHAIN.why_not("native", x, [], biases, [], [], style.pairing)
-    return CONV_CHAIN.choose("auto", x, [], biases, [], [], style.pairing) != "reference"
+def _kernels_run(links: Sequence[Link], x: Tensor) -> bool:
+    native = _are_native(links)
+    if not native and any(link.geometry.kernel_size != (1, 1) for link in links):
+        outputs = 0
+        for link in links:
+            outputs += link.outputs
+        if too_small(x, outputs, links[0].geometry):
+            return False
+    biases = [link.bias for link in links]
+    for name in ("native",) if native else CONV_CHAIN.backends:
+        if not CONV_CHAIN.why_not(name, x, [], biases, [], [], links[0].style.pairing):
+            return True
+    return False
+
+
+def _are_native(links: Sequence[Link]) -> bool:
+    """Whether every layer asks for the C++ kernels by name, at any size."""
+    return all(link.backend == "native" for link in links)
 
 
 def _factors(factors: list[tuple[Tensor, Tensor | None]]) -> tuple[list[Tensor], list[Tensor]]:

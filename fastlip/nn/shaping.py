@@ -62,7 +62,7 @@ class PixelUnshuffle(WholeModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Each f x f patch becomes f^2 channels."""
-        bottom, right = (-size % self.downscale_factor for size in x.shape[-2:])
+        bottom, right = -x.shape[-2] % self.downscale_factor, -x.shape[-1] % self.downscale_factor
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom))
         return ops.pixel_unshuffle(x, self.downscale_factor, backend=self.backend)

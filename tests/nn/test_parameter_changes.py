@@ -128,7 +128,7 @@ def test_parametrizations_and_pruned_layers_are_followed(monkeypatch):
     parametrize.register_parametrization(layer, "raw_weight", shift)
     before = layer(x)
     with monkeypatch.context() as patch:
-        patch.setattr(lip.NormalizedLinear, "parametrize", None)  # not computed again
+        patch.setattr(lip.NormalizedLinear, "_parametrize", None)  # not computed again
         assert torch.equal(layer(x), before)
     shift.factor = -1.0  # no tensor of the layer changes
     assert torch.allclose(layer(x) - layer.bias, layer.bias - before, atol=1e-6)
@@ -168,7 +168,7 @@ def test_tensors_made_in_inference_mode_are_cached_and_followed(monkeypatch):
         x = images(layer, ())
         expected = layer(x).clone()
         with monkeypatch.context() as patch:
-            patch.setattr(lip.AOLLinear, "parametrize", None)  # not computed again
+            patch.setattr(lip.AOLLinear, "_parametrize", None)  # not computed again
             assert torch.equal(layer(x), expected)
         layer.raw_weight.add_(torch.randn(4, 4))
         assert not torch.equal(layer(x), expected)

@@ -28,8 +28,7 @@ class Method(LipschitzLayer):
     """A layer of a base class that no table knows."""
 
     def __init__(self, application):
-        super().__init__("auto")
-        self.application = application
+        super().__init__(application)
         self.raw_weight = nn.Parameter(torch.eye(3))
 
 

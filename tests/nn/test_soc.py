@@ -109,9 +109,9 @@ def test_evaluation_keeps_the_bound_and_has_input_gradients(channels, padding_mo
 
 def test_large_spectra_are_not_kept():
     layer = SOCConv2d(256, 256, 3, padding_mode="circular").eval().requires_grad_(False)
-    assert layer._runs_per_frequency((16, 32))
-    assert not layer._runs_per_frequency((16, 33))
-    assert not layer._runs_per_frequency((0, 4))
+    assert layer.application.runs_per_frequency(layer, (16, 32))
+    assert not layer.application.runs_per_frequency(layer, (16, 33))
+    assert not layer.application.runs_per_frequency(layer, (0, 4))
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
@@ -228,7 +228,7 @@ def test_gradients(exponential):
         ({"padding": 0}, "padding=0"),
         ({"padding": "valid"}, "padding='valid'"),
         ({"exponential": "exact"}, "exponential='exact'"),
-        ({"exponential": "spectral", "padding_mode": "zeros"}, "padding_mode='zeros': allowed are 'circular'"),
+        ({"exponential": "spectral", "padding_mode": "zeros"}, "padding_mode='zeros': allowed is 'circular'"),
         ({"terms": 0}, "terms=0"),
         ({"eval_terms": 17}, "eval_terms=17"),
         ({"max_norm": -1.0}, "max_norm=-1.0"),

@@ -95,8 +95,8 @@ def soft(module, name):
 
 TOUCHES = {
     "called otherwise": lambda module: with_method(module, "_call_impl"),
-    "convolves otherwise": lambda module: with_method(module, "convolve"),
-    "parametrized otherwise": lambda module: with_method(module, "parametrize"),
+    "convolves otherwise": lambda module: with_method(module, "_check_images"),
+    "parametrized otherwise": lambda module: with_method(module, "_parametrize"),
     "other weights": lambda module: with_method(module, "effective"),
     "parametrized bias": lambda module: soft(module, "bias"),
     "parametrized weight": lambda module: soft(module, "raw_weight"),

@@ -30,7 +30,8 @@ def rule_of(module: nn.Module) -> BoundRule | None:
         rule = own_bound if "lipschitz_bound" in vars(base) else table.get(base)
         if rule is not None and base is not object:
             replaced = base is not type(module) and overridden(module, base, allowed=MEASURED)
-            refused = replaced or "forward" in vars(module) or (rule is own_bound and not is_bounded_here(module))
+            is_ours = rule is own_bound and base.__module__.startswith("fastlip.")
+            refused = replaced or "forward" in vars(module) or (is_ours and not is_bounded_here(module))
             return None if refused else rule
     return None
 

@@ -85,7 +85,15 @@ class KernelConvolution(ConvApplication):
         style = style_of(self.geometry, activation) if runs_alone(layer, activation) else None
         if style is None:
             return None
-        link = Link(style, layer.in_channels, layer.bias, layer.backend, partial(self.factors, layer))
+        link = Link(
+            style,
+            self.geometry,
+            layer.in_channels,
+            layer.out_channels,
+            layer.bias,
+            layer.backend,
+            partial(self.factors, layer),
+        )
         return Fusion(partial(self.fft_size, layer), partial(self._fused_by_spectrum, layer, style.pairing), link)
 
     def _fused_by_spectrum(self, layer: Any, pairing: str, x: Tensor, fft_size: Pair) -> Tensor:

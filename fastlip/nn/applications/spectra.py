@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,8 +35,13 @@ def fft_size_for(layer: LipschitzLayer, geometry: ConvGeometry, x: Tensor, chann
     if geometry.groups != 1 or not is_kept(layer, x):
         return None
     image = x.shape[-2], x.shape[-1]
-    fft_size = geometry.fast_fft_size(image)
+    fft_size = _fast_fft_size(geometry, image)
     return fft_size if is_cheaper(x.shape[0], channels, image, fft_size, geometry.taps, x.element_size()) else None
+
+
+@cache
+def _fast_fft_size(geometry: ConvGeometry, image: Size) -> Size:
+    return geometry.fast_fft_size(image)
 
 
 def is_kept(layer: LipschitzLayer, x: Tensor) -> bool:
