@@ -1,4 +1,4 @@
-"""What each GPU holds: every size that may be launched fits a block's shared memory, or is refused with the number."""
+"""What each GPU holds: every size that may be launched fits a block's shared memory, or is refused by the number."""
 
 import math
 import re

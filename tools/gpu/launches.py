@@ -89,9 +89,9 @@ def launches_of(method: str, dtype: str = "float32", **sizes: Any) -> set[Record
             step = steps.training_step(steps.network(method, **sizes), *steps.batch(count, side))
             with device.counting() as counts:
                 step()
+            return {recorded(launch) for launch in counts.triton}  # while tensors have addresses
     finally:
         torch.set_default_dtype(default)
-    return {recorded(launch) for launch in counts.triton}
 
 
 def all_launches(methods: list[str]) -> dict[Recorded, str]:

@@ -22,7 +22,8 @@ _DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
 # Output channels per step of the forward's sum; with 32 in float64, ptxas of Triton 3.6 spills.
 _SUM = {"fp32": 32, "fp64": 16}
 _OUT = 64  # output channels per program of the backward
-_FORWARD_WARPS = {"fp32": 2, "fp64": 4}  # with the other number, ptxas spills on sm_90
+# Warps of the forward, by whether it is weighted: with the other number, ptxas spills on sm_90.
+_FORWARD_WARPS = {("fp32", False): 2, ("fp32", True): 4, ("fp64", False): 4, ("fp64", True): 4}
 
 
 @triton.jit
@@ -193,7 +194,7 @@ def gram_rowsum_forward(weight: Tensor, psi: Tensor | None, groups: int) -> tupl
         _forward_kernel, (tiles * tiles, offsets, groups), weight.device,
         packed, _contiguous(psi, weight), sums, signs, *_sizes(weight, groups, signs), *_kernel_size(weight),
         WEIGHTED=psi is not None, PRECISION=_precision(weight), TILE=TILE, SUM=_SUM[dtype],
-        num_warps=_FORWARD_WARPS[dtype],
+        num_warps=_FORWARD_WARPS[dtype, psi is not None],
     )  # fmt: skip
     return sums.sum(2).flatten(1)[:, : weight.shape[1]].flatten(), signs
 
@@ -264,7 +265,7 @@ def _compilations(
     even = ("channels", "depth")
     return [
         triton_launch.Compilation(
-            _forward_kernel, forward, constants | {"SUM": _SUM[dtype]}, _FORWARD_WARPS[dtype], even
+            _forward_kernel, forward, constants | {"SUM": _SUM[dtype]}, _FORWARD_WARPS[dtype, weighted], even
         ),
         triton_launch.Compilation(_backward_kernel, backward, constants | {"OUT": _OUT}, divisible=even),
     ]
