@@ -183,9 +183,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", choices=("triton", "cuda"))
     parser.add_argument("--match", default="", help="only kernels whose line contains this text")
-    parser.add_argument(
-        "--targets", nargs="*", type=int, default=TRITON_TARGETS, help="compute capabilities for Triton"
-    )
+    parser.add_argument("--targets", nargs="*", type=int, default=TRITON_TARGETS, help="for Triton's kernels")
     parser.add_argument("--report", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     usages = list(all_usages(options.only, options.match, options.targets))

@@ -22,7 +22,7 @@ from fastlip.kernels.spectral_conv.reference import REAL
 _DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
 _ROWS, _COLUMNS, _TERMS = 64, 64, 32  # of a transform's tile, and of one step of its sums
 # Of the products, which hold twice as many sums and factors: with larger tiles or fewer warps, registers spill.
-# Float64, without tensor cores where TF32 has them, has half as many rows.
+# Float64 numbers take two registers each, hence half as many rows.
 _PRODUCT_ROWS = {torch.float32: 64, torch.float64: 32}
 _PRODUCT_COLUMNS, _PRODUCT_TERMS, _PRODUCT_WARPS = 32, 16, 8
 
