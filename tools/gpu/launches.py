@@ -133,9 +133,8 @@ class _Driver:
         return self.target
 
 
-def compiled(launch: Recorded, capability: int) -> Any:
-    """The usage of a launch on a target (a ``check_kernels.Usage``), or why it does not compile."""
-    import check_kernels
+def binary(launch: Recorded, capability: int) -> Any:
+    """Triton's compilation of a launch for a target."""
     import torch
     import triton
     import triton.language as tl
@@ -150,8 +149,15 @@ def compiled(launch: Recorded, capability: int) -> Any:
     constants = {key: getattr(tl, value) if value in ("int32", "int64") else value for key, value in launch.constants}
     triton.runtime.driver.set_active(_Driver(capability))
     options = {"num_warps": launch.num_warps, **triton_launch.OPTIONS}
+    return kernel.warmup(*arguments, grid=(1,), **constants, **options)
+
+
+def compiled(launch: Recorded, capability: int) -> Any:
+    """The usage of a launch on a target (a ``check_kernels.Usage``), or why it does not compile."""
+    import check_kernels
+
     try:
-        result = kernel.warmup(*arguments, grid=(1,), **constants, **options)
+        result = binary(launch, capability)
         resources = check_kernels.machine_code_resources(result.asm["cubin"])
     except Exception as error:  # whatever the compiler raises is what is reported
         return f"{launch.name()} for sm_{capability}: {type(error).__name__}: {str(error)[-300:]}"
