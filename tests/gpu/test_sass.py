@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "gpu"))
-import sass  # noqa: E402
+import sass
 
 TEXT = """
         /*0000*/                   MOV R1, c[0x0][0x28] ;
