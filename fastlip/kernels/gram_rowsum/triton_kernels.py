@@ -21,7 +21,8 @@ from fastlip.kernels.gram_rowsum.api import TILE, sign_words
 _DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
 # Output channels per step of the forward's sum; with 32 in float64, ptxas of Triton 3.6 spills.
 _SUM = {"fp32": 32, "fp64": 16}
-_OUT = 64  # output channels per program of the backward
+# Output channels per program of the backward; with 64 in float64, ptxas spills on sm_120.
+_OUT = {"fp32": 64, "fp64": 32}
 _FORWARD_WARPS = 4
 
 
@@ -206,12 +207,12 @@ def gram_rowsum_backward(
     if weight.numel() > 0:
         packed = _pack_weight(weight, groups)
         result = torch.empty_like(packed)
-        tiles, taps = triton.cdiv(weight.shape[1], TILE), packed.shape[1]
+        tiles, taps, out = triton.cdiv(weight.shape[1], TILE), packed.shape[1], _OUT[_DTYPES[weight.dtype]]
         triton_launch.launch(
-            _backward_kernel, (taps * tiles, triton.cdiv(packed.shape[3], _OUT), groups), weight.device,
+            _backward_kernel, (taps * tiles, triton.cdiv(packed.shape[3], out), groups), weight.device,
             gradient.contiguous(), packed, _contiguous(psi, weight), signs, result,
             *_sizes(weight, groups, signs), *_kernel_size(weight),
-            WEIGHTED=psi is not None, PRECISION=_precision(weight), TILE=TILE, OUT=_OUT,
+            WEIGHTED=psi is not None, PRECISION=_precision(weight), TILE=TILE, OUT=out,
         )  # fmt: skip
         unpacked = result.permute(0, 3, 2, 1).flatten(0, 1)  # (cout, cin / groups, taps)
         weight_gradient.copy_(unpacked.view(weight.shape))
@@ -276,7 +277,7 @@ def _compilations(
             2 if dtype == "fp32" and not weighted else _FORWARD_WARPS,
             even,
         ),
-        triton_launch.Compilation(_backward_kernel, backward, constants | {"OUT": _OUT}, divisible=even),
+        triton_launch.Compilation(_backward_kernel, backward, constants | {"OUT": _OUT[dtype]}, divisible=even),
     ]
 
 
