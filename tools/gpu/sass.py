@@ -80,7 +80,7 @@ def main() -> int:
     parser.add_argument("--target", type=int, default=90, choices=launches.TARGETS)
     parser.add_argument("--match", default="", help="only launches whose name contains this text")
     options = parser.parse_args()
-    for launch in launches.all_launches(options.methods):
+    for launch in launches.all_launches(options.methods, options.target):
         if options.match not in launch.name() or "PRECISION" not in dict(launch.constants):
             continue
         binary = launches.binary(launch, options.target)

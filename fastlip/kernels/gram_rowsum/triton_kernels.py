@@ -21,8 +21,8 @@ from fastlip.kernels.gram_rowsum.api import TILE, sign_words
 _DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
 # Output channels per step of the forward's sum; with 32 in float64, ptxas of Triton 3.6 spills.
 _SUM = {"fp32": 32, "fp64": 16}
-# Output channels per program of the backward; with 64 in float64, ptxas spills on sm_120.
-_OUT = {"fp32": 64, "fp64": 32}
+# Output channels per program of the backward; with more in float64, ptxas spills on sm_86 or sm_120.
+_OUT = {"fp32": 64, "fp64": 16}
 _FORWARD_WARPS = 4
 
 
