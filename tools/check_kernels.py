@@ -1,10 +1,11 @@
 """Compiles every GPU kernel ahead of time, without a GPU, and reports registers, spills and shared memory.
 
-Triton kernels are those named in AOT by fastlip/kernels/*/triton_kernels.py, compiled for sm_80 and sm_90; CUDA
+Triton kernels are those named in AOT by fastlip/kernels/*/triton_kernels.py, compiled for sm_80 and sm_90 unless
+--targets names others (what networks launch: tools/gpu/launches.py, for sm_86 too); CUDA
 sources are csrc/*/*_cuda.cu, compiled for sm_80 and sm_90a. Exits with 1 if a kernel spills, keeps an array in
 local memory or needs more shared memory than a block can have.
 
-    python tools/check_kernels.py [--only triton|cuda] [--match TEXT] [--report FILE]
+    python tools/check_kernels.py [--only triton|cuda] [--match TEXT] [--targets 86 120] [--report FILE]
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -154,7 +155,7 @@ def demangle(name: str) -> str:
     return re.sub(r"\(anonymous namespace\)::|fastlip::|^void |\(.*", "", plain)
 
 
-def all_usages(only: str | None, match: str) -> Iterator[Usage]:
+def all_usages(only: str | None, match: str, targets: Sequence[int] = TRITON_TARGETS) -> Iterator[Usage]:
     """Every kernel on every target whose line contains match."""
     if only != "cuda":
         jobs = [
@@ -162,7 +163,7 @@ def all_usages(only: str | None, match: str) -> Iterator[Usage]:
             for op in triton_ops()
             for index, entry in enumerate(triton_compilations(op))
             if match in f"{op}: {entry.name()}"
-            for capability in TRITON_TARGETS
+            for capability in targets
         ]
         # Triton's compiler holds the interpreter lock, hence processes; started afresh, as torch has threads.
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
@@ -182,9 +183,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", choices=("triton", "cuda"))
     parser.add_argument("--match", default="", help="only kernels whose line contains this text")
+    parser.add_argument("--targets", nargs="*", type=int, default=TRITON_TARGETS, help="for Triton's kernels")
     parser.add_argument("--report", type=Path, help="also write the table to this file")
     options = parser.parse_args()
-    usages = list(all_usages(options.only, options.match))
+    usages = list(all_usages(options.only, options.match, options.targets))
     width = max((len(usage.kernel) for usage in usages), default=0)
     lines = [f"{'kernel':{width}} target  registers  local  shared"]
     for usage in usages:

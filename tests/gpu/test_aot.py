@@ -2,7 +2,9 @@
 
 import ast
 import importlib.util
+import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -10,6 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location("check_kernels", ROOT / "tools" / "check_kernels.py")
 check_kernels = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(check_kernels)
+sys.path.insert(0, str(ROOT / "tools" / "gpu"))
+import launches  # noqa: E402
 
 SPILLING = """
 __global__ void spills(const float* x, float* y) {
@@ -75,10 +79,54 @@ def test_a_cuda_kernel_that_spills_is_reported(tmp_path, nvcc):
     assert "local memory" in usage.problem()
 
 
-def test_too_much_shared_memory_is_reported():
-    usage = check_kernels.Usage("kernel", "sm_90a", 32, 0, 228 * 1024)
-    assert "shared memory" in usage.problem()
-    assert not usage._replace(shared=227 * 1024).problem()
+@pytest.mark.parametrize(("target", "limit"), [("sm_80", 163), ("sm_86", 99), ("sm_90a", 227), ("sm_120", 99)])
+def test_too_much_shared_memory_is_reported(target, limit):
+    usage = check_kernels.Usage("kernel", target, 32, 0, limit * 1024 + 1)
+    assert usage.problem() == f"{limit * 1024 + 1} bytes of shared memory, allowed {limit * 1024}"
+    assert not usage._replace(shared=limit * 1024).problem()
+    assert bool(usage._replace(shared=200 * 1024).problem()) == (limit < 200)
+
+
+def gram_launch(num_warps, size=3):
+    """The weighted Gram kernel as a training step of SLL launches it, but for the warps."""
+    sizes = (32, 32, 1, 32, 32, 1, size, size)
+    tensors = [launches.Argument(dtype, True) for dtype in ("float32", "float32", "float32", "int32")]
+    return launches.Recorded(
+        "fastlip.kernels.gram_rowsum.triton_kernels",
+        "_forward_kernel",
+        tuple(tensors + [launches.Argument("", value) for value in sizes]),
+        (("PRECISION", "tf32x3"), ("SUM", 32), ("TILE", 32), ("WEIGHTED", True)),
+        num_warps,
+    )
+
+
+@pytest.fixture
+def no_driver(compiler):
+    """Whatever a test makes Triton's driver, it is as before afterwards."""
+    import triton
+
+    with mock.patch.dict(vars(triton.runtime.driver)):
+        yield
+
+
+def test_a_launch_is_compiled_as_it_was_made(no_driver):
+    usage = launches.compiled(gram_launch(4), 90)
+    assert not isinstance(usage, str), usage
+    assert usage.registers > 0
+    assert not usage.problem()
+
+
+def test_a_launch_that_does_not_compile_is_reported(no_driver):
+    launch = gram_launch(4)
+    other = launch._replace(constants=(("PRECISION", "tf32x3"), ("SUM", 31), ("TILE", 32), ("WEIGHTED", True)))
+    assert "for sm_90: CompilationError" in launches.compiled(other, 90)
+
+
+def test_a_launch_is_known_by_what_triton_specialises():
+    numbers = [launches._argument(value, False).value for value in (1, 3, 16, 48, 2**31, 2**31 + 1)]
+    assert numbers == [1, 33, 32, 32, 2**31 + 32, 2**31 + 33]
+    assert launches._argument(3, True).value == 3
+    assert launches._argument(2.5, False).value == 2.5
 
 
 def dots(path):

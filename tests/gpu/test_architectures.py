@@ -1,4 +1,4 @@
-"""What each GPU holds: every size that may be launched fits a block's shared memory, or is refused."""
+"""What each GPU holds: every size that may be launched fits a block's shared memory, or is refused by the number."""
 
 import math
 import re
@@ -26,18 +26,21 @@ class Properties:
         (self.major, self.minor), self.name = capability, name
 
 
+def clear():
+    for asked in (gpu.shared_memory, gpu.capability, gpu.too_old):
+        asked.cache_clear()
+
+
 @pytest.fixture
 def chip(monkeypatch):
     """A function that says what the GPU is."""
 
     def use(**properties):
-        gpu.shared_memory.cache_clear()
-        gpu.too_old.cache_clear()
+        clear()
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties(**properties))
 
     yield use
-    gpu.shared_memory.cache_clear()
-    gpu.too_old.cache_clear()
+    clear()
 
 
 @pytest.mark.parametrize("shared", ARCHITECTURES.values(), ids=ARCHITECTURES)

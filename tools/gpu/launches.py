@@ -75,8 +75,8 @@ def _constant(value: Any) -> Any:
     return value if isinstance(value, (int, float, str, bool)) else str(value)
 
 
-def launches_of(method: str, dtype: str = "float32", **sizes: Any) -> set[Recorded]:
-    """The different launches of a network's step."""
+def launches_of(method: str, dtype: str = "float32", target: int = 90, **sizes: Any) -> set[Recorded]:
+    """The different launches of a network's step on a target."""
     import steps
     import torch
     import watch
@@ -85,22 +85,22 @@ def launches_of(method: str, dtype: str = "float32", **sizes: Any) -> set[Record
     default = torch.get_default_dtype()
     try:
         torch.set_default_dtype(getattr(torch, dtype))
-        with watch.gpu(extension=False) as device:
+        with watch.gpu(extension=False, capability=divmod(target, 10)) as device:
             step = steps.training_step(steps.network(method, **sizes), *steps.batch(count, side))
             with device.counting() as counts:
                 step()
+            return {recorded(launch) for launch in counts.triton}  # while tensors have addresses
     finally:
         torch.set_default_dtype(default)
-    return {recorded(launch) for launch in counts.triton}
 
 
-def all_launches(methods: list[str]) -> dict[Recorded, str]:
-    """Those of every network, with the first that makes it."""
+def all_launches(methods: list[str], target: int) -> dict[Recorded, str]:
+    """Those of every network on a target, with the first that makes it."""
     found: dict[Recorded, str] = {}
     small = {"images": 8, "width": 16, "image_size": 16, "layers_per_block": 1}
     for method in methods:
         for dtype, sizes in (("float32", {"image_size": 32}), ("float64", small)):
-            for launch in sorted(launches_of(method, dtype, **dict(sizes)), key=str):
+            for launch in sorted(launches_of(method, dtype, target, **dict(sizes)), key=str):
                 found.setdefault(launch, f"{method} {dtype}")
     return found
 
@@ -133,9 +133,8 @@ class _Driver:
         return self.target
 
 
-def compiled(launch: Recorded, capability: int) -> Any:
-    """The usage of a launch on a target (a ``check_kernels.Usage``), or why it does not compile."""
-    import check_kernels
+def binary(launch: Recorded, capability: int) -> Any:
+    """Triton's compilation of a launch for a target."""
     import torch
     import triton
     import triton.language as tl
@@ -150,8 +149,15 @@ def compiled(launch: Recorded, capability: int) -> Any:
     constants = {key: getattr(tl, value) if value in ("int32", "int64") else value for key, value in launch.constants}
     triton.runtime.driver.set_active(_Driver(capability))
     options = {"num_warps": launch.num_warps, **triton_launch.OPTIONS}
+    return kernel.warmup(*arguments, grid=(1,), **constants, **options)
+
+
+def compiled(launch: Recorded, capability: int) -> Any:
+    """The usage of a launch on a target (a ``check_kernels.Usage``), or why it does not compile."""
+    import check_kernels
+
     try:
-        result = kernel.warmup(*arguments, grid=(1,), **constants, **options)
+        result = binary(launch, capability)
         resources = check_kernels.machine_code_resources(result.asm["cubin"])
     except Exception as error:  # whatever the compiler raises is what is reported
         return f"{launch.name()} for sm_{capability}: {type(error).__name__}: {str(error)[-300:]}"
@@ -164,8 +170,8 @@ def compiled(launch: Recorded, capability: int) -> Any:
     )
 
 
-def all_usages(found: dict[Recorded, str], targets: list[int]) -> Iterator[Any]:
-    jobs = [(launch, target) for launch in found for target in targets]
+def all_usages(jobs: list[tuple[Recorded, int]]) -> Iterator[Any]:
+    """The usage of each launch on its target, or why it does not compile."""
     # Triton's compiler holds the interpreter's lock, hence processes; started afresh, as torch has threads.
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         yield from pool.map(compiled, *zip(*jobs, strict=True), chunksize=4)
@@ -179,23 +185,23 @@ def main() -> int:
     parser.add_argument("--targets", nargs="*", type=int, default=list(DEFAULT), choices=TARGETS)
     parser.add_argument("--verbose", action="store_true", help="list every kernel, not only those with a problem")
     options = parser.parse_args()
-    found = all_launches(options.methods)
-    bad = total = 0
-    for (launch, where), usage in zip(
-        ((item, where) for item, where in found.items() for _ in options.targets),
-        all_usages(found, options.targets),
-        strict=True,
-    ):
-        total += 1
+    jobs = [
+        (launch, target, where)
+        for target in options.targets
+        for launch, where in all_launches(options.methods, target).items()
+    ]
+    bad = 0
+    usages = all_usages([(launch, target) for launch, target, _ in jobs])
+    for (launch, target, where), usage in zip(jobs, usages, strict=True):
         problem = usage if isinstance(usage, str) else usage.problem()
         bad += bool(problem)
         if isinstance(usage, str):
             print(f"{usage}  [{where}]")
         elif problem or options.verbose:
             numbers = f"{usage.registers} registers, {usage.local} local, {usage.shared} shared"
-            print(f"{usage.target} {launch.name()} [{where}]: {numbers}  {problem}")
-    print(f"{len(found)} specialisations, {total} compilations, {bad} with a problem")
-    return 1 if bad or not found else 0
+            print(f"sm_{target} {launch.name()} [{where}]: {numbers}  {problem}")
+    print(f"{len(jobs)} launches compiled for {len(options.targets)} targets, {bad} with a problem")
+    return 1 if bad or not jobs else 0
 
 
 if __name__ == "__main__":

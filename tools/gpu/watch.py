@@ -392,7 +392,7 @@ def gpu(
         *(() if compiling else _patched("is_observed", gate.is_observed, device.is_capturing)),
     ]
     with contextlib.ExitStack() as stack:
-        for asked in (limits.shared_memory, limits.too_old):
+        for asked in (limits.shared_memory, limits.capability, limits.too_old):
             asked.cache_clear()
             stack.callback(asked.cache_clear)
         for patch in replaced:

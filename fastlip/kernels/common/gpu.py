@@ -20,13 +20,20 @@ def shared_memory(device: torch.device) -> int:
 
 
 @cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """The compute capability: (9, 0) of an H100."""
+    properties = torch.cuda.get_device_properties(device)
+    return properties.major, properties.minor
+
+
+@cache
 def too_old(device: torch.device) -> str:
     """Empty, or why kernels cannot run on this GPU."""
-    properties = torch.cuda.get_device_properties(device)
-    capability = properties.major, properties.minor
-    if capability >= OLDEST:
+    found = capability(device)
+    if found >= OLDEST:
         return ""
-    return f"{properties.name} has compute capability {capability[0]}.{capability[1]}, kernels need {OLDEST[0]}.0"
+    name = torch.cuda.get_device_properties(device).name
+    return f"{name} has compute capability {found[0]}.{found[1]}, kernels need {OLDEST[0]}.0"
 
 
 def does_not_fit(what: str, needed: int, device: torch.device) -> str:

@@ -15,14 +15,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastlip.kernels.common import triton_launch
+from fastlip.kernels.common import gpu, triton_launch
 from fastlip.kernels.gram_rowsum.api import TILE, sign_words
 
 _DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
 # Output channels per step of the forward's sum; with 32 in float64, ptxas of Triton 3.6 spills.
 _SUM = {"fp32": 32, "fp64": 16}
-_OUT = 64  # output channels per program of the backward
-_FORWARD_WARPS = {"fp32": 2, "fp64": 4}  # with the other number, ptxas spills on sm_90
+# Output channels per program of the backward; with more in float64, ptxas spills on sm_86 or sm_120.
+_OUT = {"fp32": 64, "fp64": 16}
+_FORWARD_WARPS = 4
 
 
 @triton.jit
@@ -193,7 +194,7 @@ def gram_rowsum_forward(weight: Tensor, psi: Tensor | None, groups: int) -> tupl
         _forward_kernel, (tiles * tiles, offsets, groups), weight.device,
         packed, _contiguous(psi, weight), sums, signs, *_sizes(weight, groups, signs), *_kernel_size(weight),
         WEIGHTED=psi is not None, PRECISION=_precision(weight), TILE=TILE, SUM=_SUM[dtype],
-        num_warps=_FORWARD_WARPS[dtype],
+        num_warps=_forward_warps(dtype, psi is not None, weight.device),
     )  # fmt: skip
     return sums.sum(2).flatten(1)[:, : weight.shape[1]].flatten(), signs
 
@@ -206,12 +207,12 @@ def gram_rowsum_backward(
     if weight.numel() > 0:
         packed = _pack_weight(weight, groups)
         result = torch.empty_like(packed)
-        tiles, taps = triton.cdiv(weight.shape[1], TILE), packed.shape[1]
+        tiles, taps, out = triton.cdiv(weight.shape[1], TILE), packed.shape[1], _OUT[_DTYPES[weight.dtype]]
         triton_launch.launch(
-            _backward_kernel, (taps * tiles, triton.cdiv(packed.shape[3], _OUT), groups), weight.device,
+            _backward_kernel, (taps * tiles, triton.cdiv(packed.shape[3], out), groups), weight.device,
             gradient.contiguous(), packed, _contiguous(psi, weight), signs, result,
             *_sizes(weight, groups, signs), *_kernel_size(weight),
-            WEIGHTED=psi is not None, PRECISION=_precision(weight), TILE=TILE, OUT=_OUT,
+            WEIGHTED=psi is not None, PRECISION=_precision(weight), TILE=TILE, OUT=out,
         )  # fmt: skip
         unpacked = result.permute(0, 3, 2, 1).flatten(0, 1)  # (cout, cin / groups, taps)
         weight_gradient.copy_(unpacked.view(weight.shape))
@@ -221,6 +222,12 @@ def gram_rowsum_backward(
     products = (weight * weight_gradient).unflatten(0, (groups, -1)).transpose(1, 2).flatten(2)
     psi_gradient = products.sum(2, dtype=torch.float64).flatten() - 2 * gradient.double() * r.double()
     return weight_gradient, psi_gradient.to(weight.dtype)
+
+
+def _forward_warps(dtype: str, weighted: bool, device: torch.device) -> int:
+    """Warps of a forward's program: with the other number, ptxas spills a float32 sum on sm_90, or on sm_120."""
+    hopper = device.type == "cuda" and gpu.capability(device)[0] == 9
+    return 2 if hopper and dtype == "fp32" and not weighted else _FORWARD_WARPS
 
 
 def _pack_weight(weight: Tensor, groups: int) -> Tensor:
@@ -264,9 +271,13 @@ def _compilations(
     even = ("channels", "depth")
     return [
         triton_launch.Compilation(
-            _forward_kernel, forward, constants | {"SUM": _SUM[dtype]}, _FORWARD_WARPS[dtype], even
+            _forward_kernel,
+            forward,
+            constants | {"SUM": _SUM[dtype]},
+            2 if dtype == "fp32" and not weighted else _FORWARD_WARPS,
+            even,
         ),
-        triton_launch.Compilation(_backward_kernel, backward, constants | {"OUT": _OUT}, divisible=even),
+        triton_launch.Compilation(_backward_kernel, backward, constants | {"OUT": _OUT[dtype]}, divisible=even),
     ]
 
 

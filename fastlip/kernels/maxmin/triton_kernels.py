@@ -11,7 +11,8 @@ from fastlip.kernels.common import triton_launch
 from fastlip.kernels.maxmin.api import FORMATS, dense_format, layout, mask_bytes
 
 _DTYPES = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-_BYTES = 128  # of the mask, per program: a thousand pairs
+# Bytes of the mask per program: a thousand pairs, of which ptxas spills one in float64 on sm_80.
+_BYTES = {torch.float64: 64, torch.float32: 128, torch.float16: 128, torch.bfloat16: 128}
 
 
 @triton.jit
@@ -88,20 +89,24 @@ def _launch(x: Tensor, mask: Tensor, pairing: str, dim: int, compare: bool) -> T
     run_bytes, length, groups = ((pairs + 7) // 8, pairs, 1) if inner == 1 else ((inner + 7) // 8, inner, pairs)
     group_stride, second = (inner, pairs * inner) if halves else (2 * inner, inner)
     # 64-bit divisions would cost as much as the memory traffic.
-    index = tl.int32 if mask.numel() + _BYTES < 2**28 else tl.int64
+    step = _BYTES[x.dtype]
+    index = tl.int32 if mask.numel() + step < 2**28 else tl.int64
     triton_launch.launch(
-        _maxmin_kernel, (triton.cdiv(mask.numel(), _BYTES),), x.device,
+        _maxmin_kernel, (triton.cdiv(mask.numel(), step),), x.device,
         x, y, mask, mask.numel(), run_bytes, length, groups, channels * inner, group_stride, second,
-        INDEX=index, NEIGHBOURS=inner == 1 and not halves, COMPARE=compare, BYTES=_BYTES,
+        INDEX=index, NEIGHBOURS=inner == 1 and not halves, COMPARE=compare, BYTES=step,
     )  # fmt: skip
     return y
 
 
-def _compilation(dtype: str, integer: str, neighbours: bool, compare: bool, **ones: int) -> triton_launch.Compilation:
+def _compilation(
+    kind: torch.dtype, integer: str, neighbours: bool, compare: bool, **ones: int
+) -> triton_launch.Compilation:
     sizes = ("total_bytes", "run_bytes", "length", "groups", "image_stride", "group_stride", "second")
+    dtype = _DTYPES[kind]
     pointers = {"p_x": f"*{dtype}", "p_y": f"*{dtype}", "p_mask": "*u8"}
     index = tl.int32 if integer == "i32" else tl.int64
-    constants = {"INDEX": index, "NEIGHBOURS": neighbours, "COMPARE": compare, "BYTES": _BYTES} | ones
+    constants = {"INDEX": index, "NEIGHBOURS": neighbours, "COMPARE": compare, "BYTES": _BYTES[kind]} | ones
     divisible = ("length", "image_stride", "group_stride", "second")
     return triton_launch.Compilation(
         _maxmin_kernel, pointers | dict.fromkeys(sizes, integer), constants, divisible=divisible
@@ -110,9 +115,12 @@ def _compilation(dtype: str, integer: str, neighbours: bool, compare: bool, **on
 
 AOT = [
     _compilation(dtype, integer, neighbours, compare)
-    for dtype in _DTYPES.values()
+    for dtype in _DTYPES
     for integer in ("i32", "i64")
-    if integer == "i32" or dtype == "fp32"
+    if integer == "i32" or dtype == torch.float32
     for neighbours in (True, False)
     for compare in (True, False)
-] + [_compilation("fp32", "i32", neighbours, True, run_bytes=1, groups=1, second=1) for neighbours in (True, False)]
+] + [
+    _compilation(torch.float32, "i32", neighbours, True, run_bytes=1, groups=1, second=1)
+    for neighbours in (True, False)
+]

@@ -5,6 +5,7 @@ The convolutional form, one group. Bias and relu follow the first convolution in
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -56,7 +57,9 @@ class Passes(conv_chain.Passes):
         """u = scale v where h > 0, with its frame, and per channel the sums of u and of v h."""
         framed = images.empty_with_halo(v, frame) if any(frame) else v
         sums, products = partial_sums(v, frame), partial_sums(v, frame)
-        launch(_relu_backward_kernel, v, frame, v, h, scale, v, framed, sums, products)
+        # With four warps, ptxas spills float64 on sm_120.
+        warps = 8 if v.dtype == torch.float64 else 4
+        launch(_relu_backward_kernel, v, frame, v, h, scale, v, framed, sums, products, num_warps=warps)
         return framed, sums.sum(0), products.sum(0)
 
 

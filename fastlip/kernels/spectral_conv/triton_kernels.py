@@ -22,6 +22,8 @@ from fastlip.kernels.spectral_conv.reference import REAL
 _DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
 _ROWS, _COLUMNS, _TERMS = 64, 64, 32  # of a transform's tile, and of one step of its sums
 # Of the products, which hold twice as many sums and factors: with larger tiles or fewer warps, registers spill.
+# Float64 numbers take two registers each, hence half as many rows.
+_PRODUCT_ROWS = {torch.float32: 64, torch.float64: 32}
 _PRODUCT_COLUMNS, _PRODUCT_TERMS, _PRODUCT_WARPS = 32, 16, 8
 
 
@@ -199,10 +201,11 @@ def _multiply(
     a: Tensor, b: Tensor, c: Tensor, sizes: tuple[int, ...], groups: int, strides: Any, sign_a: int, sign_b: int
 ) -> None:
     rows, columns, terms = sizes
-    grid = a.shape[1] * groups, triton.cdiv(rows, _ROWS) * triton.cdiv(columns, _PRODUCT_COLUMNS)
+    tile = _PRODUCT_ROWS[a.dtype]
+    grid = a.shape[1] * groups, triton.cdiv(rows, tile) * triton.cdiv(columns, _PRODUCT_COLUMNS)
     triton_launch.launch(
         _product_kernel, grid, a.device, a, b, c, rows, columns, terms, groups, *strides[0], *strides[1], *strides[2],
-        SIGN_A=sign_a, SIGN_B=sign_b, PRECISION=_precision(a), ROWS=_ROWS,
+        SIGN_A=sign_a, SIGN_B=sign_b, PRECISION=_precision(a), ROWS=tile,
         COLUMNS=_PRODUCT_COLUMNS, TERMS=_PRODUCT_TERMS, num_warps=_PRODUCT_WARPS,
     )  # fmt: skip
 
@@ -236,24 +239,25 @@ def _compilation(
     kernel: Any, dtype: str, warps: int, pointers: tuple[str, ...], integers: tuple[str, ...], **constants: Any
 ) -> triton_launch.Compilation:
     """Strides named in constants are 1, which Triton makes constants; the others are multiples of 16, as most are."""
-    constants |= {"PRECISION": "tf32x3" if dtype == "fp32" else "ieee", "ROWS": _ROWS}
+    constants |= {"PRECISION": "tf32x3" if dtype == "fp32" else "ieee"}
     signature = dict.fromkeys(pointers, f"*{dtype}") | dict.fromkeys(integers, "i32")
     divisible = tuple(name for name in integers if name not in ("rows", "terms", "groups"))
     return triton_launch.Compilation(kernel, signature, constants, warps, divisible)
 
 
-def _compilations(dtype: str) -> list[triton_launch.Compilation]:
+def _compilations(dtype: str, rows: int) -> list[triton_launch.Compilation]:
     def transform(bias: bool, **ones: int) -> triton_launch.Compilation:
         pointers, integers = (
             ("p_table", "p_x", "p_bias", "p_y"),
             ("rows", "terms", "columns", "channels", *_TRANSFORM),
         )
-        constants = {"BIAS": bias, "COLUMNS": _COLUMNS, "TERMS": _TERMS, **ones}
+        constants = {"BIAS": bias, "ROWS": _ROWS, "COLUMNS": _COLUMNS, "TERMS": _TERMS, **ones}
         return _compilation(_transform_kernel, dtype, 4, pointers, integers, **constants)
 
     def product(sign: int, **ones: int) -> triton_launch.Compilation:
         integers = ("rows", "columns", "terms", "groups", *_A, *_B, *_C)
-        constants = {"SIGN_A": 1, "SIGN_B": sign, "COLUMNS": _PRODUCT_COLUMNS, "TERMS": _PRODUCT_TERMS, **ones}
+        tiles = {"ROWS": rows, "COLUMNS": _PRODUCT_COLUMNS, "TERMS": _PRODUCT_TERMS}
+        constants = {"SIGN_A": 1, "SIGN_B": sign, **tiles, **ones}
         return _compilation(_product_kernel, dtype, _PRODUCT_WARPS, ("p_a", "p_b", "p_c"), integers, **constants)
 
     return [
@@ -264,4 +268,4 @@ def _compilations(dtype: str) -> list[triton_launch.Compilation]:
     ]
 
 
-AOT = [compilation for dtype in _DTYPES.values() for compilation in _compilations(dtype)]
+AOT = [compilation for dtype, name in _DTYPES.items() for compilation in _compilations(name, _PRODUCT_ROWS[dtype])]
