@@ -18,7 +18,7 @@ def load_as(p, o_row, o_column, m_tile, part, row_stride, column_stride, DTYPE: 
 @triton.jit
 def form(
     p_m, tile_row, tile_column, rows, columns, row_stride, column_stride,
-    DTYPE: tl.constexpr, COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr,
+    DTYPE: tl.constexpr, COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
     """A tile of I + U - Uᴴ + VᴴV, M = [U; V]; of I beyond M's columns."""
     lane = tl.arange(0, TILE)
@@ -26,8 +26,8 @@ def form(
     m_row, m_column = o_row < columns, o_column < columns
     m_tile, m_other = m_row[:, None] & m_column[None, :], m_column[:, None] & m_row[None, :]
     re, im = zero_tile(DTYPE, TILE, COMPLEX)
-    for start in range(columns, rows, TILE):
-        o_term = start + lane
+    for start in range(columns, rows, TERMS):
+        o_term = start + tl.arange(0, TERMS)
         m_a, m_b = (o_term < rows)[:, None] & m_row[None, :], (o_term < rows)[:, None] & m_column[None, :]
         a_re, a_im = load_as(p_m, o_term, o_row, m_a, 1, row_stride, column_stride, DTYPE, COMPLEX)
         b_re, b_im = load_as(p_m, o_term, o_column, m_b, 1, row_stride, column_stride, DTYPE, COMPLEX)

@@ -6,6 +6,7 @@ the launches depend on sizes only: nothing waits for the device (README.md).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from fastlip.kernels.common import triton_launch
 from fastlip.kernels.common.product_triton import (
     TILE,
     adjoint_tile,
+    compilation,
     defect_from,
     load_tile,
     multiply,
@@ -36,19 +38,28 @@ _REAL = {
     torch.complex128: torch.float64,
 }
 _LARGEST = 1024
+_WARPS = 8  # of the kernels by blocks; with fewer, registers spill
+_TERMS = 16  # of one step of sums; with more, registers spill
 # Frobenius norms of I - (I + A) B: in eps, up to which B is taken as it is, and from which elimination is repeated in
 # float64; of I - QᴴQ, in eps, up to which Q is taken as it is.
-_ACCURATE, _FAILED, _ORTHOGONAL = 32, 1e-2, 8
+_ACCURATE, _FAILED, _ORTHOGONAL = 32, 1e-4, 8
 
 
 @triton.jit
 def _whole_kernel(
-    p_m, p_q, p_b, rows, columns, accurate, failed, orthogonal,
-    KEEP: tl.constexpr, WIDE: tl.constexpr, COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr,
+    p_m, p_q, p_b, p_flags, rows, columns, accurate, failed, orthogonal,
+    DTYPE: tl.constexpr, FLAGGED: tl.constexpr, KEEP: tl.constexpr, COMPLEX: tl.constexpr, TILE: tl.constexpr,
+    TERMS: tl.constexpr,
 ):  # fmt: skip
-    """Q, and B where it is kept, of a matrix of at most TILE columns."""
+    """Q, and B where it is kept, of a matrix of at most TILE columns, computed in DTYPE.
+
+    Sets the member's flag if elimination failed; FLAGGED: only the members whose flag is set.
+    """
     PARTS: tl.constexpr = 2 if COMPLEX else 1
-    DTYPE: tl.constexpr = p_m.dtype.element_ty
+    OUT: tl.constexpr = p_q.dtype.element_ty
+    if FLAGGED:
+        if tl.load(p_flags + tl.program_id(0)) == 0:
+            return
     member = tl.program_id(0).to(tl.int64)
     stride = columns * PARTS
     p_m, p_q = p_m + member * rows * stride, p_q + member * rows * stride
@@ -56,54 +67,51 @@ def _whole_kernel(
     m_tile = (lane < columns)[:, None] & (lane < columns)[None, :]
     one = (lane[:, None] == lane[None, :]).to(DTYPE)
 
-    a_re, a_im = form(p_m, 0, 0, rows, columns, stride, PARTS, DTYPE, COMPLEX, PRECISION, TILE)
+    a_re, a_im = form(p_m, 0, 0, rows, columns, stride, PARTS, DTYPE, COMPLEX, "ieee", TILE, TERMS)
     b_re, b_im = invert(a_re, a_im, columns, COMPLEX, TILE)
     r_re, r_im = zero_tile(DTYPE, TILE, COMPLEX)
-    r_re, r_im = multiply_add(a_re, a_im, b_re, b_im, r_re, r_im, COMPLEX, PRECISION)
+    r_re, r_im = multiply_add(a_re, a_im, b_re, b_im, r_re, r_im, COMPLEX, "ieee")
     r_re, r_im = one - r_re, -r_im
     norm = norm_of(r_re, r_im, COMPLEX)
+    if not FLAGGED:
+        tl.store(p_flags + member, ((norm > failed) | (norm != norm)).to(tl.int32))
     if norm > accurate:
-        b_re, b_im = multiply_add(b_re, b_im, r_re, r_im, b_re, b_im, COMPLEX, PRECISION)
-    if WIDE:
-        if (norm > failed) | (norm != norm):
-            a_re, a_im = form(p_m, 0, 0, rows, columns, stride, PARTS, tl.float64, COMPLEX, "ieee", TILE)
-            a_re, a_im = invert(a_re, a_im, columns, COMPLEX, TILE)
-            b_re, b_im = a_re.to(DTYPE), a_im.to(DTYPE)
+        b_re, b_im = multiply_add(b_re, b_im, r_re, r_im, b_re, b_im, COMPLEX, "ieee")
     if KEEP:
         p_b += member * columns * stride
-        store_tile(p_b, lane, lane, m_tile, 1, stride, PARTS, b_re, b_im, COMPLEX)
+        store_tile(p_b, lane, lane, m_tile, 1, stride, PARTS, b_re.to(OUT), b_im.to(OUT), COMPLEX)
 
     q_re, q_im = tl.where(m_tile, 2 * b_re - one, 0.0), 2 * b_im
     t_re, t_im = adjoint_tile(q_re, q_im, COMPLEX)
     g_re, g_im = zero_tile(DTYPE, TILE, COMPLEX)
-    g_re, g_im = multiply_add(t_re, t_im, q_re, q_im, g_re, g_im, COMPLEX, PRECISION)
+    g_re, g_im = multiply_add(t_re, t_im, q_re, q_im, g_re, g_im, COMPLEX, "ieee")
     for start in range(columns, rows, TILE):
         m_v = (start + lane < rows)[:, None] & (lane < columns)[None, :]
         v_re, v_im = load_as(p_m, start + lane, lane, m_v, 1, stride, PARTS, DTYPE, COMPLEX)
         w_re, w_im = zero_tile(DTYPE, TILE, COMPLEX)
-        w_re, w_im = multiply_add(-2 * v_re, -2 * v_im, b_re, b_im, w_re, w_im, COMPLEX, PRECISION)
+        w_re, w_im = multiply_add(-2 * v_re, -2 * v_im, b_re, b_im, w_re, w_im, COMPLEX, "ieee")
         t_re, t_im = adjoint_tile(w_re, w_im, COMPLEX)
-        g_re, g_im = multiply_add(t_re, t_im, w_re, w_im, g_re, g_im, COMPLEX, PRECISION)
+        g_re, g_im = multiply_add(t_re, t_im, w_re, w_im, g_re, g_im, COMPLEX, "ieee")
     d_re, d_im = tl.where(m_tile, one - g_re, 0.0), -g_im
     first, second = polish_factors(norm_of(d_re, d_im, COMPLEX), orthogonal)
     first, second = first.to(DTYPE), second.to(DTYPE)
     w_re, w_im = first * q_re, first * q_im
-    w_re, w_im = multiply_add(second * q_re, second * q_im, d_re, d_im, w_re, w_im, COMPLEX, PRECISION)
-    store_tile(p_q, lane, lane, m_tile, 1, stride, PARTS, w_re, w_im, COMPLEX)
+    w_re, w_im = multiply_add(second * q_re, second * q_im, d_re, d_im, w_re, w_im, COMPLEX, "ieee")
+    store_tile(p_q, lane, lane, m_tile, 1, stride, PARTS, w_re.to(OUT), w_im.to(OUT), COMPLEX)
     for start in range(columns, rows, TILE):
         m_v = (start + lane < rows)[:, None] & (lane < columns)[None, :]
         v_re, v_im = load_as(p_m, start + lane, lane, m_v, 1, stride, PARTS, DTYPE, COMPLEX)
         q_re, q_im = zero_tile(DTYPE, TILE, COMPLEX)
-        q_re, q_im = multiply_add(-2 * v_re, -2 * v_im, b_re, b_im, q_re, q_im, COMPLEX, PRECISION)
+        q_re, q_im = multiply_add(-2 * v_re, -2 * v_im, b_re, b_im, q_re, q_im, COMPLEX, "ieee")
         w_re, w_im = first * q_re, first * q_im
-        w_re, w_im = multiply_add(second * q_re, second * q_im, d_re, d_im, w_re, w_im, COMPLEX, PRECISION)
-        store_tile(p_q, start + lane, lane, m_v, 1, stride, PARTS, w_re, w_im, COMPLEX)
+        w_re, w_im = multiply_add(second * q_re, second * q_im, d_re, d_im, w_re, w_im, COMPLEX, "ieee")
+        store_tile(p_q, start + lane, lane, m_v, 1, stride, PARTS, w_re.to(OUT), w_im.to(OUT), COMPLEX)
 
 
 @triton.jit
 def _form_kernel(
     p_m, p_w, p_e, p_flags, rows, columns, tiles,
-    FLAGGED: tl.constexpr, COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr,
+    FLAGGED: tl.constexpr, COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
     """W = I + A, planar and padded by I to whole tiles; E[0], the inverse of its first tile."""
     PARTS: tl.constexpr = 2 if COMPLEX else 1
@@ -117,7 +125,7 @@ def _form_kernel(
     tile_row, tile_column = tile // tiles, tile % tiles
     p_m += member * rows * columns * PARTS
     re, im = form(
-        p_m, tile_row, tile_column, rows, columns, columns * PARTS, PARTS, DTYPE, COMPLEX, PRECISION, TILE
+        p_m, tile_row, tile_column, rows, columns, columns * PARTS, PARTS, DTYPE, COMPLEX, PRECISION, TILE, TERMS
     )
     p_w += member * PARTS * size * size
     everywhere = (lane >= 0)[:, None] & (lane >= 0)[None, :]
@@ -252,13 +260,23 @@ def cayley_backward(gradient: Tensor, Q: Tensor | None, M: Tensor | None, B: Ten
 
 
 def _whole(M: Tensor, Q: Tensor, B: Tensor) -> None:
-    eps, (rows, columns) = _eps(M), M.shape[1:]
-    triton_launch.launch(
-        _whole_kernel, (len(M),), M.device,
-        *map(_numbers, (M, Q, B if B.numel() else Q)), rows, columns, _ACCURATE * eps, _FAILED, _ORTHOGONAL * eps,
-        KEEP=B.numel() > 0, WIDE=_REAL[M.dtype] == torch.float32, COMPLEX=M.is_complex(),
-        PRECISION=precision_of(Q.real if M.is_complex() else Q), TILE=TILE,
-    )  # fmt: skip
+    rows, columns = M.shape[1:]
+    flags = torch.empty(len(M), dtype=torch.int32, device=M.device)
+    tensors = *map(_numbers, (M, Q, B if B.numel() else Q)), flags
+    for flagged in (False, True)[: 1 + (_REAL[M.dtype] == torch.float32)]:
+        double = flagged or _REAL[M.dtype] == torch.float64
+        eps = _eps(M) if not flagged else torch.finfo(torch.float64).eps
+        triton_launch.launch(
+            _whole_kernel, (len(M),), M.device,
+            *tensors, rows, columns, _ACCURATE * eps, _FAILED, _ORTHOGONAL * eps,
+            DTYPE=tl.float64 if double else tl.float32, FLAGGED=flagged, KEEP=B.numel() > 0, COMPLEX=M.is_complex(),
+            TILE=TILE, TERMS=_TERMS, num_warps=_whole_warps(double, M.is_complex()),
+        )  # fmt: skip
+
+
+def _whole_warps(double: bool, is_complex: bool) -> int:
+    """With fewer warps, registers spill."""
+    return 4 << (double + is_complex)
 
 
 def _by_blocks(M: Tensor, Q: Tensor, B: Tensor) -> None:
@@ -312,12 +330,12 @@ def _eliminate(M: Tensor, first: Tensor, second: Tensor, third: Tensor, flags: T
     constants = {"FLAGGED": flags is not None, "COMPLEX": parts == 2, "PRECISION": precision_of(first), "TILE": TILE}
     grid = (members * tiles * tiles,)
     arguments = _numbers(M), first, inverses, flagged, rows, columns, tiles
-    triton_launch.launch(_form_kernel, grid, M.device, *arguments, **constants)
+    triton_launch.launch(_form_kernel, grid, M.device, *arguments, num_warps=_WARPS, TERMS=_TERMS, **constants)
     source = first
     for step in range(tiles):
         target = third if step % 2 else second
         arguments = source, target, inverses, flagged, columns, tiles, step
-        triton_launch.launch(_step_kernel, grid, M.device, *arguments, **constants)
+        triton_launch.launch(_step_kernel, grid, M.device, *arguments, num_warps=_WARPS, **constants)
         source = target
     return source
 
@@ -358,3 +376,43 @@ def _eps(M: Tensor) -> float:
 def _plain(tensor: Tensor) -> Tensor:
     """Contiguous numbers as they are in memory, no conjugation or sign left to be done by who reads them."""
     return tensor.contiguous().resolve_conj().resolve_neg()
+
+
+def _compilations(dtype: str, is_complex: bool) -> Iterator[triton_launch.Compilation]:
+    """Every kernel; that which works on chip first."""
+    number, single = f"*{dtype}", dtype == "fp32"
+    sizes = {"rows": "i32", "columns": "i32", "tiles": "i32"}
+    constants = {"COMPLEX": is_complex, "TILE": TILE}
+
+    def entry(kernel: Any, pointers: dict[str, str], others: dict[str, str], warps: int = 4, **flags: Any) -> Any:
+        return triton_launch.Compilation(kernel, pointers | others, {key: value for key, value in (constants | flags).items() if key in kernel.arg_names}, warps)
+
+    pointers = dict.fromkeys(("p_m", "p_q", "p_b"), number) | {"p_flags": "*i32"}
+    others = {"rows": "i32", "columns": "i32"} | dict.fromkeys(("accurate", "failed", "orthogonal"), "fp32")
+    for flagged in (False, True)[: 1 + single]:
+        double = flagged or not single
+        flags = {"DTYPE": tl.float64 if double else tl.float32, "FLAGGED": flagged, "TERMS": _TERMS}
+        for keep in (False, True):
+            yield entry(_whole_kernel, pointers, others, _whole_warps(double, is_complex), KEEP=keep, **flags)
+        working, precision = ("*fp64", "ieee") if double else ("*fp32", "tf32x3")
+        flags = {"FLAGGED": flagged, "PRECISION": precision}
+        of_form = {"p_m": number, "p_w": working, "p_e": working, "p_flags": "*i32"}
+        yield entry(_form_kernel, of_form, sizes, _WARPS, TERMS=_TERMS, **flags)
+        of_step = {"p_from": working, "p_to": working, "p_e": working, "p_flags": "*i32"}
+        yield entry(_step_kernel, of_step, sizes | {"step": "i32"}, _WARPS, **flags)
+    pointers = {"p_single": number, "p_double": "*fp64", "p_flags": "*i32", "p_q": number, "p_b": number}
+    for keep in (False, True):
+        yield entry(_finish_kernel, pointers, sizes, KEEP=keep, FLAGGED=single)
+    for polish in (False, True) if not is_complex else ():
+        pointers = {"p_sums": number, "p_scale": number, "p_flags": "*i32"}
+        others = {"count": "i32", "limit": "fp32", "failed": "fp32"}
+        yield entry(_decide_kernel, pointers, others, 1, POLISH=polish, FLAGGED=single and not polish, SUMS=64)
+    yield compilation(dtype, is_complex, MEASURED=True)
+    yield compilation(dtype, is_complex, SIGN_A=-1, MEASURED=True)
+    yield compilation(dtype, is_complex, ADD=True, SCALED=True)
+    yield compilation(dtype, is_complex, SIGN_B=-1, ADD=True)
+    yield compilation(dtype, is_complex, SIGN_A=-1, ADD=True, SYMMETRY=-1)
+    yield compilation(dtype, is_complex, SIGN_B=-1, SECOND=-0.5)
+
+
+AOT = [entry for kind in (("fp32", False), ("fp32", True), ("fp64", False), ("fp64", True)) for entry in _compilations(*kind)]

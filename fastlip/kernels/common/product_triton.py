@@ -16,7 +16,8 @@ from torch import Tensor
 
 from fastlip.kernels.common import triton_launch
 
-TILE = 32  # rows and columns of a tile of the result, and terms of one step of its sums
+TILE = 32  # rows and columns of a tile of the result
+_TERMS = 16  # of one step of its sums: with more, registers spill
 
 
 @triton.jit
@@ -77,11 +78,11 @@ def adjoint_tile(re, im, COMPLEX: tl.constexpr):
 def accumulate(
     p_a, p_b, re, im, o_row, o_column, rows, columns, terms,
     a_part, a_row, a_term, b_part, b_term, b_column, has_im,
-    SIGN_A: tl.constexpr, SIGN_B: tl.constexpr, COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr,
+    SIGN_A: tl.constexpr, SIGN_B: tl.constexpr, COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
     """(re, im) + (a b)[o_row, o_column]."""
-    for start in range(0, terms, TILE):
-        o_term = start + tl.arange(0, TILE)
+    for start in range(0, terms, TERMS):
+        o_term = start + tl.arange(0, TERMS)
         m_a = (o_row < rows)[:, None] & (o_term < terms)[None, :]
         m_b = (o_term < terms)[:, None] & (o_column < columns)[None, :]
         a_re, a_im = load_tile(p_a, o_row, o_term, m_a, a_part, a_row, a_term, has_im, SIGN_A, COMPLEX)
@@ -122,7 +123,8 @@ def product_kernel(
     x_member, x_part, x_row, x_column, c_member, c_part, c_row, c_column,
     SIGN_A: tl.constexpr, SIGN_B: tl.constexpr, SECOND: tl.constexpr, ADD: tl.constexpr, SYMMETRY: tl.constexpr,
     SCALED: tl.constexpr, MEASURED: tl.constexpr, ITERATED: tl.constexpr, STEP: tl.constexpr, PERTURBED: tl.constexpr,
-    COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr, SUMS: tl.constexpr,
+    COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr, TERMS: tl.constexpr,
+    SUMS: tl.constexpr,
 ):  # fmt: skip
     """c = first · x + second · a b + identity · I, of each member; see :func:`multiply` for the variants."""
     DTYPE: tl.constexpr = p_c.dtype.element_ty
@@ -156,16 +158,16 @@ def product_kernel(
     o_row, o_column = tile_row * TILE + lane, tile_column * TILE + lane
 
     re, im = zero_tile(DTYPE, TILE, COMPLEX)
-    if SECOND:
+    if SECOND != 0:
         p_a2, p_b2 = p_a2 + member * a_member, p_b2 + member * b_member
         re, im = accumulate(
             p_a2, p_b2, re, im, o_row, o_column, rows, columns, terms,
-            a_part, a_row, a_term, b_part, b_term, b_column, has_im, SIGN_A, SIGN_B, COMPLEX, PRECISION, TILE,
+            a_part, a_row, a_term, b_part, b_term, b_column, has_im, SIGN_A, SIGN_B, COMPLEX, PRECISION, TERMS,
         )  # fmt: skip
         re, im = SECOND * re, SECOND * im
     re, im = accumulate(
         p_a, p_b, re, im, o_row, o_column, rows, columns, terms,
-        a_part, a_row, a_term, b_part, b_term, b_column, has_im, SIGN_A, SIGN_B, COMPLEX, PRECISION, TILE,
+        a_part, a_row, a_term, b_part, b_term, b_column, has_im, SIGN_A, SIGN_B, COMPLEX, PRECISION, TERMS,
     )  # fmt: skip
     re, im = (second * re).to(DTYPE), (second * im).to(DTYPE)
     m_tile = (o_row < rows)[:, None] & (o_column < columns)[None, :]
@@ -175,15 +177,15 @@ def product_kernel(
         re, im = (re + first * x_re).to(DTYPE), (im + first * x_im).to(DTYPE)
     if SYMMETRY != 0:
         t_re, t_im = zero_tile(DTYPE, TILE, COMPLEX)
-        if SECOND:
+        if SECOND != 0:
             t_re, t_im = accumulate(
                 p_a2, p_b2, t_re, t_im, o_column, o_row, rows, columns, terms,
-                a_part, a_row, a_term, b_part, b_term, b_column, has_im, SIGN_A, SIGN_B, COMPLEX, PRECISION, TILE,
+                a_part, a_row, a_term, b_part, b_term, b_column, has_im, SIGN_A, SIGN_B, COMPLEX, PRECISION, TERMS,
             )  # fmt: skip
             t_re, t_im = SECOND * t_re, SECOND * t_im
         t_re, t_im = accumulate(
             p_a, p_b, t_re, t_im, o_column, o_row, rows, columns, terms,
-            a_part, a_row, a_term, b_part, b_term, b_column, has_im, SIGN_A, SIGN_B, COMPLEX, PRECISION, TILE,
+            a_part, a_row, a_term, b_part, b_term, b_column, has_im, SIGN_A, SIGN_B, COMPLEX, PRECISION, TERMS,
         )  # fmt: skip
         t_re, t_im = (second * t_re).to(DTYPE), (second * t_im).to(DTYPE)
         m_other = (o_column < rows)[:, None] & (o_row < columns)[None, :]
@@ -321,6 +323,36 @@ def multiply(
         SIGN_A=-1 if conjugate[0] else 1, SIGN_B=-1 if conjugate[1] else 1, SECOND=factor, ADD=x is not None,
         SYMMETRY=symmetry, SCALED=scale is not None, MEASURED=sums is not None and not (cubic and cubic.is_step()),
         ITERATED=cubic is not None, STEP=cubic is not None and cubic.is_step(), PERTURBED=perturbation != 0,
-        COMPLEX=parts == 2, PRECISION=precision_of(out), TILE=TILE, SUMS=triton.next_power_of_2(count),
+        COMPLEX=parts == 2, PRECISION=precision_of(out), TILE=TILE, TERMS=_TERMS, SUMS=triton.next_power_of_2(count),
+        num_warps=_warps(parts == 2, symmetry, also is not None),
     )  # fmt: skip
     return out
+
+
+_POINTERS = ("p_a", "p_b", "p_a2", "p_b2", "p_x", "p_c", "p_scale", "p_sums", "p_status")
+_INTEGERS = ("rows", "columns", "terms", "reals", "limit", "step", "steps", "count")
+_FLOATS = ("fine", "first", "second", "x_a", "x_b", "identity", "perturbation", "wave")
+_STRIDES = tuple(
+    f"{matrix}_{name}"
+    for matrix, names in zip("abxc", (("row", "term"), ("term", "column"), ("row", "column"), ("row", "column")), strict=True)
+    for name in ("member", "part", *names)
+)
+
+
+def compilation(dtype: str, is_complex: bool, **variant: Any) -> triton_launch.Compilation:
+    """One variant of the product; arguments named in it are constants, and flags that are not named are off."""
+    flags = {"SIGN_A": 1, "SIGN_B": 1, "SECOND": 0.0, "ADD": False, "SYMMETRY": 0, "SCALED": False}
+    flags |= {"MEASURED": False, "ITERATED": False, "STEP": False, "PERTURBED": False, "SUMS": 64}
+    flags |= {"COMPLEX": is_complex, "PRECISION": "tf32x3" if dtype == "fp32" else "ieee", "TILE": TILE, "TERMS": _TERMS}
+    signature = dict.fromkeys(_POINTERS, f"*{dtype}") | dict.fromkeys(_INTEGERS + _STRIDES, "i32")
+    signature |= dict.fromkeys(_FLOATS, "fp32")
+    if variant.get("ITERATED"):
+        signature["p_status"] = "*i32"
+    flags |= variant
+    warps = _warps(is_complex, flags["SYMMETRY"], flags["SECOND"] != 0)
+    return triton_launch.Compilation(product_kernel, signature, flags, warps)
+
+
+def _warps(is_complex: bool, symmetry: int, twice: bool) -> int:
+    """Warps of a program; with fewer, registers spill."""
+    return 8 if is_complex and (symmetry or twice) else 4
