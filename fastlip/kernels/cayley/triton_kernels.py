@@ -1,6 +1,6 @@
 """cayley in Triton: blocked Gauss-Jordan elimination, measured and corrected on the device.
 
-Matrices of at most 32 columns are one program's work. Larger ones take a launch for each 32 columns, and of everything
+Matrices of at most 16 columns are one program's work. Larger ones take a launch for each 32 columns, and of everything
 the launches depend on sizes only: nothing waits for the device (README.md).
 """
 
@@ -38,7 +38,9 @@ _REAL = {
     torch.complex128: torch.float64,
 }
 _LARGEST = 1024
+_WHOLE = 16  # columns of the largest matrix that is one program's work: with 32, registers spill
 _WARPS = 8  # of the kernels by blocks; with fewer, registers spill
+_WHOLE_WARPS = 4
 _TERMS = 16  # of one step of sums; with more, registers spill
 # Frobenius norms of I - (I + A) B: in eps, up to which B is taken as it is, and from which elimination is repeated in
 # float64; of I - QᴴQ, in eps, up to which Q is taken as it is.
@@ -140,7 +142,7 @@ def _form_kernel(
 @triton.jit
 def _step_kernel(
     p_from, p_to, p_e, p_flags, columns, tiles, step,
-    FLAGGED: tl.constexpr, COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr,
+    FLAGGED: tl.constexpr, COMPLEX: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """One block of Gauss-Jordan elimination, and E[step + 1], the inverse of the next diagonal tile.
 
@@ -164,12 +166,12 @@ def _step_kernel(
     e_re, e_im = load_tile(p_e, lane, lane, everywhere, TILE * TILE, TILE, 1, everywhere, 1, COMPLEX)
     w_re, w_im = load_tile(p_from, o_step, o_column, everywhere, size * size, size, 1, everywhere, 1, COMPLEX)
     r_re, r_im = zero_tile(DTYPE, TILE, COMPLEX)
-    r_re, r_im = multiply_add(e_re, e_im, w_re, w_im, r_re, r_im, COMPLEX, PRECISION)
+    r_re, r_im = multiply_add(e_re, e_im, w_re, w_im, r_re, r_im, COMPLEX, "ieee")
     r_re, r_im = tl.where(in_column, e_re, r_re), tl.where(in_column, e_im, r_im)
     c_re, c_im = load_tile(p_from, o_row, o_step, everywhere, size * size, size, 1, everywhere, 1, COMPLEX)
     w_re, w_im = load_tile(p_from, o_row, o_column, everywhere, size * size, size, 1, everywhere, 1, COMPLEX)
     w_re, w_im = tl.where(in_column, 0.0, w_re), tl.where(in_column, 0.0, w_im)
-    w_re, w_im = multiply_add(-c_re, -c_im, r_re, r_im, w_re, w_im, COMPLEX, PRECISION)
+    w_re, w_im = multiply_add(-c_re, -c_im, r_re, r_im, w_re, w_im, COMPLEX, "ieee")
     w_re, w_im = tl.where(in_row, r_re, w_re), tl.where(in_row, r_im, w_im)
     store_tile(p_to, o_row, o_column, everywhere, size * size, size, 1, w_re, w_im, COMPLEX)
     if (tile_row == step + 1) & (tile_column == step + 1):
@@ -239,7 +241,7 @@ def cayley_forward(M: Tensor) -> tuple[Tensor, Tensor]:
     Q, B = torch.empty_like(M), new_inverse(M)
     if M.numel() > 0:
         flat = [X.view(-1, *X.shape[-2:]) if X.numel() > 0 else X for X in (M, Q, B)]
-        (_whole if M.shape[-1] <= TILE else _by_blocks)(*flat)
+        (_whole if M.shape[-1] <= _WHOLE else _by_blocks)(*flat)
     return Q, B
 
 
@@ -270,13 +272,8 @@ def _whole(M: Tensor, Q: Tensor, B: Tensor) -> None:
             _whole_kernel, (len(M),), M.device,
             *tensors, rows, columns, _ACCURATE * eps, _FAILED, _ORTHOGONAL * eps,
             DTYPE=tl.float64 if double else tl.float32, FLAGGED=flagged, KEEP=B.numel() > 0, COMPLEX=M.is_complex(),
-            TILE=TILE, TERMS=_TERMS, num_warps=_whole_warps(double, M.is_complex()),
+            TILE=_WHOLE, TERMS=_TERMS, num_warps=_WHOLE_WARPS,
         )  # fmt: skip
-
-
-def _whole_warps(double: bool, is_complex: bool) -> int:
-    """With fewer warps, registers spill."""
-    return 4 << (double + is_complex)
 
 
 def _by_blocks(M: Tensor, Q: Tensor, B: Tensor) -> None:
@@ -327,15 +324,16 @@ def _eliminate(M: Tensor, first: Tensor, second: Tensor, third: Tensor, flags: T
     tiles, (rows, columns) = size // TILE, M.shape[1:]
     inverses = first.new_empty(members, tiles, parts, TILE, TILE)
     flagged = inverses if flags is None else flags
-    constants = {"FLAGGED": flags is not None, "COMPLEX": parts == 2, "PRECISION": precision_of(first), "TILE": TILE}
+    constants = {"FLAGGED": flags is not None, "COMPLEX": parts == 2, "TILE": TILE, "num_warps": _WARPS}
     grid = (members * tiles * tiles,)
     arguments = _numbers(M), first, inverses, flagged, rows, columns, tiles
-    triton_launch.launch(_form_kernel, grid, M.device, *arguments, num_warps=_WARPS, TERMS=_TERMS, **constants)
+    more = {"PRECISION": precision_of(first), "TERMS": _TERMS}
+    triton_launch.launch(_form_kernel, grid, M.device, *arguments, **constants, **more)
     source = first
     for step in range(tiles):
         target = third if step % 2 else second
         arguments = source, target, inverses, flagged, columns, tiles, step
-        triton_launch.launch(_step_kernel, grid, M.device, *arguments, num_warps=_WARPS, **constants)
+        triton_launch.launch(_step_kernel, grid, M.device, *arguments, **constants)
         source = target
     return source
 
@@ -393,7 +391,7 @@ def _compilations(dtype: str, is_complex: bool) -> Iterator[triton_launch.Compil
         double = flagged or not single
         flags = {"DTYPE": tl.float64 if double else tl.float32, "FLAGGED": flagged, "TERMS": _TERMS}
         for keep in (False, True):
-            yield entry(_whole_kernel, pointers, others, _whole_warps(double, is_complex), KEEP=keep, **flags)
+            yield entry(_whole_kernel, pointers, others, _WHOLE_WARPS, KEEP=keep, **flags | {"TILE": _WHOLE})
         working, precision = ("*fp64", "ieee") if double else ("*fp32", "tf32x3")
         flags = {"FLAGGED": flagged, "PRECISION": precision}
         of_form = {"p_m": number, "p_w": working, "p_e": working, "p_flags": "*i32"}
