@@ -14,7 +14,7 @@ from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
 
-OP = Op("cayley", backends=("native",))
+OP = Op("cayley", backends=("native", "triton"))
 
 
 def cayley(M: Tensor, *, backend: Backend = "auto") -> Tensor:

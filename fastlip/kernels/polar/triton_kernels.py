@@ -1,4 +1,4 @@
-"""polar in Triton: one program iterates one matrix of at most 32 x 32 on chip; larger ones by torch's products.
+"""polar in Triton: one program iterates one matrix of at most 32 x 32 on chip; larger ones by batched products.
 
 The iteration, its scaling and what is done about matrices that do not converge: README.md.
 """
@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastlip.kernels.common import triton_launch
-from fastlip.kernels.polar import newton_schulz
+from fastlip.kernels.polar import by_products_triton, newton_schulz
 from fastlip.kernels.polar.newton_schulz import ADJOINT_STEPS, FINE, STEPS, TINY
 from fastlip.kernels.polar.on_chip import (
     adjoint_multiply,
@@ -132,44 +132,52 @@ def _backward_kernel(
 
 
 def supports(V: Tensor, reals: int) -> str:
-    """Empty, or why neither these kernels nor torch's products on a GPU can run."""
+    """Empty, or why these kernels cannot run."""
     if V.dtype not in _DTYPES:
         return f"no kernel for dtype {V.dtype}"
     return triton_launch.why_not(V, _forward_kernel)
 
 
 def polar_forward(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
-    """Q, and on the host, which matrices were decomposed (during a capture: none)."""
+    """Q, and on the host, which matrices were decomposed: none of those iterated by products, nor during a capture."""
+    if not _fits(V, _LARGEST_FORWARD):
+        flat = V.reshape(-1, *V.shape[-2:]).contiguous()
+        Q, _ = iterate(flat, reals * V.shape[1:-2].numel() if reals else 0)
+        return Q.view(V.shape), torch.zeros(len(flat), dtype=torch.bool)
     return newton_schulz.checked_factor(iterate, V, reals)
 
 
 def polar_backward(gradient: Tensor, V: Tensor, Q: Tensor, failed: Tensor, reals: int) -> Tensor:
     """The gradient of V."""
-    return newton_schulz.checked_adjoint(_adjoint, gradient, V, Q, failed, reals)
+    return newton_schulz.checked_adjoint(adjoint, gradient, V, Q, failed, reals)
 
 
 def iterate(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
-    """Q of contiguous matrices (b, m, n), and for each the norm of QᴴQ - I; nothing waits up to 32 x 32."""
-    if max(V.shape[1:]) <= _LARGEST_FORWARD[V.is_complex()]:
-        Q, residual = torch.empty_like(V), torch.empty(len(V), dtype=torch.float32, device=V.device)
-        _launch(_forward_kernel, V, reals, (V, Q), (residual,), STEPS=STEPS)
-        return Q, residual
-    with newton_schulz.full_precision(V.device):
-        V, wide = _as_real(V, reals), V.shape[1] < V.shape[2]
-        Q, residual = newton_schulz.factor(V.mH if wide else V)
-        return _as_real((Q.mH if wide else Q).contiguous(), reals), residual
+    """Q of contiguous matrices (b, m, n), and for each the norm of QᴴQ - I; nothing waits for the device."""
+    if len(V) == 0:
+        return torch.empty_like(V), V.real.new_empty(0)
+    if not _fits(V, _LARGEST_FORWARD):
+        return by_products_triton.factor(V, reals)
+    Q, residual = torch.empty_like(V), torch.empty(len(V), dtype=torch.float32, device=V.device)
+    _launch(_forward_kernel, V, reals, (V, Q), (residual,), STEPS=STEPS)
+    return Q, residual
 
 
-def _adjoint(G: Tensor, V: Tensor, Q: Tensor, reals: int) -> Tensor:
-    if max(V.shape[1:]) <= _LARGEST_BACKWARD[V.is_complex()]:
-        result = torch.empty_like(V)
-        square = V.shape[1] == V.shape[2]
-        _launch(_backward_kernel, V, reals, (G, V, Q, result), STEPS=ADJOINT_STEPS, SQUARE=square)
-        return result
-    with newton_schulz.full_precision(V.device):
-        G, V, wide = _as_real(G, reals), _as_real(V, reals), V.shape[1] < V.shape[2]
-        result = newton_schulz.adjoint(*((X.mH if wide else X) for X in (G, V, Q)))
-        return _as_real((result.mH if wide else result).contiguous(), reals)
+def adjoint(G: Tensor, V: Tensor, Q: Tensor, reals: int) -> Tensor:
+    """The gradient of contiguous matrices (b, m, n); nothing waits for the device."""
+    if len(V) == 0:
+        return torch.empty_like(V)
+    if not _fits(V, _LARGEST_BACKWARD):
+        return by_products_triton.adjoint(G, V, Q, reals)
+    result = torch.empty_like(V)
+    square = V.shape[1] == V.shape[2]
+    _launch(_backward_kernel, V, reals, (G, V, Q, result), STEPS=ADJOINT_STEPS, SQUARE=square)
+    return result
+
+
+def _fits(V: Tensor, largest: dict[bool, int]) -> bool:
+    """Whether a matrix is one program's work."""
+    return max(V.shape[-2:]) <= largest[V.is_complex()]
 
 
 def _launch(
@@ -199,11 +207,6 @@ def _launch(
 def _warps(rows: int, is_complex: bool) -> int:
     """Warps of a program; a complex 16 x 16 matrix in one warp spills under Triton 3.6."""
     return 2 if rows == 16 and is_complex else _WARPS[rows]
-
-
-def _as_real(X: Tensor, count: int) -> Tensor:
-    """The first matrices without their imaginary parts."""
-    return torch.cat([X[:count].real.to(X.dtype), X[count:]]) if count else X
 
 
 def _compilations(is_complex: bool) -> Iterator[triton_launch.Compilation]:

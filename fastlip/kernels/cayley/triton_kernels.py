@@ -1,0 +1,416 @@
+"""cayley in Triton: blocked Gauss-Jordan elimination, measured and corrected on the device.
+
+Matrices of at most 16 columns are one program's work. Larger ones take a launch for each 32 columns, and of everything
+the launches depend on sizes only: nothing waits for the device (README.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastlip.kernels.cayley.api import new_inverse
+from fastlip.kernels.cayley.on_chip import form, invert, load_as, norm_of, polish_factors
+from fastlip.kernels.common import triton_launch
+from fastlip.kernels.common.product_triton import (
+    TILE,
+    adjoint_tile,
+    compilation,
+    defect_from,
+    load_tile,
+    multiply,
+    multiply_add,
+    planar,
+    precision_of,
+    store_tile,
+    zero_tile,
+)
+
+_REAL = {
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.complex64: torch.float32,
+    torch.complex128: torch.float64,
+}
+_LARGEST = 1024
+_WHOLE = 16  # columns of the largest matrix that is one program's work: with 32, registers spill
+_WARPS = 8  # of the kernels by blocks; with fewer, registers spill
+_WHOLE_WARPS = 4
+_TERMS = 16  # of one step of sums; with more, registers spill
+# Frobenius norms of I - (I + A) B: in eps, up to which B is taken as it is, and from which elimination is repeated in
+# float64; of I - QᴴQ, in eps, up to which Q is taken as it is.
+_ACCURATE, _FAILED, _ORTHOGONAL = 32, 1e-4, 8
+
+
+@triton.jit
+def _whole_kernel(
+    p_m, p_q, p_b, p_flags, rows, columns, accurate, failed, orthogonal,
+    DTYPE: tl.constexpr, FLAGGED: tl.constexpr, KEEP: tl.constexpr, COMPLEX: tl.constexpr, TILE: tl.constexpr,
+    TERMS: tl.constexpr,
+):  # fmt: skip
+    """Q, and B where it is kept, of a matrix of at most TILE columns, computed in DTYPE.
+
+    Sets the member's flag if elimination failed; FLAGGED: only the members whose flag is set.
+    """
+    PARTS: tl.constexpr = 2 if COMPLEX else 1
+    OUT: tl.constexpr = p_q.dtype.element_ty
+    if FLAGGED:
+        if tl.load(p_flags + tl.program_id(0)) == 0:
+            return
+    member = tl.program_id(0).to(tl.int64)
+    stride = columns * PARTS
+    p_m, p_q = p_m + member * rows * stride, p_q + member * rows * stride
+    lane = tl.arange(0, TILE)
+    m_tile = (lane < columns)[:, None] & (lane < columns)[None, :]
+    one = (lane[:, None] == lane[None, :]).to(DTYPE)
+
+    a_re, a_im = form(p_m, 0, 0, rows, columns, stride, PARTS, DTYPE, COMPLEX, "ieee", TILE, TERMS)
+    b_re, b_im = invert(a_re, a_im, columns, COMPLEX, TILE)
+    r_re, r_im = zero_tile(DTYPE, TILE, COMPLEX)
+    r_re, r_im = multiply_add(a_re, a_im, b_re, b_im, r_re, r_im, COMPLEX, "ieee")
+    r_re, r_im = one - r_re, -r_im
+    norm = norm_of(r_re, r_im, COMPLEX)
+    if not FLAGGED:
+        tl.store(p_flags + member, ((norm > failed) | (norm != norm)).to(tl.int32))
+    if norm > accurate:
+        b_re, b_im = multiply_add(b_re, b_im, r_re, r_im, b_re, b_im, COMPLEX, "ieee")
+    if KEEP:
+        p_b += member * columns * stride
+        store_tile(p_b, lane, lane, m_tile, 1, stride, PARTS, b_re.to(OUT), b_im.to(OUT), COMPLEX)
+
+    q_re, q_im = tl.where(m_tile, 2 * b_re - one, 0.0), 2 * b_im
+    t_re, t_im = adjoint_tile(q_re, q_im, COMPLEX)
+    g_re, g_im = zero_tile(DTYPE, TILE, COMPLEX)
+    g_re, g_im = multiply_add(t_re, t_im, q_re, q_im, g_re, g_im, COMPLEX, "ieee")
+    for start in range(columns, rows, TILE):
+        m_v = (start + lane < rows)[:, None] & (lane < columns)[None, :]
+        v_re, v_im = load_as(p_m, start + lane, lane, m_v, 1, stride, PARTS, DTYPE, COMPLEX)
+        w_re, w_im = zero_tile(DTYPE, TILE, COMPLEX)
+        w_re, w_im = multiply_add(-2 * v_re, -2 * v_im, b_re, b_im, w_re, w_im, COMPLEX, "ieee")
+        t_re, t_im = adjoint_tile(w_re, w_im, COMPLEX)
+        g_re, g_im = multiply_add(t_re, t_im, w_re, w_im, g_re, g_im, COMPLEX, "ieee")
+    d_re, d_im = tl.where(m_tile, one - g_re, 0.0), -g_im
+    first, second = polish_factors(norm_of(d_re, d_im, COMPLEX), orthogonal)
+    first, second = first.to(DTYPE), second.to(DTYPE)
+    w_re, w_im = first * q_re, first * q_im
+    w_re, w_im = multiply_add(second * q_re, second * q_im, d_re, d_im, w_re, w_im, COMPLEX, "ieee")
+    store_tile(p_q, lane, lane, m_tile, 1, stride, PARTS, w_re.to(OUT), w_im.to(OUT), COMPLEX)
+    for start in range(columns, rows, TILE):
+        m_v = (start + lane < rows)[:, None] & (lane < columns)[None, :]
+        v_re, v_im = load_as(p_m, start + lane, lane, m_v, 1, stride, PARTS, DTYPE, COMPLEX)
+        q_re, q_im = zero_tile(DTYPE, TILE, COMPLEX)
+        q_re, q_im = multiply_add(-2 * v_re, -2 * v_im, b_re, b_im, q_re, q_im, COMPLEX, "ieee")
+        w_re, w_im = first * q_re, first * q_im
+        w_re, w_im = multiply_add(second * q_re, second * q_im, d_re, d_im, w_re, w_im, COMPLEX, "ieee")
+        store_tile(p_q, start + lane, lane, m_v, 1, stride, PARTS, w_re.to(OUT), w_im.to(OUT), COMPLEX)
+
+
+@triton.jit
+def _form_kernel(
+    p_m, p_w, p_e, p_flags, rows, columns, tiles,
+    FLAGGED: tl.constexpr, COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr, TERMS: tl.constexpr,
+):  # fmt: skip
+    """W = I + A, planar and padded by I to whole tiles; E[0], the inverse of its first tile."""
+    PARTS: tl.constexpr = 2 if COMPLEX else 1
+    DTYPE: tl.constexpr = p_w.dtype.element_ty
+    member, tile = tl.program_id(0) // (tiles * tiles), tl.program_id(0) % (tiles * tiles)
+    if FLAGGED:
+        if tl.load(p_flags + member) == 0:
+            return
+    member = member.to(tl.int64)
+    size, lane = tiles * TILE, tl.arange(0, TILE)
+    tile_row, tile_column = tile // tiles, tile % tiles
+    p_m += member * rows * columns * PARTS
+    re, im = form(
+        p_m, tile_row, tile_column, rows, columns, columns * PARTS, PARTS, DTYPE, COMPLEX, PRECISION, TILE, TERMS
+    )
+    p_w += member * PARTS * size * size
+    everywhere = (lane >= 0)[:, None] & (lane >= 0)[None, :]
+    o_row, o_column = tile_row * TILE + lane, tile_column * TILE + lane
+    store_tile(p_w, o_row, o_column, everywhere, size * size, size, 1, re, im, COMPLEX)
+    if tile == 0:
+        re, im = invert(re, im, TILE, COMPLEX, TILE)
+        p_e += member * tiles * PARTS * TILE * TILE
+        store_tile(p_e, lane, lane, everywhere, TILE * TILE, TILE, 1, re, im, COMPLEX)
+
+
+@triton.jit
+def _step_kernel(
+    p_from, p_to, p_e, p_flags, columns, tiles, step,
+    FLAGGED: tl.constexpr, COMPLEX: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """One block of Gauss-Jordan elimination, and E[step + 1], the inverse of the next diagonal tile.
+
+    With k = step: R = E W[k, :] (E itself in column k) replaces row k, and W[i, :] - W[i, k] R every other row i.
+    """
+    PARTS: tl.constexpr = 2 if COMPLEX else 1
+    DTYPE: tl.constexpr = p_from.dtype.element_ty
+    member, tile = tl.program_id(0) // (tiles * tiles), tl.program_id(0) % (tiles * tiles)
+    if FLAGGED:
+        if tl.load(p_flags + member) == 0:
+            return
+    member = member.to(tl.int64)
+    tile_row, tile_column = tile // tiles, tile % tiles
+    size, lane = tiles * TILE, tl.arange(0, TILE)
+    p_from, p_to = p_from + member * PARTS * size * size, p_to + member * PARTS * size * size
+    p_e += (member * tiles + step) * PARTS * TILE * TILE
+    everywhere = (lane >= 0)[:, None] & (lane >= 0)[None, :]
+    o_row, o_column, o_step = tile_row * TILE + lane, tile_column * TILE + lane, step * TILE + lane
+    in_row, in_column = tile_row == step, tile_column == step
+
+    e_re, e_im = load_tile(p_e, lane, lane, everywhere, TILE * TILE, TILE, 1, everywhere, 1, COMPLEX)
+    w_re, w_im = load_tile(p_from, o_step, o_column, everywhere, size * size, size, 1, everywhere, 1, COMPLEX)
+    r_re, r_im = zero_tile(DTYPE, TILE, COMPLEX)
+    r_re, r_im = multiply_add(e_re, e_im, w_re, w_im, r_re, r_im, COMPLEX, "ieee")
+    r_re, r_im = tl.where(in_column, e_re, r_re), tl.where(in_column, e_im, r_im)
+    c_re, c_im = load_tile(p_from, o_row, o_step, everywhere, size * size, size, 1, everywhere, 1, COMPLEX)
+    w_re, w_im = load_tile(p_from, o_row, o_column, everywhere, size * size, size, 1, everywhere, 1, COMPLEX)
+    w_re, w_im = tl.where(in_column, 0.0, w_re), tl.where(in_column, 0.0, w_im)
+    w_re, w_im = multiply_add(-c_re, -c_im, r_re, r_im, w_re, w_im, COMPLEX, "ieee")
+    w_re, w_im = tl.where(in_row, r_re, w_re), tl.where(in_row, r_im, w_im)
+    store_tile(p_to, o_row, o_column, everywhere, size * size, size, 1, w_re, w_im, COMPLEX)
+    if (tile_row == step + 1) & (tile_column == step + 1):
+        w_re, w_im = invert(w_re, w_im, TILE, COMPLEX, TILE)
+        p_e += PARTS * TILE * TILE
+        store_tile(p_e, lane, lane, everywhere, TILE * TILE, TILE, 1, w_re, w_im, COMPLEX)
+
+
+@triton.jit
+def _decide_kernel(
+    p_sums, p_scale, p_flags, count, limit, failed, POLISH: tl.constexpr, FLAGGED: tl.constexpr, SUMS: tl.constexpr
+):
+    """The factors of the correction that follows, from a measured norm; and whether elimination failed."""
+    member = tl.program_id(0)
+    norm, _ = defect_from(p_sums + member.to(tl.int64) * 2 * count, count, SUMS)
+    if POLISH:
+        first, second = polish_factors(norm, limit)
+        tl.store(p_scale + 2 * member, first)
+        tl.store(p_scale + 2 * member + 1, second)
+    else:  # a Newton step
+        tl.store(p_scale + 2 * member, 1.0)
+        tl.store(p_scale + 2 * member + 1, tl.where(norm > limit, 1.0, 0.0))
+    if FLAGGED:
+        tl.store(p_flags + member, ((norm > failed) | (norm != norm)).to(tl.int32))
+
+
+@triton.jit
+def _finish_kernel(
+    p_single, p_double, p_flags, p_q, p_b, rows, columns, tiles,
+    KEEP: tl.constexpr, FLAGGED: tl.constexpr, COMPLEX: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """2 B - I, and B where it is kept, from the B that is to be taken."""
+    PARTS: tl.constexpr = 2 if COMPLEX else 1
+    DTYPE: tl.constexpr = p_q.dtype.element_ty
+    member, tile = tl.program_id(0) // (tiles * tiles), tl.program_id(0) % (tiles * tiles)
+    member, size, lane = member.to(tl.int64), tiles * TILE, tl.arange(0, TILE)
+    o_row, o_column = tile // tiles * TILE + lane, tile % tiles * TILE + lane
+    m_tile = (o_row < columns)[:, None] & (o_column < columns)[None, :]
+    p_single += member * PARTS * size * size
+    re, im = load_tile(p_single, o_row, o_column, m_tile, size * size, size, 1, m_tile, 1, COMPLEX)
+    if FLAGGED:
+        if tl.load(p_flags + member) != 0:
+            p_double += member * PARTS * size * size
+            re, im = load_as(p_double, o_row, o_column, m_tile, size * size, size, 1, DTYPE, COMPLEX)
+    stride = columns * PARTS
+    if KEEP:
+        p_b += member * columns * stride
+        store_tile(p_b, o_row, o_column, m_tile, 1, stride, PARTS, re, im, COMPLEX)
+    p_q += member * rows * stride
+    one = (o_row[:, None] == o_column[None, :]).to(DTYPE)
+    store_tile(p_q, o_row, o_column, m_tile, 1, stride, PARTS, 2 * re - one, 2 * im, COMPLEX)
+
+
+def supports(M: Tensor) -> str:
+    """Empty, or why these kernels cannot run."""
+    if M.dtype not in _REAL:
+        return f"no kernel for dtype {M.dtype}"
+    rows, columns = M.shape[-2:]
+    if min(rows, columns) > _LARGEST:
+        return f"matrices of {rows} x {columns}: at most {_LARGEST} rows or columns, the fewer"
+    return triton_launch.why_not(M, _whole_kernel)
+
+
+def cayley_forward(M: Tensor) -> tuple[Tensor, Tensor]:
+    """Q, and B for tall M (empty for square M)."""
+    M = _plain(M)
+    Q, B = torch.empty_like(M), new_inverse(M)
+    if M.numel() > 0:
+        flat = [X.view(-1, *X.shape[-2:]) if X.numel() > 0 else X for X in (M, Q, B)]
+        (_whole if M.shape[-1] <= _WHOLE else _by_blocks)(*flat)
+    return Q, B
+
+
+def cayley_backward(gradient: Tensor, Q: Tensor | None, M: Tensor | None, B: Tensor | None) -> Tensor:
+    """The gradient for M: from Q if M is square, else from M and B."""
+    gradient = _plain(gradient)
+    result = torch.empty_like(gradient)
+    if gradient.numel() == 0:
+        return result
+    G, out = (planar(X.view(-1, *X.shape[-2:])) for X in (gradient, result))
+    if Q is not None:  # with Y = G Qᴴ + G: QᴴY + Y, and minus half of its skew part
+        saved = planar(_plain(Q).view(-1, *Q.shape[-2:]))
+        Y = multiply(_like(G), G, saved.mT, conjugate=(False, True), x=G)
+        multiply(out, saved.mT, Y, conjugate=(True, False), x=Y, first=-0.5, second=-0.5, symmetry=-1)
+    elif M is not None and B is not None:
+        _tall_gradient(G, *(planar(_plain(X).view(-1, *X.shape[-2:])) for X in (M, B)), out)
+    return result
+
+
+def _whole(M: Tensor, Q: Tensor, B: Tensor) -> None:
+    rows, columns = M.shape[1:]
+    flags = torch.empty(len(M), dtype=torch.int32, device=M.device)
+    tensors = *map(_numbers, (M, Q, B if B.numel() else Q)), flags
+    for flagged in (False, True)[: 1 + (_REAL[M.dtype] == torch.float32)]:
+        double = flagged or _REAL[M.dtype] == torch.float64
+        eps = _eps(M) if not flagged else torch.finfo(torch.float64).eps
+        triton_launch.launch(
+            _whole_kernel, (len(M),), M.device,
+            *tensors, rows, columns, _ACCURATE * eps, _FAILED, _ORTHOGONAL * eps,
+            DTYPE=tl.float64 if double else tl.float32, FLAGGED=flagged, KEEP=B.numel() > 0, COMPLEX=M.is_complex(),
+            TILE=_WHOLE, TERMS=_TERMS, num_warps=_WHOLE_WARPS,
+        )  # fmt: skip
+
+
+def _by_blocks(M: Tensor, Q: Tensor, B: Tensor) -> None:
+    """As _whole_kernel does, a launch for each step of it (README.md counts them)."""
+    members, rows, columns = M.shape
+    real, eps, tiles = _REAL[M.dtype], _eps(M), triton.cdiv(columns, TILE)
+    wide, keep, constants = real == torch.float32, B.numel() > 0, {"COMPLEX": M.is_complex(), "TILE": TILE}
+    flags = torch.empty(members, dtype=torch.int32, device=M.device)
+    sums = torch.empty(members, tiles * tiles, 2, dtype=real, device=M.device)
+    scale = torch.empty(members, 2, dtype=real, device=M.device)
+
+    def decide(limit: float, polish: bool) -> None:
+        triton_launch.launch(
+            _decide_kernel, (members,), M.device, sums, scale, flags, tiles * tiles, limit * eps, _FAILED,
+            POLISH=polish, FLAGGED=not polish and wide, SUMS=triton.next_power_of_2(tiles * tiles), num_warps=1,
+        )  # fmt: skip
+
+    original, one, other = (_workspace(M, tiles, real) for _ in range(3))
+    found = _eliminate(M, original, one, other, None)
+    residual = multiply(other if found is one else one, original, found, second=-1, identity=1, sums=sums)
+    decide(_ACCURATE, False)
+    corrected = multiply(original, found, residual, x=found, scale=scale)
+    again = corrected
+    if wide:
+        first, second = (_workspace(M, tiles, torch.float64) for _ in range(2))
+        again = _eliminate(M, first, second, first, flags)
+    raw = torch.empty_like(Q)
+    numbers = _numbers(raw), _numbers(B if keep else raw)
+    triton_launch.launch(
+        _finish_kernel, (members * tiles * tiles,), M.device, corrected, again, flags, *numbers, rows, columns, tiles,
+        KEEP=keep, FLAGGED=wide, **constants,
+    )  # fmt: skip
+    q = planar(raw)
+    if keep:
+        multiply(q[:, :, columns:], planar(M)[:, :, columns:], planar(B), second=-2)
+    defect = residual[:, :, :columns, :columns]
+    multiply(defect, q.mT, q, conjugate=(True, False), second=-1, identity=1, sums=sums)
+    decide(_ORTHOGONAL, True)
+    multiply(planar(Q), q, defect, x=q, scale=scale)
+
+
+def _eliminate(M: Tensor, first: Tensor, second: Tensor, third: Tensor, flags: Tensor | None) -> Tensor:
+    """The inverse of I + A, in the second or third tensor; I + A itself is formed in the first.
+
+    With flags only that of the members whose flag is set.
+    """
+    members, parts, size, _ = first.shape
+    tiles, (rows, columns) = size // TILE, M.shape[1:]
+    inverses = first.new_empty(members, tiles, parts, TILE, TILE)
+    flagged = inverses if flags is None else flags
+    constants = {"FLAGGED": flags is not None, "COMPLEX": parts == 2, "TILE": TILE, "num_warps": _WARPS}
+    grid = (members * tiles * tiles,)
+    arguments = _numbers(M), first, inverses, flagged, rows, columns, tiles
+    more = {"PRECISION": precision_of(first), "TERMS": _TERMS}
+    triton_launch.launch(_form_kernel, grid, M.device, *arguments, **constants, **more)
+    source = first
+    for step in range(tiles):
+        target = third if step % 2 else second
+        arguments = source, target, inverses, flagged, columns, tiles, step
+        triton_launch.launch(_step_kernel, grid, M.device, *arguments, **constants)
+        source = target
+    return source
+
+
+def _tall_gradient(G: Tensor, M: Tensor, B: Tensor, out: Tensor) -> None:
+    """The adjoint of README.md; G, M and out are tall."""
+    columns = G.shape[3]
+    upper, lower = G[:, :, :columns], G[:, :, columns:]
+    V = M[:, :, columns:]
+    first = multiply(_like(B), V.mT, lower, conjugate=(True, False), x=upper, second=-1)
+    second = multiply(_like(B), B.mT, first, conjugate=(True, False))
+    multiply(out[:, :, :columns], second, B.mT, conjugate=(False, True), second=-2, symmetry=-1)
+    hermitian = multiply(_like(B), second, B.mT, conjugate=(False, True), second=-2, symmetry=1)
+    # S = Sᴴ is read as the adjoint, as B is.
+    also = V, hermitian.mT, -0.5
+    multiply(out[:, :, columns:], lower, B.mT, conjugate=(False, True), also=also, second=-2)
+
+
+def _like(X: Tensor) -> Tensor:
+    """Room for a tensor (b, parts, n, n) as X is, or as the first rows of X are, its numbers in X's order."""
+    members, parts, _, columns = X.shape
+    room = X.new_empty(members, columns, columns, parts)
+    return room.permute(0, 3, 1, 2)
+
+
+def _workspace(M: Tensor, tiles: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(len(M), 1 + M.is_complex(), tiles * TILE, tiles * TILE, dtype=dtype, device=M.device)
+
+
+def _numbers(X: Tensor) -> Tensor:
+    return torch.view_as_real(X) if X.is_complex() else X
+
+
+def _eps(M: Tensor) -> float:
+    return torch.finfo(M.dtype).eps
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Contiguous numbers as they are in memory, no conjugation or sign left to be done by who reads them."""
+    return tensor.contiguous().resolve_conj().resolve_neg()
+
+
+def _compilations(dtype: str, is_complex: bool) -> Iterator[triton_launch.Compilation]:
+    """Every kernel; that which works on chip first."""
+    number, single = f"*{dtype}", dtype == "fp32"
+    sizes = {"rows": "i32", "columns": "i32", "tiles": "i32"}
+    constants = {"COMPLEX": is_complex, "TILE": TILE}
+
+    def entry(kernel: Any, pointers: dict[str, str], others: dict[str, str], warps: int = 4, **flags: Any) -> Any:
+        return triton_launch.Compilation(kernel, pointers | others, {key: value for key, value in (constants | flags).items() if key in kernel.arg_names}, warps)
+
+    pointers = dict.fromkeys(("p_m", "p_q", "p_b"), number) | {"p_flags": "*i32"}
+    others = {"rows": "i32", "columns": "i32"} | dict.fromkeys(("accurate", "failed", "orthogonal"), "fp32")
+    for flagged in (False, True)[: 1 + single]:
+        double = flagged or not single
+        flags = {"DTYPE": tl.float64 if double else tl.float32, "FLAGGED": flagged, "TERMS": _TERMS}
+        for keep in (False, True):
+            yield entry(_whole_kernel, pointers, others, _WHOLE_WARPS, KEEP=keep, **flags | {"TILE": _WHOLE})
+        working, precision = ("*fp64", "ieee") if double else ("*fp32", "tf32x3")
+        flags = {"FLAGGED": flagged, "PRECISION": precision}
+        of_form = {"p_m": number, "p_w": working, "p_e": working, "p_flags": "*i32"}
+        yield entry(_form_kernel, of_form, sizes, _WARPS, TERMS=_TERMS, **flags)
+        of_step = {"p_from": working, "p_to": working, "p_e": working, "p_flags": "*i32"}
+        yield entry(_step_kernel, of_step, sizes | {"step": "i32"}, _WARPS, **flags)
+    pointers = {"p_single": number, "p_double": "*fp64", "p_flags": "*i32", "p_q": number, "p_b": number}
+    for keep in (False, True):
+        yield entry(_finish_kernel, pointers, sizes, KEEP=keep, FLAGGED=single)
+    for polish in (False, True) if not is_complex else ():
+        pointers = {"p_sums": number, "p_scale": number, "p_flags": "*i32"}
+        others = {"count": "i32", "limit": "fp32", "failed": "fp32"}
+        yield entry(_decide_kernel, pointers, others, 1, POLISH=polish, FLAGGED=single and not polish, SUMS=64)
+    yield compilation(dtype, is_complex, MEASURED=True)
+    yield compilation(dtype, is_complex, SIGN_A=-1, MEASURED=True)
+    yield compilation(dtype, is_complex, ADD=True, SCALED=True)
+    yield compilation(dtype, is_complex, SIGN_B=-1, ADD=True)
+    yield compilation(dtype, is_complex, SIGN_A=-1, ADD=True, SYMMETRY=-1)
+    yield compilation(dtype, is_complex, SIGN_B=-1, SECOND=-0.5)
+
+
+AOT = [entry for kind in (("fp32", False), ("fp32", True), ("fp64", False), ("fp64", True)) for entry in _compilations(*kind)]

@@ -1,0 +1,358 @@
+"""Batched products of real or complex matrices in Triton, with what is usually done to the result in the same launch.
+
+A matrix is a member of a tensor (b, parts, rows, columns) of any strides: one part if it is real, two if complex. The
+adjoint of a planar tensor is its transpose and a sign, and complex numbers as torch keeps them are a view, so nothing
+is copied to be multiplied. Every sum is one program's, in order; float32 is multiplied as 3xTF32.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastlip.kernels.common import triton_launch
+
+TILE = 32  # rows and columns of a tile of the result
+_TERMS = 16  # of one step of its sums: with more, registers spill
+
+
+@triton.jit
+def load_tile(p, o_row, o_column, m_tile, part, row_stride, column_stride, has_im, SIGN: tl.constexpr,
+              COMPLEX: tl.constexpr):  # fmt: skip
+    """Real and imaginary parts [ROWS, COLUMNS]; the latter a 1 x 1 block of zeros of real matrices.
+
+    A zero block costs nothing and spares a second set of kernels. A negative sign conjugates.
+    """
+    o = o_row.to(tl.int64)[:, None] * row_stride + o_column.to(tl.int64)[None, :] * column_stride
+    re = tl.load(p + o, mask=m_tile, other=0)
+    im = tl.zeros((1, 1), p.dtype.element_ty)
+    if COMPLEX:
+        im = SIGN * tl.load(p + part + o, mask=m_tile & has_im, other=0)
+    return re, im
+
+
+@triton.jit
+def store_tile(p, o_row, o_column, m_tile, part, row_stride, column_stride, re, im, COMPLEX: tl.constexpr):
+    """The inverse of load_tile."""
+    o = o_row.to(tl.int64)[:, None] * row_stride + o_column.to(tl.int64)[None, :] * column_stride
+    tl.store(p + o, re, mask=m_tile)
+    if COMPLEX:
+        tl.store(p + part + o, im, mask=m_tile)
+
+
+@triton.jit
+def multiply_add(a_re, a_im, b_re, b_im, re, im, COMPLEX: tl.constexpr, PRECISION: tl.constexpr):
+    """(re, im) + a b."""
+    re = tl.dot(a_re, b_re, re, input_precision=PRECISION, out_dtype=re.dtype)
+    if COMPLEX:
+        re = tl.dot(-a_im, b_im, re, input_precision=PRECISION, out_dtype=re.dtype)
+        im = tl.dot(a_re, b_im, im, input_precision=PRECISION, out_dtype=re.dtype)
+        im = tl.dot(a_im, b_re, im, input_precision=PRECISION, out_dtype=re.dtype)
+    return re, im
+
+
+@triton.jit
+def zero_tile(DTYPE: tl.constexpr, TILE: tl.constexpr, COMPLEX: tl.constexpr):
+    """A tile of zeros, as load_tile gives it."""
+    re = tl.zeros((TILE, TILE), DTYPE)
+    if COMPLEX:
+        im = tl.zeros((TILE, TILE), DTYPE)
+    else:
+        im = tl.zeros((1, 1), DTYPE)
+    return re, im
+
+
+@triton.jit
+def adjoint_tile(re, im, COMPLEX: tl.constexpr):
+    """The tile of the adjoint."""
+    if COMPLEX:
+        im = -tl.trans(im)
+    return tl.trans(re), im
+
+
+@triton.jit
+def accumulate(
+    p_a, p_b, re, im, o_row, o_column, rows, columns, terms,
+    a_part, a_row, a_term, b_part, b_term, b_column, has_im,
+    SIGN_A: tl.constexpr, SIGN_B: tl.constexpr, COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TERMS: tl.constexpr,
+):  # fmt: skip
+    """(re, im) + (a b)[o_row, o_column]."""
+    for start in range(0, terms, TERMS):
+        o_term = start + tl.arange(0, TERMS)
+        m_a = (o_row < rows)[:, None] & (o_term < terms)[None, :]
+        m_b = (o_term < terms)[:, None] & (o_column < columns)[None, :]
+        a_re, a_im = load_tile(p_a, o_row, o_term, m_a, a_part, a_row, a_term, has_im, SIGN_A, COMPLEX)
+        b_re, b_im = load_tile(p_b, o_term, o_column, m_b, b_part, b_term, b_column, has_im, SIGN_B, COMPLEX)
+        re, im = multiply_add(a_re, a_im, b_re, b_im, re, im, COMPLEX, PRECISION)
+    return re, im
+
+
+@triton.jit
+def cubic_of(norm, trace, more):
+    """The coefficients a, b of the step x -> a x + b x³: 1.5 and -0.5, scaled by what the defect D allows.
+
+    |D|² / tr D is at most the largest eigenvalue of D = I - xᴴx, hence 1 minus it at least the smallest of xᴴx.
+    """
+    largest = tl.where(
+        trace > 0, tl.minimum(norm * norm / tl.where(trace > 0, trace, 1.0), tl.minimum(norm, 1.0)), 0.0
+    )
+    smallest = 1 - largest
+    square = tl.where(more, tl.minimum(3 / (1 + tl.sqrt(smallest) + smallest), 2.0), 1.0)
+    rho = tl.sqrt(square)
+    return 1.5 * rho, -0.5 * rho * square
+
+
+@triton.jit
+def defect_from(p_sums, count, SUMS: tl.constexpr):
+    """A norm and a trace from each tile's sum of squares and sum of diagonal entries."""
+    o_sum = tl.arange(0, SUMS)
+    square = tl.sum(tl.load(p_sums + 2 * o_sum, mask=o_sum < count, other=0))
+    return tl.sqrt(square), tl.sum(tl.load(p_sums + 2 * o_sum + 1, mask=o_sum < count, other=0))
+
+
+@triton.jit
+def product_kernel(
+    p_a, p_b, p_a2, p_b2, p_x, p_c, p_scale, p_sums, p_status,
+    rows, columns, terms, reals, limit, step, steps, count, fine, first, second,
+    x_a, x_b, identity, perturbation, wave,
+    a_member, a_part, a_row, a_term, b_member, b_part, b_term, b_column,
+    x_member, x_part, x_row, x_column, c_member, c_part, c_row, c_column,
+    SIGN_A: tl.constexpr, SIGN_B: tl.constexpr, SECOND: tl.constexpr, ADD: tl.constexpr, SYMMETRY: tl.constexpr,
+    SCALED: tl.constexpr, MEASURED: tl.constexpr, ITERATED: tl.constexpr, STEP: tl.constexpr, PERTURBED: tl.constexpr,
+    COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr, TERMS: tl.constexpr,
+    SUMS: tl.constexpr,
+):  # fmt: skip
+    """c = first · x + second · a b + identity · I, of each member; see :func:`multiply` for the variants."""
+    DTYPE: tl.constexpr = p_c.dtype.element_ty
+    tiles = tl.cdiv(columns, TILE)
+    per_member = tl.cdiv(rows, TILE) * tiles
+    member, tile = tl.program_id(0) // per_member, tl.program_id(0) % per_member
+    tile_row, tile_column = tile // tiles, tile % tiles
+    if SYMMETRY != 0:
+        if tile_row < tile_column:
+            return
+    if ITERATED:
+        p_status += member * (steps + 1) + step
+        if tl.load(p_status) == 0:
+            return
+    more = True
+    if STEP:
+        norm, trace = defect_from(p_sums + member.to(tl.int64) * 2 * count, count, SUMS)
+        more = norm > fine
+        a, b = cubic_of(norm, trace, more)
+        first, second = first * (x_a * a + x_b * b), second * b
+        if tile == 0:
+            tl.store(p_status + 1, more.to(tl.int32))
+    if SCALED:
+        first = first * tl.load(p_scale + 2 * member)
+        factor = tl.load(p_scale + 2 * member + 1)
+        second, terms = second * factor, tl.where(factor == 0, 0, terms)
+    has_im = tl.zeros((1, 1), tl.int32) + member >= reals
+    member = member.to(tl.int64)
+    p_a, p_b, p_c = p_a + member * a_member, p_b + member * b_member, p_c + member * c_member
+    lane = tl.arange(0, TILE)
+    o_row, o_column = tile_row * TILE + lane, tile_column * TILE + lane
+
+    re, im = zero_tile(DTYPE, TILE, COMPLEX)
+    if SECOND != 0:
+        p_a2, p_b2 = p_a2 + member * a_member, p_b2 + member * b_member
+        re, im = accumulate(
+            p_a2, p_b2, re, im, o_row, o_column, rows, columns, terms,
+            a_part, a_row, a_term, b_part, b_term, b_column, has_im, SIGN_A, SIGN_B, COMPLEX, PRECISION, TERMS,
+        )  # fmt: skip
+        re, im = SECOND * re, SECOND * im
+    re, im = accumulate(
+        p_a, p_b, re, im, o_row, o_column, rows, columns, terms,
+        a_part, a_row, a_term, b_part, b_term, b_column, has_im, SIGN_A, SIGN_B, COMPLEX, PRECISION, TERMS,
+    )  # fmt: skip
+    re, im = (second * re).to(DTYPE), (second * im).to(DTYPE)
+    m_tile = (o_row < rows)[:, None] & (o_column < columns)[None, :]
+    if ADD:
+        p_x += member * x_member
+        x_re, x_im = load_tile(p_x, o_row, o_column, m_tile, x_part, x_row, x_column, has_im, 1, COMPLEX)
+        re, im = (re + first * x_re).to(DTYPE), (im + first * x_im).to(DTYPE)
+    if SYMMETRY != 0:
+        t_re, t_im = zero_tile(DTYPE, TILE, COMPLEX)
+        if SECOND != 0:
+            t_re, t_im = accumulate(
+                p_a2, p_b2, t_re, t_im, o_column, o_row, rows, columns, terms,
+                a_part, a_row, a_term, b_part, b_term, b_column, has_im, SIGN_A, SIGN_B, COMPLEX, PRECISION, TERMS,
+            )  # fmt: skip
+            t_re, t_im = SECOND * t_re, SECOND * t_im
+        t_re, t_im = accumulate(
+            p_a, p_b, t_re, t_im, o_column, o_row, rows, columns, terms,
+            a_part, a_row, a_term, b_part, b_term, b_column, has_im, SIGN_A, SIGN_B, COMPLEX, PRECISION, TERMS,
+        )  # fmt: skip
+        t_re, t_im = (second * t_re).to(DTYPE), (second * t_im).to(DTYPE)
+        m_other = (o_column < rows)[:, None] & (o_row < columns)[None, :]
+        if ADD:
+            x_re, x_im = load_tile(p_x, o_column, o_row, m_other, x_part, x_row, x_column, has_im, 1, COMPLEX)
+            t_re, t_im = (t_re + first * x_re).to(DTYPE), (t_im + first * x_im).to(DTYPE)
+        t_re, t_im = adjoint_tile(t_re, t_im, COMPLEX)
+        re, im = re + SYMMETRY * t_re, im + SYMMETRY * t_im
+        t_re, t_im = adjoint_tile(re, im, COMPLEX)
+        if tile_row != tile_column:
+            store_tile(
+                p_c, o_column, o_row, m_other, c_part, c_row, c_column, SYMMETRY * t_re, SYMMETRY * t_im, COMPLEX
+            )
+    diagonal = (o_row[:, None] == o_column[None, :]) & m_tile
+    re += tl.where(diagonal, identity, 0.0).to(DTYPE)
+    if PERTURBED:
+        if more:
+            # Orthonormal columns: those of a cosine transform.
+            phase = ((2 * o_row + 1)[:, None] * (2 * o_column + 1)[None, :]) % (8 * rows)
+            re += tl.where(m_tile, perturbation * tl.cos(phase.to(tl.float32) * wave), 0.0).to(DTYPE)
+    if MEASURED:
+        m_measured = m_tile & (o_column < limit)[None, :]
+        square = tl.sum(tl.where(m_measured, re * re, 0.0))
+        if COMPLEX:
+            square += tl.sum(tl.where(m_measured, im * im, 0.0))
+        p_own = p_sums + (member * count + tile) * 2
+        tl.store(p_own, square)
+        tl.store(p_own + 1, tl.sum(tl.where(diagonal, re, 0.0)))
+    store_tile(p_c, o_row, o_column, m_tile, c_part, c_row, c_column, re, im, COMPLEX)
+
+
+class Iteration(NamedTuple):
+    """The state of Newton-Schulz iterations on the device: nothing of it is read by the host.
+
+    ``status[b, s]`` is whether member b takes part in step s; ``sums`` has, of each tile of D, the sum of squares and
+    of the diagonal entries, from which the norm and trace of D and the coefficients a, b of the step follow.
+    """
+
+    status: Tensor
+    sums: Tensor
+    fine: float
+
+    @classmethod
+    def start(cls, members: int, tiles: int, steps: int, fine: float, device: torch.device) -> Iteration:
+        """All members take part in step 0."""
+        status = torch.zeros(members, steps + 1, dtype=torch.int32, device=device)
+        status[:, 0] = 1
+        return cls(status, torch.empty(members, tiles, 2, dtype=torch.float32, device=device), fine)
+
+
+class Cubic(NamedTuple):
+    """Of a step: its number, and the coefficients of x and of the product, (x_a a + x_b b) first and b second."""
+
+    number: int
+    x_a: float = 0.0
+    x_b: float = 0.0
+
+    def is_step(self) -> bool:
+        """Whether its coefficients are used, and members that have converged are told to stop after it."""
+        return self.x_a != 0
+
+
+def tiles_of(rows: int, columns: int) -> int:
+    """Tiles of a matrix."""
+    return triton.cdiv(rows, TILE) * triton.cdiv(columns, TILE)
+
+
+def planar(x: Tensor) -> Tensor:
+    """(b, m, n) as (b, parts, m, n), a view."""
+    return torch.view_as_real(x).permute(0, 3, 1, 2) if x.is_complex() else x[:, None]
+
+
+def precision_of(x: Tensor) -> str:
+    """TF32 alone is not admissible: its error would exceed fp32's by a factor of a thousand."""
+    return "tf32x3" if x.dtype == torch.float32 and x.is_cuda else "ieee"
+
+
+def multiply(
+    out: Tensor,
+    a: Tensor,
+    b: Tensor,
+    *,
+    conjugate: tuple[bool, bool] = (False, False),
+    also: tuple[Tensor, Tensor, float] | None = None,
+    x: Tensor | None = None,
+    first: float = 1.0,
+    second: float = 1.0,
+    identity: float = 0.0,
+    symmetry: int = 0,
+    scale: Tensor | None = None,
+    sums: Tensor | None = None,
+    limit: int | None = None,
+    reals: int = 0,
+    iteration: Iteration | None = None,
+    cubic: Cubic | None = None,
+    perturbation: float = 0.0,
+) -> Tensor:
+    """out = first · x + second · (a b + factor · a2 b2) + identity · I, planar, in one launch; returns out.
+
+    Args:
+        out: (b, parts, m, n), all of it written, no factor of the product.
+        a: (b, parts, m, k).
+        b: (b, parts, k, n).
+        conjugate: whether a, and whether b, is taken conjugated.
+        also: a2, b2 with the strides of a and b, and the factor.
+        x: (b, parts, m, n), may be out.
+        first: factor of x.
+        second: factor of the products.
+        identity: factor of I.
+        symmetry: 1 or -1: of what is described above without I, c, the result is c + cᴴ or c - cᴴ, exactly symmetric.
+        scale: (b, 2): further factors of x and of the products, which are not computed where theirs is 0.
+        sums: (b, tiles, 2): takes each tile's sum of squares and sum of diagonal entries.
+        limit: columns that count in sums; all by default.
+        reals: how many members have no imaginary parts, whatever is in memory.
+        iteration: members that do not take part in the step are left alone.
+        cubic: the step, and what its coefficients are.
+        perturbation: this much of fixed orthonormal columns is added to members that have not converged.
+    """
+    _, parts, rows, columns = out.shape
+    a2, b2, factor = (a, b, 0.0) if also is None else also
+    step, steps, status = 0, 0, out
+    fine, count = 0.0, tiles_of(rows, columns)
+    if iteration is not None and cubic is not None:
+        step, steps, status, fine = cubic.number, iteration.status.shape[1] - 1, iteration.status, iteration.fine
+        if cubic.is_step():
+            sums, count = iteration.sums, iteration.sums.shape[1]
+    added = out if x is None else x
+    triton_launch.launch(
+        product_kernel, (len(out) * tiles_of(rows, columns),), out.device,
+        a, b, a2, b2, added, out, out if scale is None else scale, out if sums is None else sums, status,
+        rows, columns, a.shape[3], reals, columns if limit is None else limit, step, steps, count, fine,
+        float(first), float(second), cubic.x_a if cubic else 1.0, cubic.x_b if cubic else 0.0, float(identity),
+        perturbation * (2 / rows) ** 0.5, 0.25 * torch.pi / rows,
+        *a.stride(), *b.stride(), *added.stride(), *out.stride(),
+        SIGN_A=-1 if conjugate[0] else 1, SIGN_B=-1 if conjugate[1] else 1, SECOND=factor, ADD=x is not None,
+        SYMMETRY=symmetry, SCALED=scale is not None, MEASURED=sums is not None and not (cubic and cubic.is_step()),
+        ITERATED=cubic is not None, STEP=cubic is not None and cubic.is_step(), PERTURBED=perturbation != 0,
+        COMPLEX=parts == 2, PRECISION=precision_of(out), TILE=TILE, TERMS=_TERMS, SUMS=triton.next_power_of_2(count),
+        num_warps=_warps(parts == 2, symmetry, also is not None),
+    )  # fmt: skip
+    return out
+
+
+_POINTERS = ("p_a", "p_b", "p_a2", "p_b2", "p_x", "p_c", "p_scale", "p_sums", "p_status")
+_INTEGERS = ("rows", "columns", "terms", "reals", "limit", "step", "steps", "count")
+_FLOATS = ("fine", "first", "second", "x_a", "x_b", "identity", "perturbation", "wave")
+_STRIDES = tuple(
+    f"{matrix}_{name}"
+    for matrix, names in zip("abxc", (("row", "term"), ("term", "column"), ("row", "column"), ("row", "column")), strict=True)
+    for name in ("member", "part", *names)
+)
+
+
+def compilation(dtype: str, is_complex: bool, **variant: Any) -> triton_launch.Compilation:
+    """One variant of the product; arguments named in it are constants, and flags that are not named are off."""
+    flags = {"SIGN_A": 1, "SIGN_B": 1, "SECOND": 0.0, "ADD": False, "SYMMETRY": 0, "SCALED": False}
+    flags |= {"MEASURED": False, "ITERATED": False, "STEP": False, "PERTURBED": False, "SUMS": 64}
+    flags |= {"COMPLEX": is_complex, "PRECISION": "tf32x3" if dtype == "fp32" else "ieee", "TILE": TILE, "TERMS": _TERMS}
+    signature = dict.fromkeys(_POINTERS, f"*{dtype}") | dict.fromkeys(_INTEGERS + _STRIDES, "i32")
+    signature |= dict.fromkeys(_FLOATS, "fp32")
+    if variant.get("ITERATED"):
+        signature["p_status"] = "*i32"
+    flags |= variant
+    warps = _warps(is_complex, flags["SYMMETRY"], flags["SECOND"] != 0)
+    return triton_launch.Compilation(product_kernel, signature, flags, warps)
+
+
+def _warps(is_complex: bool, symmetry: int, twice: bool) -> int:
+    """Warps of a program; with fewer, registers spill."""
+    return 8 if is_complex and (symmetry or twice) else 4
