@@ -236,7 +236,10 @@ def supports(M: Tensor) -> str:
 
 
 def cayley_forward(M: Tensor) -> tuple[Tensor, Tensor]:
-    """Q, and B for tall M (empty for square M)."""
+    """Q, and B for tall and wide M (empty for square M). A wide M is transformed by its adjoint."""
+    if M.shape[-2] < M.shape[-1]:
+        Q, B = cayley_forward(M.mH)
+        return Q.mH.resolve_conj().contiguous(), B
     M = _plain(M)
     Q, B = torch.empty_like(M), new_inverse(M)
     if M.numel() > 0:
@@ -247,6 +250,8 @@ def cayley_forward(M: Tensor) -> tuple[Tensor, Tensor]:
 
 def cayley_backward(gradient: Tensor, Q: Tensor | None, M: Tensor | None, B: Tensor | None) -> Tensor:
     """The gradient for M: from Q if M is square, else from M and B."""
+    if M is not None and M.shape[-2] < M.shape[-1]:
+        return cayley_backward(gradient.mH, None, M.mH, B).mH.resolve_conj().contiguous()
     gradient = _plain(gradient)
     result = torch.empty_like(gradient)
     if gradient.numel() == 0:
@@ -383,7 +388,12 @@ def _compilations(dtype: str, is_complex: bool) -> Iterator[triton_launch.Compil
     constants = {"COMPLEX": is_complex, "TILE": TILE}
 
     def entry(kernel: Any, pointers: dict[str, str], others: dict[str, str], warps: int = 4, **flags: Any) -> Any:
-        return triton_launch.Compilation(kernel, pointers | others, {key: value for key, value in (constants | flags).items() if key in kernel.arg_names}, warps)
+        return triton_launch.Compilation(
+            kernel,
+            pointers | others,
+            {key: value for key, value in (constants | flags).items() if key in kernel.arg_names},
+            warps,
+        )
 
     pointers = dict.fromkeys(("p_m", "p_q", "p_b"), number) | {"p_flags": "*i32"}
     others = {"rows": "i32", "columns": "i32"} | dict.fromkeys(("accurate", "failed", "orthogonal"), "fp32")
@@ -413,4 +423,8 @@ def _compilations(dtype: str, is_complex: bool) -> Iterator[triton_launch.Compil
     yield compilation(dtype, is_complex, SIGN_B=-1, SECOND=-0.5)
 
 
-AOT = [entry for kind in (("fp32", False), ("fp32", True), ("fp64", False), ("fp64", True)) for entry in _compilations(*kind)]
+AOT = [
+    entry
+    for kind in (("fp32", False), ("fp32", True), ("fp64", False), ("fp64", True))
+    for entry in _compilations(*kind)
+]
