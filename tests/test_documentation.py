@@ -231,7 +231,7 @@ def test_what_runs_elsewhere_is_short_and_runs_there():
         there = (ROOT / ELSEWHERE[block.marker]).read_text(encoding="utf-8")
         if block.marker == "tests":
             assert "<!-- tests -->" in there, "read from the README"
-        elif block.marker.endswith("new_backend.py"):
+        elif "tests/test_new_" in block.marker:
             assert page in there
         else:
             for line in block.code.splitlines():
