@@ -134,7 +134,7 @@ def test_the_stated_rounding_bounds_the_difference_to_float64(trained, digits):
         if isinstance(layer, lip.AOLConv2d):
             with torch.no_grad():
                 layer.effective()
-                layer._cache[()][1][0].copy_(original.weight)  # the same rounded weights, in float64
+                layer._cache.entries[()][1][0].copy_(original.weight)  # the same rounded weights, in float64
     error = (outputs(twin, images.double()) - outputs(trained, images)).norm(dim=1)
     assert 0 < error.amax() <= single.rounding < 0.01
     assert fastlip.certify(trained, batches(digits), dtype=torch.float64).rounding < 1e-10

@@ -334,7 +334,9 @@ _INTEGERS = ("rows", "columns", "terms", "reals", "limit", "step", "steps", "cou
 _FLOATS = ("fine", "first", "second", "x_a", "x_b", "identity", "perturbation", "wave")
 _STRIDES = tuple(
     f"{matrix}_{name}"
-    for matrix, names in zip("abxc", (("row", "term"), ("term", "column"), ("row", "column"), ("row", "column")), strict=True)
+    for matrix, names in zip(
+        "abxc", (("row", "term"), ("term", "column"), ("row", "column"), ("row", "column")), strict=True
+    )
     for name in ("member", "part", *names)
 )
 
@@ -343,7 +345,12 @@ def compilation(dtype: str, is_complex: bool, **variant: Any) -> triton_launch.C
     """One variant of the product; arguments named in it are constants, and flags that are not named are off."""
     flags = {"SIGN_A": 1, "SIGN_B": 1, "SECOND": 0.0, "ADD": False, "SYMMETRY": 0, "SCALED": False}
     flags |= {"MEASURED": False, "ITERATED": False, "STEP": False, "PERTURBED": False, "SUMS": 64}
-    flags |= {"COMPLEX": is_complex, "PRECISION": "tf32x3" if dtype == "fp32" else "ieee", "TILE": TILE, "TERMS": _TERMS}
+    flags |= {
+        "COMPLEX": is_complex,
+        "PRECISION": "tf32x3" if dtype == "fp32" else "ieee",
+        "TILE": TILE,
+        "TERMS": _TERMS,
+    }
     signature = dict.fromkeys(_POINTERS, f"*{dtype}") | dict.fromkeys(_INTEGERS + _STRIDES, "i32")
     signature |= dict.fromkeys(_FLOATS, "fp32")
     if variant.get("ITERATED"):
