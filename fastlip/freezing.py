@@ -56,6 +56,11 @@ def freeze(model: nn.Module) -> Frozen:
     Raises:
         TypeError: model is no ``torch.nn.Module``.
         ValueError: a fastlip layer is in training mode.
+
+    >>> model = torch.nn.Sequential(lip.CayleyLinear(4, 4)).eval()
+    >>> with fastlip.freeze(model), torch.no_grad():
+    ...     model(torch.rand(2, 4)).shape
+    torch.Size([2, 4])
     """
     layers = _layers(model)
     for name, module in model.named_modules():
@@ -68,7 +73,16 @@ def freeze(model: nn.Module) -> Frozen:
 
 
 def unfreeze(model: nn.Module) -> nn.Module:
-    """Ends a :func:`freeze`: weights follow the parameters again. In place, and returns the model."""
+    """Ends a :func:`freeze`: weights follow the parameters again. In place, and returns the model.
+
+    Args:
+        model: the module that was frozen.
+
+    >>> model = lip.CayleyLinear(4, 4).eval()
+    >>> _ = fastlip.freeze(model)
+    >>> fastlip.unfreeze(model) is model
+    True
+    """
     for layer in _layers(model):
         _set(layer, False)
     return model

@@ -19,7 +19,16 @@ def fuse(model: Model) -> Model:
     ``torch.nn.Sequential`` (not of a subclass) a :class:`fastlip.nn.Chain`, which runs convolution -> MaxMin pairs in
     one pass, those of ``torch.nn.Conv2d`` too. The parameters, their names, the state dict and, up to rounding, the
     results stay the same; after a fused pair images are channels-last in memory. Other modules are left alone.
-    Raises TypeError unless model is a ``torch.nn.Module``.
+
+    Args:
+        model: any module.
+
+    Raises:
+        TypeError: model is no ``torch.nn.Module``.
+
+    >>> model = torch.nn.Sequential(lip.AOLConv2d(3, 8, 3), lip.MaxMin())
+    >>> type(fastlip.fuse(model)).__name__
+    'Chain'
     """
     _set_backend(model, "auto")
     for module in model.modules():
@@ -29,7 +38,18 @@ def fuse(model: Model) -> Model:
 
 
 def unfuse(model: Model) -> Model:
-    """Lets every fastlip module of the model run its pure-PyTorch reference; the inverse of :func:`fuse`."""
+    """Lets every fastlip module of the model run its pure-PyTorch reference; the inverse of :func:`fuse`.
+
+    Args:
+        model: any module.
+
+    Raises:
+        TypeError: model is no ``torch.nn.Module``.
+
+    >>> model = fastlip.fuse(torch.nn.Sequential(lip.AOLConv2d(3, 8, 3), lip.MaxMin()))
+    >>> type(fastlip.unfuse(model)).__name__, model[0].backend
+    ('Sequential', 'reference')
+    """
     _set_backend(model, "reference")
     for module in model.modules():
         if type(module) is Chain and module.converted:

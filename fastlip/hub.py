@@ -17,7 +17,18 @@ from fastlip.training.setup import network_of
 
 
 class Run(NamedTuple):
-    """A run as its checkpoint has it: recipe, description of its data, model, and card (empty until the run ends)."""
+    """A run as its checkpoint has it.
+
+    Attributes:
+        recipe: how it was trained.
+        data: description of its data set: shape of an image, number of classes and more.
+        model: the network, in evaluation mode.
+        card: what the run measured; empty until it ends.
+
+    Example:
+        >>> fastlip.hub.Run._fields
+        ('recipe', 'data', 'model', 'card')
+    """
 
     recipe: Recipe
     data: dict[str, Any]
@@ -70,7 +81,22 @@ def card(path: str | Path) -> dict[str, Any]:
 
 
 def read(path: str | Path, device: str | None = None, backend: Backend | Literal[""] | None = None) -> Run:
-    """Reads a run folder or checkpoint, by default with the run's device and backend; raises as :func:`load`."""
+    """Reads a run folder or checkpoint: the network with all that is known of it.
+
+    Args:
+        path: run folder of ``fastlip train`` or ``fastlip import``, or its checkpoint.pt.
+        device: device of the network; None: that of the run.
+        backend: kernels of its layers; None or empty: those of the run.
+
+    Raises:
+        CheckpointError: (a ValueError) a missing, damaged or foreign file, which the message names.
+
+    Example:
+        >>> fastlip.hub.read("nowhere")
+        Traceback (most recent call last):
+        ...
+        fastlip.training.archives.CheckpointError: nowhere: ...
+    """
     path = Path(path).expanduser()
     recipe, data, state = RunFolder.at(path).load_run()
     moved: dict[str, Any] = {name: value for name, value in (("device", device), ("backend", backend)) if value}

@@ -61,7 +61,11 @@ class LayerBound:
     parts: tuple[LayerBound, ...] = ()
 
     def to_dict(self, *, cost: bool = True) -> dict[str, Any]:
-        """The audit as plain values, ready for JSON; cost: with the seconds, which differ from run to run."""
+        """The audit as plain values, ready for JSON.
+
+        Args:
+            cost: whether the seconds are in it, which differ from run to run.
+        """
         values = {item.name: getattr(self, item.name) for item in fields(self) if cost or item.name != "seconds"}
         shapes = {name: list(values[name]) for name in ("input_shape", "output_shape")}
         return {**values, **shapes, "parts": [part.to_dict(cost=cost) for part in self.parts]}
@@ -92,7 +96,11 @@ class Audit:
         return sum(layer.seconds for layer in self.layers)
 
     def to_dict(self, *, cost: bool = True) -> dict[str, Any]:
-        """The audit as plain values, ready for JSON; cost: with the seconds, which differ from run to run."""
+        """The audit as plain values, ready for JSON.
+
+        Args:
+            cost: whether the seconds are in it, which differ from run to run.
+        """
         return {
             "bound": self.bound,
             "input_shape": list(self.input_shape),

@@ -27,6 +27,13 @@ class LipConvNet(lip.Chain):
     """The network that :func:`lip_conv_net` builds: a sequence of 1-Lipschitz modules with named parts.
 
     ``input_shape`` is the shape (c, h, w) of one image.
+
+    Args:
+        *modules: the modules in their order, or one ``OrderedDict`` of them, as ``torch.nn.Sequential`` takes them.
+
+    Example:
+        >>> fastlip.models.lip_conv_net("aol", width=8, image_size=8).input_shape
+        (3, 8, 8)
     """
 
     input_shape: tuple[int, int, int]

@@ -39,6 +39,13 @@ class SLLNet(lip.Chain):
     """The network that :func:`sll_net` builds. ``input_shape`` is the shape (c, h, w) of one image.
 
     ``margin_slope``: margins change by at most this times the perturbation, as |w_y - w_j| <= 2 for unit rows.
+
+    Args:
+        *modules: the modules in their order, or one ``OrderedDict`` of them, as ``torch.nn.Sequential`` takes them.
+
+    Example:
+        >>> fastlip.models.SLLNet.margin_slope
+        2.0
     """
 
     input_shape: tuple[int, int, int]

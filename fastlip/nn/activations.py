@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.kernels.common.dispatch import check_backend
-from fastlip.kernels.common.literals import Backend, Pairing
+from fastlip.kernels.common.literals import Backend, Device, Pairing
 from fastlip.kernels.maxmin.api import PAIRINGS
 from fastlip.nn._recorded import WholeModule
 from fastlip.nn.arguments import positive_int
@@ -26,8 +25,18 @@ def _check_pairing(pairing: Pairing) -> Pairing:
 class MaxMin(WholeModule):
     """Sorts pairs of channels, (a, b) -> (max, min) (Anil, Lucas, Grosse, ICML 2019). 1-Lipschitz.
 
-    ``pairing="adjacent"`` pairs channels (2i, 2i+1), ``"halves"`` pairs (i, i + c // 2); an odd last channel
-    passes through. ``dim`` is the channel dimension: 1 for batches, -3 for images with or without a batch.
+    An odd last channel passes through.
+
+    Args:
+        pairing: ``"adjacent"`` pairs channels (2i, 2i+1), ``"halves"`` pairs (i, i + c // 2).
+        dim: dimension of the channels: 1 for batches, -3 for images with or without a batch.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+
+    Raises:
+        ValueError: another pairing or backend.
+
+    >>> lip.MaxMin()(torch.tensor([[1.0, 3.0, 5.0, 2.0]]))
+    tensor([[3., 1., 5., 2.]])
     """
 
     def __init__(self, pairing: Pairing = "adjacent", dim: int = 1, backend: Backend = "auto"):
@@ -48,8 +57,18 @@ class MaxMin(WholeModule):
 class GroupSort(WholeModule):
     """Sorts groups of channels in descending order (Anil, Lucas, Grosse, ICML 2019). 1-Lipschitz.
 
-    ``group_size=None`` sorts all channels (FullSort), 2 is MaxMin with adjacent pairs. The channels must divide
-    into groups: ValueError otherwise. Ties keep their order, so that gradients stay a permutation.
+    Ties keep their order, so that gradients stay a permutation.
+
+    Args:
+        group_size: number of channels that are sorted together, a divisor of their number; None: all channels
+            (FullSort). 2 is MaxMin with adjacent pairs.
+        dim: dimension of the channels.
+
+    Raises:
+        ValueError: a group size that does not divide the number of channels.
+
+    >>> lip.GroupSort(4)(torch.tensor([[1.0, 3.0, 5.0, 2.0]]))
+    tensor([[5., 3., 2., 1.]])
     """
 
     def __init__(self, group_size: int | None = 2, dim: int = 1):
@@ -73,7 +92,11 @@ class GroupSort(WholeModule):
 
 
 class Abs(WholeModule):
-    """Absolute value, elementwise: 1-Lipschitz, with a gradient of absolute value 1 except at 0."""
+    """Absolute value, elementwise: 1-Lipschitz, with a gradient of absolute value 1 except at 0.
+
+    >>> lip.Abs()(torch.tensor([-1.0, 2.0]))
+    tensor([1., 2.])
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """|x|."""
@@ -89,12 +112,29 @@ class HouseHolder(WholeModule):
     *Improved deterministic l2 robustness on CIFAR-10 and CIFAR-100*. The two pieces agree on the line, and both
     are orthogonal: continuous, 1-Lipschitz, gradient-norm preserving. It starts at theta = pi / 2, MaxMin.
 
-    ``channels`` is the number of channels along ``dim``, ``pairing`` as in ``MaxMin``; an odd last channel passes
-    through. Parameter: ``theta`` (channels // 2). ValueError for another number of channels.
+    An odd last channel passes through. Parameter: ``theta`` (channels // 2).
+
+    Args:
+        channels: number of channels along ``dim``.
+        pairing: ``"adjacent"`` or ``"halves"``, as in :class:`MaxMin`.
+        dim: dimension of the channels.
+        device: of the parameter.
+        dtype: of the parameter.
+
+    Raises:
+        ValueError: another pairing, or an input with another number of channels.
+
+    >>> lip.HouseHolder(4)(torch.tensor([[1.0, 3.0, 5.0, 2.0]])).detach().round()
+    tensor([[3., 1., 5., 2.]])
     """
 
     def __init__(
-        self, channels: int, pairing: Pairing = "adjacent", dim: int = 1, device: Any = None, dtype: Any = None
+        self,
+        channels: int,
+        pairing: Pairing = "adjacent",
+        dim: int = 1,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         self.channels = positive_int("channels", channels)
@@ -108,7 +148,7 @@ class HouseHolder(WholeModule):
         nn.init.constant_(self.theta, math.pi / 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """X with the pairs beyond their line reflected in it."""
+        """The input with the pairs beyond their line reflected in it."""
         if x.shape[self.dim] != self.channels:
             raise ValueError(f"channels={self.channels}: got {x.shape[self.dim]} along dim={self.dim} of x")
         dim, pairs = self.dim % x.dim(), self.channels // 2

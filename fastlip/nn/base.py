@@ -127,11 +127,22 @@ class LipschitzLayer(nn.Module):
         return self.application.bound(self, input_shape)
 
     def fused(self, activation: nn.Module) -> Fusion | None:
-        """How this layer and the activation after it run as one; None if they run one after the other."""
+        """How this layer and the activation after it run as one; None if they run one after the other.
+
+        Args:
+            activation: the module that follows.
+        """
         return self.application.fused(self, activation)
 
     def effective(self, *context: Hashable) -> tuple[Tensor, ...]:
-        """The effective weights in the parameters' dtype, kept where that is sound. Do not write to them."""
+        """The effective weights in the parameters' dtype, kept where that is sound. Do not write to them.
+
+        Args:
+            context: what the weights depend on beside the parameters, such as the two sides of an FFT size.
+
+        Raises:
+            ValueError: ``torch.onnx.export`` is at work, for which ``fastlip.export`` makes a copy.
+        """
         if (_is_compiling() or torch._C._get_tracing_state() is not None) and is_onnx():
             raise ValueError(
                 f"torch.onnx.export: ONNX has no operators for the weights of {type(self).__name__}: "

@@ -26,6 +26,10 @@ class Chain(nn.Sequential):
 
     Args:
         *modules: the modules in their order, or one ``OrderedDict`` of them, as ``torch.nn.Sequential`` takes them.
+
+    >>> model = lip.Chain(lip.AOLConv2d(3, 8, 3), lip.MaxMin())
+    >>> model(torch.rand(1, 3, 8, 8)).shape
+    torch.Size([1, 8, 8, 8])
     """
 
     # Whether fuse made it of a torch.nn.Sequential.

@@ -63,7 +63,11 @@ class ScaledAvgPool2d(WholeModule):
         return F.avg_pool2d(x, self.kernel_size) * math.sqrt(math.prod(self.kernel_size))
 
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
-        """1, attained: an image that is constant on each window keeps its norm."""
+        """1, attained: an image that is constant on each window keeps its norm.
+
+        Args:
+            input_shape: the shape of one input, without the batch dimension.
+        """
         return 1.0
 
     def extra_repr(self) -> str:
@@ -106,7 +110,11 @@ class L2NormPool2d(WholeModule):
         return torch.linalg.vector_norm(windows, dim=(-3, -1))
 
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
-        """1, attained: an image that is constant on each window keeps its norm."""
+        """1, attained: an image that is constant on each window keeps its norm.
+
+        Args:
+            input_shape: the shape of one input, without the batch dimension.
+        """
         return 1.0
 
     def extra_repr(self) -> str:

@@ -13,7 +13,17 @@ from fastlip.nn.arguments import positive_int
 
 
 class ZeroChannelPad(WholeModule):
-    """Appends channels of zeros up to ``channels``: (n, c, ...) -> (n, channels, ...). An isometry."""
+    """Appends channels of zeros: (n, c, ...) -> (n, channels, ...). An isometry.
+
+    Args:
+        channels: number of channels of the output, at least that of the input.
+
+    Raises:
+        ValueError: an input with more channels.
+
+    >>> lip.ZeroChannelPad(4)(torch.ones(1, 3, 2, 2)).shape
+    torch.Size([1, 4, 2, 2])
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -32,7 +42,17 @@ class ZeroChannelPad(WholeModule):
 
 
 class FirstChannels(WholeModule):
-    """Keeps the first ``channels`` channels: (n, c, ...) -> (n, channels, ...). A projection."""
+    """Keeps the first channels: (n, c, ...) -> (n, channels, ...). A projection.
+
+    Args:
+        channels: number of channels that are kept, at most that of the input.
+
+    Raises:
+        ValueError: an input with fewer channels.
+
+    >>> lip.FirstChannels(2)(torch.ones(1, 3, 2, 2)).shape
+    torch.Size([1, 2, 2, 2])
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -53,6 +73,16 @@ class PixelUnshuffle(WholeModule):
     """Space to depth, (n, c, h, w) -> (n, c f^2, ceil(h/f), ceil(w/f)). An isometry.
 
     As ``torch.nn.PixelUnshuffle``, but a size that the factor does not divide is padded with zeros at its end.
+
+    Args:
+        downscale_factor: f, height and width of a patch.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+
+    Raises:
+        ValueError: a factor below 1, or another backend.
+
+    >>> lip.PixelUnshuffle(2)(torch.ones(1, 3, 5, 4)).shape
+    torch.Size([1, 12, 3, 2])
     """
 
     def __init__(self, downscale_factor: int = 2, backend: Backend = "auto"):

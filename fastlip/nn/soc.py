@@ -189,7 +189,11 @@ class SOCConv2d(LipschitzLayer):
         self._max_norm = "" if value is None else repr(_check_norm(value))
 
     def gain(self, terms: int) -> float:
-        """g for this number of terms: the inverse of the largest |p_T(i theta)| up to ``max_norm``."""
+        """g: the inverse of the largest |p_T(i theta)| up to ``max_norm``.
+
+        Args:
+            terms: T.
+        """
         return gain(terms, self.max_norm)
 
     def reset_parameters(self) -> None:

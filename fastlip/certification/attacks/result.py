@@ -84,7 +84,11 @@ class AttackResult:
         return (self.success.sum(0) / attacked).tolist()
 
     def curve(self, eps: Sequence[float] | Tensor) -> Tensor:
-        """An upper bound of robust accuracy at many eps, (k,) to (k,); samples not broken count as robust."""
+        """An upper bound of robust accuracy at many eps, (k,) to (k,); samples not broken count as robust.
+
+        Args:
+            eps: the radii, at least 0.
+        """
         eps = torch.as_tensor(eps, dtype=torch.float64)
         check_eps(eps.tolist())
         wrong_first = torch.where(self.distances > 0, self.distances, -1.0).sort().values
@@ -95,6 +99,9 @@ class AttackResult:
 
         The file holds a dict of tensors, one row per sample: index, image, adversarial, label, prediction,
         distance and certified radius (``radius``); and the attack's kind.
+
+        Args:
+            path: the file.
 
         Raises:
             ValueError: no certificate was broken.

@@ -16,7 +16,14 @@ Size = tuple[int, int]
 
 
 def own_frequencies(size: Size) -> int:
-    """g, the number of self-conjugate frequencies, at which the matrices of real kernels are real."""
+    """Returns g, the number of self-conjugate frequencies, at which the matrices of real kernels are real.
+
+    Args:
+        size: (h, w), the FFT size.
+
+    >>> fastlip.ops.own_frequencies((8, 8)), fastlip.ops.own_frequencies((8, 7)), fastlip.ops.own_frequencies((7, 7))
+    (4, 2, 1)
+    """
     return (2 - size[0] % 2) * (2 - size[1] % 2)
 
 

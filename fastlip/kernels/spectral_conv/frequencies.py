@@ -60,7 +60,7 @@ def kernel_spectrum(weight: Tensor, size: Size, dilation: Size = (1, 1)) -> Tens
     Returns:
         (F, cout, cin), complex, in the order of :func:`unique_frequencies`; real at the self-conjugate ones.
 
-    >>> Q = kernel_spectrum(torch.ones(1, 1, 1, 1), (4, 4))
+    >>> Q = fastlip.ops.kernel_spectrum(torch.ones(1, 1, 1, 1), (4, 4))
     >>> Q.shape, Q.real.unique()
     (torch.Size([10, 1, 1]), tensor([1.]))
     """
