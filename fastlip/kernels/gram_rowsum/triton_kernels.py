@@ -21,8 +21,7 @@ from fastlip.kernels.gram_rowsum.api import TILE, sign_words
 _DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
 # Output channels per step of the forward's sum; with 32 in float64, ptxas of Triton 3.6 spills.
 _SUM = {"fp32": 32, "fp64": 16}
-# Output channels per program of the backward; with more in float64, ptxas spills on sm_86 or sm_120.
-_OUT = {"fp32": 64, "fp64": 16}
+_OUT = 64  # output channels per program of the backward
 _FORWARD_WARPS = 4
 
 
@@ -207,7 +206,7 @@ def gram_rowsum_backward(
     if weight.numel() > 0:
         packed = _pack_weight(weight, groups)
         result = torch.empty_like(packed)
-        tiles, taps, out = triton.cdiv(weight.shape[1], TILE), packed.shape[1], _OUT[_DTYPES[weight.dtype]]
+        tiles, taps, out = triton.cdiv(weight.shape[1], TILE), packed.shape[1], _backward_out(weight)
         triton_launch.launch(
             _backward_kernel, (taps * tiles, triton.cdiv(packed.shape[3], out), groups), weight.device,
             gradient.contiguous(), packed, _contiguous(psi, weight), signs, result,
@@ -228,6 +227,12 @@ def _forward_warps(dtype: str, weighted: bool, device: torch.device) -> int:
     """Warps of a forward's program: with the other number, ptxas spills a float32 sum on sm_90, or on sm_120."""
     hopper = device.type == "cuda" and gpu.capability(device)[0] == 9
     return 2 if hopper and dtype == "fp32" and not weighted else _FORWARD_WARPS
+
+
+def _backward_out(weight: Tensor) -> int:
+    """Output channels of a backward's program: with the other number, ptxas spills float64 on some GPU."""
+    blackwell = weight.is_cuda and gpu.capability(weight.device)[0] == 12
+    return 16 if blackwell and weight.dtype == torch.float64 else _OUT
 
 
 def _pack_weight(weight: Tensor, groups: int) -> Tensor:
@@ -277,7 +282,7 @@ def _compilations(
             2 if dtype == "fp32" and not weighted else _FORWARD_WARPS,
             even,
         ),
-        triton_launch.Compilation(_backward_kernel, backward, constants | {"OUT": _OUT[dtype]}, divisible=even),
+        triton_launch.Compilation(_backward_kernel, backward, constants | {"OUT": _OUT}, divisible=even),
     ]
 
 
