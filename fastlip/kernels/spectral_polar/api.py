@@ -13,7 +13,7 @@ from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.spectral_conv.frequencies import COMPLEX, Size, count_frequencies
 from fastlip.kernels.spectral_polar import reference
 
-OP = Op("spectral_polar", backends=("native",))
+OP = Op("spectral_polar", backends=("native", "triton"))
 
 
 def spectral_polar(
@@ -31,8 +31,7 @@ def spectral_polar(
         size: (h, w) of the circular image.
         dilation: (dh, dw).
         groups: as in ``torch.nn.functional.conv2d``.
-        backend: ``"auto"``, ``"reference"``, ``"native"``, or another of ``polar``'s, for the
-            spectrum.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
         (F, cout, cin / groups), complex, at the unique frequencies: what ``fastlip.ops.spectral_conv`` takes.
@@ -48,8 +47,9 @@ def spectral_polar(
         raise ValueError(
             f"weight: got shape {tuple(weight.shape)}, expected (cout, cin / groups, kh, kw), groups={groups}"
         )
-    if backend in ("auto", "native") and OP.choose(backend, weight, groups) == "native":
-        return _forward(weight, size, dilation, groups, "native")
+    chosen = OP.choose(backend, weight, groups)
+    if chosen != "reference":
+        return _forward(weight, size, dilation, groups, chosen)
     with full_precision(weight.device):
         return reference.spectral_polar(weight, size, dilation, groups, backend)
 
