@@ -341,7 +341,7 @@ def _eliminate(M: Tensor, first: Tensor, second: Tensor, third: Tensor, flags: T
 
 def _elimination_tile(double: bool, is_complex: bool) -> int:
     """Columns eliminated by a launch; with more, registers spill."""
-    return TILE // 2 if double and is_complex else TILE
+    return TILE // 2 if double else TILE
 
 
 def _tall_gradient(G: Tensor, M: Tensor, B: Tensor, out: Tensor) -> None:
@@ -389,7 +389,12 @@ def _compilations(dtype: str, is_complex: bool) -> Iterator[triton_launch.Compil
     constants = {"COMPLEX": is_complex, "TILE": TILE}
 
     def entry(kernel: Any, pointers: dict[str, str], others: dict[str, str], warps: int = 4, **flags: Any) -> Any:
-        return triton_launch.Compilation(kernel, pointers | others, {key: value for key, value in (constants | flags).items() if key in kernel.arg_names}, warps)
+        return triton_launch.Compilation(
+            kernel,
+            pointers | others,
+            {key: value for key, value in (constants | flags).items() if key in kernel.arg_names},
+            warps,
+        )
 
     pointers = dict.fromkeys(("p_m", "p_q", "p_b"), number) | {"p_flags": "*i32"}
     others = {"rows": "i32", "columns": "i32"} | dict.fromkeys(("accurate", "failed", "orthogonal"), "fp32")
@@ -419,4 +424,8 @@ def _compilations(dtype: str, is_complex: bool) -> Iterator[triton_launch.Compil
     yield compilation(dtype, is_complex, SIGN_B=-1, SECOND=-0.5)
 
 
-AOT = [entry for kind in (("fp32", False), ("fp32", True), ("fp64", False), ("fp64", True)) for entry in _compilations(*kind)]
+AOT = [
+    entry
+    for kind in (("fp32", False), ("fp32", True), ("fp64", False), ("fp64", True))
+    for entry in _compilations(*kind)
+]

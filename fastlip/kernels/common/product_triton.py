@@ -250,7 +250,7 @@ def tiles_of(rows: int, columns: int, tile: int = TILE) -> int:
 
 def _tile(is_complex: bool, symmetry: int) -> tuple[int, int]:
     """Rows and columns of a tile, and warps of a program; with larger tiles or fewer warps, registers spill."""
-    return (TILE // 2, 4) if is_complex and symmetry else (TILE, 8)
+    return (TILE // 2 if is_complex else TILE, 4) if symmetry else (TILE, 8)
 
 
 def planar(x: Tensor) -> Tensor:
@@ -331,7 +331,9 @@ _INTEGERS = ("rows", "columns", "terms", "reals", "limit", "step", "steps", "cou
 _FLOATS = ("fine", "first", "second", "x_a", "x_b", "identity")
 _STRIDES = tuple(
     f"{matrix}_{name}"
-    for matrix, names in zip("abxc", (("row", "term"), ("term", "column"), ("row", "column"), ("row", "column")), strict=True)
+    for matrix, names in zip(
+        "abxc", (("row", "term"), ("term", "column"), ("row", "column"), ("row", "column")), strict=True
+    )
     for name in ("member", "part", *names)
 )
 

@@ -45,7 +45,9 @@ def factor(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
             X[:, 0] += (iteration.status[:, step + 1] * PERTURBATION)[:, None, None] * _orthonormal(X)
         measure(Cubic(step))
     residual = iteration.sums[..., 0].sum(1).sqrt()
-    last = torch.where(_is_odd(iteration), pair[1], pair[0]) + 0 * residual[:, None, None, None]  # NaN wherever one is
+    last = (
+        torch.where(_is_odd(iteration), pair[1], pair[0]) + 0 * residual[:, None, None, None]
+    )  # NaN wherever one is
     Q = torch.empty_like(V)
     _tall(Q).copy_(last)
     return Q, residual
