@@ -1,4 +1,4 @@
-"""The iteration for GPUs: in torch's products, as CUDA kernels on the CPU, and as kernels in Triton's interpreter.
+"""The iteration for GPUs: as CUDA kernels on the CPU, and as kernels and by products in Triton's interpreter.
 
 tests/gpu/test_interpreter.py runs this file there.
 """
@@ -38,7 +38,7 @@ def compiled():
 
 @pytest.fixture(params=["triton", "products", "cuda"])
 def kernels(request, monkeypatch):
-    """The module whose kernels run: all matrices by one that is made for them, or by torch's products."""
+    """The module whose kernels run: all matrices by one that is made for them, or by batched products."""
     if request.param == "cuda":
         if interpreted():
             pytest.skip("runs where the interpreter does not")
@@ -47,12 +47,16 @@ def kernels(request, monkeypatch):
             monkeypatch.setitem(binding.CPU, name, compiled[name])
         return on_cuda
     triton_kernels = pytest.importorskip("fastlip.kernels.polar.triton_kernels")
-    if request.param == "products":
-        monkeypatch.setattr(triton_kernels, "_LARGEST_FORWARD", {False: 0, True: 0})
-        monkeypatch.setattr(triton_kernels, "_LARGEST_BACKWARD", {False: 0, True: 0})
-    elif not interpreted():
+    if not interpreted():
         pytest.skip("needs Triton's interpreter")
+    if request.param == "products":
+        by_products(monkeypatch, triton_kernels)
     return triton_kernels
+
+
+def by_products(monkeypatch, triton_kernels):
+    monkeypatch.setattr(triton_kernels, "_LARGEST_FORWARD", {False: 0, True: 0})
+    monkeypatch.setattr(triton_kernels, "_LARGEST_BACKWARD", {False: 0, True: 0})
 
 
 def random(shape, dtype=torch.float32, seed=0):
@@ -131,6 +135,7 @@ def difficult():
 @pytest.mark.filterwarnings("ignore:All-NaN slice")  # the interpreter's maximum
 @pytest.mark.parametrize("columns", [4, 2], ids=["square", "tall"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kernels", ["triton", "cuda"], indirect=True)
 def test_matrices_that_do_not_converge_are_decomposed(columns, dtype, kernels):
     V = difficult()[..., -columns:].to(dtype)
     G = random(V.shape, dtype, 1)
@@ -162,8 +167,9 @@ def test_without_synchronisation_what_does_not_converge_stays_finite_and_never_e
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 6])
 def test_no_step_leaves_a_singular_value_above_one(steps, kernels, monkeypatch):
-    monkeypatch.setattr(newton_schulz, "STEPS", steps)
     monkeypatch.setattr(kernels, "STEPS", steps)
+    if hasattr(kernels, "by_products_triton"):
+        monkeypatch.setattr(kernels.by_products_triton, "STEPS", steps)
     V = torch.cat((random((4, 6, 6)), conditioned((2, 6, 6), torch.float32, 1e4), torch.ones(1, 6, 6)))
     Q, residual = kernels.iterate(V, 0)
     assert torch.linalg.matrix_norm(Q, 2).max() < 1 + 10 * EPS
@@ -189,20 +195,21 @@ def test_the_first_matrices_are_taken_as_real(shape, kernels):
     assert error(gradient[keep], expected[1][keep]) < 100 * EPS
 
 
-def test_tf32_is_off_in_torchs_products_and_comes_back(monkeypatch):
-    kernels = pytest.importorskip("fastlip.kernels.polar.triton_kernels")
-    switch, seen = torch.backends.cuda.matmul, []
-    monkeypatch.setattr(kernels, "_LARGEST_FORWARD", {False: 0, True: 0})
-    original = newton_schulz.factor
-    monkeypatch.setattr(newton_schulz, "factor", lambda V: seen.append(switch.fp32_precision) or original(V))
-    before = switch.fp32_precision
-    switch.fp32_precision = "tf32"
-    try:
-        kernels.polar_forward(random((2, 3, 3)), 0)
-        assert switch.fp32_precision == "tf32"
-    finally:
-        switch.fp32_precision = before
-    assert seen == ["ieee"]
+@pytest.mark.filterwarnings("ignore:All-NaN slice")  # the interpreter's maximum
+@pytest.mark.parametrize("columns", [4, 2], ids=["square", "tall"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kernels", ["products"], indirect=True)
+def test_by_products_every_finite_matrix_has_an_orthonormal_factor(columns, dtype, kernels):
+    """Also zeros and singular matrices, without the host: their zero singular values are perturbed."""
+    V = difficult()[..., -columns:].to(dtype)
+    Q, gradient, failed = ours(kernels, V, random(V.shape, dtype, 1))
+    broken = torch.arange(6) == 3
+    assert not failed.any()
+    assert Q[broken].isnan().all()
+    assert defect(Q[~broken]) < newton_schulz.tolerance(V)
+    assert gradient[~broken].isfinite().all()
+    H = Q[2].mH @ V[2]
+    assert (H - H.mH).abs().max() < 50 * EPS
 
 
 def test_the_operator_passes_torchs_checks_and_keeps_two_matrices(kernels):

@@ -49,14 +49,14 @@ def test_kept_spectra_and_kernels_are_counted():
     assert _kept_weights(nn.Sequential(layer)) == 0
     layer(x)
     Q = 13 * 6 * 4 * 8  # bytes at the 13 frequencies of 5 x 5 pixels
-    ((_, (kept,)),) = layer._cache.values()
+    ((_, (kept,)),) = layer._cache.entries.values()
     expected = kept.panels.nbytes if isinstance(kept, FixedSpectrum) else Q
     assert _kept_weights(nn.Sequential(layer)) == expected > 0
     layer.lipschitz_bound((4, 7, 7))
     assert _kept_weights(nn.Sequential(layer)) == expected + 25 * 6 * 4 * 8
     residual = lip.CPLConv2d(4, 4, 3).eval()
     residual(x)
-    (scale,) = residual.effective(*residual.context((5, 5)))
+    (scale,) = residual.effective(5, 5)
     assert _kept_weights(nn.Sequential(residual)) >= scale.nbytes
 
 

@@ -326,10 +326,11 @@ def _eliminate(M: Tensor, first: Tensor, second: Tensor, third: Tensor, flags: T
     With flags only that of the members whose flag is set.
     """
     members, parts, size, _ = first.shape
-    tiles, (rows, columns) = size // TILE, M.shape[1:]
-    inverses = first.new_empty(members, tiles, parts, TILE, TILE)
+    tile = _elimination_tile(first.dtype == torch.float64, parts == 2)
+    tiles, (rows, columns) = size // tile, M.shape[1:]
+    inverses = first.new_empty(members, tiles, parts, tile, tile)
     flagged = inverses if flags is None else flags
-    constants = {"FLAGGED": flags is not None, "COMPLEX": parts == 2, "TILE": TILE, "num_warps": _WARPS}
+    constants = {"FLAGGED": flags is not None, "COMPLEX": parts == 2, "TILE": tile, "num_warps": _WARPS}
     grid = (members * tiles * tiles,)
     arguments = _numbers(M), first, inverses, flagged, rows, columns, tiles
     more = {"PRECISION": precision_of(first), "TERMS": _TERMS}
@@ -341,6 +342,11 @@ def _eliminate(M: Tensor, first: Tensor, second: Tensor, third: Tensor, flags: T
         triton_launch.launch(_step_kernel, grid, M.device, *arguments, **constants)
         source = target
     return source
+
+
+def _elimination_tile(double: bool, is_complex: bool) -> int:
+    """Columns eliminated by a launch; with more, registers spill."""
+    return TILE // 2 if double else TILE
 
 
 def _tall_gradient(G: Tensor, M: Tensor, B: Tensor, out: Tensor) -> None:
@@ -403,7 +409,7 @@ def _compilations(dtype: str, is_complex: bool) -> Iterator[triton_launch.Compil
         for keep in (False, True):
             yield entry(_whole_kernel, pointers, others, _WHOLE_WARPS, KEEP=keep, **flags | {"TILE": _WHOLE})
         working, precision = ("*fp64", "ieee") if double else ("*fp32", "tf32x3")
-        flags = {"FLAGGED": flagged, "PRECISION": precision}
+        flags = {"FLAGGED": flagged, "PRECISION": precision, "TILE": _elimination_tile(double, is_complex)}
         of_form = {"p_m": number, "p_w": working, "p_e": working, "p_flags": "*i32"}
         yield entry(_form_kernel, of_form, sizes, _WARPS, TERMS=_TERMS, **flags)
         of_step = {"p_from": working, "p_to": working, "p_e": working, "p_flags": "*i32"}

@@ -27,7 +27,7 @@ def load_tile(p, o_row, o_column, m_tile, part, row_stride, column_stride, has_i
 
     A zero block costs nothing and spares a second set of kernels. A negative sign conjugates.
     """
-    o = o_row.to(tl.int64)[:, None] * row_stride + o_column.to(tl.int64)[None, :] * column_stride
+    o = (o_row * row_stride)[:, None] + (o_column * column_stride)[None, :]
     re = tl.load(p + o, mask=m_tile, other=0)
     im = tl.zeros((1, 1), p.dtype.element_ty)
     if COMPLEX:
@@ -38,7 +38,7 @@ def load_tile(p, o_row, o_column, m_tile, part, row_stride, column_stride, has_i
 @triton.jit
 def store_tile(p, o_row, o_column, m_tile, part, row_stride, column_stride, re, im, COMPLEX: tl.constexpr):
     """The inverse of load_tile."""
-    o = o_row.to(tl.int64)[:, None] * row_stride + o_column.to(tl.int64)[None, :] * column_stride
+    o = (o_row * row_stride)[:, None] + (o_column * column_stride)[None, :]
     tl.store(p + o, re, mask=m_tile)
     if COMPLEX:
         tl.store(p + part + o, im, mask=m_tile)
@@ -118,11 +118,11 @@ def defect_from(p_sums, count, SUMS: tl.constexpr):
 def product_kernel(
     p_a, p_b, p_a2, p_b2, p_x, p_c, p_scale, p_sums, p_status,
     rows, columns, terms, reals, limit, step, steps, count, fine, first, second,
-    x_a, x_b, identity, perturbation, wave,
+    x_a, x_b, identity,
     a_member, a_part, a_row, a_term, b_member, b_part, b_term, b_column,
     x_member, x_part, x_row, x_column, c_member, c_part, c_row, c_column,
     SIGN_A: tl.constexpr, SIGN_B: tl.constexpr, SECOND: tl.constexpr, ADD: tl.constexpr, SYMMETRY: tl.constexpr,
-    SCALED: tl.constexpr, MEASURED: tl.constexpr, ITERATED: tl.constexpr, STEP: tl.constexpr, PERTURBED: tl.constexpr,
+    SCALED: tl.constexpr, MEASURED: tl.constexpr, ITERATED: tl.constexpr, STEP: tl.constexpr,
     COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr, TERMS: tl.constexpr,
     SUMS: tl.constexpr,
 ):  # fmt: skip
@@ -201,11 +201,6 @@ def product_kernel(
             )
     diagonal = (o_row[:, None] == o_column[None, :]) & m_tile
     re += tl.where(diagonal, identity, 0.0).to(DTYPE)
-    if PERTURBED:
-        if more:
-            # Orthonormal columns: those of a cosine transform.
-            phase = ((2 * o_row + 1)[:, None] * (2 * o_column + 1)[None, :]) % (8 * rows)
-            re += tl.where(m_tile, perturbation * tl.cos(phase.to(tl.float32) * wave), 0.0).to(DTYPE)
     if MEASURED:
         m_measured = m_tile & (o_column < limit)[None, :]
         square = tl.sum(tl.where(m_measured, re * re, 0.0))
@@ -248,9 +243,14 @@ class Cubic(NamedTuple):
         return self.x_a != 0
 
 
-def tiles_of(rows: int, columns: int) -> int:
+def tiles_of(rows: int, columns: int, tile: int = TILE) -> int:
     """Tiles of a matrix."""
-    return triton.cdiv(rows, TILE) * triton.cdiv(columns, TILE)
+    return triton.cdiv(rows, tile) * triton.cdiv(columns, tile)
+
+
+def _tile(is_complex: bool, symmetry: int) -> tuple[int, int]:
+    """Rows and columns of a tile, and warps of a program; with larger tiles or fewer warps, registers spill."""
+    return (TILE // 2 if is_complex else TILE, 4) if symmetry else (TILE, 8)
 
 
 def planar(x: Tensor) -> Tensor:
@@ -281,7 +281,6 @@ def multiply(
     reals: int = 0,
     iteration: Iteration | None = None,
     cubic: Cubic | None = None,
-    perturbation: float = 0.0,
 ) -> Tensor:
     """out = first · x + second · (a b + factor · a2 b2) + identity · I, planar, in one launch; returns out.
 
@@ -302,7 +301,6 @@ def multiply(
         reals: how many members have no imaginary parts, whatever is in memory.
         iteration: members that do not take part in the step are left alone.
         cubic: the step, and what its coefficients are.
-        perturbation: this much of fixed orthonormal columns is added to members that have not converged.
     """
     _, parts, rows, columns = out.shape
     a2, b2, factor = (a, b, 0.0) if also is None else also
@@ -312,26 +310,25 @@ def multiply(
         step, steps, status, fine = cubic.number, iteration.status.shape[1] - 1, iteration.status, iteration.fine
         if cubic.is_step():
             sums, count = iteration.sums, iteration.sums.shape[1]
-    added = out if x is None else x
+    added, (tile, warps) = out if x is None else x, _tile(parts == 2, symmetry)
     triton_launch.launch(
-        product_kernel, (len(out) * tiles_of(rows, columns),), out.device,
+        product_kernel, (len(out) * tiles_of(rows, columns, tile),), out.device,
         a, b, a2, b2, added, out, out if scale is None else scale, out if sums is None else sums, status,
         rows, columns, a.shape[3], reals, columns if limit is None else limit, step, steps, count, fine,
         float(first), float(second), cubic.x_a if cubic else 1.0, cubic.x_b if cubic else 0.0, float(identity),
-        perturbation * (2 / rows) ** 0.5, 0.25 * torch.pi / rows,
         *a.stride(), *b.stride(), *added.stride(), *out.stride(),
         SIGN_A=-1 if conjugate[0] else 1, SIGN_B=-1 if conjugate[1] else 1, SECOND=factor, ADD=x is not None,
         SYMMETRY=symmetry, SCALED=scale is not None, MEASURED=sums is not None and not (cubic and cubic.is_step()),
-        ITERATED=cubic is not None, STEP=cubic is not None and cubic.is_step(), PERTURBED=perturbation != 0,
-        COMPLEX=parts == 2, PRECISION=precision_of(out), TILE=TILE, TERMS=_TERMS, SUMS=triton.next_power_of_2(count),
-        num_warps=_warps(parts == 2, symmetry, also is not None),
+        ITERATED=cubic is not None, STEP=cubic is not None and cubic.is_step(),
+        COMPLEX=parts == 2, PRECISION=precision_of(out), TILE=tile, TERMS=_TERMS, SUMS=triton.next_power_of_2(count),
+        num_warps=warps,
     )  # fmt: skip
     return out
 
 
 _POINTERS = ("p_a", "p_b", "p_a2", "p_b2", "p_x", "p_c", "p_scale", "p_sums", "p_status")
 _INTEGERS = ("rows", "columns", "terms", "reals", "limit", "step", "steps", "count")
-_FLOATS = ("fine", "first", "second", "x_a", "x_b", "identity", "perturbation", "wave")
+_FLOATS = ("fine", "first", "second", "x_a", "x_b", "identity")
 _STRIDES = tuple(
     f"{matrix}_{name}"
     for matrix, names in zip(
@@ -344,22 +341,11 @@ _STRIDES = tuple(
 def compilation(dtype: str, is_complex: bool, **variant: Any) -> triton_launch.Compilation:
     """One variant of the product; arguments named in it are constants, and flags that are not named are off."""
     flags = {"SIGN_A": 1, "SIGN_B": 1, "SECOND": 0.0, "ADD": False, "SYMMETRY": 0, "SCALED": False}
-    flags |= {"MEASURED": False, "ITERATED": False, "STEP": False, "PERTURBED": False, "SUMS": 64}
-    flags |= {
-        "COMPLEX": is_complex,
-        "PRECISION": "tf32x3" if dtype == "fp32" else "ieee",
-        "TILE": TILE,
-        "TERMS": _TERMS,
-    }
+    flags |= {"MEASURED": False, "ITERATED": False, "STEP": False, "SUMS": 64}
+    flags |= {"COMPLEX": is_complex, "PRECISION": "tf32x3" if dtype == "fp32" else "ieee", "TERMS": _TERMS}
     signature = dict.fromkeys(_POINTERS, f"*{dtype}") | dict.fromkeys(_INTEGERS + _STRIDES, "i32")
     signature |= dict.fromkeys(_FLOATS, "fp32")
     if variant.get("ITERATED"):
         signature["p_status"] = "*i32"
-    flags |= variant
-    warps = _warps(is_complex, flags["SYMMETRY"], flags["SECOND"] != 0)
-    return triton_launch.Compilation(product_kernel, signature, flags, warps)
-
-
-def _warps(is_complex: bool, symmetry: int, twice: bool) -> int:
-    """Warps of a program; with fewer, registers spill."""
-    return 8 if is_complex and (symmetry or twice) else 4
+    flags["TILE"], warps = _tile(is_complex, variant.get("SYMMETRY", 0))
+    return triton_launch.Compilation(product_kernel, signature, flags | variant, warps)

@@ -40,9 +40,9 @@ def factor(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
     measure(None)
     for step in range(STEPS):
         old, X = pair[step % 2], pair[(step + 1) % 2]
-        extra = PERTURBATION if step == PERTURBED else 0.0
-        cubic = Cubic(step, 1, 1)
-        multiply(X, old, defect, x=old, second=-1, iteration=iteration, cubic=cubic, perturbation=extra)
+        multiply(X, old, defect, x=old, second=-1, iteration=iteration, cubic=Cubic(step, 1, 1))
+        if step == PERTURBED:
+            X[:, 0] += (iteration.status[:, step + 1] * PERTURBATION)[:, None, None] * _orthonormal(X)
         measure(Cubic(step))
     residual = iteration.sums[..., 0].sum(1).sqrt()
     last = (
@@ -108,6 +108,14 @@ def _tall(V: Tensor) -> Tensor:
 def _halves(pair: Tensor) -> tuple[Tensor, Tensor]:
     columns = pair.shape[-2]
     return pair[..., :columns], pair[..., columns:]
+
+
+def _orthonormal(X: Tensor) -> Tensor:
+    """Columns of a cosine transform, of an X's shape."""
+    rows, columns = X.shape[2:]
+    row, column = (2 * torch.arange(size, device=X.device) + 1 for size in (rows, columns))
+    angles = (row[:, None] * column % (8 * rows)).to(X.dtype) * (torch.pi / (4 * rows))
+    return angles.cos() * (2 / rows) ** 0.5
 
 
 def _is_odd(iteration: Iteration) -> Tensor:

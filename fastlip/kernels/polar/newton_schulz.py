@@ -1,7 +1,7 @@
-"""Scaled Newton-Schulz iteration for polar factors and their adjoint in torch's products, and the fallback.
+"""What surrounds the Newton-Schulz iterations of one matrix at a time on chip, and what is done where they fail.
 
-README.md derives the iteration. The kernels of triton_kernels.py and of csrc/polar run the same iteration on chip,
-one matrix at a time; scaling and the fallback to a decomposition are in this file for all of them.
+README.md derives the iteration; the kernels of triton_kernels.py and of csrc/polar leave to this file the matrices
+that do not converge.
 """
 
 from __future__ import annotations
@@ -26,53 +26,12 @@ def tolerance(V: Tensor) -> float:
     return 16 * torch.finfo(V.dtype).eps * min(V.shape[-2:]) ** 0.5
 
 
-def factor(V: Tensor) -> tuple[Tensor, Tensor]:
-    """Q of tall or square matrices (b, m, n), and for each the Frobenius norm of QᴴQ - I."""
-    identity = torch.eye(V.shape[-1], dtype=V.dtype, device=V.device)
-    X = V * _unit(V)
-    gram = X.mH @ X
-    scale = _inverse_bound(gram)
-    X, gram = X * scale, gram * scale**2
-    for _ in range(STEPS):
-        a, b, more = _cubic(identity - gram)
-        X = X @ (a * identity + b * gram)
-        gram = X.mH @ X
-        if _stop(more):
-            break
-    residual = torch.linalg.matrix_norm(identity - gram)
-    return X + 0 * residual[:, None, None], residual  # NaN wherever one is
-
-
-def adjoint(G: Tensor, V: Tensor, Q: Tensor) -> Tensor:
-    """The gradient of tall or square V from that of Q (README.md)."""
-    identity = torch.eye(V.shape[-1], dtype=V.dtype, device=V.device)
-    unit = _unit(V)
-    H, M = Q.mH @ (V * unit), Q.mH @ G
-    H, K = (H + H.mH) / 2, (M - M.mH) / 2
-    N = G - Q @ M if V.shape[-2] > V.shape[-1] else None
-    gram = H @ H
-    scale = _inverse_bound(gram)
-    H, gram, unit, more = H * scale, gram * scale**2, unit * scale, unit > 0
-    for _ in range(ADJOINT_STEPS):
-        a, b, more = _cubic(identity - gram)
-        left, between = K @ gram, H @ K @ H
-        K = a * K + b * (left - left.mH - (between - between.mH) / 2)
-        N = None if N is None else a * N + b * (N @ gram)
-        H = a * H + b * (H @ gram)
-        H = (H + H.mH) / 2
-        gram = H @ H
-        if _stop(more):
-            break
-    result = Q @ K if N is None else Q @ K + N
-    return torch.where(more, G, result) * torch.where(unit == 0, 1, unit)
-
-
 def checked_factor(
     iterate: Callable[[Tensor, int], tuple[Tensor, Tensor]], V: Tensor, reals: int
 ) -> tuple[Tensor, Tensor]:
     """Returns Q, and on the host which matrices were decomposed (none while a CUDA graph is captured).
 
-    iterate takes contiguous matrices (b, m, n), the first of them real, and returns what :func:`factor` does.
+    iterate takes contiguous matrices (b, m, n), the first of them real, and returns Q and the norms of QᴴQ - I.
     """
     matrices, count = _flat(V), _count(V, reals)
     Q, residual = iterate(matrices, count)
@@ -143,33 +102,3 @@ def _flat(V: Tensor) -> Tensor:
 def _count(V: Tensor, reals: int) -> int:
     """The number of real matrices in the flat batch."""
     return reals * V.shape[1:-2].numel() if reals else 0
-
-
-def _unit(V: Tensor) -> Tensor:
-    """1 / the largest entry; 0 for a matrix of zeros."""
-    parts = torch.maximum(V.real.abs(), V.imag.abs()) if V.is_complex() else V.abs()
-    peak = parts.amax((-2, -1), keepdim=True)
-    return torch.where(peak <= TINY, 0, 1 / peak)
-
-
-def _inverse_bound(gram: Tensor) -> Tensor:
-    """1 / an upper bound of the singular values, from two norms of their squares; 0 for a matrix of zeros."""
-    size = gram.abs()
-    square = torch.minimum(torch.linalg.matrix_norm(size), size.sum(-1).amax(-1))[:, None, None]
-    return torch.where(square == 0, 0, square.rsqrt())
-
-
-def _cubic(defect: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The coefficients of the step x -> a x + b x³, and a mask of the matrices for which it is not the last one."""
-    norm = torch.linalg.matrix_norm(defect)[:, None, None]
-    trace = defect.diagonal(dim1=-2, dim2=-1).real.sum(-1)[:, None, None]
-    more = norm > FINE
-    largest = torch.where(trace > 0, torch.minimum(norm * norm / trace, norm.clamp(max=1)), 0)
-    smallest = 1 - largest
-    square = torch.where(more, (3 / (1 + smallest.sqrt() + smallest)).clamp(max=2), 1)
-    rho = square.sqrt()
-    return 1.5 * rho, -0.5 * rho * square, more
-
-
-def _stop(more: Tensor) -> bool:
-    return not is_capturing(more.device) and not bool(more.any())

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastlip.kernels.common import triton_launch
+from fastlip.kernels.common.product_triton import compilation
 from fastlip.kernels.polar import by_products_triton, newton_schulz
 from fastlip.kernels.polar.newton_schulz import ADJOINT_STEPS, FINE, STEPS, TINY
 from fastlip.kernels.polar.on_chip import (
@@ -227,4 +228,18 @@ def _compilations(is_complex: bool) -> Iterator[triton_launch.Compilation]:
                 yield triton_launch.Compilation(_backward_kernel, backward, tiles | more, _warps(rows, is_complex))
 
 
-AOT = [*_compilations(False), *_compilations(True)]
+def _products(is_complex: bool) -> Iterator[triton_launch.Compilation]:
+    """Of the products: the measured ones, and those of a step, of the factor and of the adjoint."""
+
+    def entry(**variant: Any) -> triton_launch.Compilation:
+        return compilation("fp32", is_complex, **variant)
+
+    step = {"ADD": True, "ITERATED": True, "STEP": True, "SUMS": 16}
+    yield entry(SIGN_A=-1, ITERATED=True, MEASURED=True)
+    yield entry(**step)
+    yield entry(**step, SYMMETRY=1)
+    yield entry(**step, SYMMETRY=-1, SECOND=-0.5)
+    yield entry(SIGN_A=-1, SYMMETRY=1, SCALED=True)
+
+
+AOT = [entry for is_complex in (False, True) for entry in (*_compilations(is_complex), *_products(is_complex))]

@@ -13,7 +13,7 @@ from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.spectral_conv.frequencies import COMPLEX, Size, count_frequencies
 from fastlip.kernels.spectral_polar import reference
 
-OP = Op("spectral_polar", backends=("native",))
+OP = Op("spectral_polar", backends=("native", "triton"))
 
 
 def spectral_polar(
@@ -33,8 +33,7 @@ def spectral_polar(
         size: FFT size, the (h, w) of the circular image.
         dilation: distance between two taps, (vertical, horizontal); default (1, 1).
         groups: number of groups of channels, as in ``torch.nn.functional.conv2d``; default 1.
-        backend: ``"auto"`` (default), ``"reference"``, ``"native"``, or another backend of ``polar``, which then
-            takes the spectrum.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
         Q: (F, cout, cin / groups), complex, at the unique frequencies, as ``fastlip.ops.spectral_conv`` takes it.

@@ -1,0 +1,39 @@
+"""spectral_polar by polar's iterations in Triton: nothing waits for the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from fastlip.kernels.polar import triton_kernels as polar
+from fastlip.kernels.spectral_conv.frequencies import Size, kernel_spectrum, kernel_spectrum_adjoint, own_frequencies
+
+AOT = [entry for entry in polar.AOT if entry.constants.get("COMPLEX")]
+
+
+def supports(weight: Tensor, *_: Any) -> str:
+    """Empty, or why these kernels cannot run."""
+    return polar.supports(weight, 0)
+
+
+def spectral_polar_forward(weight: Tensor, size: Size, dilation: Size, groups: int) -> Tensor:
+    """The factors at each frequency."""
+    V = _matrices(kernel_spectrum(weight, size, dilation), groups)
+    Q, _ = polar.iterate(V, groups * own_frequencies(size))
+    return Q.view(-1, *weight.shape[:2])
+
+
+def spectral_polar_backward(
+    gradient: Tensor, Q: Tensor, weight: Tensor, size: Size, dilation: Size, groups: int
+) -> Tensor:
+    """The gradient of the weight, whose matrices are computed again."""
+    V = _matrices(kernel_spectrum(weight, size, dilation), groups)
+    of_spectrum = polar.adjoint(_matrices(gradient, groups), V, _matrices(Q, groups), groups * own_frequencies(size))
+    return kernel_spectrum_adjoint(of_spectrum.view(-1, *weight.shape[:2]), weight.shape, size, dilation)
+
+
+def _matrices(spectrum: Tensor, groups: int) -> Tensor:
+    """(F groups, cout / groups, cin / groups), contiguous numbers as they are in memory."""
+    flat = spectrum.unflatten(1, (groups, -1)).flatten(0, 1)
+    return flat.contiguous().resolve_conj().resolve_neg()
