@@ -87,7 +87,7 @@ def spectral_conv(
         dtype = torch.get_autocast_dtype(x.device.type)
     images = x if x.dim() == 4 else x[None]
     bias = bias if bias is None else bias.to(reference.REAL[Q.dtype])
-    if images.is_cuda:
+    if images.device.type != "cpu":
         tables.prepare((fft_size[0], fft_size[1]), (x.shape[-2], x.shape[-1]), reference.REAL[Q.dtype], x.device)
     y = OPERATOR(images, Q, bias, fft_size, groups, backend)
     return (y if x.dim() == 4 else y[0]).to(dtype)
