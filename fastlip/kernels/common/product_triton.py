@@ -132,7 +132,7 @@ def product_kernel(
     per_member = tl.cdiv(rows, TILE) * tiles
     member, tile = tl.program_id(0) // per_member, tl.program_id(0) % per_member
     tile_row, tile_column = tile // tiles, tile % tiles
-    if SYMMETRY != 0:
+    if SYMMETRY != 0:  # noqa: SIM102 (known to the compiler)
         if tile_row < tile_column:
             return
     if ITERATED:
@@ -329,6 +329,7 @@ def multiply(
 _POINTERS = ("p_a", "p_b", "p_a2", "p_b2", "p_x", "p_c", "p_scale", "p_sums", "p_status")
 _INTEGERS = ("rows", "columns", "terms", "reals", "limit", "step", "steps", "count")
 _FLOATS = ("fine", "first", "second", "x_a", "x_b", "identity")
+_AXES = {"a": ("row", "term"), "b": ("term", "column"), "x": ("row", "column"), "c": ("row", "column")}
 _STRIDES = tuple(
     f"{matrix}_{name}"
     for matrix, names in zip(
