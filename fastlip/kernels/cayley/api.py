@@ -25,7 +25,7 @@ def cayley(M: Tensor, *, backend: Backend = "auto") -> Tensor:
 
     Args:
         M: (..., m, n), real or complex. float16 and bfloat16 are computed and returned in float32.
-        backend: ``"auto"``, ``"reference"`` or ``"native"``.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
         Q: the shape of M.

@@ -1,4 +1,4 @@
-"""The kernels of triton_kernels.py: I + A from M, tile by tile, its inverse without pivoting, and what corrects it."""
+"""The kernels of triton_kernels.py: I + A from M, tile by tile, its inverse without pivoting, and its correction."""
 
 from __future__ import annotations
 

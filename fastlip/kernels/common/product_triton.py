@@ -1,8 +1,7 @@
 """Batched products of real or complex matrices in Triton, with what is usually done to the result in the same launch.
 
-A matrix is a member of a tensor (b, parts, rows, columns) of any strides: one part if it is real, two if complex. The
-adjoint of a planar tensor is its transpose and a sign, and complex numbers as torch keeps them are a view, so nothing
-is copied to be multiplied. Every sum is one program's, in order; float32 is multiplied as 3xTF32.
+A matrix is a member of a tensor (b, parts, rows, columns) of any strides: one part if it is real, two if complex.
+Nothing is copied to be multiplied. Every sum is one program's, in order; float32 is multiplied as 3xTF32.
 """
 
 from __future__ import annotations
@@ -23,10 +22,7 @@ _TERMS = 16  # of one step of its sums: with more, registers spill
 @triton.jit
 def load_tile(p, o_row, o_column, m_tile, part, row_stride, column_stride, has_im, SIGN: tl.constexpr,
               COMPLEX: tl.constexpr):  # fmt: skip
-    """Real and imaginary parts [ROWS, COLUMNS]; the latter a 1 x 1 block of zeros of real matrices.
-
-    A zero block costs nothing and spares a second set of kernels. A negative sign conjugates.
-    """
+    """Real and imaginary parts; the latter a 1 x 1 block of zeros of real matrices. A negative sign conjugates."""
     o = (o_row * row_stride)[:, None] + (o_column * column_stride)[None, :]
     re = tl.load(p + o, mask=m_tile, other=0)
     im = tl.zeros((1, 1), p.dtype.element_ty)
