@@ -40,11 +40,11 @@ def without_extras(code):
 
 
 def test_the_core_needs_torch_and_numpy_alone():
+    of_triton = ("triton_kernels", "triton_launch", "_triton", "on_chip")
     modules = [
         str(path.relative_to(ROOT).with_suffix("")).replace(os.sep, ".").removesuffix(".__init__")
         for path in sorted((ROOT / "fastlip").rglob("*.py"))
-        if path.parent.name != "cli"
-        and not path.stem.endswith(("triton_kernels", "triton_launch", "_triton", "on_chip"))
+        if path.parent.name != "cli" and not path.stem.endswith(of_triton)
     ]
     code = f"""
 import importlib

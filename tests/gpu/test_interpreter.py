@@ -30,6 +30,9 @@ SMALL = 4000
 SMALL_DENSE, SMALL_CONVOLUTION = 20000, 5000
 # Programs take the interpreter 10 ms too: one for each group, or each frequency and group.
 MANY_PROGRAMS = {"gram_rowsum-depthwise", "spectral_conv-depthwise_torus", "spectral_conv-groups"}
+# An iteration is a hundred launches, of some programs for each frequency.
+MANY_PROGRAMS |= {f"spectral_polar-{name}" for name in ("c3", "c1", "c23_odd", "groups_dilation", "tall", "wide")}
+MANY_PROGRAMS |= {"spectral_polar-ill_conditioned", "spectral_polar-c40"}
 
 
 def kernels_of(op_name):
@@ -110,6 +113,29 @@ def test_one_product_on_tensor_cores_does_not(monkeypatch):
     op_name, case = next(cases_on_tensor_cores()).values
     with pytest.raises(AssertionError, match="is off by"):
         testing.check_agreement(op_name, "triton", case, torch.float32)
+
+
+@inside
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64, torch.complex128], ids=str)
+@pytest.mark.parametrize("case_name", ["c3", "c17", "c63_strided", "tall", "wide", "tall_50_33"])
+def test_cayley_in_other_dtypes(case_name, dtype):
+    testing.check_agreement("cayley", "triton", testing.cases_of("cayley").CASES[case_name], dtype)
+
+
+@inside
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+@pytest.mark.parametrize("shape", [(12, 12), (40, 40), (9, 6), (45, 37)], ids=str)
+def test_cayley_is_never_expanding(shape, dtype):
+    """Matrices too large for elimination in single precision are transformed again on the device; NaN stays NaN."""
+    M = torch.randn(3, *shape, dtype=dtype) * torch.tensor([1, 40, 1e6]).view(3, 1, 1)
+    M = torch.cat((M, M[:1]))
+    M[3, 0, 1] = float("nan")
+    Q = ops.cayley(M, backend="triton")
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    assert Q[3].isnan().any()
+    assert torch.linalg.svdvals(Q[:3].to(wide)).amax() < 1 + 1e-6
+    expected = ops.cayley(M[:2].to(wide), backend="reference")
+    assert (Q[:2] - expected).abs().amax() < 2e-5
 
 
 @inside

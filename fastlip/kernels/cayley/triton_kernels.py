@@ -1,8 +1,11 @@
 """cayley in Triton: blocked Gauss-Jordan elimination, measured and corrected on the device.
 
-Matrices of at most 16 columns are one program's work. Larger ones take a launch for each 32 columns, and of everything
-the launches depend on sizes only: nothing waits for the device (README.md).
+Matrices of at most 16 columns are one program's work. Larger ones take a launch for each 32 columns. Which
+kernels are launched depends on sizes only: nothing waits for the device (README.md).
 """
+
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportAssignmentType=false, reportCallIssue=false
+# Triton's own compiler reads the kernels: to pyright its constants are numbers.
 
 from __future__ import annotations
 
@@ -15,21 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 from fastlip.kernels.cayley.api import new_inverse
-from fastlip.kernels.cayley.on_chip import form, invert, load_as, norm_of, polish_factors
+from fastlip.kernels.cayley.on_chip import decide_kernel, finish_kernel, form_kernel, step_kernel, whole_kernel
 from fastlip.kernels.common import triton_launch
-from fastlip.kernels.common.product_triton import (
-    TILE,
-    adjoint_tile,
-    compilation,
-    defect_from,
-    load_tile,
-    multiply,
-    multiply_add,
-    planar,
-    precision_of,
-    store_tile,
-    zero_tile,
-)
+from fastlip.kernels.common.product_triton import TILE, compilation, multiply, planar, precision_of
 
 _REAL = {
     torch.float32: torch.float32,
@@ -47,184 +38,6 @@ _TERMS = 16  # of one step of sums; with more, registers spill
 _ACCURATE, _FAILED, _ORTHOGONAL = 32, 1e-4, 8
 
 
-@triton.jit
-def _whole_kernel(
-    p_m, p_q, p_b, p_flags, rows, columns, accurate, failed, orthogonal,
-    DTYPE: tl.constexpr, FLAGGED: tl.constexpr, KEEP: tl.constexpr, COMPLEX: tl.constexpr, TILE: tl.constexpr,
-    TERMS: tl.constexpr,
-):  # fmt: skip
-    """Q, and B where it is kept, of a matrix of at most TILE columns, computed in DTYPE.
-
-    Sets the member's flag if elimination failed; FLAGGED: only the members whose flag is set.
-    """
-    PARTS: tl.constexpr = 2 if COMPLEX else 1
-    OUT: tl.constexpr = p_q.dtype.element_ty
-    if FLAGGED:
-        if tl.load(p_flags + tl.program_id(0)) == 0:
-            return
-    member = tl.program_id(0).to(tl.int64)
-    stride = columns * PARTS
-    p_m, p_q = p_m + member * rows * stride, p_q + member * rows * stride
-    lane = tl.arange(0, TILE)
-    m_tile = (lane < columns)[:, None] & (lane < columns)[None, :]
-    one = (lane[:, None] == lane[None, :]).to(DTYPE)
-
-    a_re, a_im = form(p_m, 0, 0, rows, columns, stride, PARTS, DTYPE, COMPLEX, "ieee", TILE, TERMS)
-    b_re, b_im = invert(a_re, a_im, columns, COMPLEX, TILE)
-    r_re, r_im = zero_tile(DTYPE, TILE, COMPLEX)
-    r_re, r_im = multiply_add(a_re, a_im, b_re, b_im, r_re, r_im, COMPLEX, "ieee")
-    r_re, r_im = one - r_re, -r_im
-    norm = norm_of(r_re, r_im, COMPLEX)
-    if not FLAGGED:
-        tl.store(p_flags + member, ((norm > failed) | (norm != norm)).to(tl.int32))
-    if norm > accurate:
-        b_re, b_im = multiply_add(b_re, b_im, r_re, r_im, b_re, b_im, COMPLEX, "ieee")
-    if KEEP:
-        p_b += member * columns * stride
-        store_tile(p_b, lane, lane, m_tile, 1, stride, PARTS, b_re.to(OUT), b_im.to(OUT), COMPLEX)
-
-    q_re, q_im = tl.where(m_tile, 2 * b_re - one, 0.0), 2 * b_im
-    t_re, t_im = adjoint_tile(q_re, q_im, COMPLEX)
-    g_re, g_im = zero_tile(DTYPE, TILE, COMPLEX)
-    g_re, g_im = multiply_add(t_re, t_im, q_re, q_im, g_re, g_im, COMPLEX, "ieee")
-    for start in range(columns, rows, TILE):
-        m_v = (start + lane < rows)[:, None] & (lane < columns)[None, :]
-        v_re, v_im = load_as(p_m, start + lane, lane, m_v, 1, stride, PARTS, DTYPE, COMPLEX)
-        w_re, w_im = zero_tile(DTYPE, TILE, COMPLEX)
-        w_re, w_im = multiply_add(-2 * v_re, -2 * v_im, b_re, b_im, w_re, w_im, COMPLEX, "ieee")
-        t_re, t_im = adjoint_tile(w_re, w_im, COMPLEX)
-        g_re, g_im = multiply_add(t_re, t_im, w_re, w_im, g_re, g_im, COMPLEX, "ieee")
-    d_re, d_im = tl.where(m_tile, one - g_re, 0.0), -g_im
-    first, second = polish_factors(norm_of(d_re, d_im, COMPLEX), orthogonal)
-    first, second = first.to(DTYPE), second.to(DTYPE)
-    w_re, w_im = first * q_re, first * q_im
-    w_re, w_im = multiply_add(second * q_re, second * q_im, d_re, d_im, w_re, w_im, COMPLEX, "ieee")
-    store_tile(p_q, lane, lane, m_tile, 1, stride, PARTS, w_re.to(OUT), w_im.to(OUT), COMPLEX)
-    for start in range(columns, rows, TILE):
-        m_v = (start + lane < rows)[:, None] & (lane < columns)[None, :]
-        v_re, v_im = load_as(p_m, start + lane, lane, m_v, 1, stride, PARTS, DTYPE, COMPLEX)
-        q_re, q_im = zero_tile(DTYPE, TILE, COMPLEX)
-        q_re, q_im = multiply_add(-2 * v_re, -2 * v_im, b_re, b_im, q_re, q_im, COMPLEX, "ieee")
-        w_re, w_im = first * q_re, first * q_im
-        w_re, w_im = multiply_add(second * q_re, second * q_im, d_re, d_im, w_re, w_im, COMPLEX, "ieee")
-        store_tile(p_q, start + lane, lane, m_v, 1, stride, PARTS, w_re.to(OUT), w_im.to(OUT), COMPLEX)
-
-
-@triton.jit
-def _form_kernel(
-    p_m, p_w, p_e, p_flags, rows, columns, tiles,
-    FLAGGED: tl.constexpr, COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr, TERMS: tl.constexpr,
-):  # fmt: skip
-    """W = I + A, planar and padded by I to whole tiles; E[0], the inverse of its first tile."""
-    PARTS: tl.constexpr = 2 if COMPLEX else 1
-    DTYPE: tl.constexpr = p_w.dtype.element_ty
-    member, tile = tl.program_id(0) // (tiles * tiles), tl.program_id(0) % (tiles * tiles)
-    if FLAGGED:
-        if tl.load(p_flags + member) == 0:
-            return
-    member = member.to(tl.int64)
-    size, lane = tiles * TILE, tl.arange(0, TILE)
-    tile_row, tile_column = tile // tiles, tile % tiles
-    p_m += member * rows * columns * PARTS
-    re, im = form(
-        p_m, tile_row, tile_column, rows, columns, columns * PARTS, PARTS, DTYPE, COMPLEX, PRECISION, TILE, TERMS
-    )
-    p_w += member * PARTS * size * size
-    everywhere = (lane >= 0)[:, None] & (lane >= 0)[None, :]
-    o_row, o_column = tile_row * TILE + lane, tile_column * TILE + lane
-    store_tile(p_w, o_row, o_column, everywhere, size * size, size, 1, re, im, COMPLEX)
-    if tile == 0:
-        re, im = invert(re, im, TILE, COMPLEX, TILE)
-        p_e += member * tiles * PARTS * TILE * TILE
-        store_tile(p_e, lane, lane, everywhere, TILE * TILE, TILE, 1, re, im, COMPLEX)
-
-
-@triton.jit
-def _step_kernel(
-    p_from, p_to, p_e, p_flags, columns, tiles, step,
-    FLAGGED: tl.constexpr, COMPLEX: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
-    """One block of Gauss-Jordan elimination, and E[step + 1], the inverse of the next diagonal tile.
-
-    With k = step: R = E W[k, :] (E itself in column k) replaces row k, and W[i, :] - W[i, k] R every other row i.
-    """
-    PARTS: tl.constexpr = 2 if COMPLEX else 1
-    DTYPE: tl.constexpr = p_from.dtype.element_ty
-    member, tile = tl.program_id(0) // (tiles * tiles), tl.program_id(0) % (tiles * tiles)
-    if FLAGGED:
-        if tl.load(p_flags + member) == 0:
-            return
-    member = member.to(tl.int64)
-    tile_row, tile_column = tile // tiles, tile % tiles
-    size, lane = tiles * TILE, tl.arange(0, TILE)
-    p_from, p_to = p_from + member * PARTS * size * size, p_to + member * PARTS * size * size
-    p_e += (member * tiles + step) * PARTS * TILE * TILE
-    everywhere = (lane >= 0)[:, None] & (lane >= 0)[None, :]
-    o_row, o_column, o_step = tile_row * TILE + lane, tile_column * TILE + lane, step * TILE + lane
-    in_row, in_column = tile_row == step, tile_column == step
-
-    e_re, e_im = load_tile(p_e, lane, lane, everywhere, TILE * TILE, TILE, 1, everywhere, 1, COMPLEX)
-    w_re, w_im = load_tile(p_from, o_step, o_column, everywhere, size * size, size, 1, everywhere, 1, COMPLEX)
-    r_re, r_im = zero_tile(DTYPE, TILE, COMPLEX)
-    r_re, r_im = multiply_add(e_re, e_im, w_re, w_im, r_re, r_im, COMPLEX, "ieee")
-    r_re, r_im = tl.where(in_column, e_re, r_re), tl.where(in_column, e_im, r_im)
-    c_re, c_im = load_tile(p_from, o_row, o_step, everywhere, size * size, size, 1, everywhere, 1, COMPLEX)
-    w_re, w_im = load_tile(p_from, o_row, o_column, everywhere, size * size, size, 1, everywhere, 1, COMPLEX)
-    w_re, w_im = tl.where(in_column, 0.0, w_re), tl.where(in_column, 0.0, w_im)
-    w_re, w_im = multiply_add(-c_re, -c_im, r_re, r_im, w_re, w_im, COMPLEX, "ieee")
-    w_re, w_im = tl.where(in_row, r_re, w_re), tl.where(in_row, r_im, w_im)
-    store_tile(p_to, o_row, o_column, everywhere, size * size, size, 1, w_re, w_im, COMPLEX)
-    if (tile_row == step + 1) & (tile_column == step + 1):
-        w_re, w_im = invert(w_re, w_im, TILE, COMPLEX, TILE)
-        p_e += PARTS * TILE * TILE
-        store_tile(p_e, lane, lane, everywhere, TILE * TILE, TILE, 1, w_re, w_im, COMPLEX)
-
-
-@triton.jit
-def _decide_kernel(
-    p_sums, p_scale, p_flags, count, limit, failed, POLISH: tl.constexpr, FLAGGED: tl.constexpr, SUMS: tl.constexpr
-):
-    """The factors of the correction that follows, from a measured norm; and whether elimination failed."""
-    member = tl.program_id(0)
-    norm, _ = defect_from(p_sums + member.to(tl.int64) * 2 * count, count, SUMS)
-    if POLISH:
-        first, second = polish_factors(norm, limit)
-        tl.store(p_scale + 2 * member, first)
-        tl.store(p_scale + 2 * member + 1, second)
-    else:  # a Newton step
-        tl.store(p_scale + 2 * member, 1.0)
-        tl.store(p_scale + 2 * member + 1, tl.where(norm > limit, 1.0, 0.0))
-    if FLAGGED:
-        tl.store(p_flags + member, ((norm > failed) | (norm != norm)).to(tl.int32))
-
-
-@triton.jit
-def _finish_kernel(
-    p_single, p_double, p_flags, p_q, p_b, rows, columns, tiles,
-    KEEP: tl.constexpr, FLAGGED: tl.constexpr, COMPLEX: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
-    """2 B - I, and B where it is kept, from the B that is to be taken."""
-    PARTS: tl.constexpr = 2 if COMPLEX else 1
-    DTYPE: tl.constexpr = p_q.dtype.element_ty
-    member, tile = tl.program_id(0) // (tiles * tiles), tl.program_id(0) % (tiles * tiles)
-    member, size, lane = member.to(tl.int64), tiles * TILE, tl.arange(0, TILE)
-    o_row, o_column = tile // tiles * TILE + lane, tile % tiles * TILE + lane
-    m_tile = (o_row < columns)[:, None] & (o_column < columns)[None, :]
-    p_single += member * PARTS * size * size
-    re, im = load_tile(p_single, o_row, o_column, m_tile, size * size, size, 1, m_tile, 1, COMPLEX)
-    if FLAGGED:
-        if tl.load(p_flags + member) != 0:
-            p_double += member * PARTS * size * size
-            re, im = load_as(p_double, o_row, o_column, m_tile, size * size, size, 1, DTYPE, COMPLEX)
-    stride = columns * PARTS
-    if KEEP:
-        p_b += member * columns * stride
-        store_tile(p_b, o_row, o_column, m_tile, 1, stride, PARTS, re, im, COMPLEX)
-    p_q += member * rows * stride
-    one = (o_row[:, None] == o_column[None, :]).to(DTYPE)
-    store_tile(p_q, o_row, o_column, m_tile, 1, stride, PARTS, 2 * re - one, 2 * im, COMPLEX)
-
-
 def supports(M: Tensor) -> str:
     """Empty, or why these kernels cannot run."""
     if M.dtype not in _REAL:
@@ -232,7 +45,7 @@ def supports(M: Tensor) -> str:
     rows, columns = M.shape[-2:]
     if min(rows, columns) > _LARGEST:
         return f"matrices of {rows} x {columns}: at most {_LARGEST} rows or columns, the fewer"
-    return triton_launch.why_not(M, _whole_kernel)
+    return triton_launch.why_not(M, whole_kernel)
 
 
 def cayley_forward(M: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,7 +87,7 @@ def _whole(M: Tensor, Q: Tensor, B: Tensor) -> None:
         double = flagged or _REAL[M.dtype] == torch.float64
         eps = _eps(M) if not flagged else torch.finfo(torch.float64).eps
         triton_launch.launch(
-            _whole_kernel, (len(M),), M.device,
+            whole_kernel, (len(M),), M.device,
             *tensors, rows, columns, _ACCURATE * eps, _FAILED, _ORTHOGONAL * eps,
             DTYPE=tl.float64 if double else tl.float32, FLAGGED=flagged, KEEP=B.numel() > 0, COMPLEX=M.is_complex(),
             TILE=_WHOLE, TERMS=_TERMS, num_warps=_WHOLE_WARPS,
@@ -282,7 +95,7 @@ def _whole(M: Tensor, Q: Tensor, B: Tensor) -> None:
 
 
 def _by_blocks(M: Tensor, Q: Tensor, B: Tensor) -> None:
-    """As _whole_kernel does, a launch for each step of it (README.md counts them)."""
+    """As whole_kernel does, a launch for each step of it (README.md counts them)."""
     members, rows, columns = M.shape
     real, eps, tiles = _REAL[M.dtype], _eps(M), triton.cdiv(columns, TILE)
     wide, keep, constants = real == torch.float32, B.numel() > 0, {"COMPLEX": M.is_complex(), "TILE": TILE}
@@ -292,7 +105,7 @@ def _by_blocks(M: Tensor, Q: Tensor, B: Tensor) -> None:
 
     def decide(limit: float, polish: bool) -> None:
         triton_launch.launch(
-            _decide_kernel, (members,), M.device, sums, scale, flags, tiles * tiles, limit * eps, _FAILED,
+            decide_kernel, (members,), M.device, sums, scale, flags, tiles * tiles, limit * eps, _FAILED,
             POLISH=polish, FLAGGED=not polish and wide, SUMS=triton.next_power_of_2(tiles * tiles), num_warps=1,
         )  # fmt: skip
 
@@ -308,7 +121,7 @@ def _by_blocks(M: Tensor, Q: Tensor, B: Tensor) -> None:
     raw = torch.empty_like(Q)
     numbers = _numbers(raw), _numbers(B if keep else raw)
     triton_launch.launch(
-        _finish_kernel, (members * tiles * tiles,), M.device, corrected, again, flags, *numbers, rows, columns, tiles,
+        finish_kernel, (members * tiles * tiles,), M.device, corrected, again, flags, *numbers, rows, columns, tiles,
         KEEP=keep, FLAGGED=wide, **constants,
     )  # fmt: skip
     q = planar(raw)
@@ -334,12 +147,12 @@ def _eliminate(M: Tensor, first: Tensor, second: Tensor, third: Tensor, flags: T
     grid = (members * tiles * tiles,)
     arguments = _numbers(M), first, inverses, flagged, rows, columns, tiles
     more = {"PRECISION": precision_of(first), "TERMS": _TERMS}
-    triton_launch.launch(_form_kernel, grid, M.device, *arguments, **constants, **more)
+    triton_launch.launch(form_kernel, grid, M.device, *arguments, **constants, **more)
     source = first
     for step in range(tiles):
         target = third if step % 2 else second
         arguments = source, target, inverses, flagged, columns, tiles, step
-        triton_launch.launch(_step_kernel, grid, M.device, *arguments, **constants)
+        triton_launch.launch(step_kernel, grid, M.device, *arguments, **constants)
         source = target
     return source
 
@@ -407,20 +220,20 @@ def _compilations(dtype: str, is_complex: bool) -> Iterator[triton_launch.Compil
         double = flagged or not single
         flags = {"DTYPE": tl.float64 if double else tl.float32, "FLAGGED": flagged, "TERMS": _TERMS}
         for keep in (False, True):
-            yield entry(_whole_kernel, pointers, others, _WHOLE_WARPS, KEEP=keep, **flags | {"TILE": _WHOLE})
+            yield entry(whole_kernel, pointers, others, _WHOLE_WARPS, KEEP=keep, **flags | {"TILE": _WHOLE})
         working, precision = ("*fp64", "ieee") if double else ("*fp32", "tf32x3")
         flags = {"FLAGGED": flagged, "PRECISION": precision, "TILE": _elimination_tile(double, is_complex)}
         of_form = {"p_m": number, "p_w": working, "p_e": working, "p_flags": "*i32"}
-        yield entry(_form_kernel, of_form, sizes, _WARPS, TERMS=_TERMS, **flags)
+        yield entry(form_kernel, of_form, sizes, _WARPS, TERMS=_TERMS, **flags)
         of_step = {"p_from": working, "p_to": working, "p_e": working, "p_flags": "*i32"}
-        yield entry(_step_kernel, of_step, sizes | {"step": "i32"}, _WARPS, **flags)
+        yield entry(step_kernel, of_step, sizes | {"step": "i32"}, _WARPS, **flags)
     pointers = {"p_single": number, "p_double": "*fp64", "p_flags": "*i32", "p_q": number, "p_b": number}
     for keep in (False, True):
-        yield entry(_finish_kernel, pointers, sizes, KEEP=keep, FLAGGED=single)
+        yield entry(finish_kernel, pointers, sizes, KEEP=keep, FLAGGED=single)
     for polish in (False, True) if not is_complex else ():
         pointers = {"p_sums": number, "p_scale": number, "p_flags": "*i32"}
         others = {"count": "i32", "limit": "fp32", "failed": "fp32"}
-        yield entry(_decide_kernel, pointers, others, 1, POLISH=polish, FLAGGED=single and not polish, SUMS=64)
+        yield entry(decide_kernel, pointers, others, 1, POLISH=polish, FLAGGED=single and not polish, SUMS=64)
     yield compilation(dtype, is_complex, MEASURED=True)
     yield compilation(dtype, is_complex, SIGN_A=-1, MEASURED=True)
     yield compilation(dtype, is_complex, ADD=True, SCALED=True)
@@ -430,7 +243,5 @@ def _compilations(dtype: str, is_complex: bool) -> Iterator[triton_launch.Compil
 
 
 AOT = [
-    entry
-    for kind in (("fp32", False), ("fp32", True), ("fp64", False), ("fp64", True))
-    for entry in _compilations(*kind)
+    entry for dtype in ("fp32", "fp64") for is_complex in (False, True) for entry in _compilations(dtype, is_complex)
 ]

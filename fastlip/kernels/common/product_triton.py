@@ -1,9 +1,11 @@
 """Batched products of real or complex matrices in Triton, with what is usually done to the result in the same launch.
 
-A matrix is a member of a tensor (b, parts, rows, columns) of any strides: one part if it is real, two if complex. The
-adjoint of a planar tensor is its transpose and a sign, and complex numbers as torch keeps them are a view, so nothing
-is copied to be multiplied. Every sum is one program's, in order; float32 is multiplied as 3xTF32.
+A matrix is a member of a tensor (b, parts, rows, columns) of any strides: one part if it is real, two if complex.
+Nothing is copied to be multiplied. Every sum is one program's, in order; float32 is multiplied as 3xTF32.
 """
+
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportAssignmentType=false, reportCallIssue=false
+# Triton's own compiler reads the kernels: to pyright its constants are numbers.
 
 from __future__ import annotations
 
@@ -23,10 +25,7 @@ _TERMS = 16  # of one step of its sums: with more, registers spill
 @triton.jit
 def load_tile(p, o_row, o_column, m_tile, part, row_stride, column_stride, has_im, SIGN: tl.constexpr,
               COMPLEX: tl.constexpr):  # fmt: skip
-    """Real and imaginary parts [ROWS, COLUMNS]; the latter a 1 x 1 block of zeros of real matrices.
-
-    A zero block costs nothing and spares a second set of kernels. A negative sign conjugates.
-    """
+    """Real and imaginary parts; the latter a 1 x 1 block of zeros of real matrices. A negative sign conjugates."""
     o = (o_row * row_stride)[:, None] + (o_column * column_stride)[None, :]
     re = tl.load(p + o, mask=m_tile, other=0)
     im = tl.zeros((1, 1), p.dtype.element_ty)
@@ -132,7 +131,7 @@ def product_kernel(
     per_member = tl.cdiv(rows, TILE) * tiles
     member, tile = tl.program_id(0) // per_member, tl.program_id(0) % per_member
     tile_row, tile_column = tile // tiles, tile % tiles
-    if SYMMETRY != 0:
+    if SYMMETRY != 0:  # noqa: SIM102 (known to the compiler)
         if tile_row < tile_column:
             return
     if ITERATED:
@@ -329,6 +328,7 @@ def multiply(
 _POINTERS = ("p_a", "p_b", "p_a2", "p_b2", "p_x", "p_c", "p_scale", "p_sums", "p_status")
 _INTEGERS = ("rows", "columns", "terms", "reals", "limit", "step", "steps", "count")
 _FLOATS = ("fine", "first", "second", "x_a", "x_b", "identity")
+_AXES = {"a": ("row", "term"), "b": ("term", "column"), "x": ("row", "column"), "c": ("row", "column")}
 _STRIDES = tuple(
     f"{matrix}_{name}"
     for matrix, names in zip(

@@ -24,7 +24,7 @@ def factor(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
     X = _tall(V) * _unit(V, reals)[:, None, None, None]
     if V.is_complex():
         X[:reals, 1] = 0
-    members, parts, rows, columns = X.shape
+    members, parts, _, columns = X.shape
     defect = X.new_empty(members, parts, columns, columns)
     X = X.contiguous()
     X *= _inverse_bound(multiply(defect, X.mT, X, conjugate=(True, False)))[:, None, None, None]

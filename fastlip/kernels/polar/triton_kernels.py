@@ -140,7 +140,7 @@ def supports(V: Tensor, reals: int) -> str:
 
 
 def polar_forward(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
-    """Q, and on the host, which matrices were decomposed: none of those iterated by products, nor during a capture."""
+    """Q, and on the host, which were decomposed: none of those iterated by products, nor during a capture."""
     if not _fits(V, _LARGEST_FORWARD):
         flat = V.reshape(-1, *V.shape[-2:]).contiguous()
         Q, _ = iterate(flat, reals * V.shape[1:-2].numel() if reals else 0)

@@ -65,10 +65,9 @@ class FrequencyConvolution(ConvApplication):
             height, width = height + self.reach[0], width + self.reach[1]
         (Q,) = layer.effective(height, width)
         bias, groups = layer.bias, self.geometry.groups
-        if x.dim() == 4 and 0 not in x.shape and x.dtype == Q.real.dtype and not torch.is_autocast_enabled("cpu"):
-            return SPECTRAL_CONV(
-                x, Q, bias, (height, width), groups, layer.backend
-            )  # what is left for the op to check
+        plain = x.device.type == "cpu" and x.dim() == 4 and 0 not in x.shape and x.dtype == Q.real.dtype
+        if plain and not torch.is_autocast_enabled("cpu"):  # nothing is left for the public function to do
+            return SPECTRAL_CONV(x, Q, bias, (height, width), groups, layer.backend)
         return ops.spectral_conv(x, Q, bias, (height, width), groups, backend=layer.backend)
 
     def fft_size(self, layer: Any, height: int, width: int) -> tuple[int, ...]:
