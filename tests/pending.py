@@ -3,8 +3,6 @@
 DOCSTRINGS = []
 
 FILES = [
-    "fastlip/kernels/cayley/triton_kernels.py",
-    "fastlip/kernels/common/product_triton.py",
     "tools/gpu/watch.py",
 ]
 

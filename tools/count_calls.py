@@ -28,6 +28,7 @@ PACKAGE = Path(fastlip.__file__).resolve().parent
 # (channels, side of the image): kernels run at the larger one, and at the smaller one torch's own operators.
 SIZES = (8, 8), (64, 32)
 CAYLEY, AOL, SLL = "CayleyConv2d, forward in training", "AOLConv2d.weight", "SLLConv2d, forward in training"
+SLL_KERNELS = f"{SLL}, by kernels"
 CERTIFY = "certify, digits network of 19 modules"
 CERTIFY_FIVE = f"{CERTIFY}, 5 batches"
 
@@ -43,8 +44,9 @@ BUDGETS = {
     CAYLEY: Budget(25, 6),
     AOL: Budget(12, 5),
     SLL: Budget(35, 7),
-    CERTIFY: Budget(1200),
-    CERTIFY_FIVE: Budget(),
+    SLL_KERNELS: Budget(56, 14),
+    CERTIFY: Budget(3200),
+    CERTIFY_FIVE: Budget(7500),
 }
 Entered = collections.Counter[tuple[str, str]]
 
@@ -81,7 +83,7 @@ def calls() -> dict[str, list[Callable[[], object]]]:
         cayley, aol, sll = (kind(channels, channels, 3) for kind in (lip.CayleyConv2d, lip.AOLConv2d, lip.SLLConv2d))
         found[CAYLEY].append(lambda layer=cayley, x=x: layer(x))
         found[AOL].append(lambda layer=aol: layer.weight)
-        found[SLL].append(lambda layer=sll, x=x: layer(x))
+        found[SLL if side < 32 else SLL_KERNELS].append(lambda layer=sll, x=x: layer(x))
     network = fastlip.models.lip_conv_net("aol", image_size=8, in_channels=1, layers_per_block=1).eval()
     modules = sum(not isinstance(module, nn.Sequential) for module in network.modules())
     if f"{modules} modules" not in CERTIFY:

@@ -64,7 +64,8 @@ def _gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None]:
 
 
 def _plain_gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    Q, M, _ = (*ctx.saved_tensors, None, None)[:3]
+    saved: tuple[Any, ...] = (*ctx.saved_tensors, None, None)
+    Q, M = saved[:2]
     with full_precision(gradient.device):
         if Q is not None:
             return reference.square_adjoint(gradient, Q), None

@@ -329,13 +329,7 @@ _POINTERS = ("p_a", "p_b", "p_a2", "p_b2", "p_x", "p_c", "p_scale", "p_sums", "p
 _INTEGERS = ("rows", "columns", "terms", "reals", "limit", "step", "steps", "count")
 _FLOATS = ("fine", "first", "second", "x_a", "x_b", "identity")
 _AXES = {"a": ("row", "term"), "b": ("term", "column"), "x": ("row", "column"), "c": ("row", "column")}
-_STRIDES = tuple(
-    f"{matrix}_{name}"
-    for matrix, names in zip(
-        "abxc", (("row", "term"), ("term", "column"), ("row", "column"), ("row", "column")), strict=True
-    )
-    for name in ("member", "part", *names)
-)
+_STRIDES = tuple(f"{matrix}_{name}" for matrix, names in _AXES.items() for name in ("member", "part", *names))
 
 
 def compilation(dtype: str, is_complex: bool, **variant: Any) -> triton_launch.Compilation:
