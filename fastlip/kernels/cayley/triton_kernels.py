@@ -31,7 +31,6 @@ _REAL = {
 _LARGEST = 1024
 _WHOLE = 16  # columns of the largest matrix that is one program's work: with 32, registers spill
 _WARPS = 8  # of the kernels by blocks; with fewer, registers spill
-_WHOLE_WARPS = 4
 _TERMS = 16  # of one step of sums; with more, registers spill
 # Frobenius norms of I - (I + A) B: in eps, up to which B is taken as it is, and from which elimination is repeated in
 # float64; of I - QᴴQ, in eps, up to which Q is taken as it is.
@@ -79,6 +78,11 @@ def cayley_backward(gradient: Tensor, Q: Tensor | None, M: Tensor | None, B: Ten
     return result
 
 
+def _whole_warps(double: bool, flagged: bool, is_complex: bool) -> int:
+    """Warps of a program that transforms a whole matrix: with others some GPU spills registers."""
+    return 8 if double and (flagged or is_complex) else 4
+
+
 def _whole(M: Tensor, Q: Tensor, B: Tensor) -> None:
     rows, columns = M.shape[1:]
     flags = torch.empty(len(M), dtype=torch.int32, device=M.device)
@@ -90,7 +94,7 @@ def _whole(M: Tensor, Q: Tensor, B: Tensor) -> None:
             whole_kernel, (len(M),), M.device,
             *tensors, rows, columns, _ACCURATE * eps, _FAILED, _ORTHOGONAL * eps,
             DTYPE=tl.float64 if double else tl.float32, FLAGGED=flagged, KEEP=B.numel() > 0, COMPLEX=M.is_complex(),
-            TILE=_WHOLE, TERMS=_TERMS, num_warps=_WHOLE_WARPS,
+            TILE=_WHOLE, TERMS=_TERMS, num_warps=_whole_warps(double, flagged, M.is_complex()),
         )  # fmt: skip
 
 
@@ -220,7 +224,8 @@ def _compilations(dtype: str, is_complex: bool) -> Iterator[triton_launch.Compil
         double = flagged or not single
         flags = {"DTYPE": tl.float64 if double else tl.float32, "FLAGGED": flagged, "TERMS": _TERMS}
         for keep in (False, True):
-            yield entry(whole_kernel, pointers, others, _WHOLE_WARPS, KEEP=keep, **flags | {"TILE": _WHOLE})
+            warps = _whole_warps(double, flagged, is_complex)
+            yield entry(whole_kernel, pointers, others, warps, KEEP=keep, **flags | {"TILE": _WHOLE})
         working, precision = ("*fp64", "ieee") if double else ("*fp32", "tf32x3")
         flags = {"FLAGGED": flagged, "PRECISION": precision, "TILE": _elimination_tile(double, is_complex)}
         of_form = {"p_m": number, "p_w": working, "p_e": working, "p_flags": "*i32"}
