@@ -41,6 +41,7 @@ def lip_conv_net(
     width: int | None = None,
     layers_per_block: int = 5,
     *,
+    lipschitz: float = 1.0,
     pairing: Pairing = "adjacent",
     backend: Backend = "auto",
     **layer_options: Any,
@@ -67,6 +68,8 @@ def lip_conv_net(
         in_channels: channels of the images. Above w, the first convolution maps them to w, and nothing is padded.
         width: w itself, an even number; None: the width of ``size``.
         layers_per_block: convolutions in each block, at least 1.
+        lipschitz: the network's constant L, a positive number; another than 1 multiplies the scores by it
+            (:class:`fastlip.nn.Scale`). The certificates of an L and the same scores over L are the same.
         pairing: channels that MaxMin compares: ``"adjacent"`` (published) or ``"halves"``.
         backend: kernels of every layer and activation.
         **layer_options: further keyword arguments of the method's convolutions, such as ``terms`` of SOC. CPL's
@@ -105,6 +108,8 @@ def lip_conv_net(
     parts["pool"] = GlobalMaxPool2d()
     parts.update(layers.head(channels))
     parts["classes"] = lip.FirstChannels(num_classes)
+    if lipschitz != 1:
+        parts["scale"] = lip.Scale(lipschitz)
     net = LipConvNet(parts)
     net.input_shape = in_channels, image_size, image_size
     if parametrization.orthogonal_ends:
