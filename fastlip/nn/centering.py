@@ -16,6 +16,8 @@ from fastlip.nn.arguments import make_bias, positive_int
 from fastlip.nn.base import at_least_float32
 from fastlip.nn.initial import zero_
 
+_UNIT = 2.0**16  # entries are counted in units that no dtype overflows with
+
 
 def per_channel(values: Tensor, x: Tensor) -> Tensor:
     """(c,) in the dtype and shape in which it is added to x (n, c, ...)."""
@@ -53,7 +55,7 @@ class BatchCentering(WholeModule):
         dtype: of the parameter and buffers.
 
     Shapes: (n, c, ...) to the same. Parameter: ``bias`` (c). Buffers: ``running_mean`` (c), and with ``accumulate``
-    above 1 ``pending`` (c + 2): sums, number of summands and number of forwards since the last update.
+    above 1 ``pending`` (c + 2): mean, number of entries / 2^16 and number of forwards since the last update.
 
     Raises:
         ValueError: an argument out of range, or another number of channels.
@@ -89,7 +91,7 @@ class BatchCentering(WholeModule):
         self.accumulate = positive_int("accumulate", accumulate)
         self.bias = make_bias(num_features, bias, device, dtype)
         self.register_buffer("running_mean", torch.zeros(num_features, device=device, dtype=dtype))
-        pending = at_least_float32(torch.zeros(num_features + 2, device=device, dtype=dtype))
+        pending = torch.zeros(num_features + 2, device=device, dtype=dtype)
         self.register_buffer("pending", pending if accumulate > 1 else None)
 
     def reset_parameters(self) -> None:
@@ -112,7 +114,7 @@ class BatchCentering(WholeModule):
         total, count = self._sum(x)
         mean = total / count.clamp_min(1)
         if not is_recomputed():
-            self._update(total.detach(), count)
+            self._update(mean.detach(), count)
         return x + per_channel(-mean if self.bias is None else at_least_float32(self.bias) - mean, x)
 
     def _sum(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,17 +128,18 @@ class BatchCentering(WholeModule):
         return total, count
 
     @torch.no_grad()
-    def _update(self, total: Tensor, count: Tensor) -> None:
-        """Moves the running mean; an empty batch moves nothing."""
-        if self.pending is None:
-            weight = self.momentum * (count > 0)
-        else:
-            seen = self.pending + torch.cat((total, count, torch.ones_like(count))).to(self.pending.dtype)
-            total, count, complete = seen[:-2], seen[-2:-1], seen[-1:] >= self.accumulate
-            self.pending.copy_(torch.where(complete, 0.0, seen))
-            weight = self.momentum * (complete & (count > 0))
-        mean = total / count.clamp_min(1)
+    def _update(self, mean: Tensor, count: Tensor) -> None:
+        """Moves the running mean towards the mean of ``count`` entries; an empty batch moves nothing."""
+        complete = torch.ones_like(count, dtype=torch.bool)
+        if self.pending is not None:
+            before = self.pending.to(mean.dtype)
+            seen, forwards = before[-2:-1] + count / _UNIT, before[-1:] + 1
+            share = count / _UNIT / torch.where(seen > 0, seen, 1)
+            mean, count = before[:-2] + share * (mean - before[:-2]), seen
+            complete = forwards >= self.accumulate
+            self.pending.copy_(torch.where(complete, 0, torch.cat((mean, seen, forwards))))
         before = self.running_mean.to(mean.dtype)
+        weight = self.momentum * (complete & (count > 0))
         self.running_mean.copy_(before + weight * (mean - before))
 
     def extra_repr(self) -> str:
