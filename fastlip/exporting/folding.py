@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -48,7 +49,7 @@ def _sequences(module: nn.Module) -> Iterator[nn.Module]:
         yield from _sequences(child)
 
 
-def _folded(layer: nn.Module | None, shift: nn.Module) -> nn.Module | None:
+def _folded(layer: Any, shift: nn.Module) -> nn.Module | None:
     """The layer with the shift in its bias; None if it has no bias to which it can be added."""
     found = (
         plain.thaw(shift) if isinstance(shift, fx.GraphModule) and plain.frozen_kind(shift) is plain.Shift else None

@@ -112,7 +112,7 @@ def _batch_centering(module: lip.BatchCentering, target: Target) -> nn.Module:
 
 @exported.register
 def _layer_centering(module: lip.LayerCentering, target: Target) -> nn.Module:
-    centre = plain.freeze(plain.Centre(dims=module.dims))
+    centre = plain.freeze(plain.Centre(dims=module.dim))
     return in_sequence(centre, None if module.bias is None else _shift(module.bias, target))
 
 

@@ -32,7 +32,7 @@ class Target:
     input_shape: tuple[int, ...] | None
     fourier: Fourier = "fft"
     rank: int | None = None
-    children: Mapping[str, nn.Module] = field(default_factory=dict)
+    children: Mapping[str, nn.Module] = field(default_factory=dict, compare=False)
 
     def image(self, stride: tuple[int, int] = (1, 1)) -> tuple[int, int] | None:
         """(h, w) after a stride, None if unknown."""

@@ -81,7 +81,7 @@ class Abs(WholeModule):
 
 
 class PartialAbs(WholeModule):
-    r"""Absolute value of the first channels; the rest passes (*LipNeXt*, 2026). 1-Lipschitz, keeps the norm.
+    r"""Absolute value of the first channels; the rest passes. 1-Lipschitz (*LipNeXt*, arXiv 2601.18513).
 
     .. math:: y_i = |x_i| \;\text{ for } i < k, \qquad y_i = x_i \;\text{ for } i \ge k
 

@@ -191,6 +191,7 @@ class LayerCentering(WholeModule):
     """
 
     bias: nn.Parameter | None
+    dim: tuple[int, ...]
 
     def __init__(
         self,
@@ -202,8 +203,8 @@ class LayerCentering(WholeModule):
     ):
         super().__init__()
         self.num_features = positive_int("num_features", num_features)
-        self.dims = (dim,) if isinstance(dim, int) else tuple(dim)
-        if not self.dims or max(self.dims) >= 0:
+        self.dim = (dim,) if isinstance(dim, int) else tuple(dim)
+        if not self.dim or max(self.dim) >= 0:
             raise ValueError(f"dim={dim!r}: expected dimensions that are counted from the end, such as (-2, -1)")
         self.bias = make_bias(num_features, bias, device, dtype)
 
@@ -214,10 +215,10 @@ class LayerCentering(WholeModule):
     def forward(self, x: Tensor) -> Tensor:
         """x, centred."""
         _check_channels(self.num_features, x)
-        if min(self.dims) <= -x.dim():
-            raise ValueError(f"dim={self.dims}: expected dimensions of a sample, x has shape {tuple(x.shape)}")
+        if min(self.dim) <= -x.dim():
+            raise ValueError(f"dim={self.dim}: expected dimensions of a sample, x has shape {tuple(x.shape)}")
         wide = torch.promote_types(x.dtype, torch.float32)
-        y = x - x.mean(self.dims, keepdim=True, dtype=wide).to(x.dtype)
+        y = x - x.mean(self.dim, keepdim=True, dtype=wide).to(x.dtype)
         return y if self.bias is None else y + per_channel(self.bias, x)
 
     def count(self, input_shape: tuple[int, ...]) -> int:
@@ -226,8 +227,8 @@ class LayerCentering(WholeModule):
         Args:
             input_shape: that of one sample, without the batch.
         """
-        return math.prod(input_shape[dim] for dim in self.dims)
+        return math.prod(input_shape[dim] for dim in self.dim)
 
     def extra_repr(self) -> str:
         """The arguments."""
-        return f"{self.num_features}, dim={self.dims}, bias={self.bias is not None}"
+        return f"{self.num_features}, dim={self.dim}, bias={self.bias is not None}"

@@ -122,7 +122,7 @@ class AdaptiveL2NormPool2d(WholeModule):
 
     1-Lipschitz by the triangle inequality, and it keeps the norm of every image, as the windows leave nothing out:
     those of ``torch.nn.AdaptiveAvgPool2d`` overlap where the size does not divide. ``output_size=1`` is the pooling
-    before a dense head (*LipNeXt*, 2026). The gradient of an all-zero window is 0.
+    before a dense head (*LipNeXt*, arXiv 2601.18513). The gradient of an all-zero window is 0.
 
     Args:
         output_size: height and width of the output.

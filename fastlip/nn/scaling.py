@@ -86,7 +86,7 @@ class PositionBias(WholeModule):
     """Adds a learnt image that is the same for all samples: a translation, 1-Lipschitz.
 
     Layers that treat all pixels alike, such as shifts and circular convolutions, learn from it where a pixel is
-    (*LipNeXt*, 2026).
+    (*LipNeXt*, arXiv 2601.18513).
 
     Args:
         image_size: height and width of the images.

@@ -79,7 +79,7 @@ class SpatialShift(WholeModule):
     .. math:: y_{i, j} = x_{i + s, j}, \quad x_{i - s, j}, \quad x_{i, j + s}, \quad x_{i, j - s}, \quad x_{i, j}
 
     for the first four groups of ``channels`` channels and the rest. It lets pixels see their neighbours without a
-    spatial convolution, between products along the channels (*LipNeXt*, 2026).
+    spatial convolution, between products along the channels (*LipNeXt*, arXiv 2601.18513).
 
     Args:
         channels: number of channels that move in each of the four directions.

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -197,3 +199,60 @@ def test_an_inverse_by_fixed_point():
     for _ in range(60):
         z = y - g(z)
     assert ((z - x).norm(dim=1) <= bound**60 / (1 - bound) * first).all()
+
+
+def every_module():
+    torch.manual_seed(0)
+    mixture = lip.LipschitzResidual(lip.Chain(lip.SLLConv2d(4, 4, 3), lip.BatchCentering(4), lip.MaxMin()))
+    middle = lip.PositionBias(6), lip.SpatialShift(1), lip.CayleyConv2d(4, 4, 1), lip.PartialAbs(2)
+    end = lip.LayerCentering(4), lip.AdaptiveL2NormPool2d((2, 4)), lip.Scale(5), lip.Scale(0.9, learnable=True)
+    return perturb(nn.Sequential(lip.AOLConv2d(4, 4, 3), lip.BatchCentering(4), mixture, *middle, *end), 0.3).eval()
+
+
+def test_what_is_exported_runs_without_fastlip(tmp_path):
+    model, x = every_module(), torch.randn(3, 4, 6, 6)
+    plain = fastlip.export(model, (4, 6, 6))
+    assert not any(base.__module__.startswith("fastlip") for m in plain.modules() for base in type(m).__mro__)
+    with torch.no_grad():
+        torch.save((x, plain, model(x)), tmp_path / "model.pt")
+    script = """
+import sys, torch
+sys.modules["fastlip"] = None
+x, model, expected = torch.load("model.pt", weights_only=False)
+torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+"""
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    program = torch.export.export(plain, (x,), dynamic_shapes=({0: torch.export.Dim("n")},))
+    torch.testing.assert_close(program.module()(x[:2]), model(x[:2]), rtol=1e-5, atol=1e-5)
+    bounds = [
+        fastlip.audit(each, (4, 6, 6)).bound
+        for each in (model, plain, torch.load(tmp_path / "model.pt", weights_only=False)[1])
+    ]
+    assert bounds == pytest.approx([bounds[0]] * 3, rel=1e-5)
+    found, exported = (
+        fastlip.certify(each, [(x.flatten(0, 0), torch.arange(3))]) for each in map(flattened, (model, plain))
+    )
+    torch.testing.assert_close(exported.radii, found.radii, rtol=1e-3, atol=1e-3)
+
+
+def flattened(model):
+    return nn.Sequential(model, nn.Flatten()).eval()
+
+
+def test_copies_compiled_programs_and_the_meta_device():
+    model, x = every_module(), torch.randn(2, 4, 6, 6)
+    expected = model(x)
+    assert torch.equal(copy.deepcopy(model)(x), expected)
+    again = every_module()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again(x), expected)
+    torch.testing.assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(x), expected)
+    for part in every_module()[1], every_module()[2].module[1]:
+        part.train()
+        torch.testing.assert_close(
+            torch.compile(part, backend="aot_eager", fullgraph=True)(x).mean((0, 2, 3)), part.bias
+        )
+    assert model.to("meta")(x.to("meta")).shape == expected.shape
+    torch.testing.assert_close(fastlip.unfuse(fastlip.fuse(every_module()))(x), expected)

@@ -62,8 +62,9 @@ def _factor(module: lip.Scale, input_shape: Shape, output_shape: Shape) -> Bound
 
 
 def constant_of(module: Any, input_shape: Shape) -> float:
-    """The norm of what a translation adds to a sample; that of its bias, or of the shift of a centering layer."""
-    added = module.shift() if isinstance(module, lip.BatchCentering) else module.bias
+    """The norm of what a translation adds to a sample: its bias, or the shift of a centering layer."""
+    added: Any = getattr(module, "shift" if isinstance(module, (lip.BatchCentering, plain.Plain)) else "bias")
+    added = added() if isinstance(module, lip.BatchCentering) else added
     if added is None:
         return 0.0
     norm = torch.linalg.vector_norm(added.detach().to("cpu", torch.float64)).item()

@@ -110,17 +110,17 @@ def _adaptive_norm_pool(module: Any, input_shape: Shape, output_shape: Shape, va
 @register(lip.BatchCentering, lip.PositionBias, plain.Shift, plain.ShiftImage)
 def _translation(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     """The rounding of what is added (a difference, perhaps in a coarser dtype), and of the sum."""
-    added = module.shift if isinstance(module, plain.Plain) else None
     outputs = math.prod(output_shape)
-    size = constant_of(module, input_shape) if added is None else norm_of(added, outputs / added.numel())
+    size = constant_of(module, input_shape)
     return Rounding(constant=4 * unit.u * size, output=2 * unit.u).plus(underflow(unit, 4, outputs))
 
 
 @register(lip.LayerCentering, plain.Centre)
 def _centering(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     r"""A mean of N entries is off by gamma_N |x| / sqrt(N), which N entries subtract; difference and bias."""
-    count, outputs = math.prod(input_shape[dim] for dim in module.dims), math.prod(output_shape)
-    size = constant_of(module, input_shape) if isinstance(module, lip.LayerCentering) else 0.0
+    dims = module.dims if isinstance(module, plain.Centre) else module.dim
+    count, outputs = math.prod(input_shape[dim] for dim in dims), math.prod(output_shape)
+    size = 0.0 if isinstance(module, plain.Centre) else constant_of(module, input_shape)
     own = Rounding(unit.gamma(count + 8), 2 * unit.u * size, output=2 * unit.u)
     return own.plus(underflow(unit, count + 8, outputs))
 
