@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -26,10 +27,12 @@ MAX_BLOCKS = 5
 class LipConvNet(lip.Chain):
     """The network that :func:`lip_conv_net` builds: a sequence of 1-Lipschitz modules with named parts.
 
-    ``input_shape`` is the shape (c, h, w) of one image.
+    ``input_shape`` is the shape (c, h, w) of one image. ``margin_slope``: margins change by at most this times the
+    perturbation, sqrt(2) L.
     """
 
     input_shape: tuple[int, int, int]
+    margin_slope = math.sqrt(2)
 
 
 def lip_conv_net(
@@ -112,6 +115,7 @@ def lip_conv_net(
         parts["scale"] = lip.Scale(lipschitz)
     net = LipConvNet(parts)
     net.input_shape = in_channels, image_size, image_size
+    net.margin_slope = math.sqrt(2) * lipschitz
     if parametrization.orthogonal_ends:
         for name in ("stem.0", "head"):
             orthogonal_(net.get_submodule(name).get_parameter(parametrization.orthogonal_ends))

@@ -177,6 +177,7 @@ def test_a_network_of_another_constant(method, lipschitz):
     audits = [fastlip.audit(each, (1, 8, 8)) for each in (one, model)]
     assert audits[1].bound == pytest.approx(audits[0].bound * lipschitz, rel=1e-13)
     assert audits[1].layers[-1].kind == "Scale"
+    assert model.margin_slope == pytest.approx(2**0.5 * lipschitz)
     plain = fastlip.export(model)
     found, expected, exported = (fastlip.certify(each, [(x, labels)]) for each in (model, one, plain))
     # The certificate of a linear head holds behind a factor as well.
@@ -231,9 +232,7 @@ torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
         for each in (model, plain, torch.load(tmp_path / "model.pt", weights_only=False)[1])
     ]
     assert bounds == pytest.approx([bounds[0]] * 3, rel=1e-5)
-    found, exported = (
-        fastlip.certify(each, [(x.flatten(0, 0), torch.arange(3))]) for each in map(flattened, (model, plain))
-    )
+    found, exported = (fastlip.certify(each, [(x, torch.arange(3))]) for each in map(flattened, (model, plain)))
     torch.testing.assert_close(exported.radii, found.radii, rtol=1e-3, atol=1e-3)
 
 

@@ -171,6 +171,11 @@ def _plain(module: plain.Plain, input_shape: Shape) -> Details:
     return Details(roundings, exact=roundings == 0)
 
 
+@_DETAILS.register(plain.Shift, plain.ShiftImage, plain.Multiply, plain.AdaptiveNormPool)
+def _plain_exact(module: plain.Plain, input_shape: Shape) -> Details:
+    return Details(module.roundings(input_shape), exact=True)
+
+
 @_DETAILS.register(plain.Convolution)
 def _plain_convolution(module: plain.Convolution, input_shape: Shape) -> Details:
     image = input_shape[-2], input_shape[-1]
