@@ -12,6 +12,7 @@ from torch import fx, nn
 
 import fastlip
 from fastlip import nn as lip
+from fastlip.certification.certificates.prepared import Prepared
 from fastlip.models import lip_conv_net
 
 # A module, the shape of its input, and its Lipschitz constant.
@@ -108,6 +109,23 @@ def test_residual_mixtures_are_certified(rounding):
     assert certificates[0].radii.min() >= 0
     exact = certificates[1].radii
     torch.testing.assert_close(certificates[0].radii.double(), exact.double(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["module", "exported"])
+@torch.no_grad()
+def test_the_rounding_of_residual_mixtures_is_bounded(form):
+    torch.manual_seed(0)
+    blocks = [lip.LipschitzResidual(nn.Sequential(lip.CayleyLinear(64, 64), lip.MaxMin())) for _ in range(8)]
+    model = perturb(nn.Sequential(*blocks), 0.3).eval()
+    model = fastlip.export(model, (64,)) if form == "exported" else model
+    prepared = Prepared(model, (64,), "worst-case", torch.device("cpu"))
+    for size in (1e-3, 1.0, 1e3):
+        x = size * torch.randn(200, 64)
+        exact = prepared.exact(x)(torch.arange(200))
+        y, rounded = prepared.forward(0, x.clone())
+        error = (y.double() - exact).norm(dim=1)
+        assert (error <= rounded.error).all()
+        assert (rounded.error <= 2e-3 * size * 8).all()
 
 
 @pytest.mark.parametrize(
