@@ -175,7 +175,9 @@ def test_every_module_of_the_package_is_understood():
         sizes = (4, 4, 3) if "Conv" in module.__name__ else (4, 4) if "Linear" in module.__name__ else ()
         sizes = (4,) if module in (lip.ZeroChannelPad, lip.FirstChannels) else sizes
         sizes = (2,) if "Pool" in module.__name__ else sizes
-        sizes = (4,) if module is lip.HouseHolder else sizes
+        sizes = (4,) if module in (lip.HouseHolder, lip.BatchCentering, lip.LayerCentering) else sizes
+        sizes = {lip.SpatialShift: (1,), lip.PartialAbs: (2,), lip.PositionBias: (6,)}.get(module, sizes)
+        sizes = (lip.AOLConv2d(4, 4, 3),) if module is lip.LipschitzResidual else sizes
         layer = module(*sizes).eval()
         shape = (4,) if "Linear" in module.__name__ else (4, 6, 6)
         assert 0 <= fastlip.audit(layer, shape).bound <= (2 if module is lip.NormalizedLinear else 1 + 1e-5)

@@ -44,6 +44,12 @@ LAYERS = {
     "HouseHolder": (lambda: lip.HouseHolder(8), (8, 6, 6)),
     "ScaledAvgPool2d": (lambda: lip.ScaledAvgPool2d(2), (8, 6, 6)),
     "L2NormPool2d": (lambda: lip.L2NormPool2d(2), (8, 6, 6)),
+    "AdaptiveL2NormPool2d": (lambda: lip.AdaptiveL2NormPool2d((2, 4)), (8, 6, 7)),
+    "BatchCentering": (lambda: lip.BatchCentering(8), (8, 6, 6)),
+    "LayerCentering": (lambda: lip.LayerCentering(8), (8, 6, 6)),
+    "PositionBias": (lambda: lip.PositionBias(6), (8, 6, 6)),
+    "Scale": (lambda: lip.Scale(0.9), (8, 6, 6)),
+    "Scale-learnable": (lambda: lip.Scale(300.0, learnable=True), (8, 6, 6)),
     "Linear": (lambda: nn.Linear(384, 50), (384,)),
     "Linear-tokens": (lambda: nn.Linear(20, 5), (7, 20)),
     "Conv2d": (lambda: nn.Conv2d(8, 12, 3, padding=1), (8, 9, 9)),
@@ -151,8 +157,10 @@ def test_no_error_exceeds_its_bound(name, weights):
 
 def test_every_layer_of_ours_is_tried():
     kinds = {type(build()) for build, _ in LAYERS.values()}
-    moves = {lip.Abs, lip.Chain, lip.FirstChannels, lip.GroupSort, lip.MaxMin, lip.PixelUnshuffle, lip.ZeroChannelPad}
-    assert {getattr(lip, name) for name in lip.__all__} <= kinds | moves
+    moves = {lip.Abs, lip.FirstChannels, lip.GroupSort, lip.MaxMin, lip.PixelUnshuffle, lip.ZeroChannelPad}
+    moves |= {lip.PartialAbs, lip.SpatialShift}
+    containers = {lip.Chain, lip.LipschitzResidual}  # the latter: tests/nn/test_scaling.py
+    assert {getattr(lip, name) for name in lip.__all__} <= kinds | moves | containers
     assert all(rule_of(build()) for build, _ in LAYERS.values())
 
 

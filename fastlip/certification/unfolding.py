@@ -48,6 +48,7 @@ _RANKS: dict[type, int] = {
     **dict.fromkeys((KernelConvolution, FrequencyConvolution, ResidualConvolution, ExponentialConvolution), 3),
     **dict.fromkeys((nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d, ScaledAvgPool2d, L2NormPool2d), 3),
     **dict.fromkeys((TransposedConvolution, lip.PixelUnshuffle), 3),
+    **dict.fromkeys((lip.AdaptiveL2NormPool2d, lip.PositionBias, lip.SpatialShift), 3),
     **dict.fromkeys((nn.Conv3d, nn.ConvTranspose3d, nn.MaxPool3d, nn.AvgPool3d), 4),
     **dict.fromkeys((nn.AdaptiveMaxPool3d, nn.AdaptiveAvgPool3d), 4),
 }

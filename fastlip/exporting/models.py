@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from fastlip.exporting import layers, others  # noqa: F401  (they register their rules)
+from fastlip.exporting.folding import fold_shifts
 from fastlip.exporting.rules import FOURIER, Fourier, Target, rule_of
 from fastlip.inspection.evaluation import check_finite, compiled_from, evaluating
 from fastlip.inspection.rules import nearest, written_here
@@ -75,7 +77,7 @@ def export(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, four
         for name, module in _children_first("", model, set()):
             if _is_ours(module):
                 memo[id(module)] = _convert(module, _target(name, shapes.get(id(module), []), fourier), memo)
-        plain = copy.deepcopy(model, memo).eval()
+        plain = fold_shifts(copy.deepcopy(model, memo).eval())
         if input_shape is not None:
             check_same_outputs(model, plain, batch_like(model, 1, tuple(input_shape)))
         return plain
@@ -120,7 +122,8 @@ def _convert(module: nn.Module, target: Target, memo: dict[int, Any]) -> nn.Modu
             f"model: no rule exports {target.name} ({type(module).__name__}): register one for its type with "
             "fastlip.exporting.exported, and remove its hooks and replaced methods"
         )
-    return found[1](module, target)
+    children = {name: copy.deepcopy(child, memo) for name, child in module.named_children()}
+    return found[1](module, replace(target, children=children))
 
 
 def _input_shapes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[int, list[tuple[int, ...]]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 
 from fastlip import nn as lip
 from fastlip.exporting import plain
@@ -76,3 +78,62 @@ def _average(module: lip.ScaledAvgPool2d, target: Target) -> nn.Module:
 @exported.register
 def _norm_pool(module: lip.L2NormPool2d, target: Target) -> nn.Module:
     return plain.freeze(plain.NormPool(kernel_size=module.kernel_size))
+
+
+@exported.register
+def _adaptive_norm_pool(module: lip.AdaptiveL2NormPool2d, target: Target) -> nn.Module:
+    return plain.freeze(plain.AdaptiveNormPool(output_size=module.output_size))
+
+
+@exported.register
+def _partial_absolute(module: lip.PartialAbs, target: Target) -> nn.Module:
+    return plain.freeze(plain.AbsoluteFirst(channels=module.channels, dim=module.dim))
+
+
+@exported.register
+def _spatial_shift(module: lip.SpatialShift, target: Target) -> nn.Module:
+    return plain.freeze(plain.ShiftPixels(channels=module.channels, step=module.step))
+
+
+@exported.register
+def _scale(module: lip.Scale, target: Target) -> nn.Module:
+    return plain.freeze(plain.Multiply(factor=module.constant()))
+
+
+@exported.register
+def _position_bias(module: lip.PositionBias, target: Target) -> nn.Module:
+    return plain.freeze(plain.ShiftImage({"shift": module.bias}))
+
+
+@exported.register
+def _batch_centering(module: lip.BatchCentering, target: Target) -> nn.Module:
+    return _shift(module.shift().to(module.running_mean.dtype), target)
+
+
+@exported.register
+def _layer_centering(module: lip.LayerCentering, target: Target) -> nn.Module:
+    centre = plain.freeze(plain.Centre(dims=module.dim))
+    return in_sequence(centre, None if module.bias is None else _shift(module.bias, target))
+
+
+def _shift(values: Tensor, target: Target) -> nn.Module:
+    rank = target.rank if target.input_shape is None else len(target.input_shape)
+    return plain.freeze(plain.Shift({"shift": values}, rank=rank))
+
+
+@exported.register
+def _residual_block(module: lip.LipschitzResidual, target: Target) -> nn.Module:
+    share = module.mixture()
+    mixed = nn.Module()
+    for name, value in (("share", share), ("rest", 1 - share)):
+        mixed.register_parameter(name, nn.Parameter(value.detach().to(module.gate_value.dtype).clone()))
+    mixed.add_module("module", target.children["module"])
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    y = graph.call_module("module", (x,))
+    branches = [
+        graph.call_function(operator.mul, (graph.get_attr(name), value))
+        for name, value in (("rest", x), ("share", y))
+    ]
+    graph.output(graph.call_function(operator.add, tuple(branches)))
+    return fx.GraphModule(mixed, graph, "Mixture").eval()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any, Literal, get_args
 
@@ -25,12 +25,14 @@ class Target:
         input_shape: that of its input without the batch; None if unknown, or if the layer is called on several.
         fourier: ``"fft"`` or ``"matrices"``, how spectral layers transform.
         rank: the number of dimensions of ``input_shape``; None if unknown.
+        children: the exported forms of the module's children, by name.
     """
 
     name: str
     input_shape: tuple[int, ...] | None
     fourier: Fourier = "fft"
     rank: int | None = None
+    children: Mapping[str, nn.Module] = field(default_factory=dict, compare=False)
 
     def image(self, stride: tuple[int, int] = (1, 1)) -> tuple[int, int] | None:
         """(h, w) after a stride, None if unknown."""

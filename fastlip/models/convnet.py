@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,8 @@ MAX_BLOCKS = 5
 class LipConvNet(lip.Chain):
     """The network that :func:`lip_conv_net` builds: a sequence of 1-Lipschitz modules with named parts.
 
-    ``input_shape`` is the shape (c, h, w) of one image.
+    ``input_shape`` is the shape (c, h, w) of one image. ``margin_slope``: margins change by at most this times the
+    perturbation, sqrt(2) L.
 
     Args:
         *modules: the modules in their order, or one ``OrderedDict`` of them, as ``torch.nn.Sequential`` takes them.
@@ -37,6 +39,7 @@ class LipConvNet(lip.Chain):
     """
 
     input_shape: tuple[int, int, int]
+    margin_slope = math.sqrt(2)
 
 
 def lip_conv_net(
@@ -48,6 +51,7 @@ def lip_conv_net(
     width: int | None = None,
     layers_per_block: int = 5,
     *,
+    lipschitz: float = 1.0,
     pairing: Pairing = "adjacent",
     backend: Backend = "auto",
     **layer_options: Any,
@@ -74,6 +78,8 @@ def lip_conv_net(
         in_channels: channels of the images. Above w, the first convolution maps them to w, and nothing is padded.
         width: w itself, an even number; None: the width of ``size``.
         layers_per_block: convolutions in each block, at least 1.
+        lipschitz: the network's constant L, a positive number; another than 1 multiplies the scores by it
+            (:class:`fastlip.nn.Scale`). The certificates of an L and the same scores over L are the same.
         pairing: channels that MaxMin compares: ``"adjacent"`` (published) or ``"halves"``.
         backend: kernels of every layer and activation.
         **layer_options: further keyword arguments of the method's convolutions, such as ``terms`` of SOC. CPL's
@@ -112,8 +118,11 @@ def lip_conv_net(
     parts["pool"] = GlobalMaxPool2d()
     parts.update(layers.head(channels))
     parts["classes"] = lip.FirstChannels(num_classes)
+    if lipschitz != 1:
+        parts["scale"] = lip.Scale(lipschitz)
     net = LipConvNet(parts)
     net.input_shape = in_channels, image_size, image_size
+    net.margin_slope = math.sqrt(2) * lipschitz
     if parametrization.orthogonal_ends:
         for name in ("stem.0", "head"):
             orthogonal_(net.get_submodule(name).get_parameter(parametrization.orthogonal_ends))

@@ -1,16 +1,18 @@
 """1-Lipschitz layers with torch.nn's argument order and names."""
 
-from fastlip.nn.activations import Abs, GroupSort, HouseHolder, MaxMin
+from fastlip.nn.activations import Abs, GroupSort, HouseHolder, MaxMin, PartialAbs
 from fastlip.nn.aoc import AOCConv2d, AOCConvTranspose2d
 from fastlip.nn.aol import AOLConv2d, AOLLinear
 from fastlip.nn.bcop import BCOPConv2d, BjorckLinear
 from fastlip.nn.cayley import CayleyConv2d, CayleyLinear
+from fastlip.nn.centering import BatchCentering, LayerCentering
 from fastlip.nn.chain import Chain
 from fastlip.nn.cpl import CPLConv2d, CPLLinear
 from fastlip.nn.lot import LOTConv2d, LOTLinear
 from fastlip.nn.normalized import NormalizedLinear
-from fastlip.nn.pooling import L2NormPool2d, ScaledAvgPool2d
-from fastlip.nn.shaping import FirstChannels, PixelUnshuffle, ZeroChannelPad
+from fastlip.nn.pooling import AdaptiveL2NormPool2d, L2NormPool2d, ScaledAvgPool2d
+from fastlip.nn.scaling import LipschitzResidual, PositionBias, Scale
+from fastlip.nn.shaping import FirstChannels, PixelUnshuffle, SpatialShift, ZeroChannelPad
 from fastlip.nn.sll import SLLConv2d, SLLLinear
 from fastlip.nn.soc import SOCConv2d, SOCLinear
 
@@ -20,7 +22,9 @@ __all__ = [
     "AOLConv2d",
     "AOLLinear",
     "Abs",
+    "AdaptiveL2NormPool2d",
     "BCOPConv2d",
+    "BatchCentering",
     "BjorckLinear",
     "CPLConv2d",
     "CPLLinear",
@@ -33,13 +37,19 @@ __all__ = [
     "L2NormPool2d",
     "LOTConv2d",
     "LOTLinear",
+    "LayerCentering",
+    "LipschitzResidual",
     "MaxMin",
     "NormalizedLinear",
+    "PartialAbs",
     "PixelUnshuffle",
+    "PositionBias",
     "SLLConv2d",
     "SLLLinear",
     "SOCConv2d",
     "SOCLinear",
+    "Scale",
     "ScaledAvgPool2d",
+    "SpatialShift",
     "ZeroChannelPad",
 ]

@@ -103,6 +103,43 @@ class Abs(WholeModule):
         return x.abs()
 
 
+class PartialAbs(WholeModule):
+    r"""Absolute value of the first channels; the rest passes. 1-Lipschitz (*LipNeXt*, arXiv 2601.18513).
+
+    .. math:: y_i = |x_i| \;\text{ for } i < k, \qquad y_i = x_i \;\text{ for } i \ge k
+
+    Args:
+        channels: number of channels of which the absolute value is taken.
+        dim: the channel dimension: 1 for batches, -3 for images with or without a batch.
+
+    Shapes: any, with at least that many channels, to the same.
+
+    Raises:
+        ValueError: channels below 1, or above those of x.
+        TypeError: channels is no int.
+
+    >>> lip.PartialAbs(1)(torch.tensor([[-1.0, -2.0]]))
+    tensor([[ 1., -2.]])
+    """
+
+    def __init__(self, channels: int, dim: int = 1):
+        super().__init__()
+        self.channels = positive_int("channels", channels)
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X with the absolute values of its first channels."""
+        rest = x.shape[self.dim] - self.channels
+        if rest < 0:
+            raise ValueError(f"channels={self.channels}: expected at most the {x.shape[self.dim]} channels of x")
+        first, last = x.narrow(self.dim, 0, self.channels), x.narrow(self.dim, self.channels, rest)
+        return torch.cat((first.abs(), last), self.dim)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.channels}, dim={self.dim}"
+
+
 class HouseHolder(WholeModule):
     r"""Reflects pairs of channels that lie on one side of a learnable line (Singla, Singla, Feizi, ICLR 2022).
 

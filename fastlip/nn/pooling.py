@@ -120,3 +120,60 @@ class L2NormPool2d(WholeModule):
     def extra_repr(self) -> str:
         """The arguments."""
         return f"kernel_size={self.kernel_size}"
+
+
+class AdaptiveL2NormPool2d(WholeModule):
+    r"""L2 norm of disjoint windows that tile the image: (n, c, h, w) to (n, c, oh, ow), for images of any size.
+
+    .. math:: y_{i, j} = \Big( \sum_{r \in R_i, \, s \in S_j} x_{r, s}^2 \Big)^{1/2}, \qquad
+              R_i = \{ \lfloor i h / o_h \rfloor, \dots, \lfloor (i + 1) h / o_h \rfloor - 1 \}
+
+    1-Lipschitz by the triangle inequality, and it keeps the norm of every image, as the windows leave nothing out:
+    those of ``torch.nn.AdaptiveAvgPool2d`` overlap where the size does not divide. ``output_size=1`` is the pooling
+    before a dense head (*LipNeXt*, arXiv 2601.18513). The gradient of an all-zero window is 0.
+
+    Args:
+        output_size: height and width of the output.
+
+    Shapes: (n, c, h, w) or (c, h, w), with sides of at least the output's.
+
+    Raises:
+        ValueError: a size below 1, or an image smaller than the output.
+        TypeError: output_size is no int or pair of ints.
+
+    >>> lip.AdaptiveL2NormPool2d(1)(torch.ones(1, 2, 3, 3)).flatten()
+    tensor([3., 3.])
+    """
+
+    def __init__(self, output_size: Sides = 1):
+        super().__init__()
+        self.output_size = pair("output_size", output_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The norm of each window of x."""
+        _check_windows(x, self.output_size)
+        return norms_of_windows(x, self.output_size)
+
+    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
+        """1, attained: the norm of every image is kept.
+
+        Args:
+            input_shape: not read.
+        """
+        return 1.0
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"output_size={self.output_size}"
+
+
+def norms_of_windows(x: Tensor, output_size: Pair) -> Tensor:
+    """The norms of the windows that tile an image, along one axis after the other."""
+    if output_size == (1, 1):
+        return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
+    for dim, parts in ((-2, output_size[0]), (-1, output_size[1])):
+        side = x.shape[dim]
+        places = [(index * side // parts, (index + 1) * side // parts) for index in range(parts)]
+        windows = [x.narrow(dim, start, end - start) for start, end in places]
+        x = torch.stack([torch.linalg.vector_norm(window, dim=dim) for window in windows], dim)
+    return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -100,3 +101,54 @@ class PixelUnshuffle(WholeModule):
     def extra_repr(self) -> str:
         """The arguments."""
         return f"{self.downscale_factor}"
+
+
+class SpatialShift(WholeModule):
+    r"""Moves groups of channels by some pixels, up, down, left and right, circularly. An isometry.
+
+    .. math:: y_{i, j} = x_{i + s, j}, \quad x_{i - s, j}, \quad x_{i, j + s}, \quad x_{i, j - s}, \quad x_{i, j}
+
+    for the first four groups of ``channels`` channels and the rest. It lets pixels see their neighbours without a
+    spatial convolution, between products along the channels (*LipNeXt*, arXiv 2601.18513).
+
+    Args:
+        channels: number of channels that move in each of the four directions.
+        step: s, by how many pixels they move.
+
+    Shapes: (n, c, h, w) or (c, h, w) with c at least 4 ``channels``, to the same.
+
+    Raises:
+        ValueError: an argument below 1, or x has fewer channels.
+        TypeError: an argument that is no int.
+
+    >>> x = torch.zeros(4, 3, 3)
+    >>> x[:, 1, 1] = 1
+    >>> [tuple(place) for place in lip.SpatialShift(1)(x).nonzero()[:, 1:].tolist()]
+    [(0, 1), (2, 1), (1, 0), (1, 2)]
+    """
+
+    def __init__(self, channels: int, step: int = 1):
+        super().__init__()
+        self.channels = positive_int("channels", channels)
+        self.step = positive_int("step", step)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X with its first four groups of channels moved; ValueError if it has fewer channels."""
+        if x.dim() not in (3, 4) or x.shape[-3] < 4 * self.channels:
+            raise ValueError(
+                f"channels={self.channels}: expected images of at least {4 * self.channels} channels, "
+                f"got shape {tuple(x.shape)}"
+            )
+        return shifted(x, self.channels, self.step)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.channels}, step={self.step}"
+
+
+def shifted(x: Tensor, channels: int, step: int) -> Tensor:
+    """x with four groups of channels moved by a step, up, down, left and right."""
+    up, down, left, right = (x.narrow(-3, index * channels, channels) for index in range(4))
+    rest = x.narrow(-3, 4 * channels, x.shape[-3] - 4 * channels)
+    moved = (up.roll(-step, -2), down.roll(step, -2), left.roll(-step, -1), right.roll(step, -1))
+    return torch.cat((*moved, rest), -3)

@@ -67,6 +67,10 @@ class Recipe:
         default=5,
         metadata=_about("model.layers_per_block", "convolutions in each block of lip_conv_net", least=1, most=1000),
     )
+    lipschitz: float = field(
+        default=1.0,
+        metadata=_about("model.lipschitz", "Lipschitz constant of lip_conv_net: scores are times it", above=0.0),
+    )
     backend: Backend = field(
         default="auto", metadata=_about("model.backend", "kernels: auto, reference, native or triton")
     )
@@ -188,6 +192,8 @@ class Recipe:
         if owners and self.method not in owners:
             allowed = ", ".join(map(repr, owners))
             raise ValueError(f"method={self.method!r}: model={self.model!r} has layers of {allowed} only")
+        if self.lipschitz != 1 and self.model != "lip_conv_net":
+            raise ValueError(f"lipschitz={_shown(self.lipschitz)}: model={self.model!r} has the constant 1")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True: needs momentum above 0")
         if self.accumulate > 1 and RECIPE_LOSSES[self.loss].whole_batch:

@@ -93,8 +93,10 @@ def _network(recipe: Recipe, shape: Sequence[int], classes: int) -> nn.Module:
     if recipe.model == "sll_net":
         return sll_net(**options)
     options["method"] = recipe.method
-    build = published_conv_net if recipe.model == "published_conv_net" else lip_conv_net
-    return build(**options, layers_per_block=recipe.layers_per_block)
+    options["layers_per_block"] = recipe.layers_per_block
+    if recipe.model == "published_conv_net":
+        return published_conv_net(**options)
+    return lip_conv_net(**options, lipschitz=recipe.lipschitz)
 
 
 def compiled(model: nn.Module, shape: Sequence[int]) -> nn.Module:

@@ -100,7 +100,14 @@ def _forms(name, kind):
         return {"": partial(kind, 4, 6), "square": partial(kind, 4, 4)}
     if name == "Chain":
         return {"": lambda **options: kind(lip.AOLConv2d(4, 4, 3, **options), lip.MaxMin())}
-    arguments = {"HouseHolder": (4,), "ZeroChannelPad": (4,), "FirstChannels": (4,)}
+    if name == "LipschitzResidual":
+        return {"": lambda **options: kind(lip.Chain(lip.AOLConv2d(4, 4, 3, **options), lip.MaxMin()))}
+    arguments = {"HouseHolder": (4,), "ZeroChannelPad": (4,), "FirstChannels": (4,), "PartialAbs": (2,)}
+    arguments |= {"BatchCentering": (4,), "LayerCentering": (4,), "SpatialShift": (1,), "PositionBias": (6,)}
+    if name == "Scale":
+        return {"": partial(kind, 0.9), "learnable": partial(kind, 0.9, learnable=True)}
+    if name == "BatchCentering":
+        return {"": partial(kind, 4), "accumulate": partial(kind, 4, accumulate=2)}
     return {"": partial(kind, *arguments.get(name, (2,) if "Pool" in name else ()))}
 
 

@@ -94,6 +94,18 @@ OTHERS = {
     "unshuffle": lip.PixelUnshuffle(2),
     "average": lip.ScaledAvgPool2d((2, 3)),
     "norm": lip.L2NormPool2d(2),
+    "adaptive norm": lip.AdaptiveL2NormPool2d((2, 3)),
+    "global norm": lip.AdaptiveL2NormPool2d(1),
+    "partial abs": lip.PartialAbs(2),
+    "shift": lip.SpatialShift(1, 2),
+    "batch centering": lip.BatchCentering(5),
+    "layer centering": lip.LayerCentering(5),
+    "layer centering, no bias": lip.LayerCentering(5, (-3, -2, -1), bias=False),
+    "position": lip.PositionBias((6, 7), 5),
+    "scale": lip.Scale(5.0),
+    "learnt scale": lip.Scale(0.9, learnable=True),
+    "residual": lip.LipschitzResidual(lip.Chain(lip.AOLConv2d(5, 5, 3), lip.MaxMin())),
+    "clamped residual": lip.LipschitzResidual(lip.Abs(), gate="clamp"),
 }
 
 

@@ -2,13 +2,18 @@ import dataclasses
 from typing import get_args, get_type_hints
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from fastlip.cli.train import train
 from fastlip.data import DATASETS
 from fastlip.models import METHODS
+from fastlip.training.card import make_card
+from fastlip.training.checkpoint import describe
+from fastlip.training.gradients import correct_and_certified
 from fastlip.training.recipe import Recipe
 from fastlip.training.recipe_files import default_recipe
+from fastlip.training.setup import model_of
 
 
 def test_a_recipe_is_frozen_and_survives_a_round_trip():
@@ -48,6 +53,18 @@ def test_the_sll_network_has_a_recipe_of_its_own():
         default_recipe({"model": "sll_net", "method": "aol"})
 
 
+def test_another_constant_is_that_of_the_network_and_its_card(tiny_data, tiny_recipe):
+    recipe = tiny_recipe(lipschitz=5.0)
+    model = model_of(recipe, tiny_data).eval()
+    card = make_card(model, recipe, describe(tiny_data))
+    assert 4 < card["audit"]["bound"] <= 5 + 1e-5
+    assert card["recipe"]["lipschitz"] == 5
+    with pytest.raises(ValueError, match="lipschitz=5: model='sll_net' has the constant 1"):
+        default_recipe({"model": "sll_net", "lipschitz": 5.0})
+    scores = torch.tensor([[0.5, 0.0], [2.0, 0.0]])  # the first margin is too small for L = 5
+    assert [int(count) for count in correct_and_certified(model, scores, torch.tensor([0, 0]))] == [2, 1]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
@@ -64,6 +81,7 @@ def test_the_sll_network_has_a_recipe_of_its_own():
         ("loss", "mse", "loss='mse': allowed are 'offset-ce'"),
         ("temperature", 0.0, "temperature=0.0"),
         ("seed", -1, "seed=-1"),
+        ("lipschitz", 0.0, "lipschitz=0.0: must be above 0"),
         ("path", "/x", "path='/x'"),
     ],
 )

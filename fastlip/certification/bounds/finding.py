@@ -15,7 +15,7 @@ from fastlip.inspection.rules import is_bounded_here
 from fastlip.nn._calls import MEASURED, overridden
 
 BoundRule = Callable[[Any, Shape, Shape], Bound]
-_ALONG_A_DIMENSION = (lip.MaxMin, lip.GroupSort, lip.HouseHolder, nn.Softmax, Plain)
+_ALONG_A_DIMENSION = (lip.MaxMin, lip.GroupSort, lip.HouseHolder, lip.PartialAbs, nn.Softmax, Plain)
 
 
 def rule_of(module: nn.Module) -> BoundRule | None:

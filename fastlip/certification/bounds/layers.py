@@ -31,6 +31,7 @@ _PASSES = 4  # residual, series and spectral layers pass several times over data
 
 
 @register(lip.MaxMin, lip.GroupSort, lip.Abs, lip.ZeroChannelPad, lip.FirstChannels, lip.PixelUnshuffle)
+@register(lip.PartialAbs, lip.SpatialShift)
 def _moves_entries(module: Any, input_shape: Shape, output_shape: Shape) -> Bound:
     return Bound(1.0, "1 by construction", 0.0, exact=True)
 
@@ -41,6 +42,33 @@ def _reflection(module: lip.HouseHolder, input_shape: Shape, output_shape: Shape
     cosine, sine = (as_it_runs(value.to(module.theta.dtype)) for value in (theta.cos(), theta.sin()))
     longest = torch.hypot(cosine, sine).amax().item() if len(theta) else 1.0
     return Bound(max(1.0, longest), "reflections as rounded", 4.0, exact=True)
+
+
+@register(lip.BatchCentering, lip.PositionBias)
+def _translation(module: Any, input_shape: Shape, output_shape: Shape) -> Bound:
+    return Bound(1.0, "a translation", 1.0, constant_of(module, input_shape), exact=True)
+
+
+@lipschitz_bound.register
+def _projection(module: lip.LayerCentering, input_shape: Shape, output_shape: Shape) -> Bound:
+    count = module.count(input_shape)
+    return Bound(1.0, "a projection", _PASSES * math.sqrt(count), constant_of(module, input_shape), exact=count > 1)
+
+
+@lipschitz_bound.register
+def _factor(module: lip.Scale, input_shape: Shape, output_shape: Shape) -> Bound:
+    value = module.constant()
+    return Bound(value, "its constant", 2 * value, exact=True)
+
+
+def constant_of(module: Any, input_shape: Shape) -> float:
+    """The norm of what a translation adds to a sample: its bias, or the shift of a centering layer."""
+    added: Any = getattr(module, "shift" if isinstance(module, (lip.BatchCentering, plain.Plain)) else "bias")
+    added = added() if isinstance(module, lip.BatchCentering) else added
+    if added is None:
+        return 0.0
+    norm = torch.linalg.vector_norm(added.detach().to("cpu", torch.float64)).item()
+    return norm * math.sqrt(math.prod(input_shape) / added.numel())
 
 
 class Details(NamedTuple):
@@ -132,7 +160,7 @@ def _divides(geometry: ConvGeometry, input_shape: Shape) -> bool:
     return input_shape[-2] % geometry.stride[0] == 0 == input_shape[-1] % geometry.stride[1]
 
 
-@_DETAILS.register(lip.ScaledAvgPool2d, lip.L2NormPool2d)
+@_DETAILS.register(lip.ScaledAvgPool2d, lip.L2NormPool2d, lip.AdaptiveL2NormPool2d)
 def _pool(module: Any, input_shape: Shape) -> Details:
     return Details(_by_passes(input_shape), exact=True)
 
@@ -141,6 +169,11 @@ def _pool(module: Any, input_shape: Shape) -> Details:
 def _plain(module: plain.Plain, input_shape: Shape) -> Details:
     roundings = module.roundings(input_shape)
     return Details(roundings, exact=roundings == 0)
+
+
+@_DETAILS.register(plain.Shift, plain.ShiftImage, plain.Multiply, plain.AdaptiveNormPool)
+def _plain_exact(module: plain.Plain, input_shape: Shape) -> Details:
+    return Details(module.roundings(input_shape), exact=True)
 
 
 @_DETAILS.register(plain.Convolution)

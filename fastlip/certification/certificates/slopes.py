@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from fastlip.certification.auditing import Audit, LayerBound
 from fastlip.certification.bounds.weights import linear_form, runs_as
 from fastlip.certification.unfolding import Link
-from fastlip.exporting.plain import FirstEntries
+from fastlip.exporting.plain import FirstEntries, Multiply
 from fastlip.nn.base import as_it_runs
+from fastlip.nn.scaling import Scale
 from fastlip.nn.shaping import FirstChannels
 
 SQRT2 = math.sqrt(2)
@@ -32,17 +33,21 @@ def class_slopes(links: Sequence[Link], found: Audit) -> Tensor:
 
 
 def _head(links: Sequence[Link], found: Audit) -> tuple[Tensor, float] | None:
-    """If the network ends in a linear layer: |w_i - w_j| for all classes, and the bound of what precedes it."""
+    """If the network ends in a linear layer: |w_i - w_j| for all classes, and the bound of what precedes it.
+
+    Selections and a factor may follow the layer: the bound is times the factor.
+    """
     last = len(links) - 1
-    while last > 0 and _keeps_the_first(links[last].module):
+    while last > 0 and (_keeps_the_first(links[last].module) or _multiplies(links[last].module)):
         last -= 1
     weight = _matrix(links[last].module, found.layers[last])
     if weight is None:
         return None
     rows = as_it_runs(weight)[: found.layers[-1].output_shape[0]]
     distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
-    body = math.prod([row.bound for row in found.layers[:last]])
-    return distances * (1 + rows.shape[1] * _EPS), body * (1 + last * _EPS)
+    others = [*found.layers[:last], *found.layers[last + 1 :]]
+    body = math.prod([row.bound for row in others])
+    return distances * (1 + rows.shape[1] * _EPS), body * (1 + len(others) * _EPS)
 
 
 def _keeps_the_first(module: nn.Module) -> bool:
@@ -51,6 +56,11 @@ def _keeps_the_first(module: nn.Module) -> bool:
         if isinstance(module, kind):
             return runs_as(module, kind, "forward")
     return runs_as(module, FirstEntries, "forward") and cast(FirstEntries, module).groups == 1
+
+
+def _multiplies(module: nn.Module) -> bool:
+    """Whether the outputs are the inputs times one number."""
+    return runs_as(module, Scale, "forward") or runs_as(module, Multiply, "forward")
 
 
 def _matrix(module: Any, row: LayerBound) -> Tensor | None:

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from fastlip.certification.rounding.rules import rule_for
 from fastlip.nn.base import LipschitzLayer
+from fastlip.nn.scaling import LipschitzResidual
 
 EXACT = 2.0**-29  # ratio of an error in float64 to one in float32: all are at most multiples of the unit roundoff
 _UNCOPIED = RuntimeError, TypeError, NotImplementedError  # raised by copying what others keep in a module
@@ -47,6 +48,8 @@ def exact_twin(model: nn.Module, modules: Sequence[nn.Module]) -> nn.Module | No
             layer.supplied = _Raised(original)
             # Nothing is kept, and so no approximation that evaluation may take instead.
             layer.__dict__["may_cache"] = _never
+        if isinstance(layer, LipschitzResidual) and isinstance(original, LipschitzResidual):
+            layer.supplied = original.mixture().detach().double()
     return twin
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from fastlip import nn as lip
+from fastlip.certification.bounds.layers import constant_of
 from fastlip.certification.bounds.pools import AVERAGE_POOLS, MAX_POOLS, windows
 from fastlip.certification.bounds.torch_layers import MOVES, SLOPES, duplication
 from fastlip.certification.rounding.rules import Shape, register
@@ -22,6 +23,7 @@ _SMOOTH = 16.0  # rounding allowance per elementwise function, including the lib
 @register(lip.MaxMin, lip.GroupSort, lip.Abs, lip.ZeroChannelPad, lip.FirstChannels, lip.PixelUnshuffle)
 @register(plain.SortPairs, plain.SortGroups, plain.Absolute, plain.FirstEntries)
 @register(plain.PadChannels, plain.PadGroups, plain.Patches)
+@register(lip.PartialAbs, lip.SpatialShift, plain.AbsoluteFirst, plain.ShiftPixels)
 @register(*MOVES, *MAX_POOLS)
 def _moves(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     # Numbers below the normal range may become zero.
@@ -95,6 +97,38 @@ def _norm_pool(module: Any, input_shape: Shape, output_shape: Shape, value: floa
     length, outputs = math.prod(module.kernel_size), math.prod(output_shape)
     lost = math.sqrt(4 * length * unit.tiny * outputs)
     return Rounding(unit.gamma(length + 4), lost, largest=math.sqrt(unit.largest) / 1024)
+
+
+@register(lip.AdaptiveL2NormPool2d, plain.AdaptiveNormPool)
+def _adaptive_norm_pool(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    """As above, along one axis after the other."""
+    sides = [-(-side // parts) for side, parts in zip(input_shape[-2:], module.output_size, strict=True)]
+    lost = math.sqrt(4 * math.prod(sides) * unit.tiny * math.prod(output_shape))
+    return Rounding(unit.gamma(math.prod(sides) + 8), 2 * lost, largest=math.sqrt(unit.largest) / 1024)
+
+
+@register(lip.BatchCentering, lip.PositionBias, plain.Shift, plain.ShiftImage)
+def _translation(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    """The rounding of what is added (a difference, perhaps in a coarser dtype), and of the sum."""
+    outputs = math.prod(output_shape)
+    size = constant_of(module, input_shape)
+    return Rounding(constant=4 * unit.u * size, output=2 * unit.u).plus(underflow(unit, 4, outputs))
+
+
+@register(lip.LayerCentering, plain.Centre)
+def _centering(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    r"""A mean of N entries is off by gamma_N |x| / sqrt(N), which N entries subtract; difference and bias."""
+    dims = module.dims if isinstance(module, plain.Centre) else module.dim
+    count, outputs = math.prod(input_shape[dim] for dim in dims), math.prod(output_shape)
+    size = 0.0 if isinstance(module, plain.Centre) else constant_of(module, input_shape)
+    own = Rounding(unit.gamma(count + 8), 2 * unit.u * size, output=2 * unit.u)
+    return own.plus(underflow(unit, count + 8, outputs))
+
+
+@register(lip.Scale, plain.Multiply)
+def _factor(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    """The rounding of the number, which may come from an exponential, and of the product."""
+    return Rounding(8 * unit.u * value, output=2 * unit.u).plus(underflow(unit, 2, math.prod(output_shape), value))
 
 
 @register(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

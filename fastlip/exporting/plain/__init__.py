@@ -18,15 +18,28 @@ from fastlip.exporting.plain.entries import (
     SortGroups,
     SortPairs,
 )
-from fastlip.exporting.plain.freezing import freeze, thaw
+from fastlip.exporting.plain.freezing import freeze, frozen_kind, thaw
+from fastlip.exporting.plain.shifts import (
+    AbsoluteFirst,
+    AdaptiveNormPool,
+    Centre,
+    Multiply,
+    Shift,
+    ShiftImage,
+    ShiftPixels,
+)
 from fastlip.exporting.plain.spectral import SpectralConvolution
 from fastlip.exporting.plain.weighted import Convolution, Exponential, ResidualConvolution, ResidualDense
 
 __all__ = [
     "Absolute",
+    "AbsoluteFirst",
+    "AdaptiveNormPool",
+    "Centre",
     "Convolution",
     "Exponential",
     "FirstEntries",
+    "Multiply",
     "NormPool",
     "PadChannels",
     "PadGroups",
@@ -36,9 +49,13 @@ __all__ = [
     "ResidualConvolution",
     "ResidualDense",
     "ScaledPool",
+    "Shift",
+    "ShiftImage",
+    "ShiftPixels",
     "SortGroups",
     "SortPairs",
     "SpectralConvolution",
     "freeze",
+    "frozen_kind",
     "thaw",
 ]

@@ -10,12 +10,12 @@ import torch
 from torch import fx
 from torch.fx.node import map_arg
 
-from fastlip.exporting.plain import entries, spectral, weighted
+from fastlip.exporting.plain import entries, shifts, spectral, weighted
 from fastlip.exporting.plain._module import Plain
 
 KINDS: dict[str, type[Plain]] = {
     name: kind
-    for module in (entries, weighted, spectral)
+    for module in (entries, shifts, weighted, spectral)
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, Plain) and "forward" in vars(kind)
 }
@@ -49,6 +49,12 @@ def _read_signature(graph: fx.Graph) -> tuple[type[Plain], dict[str, Any]] | Non
             kind, brace, config = node.args[1].partition("{")
             return (KINDS[kind], ast.literal_eval(brace + config)) if kind in KINDS else None
     return None
+
+
+def frozen_kind(module: object) -> type[Plain] | None:
+    """The class of the module that was frozen; None for any other module."""
+    signature = _read_signature(module.graph) if isinstance(module, fx.GraphModule) else None
+    return None if signature is None else signature[0]
 
 
 def thaw(module: fx.GraphModule) -> Plain | None:
