@@ -4,6 +4,7 @@ from fastlip.nn.activations import Abs, GroupSort, HouseHolder, MaxMin
 from fastlip.nn.aoc import AOCConv2d, AOCConvTranspose2d
 from fastlip.nn.aol import AOLConv2d, AOLLinear
 from fastlip.nn.bcop import BCOPConv2d, BjorckLinear
+from fastlip.nn.bro import BROConv2d, BROLinear
 from fastlip.nn.cayley import CayleyConv2d, CayleyLinear
 from fastlip.nn.chain import Chain
 from fastlip.nn.cpl import CPLConv2d, CPLLinear
@@ -21,6 +22,8 @@ __all__ = [
     "AOLLinear",
     "Abs",
     "BCOPConv2d",
+    "BROConv2d",
+    "BROLinear",
     "BjorckLinear",
     "CPLConv2d",
     "CPLLinear",

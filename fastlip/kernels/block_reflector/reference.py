@@ -1,0 +1,48 @@
+"""The block reflector I - 2 V (VᴴV)⁻¹ Vᴴ, in double precision, also where VᴴV is singular."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastlip.kernels.common.finite import finite_part, poisoned
+
+# Squared singular values up to this times n and the largest one count as zero: double precision cannot tell them
+# from rounding of the others' squares.
+NEGLIGIBLE = 1e-13
+
+
+def block_reflector(V: Tensor, rows: int, columns: int) -> Tensor:
+    """The first rows and columns of I - 2 V (VᴴV)⁺ Vᴴ. NaN for a V with NaN or Inf."""
+    wide, finite = prepared(V)
+    wide = torch.where(has_gradient(V), wide, wide.detach())
+    X = wide @ basis(wide.detach())
+    identity = torch.eye(X.shape[-2], dtype=X.dtype, device=X.device)[:rows, :columns]
+    # What V spans, X spans. Its columns are nearly orthonormal, or zero: this inverse has all its digits.
+    gram = X.mH @ X
+    is_zero = gram.detach().diagonal(dim1=-2, dim2=-1).abs() < 0.5
+    inverse, _ = torch.linalg.inv_ex(gram + torch.diag_embed(is_zero.to(X.dtype)))
+    Q = identity - 2 * X[..., :rows, :] @ inverse @ X[..., :columns, :].mH
+    return poisoned(Q, finite).to(V.dtype)
+
+
+def prepared(V: Tensor) -> tuple[Tensor, Tensor]:
+    """V in double precision, zeros in place of matrices that are not finite; and which are finite."""
+    return finite_part(V.to(torch.complex128 if V.is_complex() else torch.float64))
+
+
+def has_gradient(V: Tensor) -> Tensor:
+    """(..., 1, 1): whether V is so large that its gradient, of the order of 1 / |V|, does not overflow."""
+    largest = V.detach().abs().amax((-2, -1), keepdim=True)
+    return largest > torch.finfo(V.dtype).tiny ** 0.5
+
+
+def basis(V: Tensor) -> Tensor:
+    """R for which V R has orthonormal columns, to a few digits, and zeros where V lacks rank; finite, in double."""
+    largest = V.abs().amax((-2, -1), keepdim=True)
+    scale = torch.where(largest > 0, largest, 1).log2().floor().exp2()  # squares neither overflow nor vanish
+    V = V / scale
+    values, W = torch.linalg.eigh(V.mH @ V)
+    keep = values > NEGLIGIBLE * V.shape[-1] * values[..., -1:].clamp(min=torch.finfo(values.dtype).tiny)
+    factors = torch.where(keep, values, 1).rsqrt() * keep
+    return W * (factors[..., None, :] / scale)
