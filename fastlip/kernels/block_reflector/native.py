@@ -10,9 +10,9 @@ from fastlip.kernels.common.precision import full_precision
 
 KERNELS = ""  # made of torch's products
 
-# VᴴV = L Lᴴ and R = L⁻ᴴ make X = V R orthonormal up to a defect XᴴX - I. Below the first number (in eps) the defect
-# stays as it is, below the second one step corrects it, and above that the reference's basis takes the place of R.
-_GOOD, _CORRECTED = 16, 1e-3
+# VᴴV = L Lᴴ and R = L⁻ᴴ make X = V R orthonormal up to a defect XᴴX - I, which one step corrects up to this size.
+# Above it the reference's basis takes the place of R.
+_CORRECTED = 1e-3
 
 
 def supports(V: Tensor, rows: int, columns: int) -> str:
@@ -37,8 +37,9 @@ def block_reflector_backward(gradient: Tensor, V: Tensor, R: Tensor) -> Tensor:
     with full_precision(V.device):
         X = V @ R
         A = torch.zeros_like(X)
-        A[..., :rows, :] += gradient @ X[..., :columns, :]
-        A[..., :columns, :] += gradient.mH @ X[..., :rows, :]
+        A[..., :rows, :] = gradient @ X[..., :columns, :]
+        # The conjugate of the small factor and of the result, not of the gradient.
+        A[..., :columns, :] += (gradient.mT @ X[..., :rows, :].conj()).conj()
         A -= X @ (X.mH @ A)
         return (A @ R.mH).mul_(-2).contiguous()
 
@@ -51,10 +52,7 @@ def _orthonormal(V: Tensor) -> tuple[Tensor, Tensor]:
     X = V @ R
     defect = X.mH @ X - identity
     largest = defect.abs().amax((-2, -1))
-    if bool((largest <= _GOOD * torch.finfo(V.dtype).eps).all()):
-        return X, R
-    R = R - R @ defect / 2
-    X = V @ R
+    X, R = X - X @ defect / 2, R - R @ defect / 2
     failed = ~(largest <= _CORRECTED)  # also where it is not a number
     if failed.any():
         X[failed], R[failed] = _decomposed(V[failed])
@@ -63,10 +61,12 @@ def _orthonormal(V: Tensor) -> tuple[Tensor, Tensor]:
 
 def _decomposed(V: Tensor) -> tuple[Tensor, Tensor]:
     """X and R of matrices whose Gram matrix is singular to rounding, or not finite; zero columns where rank lacks."""
-    wide, finite = reference.prepared(V)
+    wide, finite = reference.scaled(V.to(torch.complex128 if V.is_complex() else torch.float64))
     R = reference.basis(wide)
     for _ in range(2):  # Newton-Schulz steps: zero columns stay zero
         X = wide @ R
         R = R @ (1.5 * torch.eye(V.shape[-1], dtype=X.dtype) - X.mH @ X / 2)
-    X = reference.poisoned(wide @ R, finite)
-    return X.to(V.dtype), torch.where(reference.has_gradient(V), R, 0).to(V.dtype)
+    X = reference.poisoned(wide @ R, finite).to(V.dtype)
+    largest = V.abs().amax((-2, -1), keepdim=True).double()  # X = V R of V as it is
+    scale = torch.where(reference.has_gradient(V), largest, 1).log2().floor().exp2()
+    return X, torch.where(reference.has_gradient(V), R / scale, 0).to(V.dtype)

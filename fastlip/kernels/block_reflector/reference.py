@@ -1,4 +1,4 @@
-"""The block reflector I - 2 V (VᴴV)⁻¹ Vᴴ, in double precision, also where VᴴV is singular."""
+"""The block reflector I - 2 V (VᴴV)⁻¹ Vᴴ, also where VᴴV is singular."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ NEGLIGIBLE = 1e-13
 
 def block_reflector(V: Tensor, rows: int, columns: int) -> Tensor:
     """The first rows and columns of I - 2 V (VᴴV)⁺ Vᴴ. NaN for a V with NaN or Inf."""
-    wide, finite = prepared(V)
-    wide = torch.where(has_gradient(V), wide, wide.detach())
-    X = wide @ basis(wide.detach())
+    X, finite = scaled(V)
+    X = X @ basis(X.detach()).to(V.dtype)
     identity = torch.eye(X.shape[-2], dtype=X.dtype, device=X.device)[:rows, :columns]
     # What V spans, X spans. Its columns are nearly orthonormal, or zero: this inverse has all its digits.
     gram = X.mH @ X
-    is_zero = gram.detach().diagonal(dim1=-2, dim2=-1).abs() < 0.5
+    is_zero = gram.detach().diagonal(dim1=-2, dim2=-1).abs() == 0
     inverse, _ = torch.linalg.inv_ex(gram + torch.diag_embed(is_zero.to(X.dtype)))
-    Q = identity - 2 * X[..., :rows, :] @ inverse @ X[..., :columns, :].mH
-    return poisoned(Q, finite).to(V.dtype)
+    return poisoned(identity - 2 * X[..., :rows, :] @ inverse @ X[..., :columns, :].mH, finite)
 
 
-def prepared(V: Tensor) -> tuple[Tensor, Tensor]:
-    """V in double precision, zeros in place of matrices that are not finite; and which are finite."""
-    return finite_part(V.to(torch.complex128 if V.is_complex() else torch.float64))
+def scaled(V: Tensor) -> tuple[Tensor, Tensor]:
+    """V over the power of two next to its largest entry, on which Q does not depend; and which V are finite.
+
+    What is not finite is replaced by zeros. A V so small that its gradient might overflow is taken as a constant.
+    """
+    V, finite = finite_part(V)
+    largest = V.detach().abs().amax((-2, -1), keepdim=True)
+    scale = torch.where(largest > 0, largest, 1).log2().floor().exp2()
+    return torch.where(has_gradient(V), V, V.detach()) / scale, finite
 
 
 def has_gradient(V: Tensor) -> Tensor:
@@ -38,11 +42,8 @@ def has_gradient(V: Tensor) -> Tensor:
 
 
 def basis(V: Tensor) -> Tensor:
-    """R for which V R has orthonormal columns, to a few digits, and zeros where V lacks rank; finite, in double."""
-    largest = V.abs().amax((-2, -1), keepdim=True)
-    scale = torch.where(largest > 0, largest, 1).log2().floor().exp2()  # squares neither overflow nor vanish
-    V = V / scale
+    """R in double for which V R has orthonormal columns, to a few digits, and zeros where V, scaled, lacks rank."""
+    V = V.to(torch.complex128 if V.is_complex() else torch.float64)
     values, W = torch.linalg.eigh(V.mH @ V)
     keep = values > NEGLIGIBLE * V.shape[-1] * values[..., -1:].clamp(min=torch.finfo(values.dtype).tiny)
-    factors = torch.where(keep, values, 1).rsqrt() * keep
-    return W * (factors[..., None, :] / scale)
+    return W * (torch.where(keep, values, 1).rsqrt() * keep)[..., None, :]
