@@ -20,6 +20,8 @@ DOCSTRINGS = [
     "fastlip.nn.AOLLinear",
     "fastlip.nn.Abs",
     "fastlip.nn.BCOPConv2d",
+    "fastlip.nn.BROConv2d",
+    "fastlip.nn.BROLinear",
     "fastlip.nn.BjorckLinear",
     "fastlip.nn.CPLConv2d",
     "fastlip.nn.CPLLinear",

@@ -26,8 +26,8 @@ def block_reflector(
 
     Q is Hermitian and unitary (symmetric and orthogonal for real V), and does not depend on the scale of V. Where V
     does not have full rank, V (V^H V)^{-1} V^H stands for the projector onto the span of its columns; singular values
-    below 3e-7 sqrt(n) times the largest count as zero. V = 0 gives the identity. A part of m rows has orthonormal rows
-    if it has all columns, and the other way round.
+    below 3e-7 sqrt(n) times the largest count as zero. V = 0 gives the identity. Some of its rows with all
+    columns have orthonormal rows, and the other way round.
     Lai, Huang, Kung, Chien, *Enhancing Certified Robustness via Block Reflector Orthogonal Layers and Logit Annealing
     Loss*, ICML 2025.
 
