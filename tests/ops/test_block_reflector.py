@@ -10,9 +10,9 @@ backends = pytest.mark.parametrize("backend", ["reference", "native"])
 
 @pytest.fixture(autouse=True)
 def _with_native(request):
-    if "backend" in request.fixturenames and request.getfixturevalue("backend") == "native":
-        if reason := registered["block_reflector"].status("native"):
-            pytest.skip(reason)
+    needed = "backend" in request.fixturenames and request.getfixturevalue("backend") == "native"
+    if needed and (reason := registered["block_reflector"].status("native")):
+        pytest.skip(reason)
 
 
 def random(shape, dtype, seed=0):

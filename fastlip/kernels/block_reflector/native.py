@@ -63,10 +63,11 @@ def _decomposed(V: Tensor) -> tuple[Tensor, Tensor]:
     """X and R of matrices whose Gram matrix is singular to rounding, or not finite; zero columns where rank lacks."""
     wide, finite = reference.scaled(V.to(torch.complex128 if V.is_complex() else torch.float64))
     R = reference.basis(wide)
+    X = wide @ R
     for _ in range(2):  # Newton-Schulz steps: zero columns stay zero
-        X = wide @ R
-        R = R @ (1.5 * torch.eye(V.shape[-1], dtype=X.dtype) - X.mH @ X / 2)
-    X = reference.poisoned(wide @ R, finite).to(V.dtype)
+        step = 1.5 * torch.eye(V.shape[-1], dtype=X.dtype) - X.mH @ X / 2
+        X, R = X @ step, R @ step
+    X = reference.poisoned(X, finite).to(V.dtype)
     largest = V.abs().amax((-2, -1), keepdim=True).double()  # X = V R of V as it is
     scale = torch.where(reference.has_gradient(V), largest, 1).log2().floor().exp2()
     return X, torch.where(reference.has_gradient(V), R / scale, 0).to(V.dtype)

@@ -31,7 +31,7 @@ def scaled(V: Tensor) -> tuple[Tensor, Tensor]:
     """
     V, finite = finite_part(V)
     largest = V.detach().abs().amax((-2, -1), keepdim=True)
-    scale = torch.where(largest > 0, largest, 1).log2().floor().exp2()
+    scale = largest.clamp(min=torch.finfo(V.dtype).tiny).log2().floor().exp2()
     return torch.where(has_gradient(V), V, V.detach()) / scale, finite
 
 
