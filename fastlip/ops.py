@@ -7,6 +7,7 @@ One line per op. The implementation of an op is the folder ``fastlip/kernels/<op
 from fastlip._moved import keep_old_op_paths
 from fastlip.kernels import OPS
 from fastlip.kernels.block_conv.api import block_conv
+from fastlip.kernels.block_reflector.api import block_reflector
 from fastlip.kernels.cayley.api import cayley
 from fastlip.kernels.conv_chain.api import conv_chain
 from fastlip.kernels.conv_exp.api import conv_exp
@@ -25,6 +26,7 @@ from fastlip.kernels.spectral_polar.api import spectral_polar
 
 __all__ = [
     "block_conv",
+    "block_reflector",
     "cayley",
     "conv_chain",
     "conv_exp",

@@ -39,6 +39,7 @@ def test_modules_that_mix_samples_are_refused():
         (lip.MaxMin("halves", dim=-2), (4,)),
         (lip.GroupSort(dim=-4), (4, 3, 3)),
         (lip.HouseHolder(2, dim=0), (4,)),
+        (lip.PartialAbs(2, dim=0), (4,)),
         (nn.Softmax(dim=0), (4,)),
         (nn.Softmax(), (4, 3)),
     ],

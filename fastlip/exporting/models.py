@@ -41,7 +41,7 @@ def export(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, four
     Args:
         model: any module; fastlip layers are found at any depth. It is left as it was.
         input_shape: the shape of one sample, such as (3, 32, 32); default None takes the ``input_shape`` that the
-            model has, as those of ``fastlip.models`` do. Spectral layers (Cayley, LOT, spectral SOC) and CPL
+            model has, as those of ``fastlip.models`` do. Spectral layers (BRO, Cayley, LOT, spectral SOC) and CPL
             convolutions compute a different function for each image size: they are exported for the sizes that they
             have then, and the spectral ones refuse others. So do circular layers whose padding exceeds the image.
         fourier: ``"fft"`` (default), or ``"matrices"``: spectral layers transform by products with real matrices,

@@ -5,7 +5,7 @@ Names of methods are allowed that are not listed here: what counts at run time i
 
 from typing import Literal
 
-MethodName = Literal["aoc", "aol", "bcop", "cayley", "cpl", "lot", "sll", "soc"]
+MethodName = Literal["aoc", "aol", "bcop", "bro", "cayley", "cpl", "lot", "sll", "soc"]
 OfficialMethodName = Literal["aol", "bcop", "cayley", "cpl", "lot", "sll", "soc"]
 Size = Literal["XS", "S", "M", "L"]
 SLLSizeName = Literal["S", "M", "L", "XL"]

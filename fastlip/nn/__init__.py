@@ -4,6 +4,7 @@ from fastlip.nn.activations import Abs, GroupSort, HouseHolder, MaxMin, PartialA
 from fastlip.nn.aoc import AOCConv2d, AOCConvTranspose2d
 from fastlip.nn.aol import AOLConv2d, AOLLinear
 from fastlip.nn.bcop import BCOPConv2d, BjorckLinear
+from fastlip.nn.bro import BROConv2d, BROLinear
 from fastlip.nn.cayley import CayleyConv2d, CayleyLinear
 from fastlip.nn.centering import BatchCentering, LayerCentering
 from fastlip.nn.chain import Chain
@@ -24,6 +25,8 @@ __all__ = [
     "Abs",
     "AdaptiveL2NormPool2d",
     "BCOPConv2d",
+    "BROConv2d",
+    "BROLinear",
     "BatchCentering",
     "BjorckLinear",
     "CPLConv2d",

@@ -27,7 +27,7 @@ SPLIT = {
 }
 # Beside their own loops these call torch's convolutions and products, whose sums torch's libraries split.
 WITH_TORCH = ("conv_chain", "conv_exp", "sdp_residual", "spectral_cayley", "spectral_polar")
-WITHOUT_LOOPS = ("skew_exp",)
+WITHOUT_LOOPS = ("block_reflector", "skew_exp")
 
 Body = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 Loop = ctypes.CFUNCTYPE(

@@ -91,6 +91,16 @@ def _blocks_backward(gradient: Shape, kernel: Shape, projectors: Shape, axes: Se
     return 3 * _blocks(kernel, projectors, axes)
 
 
+def _reflector(V: Shape, rows: int, columns: int, *_: Any, **__: Any) -> int:
+    *batch, m, n = V
+    return 2 * math.prod(batch) * n * (rows * columns + 3 * m * n)
+
+
+def _reflector_backward(gradient: Shape, V: Shape, *_: Any, **__: Any) -> int:
+    *batch, m, n = V
+    return 4 * math.prod(batch) * n * (gradient[-2] * gradient[-1] + 2 * m * n)
+
+
 def _times(count: int) -> Any:
     """A formula: ``count`` products of the first argument's matrices."""
     return lambda shape, *_, **__: count * _matrices(shape)
@@ -125,6 +135,8 @@ _FORMULAS = {
     "gram_rowsum_backward": _gram_backward,
     "block_conv_forward": _blocks,
     "block_conv_backward": _blocks_backward,
+    "block_reflector_forward": _reflector,
+    "block_reflector_backward": _reflector_backward,
     "cayley_forward": _times(3),
     "cayley_backward": _times(4),
     "polar_forward": _times(_POLAR),

@@ -1,0 +1,228 @@
+"""BRO: block reflector orthogonal layers (Lai et al., ICML 2025)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastlip import ops
+from fastlip.kernels.block_reflector.api import OPERATOR as BLOCK_REFLECTOR
+from fastlip.kernels.common.geometry import Pair
+from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
+from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
+from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
+from fastlip.nn.applications.frequency import FrequencyConvolution, check_patches
+from fastlip.nn.arguments import conv_geometry, dense_features, make_bias, make_parameter
+from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
+from fastlip.nn.initial import zero_
+from fastlip.nn.method import Method
+
+
+def columns_of_rank(rank: float, size: int) -> int:
+    """n, the number of columns of V: a number as it is, a fraction of the size rounded to at least 1.
+
+    Raises:
+        TypeError: rank is not a number.
+        ValueError: it is an int outside 1 to size, or a float outside (0, 1].
+    """
+    if isinstance(rank, bool) or not isinstance(rank, (int, float)):
+        raise TypeError(f"rank={rank!r}: expected an int or a fraction, got {type(rank).__name__}")
+    if isinstance(rank, int):
+        if not 1 <= rank <= size:
+            raise ValueError(f"rank={rank}: expected an int from 1 to {size}, or a fraction of that")
+        return rank
+    if not 0 < rank <= 1:
+        raise ValueError(f"rank={rank}: expected a fraction above 0 and at most 1, or an int")
+    return max(1, round(rank * size))
+
+
+def reset(layer: BROConv2d | BROLinear) -> None:
+    """Normal numbers of variance 1 / (m taps), so that columns of V have norm 1 in the mean; bias 0."""
+    raw_weight, groups = layer.raw_weight, getattr(layer, "groups", 1)
+    with torch.no_grad():
+        raw_weight.normal_(std=math.sqrt(groups * raw_weight.shape[1] / raw_weight.numel()))
+    zero_(layer.bias)
+
+
+class BROConv2d(LipschitzLayer):
+    r"""Orthogonal convolution: at each frequency k, the reflection that negates n columns given by a kernel.
+
+    .. math:: Q_k = I - 2 \hat V_k (\hat V_k^H \hat V_k)^{-1} \hat V_k^H
+
+    with matrices V_k of m rows and n columns, where m is the larger number of channels (of a group, after
+    space-to-depth) and n the rank. If the numbers of channels differ, Q_k is the first rows or columns of the square
+    matrix. It does not depend on the scale of V. A V_k without full rank gives the reflection at what it spans.
+    Lai, Huang, Kung, Chien, *Enhancing Certified Robustness via Block Reflector Orthogonal Layers and Logit Annealing
+    Loss*, ICML 2025.
+
+    Guarantee: circular padding, orthogonal (all singular values 1; with in_channels != out_channels, orthonormal
+    rows or columns at every frequency), for every image size, kernel size, dilation and groups. Zero padding:
+    Lipschitz constant at most 1 (the image is embedded in zeros at an FFT size that is larger by dilation *
+    (kernel_size - 1), convolved there, and cropped). With a stride, the image's stride x stride patches become
+    channels, then follows a convolution of ceil(kernel_size / stride) taps; an image whose side the stride does not
+    divide is padded with zeros.
+    Cost: in training m^2 n multiply-adds and an n x n Cholesky factor per unique frequency (h w / 2 of them) and two
+    Fourier transforms; in eval mode the matrices are computed once per image size. A kernel of one tap has one
+    real matrix and no transform.
+    Initial values: normal numbers; bias 0.
+
+    Args:
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: number of taps along each axis.
+        stride: step between two outputs.
+        padding: ``"same"``, or the numbers of pixels that equal it.
+        dilation: distance of two taps; 1 where stride exceeds 1.
+        groups: number of groups of channels.
+        bias: whether a bias is added.
+        padding_mode: ``"circular"`` or ``"zeros"``.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        rank: n, an int from 1 to m, or a fraction of m (published: 1/8 and 1/2). A rank of m gives -I.
+
+    Shapes: (n, in_channels, h, w) or (in_channels, h, w) to (n, out_channels, ceil(h / stride), ceil(w / stride)).
+    Parameters: ``raw_weight`` (groups * m, n, *ceil(kernel_size / stride)) with m = max(out_channels,
+    in_channels * stride^2) / groups, ``bias`` (out_channels).
+
+    Raises:
+        TypeError: rank is not a number.
+        ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels, a rank
+            out of range.
+
+    >>> layer = lip.BROConv2d(4, 4, 3).eval()
+    >>> x = torch.rand(1, 4, 8, 8)
+    >>> bool(torch.isclose(layer(x).norm(), x.norm()))
+    True
+    """
+
+    _fixed = (*CONV_ARGUMENTS, "rank")
+    application: FrequencyConvolution
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sides,
+        stride: Sides = 1,
+        padding: Padding = "same",
+        dilation: Sides = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "circular",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+        *,
+        rank: float = 0.125,
+    ):
+        channels = in_channels, out_channels
+        geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        check_patches(padding, geometry)
+        super().__init__(FrequencyConvolution(geometry, orthogonal=True), backend)
+        show_conv_arguments(self, in_channels, out_channels, padding)
+        size, taps = max(self._sides()), self.application.taps
+        shape = (groups * size, columns_of_rank(rank, size), *taps)
+        self.rank = rank
+        self.bias = make_bias(out_channels, bias, device, dtype)
+        self.raw_weight = make_parameter(shape, device, dtype)
+        self.reset_parameters()
+
+    def _sides(self) -> tuple[int, int]:
+        """Rows and columns of the matrix of one group."""
+        outputs, inputs, *_ = self.application.weight_shape(self)
+        return outputs // self.groups, inputs
+
+    def reset_parameters(self) -> None:
+        """Normal numbers for which the columns of V have norm 1 in the mean; bias 0."""
+        reset(self)
+
+    def _parametrize(self, *fft_size: int) -> tuple[Tensor, ...]:
+        """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
+        V, (rows, columns) = at_least_float32(self.raw_weight), self._sides()
+        if fft_size:
+            V = ops.kernel_spectrum(V, (fft_size[0], fft_size[1]), self.dilation)
+            V = V.unflatten(1, (self.groups, -1))
+            return (BLOCK_REFLECTOR(V, rows, columns, self.backend).flatten(1, 2),)
+        V = V.flatten(1).unflatten(0, (self.groups, -1))
+        Q = ops.block_reflector(V, rows, columns, backend=self.backend)
+        return (Q.flatten(0, 1)[..., None, None],)
+
+    def extra_repr(self) -> str:
+        """The arguments that differ from layer to layer."""
+        return f"{super().extra_repr()}, rank={self.rank}"
+
+
+class BROLinear(LipschitzLayer):
+    r"""Dense layer y = Q x + b with Q = I - 2 V (V^T V)^{-1} V^T: orthogonal, or orthonormal rows or columns.
+
+    V has n columns, the rank. With in_features != out_features, Q is the first rows or columns of the larger square
+    matrix. Lai, Huang, Kung, Chien, *Enhancing Certified Robustness via Block Reflector Orthogonal Layers and Logit
+    Annealing Loss*, ICML 2025. Lipschitz constant 1. Initial values: normal numbers; bias 0.
+
+    Args:
+        in_features: number of input features.
+        out_features: number of output features.
+        bias: whether a bias is added.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        rank: n, an int from 1 to the larger number of features, or a fraction of that.
+
+    Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (max(in_features, out_features), n),
+    ``bias`` (out_features). ``weight`` is Q; in eval mode it is computed once.
+
+    >>> layer = lip.BROLinear(4, 4)
+    >>> torch.allclose(layer.weight @ layer.weight, torch.eye(4), atol=1e-5)
+    True
+    """
+
+    _fixed = (*DENSE_ARGUMENTS, "rank")
+    application: Dense
+    weight = effective_weight
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+        *,
+        rank: float = 0.125,
+    ):
+        super().__init__(Dense(orthogonal=True), backend)
+        self.in_features, self.out_features = dense_features(in_features, out_features)
+        size = max(in_features, out_features)
+        shape = size, columns_of_rank(rank, size)
+        self.rank = rank
+        self.bias = make_bias(out_features, bias, device, dtype)
+        self.raw_weight = make_parameter(shape, device, dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal numbers for which the columns of V have norm 1 in the mean; bias 0."""
+        reset(self)
+
+    def _parametrize(self) -> tuple[Tensor, ...]:
+        """(Q,): the reflection, or its first rows or columns."""
+        V = at_least_float32(self.raw_weight)
+        return (ops.block_reflector(V, self.out_features, self.in_features, backend=self.backend),)
+
+    def extra_repr(self) -> str:
+        """The arguments that differ from layer to layer."""
+        return f"{super().extra_repr()}, rank={self.rank}"
+
+
+METHOD = Method("bro", BROConv2d, BROLinear, dense_head=True)
