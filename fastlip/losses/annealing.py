@@ -39,7 +39,7 @@ class LogitAnnealing(Loss):
     Examples:
         >>> loss = fastlip.losses.LogitAnnealing(offset=0.5, temperature=0.25)
         >>> loss(torch.tensor([[2.0, 0.5], [0.1, 0.3]]), torch.tensor([0, 1]))
-        tensor(0.0987)
+        tensor(0.0490)
     """
 
     recipe_name = "logit-annealing"

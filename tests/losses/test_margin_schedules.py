@@ -106,7 +106,7 @@ def test_logit_annealing_without_exponent_is_offset_cross_entropy():
 
 
 def test_logit_annealing_far_from_the_offset():
-    """Far below, it is offset cross-entropy; far above, it vanishes as the power beta + 1 of the missing probability."""
+    """Far below, it is offset cross-entropy; far above, it vanishes as the power beta + 1 of 1 - p."""
     annealing, offset = (
         make(0.5, T, reduction="none") for make in (losses.LogitAnnealing, losses.OffsetCrossEntropy)
     )
