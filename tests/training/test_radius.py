@@ -80,8 +80,8 @@ def test_training_passes_the_slopes_of_the_head(make_training, emma_recipe):
     scores = training.model.train()(x)
     loss, slopes = training.gradients.loss, class_slopes(training.model)
     assert slopes.shape == (10, 10)
-    found = training.step(x, y)[0]
-    assert float(found) == pytest.approx(float(loss_with(training, 0.125)(scores, y, slopes)) / len(y), rel=1e-6)
+    expected = loss_with(training, 0.125)(scores, y, slopes).detach() / len(y)
+    assert training.step(x, y)[0].item() == pytest.approx(expected.item(), rel=1e-6)
     assert loss.takes_slopes
 
 
