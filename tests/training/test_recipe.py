@@ -51,7 +51,7 @@ def test_the_sll_network_has_a_recipe_of_its_own():
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
-        ("data", "mnist", "data='mnist': allowed are 'digits'"),
+        ("data", "imagenet", "data='imagenet': allowed are 'digits'"),
         ("size", "XXL", "size='XXL': allowed are 'XS', 'S', 'M', 'L', 'XL'"),
         ("model", "resnet", "model='resnet': allowed are 'lip_conv_net', 'sll_net'"),
         ("backend", "fast", "backend='fast': allowed are 'auto'"),
