@@ -115,7 +115,7 @@ def test_a_missing_or_foreign_cifar_file_is_named(cifar10):
 @pytest.mark.parametrize(
     ("name", "arguments", "text"),
     [
-        ("mnist", {}, "data='mnist': allowed are 'digits'"),
+        ("imagenet", {}, "data='imagenet': allowed are 'digits'"),
         ("digits", {"path": "/somewhere"}, "path='/somewhere'"),
         ("digits", {"image_size": 16}, "image_size=16"),
         ("folder", {"image_size": -1}, "image_size=-1"),

@@ -1,4 +1,4 @@
-"""Real images to train and certify on: bundled digits, CIFAR, TinyImageNet, and any folder of images.
+"""Real images to train and certify on: bundled digits, MNIST, CIFAR, TinyImageNet, and any folder of images.
 
 Every image is float32 on the scale of [0, 1]: its stored value divided by a constant of the data set (16 for digits,
 255 elsewhere). L2 radii are in units of that scale. A constant mean may be subtracted, which changes no distance;
@@ -15,6 +15,7 @@ from fastlip.data.cifar import cifar10, cifar100
 from fastlip.data.digits import digits
 from fastlip.data.folder import folder, tinyimagenet
 from fastlip.data.images import Data, DataError, FolderImages, Images, TensorImages
+from fastlip.data.mnist import mnist
 
 __all__ = [
     "DATASETS",
@@ -31,20 +32,21 @@ __all__ = [
     "digits",
     "folder",
     "load",
+    "mnist",
     "tinyimagenet",
 ]
 
-DatasetName = Literal["digits", "cifar10", "cifar100", "tinyimagenet", "folder"]
+DatasetName = Literal["digits", "mnist", "cifar10", "cifar100", "tinyimagenet", "folder"]
 DATASETS: tuple[DatasetName, ...] = get_args(DatasetName)
-_FROM_PATH = {"cifar10": cifar10, "cifar100": cifar100, "tinyimagenet": tinyimagenet}
+_FROM_PATH = {"mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "tinyimagenet": tinyimagenet}
 
 
 def load(name: DatasetName, path: str | Path = "", image_size: int = 0) -> Data:
     """Loads the training and test images of one data set.
 
     Args:
-        name: ``"digits"`` (they come with scikit-learn), ``"cifar10"``, ``"cifar100"``, ``"tinyimagenet"`` or
-            ``"folder"``.
+        name: ``"digits"`` (they come with scikit-learn), ``"mnist"`` (also Fashion-MNIST, KMNIST and EMNIST),
+            ``"cifar10"``, ``"cifar100"``, ``"tinyimagenet"`` or ``"folder"``.
         path: folder of the files; every data set but digits needs it.
         image_size: side in pixels to which the images of a ``"folder"`` are resized and cropped; 0 keeps their size.
 

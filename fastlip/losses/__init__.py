@@ -19,17 +19,22 @@ from __future__ import annotations
 
 from typing import Literal
 
+from fastlip.losses.annealing import LogitAnnealing
 from fastlip.losses.base import Loss
 from fastlip.losses.classification import OffsetCrossEntropy, TemperatureCrossEntropy
+from fastlip.losses.emma import EMMA, RadiusRamp
 from fastlip.losses.margins import CategoricalHinge, Hinge, MulticlassHinge, MultiMargin
+from fastlip.losses.slopes import class_slopes
 from fastlip.losses.soft_hkr import LseHKR, SoftHKR
 from fastlip.losses.wasserstein import HKR, KR, MulticlassHKR, MulticlassKR
 
 __all__ = [
+    "EMMA",
     "HKR",
     "KR",
     "CategoricalHinge",
     "Hinge",
+    "LogitAnnealing",
     "Loss",
     "LseHKR",
     "MultiMargin",
@@ -37,11 +42,19 @@ __all__ = [
     "MulticlassHinge",
     "MulticlassKR",
     "OffsetCrossEntropy",
+    "RadiusRamp",
     "SoftHKR",
     "TemperatureCrossEntropy",
+    "class_slopes",
 ]
 
 # The losses that recipes know: their names there, for type checkers, and the classes by these names.
-LossName = Literal["offset-ce", "temperature-ce", "hkr"]
-_IN_RECIPES: tuple[type[Loss], ...] = (OffsetCrossEntropy, TemperatureCrossEntropy, MulticlassHKR)
+LossName = Literal["offset-ce", "temperature-ce", "hkr", "emma", "logit-annealing"]
+_IN_RECIPES: tuple[type[Loss], ...] = (
+    OffsetCrossEntropy,
+    TemperatureCrossEntropy,
+    MulticlassHKR,
+    EMMA,
+    LogitAnnealing,
+)
 RECIPE_LOSSES: dict[str, type[Loss]] = {loss.recipe_name: loss for loss in _IN_RECIPES}

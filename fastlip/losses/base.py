@@ -20,6 +20,8 @@ class Loss(nn.Module):
         recipe_name: name of the loss in recipes, such as ``"offset-ce"``; empty for losses that no recipe uses.
         whole_batch: whether a sample's loss depends on the other samples. Training then neither splits a batch into
             parts nor accepts a process without samples.
+        takes_slopes: whether ``forward`` takes the slopes of :func:`fastlip.losses.class_slopes` as a third argument,
+            which training then passes.
 
     Args:
         reduction: ``"mean"`` or ``"auto"`` averages over samples, ``"sum"`` adds, ``"none"`` returns one value per
@@ -38,6 +40,7 @@ class Loss(nn.Module):
 
     recipe_name: ClassVar[str] = ""
     whole_batch: ClassVar[bool] = False
+    takes_slopes: ClassVar[bool] = False
 
     def __init__(self, reduction: Reduction = "mean"):
         super().__init__()

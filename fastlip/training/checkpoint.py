@@ -20,7 +20,7 @@ from fastlip.training.setup import count_weights
 
 _FORMAT = 2
 _ENTRIES = {"format", "recipe", "data", "model", "optimizer", "scheduler", "random", "progress"}
-_DICTS = ("recipe", "data", "model", "optimizer", "scheduler", "random", "progress", "card")
+_DICTS = ("recipe", "data", "model", "optimizer", "scheduler", "loss", "ramp", "random", "progress", "card")
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

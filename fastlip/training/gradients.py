@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fastlip.losses import class_slopes
 from fastlip.training.distributed import World
 from fastlip.training.losses import loss_of
 from fastlip.training.recipe import Recipe
@@ -37,7 +38,7 @@ class Gradients:
         self.model = model
         self.recipe = recipe
         self.world = world
-        self.loss = loss_of(recipe, reduction="sum", multi_gpu=world.size > 1)
+        self.loss = loss_of(recipe, reduction="sum", multi_gpu=world.size > 1).to(device_of(recipe))
         self.shared = self._shared_weights(shape)
         network = compiled(model, shape) if recipe.compile else model
         self.network: nn.Module = network if self.shared else world.wrap(network)
@@ -112,12 +113,16 @@ class Gradients:
         """Adds the gradients of a part of the step; returns the part's figures."""
         with self._sending_gradients(last):
             scores, y = self.forward(x)[:mine], y[:mine]
-            loss = self.loss(scores, y) / total if mine else scores.sum()
+            loss = self._loss(scores, y) / total if mine else scores.sum()
             with torch.no_grad():
                 figures = torch.stack((loss, *correct_and_certified(self.model, scores, y)))
             # DistributedDataParallel takes the mean over processes, shared weights the sum.
             (loss if self.shared else loss * self.world.size).backward()
         return figures
+
+    def _loss(self, scores: Tensor, y: Tensor) -> Tensor:
+        """The sum of the losses; a loss that asks for slopes assumes L = 1 for all layers but a head with rows."""
+        return self.loss(scores, y, class_slopes(self.model)) if self.loss.takes_slopes else self.loss(scores, y)
 
     @contextmanager
     def _sending_gradients(self, last: bool) -> Iterator[None]:

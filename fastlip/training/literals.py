@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-DataName = Literal["digits", "cifar10", "cifar100", "tinyimagenet", "folder"]
+DataName = Literal["digits", "mnist", "cifar10", "cifar100", "tinyimagenet", "folder"]
 Network = Literal["lip_conv_net", "sll_net", "published_conv_net"]
 Size = Literal["XS", "S", "M", "L", "XL"]
 Optimizer = Literal["sgd", "adam"]

@@ -18,6 +18,7 @@ from fastlip.training import checkpoint, distributed, logs
 from fastlip.training.distributed import World
 from fastlip.training.figures import Figures, Pending
 from fastlip.training.gradients import EPS, Gradients, correct_and_certified
+from fastlip.training.losses import ramp_of
 from fastlip.training.progress import Progress
 from fastlip.training.recipe import Recipe
 from fastlip.training.run_folder import RunFolder
@@ -68,6 +69,7 @@ class Training:
         self.optimizer = optimizer_of(recipe, model)
         self.steps = steps_of(recipe, len(self.train_batches))
         self.scheduler = scheduler_of(recipe, self.optimizer, len(self.train_batches))
+        self.ramp = ramp_of(recipe, self.gradients.loss, self.steps)
         self.progress = Progress()
         if state is not None:
             self._restore(state)
@@ -143,6 +145,8 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "loss": self.gradients.loss.state_dict(),
+            "ramp": self.ramp.state_dict() if self.ramp else {},
             "progress": asdict(self.progress),
         }
         self.folder.save_state(state, self.progress.history)
@@ -154,6 +158,9 @@ class Training:
         try:
             checkpoint.load_optimizer(self.optimizer, state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
+            self.gradients.loss.load_state_dict(state.get("loss", {}))
+            if self.ramp:
+                self.ramp.load_state_dict(state.get("ramp", {}))
             self.progress = Progress(**state["progress"])
             checkpoint.restore_random_state(state["random"])
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -197,6 +204,8 @@ class Training:
             self._check(where, values.tolist(), x)
         self.optimizer.step()
         self.scheduler.step()
+        if self.ramp:
+            self.ramp.step()
         return values
 
     def _where(self) -> str:

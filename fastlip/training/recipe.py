@@ -118,11 +118,29 @@ class Recipe:
     loss: LossName = field(default="offset-ce", metadata=_about("loss.name", "loss", choices=tuple(RECIPE_LOSSES)))
     offset: float = field(
         default=2**1.5 * 36 / 255,
-        metadata=_about("loss.offset", "margin that training asks for (u of offset-ce)", least=0),
+        metadata=_about("loss.offset", "margin that training asks for (u of offset-ce and logit-annealing)", least=0),
     )
     temperature: float = field(
         default=0.25,
         metadata=_about("loss.temperature", "temperature (t of offset-ce, 1 / tau of temperature-ce)", above=0),
+    )
+    radius: float = field(
+        default=3 * 36 / 255, metadata=_about("loss.radius", "largest radius that emma trains for", least=0)
+    )
+    radius_start: float = field(
+        default=0.1 * 36 / 255, metadata=_about("loss.radius_start", "radius of emma in the first step", least=0)
+    )
+    ramp: float = field(
+        default=0.5,
+        metadata=_about(
+            "loss.ramp",
+            "fraction of the steps in which emma's radius goes from the first to the largest",
+            least=0,
+            most=1,
+        ),
+    )
+    annealing: float = field(
+        default=5.0, metadata=_about("loss.annealing", "exponent of logit-annealing (beta)", least=0)
     )
     alpha: float = field(default=0.9, metadata=_about("loss.alpha", "weight of the hinge in hkr", least=0, most=1))
     min_margin: float = field(default=1.0, metadata=_about("loss.min_margin", "margin of the hinge in hkr", above=0))

@@ -92,6 +92,8 @@ LOSSES = {
     "LseHKR": {"alpha": 0.5},
     "MultiMargin": {},
     "CategoricalHinge": {},
+    "EMMA": {},
+    "LogitAnnealing": {},
 }
 BINARY = {"Hinge": {}, "KR": {}, "HKR": {"alpha": 0.5}, "OffsetCrossEntropy": {"offset": 0.5}}
 

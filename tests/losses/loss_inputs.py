@@ -37,6 +37,8 @@ MULTICLASS = [
     losses.LseHKR(0.7),
     losses.MultiMargin(),
     losses.CategoricalHinge(),
+    losses.EMMA(0.005),  # so small that no class is level: there its gradient is not that of its values
+    losses.LogitAnnealing(0.5),
 ]
 BINARY = [losses.OffsetCrossEntropy(0.4), losses.TemperatureCrossEntropy(3.0)]
 BINARY += [losses.Hinge(), losses.KR(), losses.HKR(0.7)]

@@ -92,6 +92,15 @@ def test_gradients(loss):
         (lambda: losses.OffsetCrossEntropy(0.5, 0.0), "temperature=0.0"),
         (lambda: losses.TemperatureCrossEntropy(math.nan), "temperature=nan"),
         (lambda: losses.HKR(1.5), "alpha=1.5"),
+        (lambda: losses.EMMA(-0.1), "radius=-0.1"),
+        (lambda: losses.EMMA(lipschitz=0.0), "lipschitz=0.0"),
+        (lambda: losses.EMMA(least_share=1.5), "least_share=1.5"),
+        (lambda: losses.EMMA()(LOGITS8, CLASSES8, torch.ones(2, 2)), r"slopes: got shape \(2, 2\)"),
+        (lambda: losses.EMMA()(LOGITS8, CLASSES8, -1.0), "slopes=-1.0"),
+        (lambda: losses.LogitAnnealing(exponent=-1.0), "exponent=-1.0"),
+        (lambda: losses.RadiusRamp(losses.EMMA(), 0), "steps=0"),
+        (lambda: losses.RadiusRamp(losses.EMMA(), 5, ramp=2.0), "ramp=2.0"),
+        (lambda: losses.RadiusRamp(losses.EMMA(), 5).load_state_dict({}), "step=None"),
         (lambda: losses.SoftHKR(min_margin=0.0), "min_margin=0.0"),
         (lambda: losses.Hinge(reduction="avg"), "reduction='avg'"),
         (lambda: losses.KR(multi_gpu=True)(SCORES8, LABELS8), "multi_gpu=True"),
@@ -132,7 +141,7 @@ def test_labels_that_are_no_numbers():
 
 def test_recipes_know_losses_by_the_names_that_type_checkers_know():
     assert tuple(losses.RECIPE_LOSSES) == get_args(losses.LossName)
-    options = {"offset": 0.5, "temperature": 0.25, "alpha": 0.9, "min_margin": 1.0}
+    options = {"offset": 0.5, "temperature": 0.25, "alpha": 0.9, "min_margin": 1.0, "radius": 0.4, "annealing": 5.0}
     for kind in losses.RECIPE_LOSSES.values():
         loss = kind.from_recipe(options, "sum", multi_gpu=False)
         assert type(loss) is kind

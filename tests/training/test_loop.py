@@ -258,7 +258,7 @@ def test_the_seed_decides_the_run(straight, make_training, tiny_recipe):
     assert any(not torch.equal(value, load_state(other.folder.path)["model"][name]) for name, value in weights)
 
 
-@pytest.mark.parametrize("loss", ["temperature-ce", "hkr"])
+@pytest.mark.parametrize("loss", ["temperature-ce", "hkr", "emma", "logit-annealing"])
 def test_every_loss_trains(make_training, tiny_recipe, loss):
     training = make_training(tiny_recipe(loss=loss, epochs=1))
     training.fit(tensorboard=False)

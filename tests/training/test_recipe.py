@@ -68,7 +68,7 @@ def test_another_constant_is_that_of_the_network_and_its_card(tiny_data, tiny_re
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
-        ("data", "mnist", "data='mnist': allowed are 'digits'"),
+        ("data", "imagenet", "data='imagenet': allowed are 'digits'"),
         ("size", "XXL", "size='XXL': allowed are 'XS', 'S', 'M', 'L', 'XL'"),
         ("model", "resnet", "model='resnet': allowed are 'lip_conv_net', 'sll_net'"),
         ("backend", "fast", "backend='fast': allowed are 'auto'"),
