@@ -14,7 +14,7 @@ from fastlip.converting.layers import Head, Weights
 from fastlip.converting.report import Conversion
 from fastlip.converting.rewriting import Rewriting
 from fastlip.converting.rules import convert_node
-from fastlip.converting.tracing import follow
+from fastlip.converting.tracing import follow, is_leaf
 from fastlip.inspection.evaluation import check_finite, evaluating
 from fastlip.models.literals import MethodName
 from fastlip.models.registry import method_of
@@ -36,7 +36,8 @@ def convert(
     r"""Returns a 1-Lipschitz model of the same architecture, and a report of what became what.
 
     Args:
-        model: any module that ``torch.fx`` can trace with one tensor; it stays as it is.
+        model: any module that ``torch.fx`` can trace with one tensor; it stays as it is. A single
+            layer becomes a sequence of one.
         method: the parametrization of convolutions and dense layers, one of ``fastlip.models.METHODS``. Where it has
             no layer for a geometry, AOL takes its place, and the report says so.
         example: a batch of inputs (n, ...), of which shapes are taken. Pools are scaled for this size.
@@ -82,6 +83,8 @@ def convert(
     one_of("head", head, ("orthogonal", "unit_rows", "method"))
     _check(model, example)
     copied, x = copy.deepcopy(model), example.detach()[:_SAMPLES]
+    if is_leaf(copied):
+        copied = nn.Sequential(copied)
     if len(x) < _SAMPLES:
         x = x.repeat(_SAMPLES, *[1] * (x.dim() - 1))
     with evaluating(copied), torch.no_grad():
@@ -99,7 +102,9 @@ def convert(
 
 def _module_of(root: nn.Module, graph: fx.Graph, name: str) -> nn.Module:
     """The graph as a module, with the modules and parameters that it uses alone."""
-    whole = fx.GraphModule(root, graph, name)
+    copied = fx.Graph()  # without the tracer, which a saved model could not make again
+    copied.output(copied.graph_copy(graph, {}))
+    whole = fx.GraphModule(root, copied, name)
     whole.graph.eliminate_dead_code()
     return fx.GraphModule(whole, whole.graph, name)
 
@@ -110,9 +115,7 @@ def _check(model: Any, example: Any) -> None:
     if not isinstance(example, Tensor):
         raise TypeError(f"example: got {type(example).__name__}, expected a tensor, a batch of the model's inputs")
     if example.dim() < 2 or not example.numel():
-        raise ValueError(
-            f"example: got shape {tuple(example.shape)}, expected a batch (n, ...) of at least one input"
-        )
+        raise ValueError(f"example: got shape {tuple(example.shape)}, expected a batch (n, ...)")
     check_finite(model)
 
 

@@ -31,7 +31,7 @@ _POOLS = {
 _DIFFERENCES = {operator.sub, operator.isub, torch.sub, "sub"}
 _CHANGES_NOTHING = {
     *(torch.tanh, F.tanh, "tanh", torch.sigmoid, F.sigmoid, "sigmoid", torch.abs, "abs", operator.abs),
-    *(operator.neg, torch.neg, "neg", F.hardtanh, F.hardsigmoid, F.softmax, torch.softmax, "softmax"),
+    *(operator.neg, torch.neg, "neg", F.hardtanh, F.hardsigmoid),
     *(torch.clamp, "clamp", torch.clip, "clip", "to", "type", "float", "double", "type_as"),
 }
 
@@ -56,6 +56,8 @@ def convert_function(work: Rewriting, node: fx.Node) -> None:
         _convert_pool(work, node)
     elif target in (F.interpolate, F.upsample):
         _convert_interpolation(work, node)
+    elif target in (F.softmax, torch.softmax, "softmax"):
+        work.put(node, nn.Softmax(node.args[1] if len(node.args) > 1 else node.kwargs["dim"]))
     elif target is F.layer_norm:
         shape: Any = node.args[1] if len(node.args) > 1 else node.kwargs["normalized_shape"]
         made = centre_samples(work.values[node].shape[1], tuple(range(-len(shape), 0)))

@@ -45,6 +45,8 @@ def convert_norm(work: Rewriting, node: fx.Node, module: Any) -> None:
 def convert_pool(work: Rewriting, node: fx.Node, module: Any, bound: float) -> None:
     """Scaled to norm 1 if it is linear; made disjoint, or divided by its bound if it exceeds 1."""
     kind = type(module).__name__
+    if bound == 1:
+        return
     if isinstance(module, nn.AvgPool2d) and (scaled := _scaled(work, node, module)):
         work.note(node, kind, "ScaledAvgPool2d")
         work.put(node, scaled)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fastlip import nn as lip
 from fastlip.certification.bounds import bound_module
 from fastlip.converting import layers
 from fastlip.converting.functions import convert_function
@@ -136,16 +135,16 @@ def _keep_or_fail(work: Rewriting, node: fx.Node, module: nn.Module, why: str) -
     """Keeps what is 1-Lipschitz, divides what has a fixed bound by it, and reports the rest."""
     kind, (source,) = type(module).__name__, work.sources(node)[:1]
     shapes = tuple(work.values[source].shape[1:]), tuple(work.values[node].shape[1:])
+    bounds_itself = hasattr(module, "lipschitz_bound")
+    if type(module).__module__.startswith("torch.nn.") and next(module.parameters(), None) is not None:
+        work.fail(node, kind, "there is no 1-Lipschitz layer for it")
+        return
     try:
         bound = bound_module(module, *shapes).value
     except _BOUND_FAILURES as error:
         work.fail(node, kind, why or str(error).split("\n", 1)[0])
         return
-    if hasattr(module, "lipschitz_bound") and bound > 1 + 1e-5:
+    if bounds_itself and bound > 1 + 1e-5:
         work.fail(node, kind, f"its Lipschitz bound is {bound:.4g}")
-    elif next(module.parameters(), None) is not None and not hasattr(module, "lipschitz_bound"):
-        work.fail(node, kind, "there is no 1-Lipschitz layer for it")
-    elif not math.isclose(bound, 1.0, rel_tol=1e-9) and not hasattr(module, "lipschitz_bound"):
+    elif not bounds_itself and not math.isclose(bound, 1.0, rel_tol=1e-9):
         convert_pool(work, node, module, bound)
-    elif isinstance(module, lip.NormalizedLinear):
-        work.note(node, kind, "kept")
