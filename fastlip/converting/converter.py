@@ -74,7 +74,7 @@ def convert(
         0  Conv2d      -> AOLConv2d         weights kept
         1  BatchNorm2d -> RunningCentering  subtracts each channel's mean
         2  ReLU        -> MaxMin
-        Lipschitz bound: ... before, 1 after
+        Lipschitz bound: 1.47302 before, 0.709394 after
         >>> converted(torch.rand(5, 3, 8, 8)).shape
         torch.Size([5, 8, 4, 4])
     """

@@ -57,7 +57,8 @@ def convert_function(work: Rewriting, node: fx.Node) -> None:
     elif target in (F.interpolate, F.upsample):
         _convert_interpolation(work, node)
     elif target in (F.softmax, torch.softmax, "softmax"):
-        work.put(node, nn.Softmax(node.args[1] if len(node.args) > 1 else node.kwargs["dim"]))
+        dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs["dim"]
+        work.put(node, nn.Softmax(dim))
     elif target is F.layer_norm:
         shape: Any = node.args[1] if len(node.args) > 1 else node.kwargs["normalized_shape"]
         made = centre_samples(work.values[node].shape[1], tuple(range(-len(shape), 0)))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import nn as lip
-from fastlip.kernels.common.geometry import ConvGeometry
+from fastlip.kernels.common.padding import same_pads
 from fastlip.nn.method import Method
 
 Weights = Literal["keep", "fresh"]
@@ -86,10 +86,9 @@ def _options(old: Any) -> dict[str, Any]:
     """The arguments of a two-dimensional layer; one-dimensional ones are one row high."""
     size, stride = _two(old.kernel_size, 1), _two(old.stride, 1)
     dilation, padding = _two(old.dilation, 1), old.padding
-    mode = "circular" if old.padding_mode == "circular" else "zeros"
     if not isinstance(padding, str):
         padding = _two(padding, 0)
-        same = ConvGeometry(size, stride, None, dilation, old.groups, mode).pads
+        same = same_pads(size, dilation)
         padding = "same" if same == (padding[1], padding[1], padding[0], padding[0]) else padding
     return {
         "kernel_size": size,

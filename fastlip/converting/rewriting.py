@@ -26,7 +26,9 @@ class Rewriting:
     def __init__(self, root: nn.Module, flow: Flow, method: Method, weights: Weights, head_kind: Head):
         self.root, self.graph, self.values = root, flow.graph, flow.values
         self.paths, self.whole = flow.paths, flow.whole
-        self.method, self.weights, self.head_kind = method, weights, head_kind
+        self.method = method
+        self.weights: Weights = weights
+        self.head_kind: Head = head_kind
         (self.input,) = (node for node in flow.graph.nodes if node.op == "placeholder")
         self.live = depending_on(self.input, flow.graph)
         self.steps: list[Step] = []

@@ -60,7 +60,9 @@ def _permutation(node: fx.Node, dims: int) -> list[int]:
         return []
     given: Any = node.args[1:]
     if node.target in (torch.permute, "permute"):
-        order = given[0] if given and isinstance(given[0], (tuple, list)) else given or node.kwargs.get("dims", ())
+        order: Any = (
+            given[0] if given and isinstance(given[0], (tuple, list)) else given or node.kwargs.get("dims", ())
+        )
         return [dim % dims for dim in order] if all(isinstance(dim, int) for dim in order) else []
     if node.target in (torch.transpose, "transpose", torch.swapaxes, "swapaxes") and len(given) == 2:
         order = list(range(dims))
