@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import fastlip
+
 
 class BasicBlock(nn.Module):
     """Two convolutions and a shortcut, as in ResNet-18: with a convolution where the shape changes."""
@@ -195,3 +197,8 @@ NETWORKS = {
     "unet": (UNet, IMAGES),
     "sequence": (Sequence, SERIES),
 }
+
+
+def convert(model, shape, method="aol", **options):
+    """The converted model and the report, which is not printed."""
+    return fastlip.convert(model, method, example=torch.rand(2, *shape), quiet=True, **options)

@@ -22,6 +22,7 @@ from fastlip.nn.arguments import one_of
 
 _SAMPLES = 2  # of the example that are followed through the model
 _ALLOWED = 1 + 1e-5
+_FAINT = 0.01
 
 
 def convert(
@@ -126,6 +127,8 @@ def _report(model: nn.Module, converted: nn.Module, rewriting: Rewriting, shape:
         layers = audit(converted, shape).layers
         high = [f"{layer.name} ({layer.kind}) {layer.bound:.4g}" for layer in layers if layer.bound > _ALLOWED]
         reason = f"bounds above 1: {', '.join(high)}"
+    elif after is not None and after < _FAINT and rewriting.weights == "keep":
+        reason = f"A bound of {after:.2g} leaves little signal: the kept weights lose norm. weights='fresh' keeps it."
     return Conversion(tuple(rewriting.steps), tuple(rewriting.failures), before, after, reason)
 
 

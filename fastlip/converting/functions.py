@@ -14,7 +14,6 @@ from torch.fx.node import map_arg
 from fastlip.certification.bounds import bound_module
 from fastlip.certification.bounds.resampling import interpolation
 from fastlip.certification.graphs.functions import FACTORS, JOINS, MOVES, QUOTIENTS, SUMS, module_form
-from fastlip.converting.mixing import Share
 from fastlip.converting.modules import convert_activation, convert_pool
 from fastlip.converting.norms import centre_samples
 from fastlip.converting.rewriting import Rewriting
@@ -74,7 +73,7 @@ def name_of(node: fx.Node) -> str:
 
 
 def _convert_sum(work: Rewriting, node: fx.Node) -> None:
-    """s f + (1 - s) g for two values; the sum with a constant stays."""
+    """s f + (1 - s) g for two values, s the sigmoid of a parameter; the sum with a constant stays."""
     terms: list[Any] = [term for term in node.args if isinstance(term, fx.Node) and term in work.live]
     if len(terms) < 2:
         return
@@ -82,9 +81,10 @@ def _convert_sum(work: Rewriting, node: fx.Node) -> None:
         work.fail(node, name_of(node), "its terms differ in shape, or have a factor")
         return
     value, path = work.values[node], f"{work.path_of(node)}_share"
-    work.add(path, Share(value.device, value.dtype))
+    work.add(path, nn.Parameter(torch.zeros(1, device=value.device, dtype=value.dtype)))
     with work.graph.inserting_before(node):
-        share = work.graph.call_module(path)
+        logit = work.graph.get_attr(path)
+    share = work.call(node, torch.sigmoid, logit)
     rest = work.call(node, operator.sub, 1.0, share)
     first = work.call(node, operator.mul, terms[0], share)
     second = work.call(node, operator.mul, terms[1], rest)

@@ -81,10 +81,10 @@ class Rewriting:
             made = self.graph.call_module(path, (source,))
         self.move(node, made)
 
-    def add(self, path: str, module: nn.Module) -> None:
-        """Adds a module to the model."""
+    def add(self, path: str, made: nn.Module | nn.Parameter) -> None:
+        """Adds a module or a parameter to the model."""
         parent, _, name = path.rpartition(".")
-        self.root.get_submodule(parent).add_module(name, module)
+        setattr(self.root.get_submodule(parent), name, made)
         self.replaced.add(path)
 
     def move(self, node: fx.Node, made: fx.Node) -> None:
