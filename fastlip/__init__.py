@@ -15,6 +15,7 @@ from fastlip import _moved
 if TYPE_CHECKING:
     from fastlip import data, hub, losses, models, nn, ops
     from fastlip.certification import AttackResult, Audit, Certificate, attack, audit, certify
+    from fastlip.converting import Conversion, convert
     from fastlip.diagnosis import doctor
     from fastlip.exporting import export
     from fastlip.freezing import freeze, unfreeze
@@ -27,9 +28,11 @@ __all__ = [
     "AttackResult",
     "Audit",
     "Certificate",
+    "Conversion",
     "attack",
     "audit",
     "certify",
+    "convert",
     "data",
     "doctor",
     "export",
@@ -50,9 +53,11 @@ _MODULE_OF = {
     "AttackResult": "certification.attacks",
     "Audit": "certification.auditing",
     "Certificate": "certification.certificates",
+    "Conversion": "converting",
     "attack": "certification.attacks",
     "audit": "certification.auditing",
     "certify": "certification.certificates",
+    "convert": "converting",
     "doctor": "diagnosis",
     "export": "exporting",
     "freeze": "freezing",

@@ -14,7 +14,7 @@ from torch.fx.node import map_arg
 from fastlip.certification.graphs.functions import UnknownError
 
 # What the code of others raises while it is traced: it may do anything with a proxy.
-_UNTRACEABLE = (ValueError, TypeError, RuntimeError, AttributeError, LookupError, AssertionError, ArithmeticError)
+UNTRACEABLE = (ValueError, TypeError, RuntimeError, AttributeError, LookupError, AssertionError, ArithmeticError)
 
 
 @dataclass
@@ -39,14 +39,14 @@ def graph_of(module: nn.Module, x: Tensor) -> Traced:
         raise UnknownError
     if "forward" in vars(module):
         raise UnknownError("its forward was replaced on the instance")
-    tracer = _Tracer(x)
+    tracer = ShapeTracer(x)
     attributes = set(vars(module))
     try:
         graph = tracer.trace(module)
     except UnknownError:
         raise
-    except _UNTRACEABLE as error:
-        raise UnknownError(f"its forward cannot be followed: {_text(error)}") from error
+    except UNTRACEABLE as error:
+        raise UnknownError(f"its forward cannot be followed: {first_line(error)}") from error
     finally:
         made = {name: vars(module).pop(name) for name in set(vars(module)) - attributes if _is_constant(name)}
     return Traced(graph, tracer.values, made)
@@ -55,11 +55,12 @@ def graph_of(module: nn.Module, x: Tensor) -> Traced:
 def known(value: Any) -> Any:
     """A value of a node; UnknownError if computing it failed."""
     if isinstance(value, Exception):
-        raise UnknownError(f"its forward cannot be followed: {_text(value)}")
+        raise UnknownError(f"its forward cannot be followed: {first_line(value)}")
     return value
 
 
-def _text(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its class."""
     return str(error).strip().split("\n", 1)[0] or type(error).__name__
 
 
@@ -67,7 +68,7 @@ def _is_constant(name: str) -> bool:
     return name.startswith("_tensor_constant")
 
 
-class _Tracer(fx.Tracer):
+class ShapeTracer(fx.Tracer):
     """Traces one module and knows a value for every node; every module that it calls is left whole."""
 
     def __init__(self, x: Tensor):
@@ -98,7 +99,7 @@ class _Tracer(fx.Tracer):
         self._depth += 1
         try:
             self.values[made.node] = self._value(made.node)
-        except _UNTRACEABLE as error:
+        except UNTRACEABLE as error:
             # What has no rule is named before what fails.
             self.values[made.node] = error
         finally:

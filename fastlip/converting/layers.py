@@ -1,0 +1,134 @@
+"""The 1-Lipschitz layer for a convolution or a dense layer, with its weights as initial values where possible."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastlip import nn as lip
+from fastlip.kernels.common.padding import same_pads
+from fastlip.nn.method import Method
+
+Weights = Literal["keep", "fresh"]
+Head = Literal["orthogonal", "unit_rows", "method"]
+_FAILURES = (ValueError, TypeError, RuntimeError)
+# Layers whose weight is a function of a kernel or matrix of the plain layer's shape, close to it in direction.
+_TAKE_WEIGHTS = (
+    *(lip.AOLConv2d, lip.AOLLinear, lip.LOTConv2d, lip.LOTLinear, lip.CayleyConv2d, lip.CayleyLinear),
+    *(lip.BjorckLinear, lip.NormalizedLinear),
+)
+
+
+class Layer(NamedTuple):
+    """A layer that takes the place of another, and what is to be said about it."""
+
+    module: nn.Module
+    note: str
+
+
+class RefusedError(ValueError):
+    """There is no 1-Lipschitz layer for a module; the message says why."""
+
+
+def convolution(old: Any, method: Method, weights: Weights, x: Tensor, y: Tensor) -> Layer:
+    """The method's convolution for ``torch.nn.Conv2d`` or ``Conv1d``; AOL's where the method has none for it.
+
+    x and y are its input and output, as images for one-dimensional convolutions too.
+    """
+    options, notes = _options(old), []
+    if options["padding_mode"] not in ("zeros", "circular"):
+        notes.append(f"padding_mode {options['padding_mode']!r} became 'zeros'")
+        options["padding_mode"] = "zeros"
+    kinds = dict.fromkeys((method.convolution, lip.AOLConv2d))
+    for kind in kinds:
+        more = method.options if kind is method.convolution else {}
+        try:
+            layer = kind(old.in_channels, old.out_channels, **options, **more)
+            found = _shape(layer, x)
+        except _FAILURES as error:
+            notes.append(f"not {kind.__name__}: {_line(error)}")
+            continue
+        if found == y.shape:
+            return Layer(layer, "; ".join([_take_over(layer, old, weights), *notes]))
+        notes.append(f"not {kind.__name__}: it gives {tuple(found[1:])} instead of {tuple(y.shape[1:])}")
+    raise RefusedError("; ".join(notes))
+
+
+def transposed(old: Any, x: Tensor, y: Tensor) -> Layer:
+    """An orthogonal transposed convolution, or RefusedError."""
+    options = _options(old)
+    options.update(output_padding=_two(old.output_padding, 0), padding=_two(old.padding, 0))
+    try:
+        layer = lip.AOCConvTranspose2d(old.in_channels, old.out_channels, **options)
+        found = _shape(layer, x)
+    except _FAILURES as error:
+        raise RefusedError(f"AOCConvTranspose2d: {_line(error)}") from None
+    if found != y.shape:
+        raise RefusedError(f"AOCConvTranspose2d gives {tuple(found[1:])} instead of {tuple(y.shape[1:])}")
+    return Layer(layer, _take_over(layer, old, "fresh"))
+
+
+def dense(old: nn.Linear, method: Method, weights: Weights, head: Head | None) -> Layer:
+    """The method's dense layer (AOL's if it has none), or the head: ``head`` is None for other layers."""
+    kinds: dict[str | None, Any] = {"orthogonal": lip.LOTLinear, "unit_rows": lip.NormalizedLinear}
+    kind = kinds.get(head) or method.linear or lip.AOLLinear
+    like = {"device": old.weight.device, "dtype": old.weight.dtype}
+    layer = kind(old.in_features, old.out_features, bias=old.bias is not None, **like)
+    note = _take_over(layer, old, weights)
+    if head == "unit_rows":
+        note += "; each score is 1-Lipschitz, all together are not"
+    return Layer(layer, note)
+
+
+def _options(old: Any) -> dict[str, Any]:
+    """The arguments of a two-dimensional layer; one-dimensional ones are one row high."""
+    size, stride = _two(old.kernel_size, 1), _two(old.stride, 1)
+    dilation, padding = _two(old.dilation, 1), old.padding
+    if not isinstance(padding, str):
+        padding = _two(padding, 0)
+        same = same_pads(size, dilation)
+        padding = "same" if same == (padding[1], padding[1], padding[0], padding[0]) else padding
+    return {
+        "kernel_size": size,
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "groups": old.groups,
+        "bias": old.bias is not None,
+        "padding_mode": old.padding_mode,
+        "device": old.weight.device,
+        "dtype": old.weight.dtype,
+    }
+
+
+def _two(sides: Any, first: int) -> tuple[int, int]:
+    sides = (sides,) if isinstance(sides, int) else tuple(sides)
+    return (first, sides[0]) if len(sides) == 1 else (sides[0], sides[1])
+
+
+def _shape(layer: nn.Module, x: Tensor) -> torch.Size:
+    training = layer.training
+    try:
+        return layer.eval()(x).shape
+    finally:
+        layer.train(training)
+
+
+def _take_over(layer: Any, old: Any, weights: Weights) -> str:
+    """Copies weight and bias where the layer has parameters of their shape, and says what it did."""
+    bias, raw = getattr(layer, "bias", None), getattr(layer, "raw_weight", None)
+    with torch.no_grad():
+        if weights == "keep" and bias is not None and old.bias is not None and bias.shape == old.bias.shape:
+            bias.copy_(old.bias)
+        if weights == "keep" and isinstance(layer, _TAKE_WEIGHTS) and isinstance(raw, Tensor):
+            shape = (*old.weight.shape[:2], *getattr(layer, "kernel_size", ()))
+            if raw.shape == shape and old.weight.any():
+                raw.copy_(old.weight.view(shape))
+                return "weights kept"
+    return "fresh weights"
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

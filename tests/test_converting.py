@@ -1,0 +1,364 @@
+"""``fastlip.convert``: networks of well-known shapes become 1-Lipschitz, and the report says how."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from converted_networks import IMAGES, NETWORKS, ResNet, convert
+from torch import nn
+
+import fastlip
+
+ALLOWED = 1 + 1e-5
+
+
+def disturb(model):
+    """Other weights, those of the mixtures included, and running means."""
+    means = [value for name, value in model.named_buffers() if name.endswith("running_mean")]
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *means):
+            tensor.add_(torch.randn_like(tensor))
+    return model
+
+
+def kinds(report):
+    return [(step.before, step.after) for step in report.steps]
+
+
+@pytest.mark.parametrize("weights", ["keep", "fresh"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_becomes_1_lipschitz(name, weights):
+    make, shape = NETWORKS[name]
+    model = make()
+    state = copy.deepcopy(model.state_dict())
+    converted, report = convert(model, shape, weights=weights)
+    assert report.complete, str(report)
+    assert report.failures == ()
+    assert report.after <= ALLOWED
+    assert fastlip.audit(disturb(converted), shape).bound <= ALLOWED
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in state.items())
+    x = torch.rand(5, *shape)
+    assert converted(x).shape == model(x).shape
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_jacobian_has_norm_at_most_1(name):
+    make, shape = NETWORKS[name]
+    example = torch.rand(2, *shape, dtype=torch.float64)
+    converted, _ = fastlip.convert(make().double(), example=example, quiet=True)
+    disturb(converted).eval()
+    x = torch.rand(1, *shape, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(converted, x)
+    assert torch.linalg.matrix_norm(jacobian.reshape(-1, x.numel()), 2) <= ALLOWED
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_parameter_learns(name):
+    make, shape = NETWORKS[name]
+    converted, _ = convert(make(), shape)
+    assert converted.training
+    converted(torch.rand(4, *shape)).square().sum().backward()
+    assert [name for name, parameter in converted.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("method", fastlip.models.METHODS)
+def test_every_method_converts(method):
+    converted, report = convert(ResNet(width=4), IMAGES, method)
+    assert report.complete, str(report)
+    assert fastlip.audit(disturb(converted), IMAGES).bound <= ALLOWED
+
+
+def test_the_resnet_in_detail():
+    _, report = convert(ResNet(), IMAGES)
+    found = {step.path: step for step in report.steps}
+    assert found["maxpool"].note == "disjoint windows of 2 instead of 3"
+    assert found["layers.1.downsample.0"].after == "AOLConv2d"
+    assert found["layers.1.add_1"].after == "convex mix"
+    assert found["avgpool"].note == "times 2"
+    assert found["fc"].after == "LOTLinear"
+    text = str(report)
+    assert text.splitlines()[-1].endswith("after")
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_weights_are_kept():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    converted, report = convert(model, (2, 4, 4))
+    assert torch.equal(converted.get_parameter("0.raw_weight"), model[0].weight)
+    assert torch.equal(converted.get_parameter("0.bias"), model[0].bias)
+    assert torch.equal(converted.get_parameter("3.raw_weight"), model[3].weight)
+    assert [step.note for step in report.steps] == ["weights kept", "", "weights kept"]
+    _, report = convert(model, (2, 4, 4), weights="fresh")
+    assert [step.note for step in report.steps] == ["fresh weights", "", "fresh weights"]
+
+
+@pytest.mark.parametrize(
+    ("old", "shape"),
+    [
+        (nn.Conv2d(2, 4, 3, stride=2, padding=1), (2, 8, 8)),
+        (nn.Conv2d(2, 4, 4, stride=2, padding=1), (2, 8, 8)),
+        (nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=2), (4, 8, 8)),
+        (nn.Conv2d(2, 4, (1, 3), padding="same", padding_mode="circular"), (2, 8, 8)),
+        (nn.Conv2d(2, 4, 3, padding="valid"), (2, 8, 8)),
+        (nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"), (2, 8, 8)),
+        (nn.Conv2d(2, 4, 1, stride=2, bias=False), (2, 7, 7)),
+        (nn.ConvTranspose2d(4, 2, 2, stride=2), (4, 4, 4)),
+        (nn.ConvTranspose2d(4, 2, 3, stride=2, padding=1, output_padding=1), (4, 4, 4)),
+        (nn.Conv1d(2, 4, 3, stride=2, padding=1), (2, 8)),
+        (nn.ConvTranspose1d(2, 4, 2, stride=2), (2, 8)),
+    ],
+)
+@pytest.mark.parametrize("method", ["aol", "cayley"])
+def test_geometries(old, shape, method):
+    converted, report = convert(nn.Sequential(old), shape, method)
+    assert report.complete, str(report)
+    x = torch.rand(3, *shape)
+    assert converted(x).shape == old(x).shape
+
+
+def test_the_effective_convolution_is_that_of_the_kept_weights():
+    old = nn.Conv2d(3, 5, 3, stride=2, padding=1)
+    converted, _ = convert(nn.Sequential(old), (3, 9, 9))
+    x = torch.rand(2, 3, 9, 9)
+    weight = converted.get_submodule("0").weight
+    assert torch.allclose(converted(x), F.conv2d(x, weight, old.bias, 2, 1), atol=1e-6)
+    ratio = weight / old.weight
+    assert torch.allclose(ratio, ratio.amax((0, 2, 3), keepdim=True).expand_as(ratio), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("old", "shape", "note"),
+    [
+        (nn.MaxPool2d(3, 2, 1), (2, 8, 8), "disjoint windows of 2 instead of 3"),
+        (nn.MaxPool2d(3, 1, 1), (2, 8, 8), "times 0.333333"),
+        (nn.AvgPool2d(3, 2, 1), (2, 8, 8), "times"),
+        (nn.AvgPool1d(2), (2, 8), "times 1.41421"),
+        (nn.AdaptiveAvgPool2d(1), (2, 8, 8), "times 8"),
+        (nn.AdaptiveMaxPool2d(3), (2, 8, 8), "times 0.5"),
+        (nn.Upsample(scale_factor=2), (2, 4, 4), "times 0.5"),
+        (nn.ReflectionPad2d(1), (2, 4, 4), "times 0.5"),
+    ],
+)
+def test_pools_have_norm_1(old, shape, note):
+    converted, report = convert(nn.Sequential(old), shape)
+    (step,) = report.steps
+    assert step.note.startswith(note)
+    assert report.after == pytest.approx(1)
+    x = torch.rand(3, *shape)
+    assert converted(x).shape == old(x).shape
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda self, x: x + self.layer(x) + x,
+        lambda self, x: x - self.layer(x),
+        lambda self, x: torch.add(self.layer(x), x),
+        lambda self, x: self.layer(x).add(x),
+        lambda self, x: torch.cat([x, self.layer(x), x], 1),
+        lambda self, x: torch.stack((x, self.layer(x)), dim=1).flatten(1),
+        lambda self, x: 3 * self.layer(x) / 0.1 + 1,
+        lambda self, x: F.dropout(F.gelu(self.layer(x)), 0.5, self.training),
+        lambda self, x: self.layer(x).view(x.size(0), 2, 4).mean(dim=-1),
+        lambda self, x: self.layer(x).reshape(-1, 2, 4).sum(-1),
+        lambda self, x: self.layer(x).tanh().chunk(2, dim=1)[0],
+        lambda self, x: self.layer(x) if x.shape[1] == 8 else x,
+        lambda self, x: F.softmax(self.layer(x), dim=-1),
+    ],
+)
+def test_functions(function):
+    model = Function(function)
+    converted, report = convert(model, (8,))
+    assert report.complete, str(report)
+    assert fastlip.audit(disturb(converted), (8,)).bound <= ALLOWED
+    x = torch.rand(3, 8)
+    assert converted.eval()(x).shape == model.eval()(x).shape
+
+
+def test_a_mixture_is_learnt_and_starts_at_one_half():
+    converted, _ = convert(Function(lambda self, x: x + self.layer(x)), (8,))
+    x = torch.rand(3, 8)
+    layer, logit = converted.get_submodule("layer"), converted.get_parameter("add_share")
+    assert torch.allclose(converted(x), (x + layer(x)) / 2)
+    with torch.no_grad():
+        logit.fill_(1.5)
+    share = logit.sigmoid()
+    assert torch.allclose(converted(x), share * x + (1 - share) * layer(x))
+
+
+def test_activations_after_dense_layers_act_on_the_last_dimension():
+    model = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 4))
+    converted, report = convert(model, (5, 4))
+    assert report.complete
+    assert converted.get_submodule("1").dim == -1
+
+
+class Gate(nn.Module):
+    def forward(self, x):
+        return x * x.sigmoid()
+
+
+class Decides(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "path", "kind", "why"),
+    [
+        (Gate(), (4,), "1.mul", "mul", "product of values"),
+        (Decides(), (4,), "1", "Decides", "cannot be traced"),
+        (nn.Conv3d(1, 2, 3), (1, 4, 4, 4), "1", "Conv3d", "there is no 1-Lipschitz layer"),
+        (nn.ConvTranspose2d(2, 4, 1, stride=2), (2, 4, 4), "1", "ConvTranspose2d", "AOCConvTranspose2d"),
+        (
+            Function(lambda self, x: torch.matmul(x, x.transpose(1, 2))),
+            (4, 4),
+            "1.matmul",
+            "matmul",
+            "no 1-Lipschitz form",
+        ),
+        (Function(lambda self, x: 1 / x), (4,), "1.truediv", "truediv", "quotient"),
+    ],
+)
+def test_what_cannot_be_converted_is_named(module, shape, path, kind, why):
+    converted, report = convert(nn.Sequential(nn.Identity(), module), shape)
+    (failure,) = report.failures
+    assert (failure.path, failure.before, failure.after) == (path, kind, "")
+    assert why in failure.note
+    assert not report.complete
+    assert "not converted:" in str(report)
+    assert "not proved" in str(report)
+    x = torch.rand(2, *shape)
+    assert torch.equal(converted(x), module(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"model": 3}, TypeError, "model: got int"),
+        ({"model": Decides()}, TypeError, r"model \(Decides\): its forward cannot be traced"),
+        ({"example": (3, 8, 8)}, TypeError, "example: got tuple"),
+        ({"example": torch.rand(4)}, ValueError, r"example: got shape \(4,\)"),
+        ({"method": "aoll"}, ValueError, "method='aoll'"),
+        ({"weights": "old"}, ValueError, "weights='old': allowed are 'keep', 'fresh'"),
+        ({"head": "last"}, ValueError, "head='last'"),
+    ],
+)
+def test_mistakes_are_named(options, error, message):
+    arguments = {"model": nn.Linear(4, 2), "example": torch.rand(2, 4), **options}
+    with pytest.raises(error, match=message):
+        fastlip.convert(arguments.pop("model"), **arguments)
+
+
+def test_a_nan_is_named():
+    model = nn.Sequential(nn.Linear(4, 2))
+    with torch.no_grad():
+        model[0].weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="layer '0'"):
+        convert(model, (4,))
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"), [("orthogonal", "LOTLinear"), ("unit_rows", "NormalizedLinear"), ("method", "AOLLinear")]
+)
+def test_heads(head, kind):
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 4))
+    converted, report = convert(model, (6,), head=head)
+    assert [step.after for step in report.steps] == ["AOLLinear", "MaxMin", kind]
+    assert (report.after <= ALLOWED) == (head != "unit_rows") or report.after <= 2
+    converted(torch.rand(2, 6))
+
+
+def test_a_converted_model_converts_to_itself():
+    once, _ = convert(ResNet(), IMAGES)
+    twice, report = convert(once, IMAGES)
+    assert report.complete
+    x = torch.rand(2, *IMAGES)
+    assert [type(module).__name__ for module in once.modules()][1:4] == [
+        type(module).__name__ for module in twice.modules()
+    ][1:4]
+    assert twice.eval()(x).shape == (2, 10)
+
+
+def test_a_bare_layer_and_one_sample():
+    converted, report = fastlip.convert(nn.Linear(4, 2), example=torch.rand(1, 4), quiet=True)
+    assert report.complete, str(report)
+    assert converted(torch.rand(1, 4)).shape == (1, 2)
+
+
+def test_the_report_is_printed(capsys):
+    _, report = fastlip.convert(nn.Sequential(nn.Linear(4, 2)), example=torch.rand(2, 4))
+    assert capsys.readouterr().out == f"{report}\n"
+    assert report.to_dict()["steps"][0]["before"] == "Linear"
+
+
+def test_a_converted_model_is_saved_copied_and_compiled(tmp_path):
+    converted, _ = convert(ResNet(), IMAGES)
+    other, _ = convert(ResNet(), IMAGES)
+    disturb(converted).eval()
+    x = torch.rand(3, *IMAGES)
+    other.load_state_dict(converted.state_dict())
+    assert torch.allclose(other.eval()(x), converted(x))
+    assert torch.equal(copy.deepcopy(converted)(x), converted(x))
+    torch.save(converted, tmp_path / "model.pt")
+    assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=False)(x), converted(x))
+
+
+def test_batch_centering_is_a_translation_and_follows_the_mean():
+    converted, _ = convert(nn.Sequential(nn.BatchNorm2d(3)), (3, 4, 4))
+    x = torch.rand(64, 3, 4, 4) + 5
+    for _ in range(200):
+        y = converted(x)
+    assert y.mean((0, 2, 3)).abs().max() < 1e-5
+    assert torch.allclose(converted.eval()(x), y, atol=1e-4)
+
+
+def test_weights_that_lose_their_norm_are_noted():
+    model = nn.Sequential(*(nn.Conv2d(16, 16, 3, padding=1) for _ in range(6)))
+    _, report = convert(model, (16, 6, 6))
+    assert report.complete
+    assert "weights='fresh'" in report.reason
+    _, report = convert(model, (16, 6, 6), weights="fresh")
+    assert report.reason == ""
+    assert report.after == pytest.approx(1, abs=1e-4)
+
+
+def test_a_normalised_model_has_no_bound_that_depends_on_the_batch():
+    converted, _ = convert(ResNet(), IMAGES)
+    disturb(converted).eval()
+    x = torch.rand(4, *IMAGES)
+    assert torch.allclose(converted(x)[:1], converted(x[:1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["aol", "lot"])
+def test_a_converted_model_is_fused_and_traced(method):
+    converted, _ = convert(ResNet(width=4), IMAGES, method)
+    x = torch.rand(3, *IMAGES)
+    expected = disturb(converted).eval()(x)
+    assert torch.allclose(fastlip.fuse(converted)(x), expected, atol=1e-5)
+    assert torch.allclose(fastlip.unfuse(converted)(x), expected, atol=1e-4)
+    assert torch.allclose(torch.fx.symbolic_trace(converted)(x), expected, atol=1e-4)
+    assert torch.allclose(torch.export.export(converted, (x,)).module()(x), expected, atol=1e-4)
+    with fastlip.freeze(converted):
+        assert torch.allclose(converted(x), expected, atol=1e-4)
+
+
+def test_a_network_without_norms_is_exported():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), Function(lambda self, x: x + x.tanh())
+    )
+    converted, _ = convert(model, IMAGES)
+    x = torch.rand(3, *IMAGES)
+    expected = converted.eval()(x)
+    assert torch.allclose(fastlip.export(converted, IMAGES)(x), expected, atol=1e-5)
