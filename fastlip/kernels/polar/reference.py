@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastlip.kernels.common.finite import finite_part, poisoned
 from fastlip.kernels.common.gate import is_recorded
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.polar.decomposition import decompose
+from fastlip.kernels.polar.sylvester import sylvester
 
 
 # Tracing an autograd.Function makes torch.compile warn; a call left whole in the graph is traced by autograd.
@@ -22,7 +23,10 @@ def polar(V: Tensor, reals: int = 0) -> Tensor:
 
 
 class _Polar(torch.autograd.Function):
-    """Saves Q, the singular values, and of the singular bases only the smaller: the other follows from Q."""
+    """Saves V, Q, the singular values, and of the singular bases only the smaller: the other follows from Q.
+
+    The derivative of the polar factor is its own adjoint, as Q is the gradient of the sum of the singular values.
+    """
 
     generate_vmap_rule = True
 
@@ -34,17 +38,53 @@ class _Polar(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output)
+        ctx.save_for_backward(inputs[0], *output)
+        ctx.save_for_forward(inputs[0], *output)
         ctx.reals = inputs[1]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None]:
-        Q, *factors = ctx.saved_tensors
-        bases, values = factors[::2], factors[1::2]
+        adjoint = _differentiable_adjoint if torch.is_grad_enabled() else _adjoint
         with full_precision(gradient.device):
-            pieces = zip(split(gradient, ctx.reals), split(Q, ctx.reals), bases, values, strict=True)
-            return join([polar_adjoint(G, *_bases(part, basis), s) for G, part, basis, s in pieces], Q.dtype), None
+            return _by_parts(adjoint, gradient, ctx.saved_tensors, ctx.reals), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> tuple[Tensor | None, ...]:
+        V, *outputs = ctx.saved_tensors
+        with full_precision(tangent.device):
+            result = _by_parts(_differentiable_adjoint, tangent, (V, *outputs), ctx.reals)
+        return result, *[None] * (len(outputs) - 1)
+
+
+def _by_parts(adjoint: Callable[..., Tensor], gradient: Tensor, saved: tuple[Tensor, ...], reals: int) -> Tensor:
+    """``adjoint(gradient, V, Q, basis, s)`` of the real matrices and of the others, joined."""
+    V, Q, *factors = saved
+    matrices = (split(tensor, reals) for tensor in (gradient, V, Q))
+    pieces = zip(*matrices, factors[::2], factors[1::2], strict=True)
+    return join([adjoint(*piece) for piece in pieces], Q.dtype)
+
+
+def _adjoint(gradient: Tensor, V: Tensor, Q: Tensor, basis: Tensor, s: Tensor) -> Tensor:
+    return polar_adjoint(gradient, *_bases(Q, basis), s)
+
+
+def _differentiable_adjoint(gradient: Tensor, V: Tensor, Q: Tensor, basis: Tensor, s: Tensor) -> Tensor:
+    """:func:`polar_adjoint` as a function of the gradient, V and Q, which may be differentiated any number of times.
+
+    For a tall V: Q X + (I - Q Qᴴ) gradient H⁻¹ with H = QᴴV and H X + X H = Qᴴ gradient - gradientᴴ Q.
+    """
+    if V.shape[-2] < V.shape[-1]:
+        return _differentiable_adjoint(gradient.mH, V.mH, Q.mH, basis, s).mH
+    QhG, QhV = Q.mH @ gradient, Q.mH @ V
+    H = (QhV + QhV.mH) / 2
+    left, right = _clamped(s, *V.shape[-2:])
+    result = Q @ sylvester(H, QhG - QhG.mH, basis, right)
+    if V.shape[-2] > V.shape[-1]:
+        identity = torch.eye(H.shape[-1], dtype=H.dtype, device=H.device).expand_as(H)
+        clamped = 1 / left
+        inverse = sylvester(H, 2 * identity, basis, 1 / (clamped[..., :, None] + clamped[..., None, :]))
+        result = result + (gradient - Q @ QhG) @ inverse
+    return result
 
 
 def split(V: Tensor, reals: int) -> list[Tensor]:

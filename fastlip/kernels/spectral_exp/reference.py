@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from fastlip.kernels.common.finite import finite_part
+from fastlip.kernels.common.finite import finite_part, poisoned
 from fastlip.kernels.common.gate import is_recorded
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.polar.reference import polish
@@ -44,13 +43,38 @@ class _Exponential(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output[1:])
+        ctx.save_for_backward(*inputs, *output[1:])
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
+        K, angles, V = ctx.saved_tensors
         with full_precision(gradient.device):
-            return exponential_adjoint(gradient, *ctx.saved_tensors)
+            if torch.is_grad_enabled():
+                return _skew_part(_derivative(_skew_part(K).mH, gradient))
+            return exponential_adjoint(gradient, angles, V)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, None, None]:
+        (K,) = ctx.saved_tensors
+        with full_precision(tangent.device):
+            return _derivative(_skew_part(K), _skew_part(tangent)), None, None
+
+
+def _skew_part(K: Tensor) -> Tensor:
+    return (K - K.mH) / 2
+
+
+def _derivative(A: Tensor, direction: Tensor) -> Tensor:
+    """The derivative of exp at A: the upper right block of exp([[A, direction], [0, A]]), differentiable again.
+
+    The adjoint is the derivative at Aᴴ. By divided differences it would have denominators of its own.
+    """
+    A, finite = finite_part(A)
+    size = A.shape[-1]
+    upper, lower = torch.cat((A, direction), -1), torch.cat((torch.zeros_like(A), A), -1)
+    block = torch.linalg.matrix_exp(torch.cat((upper, lower), -2))
+    return poisoned(block[..., :size, size:], finite)
 
 
 def decompose(K: Tensor) -> tuple[Tensor, Tensor]:
