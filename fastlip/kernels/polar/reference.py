@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.finite import finite_part, poisoned
-from fastlip.kernels.common.gate import is_recorded
+from fastlip.kernels.common.gate import is_recorded, is_transformed
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.polar.decomposition import decompose
-from fastlip.kernels.polar.sylvester import sylvester
+
+_DERIVATIVES = 3  # how often a factor may be differentiated
 
 
 # Tracing an autograd.Function makes torch.compile warn; a call left whole in the graph is traced by autograd.
 @torch.compiler.allow_in_graph
 def polar(V: Tensor, reals: int = 0) -> Tensor:
     """Q = U Wᴴ for the thin decomposition V = U diag(s) Wᴴ, the first ``reals`` matrices taken as real."""
+    if is_transformed():
+        return _by_corrections(V, reals)
     return (_Polar.forward(V, reals) if is_recorded() else _Polar.apply(V, reals))[0]
 
 
 class _Polar(torch.autograd.Function):
-    """Saves V, Q, the singular values, and of the singular bases only the smaller: the other follows from Q.
-
-    The derivative of the polar factor is its own adjoint, as Q is the gradient of the sum of the singular values.
-    """
-
-    generate_vmap_rule = True
+    """Saves V, Q, the singular values, and of the singular bases only the smaller: the other follows from Q."""
 
     @staticmethod
     def forward(V: Tensor, reals: int) -> tuple[Tensor, ...]:
@@ -39,52 +38,56 @@ class _Polar(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(inputs[0], *output)
-        ctx.save_for_forward(inputs[0], *output)
         ctx.reals = inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None]:
-        adjoint = _differentiable_adjoint if torch.is_grad_enabled() else _adjoint
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, None]:
+        V, Q, *factors = ctx.saved_tensors
         with full_precision(gradient.device):
-            return _by_parts(adjoint, gradient, ctx.saved_tensors, ctx.reals), None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> tuple[Tensor | None, ...]:
-        V, *outputs = ctx.saved_tensors
-        with full_precision(tangent.device):
-            result = _by_parts(_differentiable_adjoint, tangent, (V, *outputs), ctx.reals)
-        return result, *[None] * (len(outputs) - 1)
+            if torch.is_grad_enabled():
+                function = partial(_by_corrections, reals=ctx.reals, kept=(Q, *factors))
+                return differentiated(function, (V,), (True,), gradient)[0], None
+            bases, values = factors[::2], factors[1::2]
+            pieces = zip(split(gradient, ctx.reals), split(Q, ctx.reals), bases, values, strict=True)
+            return join([polar_adjoint(G, *_bases(part, basis), s) for G, part, basis, s in pieces], Q.dtype), None
 
 
-def _by_parts(adjoint: Callable[..., Tensor], gradient: Tensor, saved: tuple[Tensor, ...], reals: int) -> Tensor:
-    """``adjoint(gradient, V, Q, basis, s)`` of the real matrices and of the others, joined."""
-    V, Q, *factors = saved
-    matrices = (split(tensor, reals) for tensor in (gradient, V, Q))
-    pieces = zip(*matrices, factors[::2], factors[1::2], strict=True)
-    return join([adjoint(*piece) for piece in pieces], Q.dtype)
+def _by_corrections(V: Tensor, reals: int, kept: tuple[Tensor, ...] | None = None) -> Tensor:
+    """Q as a function of torch's operations, with its first three derivatives in reverse and in forward mode.
+
+    ``kept`` is what :class:`_Polar` has computed already.
+    """
+    Q, *factors = (tensor.detach() for tensor in kept or _Polar.forward(V.detach(), reals))
+    pieces = zip(split(V, reals), split(Q, reals), factors[::2], factors[1::2], strict=True)
+    return join([_corrected(*piece) for piece in pieces], Q.dtype)
 
 
-def _adjoint(gradient: Tensor, V: Tensor, Q: Tensor, basis: Tensor, s: Tensor) -> Tensor:
-    return polar_adjoint(gradient, *_bases(Q, basis), s)
+def _corrected(V: Tensor, Q: Tensor, basis: Tensor, s: Tensor) -> Tensor:
+    """The constant Q, corrected by residuals of value 0 that follow V: each step is right to one order more.
 
-
-def _differentiable_adjoint(gradient: Tensor, V: Tensor, Q: Tensor, basis: Tensor, s: Tensor) -> Tensor:
-    """:func:`polar_adjoint` as a function of the gradient, V and Q, which may be differentiated any number of times.
-
-    For a tall V: Q X + (I - Q Qᴴ) gradient H⁻¹ with H = QᴴV and H X + X H = Qᴴ gradient - gradientᴴ Q.
+    Q is the factor of a tall V if Qᴴ V is Hermitian, Q Qᴴ V = V and Qᴴ Q = I. With H X + X H = Qᴴ V - Vᴴ Q a step
+    adds Q X + (I - Q Qᴴ) V H⁻¹, for the constant H = B diag(s) Bᴴ, and restores the third. Where s is nearly 0 a
+    multiple of Q's singular vectors is added to V, which does not change Q: derivatives stay finite.
     """
     if V.shape[-2] < V.shape[-1]:
-        return _differentiable_adjoint(gradient.mH, V.mH, Q.mH, basis, s).mH
-    QhG, QhV = Q.mH @ gradient, Q.mH @ V
-    H = (QhV + QhV.mH) / 2
-    left, right = _clamped(s, *V.shape[-2:])
-    result = Q @ sylvester(H, QhG - QhG.mH, basis, right)
-    if V.shape[-2] > V.shape[-1]:
-        identity = torch.eye(H.shape[-1], dtype=H.dtype, device=H.device).expand_as(H)
-        clamped = 1 / left
-        inverse = sylvester(H, 2 * identity, basis, 1 / (clamped[..., :, None] + clamped[..., None, :]))
-        result = result + (gradient - Q @ QhG) @ inverse
-    return result
+        return _corrected(V.mH, Q.mH, basis, s).mH
+    raised = 1 / _clamped(2 * s, *V.shape[-2:])[0] / 2
+    V = V + Q @ (basis * (raised - s)[..., None, :]) @ basis.mH
+    quotients = 1 / (raised[..., :, None] + raised[..., None, :])
+    for _ in range(_DERIVATIVES):
+        QhV = Q.mH @ V
+        turn = basis @ ((basis.mH @ _change(QhV - QhV.mH) @ basis) * quotients) @ basis.mH
+        step = Q @ turn
+        if V.shape[-2] > V.shape[-1]:
+            step = step + (_change(V - Q @ QhV) @ basis / raised[..., None, :]) @ basis.mH
+        Q = Q + step
+        Q = Q - 0.5 * Q @ _change(Q.mH @ Q)
+    return Q
+
+
+def _change(value: Tensor) -> Tensor:
+    """Zeros with the derivatives of the value."""
+    return value - value.detach()
 
 
 def split(V: Tensor, reals: int) -> list[Tensor]:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.finite import finite_part, poisoned
-from fastlip.kernels.common.gate import is_recorded
+from fastlip.kernels.common.gate import is_recorded, is_transformed
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.polar.reference import polish
 from fastlip.kernels.spectral_conv.frequencies import Size, kernel_spectrum, per_frequency
@@ -19,6 +20,8 @@ from fastlip.kernels.spectral_conv.frequencies import Size, kernel_spectrum, per
 @torch.compiler.allow_in_graph
 def spectral_exp(K: Tensor) -> Tensor:
     """exp((K - Kᴴ) / 2) = V diag(exp(-i l)) Vᴴ for the Hermitian i (K - Kᴴ) / 2 = V diag(l) Vᴴ."""
+    if is_transformed():
+        return by_series(K)
     return (_Exponential.forward(K) if is_recorded() else _Exponential.apply(K))[0]
 
 
@@ -32,8 +35,6 @@ def kernel_exp(kernel: Tensor, size: Size, dilation: Size, groups: int) -> Tenso
 
 
 class _Exponential(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         angles, V = decompose(K)
@@ -44,37 +45,24 @@ class _Exponential(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(*inputs, *output[1:])
-        ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
-        K, angles, V = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor | None:
+        K, *factors = ctx.saved_tensors
         with full_precision(gradient.device):
             if torch.is_grad_enabled():
-                return _skew_part(_derivative(_skew_part(K).mH, gradient))
-            return exponential_adjoint(gradient, angles, V)
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, None, None]:
-        (K,) = ctx.saved_tensors
-        with full_precision(tangent.device):
-            return _derivative(_skew_part(K), _skew_part(tangent)), None, None
+                return differentiated(by_series, (K,), (True,), gradient)[0]
+            return exponential_adjoint(gradient, *factors)
 
 
-def _skew_part(K: Tensor) -> Tensor:
-    return (K - K.mH) / 2
+def by_series(K: Tensor) -> Tensor:
+    """exp((K - Kᴴ) / 2) by torch's series, which can be differentiated any number of times, in every mode.
 
-
-def _derivative(A: Tensor, direction: Tensor) -> Tensor:
-    """The derivative of exp at A: the upper right block of exp([[A, direction], [0, A]]), differentiable again.
-
-    The adjoint is the derivative at Aᴴ. By divided differences it would have denominators of its own.
+    Derivatives of eigenvectors have denominators. The rounding error of the series is corrected in value.
     """
-    A, finite = finite_part(A)
-    size = A.shape[-1]
-    upper, lower = torch.cat((A, direction), -1), torch.cat((torch.zeros_like(A), A), -1)
-    block = torch.linalg.matrix_exp(torch.cat((upper, lower), -2))
-    return poisoned(block[..., :size, size:], finite)
+    K, finite = finite_part(K)
+    E = torch.linalg.matrix_exp((K - K.mH) / 2)
+    return poisoned(E + (polish(E.detach()) - E.detach()), finite)
 
 
 def decompose(K: Tensor) -> tuple[Tensor, Tensor]:
