@@ -119,7 +119,10 @@ def _by_constants(M: Tensor) -> Tensor:
     for _ in range(SQUARINGS):
         power = _squared(*power)
         power = _divided(*power, _frobenius_norm(*power).detach())
-    trace = sum(part.square().sum((-2, -1)) for part in power if part is not None)
+    real, imaginary = power
+    trace = real.square().sum((-2, -1))
+    if imaginary is not None:
+        trace = trace + imaginary.square().sum((-2, -1))
     return _NormBound.forward(constant) * (trace / trace.detach()) ** (1 / 2 ** (SQUARINGS + 2))
 
 
