@@ -58,7 +58,7 @@ def test_a_second_derivative_that_no_kernel_has_is_refused():
     x = torch.ones(2, requires_grad=True)
     try:
         y = operator(x, "test")
-        with pytest.raises(RuntimeError, match="backend='reference'"):
+        with pytest.raises(RuntimeError, match="has no derivative"):
             y.sum().backward()
     finally:
         del OP.modules["test"]

@@ -77,27 +77,6 @@ def test_equal_weights_of_lot_are_decomposed():
     assert layer(torch.randn(1, 8, 6, 6)).isfinite().all()
 
 
-TWICE = [
-    p
-    for p in small_cases()
-    if p.values[1] == "native" and p.values[0] not in ("polar", "spectral_polar", "spectral_exp")
-]
-
-
-@pytest.mark.parametrize(("op_name", "backend", "case"), TWICE)
-def test_gradgradcheck(op_name, backend, case):
-    tensors = case.make(torch.float64)
-    call_or_skip(op_name, backend, case, tensors)
-    if sum(tensor.numel() for tensor in tensors.values()) > 150:
-        pytest.skip("too large for finite differences")
-    leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
-
-    def function(*values):
-        return testing.call(op_name, backend, case, dict(zip(leaves, values, strict=True)))
-
-    assert torch.autograd.gradgradcheck(function, tuple(leaves.values()), fast_mode=True)
-
-
 def network(method):
     return fastlip.models.lip_conv_net(method, width=4, image_size=8, in_channels=1, layers_per_block=1)
 

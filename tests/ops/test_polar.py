@@ -115,20 +115,12 @@ def test_some_matrices_of_a_batch_are_taken_as_real(shape, reals):
 
 
 @pytest.mark.parametrize("shape", [(5, 4, 4), (5, 6, 3), (5, 3, 6)], ids=str)
-def test_keeps_the_factor_the_smaller_basis_and_the_singular_values(shape):
+def test_keeps_the_matrices_the_factor_the_smaller_basis_and_the_singular_values(shape):
     V, least = random(shape, torch.complex64).requires_grad_(), min(shape[-2:])
     kept = testing.bytes_kept(lambda: ops.polar(V, 2, backend="reference"))
     complex_bytes, real_bytes = 5 * math.prod(shape[1:]) * 8, 5 * least * 4
     bases = (2 * 4 + 3 * 8) * least**2
-    assert kept == complex_bytes + bases + real_bytes
-
-
-def test_second_derivatives_are_refused():
-    V = random((3, 3), torch.float64).requires_grad_()
-    Q = ops.polar(V, backend="reference")
-    (gradient,) = torch.autograd.grad(Q.sin().sum(), V, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        gradient.sum().backward()
+    assert kept == 2 * complex_bytes + bases + real_bytes
 
 
 def test_low_precision_and_autocast_compute_in_float32():

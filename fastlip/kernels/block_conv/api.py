@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.block_conv import reference
-from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
@@ -92,14 +91,6 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
     return for_kernel, for_projectors, None, None
 
 
-def _plain_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    def function(kernel: Tensor, projectors: Tensor) -> Tensor:
-        with full_precision(kernel.device):
-            return reference.block_conv(kernel, projectors, tuple(ctx.options[0]))
-
-    return *differentiated(function, ctx.saved_tensors, ctx.needs_input_grad[:2], gradient), None, None
-
-
 def _fake_backward(gradient: Tensor, kernel: Tensor, projectors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return kernel.new_empty(kernel.shape), projectors.new_empty(projectors.shape)
 
@@ -113,7 +104,6 @@ OPERATOR = OP.main(
     saves=("kernel", "projectors"),
     keeps=("axes", "backend"),
     backward=_gradients,
-    plain_backward=_plain_gradients,
 )
 _backward = OP.define(
     "block_conv_backward(Tensor gradient, Tensor kernel, Tensor projectors, int[] axes, str backend)"

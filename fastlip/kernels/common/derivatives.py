@@ -29,7 +29,7 @@ def guarded(
 
     def choose(ctx: Any, *gradients: Any) -> Any:
         if backward is None:
-            raise RuntimeError(f"{name} has no derivative: for gradients of gradients use backend='reference'")
+            raise RuntimeError(f"{name} has no derivative")
         if _is_compiling():
             return backward(ctx, *gradients)
         reason = refusal(gradients[:1])  # of the public output: what else a kernel returns may be on the host

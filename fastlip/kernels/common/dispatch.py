@@ -137,6 +137,7 @@ class Op:
             setup_context: in place of saves and keeps, as in ``torch.library.register_autograd``.
             backward: as in ``torch.library.register_autograd``; without one, differentiation is refused.
             plain_backward: the same of torch's own operations, for batched gradients and for gradients of gradients.
+                Default None: :meth:`main` differentiates the reference if all its arguments are saved and kept.
             twice: the backward may be differentiated itself.
         """
         return Operator(self, schema, fake, Saving(saves, keeps, setup_context), (backward, plain_backward, twice))

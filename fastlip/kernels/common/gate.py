@@ -70,6 +70,11 @@ def is_recorded() -> bool:
     return _tracing_state() is not None
 
 
+def is_transformed() -> bool:
+    """Whether a torch.func transform or forward-mode AD is active, for which an autograd.Function has no rules."""
+    return _transforms_are_active() or forward_ad._current_level >= 0
+
+
 def is_onnx() -> bool:
     """Whether torch.onnx.export looks on: it knows no kernel, and not all of what references are made of."""
     return (torch.compiler.is_compiling() or is_recorded()) and _is_in_onnx_export()

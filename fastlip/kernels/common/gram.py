@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastlip.kernels.common.gate import is_recorded
+from fastlip.kernels.common.gate import is_recorded, is_transformed
 
 SQUARINGS = 5  # the bound of the norm of a c x c matrix is at most c^(1/128) too large: 2.2 % at c = 16, 4.4 % at 256
 
@@ -43,11 +43,7 @@ class GramPower(NamedTuple):
     def squared(self) -> GramPower:
         """The next power."""
         real, imaginary, step = self.real, self.imaginary, self.step + 1
-        if imaginary is None:
-            real = real @ real
-        else:
-            cross = real @ imaginary
-            real, imaginary = real @ real - imaginary @ imaginary, cross - cross.mT
+        real, imaginary = _squared(real, imaginary)
         norm = _frobenius_norm(real, imaginary)
         return GramPower(*_divided(real, imaginary, norm), norm, self.bound * norm ** (1 / 2**step), step)
 
@@ -85,18 +81,21 @@ def norm_bound(M: Tensor) -> Tensor:
 
     Differentiable, finite at 0, without synchronisation with the host; the backward keeps M alone.
     """
+    if is_transformed():
+        return _by_constants(M)
     return _NormBound.forward(M) if is_recorded() else _NormBound.apply(M)
 
 
 class _NormBound(torch.autograd.Function):
     """The gradient of b = |G^p|_F^(1 / 2p), p = 2^t, is b G^(2p - 1) M / tr G^(2p)."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(M: Tensor) -> Tensor:
         size, scaled = _scaled(M)
-        return size[..., 0, 0] * _powers(scaled)[-1].bound.sqrt()
+        power = GramPower.of(*_regular_gram(scaled))
+        for _ in range(SQUARINGS):
+            power = power.squared()
+        return size[..., 0, 0] * power.bound.sqrt()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -105,19 +104,46 @@ class _NormBound(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         M, bound = ctx.saved_tensors
-        size, scaled = _scaled(M)
-        first, *others = _powers(scaled)
-        product = first.real, first.imaginary  # G G² G⁴ ... up to a factor, which the trace divides out
-        for power in others:
-            product = _product(product, (power.real, power.imaginary))
-        real, imaginary = product
-        trace = (real * first.real).sum((-2, -1))
-        if imaginary is not None and first.imaginary is not None:
-            trace = trace + (imaginary * first.imaginary).sum((-2, -1))
-        factor = gradient * bound / (size[..., 0, 0] * trace * first.norm)
-        found = _product(product, _parts(scaled))
-        whole = found[0] if found[1] is None else torch.complex(found[0], found[1])
-        return factor[..., None, None] * whole
+        return _bound_gradient(M, gradient * bound)
+
+
+def _by_constants(M: Tensor) -> Tensor:
+    """:func:`norm_bound` by torch's operations alone: the constant b times (t / t')^(1 / 4p).
+
+    t = tr G^(2p), and t' is its value.
+    """
+    constant = M.detach()
+    size = _scaled(constant)[0]
+    power = _regular_gram(M / size)
+    power = _divided(*power, _frobenius_norm(*power).detach())
+    for _ in range(SQUARINGS):
+        power = _squared(*power)
+        power = _divided(*power, _frobenius_norm(*power).detach())
+    real, imaginary = power
+    trace = real.square().sum((-2, -1))
+    if imaginary is not None:
+        trace = trace + imaginary.square().sum((-2, -1))
+    return _NormBound.forward(constant) * (trace / trace.detach()) ** (1 / 2 ** (SQUARINGS + 2))
+
+
+def _bound_gradient(M: Tensor, bound: Tensor) -> Tensor:
+    """The gradient of the bound b: G^(2p - 1) M b / tr G^(2p). Factors that cancel are taken as constants."""
+    size = _scaled(M.detach())[0]
+    scaled = M / size
+    power = _regular_gram(scaled)
+    first_norm = _frobenius_norm(*power).detach()
+    first = power = product = _divided(*power, first_norm)
+    for _ in range(SQUARINGS):
+        squared = _squared(*power)
+        power = _divided(*squared, _frobenius_norm(*squared).detach())
+        product = _product(product, power)  # G G² G⁴ ... up to a factor, which the trace divides out
+    (real, imaginary), (first_real, first_imaginary) = product, first
+    trace = (real * first_real).sum((-2, -1))
+    if imaginary is not None and first_imaginary is not None:
+        trace = trace + (imaginary * first_imaginary).sum((-2, -1))
+    real, imaginary = _product(product, _parts(scaled))
+    whole = real if imaginary is None else torch.complex(real, imaginary)
+    return (bound / (size[..., 0, 0] * trace * first_norm))[..., None, None] * whole
 
 
 def _scaled(M: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,14 +153,11 @@ def _scaled(M: Tensor) -> tuple[Tensor, Tensor]:
     return size, M / size
 
 
-def _powers(M: Tensor) -> list[GramPower]:
+def _regular_gram(M: Tensor) -> tuple[Tensor, Tensor | None]:
     real, imaginary = gram(*_parts(M))
     # The largest entry of M is 1: eps hardly enlarges the bound, and keeps the gradient finite at M = 0.
-    real = real + torch.finfo(real.dtype).eps * torch.eye(real.shape[-1], dtype=real.dtype, device=real.device)
-    powers = [GramPower.of(real, imaginary)]
-    for _ in range(SQUARINGS):
-        powers.append(powers[-1].squared())
-    return powers
+    identity = torch.eye(real.shape[-1], dtype=real.dtype, device=real.device)
+    return real + torch.finfo(real.dtype).eps * identity, imaginary
 
 
 def _parts(M: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -144,6 +167,13 @@ def _parts(M: Tensor) -> tuple[Tensor, Tensor | None]:
 def _product(left: tuple[Tensor, Tensor | None], right: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
     (a, b), (c, d) = left, right
     return (a @ c, None) if b is None or d is None else (a @ c - b @ d, a @ d + b @ c)
+
+
+def _squared(real: Tensor, imaginary: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    if imaginary is None:
+        return real @ real, None
+    cross = real @ imaginary
+    return real @ real - imaginary @ imaginary, cross - cross.mT
 
 
 def _frobenius_norm(real: Tensor, imaginary: Tensor | None) -> Tensor:

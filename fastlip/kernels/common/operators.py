@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,9 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from fastlip.kernels.common.checks import check_backend
-from fastlip.kernels.common.derivatives import guarded
+from fastlip.kernels.common.derivatives import differentiated, guarded
 from fastlip.kernels.common.gate import materialized
+from fastlip.kernels.common.geometry import from_numbers
 
 if TYPE_CHECKING:
     from fastlip.kernels.common.dispatch import Op
@@ -40,6 +41,7 @@ class Saving:
 
     def __init__(self, saves: tuple[str, ...], keeps: tuple[str, ...], function: Callable[..., None] | None):
         self._saves, self._keeps, self.function = saves, keeps, function
+        self.tensor_names = [entry.split()[0] for entry in saves]
         self.condition = -1
 
     def resolve(self, names: list[str]) -> None:
@@ -54,6 +56,17 @@ class Saving:
             absent.pop()
         self.present, self.absent = self.pick(present), self.pick(absent)
         self.options = self.pick([names.index(name) for name in self._keeps])
+
+    def has(self, arguments: list[Any]) -> bool:
+        """Whether these arguments of a schema are all found again in the backward."""
+        kept = {*self._keeps, *(entry for entry in self._saves if entry in self.tensor_names)}
+        kept |= {name for name, *condition in map(str.split, self._saves) if condition == ["if", name]}
+        return all(argument.name in kept for argument in arguments)
+
+    def recall(self, ctx: Any) -> dict[str, Any]:
+        """What was saved, by name, in the backward."""
+        tensors = zip(self.tensor_names, ctx.saved_tensors, strict=False)  # what is absent at the end is not saved
+        return {**dict(tensors), **dict(zip(self._keeps, ctx.options, strict=True))}
 
     @staticmethod
     def pick(positions: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
@@ -176,10 +189,16 @@ class MainOperator(Operator):
         nested: bool,
         without: tuple[str, ...],
     ):
-        super().__init__(op, schema, fake, saving, derivatives)
+        backward, plain, twice = derivatives
+        needed = [a for a in torch._C.parse_schema(f"fastlip::{schema}").arguments[:-1] if a.name not in without]
+        if plain is None and saving.has(needed):
+            plain = self._differentiate_reference
+        super().__init__(op, schema, fake, saving, (backward, plain, twice))
+        self.saving = saving
         self.reference, self.precision, self.nested = reference, precision, nested
         self.positions = [i for i, name in enumerate(self.arguments[:-1]) if name not in without]
         self.inputs = Saving.pick(self.positions)
+        self._is_tensor = [str(a.type) in ("Tensor", "Optional[Tensor]") for a in self.packet._schema.arguments]
         self.geometry = self.arguments.index("geometry") if "geometry" in self.arguments else None
 
     def __call__(self, *arguments: Any) -> Tensor:
@@ -245,14 +264,30 @@ class MainOperator(Operator):
             numbers = value.numbers
         return *arguments[:at], numbers, *arguments[at + 1 :]
 
-    def _refer(self, inputs: tuple[Any, ...], backend: str) -> Tensor:
-        """The reference's result."""
-        if self.nested:
-            inputs = (*inputs, backend)
-        if self.precision is None:
-            return self.reference(*inputs)
-        with self.precision(inputs[0].device):
-            return self.reference(*inputs)
+    def _differentiate_reference(self, ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        """The backward without kernels, for every op that saves its arguments: the reference's, by autograd."""
+        values = self.saving.recall(ctx)
+        inputs: list[Any] = [self._restored(values.get(self.arguments[i]), i) for i in self.positions]
+        at = [place for place, i in enumerate(self.positions) if self._is_tensor[i]]
+
+        def function(*tensors: Tensor) -> Tensor:
+            for place, tensor in zip(at, tensors, strict=True):
+                inputs[place] = tensor
+            options = ("reference",) if self.nested else ()
+            with self.precision(gradient.device) if self.precision is not None else nullcontext():
+                return self.reference(*inputs, *options)
+
+        needed = [ctx.needs_input_grad[self.positions[place]] for place in at]
+        found: list[Tensor | None] = [None] * len(self.arguments)
+        for place, value in zip(at, differentiated(function, [inputs[i] for i in at], needed, gradient), strict=True):
+            found[self.positions[place]] = value
+        return tuple(found)
+
+    def _restored(self, value: Any, position: int) -> Any:
+        """An argument as the reference takes it: torch's dispatcher makes lists of tuples, numbers of a geometry."""
+        if position == self.geometry:
+            return from_numbers(tuple(value))[0]
+        return tuple(value) if isinstance(value, list) else value
 
 
 def _autograd_function(

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import for_convolution, full_precision
@@ -116,15 +115,6 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, Tensor | No
     return weight_gradient, None if psi is None else psi_gradient, None, None
 
 
-def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    weight, _signs, psi, _r = (*ctx.saved_tensors, None, None)[:4]
-
-    def function(weight: Tensor, psi: Tensor | None) -> Tensor:
-        return _reference(weight, psi, ctx.options[0])
-
-    return *differentiated(function, (weight, psi), ctx.needs_input_grad[:2], gradient), None, None
-
-
 # gram_rowsum(weight, psi, groups, backend), of a weight and psi of one dtype, float32 or float64.
 OPERATOR = OP.main(
     "gram_rowsum_forward(Tensor weight, Tensor? psi, int groups, str backend) -> (Tensor r, Tensor signs)",
@@ -133,7 +123,6 @@ OPERATOR = OP.main(
     saves=("weight", "signs", "psi if psi", "r if psi"),
     keeps=("groups", "backend"),
     backward=_gradients,
-    plain_backward=_plain_gradients,
 )
 _backward = OP.define(
     "gram_rowsum_backward(Tensor gradient, Tensor weight, Tensor? psi, Tensor? r, Tensor signs, int groups,"

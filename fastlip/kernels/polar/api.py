@@ -37,8 +37,8 @@ def polar(V: Tensor, reals: int = 0, *, backend: Backend = "auto") -> Tensor:
     Matrices that do not converge (condition numbers from about 1e6) are decomposed. If V has NaN or Inf, Q is NaN.
 
     The gradient is that of the exact factor with its denominators, singular values and sums of two of them, bounded
-    below by max(m, n) eps times the largest one (1 for a zero matrix), hence finite for every finite V. It cannot be
-    differentiated again.
+    below by max(m, n) eps times the largest one (1 for a zero matrix), hence finite for every finite V. Derivatives
+    up to the third are those of the reference.
 
     Args:
         V: (..., m, n), real or complex; float16 and bfloat16 are computed and returned in float32.

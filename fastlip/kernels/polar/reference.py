@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.finite import finite_part, poisoned
-from fastlip.kernels.common.gate import is_recorded
+from fastlip.kernels.common.gate import is_recorded, is_transformed
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.polar.decomposition import decompose
+
+_DERIVATIVES = 3  # how often a factor may be differentiated
 
 
 # Tracing an autograd.Function makes torch.compile warn; a call left whole in the graph is traced by autograd.
 @torch.compiler.allow_in_graph
 def polar(V: Tensor, reals: int = 0) -> Tensor:
     """Q = U Wᴴ for the thin decomposition V = U diag(s) Wᴴ, the first ``reals`` matrices taken as real."""
+    if is_transformed():
+        return _by_corrections(V, reals)
     return (_Polar.forward(V, reals) if is_recorded() else _Polar.apply(V, reals))[0]
 
 
 class _Polar(torch.autograd.Function):
-    """Saves Q, the singular values, and of the singular bases only the smaller: the other follows from Q."""
-
-    generate_vmap_rule = True
+    """Saves V, Q, the singular values, and of the singular bases only the smaller: the other follows from Q."""
 
     @staticmethod
     def forward(V: Tensor, reals: int) -> tuple[Tensor, ...]:
@@ -34,17 +37,57 @@ class _Polar(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output)
+        ctx.save_for_backward(inputs[0], *output)
         ctx.reals = inputs[1]
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None]:
-        Q, *factors = ctx.saved_tensors
-        bases, values = factors[::2], factors[1::2]
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, None]:
+        V, Q, *factors = ctx.saved_tensors
         with full_precision(gradient.device):
+            if torch.is_grad_enabled():
+                function = partial(_by_corrections, reals=ctx.reals, kept=(Q, *factors))
+                return differentiated(function, (V,), (True,), gradient)[0], None
+            bases, values = factors[::2], factors[1::2]
             pieces = zip(split(gradient, ctx.reals), split(Q, ctx.reals), bases, values, strict=True)
             return join([polar_adjoint(G, *_bases(part, basis), s) for G, part, basis, s in pieces], Q.dtype), None
+
+
+def _by_corrections(V: Tensor, reals: int, kept: tuple[Tensor, ...] | None = None) -> Tensor:
+    """Q as a function of torch's operations, with its first three derivatives in reverse and in forward mode.
+
+    ``kept`` is what :class:`_Polar` has computed already.
+    """
+    Q, *factors = (tensor.detach() for tensor in kept or _Polar.forward(V.detach(), reals))
+    pieces = zip(split(V, reals), split(Q, reals), factors[::2], factors[1::2], strict=True)
+    return join([_corrected(*piece) for piece in pieces], Q.dtype)
+
+
+def _corrected(V: Tensor, Q: Tensor, basis: Tensor, s: Tensor) -> Tensor:
+    """The constant Q, corrected by residuals of value 0 that follow V: each step is right to one order more.
+
+    Q is the factor of a tall V if Qᴴ V is Hermitian, Q Qᴴ V = V and Qᴴ Q = I. With H X + X H = Qᴴ V - Vᴴ Q a step
+    adds Q X + (I - Q Qᴴ) V H⁻¹, for the constant H = B diag(s) Bᴴ, and restores the third. Where s is nearly 0 a
+    multiple of Q's singular vectors is added to V, which does not change Q: derivatives stay finite.
+    """
+    if V.shape[-2] < V.shape[-1]:
+        return _corrected(V.mH, Q.mH, basis, s).mH
+    raised = 1 / _clamped(2 * s, *V.shape[-2:])[0] / 2
+    V = V + Q @ (basis * (raised - s)[..., None, :]) @ basis.mH
+    quotients = 1 / (raised[..., :, None] + raised[..., None, :])
+    for _ in range(_DERIVATIVES):
+        QhV = Q.mH @ V
+        turn = basis @ ((basis.mH @ _change(QhV - QhV.mH) @ basis) * quotients) @ basis.mH
+        step = Q @ turn
+        if V.shape[-2] > V.shape[-1]:
+            step = step + (_change(V - Q @ QhV) @ basis / raised[..., None, :]) @ basis.mH
+        Q = Q + step
+        Q = Q - 0.5 * Q @ _change(Q.mH @ Q)
+    return Q
+
+
+def _change(value: Tensor) -> Tensor:
+    """Zeros with the derivatives of the value."""
+    return value - value.detach()
 
 
 def split(V: Tensor, reals: int) -> list[Tensor]:

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from fastlip.kernels.common.asked import asked
 from fastlip.kernels.common.channels_last import adjoint
-from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.dispatch import Op
-from fastlip.kernels.common.geometry import ConvGeometry, from_numbers
+from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.literals import Backend, PaddingMode, PairingOrNone
 from fastlip.kernels.conv_chain.api import mask_shape
-from fastlip.kernels.maxmin.api import PAIRINGS, maxmin
+from fastlip.kernels.maxmin.api import PAIRINGS
 from fastlip.kernels.sdp_residual import reference
 
 OP = Op("sdp_residual")
@@ -140,18 +139,6 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]
     return x_bar, weight_bar, None if bias is None else bias_bar, scale_bar, *[None] * 5
 
 
-def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    *inputs, _, _ = ctx.saved_tensors
-    numbers, pairing, _ = ctx.options
-    (geometry,) = from_numbers(tuple(numbers))
-
-    def function(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor) -> Tensor:
-        y = reference.convolutional(x, weight, bias, scale, geometry)
-        return y if pairing == "none" else maxmin(y, pairing, -3, backend="reference")
-
-    return *differentiated(function, inputs, ctx.needs_input_grad[:4], gradient), *[None] * 5
-
-
 # sdp_residual(x, weight, bias, scale, second, recompute, geometry, pairing, backend); a matrix has no geometry: None.
 OPERATOR = OP.main(
     "sdp_residual_forward(Tensor x, Tensor weight, Tensor? bias, Tensor scale, Tensor? second, bool recompute,"
@@ -163,7 +150,6 @@ OPERATOR = OP.main(
     saves=("x", "weight", "bias", "scale", "h if h", "mask"),
     keeps=("geometry", "pairing", "backend"),
     backward=_gradients,
-    plain_backward=_plain_gradients,
 )
 _backward = OP.define(
     "sdp_residual_backward(Tensor gradient, Tensor x, Tensor weight, Tensor? bias, Tensor scale, Tensor? h,"

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from fastlip.kernels.common.checks import matrices
-from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
@@ -56,12 +55,6 @@ def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
     return _backward.outputs(gradient, *ctx.saved_tensors, *ctx.options), None
 
 
-def _plain_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    K, _ = ctx.saved_tensors
-    with full_precision(K.device):
-        return *differentiated(reference.skew_exp, (K,), (True,), gradient), None
-
-
 # skew_exp(K, backend).
 OPERATOR = OP.main(
     "skew_exp_forward(Tensor K, str backend) -> (Tensor E)",
@@ -71,7 +64,6 @@ OPERATOR = OP.main(
     saves=("K", "E"),
     keeps=("backend",),
     backward=_gradient,
-    plain_backward=_plain_gradient,
 )
 _backward = OP.define(
     "skew_exp_backward(Tensor gradient, Tensor K, Tensor E, str backend) -> Tensor",

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.fourier import Size, count_frequencies
 from fastlip.kernels.common.literals import Backend
@@ -79,18 +78,6 @@ def _gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     return _backward.outputs(gradient, weight, Q, B, *ctx.options), None, None, None, None
 
 
-def _plain_gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
-    weight = ctx.saved_tensors[0]
-    fft_size, dilation, groups, _ = ctx.options
-
-    def function(weight: Tensor) -> Tensor:
-        size, step = (fft_size[0], fft_size[1]), (dilation[0], dilation[1])
-        with full_precision(weight.device):
-            return reference.spectral_cayley(weight, size, step, groups, "reference")
-
-    return *differentiated(function, (weight,), (True,), gradient), None, None, None, None
-
-
 # spectral_cayley(weight, fft_size, dilation, groups, backend).
 OPERATOR = OP.main(
     "spectral_cayley_forward(Tensor weight, int[] fft_size, int[] dilation, int groups, str backend)"
@@ -102,7 +89,6 @@ OPERATOR = OP.main(
     saves=("weight", "Q unless B", "B if B"),
     keeps=("fft_size", "dilation", "groups", "backend"),
     backward=_gradient,
-    plain_backward=_plain_gradient,
 )
 _backward = OP.define(
     "spectral_cayley_backward(Tensor gradient, Tensor weight, Tensor? Q, Tensor? B, int[] fft_size, int[] dilation,"

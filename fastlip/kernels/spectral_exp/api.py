@@ -26,7 +26,7 @@ def spectral_exp(K_hat: Tensor, *, backend: Backend = "auto") -> Tensor:
     spectrum of a skew kernel is skew-Hermitian. The reference uses the eigendecomposition of the Hermitian matrix i
     (K - Kᴴ) / 2, so its result is unitary up to rounding whatever the norm of K. Its gradient consists of divided
     differences of the exponential, which are finite for repeated eigenvalues. The kernels use a polynomial and
-    squarings if the norm is moderate. The gradient cannot be differentiated again.
+    squarings if the norm is moderate.
 
     Args:
         K_hat: K, (..., c, c), real or complex; float16 and bfloat16 are computed and returned in float32.

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from fastlip.kernels.common.finite import finite_part
-from fastlip.kernels.common.gate import is_recorded
+from fastlip.kernels.common.derivatives import differentiated
+from fastlip.kernels.common.finite import finite_part, poisoned
+from fastlip.kernels.common.gate import is_recorded, is_transformed
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.polar.reference import polish
 from fastlip.kernels.spectral_conv.frequencies import Size, kernel_spectrum, per_frequency
@@ -20,6 +20,8 @@ from fastlip.kernels.spectral_conv.frequencies import Size, kernel_spectrum, per
 @torch.compiler.allow_in_graph
 def spectral_exp(K: Tensor) -> Tensor:
     """exp((K - Kᴴ) / 2) = V diag(exp(-i l)) Vᴴ for the Hermitian i (K - Kᴴ) / 2 = V diag(l) Vᴴ."""
+    if is_transformed():
+        return by_series(K)
     return (_Exponential.forward(K) if is_recorded() else _Exponential.apply(K))[0]
 
 
@@ -33,8 +35,6 @@ def kernel_exp(kernel: Tensor, size: Size, dilation: Size, groups: int) -> Tenso
 
 
 class _Exponential(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         angles, V = decompose(K)
@@ -44,13 +44,25 @@ class _Exponential(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output[1:])
+        ctx.save_for_backward(*inputs, *output[1:])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor | None:
+        K, *factors = ctx.saved_tensors
         with full_precision(gradient.device):
-            return exponential_adjoint(gradient, *ctx.saved_tensors)
+            if torch.is_grad_enabled():
+                return differentiated(by_series, (K,), (True,), gradient)[0]
+            return exponential_adjoint(gradient, *factors)
+
+
+def by_series(K: Tensor) -> Tensor:
+    """exp((K - Kᴴ) / 2) by torch's series, which can be differentiated any number of times, in every mode.
+
+    Derivatives of eigenvectors have denominators. The rounding error of the series is corrected in value.
+    """
+    K, finite = finite_part(K)
+    E = torch.linalg.matrix_exp((K - K.mH) / 2)
+    return poisoned(E + (polish(E.detach()) - E.detach()), finite)
 
 
 def decompose(K: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ def spectral_polar(
     It is LOT's orthogonal convolution (Xu, Li, Li, *LOT: Layer-wise Orthogonal Training on Improving l2 Certified
     Robustness*, NeurIPS 2022). The result equals ``fastlip.ops.polar`` of ``fastlip.ops.kernel_spectrum(weight, size,
     dilation)``, group by group and real at self-conjugate frequencies. The kernels save the weight and Q, which
-    ``spectral_conv`` saves as well. The gradient cannot be differentiated again.
+    ``spectral_conv`` saves as well.
 
     Args:
         weight: (cout, cin / groups, kh, kw), float32 or float64.
