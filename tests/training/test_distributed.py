@@ -18,6 +18,7 @@ from fastlip.training.setup import model_of, prepare_process
 # In seven epochs 21 steps of 16, 16 and 13 images: of the last, one process has six and the other seven.
 IMAGES = 45
 SMALL = {"width": 2, "layers_per_block": 1, "batch_size": 16, "epochs": 7, "threads": 1, "shift": 1, "flip": True}
+UNIT_ROWS = {"model": "sll_net", "method": "sll", "size": "S", "width": 4}
 VARIANTS = {
     **{method: {"method": method} for method in METHODS},
     "hkr": {"loss": "hkr"},
@@ -27,6 +28,8 @@ VARIANTS = {
     # Each method once, with a share of the layers for each process.
     **{f"share-{method}": {"method": method, "share": True} for method in ("aoc", "bcop", "cayley", "cpl", "soc")},
     "share-hkr": {"method": "aol", "share": True, "loss": "hkr"},
+    "emma": {**UNIT_ROWS, "loss": "emma", "epochs": 1},
+    "share-emma": {**UNIT_ROWS, "loss": "emma", "epochs": 1, "share": True},
     "share-accumulate": {"method": "lot", "share": True, "accumulate": 2},
     "share-tiny": {"method": "sll", "share": True, "batch_size": 2, "epochs": 1},
     # 3 images a step at most, the last step has none for the first process.
