@@ -230,5 +230,5 @@ METHOD = Method(
     BROConv2d,
     BROLinear,
     dense_head=True,
-    settings={"digits": {"optimizer.lr": 0.05}},
+    settings={"digits": {"optimizer.lr": 0.05, "loss.temperature": 0.1}},
 )

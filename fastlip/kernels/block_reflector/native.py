@@ -43,7 +43,7 @@ def block_reflector_backward(gradient: Tensor, V: Tensor, R: Tensor) -> Tensor:
 def _orthonormal(V: Tensor) -> tuple[Tensor, Tensor]:
     """X = V R with orthonormal columns, and R, of a batch (b, m, n).
 
-    VᴴV = L Lᴴ and R = L⁻ᴴ make them orthonormal up to a defect XᴴX - I, which one step corrects up to the root of eps.
+    VᴴV = L Lᴴ and R = L⁻ᴴ make them orthonormal up to a defect XᴴX - I, which one step corrects up to √eps.
     Above that the reference's basis takes the place of R.
     """
     identity = torch.eye(V.shape[-1], dtype=V.dtype)
