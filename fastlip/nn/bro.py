@@ -225,4 +225,10 @@ class BROLinear(LipschitzLayer):
         return f"{super().extra_repr()}, rank={self.rank}"
 
 
-METHOD = Method("bro", BROConv2d, BROLinear, dense_head=True)
+METHOD = Method(
+    "bro",
+    BROConv2d,
+    BROLinear,
+    dense_head=True,
+    settings={"digits": {"optimizer.lr": 0.05, "loss.temperature": 0.1}},
+)

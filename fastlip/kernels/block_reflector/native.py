@@ -10,10 +10,6 @@ from fastlip.kernels.common.precision import full_precision
 
 KERNELS = ""  # made of torch's products
 
-# VᴴV = L Lᴴ and R = L⁻ᴴ make X = V R orthonormal up to a defect XᴴX - I, which one step corrects up to this size.
-# Above it the reference's basis takes the place of R.
-_CORRECTED = 1e-3
-
 
 def supports(V: Tensor, rows: int, columns: int) -> str:
     """Empty, or why these kernels cannot run."""
@@ -45,7 +41,11 @@ def block_reflector_backward(gradient: Tensor, V: Tensor, R: Tensor) -> Tensor:
 
 
 def _orthonormal(V: Tensor) -> tuple[Tensor, Tensor]:
-    """X = V R with orthonormal columns, and R, of a batch (b, m, n)."""
+    """X = V R with orthonormal columns, and R, of a batch (b, m, n).
+
+    VᴴV = L Lᴴ and R = L⁻ᴴ make them orthonormal up to a defect XᴴX - I, which one step corrects up to √eps.
+    Above that the reference's basis takes the place of R.
+    """
     identity = torch.eye(V.shape[-1], dtype=V.dtype)
     L, _ = torch.linalg.cholesky_ex(V.mH @ V)
     R = torch.linalg.solve_triangular(L, identity.expand_as(L), upper=False).mH
@@ -53,7 +53,7 @@ def _orthonormal(V: Tensor) -> tuple[Tensor, Tensor]:
     defect = X.mH @ X - identity
     largest = defect.abs().amax((-2, -1))
     X, R = X - X @ defect / 2, R - R @ defect / 2
-    failed = ~(largest <= _CORRECTED)  # also where it is not a number
+    failed = ~(largest <= torch.finfo(V.dtype).eps ** 0.5)  # also where it is not a number
     if failed.any():
         X[failed], R[failed] = _decomposed(V[failed])
     return X, R
@@ -64,7 +64,7 @@ def _decomposed(V: Tensor) -> tuple[Tensor, Tensor]:
     wide, finite = reference.scaled(V.to(torch.complex128 if V.is_complex() else torch.float64))
     R = reference.basis(wide)
     X = wide @ R
-    for _ in range(2):  # Newton-Schulz steps: zero columns stay zero
+    for _ in range(3):  # Newton-Schulz steps: zero columns stay zero
         step = 1.5 * torch.eye(V.shape[-1], dtype=X.dtype) - X.mH @ X / 2
         X, R = X @ step, R @ step
     X = reference.poisoned(X, finite).to(V.dtype)
