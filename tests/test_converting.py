@@ -316,3 +316,25 @@ def test_a_normalised_model_has_no_bound_that_depends_on_the_batch():
     disturb(converted).eval()
     x = torch.rand(4, *IMAGES)
     assert torch.allclose(converted(x)[:1], converted(x[:1]), atol=1e-5)
+
+
+class Named(nn.Module):
+    """Its attributes have the names that a graph gives to calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.relu_1 = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def relu(self, x):
+        return F.relu(x)
+
+    def forward(self, x):
+        return self.relu(self.relu_1(self.relu(self.layer(x))))
+
+
+def test_names_that_a_module_has_are_not_taken():
+    model = nn.Sequential(Named(), Named())
+    converted, report = convert(model, (4,))
+    assert report.complete, str(report)
+    assert sum(type(module).__name__ == "MaxMin" for module in converted.modules()) == 4
+    assert converted(torch.rand(2, 4)).shape == (2, 4)
