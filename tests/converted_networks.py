@@ -202,3 +202,24 @@ NETWORKS = {
 def convert(model, shape, method="aol", **options):
     """The converted model and the report, which is not printed."""
     return fastlip.convert(model, method, example=torch.rand(2, *shape), quiet=True, **options)
+
+
+def disturb(model):
+    """Other weights, those of the mixtures included, and running means."""
+    means = [value for name, value in model.named_buffers() if name.endswith("running_mean")]
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *means):
+            tensor.add_(torch.randn_like(tensor))
+    return model
+
+
+class Function(nn.Module):
+    """A function of a module with a dense layer and of x."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.function(self, x)

@@ -1,9 +1,10 @@
-"""A converted network is trained on the digits and certified."""
+"""Converted networks are trained, certified, fused, traced and exported."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from converted_networks import IMAGES, ResNet, convert
+from converted_networks import IMAGES, Function, ResNet, convert, disturb
+from torch import nn
 
 import fastlip
 
@@ -50,3 +51,26 @@ def test_a_converted_resnet_certifies_the_digits():
     certificate = fastlip.certify(converted, [test])
     assert fastlip.audit(converted, IMAGES).bound <= 1 + 1e-5
     assert certificate.cra[36 / 255] > 0.8
+
+
+@pytest.mark.parametrize("method", ["aol", "lot"])
+def test_a_converted_model_is_fused_and_traced(method):
+    converted, _ = convert(ResNet(width=4), IMAGES, method)
+    x = torch.rand(3, *IMAGES)
+    expected = disturb(converted).eval()(x)
+    assert torch.allclose(fastlip.fuse(converted)(x), expected, atol=1e-5)
+    assert torch.allclose(fastlip.unfuse(converted)(x), expected, atol=1e-4)
+    assert torch.allclose(torch.fx.symbolic_trace(converted)(x), expected, atol=1e-4)
+    assert torch.allclose(torch.export.export(converted, (x,)).module()(x), expected, atol=1e-4)
+    with fastlip.freeze(converted):
+        assert torch.allclose(converted(x), expected, atol=1e-4)
+
+
+def test_a_network_without_norms_is_exported():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), Function(lambda self, x: x + x.tanh())
+    )
+    converted, _ = convert(model, IMAGES)
+    x = torch.rand(3, *IMAGES)
+    expected = converted.eval()(x)
+    assert torch.allclose(fastlip.export(converted, IMAGES)(x), expected, atol=1e-5)

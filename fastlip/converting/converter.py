@@ -22,7 +22,7 @@ from fastlip.nn.arguments import one_of
 
 _SAMPLES = 2  # of the example that are followed through the model
 _ALLOWED = 1 + 1e-5
-_FAINT = 0.01
+_FAINT = 0.05
 
 
 def convert(

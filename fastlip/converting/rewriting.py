@@ -70,8 +70,8 @@ class Rewriting:
     def put(self, node: fx.Node, module: nn.Module) -> None:
         """Lets a node call a module on its first live input: in the place of the node's own, or under a new name."""
         path = self.path_of(node)
-        if path in self.replaced or (node.op != "call_module" and path in self.modules):
-            path = next(new for index in range(2, 10**6) if (new := f"{path}_{index}") not in self.replaced)
+        if path in self.replaced or node.op != "call_module":
+            path = self._free(path)
         self.add(path, module)
         source = self.sources(node)[0]
         if node.op == "call_module":
@@ -80,6 +80,14 @@ class Rewriting:
         with self.graph.inserting_before(node):
             made = self.graph.call_module(path, (source,))
         self.move(node, made)
+
+    def _free(self, path: str) -> str:
+        """The path, with a number if its module has an attribute of this name."""
+        parent, _, name = path.rpartition(".")
+        owner, found, index = self.root.get_submodule(parent), name, 2
+        while hasattr(owner, found):
+            found, index = f"{name}_{index}", index + 1
+        return f"{parent}.{found}" if parent else found
 
     def add(self, path: str, made: nn.Module | nn.Parameter) -> None:
         """Adds a module or a parameter to the model."""
