@@ -57,7 +57,7 @@ def convert(
     - average pools and means: scaled to norm 1; max pools that overlap: disjoint windows where these give the same
       shape, else divided by the root of the overlap;
     - sums f + g: s f + (1 - s) g with a learnt s, 1/2 at first; concatenations of k: divided by sqrt(k);
-    - dropout and learnt factors are removed.
+    - dropout, stochastic depth and learnt factors are removed.
 
     Returns:
         The model, and a :class:`Conversion`. What could not be converted stays as it is, is listed under

@@ -11,9 +11,10 @@ from torch import Tensor, fx, nn
 from fastlip.certification.bounds import bound_module
 from fastlip.converting import layers
 from fastlip.converting.functions import convert_function
-from fastlip.converting.modules import ACTIVATIONS, DROPOUTS, convert_activation, convert_norm, convert_pool
+from fastlip.converting.modules import ACTIVATIONS, convert_activation, convert_norm, convert_pool
 from fastlip.converting.norms import CHANNEL_NORMS, is_layer_norm
 from fastlip.converting.rewriting import WEIGHTED, Rewriting
+from fastlip.converting.tracing import is_dropout
 
 _BOUND_FAILURES = (TypeError, ValueError, RuntimeError)
 
@@ -83,7 +84,7 @@ def _convert_module(work: Rewriting, node: fx.Node) -> None:
         _keep_or_fail(work, node, module, "")
     elif isinstance(module, WEIGHTED):
         _convert_layer(work, node, module)
-    elif isinstance(module, DROPOUTS):
+    elif is_dropout(module):
         work.note(node, kind, "removed")
         work.drop(node)
     elif isinstance(module, CHANNEL_NORMS) or is_layer_norm(module):

@@ -12,6 +12,8 @@ from fastlip.certification.graphs.tracing import UNTRACEABLE, ShapeTracer, first
 from fastlip.converting.norms import is_layer_norm
 
 _CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_DROPS_PATHS = "StochasticDepth", "DropPath"  # classes of torchvision and timm
 
 
 @dataclass
@@ -47,11 +49,16 @@ def follow(model: nn.Module, x: Tensor) -> Flow:
             whole[path] = first_line(error)
 
 
+def is_dropout(module: nn.Module) -> bool:
+    """Whether a module drops entries or whole samples at random in training, and does nothing in evaluation."""
+    return isinstance(module, _DROPOUTS) or type(module).__name__ in _DROPS_PATHS
+
+
 def is_leaf(module: nn.Module) -> bool:
     """Whether a module is converted as one: those of torch.nn, with a bound of their own, and layer norms."""
     if isinstance(module, _CONTAINERS):
         return False
-    if hasattr(module, "lipschitz_bound") or is_layer_norm(module):
+    if hasattr(module, "lipschitz_bound") or is_layer_norm(module) or is_dropout(module):
         return True
     if type(module).__module__.startswith("torch.nn."):
         return True

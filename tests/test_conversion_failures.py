@@ -1,0 +1,73 @@
+"""What ``fastlip.convert`` cannot convert, and mistakes in its arguments, are named."""
+
+import pytest
+import torch
+from converted_networks import Function, convert
+from torch import nn
+
+import fastlip
+
+
+class Gate(nn.Module):
+    def forward(self, x):
+        return x * x.sigmoid()
+
+
+class Decides(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "path", "kind", "why"),
+    [
+        (Gate(), (4,), "1.mul", "mul", "product of values"),
+        (Decides(), (4,), "1", "Decides", "cannot be traced"),
+        (nn.Conv3d(1, 2, 3), (1, 4, 4, 4), "1", "Conv3d", "there is no 1-Lipschitz layer"),
+        (nn.ConvTranspose2d(2, 4, 1, stride=2), (2, 4, 4), "1", "ConvTranspose2d", "AOCConvTranspose2d"),
+        (
+            Function(lambda self, x: torch.matmul(x, x.transpose(1, 2))),
+            (4, 4),
+            "1.matmul",
+            "matmul",
+            "no 1-Lipschitz form",
+        ),
+        (Function(lambda self, x: 1 / x), (4,), "1.truediv", "truediv", "quotient"),
+    ],
+)
+def test_what_cannot_be_converted_is_named(module, shape, path, kind, why):
+    converted, report = convert(nn.Sequential(nn.Identity(), module), shape)
+    (failure,) = report.failures
+    assert (failure.path, failure.before, failure.after) == (path, kind, "")
+    assert why in failure.note
+    assert not report.complete
+    assert "not converted:" in str(report)
+    assert "not proved" in str(report)
+    x = torch.rand(2, *shape)
+    assert torch.equal(converted(x), module(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"model": 3}, TypeError, "model: got int"),
+        ({"model": Decides()}, TypeError, r"model \(Decides\): its forward cannot be traced"),
+        ({"example": (3, 8, 8)}, TypeError, "example: got tuple"),
+        ({"example": torch.rand(4)}, ValueError, r"example: got shape \(4,\)"),
+        ({"method": "aoll"}, ValueError, "method='aoll'"),
+        ({"weights": "old"}, ValueError, "weights='old': allowed are 'keep', 'fresh'"),
+        ({"head": "last"}, ValueError, "head='last'"),
+    ],
+)
+def test_mistakes_are_named(options, error, message):
+    arguments = {"model": nn.Linear(4, 2), "example": torch.rand(2, 4), **options}
+    with pytest.raises(error, match=message):
+        fastlip.convert(arguments.pop("model"), **arguments)
+
+
+def test_a_nan_is_named():
+    model = nn.Sequential(nn.Linear(4, 2))
+    with torch.no_grad():
+        model[0].weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="layer '0'"):
+        convert(model, (4,))
