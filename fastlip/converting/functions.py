@@ -97,10 +97,14 @@ def _convert_sum(work: Rewriting, node: fx.Node) -> None:
 def _convert_factor(work: Rewriting, node: fx.Node) -> None:
     """A constant of at most 1 stays; learnt and larger factors are removed."""
     sources, name = work.sources(node), name_of(node)
-    if len(sources) != 1 or work.values[sources[0]].shape != work.values[node].shape or len(node.args) != 2:
+    constants = [argument for argument in node.args if argument not in sources]
+    if len(constants) != 1 or len(node.args) != 2 or work.values[sources[0]].shape != work.values[node].shape:
         work.fail(node, name, "a product of values has no Lipschitz constant")
         return
-    (factor,) = (argument for argument in node.args if argument is not sources[0])
+    (factor,) = constants
+    if node.kwargs:
+        work.fail(node, name, f"it has further arguments: {', '.join(node.kwargs)}")
+        return
     if node.target in QUOTIENTS and node.args[1] is sources[0]:
         work.fail(node, name, "a quotient by a value has no Lipschitz constant")
         return

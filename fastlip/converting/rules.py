@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastlip.certification.bounds import bound_module
+from fastlip.certification.graphs.functions import MOVES
+from fastlip.certification.graphs.tracing import first_line
 from fastlip.converting import layers
-from fastlip.converting.functions import convert_function
+from fastlip.converting.functions import convert_function, name_of
 from fastlip.converting.modules import ACTIVATIONS, convert_activation, convert_norm, convert_pool
 from fastlip.converting.norms import CHANNEL_NORMS, is_layer_norm
 from fastlip.converting.rewriting import WEIGHTED, Rewriting
@@ -26,9 +28,13 @@ def convert_node(work: Rewriting, node: fx.Node) -> None:
             work.channel[node] = 1 - work.values[node].dim()
         return
     work.channel[node] = _channel(work, node)
-    if not isinstance(work.values[node], Tensor):
-        if isinstance(work.values[node], Exception):
-            work.fail(node, str(node.target), f"it fails: {work.values[node]}")
+    value = work.values[node]
+    if not isinstance(value, Tensor):
+        kind = type(work.module_of(node)).__name__ if node.op == "call_module" else name_of(node)
+        if isinstance(value, Exception):
+            work.fail(node, kind, f"it fails: {first_line(value)}")
+        elif node.target not in MOVES:
+            work.fail(node, kind, "it returns no single tensor")
         return
     if node.op == "call_module":
         _convert_module(work, node)

@@ -45,9 +45,9 @@ def block_reflector(
         ValueError: V has fewer than two dimensions or matrices without entries, rows or columns are not between 1 and
             m, or the backend is unknown or cannot run here.
 
-    >>> fastlip.ops.block_reflector(torch.tensor([[3.0], [4.0]]))
-    tensor([[ 0.2800, -0.9600],
-            [-0.9600, -0.2800]])
+    >>> fastlip.ops.block_reflector(torch.tensor([[2.0], [0.0]]))
+    tensor([[-1.,  0.],
+            [ 0.,  1.]])
     """
     if getattr(V, "dtype", None) not in NUMBERS or V.dim() < 2 or 0 in V.shape[-2:]:
         V = matrices("V", V)
