@@ -296,6 +296,6 @@ class StochasticDepth(nn.Module):
 
 def test_modules_that_others_write_by_these_names():
     converted, report = convert(nn.Sequential(LayerNorm(), StochasticDepth()), (4, 2, 2))
-    assert kinds(report) == [("LayerNorm", "OwnCentering"), ("StochasticDepth", "removed")]
+    assert kinds(report) == [("LayerNorm", "LayerCentering"), ("StochasticDepth", "removed")]
     x = torch.rand(3, 4, 2, 2)
     assert torch.allclose(converted(x), x - x.mean(1, keepdim=True))

@@ -72,8 +72,8 @@ def convert(
         ...     torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.MaxPool2d(2)
         ... )
         >>> converted, report = fastlip.convert(net, example=torch.rand(2, 3, 8, 8))
-        0  Conv2d      -> AOLConv2d         weights kept
-        1  BatchNorm2d -> RunningCentering  subtracts each channel's mean
+        0  Conv2d      -> AOLConv2d       weights kept
+        1  BatchNorm2d -> BatchCentering  subtracts each channel's mean
         2  ReLU        -> MaxMin
         Lipschitz bound: 1.47302 before, 0.709394 after
         >>> converted(torch.rand(5, 3, 8, 8)).shape

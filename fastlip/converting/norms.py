@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 
-from fastlip.nn._recorded import WholeModule
+from fastlip.nn import BatchCentering, LayerCentering
 
 # Per channel: from the batch in training, from running means in evaluation.
 CHANNEL_NORMS = (
@@ -23,7 +20,7 @@ def is_layer_norm(module: nn.Module) -> bool:
 
 def centre_channels(channels: int, like: Tensor) -> nn.Module:
     """A module that subtracts each channel's mean over the batch."""
-    return RunningCentering(channels, device=like.device, dtype=like.dtype)
+    return BatchCentering(channels, device=like.device, dtype=like.dtype)
 
 
 def centre_samples(channels: int, dims: tuple[int, ...]) -> nn.Module:
@@ -31,56 +28,4 @@ def centre_samples(channels: int, dims: tuple[int, ...]) -> nn.Module:
 
     ``channels``: the size of dimension 1.
     """
-    return OwnCentering(dims)
-
-
-class RunningCentering(WholeModule):
-    """Subtracts the mean of each channel (dimension 1): of the batch in training, the running mean in evaluation.
-
-    A translation in evaluation. The running mean starts at 0. A learnt bias follows.
-    """
-
-    running_mean: Tensor
-
-    def __init__(self, channels: int, momentum: float = 0.1, device: Any = None, dtype: Any = None):
-        super().__init__()
-        self.momentum = momentum
-        self.bias = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype))
-        self.register_buffer("running_mean", torch.zeros(channels, device=device, dtype=dtype))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x minus the mean, plus the bias."""
-        mean = self.running_mean
-        if self.training:
-            mean = x.mean([dim for dim in range(x.dim()) if dim != 1])
-            with torch.no_grad():
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        return x + (self.bias - mean).to(x.dtype).view(-1, *[1] * (x.dim() - 2))
-
-    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
-        """1: a translation."""
-        return 1.0
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"{len(self.running_mean)}"
-
-
-class OwnCentering(WholeModule):
-    """Subtracts each sample's own mean over some dimensions: an orthogonal projection."""
-
-    def __init__(self, dims: tuple[int, ...]):
-        super().__init__()
-        self.dims = dims
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x minus its means."""
-        return x - x.mean(self.dims, keepdim=True)
-
-    def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
-        """1: an orthogonal projection."""
-        return 1.0
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"dims={self.dims}"
+    return LayerCentering(channels, dims, bias=False)

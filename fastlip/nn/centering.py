@@ -181,8 +181,8 @@ class LayerCentering(WholeModule):
     Shapes: (n, c, ...) to the same. Parameter: ``bias`` (c).
 
     Raises:
-        ValueError: no dim, one that is not counted from the end or is that of the samples, or another number of
-            channels.
+        ValueError: no dim, one that is not counted from the end or is that of the samples, or, with a bias, another
+            number of channels.
         TypeError: num_features is no int.
 
     >>> lip.LayerCentering(1, bias=False)(torch.tensor([[[[1.0, 3.0]]], [[[5.0, 5.0]]]])).flatten(1)
@@ -214,7 +214,8 @@ class LayerCentering(WholeModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """x, centred."""
-        _check_channels(self.num_features, x)
+        if self.bias is not None:
+            _check_channels(self.num_features, x)
         if min(self.dim) <= -x.dim():
             raise ValueError(f"dim={self.dim}: expected dimensions of a sample, x has shape {tuple(x.shape)}")
         wide = torch.promote_types(x.dtype, torch.float32)
