@@ -28,13 +28,15 @@ def polar(V: Tensor, reals: int = 0, *, backend: Backend = "auto") -> Tensor:
     On a CPU, the C++ kernels use the dynamically weighted Halley iteration in single and double precision. ``"auto"``
     takes them where they are faster: if the smaller side has at most 256 entries in float32, or 128 in other dtypes.
 
-    On a GPU, float32 and complex64 use a scaled Newton-Schulz iteration: in one launch for matrices of at most 64 x
-    64 (``"native"``) or 32 x 32 (``"triton"``; complex matrices and gradients of real ones: 16 x 16), by torch's
-    products for larger ones. The host waits once per forward for the residuals ||QᴴQ - I||, and once per step where
-    torch's products iterate. During the capture of a CUDA graph it does not wait: matrices that do not converge keep
-    the last iterate, whose norm is at most 1 up to rounding, and have a finite gradient.
+    On a GPU, float32 and complex64 use a scaled Newton-Schulz iteration. One launch iterates matrices of at most 64 x
+    64 (``"native"``) or 32 x 32 (``"triton"``; complex matrices and gradients of real ones: 16 x 16). Then the host
+    waits once for the residuals ||QᴴQ - I||, and decomposes the matrices that did not converge (condition numbers
+    from about 1e6). During the capture of a CUDA graph it does not wait: such matrices keep the last iterate, whose
+    norm is at most 1 up to rounding, and have a finite gradient.
 
-    Matrices that do not converge (condition numbers from about 1e6) are decomposed. If V has NaN or Inf, Q is NaN.
+    Larger matrices are iterated by batched products. Those of ``"triton"`` never wait, and give a matrix that has not
+    converged after 12 steps a small fixed addition, so that Q is orthonormal. Those of ``"native"`` are torch's; the
+    host waits once per step, and decomposes as above. If V has NaN or Inf, Q is NaN.
 
     The gradient is that of the exact factor with its denominators, singular values and sums of two of them, bounded
     below by max(m, n) eps times the largest one (1 for a zero matrix), hence finite for every finite V. Derivatives
