@@ -125,8 +125,9 @@ class L2NormPool2d(WholeModule):
 class AdaptiveL2NormPool2d(WholeModule):
     r"""L2 norm of disjoint windows that tile the image: (n, c, h, w) to (n, c, oh, ow), for images of any size.
 
-    .. math:: y_{i, j} = \Big( \sum_{r \in R_i, \, s \in S_j} x_{r, s}^2 \Big)^{1/2}, \qquad
-              R_i = \{ \lfloor i h / o_h \rfloor, \dots, \lfloor (i + 1) h / o_h \rfloor - 1 \}
+    .. math:: y_{i, j} = \Big( \sum_{r, \, s} x_{r, s}^2 \Big)^{1/2}, \qquad
+              \lfloor i h / o_h \rfloor \le r < \lfloor (i + 1) h / o_h \rfloor,
+              \lfloor j w / o_w \rfloor \le s < \lfloor (j + 1) w / o_w \rfloor
 
     1-Lipschitz by the triangle inequality, and it keeps the norm of every image, as the windows leave nothing out:
     those of ``torch.nn.AdaptiveAvgPool2d`` overlap where the size does not divide. ``output_size=1`` is the pooling

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 
 _NAMES = {
-    "alpha": "α", "delta": "δ", "eta": "η", "phi": "φ", "varphi": "φ", "pi": "π", "psi": "ψ", "sigma": "σ",
+    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "eta": "η", "mu": "μ", "phi": "φ", "varphi": "φ",
+    "pi": "π", "psi": "ψ", "rho": "ρ", "sigma": "σ", "dots": "…", "langle": "⟨", "rangle": "⟩",
     "tau": "τ", "theta": "θ", "sum": "Σ", "prod": "∏", "le": "≤", "ge": "≥", "ne": "≠", "neq": "≠", "mapsto": "↦",
     "top": "T", "nabla": "∇", "lVert": "‖", "rVert": "‖", "lfloor": "⌊", "rfloor": "⌋", "qquad": "\n", "quad": " ",
     "leftarrow": "←", "min": "min", "max": "max", "log": "log", "exp": "exp", "sin": "sin", "cos": "cos",
     "in": "∈", "infty": "∞",
 }  # fmt: skip
 _SIZES = re.compile(r"\\(?:[bB]igg?[lr]?|left|right)(?![a-z])")
+_SPACES = re.compile(r"\\[,; ]")
 _HAT = re.compile(r"\\hat\s*\{?\s*(\w)\}?")
 _WORDS = re.compile(r"\\(?:mathrm|text|operatorname)\{([^{}]*)\}")
 _FRACTION = re.compile(r"\\t?frac\s*(?:\{([^{}]*)\}\s*\{([^{}]*)\}|(\w)\s*(\w))")
@@ -36,7 +38,7 @@ def to_markdown(docstring: str) -> str:
 
 def to_unicode(latex: str) -> str:
     r"""A formula in Unicode; ``\qquad`` starts a new line. ValueError names a command that is not known here."""
-    text = _SIZES.sub("", " ".join(latex.split())).replace(r"\|", "‖").replace(r"\,", " ").replace(r"\;", " ")
+    text = _SPACES.sub(" ", _SIZES.sub("", " ".join(latex.split())).replace(r"\|", "‖"))
     text = _HAT.sub(lambda match: match[1] + "\u0302", text)
     text = _WORDS.sub(r"\1", text)
     text = _COMMAND.sub(_name, text)

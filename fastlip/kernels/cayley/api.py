@@ -20,10 +20,9 @@ OP = Op("cayley", backends=("native", "triton"))
 def cayley(M: Tensor, *, backend: Backend = "auto") -> Tensor:
     r"""Returns the Cayley transform Q of each matrix: orthonormal columns (tall), rows (wide), or unitary (square).
 
-    .. math:: Q = \begin{pmatrix} (I + A)^{-1} (I - A) \\ -2 V (I + A)^{-1} \end{pmatrix}, \qquad
-              M = \begin{pmatrix} U \\ V \end{pmatrix}, \qquad A = U - U^H + V^H V
+    .. math:: Q = [ (I + A)^{-1} (I - A);\; -2 V (I + A)^{-1} ], \qquad M = [ U; V ], \qquad A = U - U^H + V^H V
 
-    for a tall M with a square block U. A wide M is transformed by its adjoint. I + A is invertible for every M.
+    for a tall M with a square U. A wide M is transformed by its adjoint. I + A is invertible for every M.
     Trockman, Kolter, *Orthogonalizing Convolutional Layers with the Cayley Transform*, ICLR 2021.
 
     Args:
