@@ -14,9 +14,10 @@ from fastlip.kernels.polar.newton_schulz import ADJOINT_STEPS, FINE, TINY
 
 STEPS = 32
 # What has not converged by this step has a condition number from about 1e3. It gets this much of fixed orthonormal
-# columns: a singular value of zero stays zero in every step, but this one grows like others. Divided by the growth
-# until then it is less than rounding, so that the factor is one of a matrix next to V, and orthonormal for every V.
-PERTURBED, PERTURBATION = 12, 2.0**-12
+# columns, between its small singular vectors alone: a singular value of zero stays zero in every step, but this one
+# grows like others. Divided by the growth until then it is a few roundings, so that the factor is one of a matrix
+# next to V, and orthonormal for every V.
+PERTURBED, PERTURBATION, PLAIN_STEPS = 12, 2.0**-12, 7
 
 
 def factor(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
@@ -42,7 +43,7 @@ def factor(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
         old, X = pair[step % 2], pair[(step + 1) % 2]
         multiply(X, old, defect, x=old, second=-1, iteration=iteration, cubic=Cubic(step, 1, 1))
         if step == PERTURBED:
-            X[:, 0] += (iteration.status[:, step + 1] * PERTURBATION)[:, None, None] * _orthonormal(X)
+            X += (iteration.status[:, step + 1] * PERTURBATION)[:, None, None, None] * _between_small(X)
         measure(Cubic(step))
     residual = iteration.sums[..., 0].sum(1).sqrt()
     last = (
@@ -116,6 +117,23 @@ def _orthonormal(X: Tensor) -> Tensor:
     row, column = (2 * torch.arange(size, device=X.device) + 1 for size in (rows, columns))
     angles = (row[:, None] * column % (8 * rows)).to(X.dtype) * (torch.pi / (4 * rows))
     return angles.cos() * (2 / rows) ** 0.5
+
+
+def _between_small(X: Tensor) -> Tensor:
+    """(I - YYᴴ) W (I - YᴴY) for orthonormal columns W: about W between the singular vectors of tiny singular values.
+
+    Y is X after plain steps, which bring all other singular values to 1.
+    """
+    defect = torch.empty_like(X[..., : X.shape[-1], :])
+    for _ in range(PLAIN_STEPS):
+        multiply(defect, X.mT, X, conjugate=(True, False), second=-1, identity=1)
+        X = multiply(torch.empty_like(X), X, defect, x=X, second=0.5)
+    multiply(defect, X.mT, X, conjugate=(True, False), second=-1, identity=1)
+    W = torch.zeros_like(X)
+    W[:, 0] = _orthonormal(X)
+    right = multiply(torch.empty_like(X), W, defect)
+    inside = multiply(torch.empty_like(defect), X.mT, right, conjugate=(True, False))
+    return multiply(torch.empty_like(X), X, inside, x=right, second=-1)
 
 
 def _is_odd(iteration: Iteration) -> Tensor:
