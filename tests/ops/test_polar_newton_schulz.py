@@ -24,6 +24,7 @@ REPEATED = {
     (1, 48, 48),
     (1, 63, 63),
     (1, 17, 64),
+    (1, 64, 61),
 }  # complex ones take time and show no more
 
 
@@ -52,6 +53,13 @@ def kernels(request, monkeypatch):
     if request.param == "products":
         by_products(monkeypatch, triton_kernels)
     return triton_kernels
+
+
+def skip_repeated(kernels, V):
+    """Matrices that do not fit a program take the same way under "triton" as under "products"."""
+    largest = getattr(kernels, "_LARGEST_FORWARD", {}).get(V.is_complex(), 0)
+    if largest and max(V.shape[-2:]) > largest:
+        pytest.skip("tested as products")
 
 
 def by_products(monkeypatch, triton_kernels):
@@ -100,6 +108,7 @@ def shapes_and_dtypes():
 @pytest.mark.parametrize(("shape", "dtype"), [*shapes_and_dtypes()])
 def test_factor_and_gradient_agree_with_float64(shape, dtype, kernels):
     V, G = conditioned(shape, dtype, 10), random(shape, dtype, 1)
+    skip_repeated(kernels, V)
     Q, gradient, failed = ours(kernels, V, G)
     expected = reference(V, G)
     assert not failed.any()
@@ -113,6 +122,7 @@ def test_factor_and_gradient_agree_with_float64(shape, dtype, kernels):
 @pytest.mark.parametrize("shape", [(1, 17, 17), (1, 33, 20)], ids=str)
 def test_ill_conditioned_matrices(shape, condition, kernels):
     V, G = conditioned(shape, torch.float32, condition), random(shape, seed=1)
+    skip_repeated(kernels, V)
     Q, gradient, _ = ours(kernels, V, G)
     assert defect(Q.double()) < newton_schulz.tolerance(V)
     H = Q.double().mT @ V.double()
