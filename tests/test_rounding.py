@@ -19,7 +19,7 @@ ABSORBED = math.sqrt(0.99 * U)  # its square is lost beside 1
 
 
 def convolutions():
-    for name in ("AOL", "AOC", "BCOP", "CPL", "Cayley", "LOT", "SLL", "SOC"):
+    for name in ("AOL", "AOC", "BCOP", "BRO", "CPL", "Cayley", "LOT", "SLL", "SOC"):
         for mode in ("zeros", "circular"):
             for cin, cout, taps in ((6, 8, 3), (16, 16, 1), (32, 32, 3)):
                 yield f"{name}-{mode}-{cin}-{cout}-{taps}", getattr(lip, f"{name}Conv2d"), (cin, cout, taps), mode
@@ -35,7 +35,7 @@ LAYERS = {
     },
     **{
         f"{name}Linear": (lambda name=name: getattr(lip, f"{name}Linear")(64, 48), (64,))
-        for name in ("AOL", "Bjorck", "CPL", "Cayley", "LOT", "Normalized", "SLL", "SOC")
+        for name in ("AOL", "BRO", "Bjorck", "CPL", "Cayley", "LOT", "Normalized", "SLL", "SOC")
     },
     "SOC-spectral": (lambda: lip.SOCConv2d(8, 8, 3, exponential="spectral"), (8, 7, 9)),
     "SOC-eval-terms": (lambda: lip.SOCConv2d(8, 8, 3, terms=5, eval_terms=12), (8, 7, 9)),
