@@ -56,7 +56,8 @@ def cayley_forward(M: Tensor) -> tuple[Tensor, Tensor]:
     Q, B = torch.empty_like(M), new_inverse(M)
     if M.numel() > 0:
         flat = [X.view(-1, *X.shape[-2:]) if X.numel() > 0 else X for X in (M, Q, B)]
-        (_whole if M.shape[-1] <= _WHOLE else _by_blocks)(*flat)
+        whole = M.shape[-1] <= _WHOLE and M.dtype != torch.complex128  # complex double ones spill with any warps
+        (_whole if whole else _by_blocks)(*flat)
     return Q, B
 
 
@@ -80,7 +81,9 @@ def cayley_backward(gradient: Tensor, Q: Tensor | None, M: Tensor | None, B: Ten
 
 def _whole_warps(double: bool, flagged: bool, is_complex: bool) -> int:
     """Warps of a program that transforms a whole matrix: with others some GPU spills registers."""
-    return 8 if double and (flagged or is_complex) else 4
+    if double and not flagged:
+        return 2
+    return 8 if flagged or is_complex else 4
 
 
 def _whole(M: Tensor, Q: Tensor, B: Tensor) -> None:
@@ -223,7 +226,7 @@ def _compilations(dtype: str, is_complex: bool) -> Iterator[triton_launch.Compil
     for flagged in (False, True)[: 1 + single]:
         double = flagged or not single
         flags = {"DTYPE": tl.float64 if double else tl.float32, "FLAGGED": flagged, "TERMS": _TERMS}
-        for keep in (False, True):
+        for keep in (False, True)[: 2 * (single or not is_complex)]:
             warps = _whole_warps(double, flagged, is_complex)
             yield entry(whole_kernel, pointers, others, warps, KEEP=keep, **flags | {"TILE": _WHOLE})
         working, precision = ("*fp64", "ieee") if double else ("*fp32", "tf32x3")
