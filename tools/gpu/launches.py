@@ -146,7 +146,8 @@ def binary(launch: Recorded, capability: int) -> Any:
         _Tensor(getattr(torch, argument.dtype), argument.value) if argument.dtype else argument.value
         for argument in launch.arguments
     ]
-    constants = {key: getattr(tl, value) if value in ("int32", "int64") else value for key, value in launch.constants}
+    kinds = {str(kind): kind for kind in (tl.int32, tl.int64, tl.float32, tl.float64)}
+    constants = {key: kinds.get(value, value) for key, value in launch.constants}
     triton.runtime.driver.set_active(_Driver(capability))
     options = {"num_warps": launch.num_warps, **triton_launch.OPTIONS}
     return kernel.warmup(*arguments, grid=(1,), **constants, **options)

@@ -79,11 +79,9 @@ def cayley_backward(gradient: Tensor, Q: Tensor | None, M: Tensor | None, B: Ten
     return result
 
 
-def _whole_warps(double: bool, flagged: bool, is_complex: bool) -> int:
+def _whole_warps(double: bool, flagged: bool) -> int:
     """Warps of a program that transforms a whole matrix: with others some GPU spills registers."""
-    if double and not flagged:
-        return 2
-    return 8 if flagged or is_complex else 4
+    return 2 if double and not flagged else 8
 
 
 def _whole(M: Tensor, Q: Tensor, B: Tensor) -> None:
@@ -97,7 +95,7 @@ def _whole(M: Tensor, Q: Tensor, B: Tensor) -> None:
             whole_kernel, (len(M),), M.device,
             *tensors, rows, columns, _ACCURATE * eps, _FAILED, _ORTHOGONAL * eps,
             DTYPE=tl.float64 if double else tl.float32, FLAGGED=flagged, KEEP=B.numel() > 0, COMPLEX=M.is_complex(),
-            TILE=_WHOLE, TERMS=_TERMS, num_warps=_whole_warps(double, flagged, M.is_complex()),
+            TILE=_WHOLE, TERMS=_TERMS, num_warps=_whole_warps(double, flagged),
         )  # fmt: skip
 
 
@@ -150,16 +148,17 @@ def _eliminate(M: Tensor, first: Tensor, second: Tensor, third: Tensor, flags: T
     tiles, (rows, columns) = size // tile, M.shape[1:]
     inverses = first.new_empty(members, tiles, parts, tile, tile)
     flagged = inverses if flags is None else flags
-    constants = {"FLAGGED": flags is not None, "COMPLEX": parts == 2, "TILE": tile, "num_warps": _WARPS}
+    constants = {"FLAGGED": flags is not None, "COMPLEX": parts == 2, "TILE": tile}
+    warps = _step_warps(first.dtype == torch.float64, parts == 2)
     grid = (members * tiles * tiles,)
     arguments = _numbers(M), first, inverses, flagged, rows, columns, tiles
     more = {"PRECISION": precision_of(first), "TERMS": _TERMS}
-    triton_launch.launch(form_kernel, grid, M.device, *arguments, **constants, **more)
+    triton_launch.launch(form_kernel, grid, M.device, *arguments, num_warps=_WARPS, **constants, **more)
     source = first
     for step in range(tiles):
         target = third if step % 2 else second
         arguments = source, target, inverses, flagged, columns, tiles, step
-        triton_launch.launch(step_kernel, grid, M.device, *arguments, **constants)
+        triton_launch.launch(step_kernel, grid, M.device, *arguments, num_warps=warps, **constants)
         source = target
     return source
 
@@ -167,6 +166,11 @@ def _eliminate(M: Tensor, first: Tensor, second: Tensor, third: Tensor, flags: T
 def _elimination_tile(double: bool, is_complex: bool) -> int:
     """Columns eliminated by a launch; with more, registers spill."""
     return TILE // 2 if double else TILE
+
+
+def _step_warps(double: bool, is_complex: bool) -> int:
+    """Warps of a step's programs: with others some GPU spills registers."""
+    return 4 if is_complex and not double else _WARPS
 
 
 def _tall_gradient(G: Tensor, M: Tensor, B: Tensor, out: Tensor) -> None:
@@ -227,14 +231,14 @@ def _compilations(dtype: str, is_complex: bool) -> Iterator[triton_launch.Compil
         double = flagged or not single
         flags = {"DTYPE": tl.float64 if double else tl.float32, "FLAGGED": flagged, "TERMS": _TERMS}
         for keep in (False, True)[: 2 * (single or not is_complex)]:
-            warps = _whole_warps(double, flagged, is_complex)
+            warps = _whole_warps(double, flagged)
             yield entry(whole_kernel, pointers, others, warps, KEEP=keep, **flags | {"TILE": _WHOLE})
         working, precision = ("*fp64", "ieee") if double else ("*fp32", "tf32x3")
         flags = {"FLAGGED": flagged, "PRECISION": precision, "TILE": _elimination_tile(double, is_complex)}
         of_form = {"p_m": number, "p_w": working, "p_e": working, "p_flags": "*i32"}
         yield entry(form_kernel, of_form, sizes, _WARPS, TERMS=_TERMS, **flags)
         of_step = {"p_from": working, "p_to": working, "p_e": working, "p_flags": "*i32"}
-        yield entry(step_kernel, of_step, sizes | {"step": "i32"}, _WARPS, **flags)
+        yield entry(step_kernel, of_step, sizes | {"step": "i32"}, _step_warps(double, is_complex), **flags)
     pointers = {"p_single": number, "p_double": "*fp64", "p_flags": "*i32", "p_q": number, "p_b": number}
     for keep in (False, True):
         yield entry(finish_kernel, pointers, sizes, KEEP=keep, FLAGGED=single)
