@@ -75,8 +75,8 @@ def gradients(loss, layer, x):
     return [value.detach(), *torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)]
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["train", "eval"])
+@pytest.mark.parametrize("loss", [wgan_penalty, *(pytest.param(loss, marks=pytest.mark.slow) for loss in LOSSES[1:])])
 @pytest.mark.parametrize("name", LAYERS)
 def test_losses_of_gradients_are_those_of_the_reference(name, loss, training):
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 2e-3)):
