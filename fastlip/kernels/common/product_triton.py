@@ -116,7 +116,7 @@ def defect_from(p_sums, count, SUMS: tl.constexpr):
 @triton.jit
 def product_kernel(
     p_a, p_b, p_a2, p_b2, p_x, p_c, p_scale, p_sums, p_status,
-    rows, columns, terms, reals, limit, step, steps, count, fine, first, second,
+    rows, columns, terms, reals, limit, step, steps, count, plain, fine, first, second,
     x_a, x_b, identity,
     a_member, a_part, a_row, a_term, b_member, b_part, b_term, b_column,
     x_member, x_part, x_row, x_column, c_member, c_part, c_row, c_column,
@@ -142,7 +142,7 @@ def product_kernel(
     if STEP:
         norm, trace = defect_from(p_sums + member.to(tl.int64) * 2 * count, count, SUMS)
         more = norm > fine
-        a, b = cubic_of(norm, trace, more)
+        a, b = cubic_of(norm, trace, more & (plain == 0))
         first, second = first * (x_a * a + x_b * b), second * b
         if tile == 0:
             tl.store(p_status + 1, more.to(tl.int32))
@@ -231,11 +231,15 @@ class Iteration(NamedTuple):
 
 
 class Cubic(NamedTuple):
-    """Of a step: its number, and the coefficients of x and of the product, (x_a a + x_b b) first and b second."""
+    """Of a step: its number, and the coefficients of x and of the product, (x_a a + x_b b) first and b second.
+
+    A ``plain`` step is not scaled: a = 1.5, b = -0.5.
+    """
 
     number: int
     x_a: float = 0.0
     x_b: float = 0.0
+    plain: bool = False
 
     def is_step(self) -> bool:
         """Whether its coefficients are used, and members that have converged are told to stop after it."""
@@ -313,7 +317,8 @@ def multiply(
     triton_launch.launch(
         product_kernel, (len(out) * tiles_of(rows, columns, tile),), out.device,
         a, b, a2, b2, added, out, out if scale is None else scale, out if sums is None else sums, status,
-        rows, columns, a.shape[3], reals, columns if limit is None else limit, step, steps, count, fine,
+        rows, columns, a.shape[3], reals, columns if limit is None else limit, step, steps, count,
+        int(cubic is not None and cubic.plain), fine,
         float(first), float(second), cubic.x_a if cubic else 1.0, cubic.x_b if cubic else 0.0, float(identity),
         *a.stride(), *b.stride(), *added.stride(), *out.stride(),
         SIGN_A=-1 if conjugate[0] else 1, SIGN_B=-1 if conjugate[1] else 1, SECOND=factor, ADD=x is not None,
@@ -326,7 +331,7 @@ def multiply(
 
 
 _POINTERS = ("p_a", "p_b", "p_a2", "p_b2", "p_x", "p_c", "p_scale", "p_sums", "p_status")
-_INTEGERS = ("rows", "columns", "terms", "reals", "limit", "step", "steps", "count")
+_INTEGERS = ("rows", "columns", "terms", "reals", "limit", "step", "steps", "count", "plain")
 _FLOATS = ("fine", "first", "second", "x_a", "x_b", "identity")
 _AXES = {"a": ("row", "term"), "b": ("term", "column"), "x": ("row", "column"), "c": ("row", "column")}
 _STRIDES = tuple(f"{matrix}_{name}" for matrix, names in _AXES.items() for name in ("member", "part", *names))

@@ -12,12 +12,13 @@ from torch import Tensor
 from fastlip.kernels.common.product_triton import Cubic, Iteration, multiply, planar, tiles_of
 from fastlip.kernels.polar.newton_schulz import ADJOINT_STEPS, FINE, TINY
 
-STEPS = 32
-# What has not converged by this step has a condition number from about 1e3. It gets this much of fixed orthonormal
-# columns, between its small singular vectors alone: a singular value of zero stays zero in every step, but this one
-# grows like others. Divided by the growth until then it is a few roundings, so that the factor is one of a matrix
-# next to V, and orthonormal for every V.
-PERTURBED, PERTURBATION, PLAIN_STEPS = 12, 2.0**-12, 7
+STEPS = 30
+# What has not converged before these steps has a condition number from about 1e4. They are plain: its large singular
+# values come to 1, its tiny ones grow. After them it gets this much of fixed orthonormal columns, between its tiny
+# singular vectors alone: a singular value of zero stays zero in every step, but this one grows like others. Divided
+# by the growth until then it is about a rounding, so that the factor is one of a matrix next to V, and orthonormal
+# for every V.
+PLAIN, PERTURBATION = range(12, 16), 2.0**-6
 
 
 def factor(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
@@ -41,9 +42,9 @@ def factor(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
     measure(None)
     for step in range(STEPS):
         old, X = pair[step % 2], pair[(step + 1) % 2]
-        multiply(X, old, defect, x=old, second=-1, iteration=iteration, cubic=Cubic(step, 1, 1))
-        if step == PERTURBED:
-            X += (iteration.status[:, step + 1] * PERTURBATION)[:, None, None, None] * _between_small(X)
+        multiply(X, old, defect, x=old, second=-1, iteration=iteration, cubic=Cubic(step, 1, 1, step in PLAIN))
+        if step == PLAIN[-1]:
+            X += (iteration.status[:, step + 1] * PERTURBATION)[:, None, None, None] * _between_tiny(X, defect)
         measure(Cubic(step))
     residual = iteration.sums[..., 0].sum(1).sqrt()
     last = (
@@ -119,16 +120,11 @@ def _orthonormal(X: Tensor) -> Tensor:
     return angles.cos() * (2 / rows) ** 0.5
 
 
-def _between_small(X: Tensor) -> Tensor:
-    """(I - YYᴴ) W (I - YᴴY) for orthonormal columns W: about W between the singular vectors of tiny singular values.
+def _between_tiny(X: Tensor, defect: Tensor) -> Tensor:
+    """(I - XXᴴ) W (I - XᴴX) for orthonormal columns W: of W, what is between the vectors of tiny singular values.
 
-    Y is X after plain steps, which bring all other singular values to 1.
+    ``defect``: I - XᴴX, of this X or the one before.
     """
-    defect = torch.empty_like(X[..., : X.shape[-1], :])
-    for _ in range(PLAIN_STEPS):
-        multiply(defect, X.mT, X, conjugate=(True, False), second=-1, identity=1)
-        X = multiply(torch.empty_like(X), X, defect, x=X, second=0.5)
-    multiply(defect, X.mT, X, conjugate=(True, False), second=-1, identity=1)
     W = torch.zeros_like(X)
     W[:, 0] = _orthonormal(X)
     right = multiply(torch.empty_like(X), W, defect)

@@ -57,21 +57,6 @@ def defect_of(gram_re, gram_im, identity):
 
 
 @triton.jit
-def cubic_of(norm, trace, more):
-    """The coefficients a, b of the step x -> a x + b x³: 1.5 and -0.5, scaled by what the defect D allows.
-
-    |D|² / tr D is at most the largest eigenvalue of D = I - xᴴx, hence 1 minus it at least the smallest of xᴴx.
-    """
-    largest = tl.where(
-        trace > 0, tl.minimum(norm * norm / tl.where(trace > 0, trace, 1.0), tl.minimum(norm, 1.0)), 0.0
-    )
-    smallest = 1 - largest
-    square = tl.where(more, tl.minimum(3 / (1 + tl.sqrt(smallest) + smallest), 2.0), 1.0)
-    rho = tl.sqrt(square)
-    return 1.5 * rho, -0.5 * rho * square
-
-
-@triton.jit
 def load_planar(p_x, o_x, m_x, is_complex, COMPLEX: tl.constexpr):
     """Real and imaginary parts, which are neighbours in memory; the latter 0 unless is_complex."""
     re = tl.load(p_x + o_x, mask=m_x, other=0)

@@ -14,13 +14,12 @@ import triton.language as tl
 from torch import Tensor
 
 from fastlip.kernels.common import triton_launch
-from fastlip.kernels.common.product_triton import compilation
+from fastlip.kernels.common.product_triton import compilation, cubic_of
 from fastlip.kernels.polar import by_products_triton, newton_schulz
 from fastlip.kernels.polar.newton_schulz import ADJOINT_STEPS, FINE, STEPS, TINY
 from fastlip.kernels.polar.on_chip import (
     adjoint_multiply,
     bound_of,
-    cubic_of,
     defect_of,
     derive,
     gram_of,
