@@ -2,13 +2,9 @@
 
 DOCSTRINGS = []
 
-FILES = [
-    "tools/gpu/watch.py",
-]
+FILES = []
 
-FUNCTIONS = [
-    "fastlip/kernels/common/product_triton.py: product_kernel",
-]
+FUNCTIONS = []
 
 CIRCLES = []
 

@@ -27,6 +27,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from operations import FREE, WAITS
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -41,77 +42,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = str(Path(fastlip.__file__).parent)
 DEVICE = torch.device("cuda", 0)
 
-# Operations that launch nothing: views, memory without contents, questions.
-_FREE = frozenset(
-    [
-        "_conj",
-        "_neg_view",
-        "_reshape_alias",
-        "_unsafe_view",
-        "alias",
-        "as_strided",
-        "chunk",
-        "detach",
-        "diagonal",
-        "empty",
-        "empty_like",
-        "empty_strided",
-        "expand",
-        "flatten",
-        "imag",
-        "is_same_size",
-        "lift",
-        "lift_fresh",
-        "movedim",
-        "narrow",
-        "new_empty",
-        "new_empty_strided",
-        "permute",
-        "real",
-        "reshape",
-        "resize",
-        "resolve_conj",
-        "resolve_neg",
-        "select",
-        "set_",
-        "slice",
-        "split",
-        "split_with_sizes",
-        "squeeze",
-        "t",
-        "transpose",
-        "unbind",
-        "unflatten",
-        "unfold",
-        "unsqueeze",
-        "view",
-        "view_as",
-        "view_as_complex",
-        "view_as_real",
-    ]
-)
-# Operations for which torch's CUDA code waits for the device: to read a number, a shape or LAPACK's verdict.
-_WAITS = frozenset(
-    [
-        "_local_scalar_dense",
-        "is_nonzero",
-        "nonzero",
-        "masked_select",
-        "unique_dim",
-        "_unique2",
-        "unique_consecutive",
-        "bincount",
-        "equal",
-        "_linalg_check_errors",
-        "_linalg_svd",
-        "_linalg_eigh",
-        "linalg_eig",
-        "_linalg_eigvals",
-        "linalg_matrix_exp",
-        "linalg_lstsq",
-        "_assert_scalar",
-    ]
-)
 # What a capture cannot have, besides waits: memory of the host that is not pinned.
 UPLOAD = "upload"
 
@@ -215,7 +145,7 @@ class Device(TorchDispatchMode):
         if name in ("_local_scalar_dense", "is_nonzero") and isinstance(args[0], FakeTensor):
             return False if name == "is_nonzero" else _number(args[0].dtype)
         result = func(*args, **kwargs)
-        if name.rstrip("_") not in _FREE and any(tensor.is_cuda for tensor in tensors((args, kwargs, result))):
+        if name.rstrip("_") not in FREE and any(tensor.is_cuda for tensor in tensors((args, kwargs, result))):
             self.counts.note(name, sum(map(nbytes, tensors((args, kwargs, result)))))
             if "convolution" in name and self._inside and self._inside[-1].startswith("conv_chain"):
                 self.counts.chained += 1
@@ -245,7 +175,7 @@ class Device(TorchDispatchMode):
 
     def _waits(self, name: str, args: Any, kwargs: Any) -> str | None:
         on_device = any(tensor.is_cuda for tensor in tensors((args, kwargs)))
-        if on_device and name in _WAITS:
+        if on_device and name in WAITS:
             return name
         if name.startswith("index") and any(index.dtype is torch.bool for index in tensors(args[1])):
             return "choice by a mask"

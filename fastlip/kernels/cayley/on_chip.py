@@ -8,14 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastlip.kernels.common.product_triton import (
-    adjoint_tile,
-    defect_from,
-    load_tile,
-    multiply_add,
-    store_tile,
-    zero_tile,
-)
+from fastlip.kernels.common.product_triton import defect_from
+from fastlip.kernels.common.tiles_triton import adjoint_tile, load_tile, multiply_add, store_tile, zero_tile
 
 
 @triton.jit

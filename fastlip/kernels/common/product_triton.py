@@ -17,77 +17,10 @@ import triton.language as tl
 from torch import Tensor
 
 from fastlip.kernels.common import triton_launch
+from fastlip.kernels.common.tiles_triton import adjoint_tile, combine_tile, store_tile
 
 TILE = 32  # rows and columns of a tile of the result
 _TERMS = 16  # of one step of its sums: with more, registers spill
-
-
-@triton.jit
-def load_tile(p, o_row, o_column, m_tile, part, row_stride, column_stride, has_im, SIGN: tl.constexpr,
-              COMPLEX: tl.constexpr):  # fmt: skip
-    """Real and imaginary parts; the latter a 1 x 1 block of zeros of real matrices. A negative sign conjugates."""
-    o = (o_row * row_stride)[:, None] + (o_column * column_stride)[None, :]
-    re = tl.load(p + o, mask=m_tile, other=0)
-    im = tl.zeros((1, 1), p.dtype.element_ty)
-    if COMPLEX:
-        im = SIGN * tl.load(p + part + o, mask=m_tile & has_im, other=0)
-    return re, im
-
-
-@triton.jit
-def store_tile(p, o_row, o_column, m_tile, part, row_stride, column_stride, re, im, COMPLEX: tl.constexpr):
-    """The inverse of load_tile."""
-    o = (o_row * row_stride)[:, None] + (o_column * column_stride)[None, :]
-    tl.store(p + o, re, mask=m_tile)
-    if COMPLEX:
-        tl.store(p + part + o, im, mask=m_tile)
-
-
-@triton.jit
-def multiply_add(a_re, a_im, b_re, b_im, re, im, COMPLEX: tl.constexpr, PRECISION: tl.constexpr):
-    """(re, im) + a b."""
-    re = tl.dot(a_re, b_re, re, input_precision=PRECISION, out_dtype=re.dtype)
-    if COMPLEX:
-        re = tl.dot(-a_im, b_im, re, input_precision=PRECISION, out_dtype=re.dtype)
-        im = tl.dot(a_re, b_im, im, input_precision=PRECISION, out_dtype=re.dtype)
-        im = tl.dot(a_im, b_re, im, input_precision=PRECISION, out_dtype=re.dtype)
-    return re, im
-
-
-@triton.jit
-def zero_tile(DTYPE: tl.constexpr, TILE: tl.constexpr, COMPLEX: tl.constexpr):
-    """A tile of zeros, as load_tile gives it."""
-    re = tl.zeros((TILE, TILE), DTYPE)
-    if COMPLEX:
-        im = tl.zeros((TILE, TILE), DTYPE)
-    else:
-        im = tl.zeros((1, 1), DTYPE)
-    return re, im
-
-
-@triton.jit
-def adjoint_tile(re, im, COMPLEX: tl.constexpr):
-    """The tile of the adjoint."""
-    if COMPLEX:
-        im = -tl.trans(im)
-    return tl.trans(re), im
-
-
-@triton.jit
-def accumulate(
-    p_a, p_b, re, im, o_row, o_column, rows, columns, terms,
-    a_part, a_row, a_term, b_part, b_term, b_column, has_im,
-    SIGN_A: tl.constexpr, SIGN_B: tl.constexpr, COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TERMS: tl.constexpr,
-):  # fmt: skip
-    """(re, im) + (a b)[o_row, o_column]."""
-    for start in range(0, terms, TERMS):
-        o_term = start + tl.arange(0, TERMS)
-        m_a = (o_row < rows)[:, None] & (o_term < terms)[None, :]
-        m_b = (o_term < terms)[:, None] & (o_column < columns)[None, :]
-        a_re, a_im = load_tile(p_a, o_row, o_term, m_a, a_part, a_row, a_term, has_im, SIGN_A, COMPLEX)
-        b_re, b_im = load_tile(p_b, o_term, o_column, m_b, b_part, b_term, b_column, has_im, SIGN_B, COMPLEX)
-        re, im = multiply_add(a_re, a_im, b_re, b_im, re, im, COMPLEX, PRECISION)
-    return re, im
 
 
 @triton.jit
@@ -114,16 +47,32 @@ def defect_from(p_sums, count, SUMS: tl.constexpr):
 
 
 @triton.jit
+def coefficients(p_sums, count, plain, fine, SUMS: tl.constexpr):
+    """a and b of a member's step, and whether it goes on after it."""
+    norm, trace = defect_from(p_sums, count, SUMS)
+    more = norm > fine
+    a, b = cubic_of(norm, trace, more & (plain == 0))
+    return a, b, more
+
+
+@triton.jit
+def store_sums(p_sums, re, im, m_measured, diagonal, COMPLEX: tl.constexpr):
+    """Of a tile: what :func:`defect_from` reads."""
+    square = tl.sum(tl.where(m_measured, re * re, 0.0))
+    if COMPLEX:
+        square += tl.sum(tl.where(m_measured, im * im, 0.0))
+    tl.store(p_sums, square)
+    tl.store(p_sums + 1, tl.sum(tl.where(diagonal, re, 0.0)))
+
+
+@triton.jit
 def product_kernel(
-    p_a, p_b, p_a2, p_b2, p_x, p_c, p_scale, p_sums, p_status,
-    rows, columns, terms, reals, limit, step, steps, count, plain, fine, first, second,
-    x_a, x_b, identity,
-    a_member, a_part, a_row, a_term, b_member, b_part, b_term, b_column,
-    x_member, x_part, x_row, x_column, c_member, c_part, c_row, c_column,
-    SIGN_A: tl.constexpr, SIGN_B: tl.constexpr, SECOND: tl.constexpr, ADD: tl.constexpr, SYMMETRY: tl.constexpr,
-    SCALED: tl.constexpr, MEASURED: tl.constexpr, ITERATED: tl.constexpr, STEP: tl.constexpr,
-    COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr, TERMS: tl.constexpr,
-    SUMS: tl.constexpr,
+    p_a, p_b, p_a2, p_b2, p_x, p_c, p_scale, p_sums, p_status, rows, columns, terms, reals, limit, step, steps, count,
+    plain, fine, first, second, x_a, x_b, identity, a_member, a_part, a_row, a_term, b_member, b_part, b_term,
+    b_column, x_member, x_part, x_row, x_column, c_member, c_part, c_row, c_column, SIGN_A: tl.constexpr,
+    SIGN_B: tl.constexpr, SECOND: tl.constexpr, ADD: tl.constexpr, SYMMETRY: tl.constexpr, SCALED: tl.constexpr,
+    MEASURED: tl.constexpr, ITERATED: tl.constexpr, STEP: tl.constexpr, COMPLEX: tl.constexpr,
+    PRECISION: tl.constexpr, TILE: tl.constexpr, TERMS: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
     """c = first · x + second · a b + identity · I, of each member; see :func:`multiply` for the variants."""
     DTYPE: tl.constexpr = p_c.dtype.element_ty
@@ -138,11 +87,8 @@ def product_kernel(
         p_status += member * (steps + 1) + step
         if tl.load(p_status) == 0:
             return
-    more = True
     if STEP:
-        norm, trace = defect_from(p_sums + member.to(tl.int64) * 2 * count, count, SUMS)
-        more = norm > fine
-        a, b = cubic_of(norm, trace, more & (plain == 0))
+        a, b, more = coefficients(p_sums + member.to(tl.int64) * 2 * count, count, plain, fine, SUMS)
         first, second = first * (x_a * a + x_b * b), second * b
         if tile == 0:
             tl.store(p_status + 1, more.to(tl.int32))
@@ -153,61 +99,32 @@ def product_kernel(
     has_im = tl.zeros((1, 1), tl.int32) + member >= reals
     member = member.to(tl.int64)
     p_a, p_b, p_c = p_a + member * a_member, p_b + member * b_member, p_c + member * c_member
+    p_a2, p_b2, p_x = p_a2 + member * a_member, p_b2 + member * b_member, p_x + member * x_member
     lane = tl.arange(0, TILE)
     o_row, o_column = tile_row * TILE + lane, tile_column * TILE + lane
-
-    re, im = zero_tile(DTYPE, TILE, COMPLEX)
-    if SECOND != 0:
-        p_a2, p_b2 = p_a2 + member * a_member, p_b2 + member * b_member
-        re, im = accumulate(
-            p_a2, p_b2, re, im, o_row, o_column, rows, columns, terms,
-            a_part, a_row, a_term, b_part, b_term, b_column, has_im, SIGN_A, SIGN_B, COMPLEX, PRECISION, TERMS,
-        )  # fmt: skip
-        re, im = SECOND * re, SECOND * im
-    re, im = accumulate(
-        p_a, p_b, re, im, o_row, o_column, rows, columns, terms,
-        a_part, a_row, a_term, b_part, b_term, b_column, has_im, SIGN_A, SIGN_B, COMPLEX, PRECISION, TERMS,
-    )  # fmt: skip
-    re, im = (second * re).to(DTYPE), (second * im).to(DTYPE)
     m_tile = (o_row < rows)[:, None] & (o_column < columns)[None, :]
-    if ADD:
-        p_x += member * x_member
-        x_re, x_im = load_tile(p_x, o_row, o_column, m_tile, x_part, x_row, x_column, has_im, 1, COMPLEX)
-        re, im = (re + first * x_re).to(DTYPE), (im + first * x_im).to(DTYPE)
+    re, im = combine_tile(
+        p_a, p_b, p_a2, p_b2, p_x, o_row, o_column, m_tile, rows, columns, terms, first, second,
+        a_part, a_row, a_term, b_part, b_term, b_column, x_part, x_row, x_column, has_im,
+        SIGN_A, SIGN_B, SECOND, ADD, COMPLEX, PRECISION, TILE, TERMS,
+    )  # fmt: skip
     if SYMMETRY != 0:
-        t_re, t_im = zero_tile(DTYPE, TILE, COMPLEX)
-        if SECOND != 0:
-            t_re, t_im = accumulate(
-                p_a2, p_b2, t_re, t_im, o_column, o_row, rows, columns, terms,
-                a_part, a_row, a_term, b_part, b_term, b_column, has_im, SIGN_A, SIGN_B, COMPLEX, PRECISION, TERMS,
-            )  # fmt: skip
-            t_re, t_im = SECOND * t_re, SECOND * t_im
-        t_re, t_im = accumulate(
-            p_a, p_b, t_re, t_im, o_column, o_row, rows, columns, terms,
-            a_part, a_row, a_term, b_part, b_term, b_column, has_im, SIGN_A, SIGN_B, COMPLEX, PRECISION, TERMS,
-        )  # fmt: skip
-        t_re, t_im = (second * t_re).to(DTYPE), (second * t_im).to(DTYPE)
         m_other = (o_column < rows)[:, None] & (o_row < columns)[None, :]
-        if ADD:
-            x_re, x_im = load_tile(p_x, o_column, o_row, m_other, x_part, x_row, x_column, has_im, 1, COMPLEX)
-            t_re, t_im = (t_re + first * x_re).to(DTYPE), (t_im + first * x_im).to(DTYPE)
+        t_re, t_im = combine_tile(
+            p_a, p_b, p_a2, p_b2, p_x, o_column, o_row, m_other, rows, columns, terms, first, second,
+            a_part, a_row, a_term, b_part, b_term, b_column, x_part, x_row, x_column, has_im,
+            SIGN_A, SIGN_B, SECOND, ADD, COMPLEX, PRECISION, TILE, TERMS,
+        )  # fmt: skip
         t_re, t_im = adjoint_tile(t_re, t_im, COMPLEX)
         re, im = re + SYMMETRY * t_re, im + SYMMETRY * t_im
-        t_re, t_im = adjoint_tile(re, im, COMPLEX)
+        t_re, t_im = adjoint_tile(SYMMETRY * re, SYMMETRY * im, COMPLEX)
         if tile_row != tile_column:
-            store_tile(
-                p_c, o_column, o_row, m_other, c_part, c_row, c_column, SYMMETRY * t_re, SYMMETRY * t_im, COMPLEX
-            )
+            store_tile(p_c, o_column, o_row, m_other, c_part, c_row, c_column, t_re, t_im, COMPLEX)
     diagonal = (o_row[:, None] == o_column[None, :]) & m_tile
     re += tl.where(diagonal, identity, 0.0).to(DTYPE)
     if MEASURED:
         m_measured = m_tile & (o_column < limit)[None, :]
-        square = tl.sum(tl.where(m_measured, re * re, 0.0))
-        if COMPLEX:
-            square += tl.sum(tl.where(m_measured, im * im, 0.0))
-        p_own = p_sums + (member * count + tile) * 2
-        tl.store(p_own, square)
-        tl.store(p_own + 1, tl.sum(tl.where(diagonal, re, 0.0)))
+        store_sums(p_sums + (member * count + tile) * 2, re, im, m_measured, diagonal, COMPLEX)
     store_tile(p_c, o_row, o_column, m_tile, c_part, c_row, c_column, re, im, COMPLEX)
 
 
