@@ -41,7 +41,7 @@ def test_modules_that_stand_at_several_places(name):
     torch.testing.assert_close(plain(x), model(x), rtol=1e-5, atol=1e-5)
 
 
-KINDS = [lip.AOLConv2d, lip.SLLConv2d, lip.CPLConv2d, lip.SOCConv2d, lip.BCOPConv2d, lip.CayleyConv2d]
+KINDS = [lip.AOLConv2d, lip.SLLConv2d, lip.CPLConv2d, lip.SOCConv2d, lip.BCOPConv2d, lip.BROConv2d, lip.CayleyConv2d]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,7 @@ import fastlip
 from fastlip import nn as lip
 from fastlip.nn import fusion
 
-METHODS = ("AOC", "AOL", "BCOP", "Cayley", "CPL", "LOT", "SLL", "SOC")
+METHODS = ("AOC", "AOL", "BCOP", "BRO", "Cayley", "CPL", "LOT", "SLL", "SOC")
 KINDS = {**{name: getattr(lip, f"{name}Conv2d") for name in METHODS}, "torch": nn.Conv2d}
 
 

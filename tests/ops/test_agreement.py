@@ -1,8 +1,12 @@
 """Every op x backend x case x dtype against the float64 reference; and what torch asks of an operator."""
 
+import contextlib
+import functools
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fastlip import testing
 
@@ -117,6 +121,34 @@ def test_opcheck(op_name, backend, case_name, case):
         ]
         tests = ["test_schema", "test_faketensor", "test_autograd_registration"]
         torch.library.opcheck(packet, tuple(inputs), test_utils=tests)
+
+
+def call(op_name, backend, case, **tensors):
+    return testing.call(op_name, backend, case, tensors)
+
+
+class Onlooker(TorchDispatchMode):
+    """Sees to it that what fastlip's registered operators return is in memory as it is."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = func(*args, **(kwargs or {}))
+        if func.namespace == "fastlip":
+            assert not any(result.is_conj() or result.is_neg() for result in tree_leaves(results)), func
+        return results
+
+
+@pytest.mark.parametrize(("op_name", "backend", "case_name", "case"), _names(small_cases(("native",))))
+def test_who_looks_on_changes_nothing(op_name, backend, case_name, case):
+    for dtype in testing.dtypes_of(op_name):
+        tensors = case.make(dtype)
+        require(op_name, backend, case, tensors)
+        function = functools.partial(call, op_name, backend, case)
+        expected, seen = {}, {}
+        for results, context in ((expected, contextlib.nullcontext()), (seen, Onlooker())):
+            with context:
+                results |= testing.outputs_and_gradients(function, tensors)
+        for name, value in expected.items():
+            torch.testing.assert_close(seen[name], value, equal_nan=True)
 
 
 @pytest.mark.parametrize("op_name", testing.ops_with_cases())

@@ -24,7 +24,8 @@ def block_reflector_forward(V: Tensor, rows: int, columns: int) -> tuple[Tensor,
         X, R = _orthonormal(V)
         identity = torch.eye(shape[-2], dtype=V.dtype)[:rows, :columns]
         Q = torch.baddbmm(identity, X[:, :rows], X[:, :columns].mH, alpha=-2)
-    return Q.view(*shape[:-2], rows, columns), R.contiguous().view(*shape[:-2], shape[-1], shape[-1])
+    R = R.resolve_conj().contiguous()
+    return Q.view(*shape[:-2], rows, columns), R.view(*shape[:-2], shape[-1], shape[-1])
 
 
 def block_reflector_backward(gradient: Tensor, V: Tensor, R: Tensor) -> Tensor:

@@ -31,6 +31,9 @@ _is_grad_enabled = torch.is_grad_enabled
 _transforms_are_active = torch._C._are_functorch_transforms_active
 _tracing_state = torch._C._get_tracing_state
 _is_wrapper = torch._C._dispatch_isTensorSubclassLike
+_exclude = torch._C._SetExcludeDispatchKeyGuard
+_is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
+_conjugate, _negative = torch._C.DispatchKey.Conjugate, torch._C.DispatchKey.Negative
 
 # Tensors that a kernel may take as they are. Subclasses go through torch's dispatcher.
 _PLAIN = frozenset((Tensor, Parameter))
@@ -160,7 +163,12 @@ class Operator:
             if tensor is not None and (tensor.is_neg() or tensor.is_conj() or not tensor.data_ptr()):
                 arguments = tuple(materialized(self.name, argument) for argument in arguments)
                 break
-        return (self.kernels.get(arguments[-1]) or self.find(arguments[-1]))(*arguments[:-1])
+        kernel = self.kernels.get(arguments[-1]) or self.find(arguments[-1])
+        if not _is_excluded(_conjugate):
+            return kernel(*arguments[:-1])
+        # Below a dispatch mode torch's operations ignore that a tensor is conjugated (X.mH) or negated.
+        with _exclude(_conjugate, False), _exclude(_negative, False):
+            return kernel(*arguments[:-1])
 
     def find(self, backend: str) -> Callable[..., Any]:
         """Returns the backend's kernel for this operator."""
