@@ -231,6 +231,16 @@ def test_a_converted_model_is_saved_copied_and_compiled(tmp_path):
     assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=False)(x), converted(x))
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_converted_networks_are_exported(name):
+    make, shape = NETWORKS[name]
+    model, _ = convert(make(), shape)
+    x = torch.rand(3, *shape)
+    model(x)
+    exported = fastlip.export(model.eval(), shape)
+    torch.testing.assert_close(exported(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 def test_batch_centering_is_a_translation_and_follows_the_mean():
     converted, _ = convert(nn.Sequential(nn.BatchNorm2d(3)), (3, 4, 4))
     x = torch.rand(64, 3, 4, 4) + 5
