@@ -71,11 +71,14 @@ class Scale(WholeModule):
             return self.lipschitz
         return self.log_scale.detach().double().exp().item()
 
+    def factor(self) -> Tensor | float:
+        """L as training differentiates it: (1,) if it is learnt."""
+        return self.lipschitz if self.log_scale is None else at_least_float32(self.log_scale).exp()
+
     def forward(self, x: Tensor) -> Tensor:
         """L x."""
-        if self.log_scale is None:
-            return x * self.lipschitz
-        return x * at_least_float32(self.log_scale).exp().to(x.dtype)
+        factor = self.factor()
+        return x * (factor.to(x.dtype) if isinstance(factor, Tensor) else factor)
 
     def extra_repr(self) -> str:
         """The arguments."""

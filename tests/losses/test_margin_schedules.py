@@ -123,13 +123,15 @@ def test_logit_annealing_of_a_certain_sample_has_no_gradient(exponent):
     assert torch.equal(found, torch.zeros(1, 2))
 
 
-@pytest.mark.parametrize("head", ["unit rows", "first outputs", "linear"])
+@pytest.mark.parametrize("head", ["unit rows", "first outputs", "linear", "scaled", "scaled before"])
 def test_the_slopes_are_those_of_the_certificate(head):
     torch.manual_seed(0)
     ends = {
         "unit rows": (lip.NormalizedLinear(8, 4),),
         "first outputs": (nn.Sequential(lip.NormalizedLinear(8, 6), nn.Identity()), lip.FirstChannels(4)),
         "linear": (nn.Linear(8, 4),),
+        "scaled": (lip.NormalizedLinear(8, 4), lip.Scale(5.0), lip.Scale(0.5, learnable=True)),
+        "scaled before": (lip.Scale(3.0), lip.NormalizedLinear(8, 4)),
     }[head]
     model = nn.Sequential(nn.Flatten(), lip.CayleyLinear(8, 8), lip.MaxMin(), *ends).double().eval()
     slopes = losses.class_slopes(model)
@@ -147,8 +149,9 @@ def test_the_slopes_are_those_of_the_certificate(head):
 def test_slopes_without_rows_are_those_of_joint_outputs():
     for model in (lip.CayleyLinear(8, 4), nn.Sequential(lip.NormalizedLinear(8, 4), lip.MaxMin()), nn.Sequential()):
         assert losses.class_slopes(model) == math.sqrt(2)
-    model = fastlip.models.lip_conv_net("aol", width=4, image_size=16, layers_per_block=1)
-    assert losses.class_slopes(model) == math.sqrt(2)
+    for L in (1.0, 7.0):
+        model = fastlip.models.lip_conv_net("aol", width=4, image_size=16, layers_per_block=1, lipschitz=L)
+        assert losses.class_slopes(model) == pytest.approx(math.sqrt(2) * L)
 
 
 def test_gradients_reach_the_rows():

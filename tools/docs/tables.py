@@ -244,12 +244,28 @@ def sharing() -> str:
     return f"{measured(file, command, machine, options['torch'])}\n\n{table(head, rows)}"
 
 
+def rounding(network: str) -> str:
+    """What the worst-case bound of rounding errors costs certificates: trained on digits, or with initial weights."""
+    file, found = read("rounding_costs.json")
+    rows = []
+    for row in found[network]:
+        kinds = row["worst-case"], row["probabilistic"]
+        rows.append([TITLES[row["method"]], *(f"{kind['error']:.1e}" for kind in kinds)])
+        if network == "digits":
+            rows[-1] += [f"{100 * kind['cra']:.1f} %" for kind in kinds]
+    head = ["method", "e, worst case", "e, probabilistic", f"CRA({EPS})", "probabilistic"][: len(rows[0])]
+    machine = found["machine"].replace(" 1 threads", " 1 thread")
+    about = measured(file, found["command"].partition(" --")[0], machine, found["torch"])
+    return "\n".join((f"{about} Networks of size {found['size']}.", "", table(head, rows)))
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "attacks": attacks,
     "compare": compare,
     "digits": digits,
     "never_slower": never_slower,
     "ops": ops,
+    "rounding": rounding,
     "sharing": sharing,
     "steps": steps,
 }

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastlip.kernels.common.capture import is_capturing
 from fastlip.kernels.common.fourier import Size, count_frequencies, own_frequencies, plane_angles, unique_frequencies
+from fastlip.kernels.spectral_conv.frequencies import half_plane
 
 SMALL = 400  # entries of an FFT size whose transform is one matrix product: 16 x 16 with its zero padding
 
@@ -29,6 +30,9 @@ def prepare(fft_size: Size, image: Size, dtype: torch.dtype, device: torch.devic
     else:
         positions(fft_size, device)
         weights(fft_size, dtype, device)
+        sources(fft_size, device)
+        for weighted in (False, True):
+            factors(fft_size, weighted, dtype, device)
 
 
 def positions(fft_size: Size, device: torch.device) -> Tensor:
@@ -39,6 +43,19 @@ def positions(fft_size: Size, device: torch.device) -> Tensor:
 def weights(fft_size: Size, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(F,): what each unique frequency stands for, itself or two conjugates, divided by the area."""
     return _kept(_weights, device, fft_size, dtype)
+
+
+def sources(fft_size: Size, device: torch.device) -> Tensor:
+    """(h (w // 2 + 1),): the unique frequency that each entry of rfft2's list is, or is the conjugate of."""
+    return _kept(_sources, device, fft_size)
+
+
+def factors(fft_size: Size, weighted: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(2, h (w // 2 + 1)): what real and imaginary parts at the :func:`sources` are multiplied by.
+
+    Signs of the conjugates, and unless weighted a division by :func:`weights`.
+    """
+    return _kept(_factors, device, fft_size, weighted, dtype)
 
 
 def transform(fft_size: Size, image: Size, weighted: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -72,6 +89,16 @@ def _weights(device: torch.device, fft_size: Size, dtype: torch.dtype) -> Tensor
     result = torch.full((count,), 2 / (fft_size[0] * fft_size[1]), dtype=torch.float64, device=device)
     result[: own_frequencies(fft_size)] /= 2
     return result.to(dtype)
+
+
+def _sources(device: torch.device, fft_size: Size) -> Tensor:
+    return half_plane(torch.arange(count_frequencies(fft_size), device=device), fft_size)
+
+
+def _factors(device: torch.device, fft_size: Size, weighted: bool, dtype: torch.dtype) -> Tensor:
+    each = _weights(device, fft_size, torch.float64)
+    each = torch.ones_like(each) if weighted else 1 / each
+    return torch.view_as_real(half_plane(torch.complex(each, each), fft_size).resolve_conj()).T.to(dtype).contiguous()
 
 
 def _transform(device: torch.device, fft_size: Size, image: Size, weighted: bool, dtype: torch.dtype) -> Tensor:

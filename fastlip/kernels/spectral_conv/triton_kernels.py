@@ -16,7 +16,7 @@ from torch import Tensor
 from fastlip.kernels.common import triton_launch
 from fastlip.kernels.spectral_conv import tables
 from fastlip.kernels.spectral_conv.api import dense_format, empty_gradients
-from fastlip.kernels.spectral_conv.frequencies import Size, half_plane
+from fastlip.kernels.spectral_conv.frequencies import Size
 from fastlip.kernels.spectral_conv.reference import REAL
 
 _DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
@@ -151,9 +151,9 @@ def _synthesize(spectrum: Tensor, torus: Size, y: Tensor, bias: Tensor | None, w
         table = tables.transform(torus, (height, width), weighted, y.dtype, y.device).T
         _transform(table, spectrum, (n * channels, channels, 1), bias, y, _image_strides(y), channels)
         return
-    if not weighted:
-        spectrum = spectrum / tables.weights(torus, y.dtype, y.device)[:, None, None]
-    Y = half_plane(torch.complex(spectrum[0], spectrum[1]), torus)
+    parts = spectrum.index_select(1, tables.sources(torus, y.device))
+    parts *= tables.factors(torus, weighted, y.dtype, y.device)[:, :, None, None]
+    Y = torch.complex(parts[0], parts[1])
     whole = torch.fft.irfft2(Y.permute(1, 2, 0).unflatten(2, (torus[0], -1)), s=torus)[..., :height, :width]
     y.copy_(whole if bias is None else whole + bias[:, None, None])
 
