@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -5,6 +7,11 @@ from sklearn.datasets import load_digits
 
 import fastlip
 from fastlip.cli import main
+
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    # Processes share the cores (pytest -n): more threads than cores would wait for each other.
+    torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
 
 @pytest.fixture(autouse=True)
