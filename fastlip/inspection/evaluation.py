@@ -128,7 +128,7 @@ class Unchanged:
 
 
 @contextmanager
-def full_precision(device: str) -> Iterator[None]:
+def certified_precision(device: str) -> Iterator[None]:
     """Switches off autocast, and TF32 and bfloat16 inside float32 products; restores the settings on exit."""
     with ExitStack() as stack:
         stack.enter_context(everything_ieee())

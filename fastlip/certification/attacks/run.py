@@ -16,7 +16,7 @@ from fastlip.certification.attacks.options import KINDS, AttackKind, Plan, Radii
 from fastlip.certification.attacks.result import AttackResult, BrokenCertificateWarning, broken_text
 from fastlip.certification.batches import check_batch, check_declared
 from fastlip.certification.certificates import DEFAULT_EPS, Certificate
-from fastlip.inspection.evaluation import bar, check_model, from_parameters, full_precision, prepare
+from fastlip.inspection.evaluation import bar, check_model, from_parameters, certified_precision, prepare
 
 __all__ = ["KINDS", "attack", "attack_certified"]
 
@@ -102,7 +102,7 @@ def attack(
     model, parameter = prepare(model, device, dtype)
     rows: list[dict[str, Tensor]] = []
     n = 0
-    with full_precision(parameter.device.type), torch.inference_mode(False), torch.no_grad(), _frozen(model):
+    with certified_precision(parameter.device.type), torch.inference_mode(False), torch.no_grad(), _frozen(model):
         for index, batch in enumerate(bar(loader, kind, progress)):
             images, labels = check_batch(index, batch)
             check_declared(model, index, images)

@@ -20,7 +20,7 @@ from fastlip.inspection.evaluation import (
     check_eps,
     check_model,
     from_parameters,
-    full_precision,
+    certified_precision,
     prepare,
 )
 from fastlip.inspection.sameness import check_batch_outputs
@@ -102,7 +102,7 @@ def certify(
     check_eps(eps)
     check_model_name(rounding)
     model, parameter = prepare(model, device, dtype)
-    with full_precision(parameter.device.type), torch.no_grad(), from_parameters(model):
+    with certified_precision(parameter.device.type), torch.no_grad(), from_parameters(model):
         batches = bar(loader, "certify", progress)
         outcome, found = _run(model, parameter, batches, input_shape, per_class, rounding, eps, bounds)
     correct = outcome["margin"] > 0

@@ -6,13 +6,12 @@ that do not converge.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from fastlip.kernels.common.precision import without_autocast
+from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.polar.decomposition import decompose
 from fastlip.kernels.polar.reference import join, polar_adjoint, polish, split
 
@@ -79,19 +78,6 @@ def decomposed_adjoint(G: Tensor, V: Tensor, reals: int) -> Tensor:
 def is_capturing(device: torch.device) -> bool:
     """Whether a CUDA graph is being captured, so that the host must not wait for the device."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """No autocast and no TF32 in torch's products, whose errors the iteration would keep."""
-    switch = torch.backends.cuda.matmul
-    before = switch.fp32_precision
-    try:
-        switch.fp32_precision = "ieee"
-        with without_autocast(device):
-            yield
-    finally:
-        switch.fp32_precision = before
 
 
 def _flat(V: Tensor) -> Tensor:
