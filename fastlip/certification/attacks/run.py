@@ -16,7 +16,7 @@ from fastlip.certification.attacks.options import KINDS, AttackKind, Plan, Radii
 from fastlip.certification.attacks.result import AttackResult, BrokenCertificateWarning, broken_text
 from fastlip.certification.batches import check_batch, check_declared
 from fastlip.certification.certificates import DEFAULT_EPS, Certificate
-from fastlip.inspection.evaluation import bar, check_model, from_parameters, certified_precision, prepare
+from fastlip.inspection.evaluation import bar, certified_precision, check_model, from_parameters, prepare
 
 __all__ = ["KINDS", "attack", "attack_certified"]
 

@@ -17,10 +17,10 @@ from fastlip.certification.rounding import RoundingModel, check_model_name
 from fastlip.inspection.evaluation import (
     Unchanged,
     bar,
+    certified_precision,
     check_eps,
     check_model,
     from_parameters,
-    certified_precision,
     prepare,
 )
 from fastlip.inspection.sameness import check_batch_outputs
