@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from fastlip.benchmarking import peers, whole_step
 from fastlip.benchmarking.literals import Contestant
-from fastlip.benchmarking.networks import network_of, perturb
+from fastlip.benchmarking.networks import PLAIN, is_channels_last, network_of, perturb
 from fastlip.benchmarking.steps import evaluation_step, gradients_of, loss_of, training_step
 from fastlip.benchmarking.timing import alternate
 from fastlip.models import lip_conv_net
@@ -23,6 +24,9 @@ CONTESTANTS: tuple[Contestant, ...] = get_args(Contestant)
 # Relative, in float64: in float32 a pair or a maximum that rounding decides may fall either way, which changes
 # gradients visibly.
 _AGREEMENT = 1e-6
+# Of normal noise: the standard deviation in median distances, and a median's error in those of a mean.
+_DEVIATION, _MEDIAN = 1.4826, 1.2533
+_OWN_MEMORY = ("compiled", whole_step.PLAIN_COMPILED, *whole_step.PROGRAMS)
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,23 @@ class Setting:
 class Row:
     """A contestant compared with plain: medians over the rounds of time ratios, and the ratio of saved bytes.
 
-    ``saved`` is None where a compiled program manages its own memory, which autograd does not see.
+    Args:
+        method: parametrization of the layers.
+        contestant: which network.
+        train: ratio of the times of training steps to plain.
+        evaluate: ratio of the times of evaluation.
+        saved: ratio of the bytes saved for the backward; None where a compiled program manages its own memory, which
+            autograd does not see.
+        train_ms: milliseconds of a training step, as of the next three the median.
+        evaluate_ms: milliseconds of an evaluation.
+        plain_train_ms: milliseconds of plain's training step.
+        plain_evaluate_ms: milliseconds of plain's evaluation.
+        train_to_best: ratio of the times of training steps to the fastest plain network of this run.
+        evaluate_to_best: ratio of the times of evaluation to the fastest plain network of this run.
+        best_train: which plain network trained fastest.
+        best_evaluate: which plain network evaluated fastest.
+        train_error: relative standard error of ``train``.
+        evaluate_error: relative standard error of ``evaluate``.
     """
 
     method: MethodName
@@ -68,6 +88,12 @@ class Row:
     evaluate_ms: float
     plain_train_ms: float
     plain_evaluate_ms: float
+    train_to_best: float | None = None
+    evaluate_to_best: float | None = None
+    best_train: str = "plain"
+    best_evaluate: str = "plain"
+    train_error: float | None = None
+    evaluate_error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The row as values that JSON can hold."""
@@ -92,8 +118,13 @@ def run(setting: Setting, contestants: Sequence[Contestant] = CONTESTANTS) -> li
     - ``"reference"``: the layers in PyTorch operations only.
     - ``"channels-last"``: the reference in that memory format, which shows the effect of the format alone.
     - ``"compiled"``: the reference under ``torch.compile``.
+    - ``"plain channels-last"``: plain in that memory format.
+    - ``"plain compiled"``: plain, network and loss, forward and backward, in one graph of ``torch.compile``.
     - ``"orthogonium"`` and ``"deel-torchlip"``: the same network of that package's layers, with that package's
       initialisation and evaluation.
+
+    Every ratio is reported to plain, and to the fastest of the plain networks that were timed: plain itself and those
+    among the contestants.
 
     Args:
         setting: the network, its batch, and how it is timed.
@@ -124,7 +155,7 @@ def run(setting: Setting, contestants: Sequence[Contestant] = CONTESTANTS) -> li
     how = setting.rounds, setting.device
     train = alternate({name: training_step(name, networks[name], losses[name]) for name in networks}, *how)
     for name, network in networks.items():
-        sizes[name] = None if name in ("compiled", *whole_step.PROGRAMS) else bytes_kept(losses[name])
+        sizes[name] = None if name in _OWN_MEMORY else bytes_kept(losses[name])
         network.eval()
     evaluate = alternate({name: evaluation_step(name, networks[name], inputs[name]) for name in networks}, *how)
     return [_row(setting, name, train, evaluate, sizes) for name in contestants]
@@ -146,21 +177,46 @@ def _row(
     evaluate: dict[str, list[float]],
     sizes: dict[str, int | None],
 ) -> Row:
-    def ratio(seconds: dict[str, list[float]]) -> float:
-        return statistics.median(a / b for a, b in zip(seconds[name], seconds["plain"], strict=True))
-
     def milliseconds(seconds: list[float]) -> float:
         return 1e3 * statistics.median(seconds)
 
     own, plain = sizes[name], sizes["plain"]
+    best_train, best_evaluate = _fastest_plain(train), _fastest_plain(evaluate)
     return Row(
         setting.method,
         name,
-        ratio(train),
-        ratio(evaluate),
+        _ratio(train, name, "plain"),
+        _ratio(evaluate, name, "plain"),
         own / plain if own is not None and plain else None,
         *map(milliseconds, (train[name], evaluate[name], train["plain"], evaluate["plain"])),
+        train_to_best=_ratio(train, name, best_train),
+        evaluate_to_best=_ratio(evaluate, name, best_evaluate),
+        best_train=best_train,
+        best_evaluate=best_evaluate,
+        train_error=_error(train, name),
+        evaluate_error=_error(evaluate, name),
     )
+
+
+def _ratio(seconds: dict[str, list[float]], name: str, other: str) -> float:
+    """The median over the rounds of the ratios of two contestants."""
+    return statistics.median(_ratios(seconds, name, other))
+
+
+def _ratios(seconds: dict[str, list[float]], name: str, other: str) -> list[float]:
+    return [a / b for a, b in zip(seconds[name], seconds[other], strict=True)]
+
+
+def _error(seconds: dict[str, list[float]], name: str) -> float:
+    """The relative standard error of a median ratio to plain, from the median distance to it (normal noise)."""
+    ratios = _ratios(seconds, name, "plain")
+    middle = statistics.median(ratios)
+    spread = statistics.median(abs(ratio - middle) for ratio in ratios) / middle
+    return _DEVIATION * _MEDIAN * spread / math.sqrt(len(ratios))
+
+
+def _fastest_plain(seconds: dict[str, list[float]]) -> str:
+    return min((name for name in PLAIN if name in seconds), key=lambda name: _ratio(seconds, name, "plain"))
 
 
 def _model(setting: Setting) -> nn.Module:
@@ -175,7 +231,7 @@ def _model(setting: Setting) -> nn.Module:
 
 
 def _input(name: str, x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if name == "channels-last" else x
+    return x.contiguous(memory_format=torch.channels_last) if is_channels_last(name) else x
 
 
 def _require_agreement(name: str, method: str, model: nn.Module, x: Tensor, y: Tensor) -> None:

@@ -4,6 +4,7 @@ from typing import Literal
 
 Peer = Literal["orthogonium", "deel-torchlip"]
 Program = Literal["fused compiled", "fused CUDA graph"]
+PlainForm = Literal["plain channels-last", "plain compiled"]
 Contestant = Literal[
     "fused",
     "fused compiled",
@@ -11,6 +12,8 @@ Contestant = Literal[
     "reference",
     "channels-last",
     "compiled",
+    "plain channels-last",
+    "plain compiled",
     "orthogonium",
     "deel-torchlip",
 ]

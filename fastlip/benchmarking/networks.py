@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from fastlip.benchmarking import peers, whole_step
+from fastlip.benchmarking.literals import PlainForm
 from fastlip.fusing import fuse, unfuse
 from fastlip.kernels.common.literals import Pairing
 from fastlip.kernels.maxmin.cases import by_extrema
 from fastlip.models.registry import REGISTRY
 from fastlip.nn.activations import MaxMin
 
+# The network of plain convolutions in every form.
+PLAIN: tuple[str, ...] = ("plain", *get_args(PlainForm))
 # Multiple of each parameter's standard deviation: away from initialisations where iterations end early.
 _NOISE = 0.3
 _CONVOLUTIONS = tuple(method.convolution for method in REGISTRY.values())
@@ -24,8 +27,8 @@ _DENSE_LAYERS = tuple(method.linear for method in REGISTRY.values() if method.li
 
 def network_of(name: str, method: str, model: nn.Module) -> nn.Module:
     """A copy of the method's model in the form of this contestant, or of ``"plain"``."""
-    if name == "plain":
-        return plain(model)
+    if name in PLAIN:
+        return _in_format(name, plain(model))
     if name in peers.PEERS:
         return _replaced(
             model,
@@ -35,11 +38,20 @@ def network_of(name: str, method: str, model: nn.Module) -> nn.Module:
     network = copy.deepcopy(model)
     if name == "fused" or name in whole_step.PROGRAMS:
         return fuse(network)
-    network = unfuse(network)
-    if name == "channels-last":
-        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    network = _in_format(name, unfuse(network))
     if name == "compiled":
         network.compile()
+    return network
+
+
+def is_channels_last(name: str) -> bool:
+    """Whether this contestant takes images and weights in channels-last format."""
+    return name.endswith("channels-last")
+
+
+def _in_format(name: str, network: nn.Module) -> nn.Module:
+    if is_channels_last(name):
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return network
 
 

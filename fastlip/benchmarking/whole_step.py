@@ -7,10 +7,11 @@ from typing import Any, get_args
 
 import torch
 
-from fastlip.benchmarking.literals import Program
+from fastlip.benchmarking.literals import PlainForm, Program
 
 PROGRAMS: tuple[Program, ...] = get_args(Program)
 COMPILED, CAPTURED = PROGRAMS
+PLAIN_COMPILED: PlainForm = "plain compiled"
 _WARM_UPS = 3  # they compile kernels, and create tables and the optimiser's state
 
 
@@ -22,8 +23,10 @@ def why_not(program: str, device: str) -> str:
 
 
 def compiled(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function; compiled as one graph for the contestant of that name."""
-    return torch.compile(function, fullgraph=True, dynamic=False) if name == COMPILED else function
+    """The function; compiled as one graph for the contestants of whom that is the form."""
+    if name not in (COMPILED, PLAIN_COMPILED):
+        return function
+    return torch.compile(function, fullgraph=True, dynamic=False)
 
 
 def captured(name: str, step: Callable[[], Any]) -> Callable[[], Any]:

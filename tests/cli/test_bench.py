@@ -9,14 +9,52 @@ import torch
 
 def test_bench_prints_ratios(cli, tmp_path):
     options = ("--method=aol", "--batch-size=2", "--image-size=4", "--layers-per-block=1", "--rounds=2")
-    code, output, _ = cli("bench", *options)
+    code, output, _ = cli("bench", *options, "--contestant=reference", "--contestant=plain channels-last")
     assert code == 0
     assert "ratios to plain" in output
+    assert max(map(len, output.splitlines())) <= 80
     code, output, _ = cli("bench", *options, "--json", "--contestant=fused", f"--plot={tmp_path / 'bench.png'}")
     (row,) = json.loads(output)["rows"]
     assert row["contestant"] == "fused"
     assert min(row["train"], row["evaluate"], row["saved"], row["train_ms"]) > 0
     assert (tmp_path / "bench.png").stat().st_size > 1000
+
+
+def test_every_plain_network_is_timed_by_default(cli, monkeypatch):
+    compile_as_it_is, compiled = torch.compile, []
+
+    def compile_in_part(function, **options):
+        compiled.append(options)
+        return compile_as_it_is(function, **options, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", compile_in_part)
+    options = ("--method=aol", "--batch-size=2", "--image-size=4", "--layers-per-block=1", "--rounds=2")
+    code, output, _ = cli("bench", *options, "--json")
+    assert code == 0
+    rows = {row["contestant"]: row for row in json.loads(output)["rows"]}
+    assert list(rows) == ["fused", "reference", "plain channels-last", "plain compiled"]
+    assert compiled == 2 * [{"fullgraph": True, "dynamic": False}]  # training and evaluation, in one graph each
+    for figure in ("train", "evaluate"):
+        best = rows["fused"][f"best_{figure}"]
+        ratio = rows[best][figure] if best in rows else 1.0
+        assert ratio == min(1.0, *(rows[name][figure] for name in list(rows)[2:]))
+        if best in rows:
+            assert rows[best][f"{figure}_to_best"] == 1.0
+        assert rows["reference"][f"{figure}_error"] >= 0
+    assert rows["plain compiled"]["saved"] is None
+    assert rows["plain channels-last"]["saved"] == pytest.approx(1, abs=0.2)
+
+
+def test_ratios_to_the_best_are_medians_of_rounds():
+    from fastlip.benchmarking.contest import Setting, _row
+
+    train = {"fused": [2.0, 4.0, 9.0], "plain": [4.0, 4.0, 3.0], "plain compiled": [2.0, 3.0, 2.0]}
+    evaluate = {"fused": [2.0, 2.0, 2.0], "plain": [1.0, 1.0, 1.0], "plain compiled": [2.0, 2.0, 0.5]}
+    row = _row(Setting("aol"), "fused", train, evaluate, {"fused": 1, "plain": 2, "plain compiled": None})
+    assert (row.train, row.train_to_best, row.best_train) == (1.0, pytest.approx(4 / 3), "plain compiled")
+    assert (row.evaluate, row.evaluate_to_best, row.best_evaluate) == (2.0, 2.0, "plain")
+    assert row.train_error == pytest.approx(1.4826 * 1.2533 * 0.5 / 3**0.5)
+    assert row.evaluate_error == 0
 
 
 def test_bench_passes_options_to_the_layers(cli):
