@@ -242,7 +242,7 @@ def test_what_runs_elsewhere_is_short_and_runs_there():
 def test_two_commands_set_up_a_fresh_machine():
     setup, tests = [block for block in BLOCKS["README.md"] if block.language == "bash"][:2]
     assert (setup.marker, setup.code) == ("set-up", f'{SETUP} ".[train]" && fastlip train\n')
-    assert (tests.marker, tests.code) == ("tests", f'{SETUP} ".[test]" && pytest\n')
+    assert (tests.marker, tests.code) == ("tests", f'{SETUP} ".[test]" && pytest -n auto --dist worksteal\n')
 
 
 def test_every_public_name_is_in_the_reference():
