@@ -19,12 +19,13 @@ from fastlip.nn.applications import (
     KernelConvolution,
     ResidualConvolution,
     ResidualDense,
+    SandwichConvolution,
     TransposedConvolution,
 )
 
 # What is exported for one image size: padding, transforms or scales are those of that size.
 FOR_ONE_SIZE: dict[type, bool] = dict.fromkeys(
-    (KernelConvolution, FrequencyConvolution, ResidualConvolution, ExponentialConvolution), True
+    (KernelConvolution, FrequencyConvolution, ResidualConvolution, ExponentialConvolution, SandwichConvolution), True
 )
 
 
@@ -58,10 +59,10 @@ def _matrix_layer(layer: Any, target: Target) -> nn.Module:
 @exported.register(FrequencyConvolution)
 def _orthogonal_layer(layer: Any, target: Target) -> nn.Module:
     if layer.application.taps == (1, 1):
-        return in_sequence(_patches(layer), _one_tap(layer, layer.effective()[0]))
+        return in_sequence(patches(layer), _one_tap(layer, layer.effective()[0]))
     fft_size = layer.application.fft_size(layer, *target.require_image(layer, layer.stride))
     (Q,) = layer.effective(*fft_size)
-    return in_sequence(_patches(layer), _spectral(layer, Q, (fft_size[0], fft_size[1]), layer.bias, target))
+    return in_sequence(patches(layer), _spectral(layer, Q, (fft_size[0], fft_size[1]), layer.bias, target))
 
 
 @exported.register(ResidualConvolution)
@@ -71,7 +72,7 @@ def _residual_layer(layer: Any, target: Target) -> nn.Module:
     (scale,) = layer.effective(*context)
     tensors = {"kernel": layer.kernel, "bias": layer.bias, "scale": scale}
     residual = plain.freeze(plain.ResidualConvolution(tensors, **_inner_config(layer.kernel, layer), image=image))
-    before = _patches(layer, position_first=True), _widen(layer, layer.width)
+    before = patches(layer, position_first=True), _widen(layer, layer.width)
     return in_sequence(*before, residual, _truncate(layer, layer.width))
 
 
@@ -92,12 +93,12 @@ def _dense_residual_layer(layer: Any, target: Target) -> nn.Module:
 @exported.register(ExponentialConvolution)
 def _exponential_layer(layer: Any, target: Target) -> nn.Module:
     if layer.kernel_size == (1, 1):
-        return in_sequence(_patches(layer), _one_tap(layer, layer.effective()[0]))
+        return in_sequence(patches(layer), _one_tap(layer, layer.effective()[0]))
     bias = layer.bias
     if bias is not None and layer.width > layer.out_channels:  # truncated away again, within each group
         rows = bias.unflatten(0, (layer.groups, -1))
         bias = nn.functional.pad(rows, (0, layer.width // layer.groups - rows.shape[1])).flatten()
-    before = _patches(layer), _widen(layer, layer.width)
+    before = patches(layer), _widen(layer, layer.width)
     after = _truncate(layer, layer.width)
     if layer.exponential == "spectral":
         size = target.require_image(layer, layer.stride)
@@ -169,7 +170,8 @@ def _one_tap(layer: Any, weight: Tensor) -> nn.Conv2d:
     return _with_tensors(convolution, weight, layer.bias)
 
 
-def _patches(layer: Any, position_first: bool = False) -> nn.Module | None:
+def patches(layer: Any, position_first: bool = False) -> nn.Module | None:
+    """Space to depth before a layer with a stride; None without one."""
     if layer.stride == (1, 1):
         return None
     groups = layer.groups if position_first else 1

@@ -12,6 +12,7 @@ from fastlip.nn.cpl import CPLConv2d, CPLLinear
 from fastlip.nn.lot import LOTConv2d, LOTLinear
 from fastlip.nn.normalized import NormalizedLinear
 from fastlip.nn.pooling import AdaptiveL2NormPool2d, L2NormPool2d, ScaledAvgPool2d
+from fastlip.nn.sandwich import SandwichConv2d, SandwichLinear
 from fastlip.nn.scaling import LipschitzResidual, PositionBias, Scale
 from fastlip.nn.shaping import FirstChannels, PixelUnshuffle, SpatialShift, ZeroChannelPad
 from fastlip.nn.sll import SLLConv2d, SLLLinear
@@ -51,6 +52,8 @@ __all__ = [
     "SLLLinear",
     "SOCConv2d",
     "SOCLinear",
+    "SandwichConv2d",
+    "SandwichLinear",
     "Scale",
     "ScaledAvgPool2d",
     "SpatialShift",

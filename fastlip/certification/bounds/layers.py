@@ -23,6 +23,8 @@ from fastlip.nn.applications import (
     KernelConvolution,
     ResidualConvolution,
     ResidualDense,
+    SandwichConvolution,
+    SandwichDense,
     TransposedConvolution,
 )
 from fastlip.nn.base import LipschitzLayer, as_it_runs, at_least_float32
@@ -145,12 +147,12 @@ def _exponential(layer: Any, input_shape: Shape) -> Details:
     return Details(_over_taps(geometry, input_shape), whole and _divides(geometry, input_shape))
 
 
-@_DETAILS.register(ResidualConvolution)
+@_DETAILS.register(ResidualConvolution, SandwichConvolution)
 def _residual(layer: Any, input_shape: Shape) -> Details:
     return Details(_over_taps(layer.application.geometry, input_shape))
 
 
-@_DETAILS.register(ResidualDense)
+@_DETAILS.register(ResidualDense, SandwichDense)
 def _residual_dense(layer: Any, input_shape: Shape) -> Details:
     return Details(_by_passes(input_shape))
 

@@ -19,6 +19,7 @@ from fastlip.exporting.plain.entries import (
     SortPairs,
 )
 from fastlip.exporting.plain.freezing import freeze, frozen_kind, thaw
+from fastlip.exporting.plain.sandwich import SandwichProducts, SandwichSpectra
 from fastlip.exporting.plain.shifts import (
     AbsoluteFirst,
     AdaptiveNormPool,
@@ -48,6 +49,8 @@ __all__ = [
     "Reflection",
     "ResidualConvolution",
     "ResidualDense",
+    "SandwichProducts",
+    "SandwichSpectra",
     "ScaledPool",
     "Shift",
     "ShiftImage",
