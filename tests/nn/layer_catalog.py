@@ -25,6 +25,7 @@ OPTIONS = {
     "SLLConv2d": [{"inner_channels": 8}, *KERNELS],
     "SLLLinear": [{"inner_features": 7}],
     "SOCConv2d": [{"exponential": "spectral"}],
+    "SandwichLinear": [{"activation": "tanh"}],
 }
 
 

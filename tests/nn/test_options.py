@@ -12,6 +12,7 @@ from fastlip.nn.base import LipschitzLayer
 
 # Beside the sizes that each layer is made of; a new option needs an entry.
 ANOTHER = {
+    "activation": "tanh",
     "backend": "reference",
     "dilation": 2,
     "epsilon": 0.5,
