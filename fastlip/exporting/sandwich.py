@@ -26,7 +26,7 @@ def _convolution(layer: Any, target: Target) -> nn.Module:
     if application.taps == (1, 1):
         first, second, *rest = layer.effective()
         return in_sequence(patches(layer), _products(layer, first, second, rest, layer.groups))
-    image = target.require_image(layer, layer.stride)
+    image = target.require_image(layer, application.geometry.stride)
     fft_size = application.fft_size(layer, *image)
     first, second, *rest = layer.effective(*fft_size)
     tensors = {"spectrum": _halved(layer, first, fft_size), "second": _halved(layer, second, fft_size)}

@@ -14,24 +14,42 @@ from fastlip.nn.normalized import NormalizedLinear
 from fastlip.nn.pooling import AdaptiveL2NormPool2d, L2NormPool2d, ScaledAvgPool2d
 from fastlip.nn.sandwich import SandwichConv2d, SandwichLinear
 from fastlip.nn.scaling import LipschitzResidual, PositionBias, Scale
+from fastlip.nn.sequences import (
+    AOCConv1d,
+    AOLConv1d,
+    BCOPConv1d,
+    BROConv1d,
+    CayleyConv1d,
+    CPLConv1d,
+    LOTConv1d,
+    SandwichConv1d,
+    SLLConv1d,
+    SOCConv1d,
+)
 from fastlip.nn.shaping import FirstChannels, PixelUnshuffle, SpatialShift, ZeroChannelPad
 from fastlip.nn.sll import SLLConv2d, SLLLinear
 from fastlip.nn.soc import SOCConv2d, SOCLinear
 
 __all__ = [
+    "AOCConv1d",
     "AOCConv2d",
     "AOCConvTranspose2d",
+    "AOLConv1d",
     "AOLConv2d",
     "AOLLinear",
     "Abs",
     "AdaptiveL2NormPool2d",
+    "BCOPConv1d",
     "BCOPConv2d",
+    "BROConv1d",
     "BROConv2d",
     "BROLinear",
     "BatchCentering",
     "BjorckLinear",
+    "CPLConv1d",
     "CPLConv2d",
     "CPLLinear",
+    "CayleyConv1d",
     "CayleyConv2d",
     "CayleyLinear",
     "Chain",
@@ -39,6 +57,7 @@ __all__ = [
     "GroupSort",
     "HouseHolder",
     "L2NormPool2d",
+    "LOTConv1d",
     "LOTConv2d",
     "LOTLinear",
     "LayerCentering",
@@ -48,10 +67,13 @@ __all__ = [
     "PartialAbs",
     "PixelUnshuffle",
     "PositionBias",
+    "SLLConv1d",
     "SLLConv2d",
     "SLLLinear",
+    "SOCConv1d",
     "SOCConv2d",
     "SOCLinear",
+    "SandwichConv1d",
     "SandwichConv2d",
     "SandwichLinear",
     "Scale",

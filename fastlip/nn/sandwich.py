@@ -150,7 +150,7 @@ class SandwichConv2d(LipschitzLayer):
         """(sqrt(2) B, sqrt(2) A^H, e^psi, e^psi b): matrices per frequency, or kernels of one tap."""
         M, rows = normalize(self.raw_weight, self.alpha), self.out_channels // self.groups
         if fft_size:
-            Q = SPECTRAL_CAYLEY(M, fft_size, self.dilation, self.groups, self.backend)
+            Q = SPECTRAL_CAYLEY(M, fft_size, self.application.geometry.dilation, self.groups, self.backend)
         else:
             (kernel,) = self.application.matrices(M, (), lambda V, reals: ops.cayley(V, backend=self.backend))
             Q = kernel.flatten(1)[None]

@@ -14,7 +14,7 @@ from fastlip.certification.bounds.table import Bound, Shape, lipschitz_bound, re
 from fastlip.certification.bounds.tightness import convolution_is_exact, matrix_is_exact
 from fastlip.certification.bounds.weights import linear_form
 from fastlip.exporting import plain
-from fastlip.inspection.rules import Rules
+from fastlip.inspection.rules import Rules, of_images
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.nn.applications import (
     Dense,
@@ -28,6 +28,7 @@ from fastlip.nn.applications import (
     TransposedConvolution,
 )
 from fastlip.nn.base import LipschitzLayer, as_it_runs, at_least_float32
+from fastlip.nn.sequences import OneRow, row_shape
 
 _PASSES = 4  # residual, series and spectral layers pass several times over data of a few times the input's norm
 
@@ -150,6 +151,11 @@ def _exponential(layer: Any, input_shape: Shape) -> Details:
 @_DETAILS.register(ResidualConvolution, SandwichConvolution)
 def _residual(layer: Any, input_shape: Shape) -> Details:
     return Details(_over_taps(layer.application.geometry, input_shape))
+
+
+@_DETAILS.register(OneRow)
+def _of_sequences(layer: Any, input_shape: Shape) -> Details:
+    return of_images(_DETAILS.table, layer)(layer, row_shape(input_shape))
 
 
 @_DETAILS.register(ResidualDense, SandwichDense)
