@@ -5,9 +5,11 @@ from torch import nn
 
 from fastlip import nn as lip
 
+METHODS = "AOL", "AOC", "BCOP", "BRO", "CPL", "Cayley", "LOT", "SLL", "SOC", "Sandwich"
+
 
 def convolutions():
-    for name in ("AOL", "AOC", "BCOP", "BRO", "CPL", "Cayley", "LOT", "SLL", "SOC", "Sandwich"):
+    for name in METHODS:
         for mode in ("zeros", "circular"):
             for cin, cout, taps in ((6, 8, 3), (16, 16, 1), (32, 32, 3)):
                 yield f"{name}-{mode}-{cin}-{cout}-{taps}", getattr(lip, f"{name}Conv2d"), (cin, cout, taps), mode
@@ -44,8 +46,12 @@ LAYERS = {
             ("Pixel", lambda activation: spread_out(lip.SandwichConv2d(6, 8, 1, activation=activation)), (6, 7, 9)),
         )
     },
+    **{f"{name}-1d": (lambda name=name: getattr(lip, f"{name}Conv1d")(6, 8, 3), (6, 9)) for name in METHODS},
     "AOC-transposed": (lambda: lip.AOCConvTranspose2d(8, 4, 4, stride=2), (8, 5, 5)),
     "HouseHolder": (lambda: lip.HouseHolder(8), (8, 6, 6)),
+    "ScaledAvgPool1d": (lambda: lip.ScaledAvgPool1d(3), (8, 13)),
+    "L2NormPool1d": (lambda: lip.L2NormPool1d(3), (8, 13)),
+    "AdaptiveL2NormPool1d": (lambda: lip.AdaptiveL2NormPool1d(4), (8, 13)),
     "ScaledAvgPool2d": (lambda: lip.ScaledAvgPool2d(2), (8, 6, 6)),
     "L2NormPool2d": (lambda: lip.L2NormPool2d(2), (8, 6, 6)),
     "AdaptiveL2NormPool2d": (lambda: lip.AdaptiveL2NormPool2d((2, 4)), (8, 6, 7)),

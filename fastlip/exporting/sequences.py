@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from torch import nn
 
+from fastlip import nn as lip
+from fastlip.exporting import plain
 from fastlip.exporting.layers import with_tensors
 from fastlip.exporting.rules import Target, exported, in_sequence
 from fastlip.inspection.rules import of_images
@@ -18,6 +20,32 @@ def _of_sequences(layer: OneRow, target: Target) -> nn.Module:
     shape = None if target.input_shape is None else row_shape(target.input_shape)
     found = of_images(exported.registry, layer)(layer, replace(target, input_shape=shape, rank=3))
     return _convolution(found) if type(found) is nn.Conv2d else in_one_row(found)
+
+
+@exported.register
+def _scaled_pool(module: lip.ScaledAvgPool1d, target: Target) -> nn.Module:
+    return in_one_row(plain.freeze(plain.ScaledPool(kernel_size=(1, *module.kernel_size))))
+
+
+@exported.register
+def _norm_pool(module: lip.L2NormPool1d, target: Target) -> nn.Module:
+    return in_one_row(plain.freeze(plain.NormPool(kernel_size=(1, *module.kernel_size))))
+
+
+@exported.register
+def _unshuffle(module: lip.PixelUnshuffle1d, target: Target) -> nn.Module:
+    stride = 1, module.downscale_factor
+    return in_one_row(plain.freeze(plain.Patches(stride=stride, groups=1, position_first=False)))
+
+
+@exported.register
+def _shuffle(module: lip.PixelShuffle1d, target: Target) -> nn.Module:
+    return plain.freeze(plain.Interleave(factor=module.upscale_factor))
+
+
+@exported.register
+def _adaptive_norm_pool(module: lip.AdaptiveL2NormPool1d, target: Target) -> nn.Module:
+    return in_one_row(plain.freeze(plain.AdaptiveNormPool(output_size=(1, *module.output_size))))
 
 
 def in_one_row(module: nn.Module) -> nn.Module:

@@ -34,7 +34,7 @@ _PASSES = 4  # residual, series and spectral layers pass several times over data
 
 
 @register(lip.MaxMin, lip.GroupSort, lip.Abs, lip.ZeroChannelPad, lip.FirstChannels, lip.PixelUnshuffle)
-@register(lip.PartialAbs, lip.SpatialShift)
+@register(lip.PartialAbs, lip.SpatialShift, lip.PixelUnshuffle1d, lip.PixelShuffle1d)
 def _moves_entries(module: Any, input_shape: Shape, output_shape: Shape) -> Bound:
     return Bound(1.0, "1 by construction", 0.0, exact=True)
 
@@ -169,6 +169,7 @@ def _divides(geometry: ConvGeometry, input_shape: Shape) -> bool:
 
 
 @_DETAILS.register(lip.ScaledAvgPool2d, lip.L2NormPool2d, lip.AdaptiveL2NormPool2d)
+@_DETAILS.register(lip.ScaledAvgPool1d, lip.L2NormPool1d, lip.AdaptiveL2NormPool1d)
 def _pool(module: Any, input_shape: Shape) -> Details:
     return Details(_by_passes(input_shape), exact=True)
 

@@ -9,6 +9,7 @@ from fastlip.exporting.plain._module import Plain
 from fastlip.exporting.plain.entries import (
     Absolute,
     FirstEntries,
+    Interleave,
     NormPool,
     PadChannels,
     PadGroups,
@@ -40,6 +41,7 @@ __all__ = [
     "Convolution",
     "Exponential",
     "FirstEntries",
+    "Interleave",
     "Multiply",
     "NormPool",
     "PadChannels",

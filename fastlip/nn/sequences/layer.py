@@ -59,20 +59,22 @@ def row_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def row_arguments(kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> tuple[Pair, Pair, Padding, Pair]:
-    """The four arguments of ``torch.nn.Conv1d`` for a kernel of one row, or TypeError."""
+    """The four arguments of ``torch.nn.Conv1d`` for a kernel of one row, or TypeError or ValueError."""
     return (
-        (1, _int("kernel_size", kernel_size)),
-        (1, _int("stride", stride)),
-        padding if isinstance(padding, str) else (0, _int("padding", padding)),  # type: ignore[return-value]
-        (1, _int("dilation", dilation)),
+        (1, one_int("kernel_size", kernel_size)),
+        (1, one_int("stride", stride)),
+        padding if isinstance(padding, str) else (0, one_int("padding", padding, least=0)),  # type: ignore[return-value]
+        (1, one_int("dilation", dilation)),
     )
 
 
-def _int(name: str, value: Any) -> int:
-    """An int, or that in a tuple of one; what ints are allowed is checked with the pairs that they become."""
+def one_int(name: str, value: Any, least: int = 1) -> int:
+    """Returns an int, or that in a tuple of one, or raises TypeError or ValueError."""
     (only,) = value if isinstance(value, (tuple, list)) and len(value) == 1 else (value,)
     if isinstance(only, bool) or not isinstance(only, int):
         raise TypeError(f"{name}={value!r}: expected an int or a tuple of one")
+    if only < least:
+        raise ValueError(f"{name}={value!r}: expected at least {least}")
     return only
 
 
