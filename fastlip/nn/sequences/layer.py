@@ -79,8 +79,8 @@ def one_int(name: str, value: Any, least: int = 1) -> int:
 
 
 def one_dimensional(kind: type[torch.nn.Module]) -> type[torch.nn.Module] | None:
-    """This package's layer of sequences for a two-dimensional layer; None if there is none."""
+    """The layer of sequences that a two-dimensional layer is the base of; None if there is none."""
     for found in OneRow.__subclasses__():
-        if kind in found.__bases__ and found.__module__.startswith(__package__ or ""):
+        if kind in found.__bases__:
             return found
     return None
