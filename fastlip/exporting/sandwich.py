@@ -12,6 +12,7 @@ from fastlip.exporting.layers import patches
 from fastlip.exporting.rules import Target, exported, in_sequence
 from fastlip.kernels.spectral_conv.api import half_plane
 from fastlip.nn.applications import SandwichConvolution, SandwichDense
+from fastlip.nn.applications.sandwich import spread_and_shift_of
 
 
 @exported.register(SandwichDense)
@@ -48,9 +49,8 @@ def _products(layer: Any, first: Tensor, second: Tensor, rest: list[Tensor], gro
 
 def _around(layer: Any, rest: list[Tensor]) -> dict[str, Tensor | None]:
     """The shift, and the spread where the activation reads it."""
-    spread, *shift = rest
-    needed = layer.application.activation != "relu"
-    return {"bias": shift[0] if shift else None, "spread": spread if needed else None}
+    spread, shift = spread_and_shift_of(rest)
+    return {"bias": shift, "spread": None if layer.application.activation == "relu" else spread}
 
 
 def _halved(layer: Any, Q: Tensor, fft_size: tuple[int, int]) -> Tensor:

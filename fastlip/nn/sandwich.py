@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.kernels.common.geometry import Pair
@@ -33,8 +34,18 @@ def check_activation(value: SandwichActivation) -> SandwichActivation:
     return one_of("activation", value, tuple(SANDWICH_ACTIVATIONS))
 
 
-def spread_and_shift(psi: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
-    """(e^psi, e^psi b), without a bias (e^psi,); psi is limited to 16, and to half the range of its dtype."""
+def make_psi(size: int, bias: bool, activation: SandwichActivation, device: Any, dtype: Any) -> nn.Parameter | None:
+    """psi; None for relu without a bias, which does not depend on it."""
+    return make_parameter((size,), device, dtype) if bias or activation != "relu" else None
+
+
+def spread_and_shift(psi: Tensor | None, bias: Tensor | None) -> tuple[Tensor, ...]:
+    """(e^psi, e^psi b); without a bias (e^psi,), without psi ().
+
+    psi is limited to 16 in size, and so that e^psi squared is a number of its dtype.
+    """
+    if psi is None:
+        return ()
     limit = min(_LARGEST_PSI, math.log(torch.finfo(psi.dtype).max) / 2)
     spread = at_least_float32(psi).clamp(-limit, limit).exp()
     return (spread,) if bias is None else (spread, spread * at_least_float32(bias))
@@ -70,7 +81,7 @@ class SandwichConv2d(LipschitzLayer):
     Fourier transforms; in eval mode the matrices are computed once per image size. A kernel of one tap has real
     matrices and no transform.
     Initial values: A = I / sqrt(2) and B = R / sqrt(2) with R the identity (square) or an orthogonal matrix at the
-    kernel's centre, so that y = relu(R x) for out_channels <= in_channels; psi and bias 0.
+    kernel's centre, so that y = sigma(R x) for out_channels <= in_channels; psi and bias 0.
 
     Args:
         in_channels: number of input channels.
@@ -89,7 +100,7 @@ class SandwichConv2d(LipschitzLayer):
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to (n, out_channels, ceil(h / stride), ceil(w / stride)).
     Parameters: ``raw_weight`` (out_channels, (out_channels + in_channels * stride^2) / groups, *ceil(kernel_size /
-    stride)), ``alpha`` (1), ``psi`` (out_channels), ``bias`` (out_channels).
+    stride)), ``alpha`` (1), ``bias`` (out_channels), ``psi`` (out_channels; None for relu without a bias).
 
     Raises:
         ValueError: another activation, padding or padding mode, a dilated stride, groups that do not divide the
@@ -104,6 +115,7 @@ class SandwichConv2d(LipschitzLayer):
 
     _fixed = (*CONV_ARGUMENTS, "activation")
     application: SandwichConvolution
+    psi: nn.Parameter | None
     in_channels: int
     out_channels: int
     kernel_size: Pair
@@ -139,7 +151,7 @@ class SandwichConv2d(LipschitzLayer):
         self.bias = make_bias(out_channels, bias, device, dtype)
         self.raw_weight = make_parameter(self.application.weight_shape(self), device, dtype)
         self.alpha = make_parameter((1,), device, dtype)
-        self.psi = make_parameter((out_channels,), device, dtype)
+        self.psi = make_psi(out_channels, bias, activation, device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -193,9 +205,9 @@ class SandwichLinear(LipschitzLayer):
         activation: sigma: ``"relu"``, ``"softplus"`` or ``"tanh"``.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, out_features +
-    in_features), ``alpha`` (1), ``psi`` (out_features), ``bias`` (out_features). Initial values: A = I / sqrt(2) and
-    B = R / sqrt(2) with an orthogonal R (the identity if square), so that y = relu(R x) for out_features <=
-    in_features; psi and bias 0.
+    in_features), ``alpha`` (1), ``bias`` (out_features), ``psi`` (out_features; None for relu without a bias, which
+    does not depend on it). Initial values: A = I / sqrt(2) and B = R / sqrt(2) with an orthogonal R (the identity if
+    square), so that y = sigma(R x) for out_features <= in_features; psi and bias 0.
 
     Raises:
         ValueError: another activation.
@@ -207,6 +219,7 @@ class SandwichLinear(LipschitzLayer):
 
     _fixed = (*DENSE_ARGUMENTS, "activation")
     application: SandwichDense
+    psi: nn.Parameter | None
 
     def __init__(
         self,
@@ -225,7 +238,7 @@ class SandwichLinear(LipschitzLayer):
         self.bias = make_bias(out_features, bias, device, dtype)
         self.raw_weight = make_parameter((out_features, out_features + in_features), device, dtype)
         self.alpha = make_parameter((1,), device, dtype)
-        self.psi = make_parameter((out_features,), device, dtype)
+        self.psi = make_psi(out_features, bias, activation, device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -29,8 +29,8 @@ double = {"dtype": torch.float64}
 
 def spread_out(layer, size=1.0):
     perturb(layer)
-    with torch.no_grad():
-        layer.psi.normal_(std=size)
+    if layer.psi is not None:
+        nn.init.normal_(layer.psi, std=size)
     return layer
 
 
@@ -190,6 +190,18 @@ def test_second_derivatives(activation):
     hessian = func.hessian(lambda v: layer(v).square().sum())(one)
     expected = torch.autograd.functional.hessian(lambda v: layer(v).square().sum(), one)
     torch.testing.assert_close(hessian, expected)
+
+
+def test_relu_without_a_bias_has_no_psi():
+    for layer, x in (
+        (lip.SandwichLinear(4, 4, bias=False), torch.randn(2, 4)),
+        (lip.SandwichConv2d(4, 4, 3, bias=False), torch.randn(2, 4, 5, 5)),
+    ):
+        assert set(layer.state_dict()) == {"raw_weight", "alpha"}
+        perturb(layer)(x).square().sum().backward()
+        assert all(parameter.grad is not None for parameter in layer.parameters())
+        assert torch.equal(layer.eval()(2 * x), 2 * layer(x))
+    assert lip.SandwichLinear(4, 4, bias=False, activation="tanh").psi is not None
 
 
 def test_psi_is_limited_by_its_dtype():

@@ -25,7 +25,7 @@ from fastlip.exporting import plain
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.nn.applications import SandwichConvolution, SandwichDense
 from fastlip.nn.applications.frequency import largest_singular_value
-from fastlip.nn.applications.sandwich import SANDWICH_ACTIVATIONS, SandwichActivation
+from fastlip.nn.applications.sandwich import SANDWICH_ACTIVATIONS, SandwichActivation, spread_and_shift_of
 
 _SMOOTH = 16.0  # rounding allowance of an elementwise function, including the library's exp
 
@@ -120,14 +120,10 @@ def frequencies(
     return sandwich(unit, products, norms, size, activation, spread, repeats)
 
 
-def _rest(spread: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    return spread, shift
-
-
 @register(SandwichDense)
 def _dense(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     first, second, *rest = layer.effective()
-    return matrices(unit, layer.application.activation, first, second, _rest(*rest), output_shape)
+    return matrices(unit, layer.application.activation, first, second, spread_and_shift_of(rest), output_shape)
 
 
 @register(SandwichConvolution)
@@ -135,7 +131,7 @@ def _convolution(layer: Any, input_shape: Shape, output_shape: Shape, value: flo
     application = layer.application
     fft_size = application.fft_size(layer, *application.strided_size(input_shape))
     first, second, *others = layer.effective(*fft_size)
-    rest = _rest(*others)
+    rest = spread_and_shift_of(others)
     if not fft_size:
         return pixels(unit, application.activation, first, second, rest, layer.groups, output_shape)
     both = application.matrices_of(layer, input_shape)

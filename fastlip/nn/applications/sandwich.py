@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -33,9 +34,15 @@ def stretched(activation: SandwichActivation, z: Tensor, spread: Tensor | None) 
     """s sigma(z / s), elementwise, with the spread s; for relu, which does not depend on s, sigma(z)."""
     if activation == "relu" or spread is None:
         return z.relu()
+    spread = spread.to(z.dtype)
     t = z / spread
     # -logsigmoid(-t) is softplus(t) without the threshold at which torch's function jumps.
     return (t.tanh() if activation == "tanh" else -F.logsigmoid(-t)) * spread
+
+
+def spread_and_shift_of(rest: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    """s and c of effective weights after W_1 and W_2: both, s alone, or none of them."""
+    return (rest[0] if rest else None), (rest[1] if len(rest) > 1 else None)
 
 
 def sandwich_bound(first: Tensor, second: Tensor) -> float:
@@ -50,7 +57,9 @@ def sandwich_bound(first: Tensor, second: Tensor) -> float:
 
 @dataclass(frozen=True)
 class SandwichDense(Application):
-    """W_2 phi(W_1 x + c) with matrices: ``effective()`` is (W_1, W_2, s), and c if the layer has a bias.
+    """W_2 phi(W_1 x + c) with matrices: ``effective()`` is (W_1, W_2, s, c).
+
+    c is left out without a bias, and s too for relu without a bias.
 
     ``activation``: sigma, of which phi(z) = s sigma(z / s).
     """
@@ -61,9 +70,9 @@ class SandwichDense(Application):
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """The two products and the activation between them."""
         layer._check_features(x, layer.in_features)
-        first, second, spread, *shift = layer.effective()
-        z = F.linear(x, first, shift[0] if shift else None)
-        return F.linear(stretched(self.activation, z, spread.to(z.dtype)), second)
+        first, second, *rest = layer.effective()
+        spread, shift = spread_and_shift_of(rest)
+        return F.linear(stretched(self.activation, F.linear(x, first, shift), spread), second)
 
     @torch.no_grad()
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
@@ -78,7 +87,7 @@ class SandwichDense(Application):
 
 @dataclass(frozen=True)
 class SandwichConvolution(FrequencyConvolution):
-    """The same with convolutions by one matrix per frequency: ``effective(*fft_size)`` is (W_1, W_2, s), and c.
+    """The same with convolutions by one matrix per frequency: ``effective(*fft_size)`` is (W_1, W_2, s, c).
 
     Padding, stride and FFT sizes are those of :class:`FrequencyConvolution`. With zero padding both convolutions
     embed their image in zeros and crop: hidden pixels outside the image are 0, as if D were 0 there.
@@ -93,10 +102,10 @@ class SandwichConvolution(FrequencyConvolution):
             return self._by_kept(layer, x, kept)
         images = space_to_depth(x, self.geometry.stride)
         fft_size = self.fft_size(layer, images.shape[-2], images.shape[-1])
-        first, second, spread, *shift = layer.effective(*fft_size)
-        z = self._convolve(layer, images, first, shift[0] if shift else None, fft_size)
-        h = stretched(self.activation, z, spread.to(z.dtype)[:, None, None])
-        return self._convolve(layer, h, second, None, fft_size)
+        first, second, *rest = layer.effective(*fft_size)
+        spread, shift = spread_and_shift_of(rest)
+        z = self._convolve(layer, images, first, shift, fft_size)
+        return self._convolve(layer, self._hidden(z, spread), second, None, fft_size)
 
     def weight_shape(self, layer: Any) -> tuple[int, ...]:
         """The shape of the kernel of [A, B]: (out_channels, outputs and inputs of a group, *taps)."""
@@ -112,13 +121,17 @@ class SandwichConvolution(FrequencyConvolution):
     def _by_kept(self, layer: Any, x: Tensor, fft_size: Pair) -> Tensor:
         """In evaluation, by matrices that are kept as the kernels read them."""
         kept = layer._cache.recall(layer, ("spectra", fft_size), partial(_fixed, fft_size=fft_size), CACHED_CONTEXTS)
-        first, second, spread, *shift = kept
-        images, bias = space_to_depth(x, self.geometry.stride), shift[0] if shift else None
+        first, second, *rest = kept
+        spread, shift = spread_and_shift_of(rest)
+        images = space_to_depth(x, self.geometry.stride)
         if self.activation == "relu":
-            h = spectral_conv_fixed(images, first, bias, activation="relu")
+            h = spectral_conv_fixed(images, first, shift, activation="relu")
         else:
-            h = stretched(self.activation, spectra.apply(images, first, bias), spread[:, None, None])
+            h = self._hidden(spectra.apply(images, first, shift), spread)
         return spectra.apply(h, second, None)
+
+    def _hidden(self, z: Tensor, spread: Tensor | None) -> Tensor:
+        return stretched(self.activation, z, None if spread is None else spread[:, None, None])
 
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
         """At least the Lipschitz constant on images of this shape: from the matrices at each frequency."""

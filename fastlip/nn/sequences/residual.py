@@ -183,7 +183,7 @@ class SandwichConv1d(OneRow, SandwichConv2d):
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; ceil(l / stride) entries.
     Parameters: ``raw_weight`` (out_channels, (out_channels + in_channels * stride) / groups, 1, ceil(kernel_size /
-    stride)), ``alpha`` (1), ``psi`` and ``bias`` (out_channels).
+    stride)), ``alpha`` (1), ``bias`` (out_channels), ``psi`` (out_channels; None for relu without a bias).
 
     Raises:
         TypeError: a size that is neither an int nor a tuple of one.
