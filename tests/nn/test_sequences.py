@@ -12,6 +12,7 @@ from torch import func, nn
 
 import fastlip
 from fastlip import nn as lip
+from fastlip.cli.export import _write_onnx
 from fastlip.nn.sequences import OneRow, one_dimensional
 
 CONVOLUTIONS = [getattr(lip, name) for name in lip.__all__ if name.endswith("Conv1d")]
@@ -284,3 +285,21 @@ def test_pools_and_shuffles_compute_what_they_say():
 def test_wrong_pools_are_refused(make, shape, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         make()(torch.zeros(shape or (1, 2, 8)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cls", [*CONVOLUTIONS, lip.SandwichConv2d])
+def test_onnx_runs_them(cls, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    shape = (4, 16) if cls.axes == 1 else (4, 6, 8)
+    parts = (lip.PixelUnshuffle1d(2), lip.ScaledAvgPool1d(2), lip.PixelShuffle1d(2)) if cls.axes == 1 else ()
+    model = nn.Sequential(perturb(cls(4, 6, 3, stride=2)), lip.MaxMin(), *parts).eval()
+    plain = fastlip.export(model, shape, fourier="matrices")
+    with (tmp_path / "model.onnx").open("wb") as file:
+        _write_onnx(plain, torch.rand(2, *shape), file)
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    x = torch.rand(5, *shape)
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(y), model(x).detach(), rtol=1e-4, atol=1e-5)
