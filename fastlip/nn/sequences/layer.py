@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.geometry import Pair
-from fastlip.kernels.common.literals import Padding
+from fastlip.kernels.common.literals import Padding, Padding1d
 from fastlip.nn.base import LipschitzLayer
 
 
@@ -22,6 +22,10 @@ class OneRow(LipschitzLayer):
 
     axes: ClassVar[int] = 1
     in_channels: int
+    kernel_size: tuple[int]
+    stride: tuple[int]
+    padding: Padding1d
+    dilation: tuple[int]
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the effective weights to sequences (n, in_channels, l) or (in_channels, l)."""
