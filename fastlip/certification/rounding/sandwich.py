@@ -51,11 +51,10 @@ def sandwich(
         repeats: the number of pixels, or of rows of a dense layer's input.
     """
     first, second = products
-    if activation == "relu" or spread is None:
-        offset = shift
-    else:
+    offset = shift
+    if activation != "relu" and spread is not None:
         s = in_double(spread)
-        offset = shift + SANDWICH_ACTIVATIONS[activation] * norm_of(s, repeats)
+        offset += SANDWICH_ACTIVATIONS[activation] * norm_of(s, repeats)
         steep, flat = max(1.0, s.amax().item()), min(1.0, s.amin().item())
         limit = unit.largest / 1024 * flat / max(1.0, norms[0])
         own = Rounding(_SMOOTH * unit.u * norms[0], _SMOOTH * unit.u * offset, largest=limit)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,15 +26,15 @@ from fastlip.nn.fusion import Fusion
 
 SandwichActivation = Literal["relu", "softplus", "tanh"]
 # Each has slopes between 0 and 1. Its value at 0.
-SANDWICH_ACTIVATIONS: dict[SandwichActivation, float] = dict(
-    zip(get_args(SandwichActivation), (0.0, 0.6931471805599454, 0.0), strict=True)
-)
+SANDWICH_ACTIVATIONS: dict[SandwichActivation, float] = {"relu": 0.0, "softplus": math.log(2), "tanh": 0.0}
 
 
 def stretched(activation: SandwichActivation, z: Tensor, spread: Tensor | None) -> Tensor:
     """s sigma(z / s), elementwise, with the spread s; for relu, which does not depend on s, sigma(z)."""
-    if activation == "relu" or spread is None:
+    if activation == "relu":
         return z.relu()
+    if spread is None:
+        raise ValueError(f"spread: got None, expected a tensor for activation={activation!r}")
     spread = spread.to(z.dtype)
     t = z / spread
     # -logsigmoid(-t) is softplus(t) without the threshold at which torch's function jumps.
