@@ -38,11 +38,11 @@ def freeze(model: nn.Module) -> Frozen:
                 y = model(x)
 
     The weights are computed in the first call after ``freeze``, for each image size where they depend on it. Until
-    the end of the freeze, writes to parameters are not seen, except to the biases of layers other than SLL and CPL.
-    The freeze ends with ``fastlip.unfreeze(model)``, with the ``with`` block, and with ``train()``, ``eval()``,
-    ``load_state_dict()`` and ``to()``, for the layers that these reach. Assigned attributes, such as options, take
-    effect as always. Copies and pickles are not frozen. ``fastlip.audit``, ``certify``, ``attack`` and ``export``
-    compute from the parameters, and the frozen model goes on with the weights of these parameters.
+    the end of the freeze, writes to parameters are not seen, except to the biases of layers other than SLL, CPL and
+    Sandwich. The freeze ends with ``fastlip.unfreeze(model)``, with the ``with`` block, and with ``train()``,
+    ``eval()``, ``load_state_dict()`` and ``to()``, for the layers that these reach. Assigned attributes, such as
+    options, take effect as always. Copies and pickles are not frozen. ``fastlip.audit``, ``certify``, ``attack`` and
+    ``export`` compute from the parameters, and the frozen model goes on with the weights of these parameters.
 
     A frozen layer still computes from its parameters where gradients of them can be asked for: use
     ``torch.no_grad()``, ``torch.inference_mode()`` or ``model.requires_grad_(False)``.

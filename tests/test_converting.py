@@ -108,6 +108,17 @@ def test_geometries(old, shape, method):
     assert converted(x).shape == old(x).shape
 
 
+@pytest.mark.parametrize("method", fastlip.models.METHODS)
+def test_convolutions_of_sequences_become_those_of_the_method(method):
+    old = nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.ReLU(), nn.AvgPool1d(2), nn.Conv1d(4, 4, 1))
+    converted, report = convert(old, (4, 8), method)
+    assert report.complete, str(report)
+    name = fastlip.models.registry.TITLES[method]
+    assert [step.after for step in report.steps] == [f"{name}Conv1d", "MaxMin", "ScaledAvgPool1d", f"{name}Conv1d"]
+    assert report.steps[0].note.startswith("weights kept" if method in ("aol", "cayley", "lot") else "fresh")
+    assert converted(torch.rand(3, 4, 8)).shape == (3, 4, 4)
+
+
 def test_the_effective_convolution_is_that_of_the_kept_weights():
     old = nn.Conv2d(3, 5, 3, stride=2, padding=1)
     converted, _ = convert(nn.Sequential(old), (3, 9, 9))
@@ -124,7 +135,7 @@ def test_the_effective_convolution_is_that_of_the_kept_weights():
         (nn.MaxPool2d(3, 2, 1), (2, 8, 8), "disjoint windows of 2 instead of 3"),
         (nn.MaxPool2d(3, 1, 1), (2, 8, 8), "times 0.333333"),
         (nn.AvgPool2d(3, 2, 1), (2, 8, 8), "times"),
-        (nn.AvgPool1d(2), (2, 8), "times 1.41421"),
+        (nn.AvgPool1d(3, 2, 1), (2, 8), "times"),
         (nn.AdaptiveAvgPool2d(1), (2, 8, 8), "times 8"),
         (nn.AdaptiveMaxPool2d(3), (2, 8, 8), "times 0.5"),
         (nn.Upsample(scale_factor=2), (2, 4, 4), "times 0.5"),

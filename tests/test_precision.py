@@ -67,7 +67,7 @@ class TF32(TorchDispatchMode):
 
 
 def convolutions():
-    for name in ("AOC", "AOL", "BCOP", "BRO", "Cayley", "CPL", "LOT", "SLL", "SOC"):
+    for name in ("AOC", "AOL", "BCOP", "BRO", "Cayley", "CPL", "LOT", "SLL", "SOC", "Sandwich"):
         for backend in ("auto", "reference"):
             yield pytest.param(getattr(lip, f"{name}Conv2d"), {"backend": backend}, id=f"{name}-{backend}")
     yield pytest.param(lip.CPLConv2d, {"training_sigma": "power"}, id="CPL-power")

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from rounding_layers import LAYERS
 from torch import nn
 
 import fastlip
@@ -18,74 +19,6 @@ U = 2.0**-24
 ABSORBED = math.sqrt(0.99 * U)  # its square is lost beside 1
 
 
-def convolutions():
-    for name in ("AOL", "AOC", "BCOP", "BRO", "CPL", "Cayley", "LOT", "SLL", "SOC"):
-        for mode in ("zeros", "circular"):
-            for cin, cout, taps in ((6, 8, 3), (16, 16, 1), (32, 32, 3)):
-                yield f"{name}-{mode}-{cin}-{cout}-{taps}", getattr(lip, f"{name}Conv2d"), (cin, cout, taps), mode
-
-
-LAYERS = {
-    **{
-        name: (
-            lambda kind=kind, sizes=sizes, mode=mode: kind(*sizes, padding_mode=mode),
-            (sizes[0], 8, 8),
-        )
-        for name, kind, sizes, mode in convolutions()
-    },
-    **{
-        f"{name}Linear": (lambda name=name: getattr(lip, f"{name}Linear")(64, 48), (64,))
-        for name in ("AOL", "BRO", "Bjorck", "CPL", "Cayley", "LOT", "Normalized", "SLL", "SOC")
-    },
-    "SOC-spectral": (lambda: lip.SOCConv2d(8, 8, 3, exponential="spectral"), (8, 7, 9)),
-    "SOC-eval-terms": (lambda: lip.SOCConv2d(8, 8, 3, terms=5, eval_terms=12), (8, 7, 9)),
-    "SLL-stride": (lambda: lip.SLLConv2d(4, 8, 3, stride=2), (4, 9, 9)),
-    "AOC-transposed": (lambda: lip.AOCConvTranspose2d(8, 4, 4, stride=2), (8, 5, 5)),
-    "HouseHolder": (lambda: lip.HouseHolder(8), (8, 6, 6)),
-    "ScaledAvgPool2d": (lambda: lip.ScaledAvgPool2d(2), (8, 6, 6)),
-    "L2NormPool2d": (lambda: lip.L2NormPool2d(2), (8, 6, 6)),
-    "AdaptiveL2NormPool2d": (lambda: lip.AdaptiveL2NormPool2d((2, 4)), (8, 6, 7)),
-    "BatchCentering": (lambda: lip.BatchCentering(8), (8, 6, 6)),
-    "LayerCentering": (lambda: lip.LayerCentering(8), (8, 6, 6)),
-    "PositionBias": (lambda: lip.PositionBias(6), (8, 6, 6)),
-    "Scale": (lambda: lip.Scale(0.9), (8, 6, 6)),
-    "Scale-learnable": (lambda: lip.Scale(300.0, learnable=True), (8, 6, 6)),
-    "Linear": (lambda: nn.Linear(384, 50), (384,)),
-    "Linear-tokens": (lambda: nn.Linear(20, 5), (7, 20)),
-    "Conv2d": (lambda: nn.Conv2d(8, 12, 3, padding=1), (8, 9, 9)),
-    "Conv2d-stride": (lambda: nn.Conv2d(8, 12, 3, 2, padding=2, groups=2), (8, 9, 9)),
-    "Conv2d-dilation": (lambda: nn.Conv2d(8, 12, 3, padding=2, dilation=2, padding_mode="circular"), (8, 9, 9)),
-    "Conv2d-reflect": (lambda: nn.Conv2d(8, 12, 5, padding=2, padding_mode="reflect"), (8, 9, 9)),
-    "Conv2d-replicate": (lambda: nn.Conv2d(8, 12, 4, 2, padding=2, padding_mode="replicate"), (8, 9, 9)),
-    "Conv2d-small-image": (lambda: nn.Conv2d(8, 12, 5, padding=2), (8, 2, 2)),
-    "Conv1d": (lambda: nn.Conv1d(8, 12, 3), (8, 20)),
-    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(8, 12, 3, 2, 1, 1, groups=2), (8, 6, 6)),
-    "BatchNorm2d": (lambda: nn.BatchNorm2d(8), (8, 6, 6)),
-    "LayerNorm": (lambda: nn.LayerNorm((8, 6, 6)), (8, 6, 6)),
-    "GroupNorm": (lambda: nn.GroupNorm(2, 8), (8, 6, 6)),
-    "Softmax": (lambda: nn.Softmax(1), (8, 6, 6)),
-    "AvgPool2d": (lambda: nn.AvgPool2d(3, 2, 1), (8, 9, 9)),
-    "AdaptiveAvgPool2d": (lambda: nn.AdaptiveAvgPool2d(4), (8, 9, 9)),
-    "MaxPool2d": (lambda: nn.MaxPool2d(3, 2, 1), (8, 9, 9)),
-    **{
-        name: (getattr(nn, name), (8, 6, 6))
-        for name in (
-            *(
-                "CELU",
-                "ELU",
-                "GELU",
-                "Hardsigmoid",
-                "Hardswish",
-                "Hardtanh",
-                "LeakyReLU",
-                "LogSigmoid",
-                "Mish",
-                "PReLU",
-            ),
-            *("ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink"),
-        )
-    },
-}
 WEIGHTS = ("initial", "random", "biased", "subnormal")
 # Layers of ours make normal numbers of whatever parameters.
 COMBINED = [(name, weights) for name in LAYERS for weights in WEIGHTS if weights != "subnormal" or "-" not in name]
@@ -158,7 +91,7 @@ def test_no_error_exceeds_its_bound(name, weights):
 def test_every_layer_of_ours_is_tried():
     kinds = {type(build()) for build, _ in LAYERS.values()}
     moves = {lip.Abs, lip.FirstChannels, lip.GroupSort, lip.MaxMin, lip.PixelUnshuffle, lip.ZeroChannelPad}
-    moves |= {lip.PartialAbs, lip.SpatialShift}
+    moves |= {lip.PartialAbs, lip.SpatialShift, lip.PixelUnshuffle1d, lip.PixelShuffle1d}
     containers = {lip.Chain, lip.LipschitzResidual}  # the latter: tests/nn/test_scaling.py
     assert {getattr(lip, name) for name in lip.__all__} <= kinds | moves | containers
     assert all(rule_of(build()) for build, _ in LAYERS.values())

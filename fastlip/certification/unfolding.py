@@ -22,6 +22,7 @@ from fastlip.nn.applications import (
     TransposedConvolution,
 )
 from fastlip.nn.pooling import L2NormPool2d, ScaledAvgPool2d
+from fastlip.nn.sequences import OneRow
 
 
 class Link(NamedTuple):
@@ -42,6 +43,9 @@ class Link(NamedTuple):
 
 # The number of dimensions of a sample, for modules that would take samples without channels for channels.
 _RANKS: dict[type, int] = {
+    OneRow: 2,
+    **dict.fromkeys((lip.ScaledAvgPool1d, lip.L2NormPool1d, lip.AdaptiveL2NormPool1d), 2),
+    **dict.fromkeys((lip.PixelUnshuffle1d, lip.PixelShuffle1d), 2),
     **dict.fromkeys((nn.Conv1d, nn.ConvTranspose1d, nn.MaxPool1d, nn.AvgPool1d), 2),
     **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveAvgPool1d), 2),
     **dict.fromkeys((nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d, nn.AvgPool2d), 3),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastlip import nn as lip
 from fastlip.kernels.common.padding import same_pads
 from fastlip.nn.method import Method
+from fastlip.nn.sequences import one_dimensional
 
 Weights = Literal["keep", "fresh"]
 Head = Literal["orthogonal", "unit_rows", "method"]
@@ -35,25 +36,36 @@ class RefusedError(ValueError):
 def convolution(old: Any, method: Method, weights: Weights, x: Tensor, y: Tensor) -> Layer:
     """The method's convolution for ``torch.nn.Conv2d`` or ``Conv1d``; AOL's where the method has none for it.
 
-    x and y are its input and output, as images for one-dimensional convolutions too.
+    x and y are its input and output.
     """
     options, notes = _options(old), []
     if options["padding_mode"] not in ("zeros", "circular"):
         notes.append(f"padding_mode {options['padding_mode']!r} became 'zeros'")
         options["padding_mode"] = "zeros"
-    kinds = dict.fromkeys((method.convolution, lip.AOLConv2d))
-    for kind in kinds:
+    for kind in dict.fromkeys((method.convolution, lip.AOLConv2d)):
         more = method.options if kind is method.convolution else {}
         try:
-            layer = kind(old.in_channels, old.out_channels, **options, **more)
+            layer = _kind_for(old, kind)(old.in_channels, old.out_channels, **options, **more)
             found = _shape(layer, x)
         except _FAILURES as error:
-            notes.append(f"not {kind.__name__}: {_line(error)}")
+            notes.append(f"not {_name_for(old, kind)}: {_line(error)}")
             continue
         if found == y.shape:
             return Layer(layer, "; ".join([_take_over(layer, old, weights), *notes]))
-        notes.append(f"not {kind.__name__}: it gives {tuple(found[1:])} instead of {tuple(y.shape[1:])}")
+        notes.append(f"not {_name_for(old, kind)}: it gives {tuple(found[1:])} instead of {tuple(y.shape[1:])}")
     raise RefusedError("; ".join(notes))
+
+
+def _kind_for(old: nn.Module, kind: type[nn.Module]) -> type[nn.Module]:
+    """The layer for a convolution: that of sequences for ``torch.nn.Conv1d``, or RefusedError."""
+    found = one_dimensional(kind) if isinstance(old, nn.Conv1d) else kind
+    if found is None:
+        raise RefusedError("it has no form for sequences")
+    return found
+
+
+def _name_for(old: nn.Module, kind: type[nn.Module]) -> str:
+    return kind.__name__.replace("2d", "1d") if isinstance(old, nn.Conv1d) else kind.__name__
 
 
 def transposed(old: Any, x: Tensor, y: Tensor) -> Layer:
@@ -83,18 +95,17 @@ def dense(old: nn.Linear, method: Method, weights: Weights, head: Head | None) -
 
 
 def _options(old: Any) -> dict[str, Any]:
-    """The arguments of a two-dimensional layer; one-dimensional ones are one row high."""
+    """The arguments of the layer that takes a convolution's place; ``ConvTranspose1d`` becomes one of one row."""
     size, stride = _two(old.kernel_size, 1), _two(old.stride, 1)
     dilation, padding = _two(old.dilation, 1), old.padding
     if not isinstance(padding, str):
         padding = _two(padding, 0)
         same = same_pads(size, dilation)
         padding = "same" if same == (padding[1], padding[1], padding[0], padding[0]) else padding
-    return {
-        "kernel_size": size,
-        "stride": stride,
-        "padding": padding,
-        "dilation": dilation,
+    sizes = {"kernel_size": size, "stride": stride, "padding": padding, "dilation": dilation}
+    if isinstance(old, nn.Conv1d):
+        sizes = {name: value[1:] if isinstance(value, tuple) else value for name, value in sizes.items()}
+    return sizes | {
         "groups": old.groups,
         "bias": old.bias is not None,
         "padding_mode": old.padding_mode,
@@ -123,7 +134,8 @@ def _take_over(layer: Any, old: Any, weights: Weights) -> str:
         if weights == "keep" and bias is not None and old.bias is not None and bias.shape == old.bias.shape:
             bias.copy_(old.bias)
         if weights == "keep" and isinstance(layer, _TAKE_WEIGHTS) and isinstance(raw, Tensor):
-            shape = (*old.weight.shape[:2], *getattr(layer, "kernel_size", ()))
+            geometry = getattr(getattr(layer, "application", None), "geometry", None)
+            shape = (*old.weight.shape[:2], *(geometry.kernel_size if geometry else ()))
             if raw.shape == shape and old.weight.any():
                 raw.copy_(old.weight.view(shape))
                 return "weights kept"

@@ -46,8 +46,8 @@ def convert_pool(work: Rewriting, node: fx.Node, module: Any, bound: float) -> N
     kind = type(module).__name__
     if bound == 1:
         return
-    if isinstance(module, nn.AvgPool2d) and (scaled := _scaled(work, node, module)):
-        work.note(node, kind, "ScaledAvgPool2d")
+    if isinstance(module, (nn.AvgPool1d, nn.AvgPool2d)) and (scaled := _scaled(work, node, module)):
+        work.note(node, kind, type(scaled).__name__)
         work.put(node, scaled)
     elif isinstance(module, MAX_POOLS) and (disjoint := _disjoint(work, node, module)):
         work.note(node, kind, kind, f"disjoint windows of {disjoint.kernel_size} instead of {module.kernel_size}")
@@ -58,9 +58,11 @@ def convert_pool(work: Rewriting, node: fx.Node, module: Any, bound: float) -> N
         work.scale(node, factor)
 
 
-def _scaled(work: Rewriting, node: fx.Node, module: nn.AvgPool2d) -> nn.Module | None:
-    if module.kernel_size != module.stride or module.divisor_override:
+def _scaled(work: Rewriting, node: fx.Node, module: nn.AvgPool1d | nn.AvgPool2d) -> nn.Module | None:
+    if module.kernel_size != module.stride or getattr(module, "divisor_override", None):
         return None
+    if isinstance(module, nn.AvgPool1d):
+        return _fitting(work, node, lip.ScaledAvgPool1d(module.kernel_size))
     return _fitting(work, node, lip.ScaledAvgPool2d(module.kernel_size))
 
 

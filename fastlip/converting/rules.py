@@ -108,7 +108,7 @@ def _convert_layer(work: Rewriting, node: fx.Node, module: Any) -> None:
         return
     kind, (source,) = type(module).__name__, work.sources(node)
     x, y = work.values[source], work.values[node]
-    if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+    if isinstance(module, nn.ConvTranspose1d):
         x, y = x.unsqueeze(-2), y.unsqueeze(-2)
     try:
         if isinstance(module, nn.Linear):
@@ -126,8 +126,8 @@ def _convert_layer(work: Rewriting, node: fx.Node, module: Any) -> None:
 
 
 def _wrap_row(work: Rewriting, node: fx.Node, module: Any) -> None:
-    """Makes a sequence an image of one row around a converted one-dimensional layer."""
-    if not isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+    """Makes a sequence an image of one row around a converted transposed convolution."""
+    if not isinstance(module, nn.ConvTranspose1d):
         return
     row = work.call(node, torch.unsqueeze, work.sources(node)[0], -2)
     node.args = (row,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,12 +20,13 @@ from fastlip.nn.applications import (
     KernelConvolution,
     ResidualConvolution,
     ResidualDense,
+    SandwichConvolution,
     TransposedConvolution,
 )
 
 # What is exported for one image size: padding, transforms or scales are those of that size.
 FOR_ONE_SIZE: dict[type, bool] = dict.fromkeys(
-    (KernelConvolution, FrequencyConvolution, ResidualConvolution, ExponentialConvolution), True
+    (KernelConvolution, FrequencyConvolution, ResidualConvolution, ExponentialConvolution, SandwichConvolution), True
 )
 
 
@@ -42,12 +44,12 @@ def _transposed(layer: Any, target: Target) -> nn.Module:
         layer.dilation,
         device="meta",
     )
-    return _with_tensors(plain_layer, layer.weight, layer.bias)
+    return with_tensors(plain_layer, layer.weight, layer.bias)
 
 
 @exported.register(KernelConvolution)
 def _kernel_layer(layer: Any, target: Target) -> nn.Module:
-    return _convolution(layer, layer.weight, target)
+    return _convolution(layer, layer.effective()[0], target)
 
 
 @exported.register(Dense)
@@ -58,20 +60,21 @@ def _matrix_layer(layer: Any, target: Target) -> nn.Module:
 @exported.register(FrequencyConvolution)
 def _orthogonal_layer(layer: Any, target: Target) -> nn.Module:
     if layer.application.taps == (1, 1):
-        return in_sequence(_patches(layer), _one_tap(layer, layer.effective()[0]))
-    fft_size = layer.application.fft_size(layer, *target.require_image(layer, layer.stride))
+        return in_sequence(patches(layer), _one_tap(layer, layer.effective()[0]))
+    fft_size = layer.application.fft_size(layer, *target.require_image(layer, layer.application.geometry.stride))
     (Q,) = layer.effective(*fft_size)
-    return in_sequence(_patches(layer), _spectral(layer, Q, (fft_size[0], fft_size[1]), layer.bias, target))
+    return in_sequence(patches(layer), _spectral(layer, Q, (fft_size[0], fft_size[1]), layer.bias, target))
 
 
 @exported.register(ResidualConvolution)
 def _residual_layer(layer: Any, target: Target) -> nn.Module:
-    image = target.image(layer.stride)
-    context = layer.application.context(target.require_image(layer, layer.stride)) if _depends_on_size(layer) else ()
+    stride = layer.application.geometry.stride
+    image = target.image(stride)
+    context = layer.application.context(target.require_image(layer, stride)) if _depends_on_size(layer) else ()
     (scale,) = layer.effective(*context)
     tensors = {"kernel": layer.kernel, "bias": layer.bias, "scale": scale}
     residual = plain.freeze(plain.ResidualConvolution(tensors, **_inner_config(layer.kernel, layer), image=image))
-    before = _patches(layer, position_first=True), _widen(layer, layer.width)
+    before = patches(layer, position_first=True), _widen(layer, layer.width)
     return in_sequence(*before, residual, _truncate(layer, layer.width))
 
 
@@ -91,27 +94,29 @@ def _dense_residual_layer(layer: Any, target: Target) -> nn.Module:
 
 @exported.register(ExponentialConvolution)
 def _exponential_layer(layer: Any, target: Target) -> nn.Module:
-    if layer.kernel_size == (1, 1):
-        return in_sequence(_patches(layer), _one_tap(layer, layer.effective()[0]))
+    stride = layer.application.geometry.stride
+    if layer.application.geometry.kernel_size == (1, 1):
+        return in_sequence(patches(layer), _one_tap(layer, layer.effective()[0]))
     bias = layer.bias
     if bias is not None and layer.width > layer.out_channels:  # truncated away again, within each group
         rows = bias.unflatten(0, (layer.groups, -1))
         bias = nn.functional.pad(rows, (0, layer.width // layer.groups - rows.shape[1])).flatten()
-    before = _patches(layer), _widen(layer, layer.width)
+    before = patches(layer), _widen(layer, layer.width)
     after = _truncate(layer, layer.width)
     if layer.exponential == "spectral":
-        size = target.require_image(layer, layer.stride)
+        size = target.require_image(layer, stride)
         (Q,) = layer.effective(*size)
         return in_sequence(*before, _spectral(layer, Q, size, bias, target), after)
     (kernel,) = layer.effective()
     series = {"terms": layer.eval_terms, "gain": layer.gain(layer.eval_terms)}
     exponential = plain.Exponential(
-        {"kernel": kernel, "bias": bias}, **_inner_config(kernel, layer), **series, image=target.image(layer.stride)
+        {"kernel": kernel, "bias": bias}, **_inner_config(kernel, layer), **series, image=target.image(stride)
     )
     return in_sequence(*before, plain.freeze(exponential), after)
 
 
-def _with_tensors(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
+def with_tensors(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
+    """A layer of torch.nn with copies of these tensors."""
     # Contiguous, whatever the format in memory of the model was: files of tensors take no strides.
     layer.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
     if bias is not None:
@@ -121,7 +126,7 @@ def _with_tensors(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     rows, columns = weight.shape
-    return _with_tensors(nn.Linear(columns, rows, bias is not None, device="meta"), weight, bias)
+    return with_tensors(nn.Linear(columns, rows, bias is not None, device="meta"), weight, bias)
 
 
 def _convolution(layer: Any, weight: Tensor, target: Target) -> nn.Module:
@@ -149,7 +154,7 @@ def _convolution(layer: Any, weight: Tensor, target: Target) -> nn.Module:
         "circular" if circular else "zeros",
         device="meta",
     )
-    return _with_tensors(plain_layer, weight, layer.bias)
+    return with_tensors(plain_layer, weight, layer.bias)
 
 
 def _inner_config(kernel: Tensor, layer: Any) -> dict[str, Any]:
@@ -166,19 +171,21 @@ def _one_tap(layer: Any, weight: Tensor) -> nn.Conv2d:
     convolution = nn.Conv2d(
         cin * layer.groups, cout, 1, groups=layer.groups, bias=layer.bias is not None, device="meta"
     )
-    return _with_tensors(convolution, weight, layer.bias)
+    return with_tensors(convolution, weight, layer.bias)
 
 
-def _patches(layer: Any, position_first: bool = False) -> nn.Module | None:
-    if layer.stride == (1, 1):
+def patches(layer: Any, position_first: bool = False) -> nn.Module | None:
+    """Space to depth before a layer with a stride; None without one."""
+    stride = layer.application.geometry.stride
+    if stride == (1, 1):
         return None
     groups = layer.groups if position_first else 1
-    return plain.freeze(plain.Patches(stride=layer.stride, groups=groups, position_first=position_first))
+    return plain.freeze(plain.Patches(stride=stride, groups=groups, position_first=position_first))
 
 
 def _widen(layer: Any, width: int) -> nn.Module | None:
     """Zero channels up to the width, in each group, after the patches."""
-    missing = (width - layer.in_channels * layer.stride[0] * layer.stride[1]) // layer.groups
+    missing = (width - layer.in_channels * math.prod(layer.stride)) // layer.groups
     if missing == 0:
         return None
     if layer.groups == 1:
@@ -199,7 +206,7 @@ def _spectral(layer: Any, Q: Tensor, fft_size: tuple[int, int], bias: Tensor | N
     return plain.freeze(
         plain.SpectralConvolution(
             {"spectrum": torch.view_as_real(matrices.resolve_conj()), "bias": bias},
-            image=target.require_image(layer, layer.stride),
+            image=target.require_image(layer, layer.application.geometry.stride),
             torus=fft_size,
             groups=layer.groups,
             fourier=target.fourier,

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from torch import nn
 
 from fastlip.nn.base import LipschitzLayer
+from fastlip.nn.sequences.layer import OneRow
 
 Rule = TypeVar("Rule")
 _PACKAGE = "fastlip."
@@ -30,6 +31,15 @@ def nearest(table: Mapping[type, Rule], module: nn.Module) -> tuple[type, Rule] 
 def application_of(module: nn.Module) -> type:
     """The class of a layer's application; ``NoneType`` for other modules. A class derived from it is another one."""
     return type(getattr(module, "application", None)) if isinstance(module, LipschitzLayer) else type(None)
+
+
+def of_images(table: Mapping[type, Rule], layer: OneRow) -> Rule:
+    """The value of a table for the two-dimensional layer that a layer of sequences applies to images of one row."""
+    kinds = type(layer).__mro__
+    for base in kinds[kinds.index(OneRow) + 1 :]:
+        if base in table and base is not object:
+            return table[base]
+    return table[application_of(layer)]
 
 
 def is_bounded_here(module: nn.Module) -> bool:

@@ -41,7 +41,7 @@ def show_residual_conv(
     show_conv_arguments(layer, *channels, padding)
     layer.inner_channels, layer.width = application.inner_channels, application.width
     layer.bias = make_bias(layer.inner_channels, bias, device, dtype)
-    shape = (layer.inner_channels, layer.width // layer.groups, *layer.kernel_size)
+    shape = (layer.inner_channels, layer.width // layer.groups, *application.geometry.kernel_size)
     layer.kernel = make_parameter(shape, device, dtype)
 
 

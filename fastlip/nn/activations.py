@@ -29,7 +29,7 @@ class MaxMin(WholeModule):
 
     Args:
         pairing: ``"adjacent"`` pairs channels (2i, 2i+1), ``"halves"`` pairs (i, i + c // 2).
-        dim: dimension of the channels: 1 for batches, -3 for images with or without a batch.
+        dim: dimension of the channels: 1 for batches, -3 for images and -2 for sequences with or without a batch.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
 
     Raises:

@@ -82,6 +82,7 @@ class LipschitzLayer(nn.Module):
 
     _options: ClassVar[dict[str, Callable[[Any], Any]]] = {"backend": check_backend}
     _fixed: ClassVar[tuple[str, ...]] = ("application",)
+    axes: ClassVar[int] = 2  # along which a convolution runs
     backend: Backend
     application: Application
     bias: nn.Parameter | None

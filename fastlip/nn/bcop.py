@@ -104,7 +104,7 @@ class BCOPConv2d(LipschitzLayer):
 
     def reset_parameters(self) -> None:
         """O = I or random orthogonal, projectors that cancel in pairs; bias 0."""
-        axes = alternating_axes(self.kernel_size)
+        axes = alternating_axes(self.application.geometry.kernel_size)
         half = self.raw_matrices.shape[-1] // 2
         with torch.no_grad():
             for group in self.raw_matrices:
@@ -119,10 +119,10 @@ class BCOPConv2d(LipschitzLayer):
         """(kernel,) in conv2d's layout."""
         Q = ops.polar(at_least_float32(self.raw_matrices), backend=self.backend)
         cin, cout = self.in_channels // self.groups, self.out_channels // self.groups
-        if self.kernel_size == (1, 1):
+        if self.application.geometry.kernel_size == (1, 1):
             return (Q[:, 0, :cout, :cin].flatten(0, 1)[:, :, None, None],)
         V = Q[:, 1:, :, : Q.shape[-1] // 2]
-        axes = alternating_axes(self.kernel_size)
+        axes = alternating_axes(self.application.geometry.kernel_size)
         K = ops.block_conv(Q[:, 0, :cin], V @ V.mT, axes, backend=self.backend)
         # As published, the products act on output channels: the kernel's matrices are transposed.
         return (K[..., :cout].permute(0, 4, 3, 1, 2).flatten(0, 1),)

@@ -151,7 +151,7 @@ class BROConv2d(LipschitzLayer):
         """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
         V, (rows, columns) = at_least_float32(self.raw_weight), self._sides()
         if fft_size:
-            V = ops.kernel_spectrum(V, (fft_size[0], fft_size[1]), self.dilation)
+            V = ops.kernel_spectrum(V, (fft_size[0], fft_size[1]), self.application.geometry.dilation)
             V = V.unflatten(1, (self.groups, -1))
             return (BLOCK_REFLECTOR(V, rows, columns, self.backend).flatten(1, 2),)
         V = V.flatten(1).unflatten(0, (self.groups, -1))

@@ -127,7 +127,8 @@ class CayleyConv2d(LipschitzLayer):
         """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
         M = normalize(self.raw_weight, self.alpha)
         if fft_size:
-            return (SPECTRAL_CAYLEY(M, fft_size, self.dilation, self.groups, self.backend),)
+            dilation = self.application.geometry.dilation
+            return (SPECTRAL_CAYLEY(M, fft_size, dilation, self.groups, self.backend),)
         return self.application.matrices(M, (), lambda V, reals: ops.cayley(V, backend=self.backend))
 
 

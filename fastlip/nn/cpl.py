@@ -139,7 +139,7 @@ class CPLConv2d(LipschitzLayer):
         self.recompute, self.training_sigma = recompute, training_sigma
         self.register_buffer("fixed_scale", torch.zeros(groups, device=device, dtype=dtype))
         if training_sigma == "power":
-            sides = (max(1, POWER_DENSITY * (k - 1)) for k in self.kernel_size)
+            sides = (max(1, POWER_DENSITY * (k - 1)) for k in self.application.geometry.kernel_size)
             shape = groups, self.width // groups, *sides
             self.register_buffer("power_vector", torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
@@ -166,7 +166,8 @@ class CPLConv2d(LipschitzLayer):
 
     def _parametrize(self, *image_size: Any) -> tuple[Tensor, ...]:
         """(2 / sigma^2,): the scale of each inner channel, constant in each group."""
-        axes = list(zip(image_size, self.kernel_size, self.dilation, strict=True))
+        geometry = self.application.geometry
+        axes = list(zip(image_size, geometry.kernel_size, geometry.dilation, strict=True))
         if self.training and self.training_sigma == "power":
             sides = (fft_side(side, k - 1, d, self.padding_mode) for side, k, d in axes)
             least = [min(side, kept) for side, kept in zip(sides, self.power_vector.shape[2:], strict=True)]

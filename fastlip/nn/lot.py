@@ -135,7 +135,8 @@ class LOTConv2d(LipschitzLayer):
         weight = at_least_float32(self.raw_weight)
         if fft_size and self.ridge is None:
             size = fft_size[0], fft_size[1]
-            return (ops.spectral_polar(weight, size, self.dilation, self.groups, backend=self.backend),)
+            dilation = self.application.geometry.dilation
+            return (ops.spectral_polar(weight, size, dilation, self.groups, backend=self.backend),)
         return self.application.matrices(
             weight, fft_size, lambda V, reals: polar(V, self.ridge, self.steps, self.backend, reals)
         )

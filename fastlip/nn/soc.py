@@ -204,7 +204,8 @@ class SOCConv2d(LipschitzLayer):
     def _parametrize(self, *fft_size: Any) -> tuple[Tensor, ...]:
         """(a matrix as 1 x 1 kernel,), (skew kernel,), or for an FFT size (matrices of exp L per frequency,)."""
         raw = at_least_float32(self.raw_weight).unflatten(0, (self.groups, -1))
-        if self.kernel_size == (1, 1):
+        dilation = self.application.geometry.dilation
+        if self.application.geometry.kernel_size == (1, 1):
             exponential = ops.skew_exp(raw[..., 0, 0], backend=self.backend)
             inputs = self.in_channels * math.prod(self.stride) // self.groups
             matrices = exponential[:, : self.out_channels // self.groups, :inputs]
@@ -216,8 +217,8 @@ class SOCConv2d(LipschitzLayer):
             return (kernel,)
         size = fft_size[0], fft_size[1]
         if self.exponential == "spectral":
-            return (kernel_exp(kernel, size, self.dilation, self.groups, backend=self.backend),)
-        spectrum = kernel_spectrum(kernel, size, self.dilation)
+            return (kernel_exp(kernel, size, dilation, self.groups, backend=self.backend),)
+        spectrum = kernel_spectrum(kernel, size, dilation)
         return (self.gain(self.eval_terms) * series_of_spectrum(spectrum, size, self.groups, self.eval_terms),)
 
     def extra_repr(self) -> str:

@@ -25,6 +25,7 @@ OPTIONS = {
     "SLLConv2d": [{"inner_channels": 8}, *KERNELS],
     "SLLLinear": [{"inner_features": 7}],
     "SOCConv2d": [{"exponential": "spectral"}],
+    "SandwichLinear": [{"activation": "tanh"}],
 }
 
 
@@ -85,11 +86,20 @@ def every_layer():
     for name, member in sorted(vars(lip).items()):
         if inspect.isclass(member) and issubclass(member, torch.nn.Module):
             for form, make in _forms(name, member).items():
-                found[f"{name} {form}".strip()] = make, (4,) if name.endswith("Linear") else (4, 6, 6)
+                found[f"{name} {form}".strip()] = make, _shape_for(name)
     return found
 
 
+def _shape_for(name):
+    """The shape of a sample for a module of this name."""
+    if name.endswith("Linear"):
+        return (4,)
+    return (4, 6) if name.endswith("1d") else (4, 6, 6)
+
+
 def _forms(name, kind):
+    if name.endswith("Conv1d"):
+        return {"": partial(kind, 4, 4, 3)}
     if name.endswith("ConvTranspose2d"):
         return {"": partial(kind, 4, 4, 2, stride=2)}
     if name.endswith("Conv2d"):

@@ -12,6 +12,7 @@ from fastlip.nn.base import LipschitzLayer
 
 # Beside the sizes that each layer is made of; a new option needs an entry.
 ANOTHER = {
+    "activation": "tanh",
     "backend": "reference",
     "dilation": 2,
     "epsilon": 0.5,
@@ -50,7 +51,8 @@ def make(cls, **options):
     sizes = ("in_features", "out_features") if dense else ("in_channels", "out_channels")
     sizes = dict.fromkeys(sizes, 4) | ({} if dense else {"kernel_size": 3})
     layer = cls(**{**sizes, **options}, dtype=torch.float64)
-    return layer, torch.randn(3, *((4,) if dense else (4, 6, 5)), dtype=torch.float64)
+    shape = (4,) if dense else (4, 6, 5)[: 1 + cls.axes]
+    return layer, torch.randn(3, *shape, dtype=torch.float64)
 
 
 def kept(layer, x):

@@ -30,8 +30,16 @@ def classifier(width: int, classes: int) -> nn.Sequential:
         lip.SOCConv2d(width, width, 3, terms=4),
         lip.PixelUnshuffle(2),
         nn.Flatten(),
+        lip.SandwichLinear(64 * width, 64 * width, activation="tanh"),
         lip.BjorckLinear(64 * width, classes),
     )
+
+
+def sequences(channels: int) -> tuple[nn.Sequential, tuple[int]]:
+    first = lip.AOLConv1d(channels, channels, 5, stride=2, padding=2)
+    return nn.Sequential(
+        first, lip.MaxMin(), lip.L2NormPool1d(2), lip.SandwichConv1d(channels, 4, (3,))
+    ), first.stride
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> float:

@@ -6,7 +6,7 @@ import re
 
 _NAMES = {
     "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "eta": "η", "mu": "μ", "phi": "φ", "varphi": "φ",
-    "pi": "π", "psi": "ψ", "rho": "ρ", "sigma": "σ", "dots": "…", "langle": "⟨", "rangle": "⟩",
+    "pi": "π", "psi": "ψ", "Psi": "Ψ", "rho": "ρ", "sigma": "σ", "dots": "…", "langle": "⟨", "rangle": "⟩",
     "tau": "τ", "theta": "θ", "sum": "Σ", "prod": "∏", "le": "≤", "ge": "≥", "ne": "≠", "neq": "≠", "mapsto": "↦",
     "top": "T", "nabla": "∇", "lVert": "‖", "rVert": "‖", "lfloor": "⌊", "rfloor": "⌋", "qquad": "\n", "quad": " ",
     "leftarrow": "←", "min": "min", "max": "max", "log": "log", "exp": "exp", "sin": "sin", "cos": "cos",

@@ -14,7 +14,7 @@ from fastlip.certification.bounds.table import Bound, Shape, lipschitz_bound, re
 from fastlip.certification.bounds.tightness import convolution_is_exact, matrix_is_exact
 from fastlip.certification.bounds.weights import linear_form
 from fastlip.exporting import plain
-from fastlip.inspection.rules import Rules
+from fastlip.inspection.rules import Rules, of_images
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.nn.applications import (
     Dense,
@@ -23,15 +23,18 @@ from fastlip.nn.applications import (
     KernelConvolution,
     ResidualConvolution,
     ResidualDense,
+    SandwichConvolution,
+    SandwichDense,
     TransposedConvolution,
 )
 from fastlip.nn.base import LipschitzLayer, as_it_runs, at_least_float32
+from fastlip.nn.sequences import OneRow, row_shape
 
 _PASSES = 4  # residual, series and spectral layers pass several times over data of a few times the input's norm
 
 
 @register(lip.MaxMin, lip.GroupSort, lip.Abs, lip.ZeroChannelPad, lip.FirstChannels, lip.PixelUnshuffle)
-@register(lip.PartialAbs, lip.SpatialShift)
+@register(lip.PartialAbs, lip.SpatialShift, lip.PixelUnshuffle1d, lip.PixelShuffle1d)
 def _moves_entries(module: Any, input_shape: Shape, output_shape: Shape) -> Bound:
     return Bound(1.0, "1 by construction", 0.0, exact=True)
 
@@ -145,12 +148,17 @@ def _exponential(layer: Any, input_shape: Shape) -> Details:
     return Details(_over_taps(geometry, input_shape), whole and _divides(geometry, input_shape))
 
 
-@_DETAILS.register(ResidualConvolution)
+@_DETAILS.register(ResidualConvolution, SandwichConvolution)
 def _residual(layer: Any, input_shape: Shape) -> Details:
     return Details(_over_taps(layer.application.geometry, input_shape))
 
 
-@_DETAILS.register(ResidualDense)
+@_DETAILS.register(OneRow)
+def _of_sequences(layer: Any, input_shape: Shape) -> Details:
+    return of_images(_DETAILS.table, layer)(layer, row_shape(input_shape))
+
+
+@_DETAILS.register(ResidualDense, SandwichDense)
 def _residual_dense(layer: Any, input_shape: Shape) -> Details:
     return Details(_by_passes(input_shape))
 
@@ -161,6 +169,7 @@ def _divides(geometry: ConvGeometry, input_shape: Shape) -> bool:
 
 
 @_DETAILS.register(lip.ScaledAvgPool2d, lip.L2NormPool2d, lip.AdaptiveL2NormPool2d)
+@_DETAILS.register(lip.ScaledAvgPool1d, lip.L2NormPool1d, lip.AdaptiveL2NormPool1d)
 def _pool(module: Any, input_shape: Shape) -> Details:
     return Details(_by_passes(input_shape), exact=True)
 

@@ -84,7 +84,7 @@ def _frequencies(unit: Unit, Q: Tensor, layer: Any, fft_size: Pair, numbers: int
 
 @register(ExponentialConvolution)
 def _exponential(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    if layer.kernel_size == (1, 1):
+    if layer.application.geometry.kernel_size == (1, 1):
         return _one_tap(unit, layer.effective()[0], layer.bias, layer.groups, output_shape)
     geometry = layer.application.geometry
     image = blocks(geometry, input_shape)
@@ -105,7 +105,7 @@ def _exponential(layer: Any, input_shape: Shape, output_shape: Shape, value: flo
 
 def _kept_series(layer: Any, unit: Unit, kernel: Tensor, image: Pair, output_shape: Shape) -> Rounding:
     """The error where the series is one matrix per frequency: that of the matrices is measured."""
-    K = kernel_spectrum(in_double(kernel), image, layer.dilation)
+    K = kernel_spectrum(in_double(kernel), image, layer.application.geometry.dilation)
     gain = layer.gain(layer.eval_terms)
 
     def exact(matrices: Tensor) -> Tensor:

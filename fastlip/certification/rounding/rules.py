@@ -11,7 +11,8 @@ from torch import nn
 
 from fastlip.certification.bounds import Bound
 from fastlip.certification.rounding.terms import SLACK, Rounding, Unit, underflow
-from fastlip.inspection.rules import Rules, application_of
+from fastlip.inspection.rules import Rules, application_of, of_images
+from fastlip.nn.sequences import OneRow, row_shape
 
 Shape = tuple[int, ...]
 Rule = Callable[[Any, Shape, Shape, float, Unit], Rounding]
@@ -22,6 +23,12 @@ _UNKNOWN = 4.0  # roundings of each entry that a module of which nothing is know
 _RULES: Rules[Rule] = Rules()
 # Decorates the rule for some classes: a function of the module, its shapes, its Lipschitz bound and the unit.
 register = _RULES.register
+
+
+@register(OneRow)
+def _of_sequences(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    rule = of_images(_RULES.table, layer)
+    return rule(layer, row_shape(input_shape), row_shape(output_shape), value, unit)
 
 
 @cache

@@ -23,6 +23,7 @@ _SMOOTH = 16.0  # rounding allowance per elementwise function, including the lib
 @register(lip.MaxMin, lip.GroupSort, lip.Abs, lip.ZeroChannelPad, lip.FirstChannels, lip.PixelUnshuffle)
 @register(plain.SortPairs, plain.SortGroups, plain.Absolute, plain.FirstEntries)
 @register(plain.PadChannels, plain.PadGroups, plain.Patches)
+@register(lip.PixelUnshuffle1d, lip.PixelShuffle1d, plain.Interleave)
 @register(lip.PartialAbs, lip.SpatialShift, plain.AbsoluteFirst, plain.ShiftPixels)
 @register(*MOVES, *MAX_POOLS)
 def _moves(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
@@ -86,12 +87,12 @@ def _average(module: Any, input_shape: Shape, output_shape: Shape, value: float,
     return average(unit, length, value, math.prod(output_shape))
 
 
-@register(lip.ScaledAvgPool2d, plain.ScaledPool)
+@register(lip.ScaledAvgPool1d, lip.ScaledAvgPool2d, plain.ScaledPool)
 def _scaled_pool(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     return average(unit, math.prod(module.kernel_size), value, math.prod(output_shape))
 
 
-@register(lip.L2NormPool2d, plain.NormPool)
+@register(lip.L2NormPool1d, lip.L2NormPool2d, plain.NormPool)
 def _norm_pool(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     # Squares below the normal range vanish: n of them are sqrt(n tiny) after the root.
     length, outputs = math.prod(module.kernel_size), math.prod(output_shape)
@@ -99,10 +100,11 @@ def _norm_pool(module: Any, input_shape: Shape, output_shape: Shape, value: floa
     return Rounding(unit.gamma(length + 4), lost, largest=math.sqrt(unit.largest) / 1024)
 
 
-@register(lip.AdaptiveL2NormPool2d, plain.AdaptiveNormPool)
+@register(lip.AdaptiveL2NormPool1d, lip.AdaptiveL2NormPool2d, plain.AdaptiveNormPool)
 def _adaptive_norm_pool(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     """As above, along one axis after the other."""
-    sides = [-(-side // parts) for side, parts in zip(input_shape[-2:], module.output_size, strict=True)]
+    sizes = input_shape[-len(module.output_size) :]
+    sides = [-(-side // parts) for side, parts in zip(sizes, module.output_size, strict=True)]
     lost = math.sqrt(4 * math.prod(sides) * unit.tiny * math.prod(output_shape))
     return Rounding(unit.gamma(math.prod(sides) + 8), 2 * lost, largest=math.sqrt(unit.largest) / 1024)
 

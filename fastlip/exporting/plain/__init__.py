@@ -9,6 +9,7 @@ from fastlip.exporting.plain._module import Plain
 from fastlip.exporting.plain.entries import (
     Absolute,
     FirstEntries,
+    Interleave,
     NormPool,
     PadChannels,
     PadGroups,
@@ -19,6 +20,7 @@ from fastlip.exporting.plain.entries import (
     SortPairs,
 )
 from fastlip.exporting.plain.freezing import freeze, frozen_kind, thaw
+from fastlip.exporting.plain.sandwich import SandwichProducts, SandwichSpectra
 from fastlip.exporting.plain.shifts import (
     AbsoluteFirst,
     AdaptiveNormPool,
@@ -39,6 +41,7 @@ __all__ = [
     "Convolution",
     "Exponential",
     "FirstEntries",
+    "Interleave",
     "Multiply",
     "NormPool",
     "PadChannels",
@@ -48,6 +51,8 @@ __all__ = [
     "Reflection",
     "ResidualConvolution",
     "ResidualDense",
+    "SandwichProducts",
+    "SandwichSpectra",
     "ScaledPool",
     "Shift",
     "ShiftImage",

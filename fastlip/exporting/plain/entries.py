@@ -150,6 +150,16 @@ class Patches(Plain):
         return patches_to_channels(x, self.stride, self.groups, self.position_first)
 
 
+class Interleave(Plain):
+    """Each ``factor`` channels of sequences become neighbours."""
+
+    factor: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., c f, l) to (..., c, l f)."""
+        return x.unflatten(-2, (-1, self.factor)).transpose(-1, -2).flatten(-2)
+
+
 class ScaledPool(Plain):
     """Average of disjoint windows times the root of their size."""
 

@@ -10,12 +10,12 @@ import torch
 from torch import fx
 from torch.fx.node import map_arg
 
-from fastlip.exporting.plain import entries, shifts, spectral, weighted
+from fastlip.exporting.plain import entries, sandwich, shifts, spectral, weighted
 from fastlip.exporting.plain._module import Plain
 
 KINDS: dict[str, type[Plain]] = {
     name: kind
-    for module in (entries, shifts, weighted, spectral)
+    for module in (entries, sandwich, shifts, weighted, spectral)
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, Plain) and "forward" in vars(kind)
 }

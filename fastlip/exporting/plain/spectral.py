@@ -38,31 +38,38 @@ class SpectralConvolution(Plain):
 
     def forward(self, x: Tensor) -> Tensor:
         """Q * x + bias; images of another size are refused."""
-        for axis, side in ((-2, self.image[0]), (-1, self.image[1])):
-            torch._assert(x.shape[axis] == side, f"exported for images of {self.image} (after its stride)")
-        images = x.to(self.spectrum.dtype)
-        y = self.by_matrices(images) if self.fourier == "matrices" else self.by_fft(images)
+        self.check_size(x)
+        y = self.convolve(x.to(self.spectrum.dtype), self.spectrum)
         y = y if self.bias is None else y + self.bias.view(-1, 1, 1)
         return y.to(x.dtype)
 
-    def by_fft(self, x: Tensor) -> Tensor:
+    def check_size(self, x: Tensor) -> None:
+        """Refuses images of another size."""
+        for axis, side in ((-2, self.image[0]), (-1, self.image[1])):
+            torch._assert(x.shape[axis] == side, f"exported for images of {self.image} (after its stride)")
+
+    def convolve(self, x: Tensor, spectrum: Tensor) -> Tensor:
+        """Q * x for images in the precision of Q."""
+        return self.by_matrices(x, spectrum) if self.fourier == "matrices" else self.by_fft(x, spectrum)
+
+    def by_fft(self, x: Tensor, spectrum: Tensor) -> Tensor:
         """Q * x with complex transforms."""
         (height, width), columns = self.torus, self.torus[1] // 2 + 1
         X = torch.fft.rfft2(x, s=self.torus).flatten(-2).unflatten(-2, (self.groups, -1))
-        Y = torch.einsum("fgoi,...gif->...gof", torch.view_as_complex(self.spectrum), X)
+        Y = torch.einsum("fgoi,...gif->...gof", torch.view_as_complex(spectrum), X)
         y = torch.fft.irfft2(Y.flatten(-3, -2).unflatten(-1, (height, columns)), s=(height, width))
         return y.narrow(-2, 0, self.image[0]).narrow(-1, 0, self.image[1])
 
-    def by_matrices(self, x: Tensor) -> Tensor:
+    def by_matrices(self, x: Tensor, spectrum: Tensor) -> Tensor:
         """Q * x with real matrices; comments give the last axes, where 2 stands for real and imaginary parts."""
         (height, _), (rows, columns) = self.image, (self.torus[0], self.torus[1] // 2 + 1)
-        dtype = self.spectrum.dtype
+        dtype = spectrum.dtype
         X = (
             (x @ self.get_buffer("across").to(dtype)).unflatten(-1, (2, columns)).movedim(-2, -3).flatten(-3, -2)
         )  # (c, 2 h, columns)
         X = (self.get_buffer("down").to(dtype) @ X).unflatten(-2, (2, rows)).flatten(-2)  # (c, 2, frequencies)
         X = X.unflatten(-3, (self.groups, -1)).movedim(-2, -3).flatten(-3, -2)  # (group, 2 cin, frequencies)
-        real, imaginary = self.spectrum.select(-1, 0), self.spectrum.select(-1, 1)
+        real, imaginary = spectrum.select(-1, 0), spectrum.select(-1, 1)
         matrices = torch.cat((torch.cat((real, -imaginary), -1), torch.cat((imaginary, real), -1)), -2)
         Y = torch.einsum("fgoi,...gif->...gof", matrices, X)
         Y = Y.unflatten(-2, (2, -1)).movedim(-3, -2).flatten(-4, -3)  # (cout, 2, frequencies)

@@ -6,6 +6,7 @@ from fastlip.nn.applications.exponential import ExponentialConvolution
 from fastlip.nn.applications.frequency import FrequencyConvolution
 from fastlip.nn.applications.kernel import KernelConvolution
 from fastlip.nn.applications.residual import ResidualConvolution, ResidualDense
+from fastlip.nn.applications.sandwich import SandwichConvolution, SandwichDense
 from fastlip.nn.applications.transposed import TransposedConvolution
 
 __all__ = [
@@ -16,5 +17,7 @@ __all__ = [
     "KernelConvolution",
     "ResidualConvolution",
     "ResidualDense",
+    "SandwichConvolution",
+    "SandwichDense",
     "TransposedConvolution",
 ]

@@ -87,8 +87,10 @@ CONV_ARGUMENTS = (
 
 
 def show_conv_arguments(layer: Any, in_channels: int, out_channels: int, padding: Any) -> None:
-    """Sets the attributes that ``torch.nn.Conv2d`` has, from the geometry of the layer's application."""
+    """Sets the attributes that ``torch.nn.Conv2d``, or ``Conv1d``, has, from the geometry of the application."""
     geometry = layer.application.geometry
-    layer.in_channels, layer.out_channels, layer.padding = in_channels, out_channels, padding
-    layer.kernel_size, layer.stride, layer.dilation = geometry.kernel_size, geometry.stride, geometry.dilation
+    layer.in_channels, layer.out_channels = in_channels, out_channels
+    layer.padding = padding[-layer.axes :] if isinstance(padding, tuple) else padding
+    for name in ("kernel_size", "stride", "dilation"):
+        setattr(layer, name, getattr(geometry, name)[-layer.axes :])
     layer.groups, layer.padding_mode = geometry.groups, geometry.padding_mode

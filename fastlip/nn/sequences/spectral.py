@@ -1,0 +1,216 @@
+"""One-dimensional convolutions by one orthogonal matrix per frequency: BRO, Cayley, LOT."""
+
+from __future__ import annotations
+
+import torch
+
+from fastlip.kernels.common.literals import Backend, Device, Padding1d, PaddingMode, Side
+from fastlip.nn.bro import BROConv2d
+from fastlip.nn.cayley import CayleyConv2d
+from fastlip.nn.lot import LOTConv2d
+from fastlip.nn.sequences.layer import OneRow, row_arguments
+
+
+class BROConv1d(OneRow, BROConv2d):
+    r"""Orthogonal convolution of sequences: at each frequency a reflection that negates n columns given by a kernel.
+
+    The layer is :class:`BROConv2d` on images of one row. Lai, Huang, Kung, Chien, *Enhancing Certified Robustness via
+    Block Reflector Orthogonal Layers and Logit Annealing Loss*, ICML 2025. Circular padding: orthogonal (orthonormal
+    rows or columns at every frequency where in_channels * stride != out_channels); zero padding: Lipschitz constant
+    at most 1. A stride makes channels of patches first. Initial values: normal numbers; bias 0.
+
+    Args:
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: number of taps.
+        stride: step between two outputs.
+        padding: ``"same"``, or the number of entries that equals it.
+        dilation: distance of two taps; 1 where stride exceeds 1.
+        groups: number of groups of channels.
+        bias: whether a bias is added.
+        padding_mode: ``"circular"`` or ``"zeros"``.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        rank: n, an int from 1 to m, or a fraction of m.
+
+    Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; ceil(l / stride) entries.
+    Parameters: ``raw_weight`` (groups * m, n, 1, ceil(kernel_size / stride)) with m = max(out_channels, in_channels *
+    stride) / groups, ``bias`` (out_channels).
+
+    Raises:
+        TypeError: a size that is neither an int nor a tuple of one.
+        ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels, a rank
+            out of range.
+
+    >>> layer = lip.BROConv1d(4, 4, 3).eval()
+    >>> x = torch.rand(1, 4, 8)
+    >>> bool(torch.isclose(layer(x).norm(), x.norm()))
+    True
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Side,
+        stride: Side = 1,
+        padding: Padding1d = "same",
+        dilation: Side = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "circular",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+        *,
+        rank: float = 0.125,
+    ):
+        super().__init__(
+            in_channels,
+            out_channels,
+            *row_arguments(kernel_size, stride, padding, dilation),
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            backend,
+            rank=rank,
+        )
+
+
+class CayleyConv1d(OneRow, CayleyConv2d):
+    r"""Orthogonal convolution of sequences: at each frequency the Cayley transform of the kernel's matrix.
+
+    The layer is :class:`CayleyConv2d` on images of one row. Trockman, Kolter, *Orthogonalizing Convolutional Layers
+    with the Cayley Transform*, ICLR 2021. Circular padding: orthogonal (orthonormal rows or columns at every
+    frequency where in_channels * stride != out_channels); zero padding: Lipschitz constant at most 1. A stride makes
+    channels of patches first. Initial values: those of ``torch.nn``, alpha at the norm of the weight, bias 0.
+
+    Args:
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: number of taps.
+        stride: step between two outputs.
+        padding: ``"same"``, or the number of entries that equals it.
+        dilation: distance of two taps; 1 where stride exceeds 1.
+        groups: number of groups of channels.
+        bias: whether a bias is added.
+        padding_mode: ``"circular"`` or ``"zeros"``.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+
+    Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; ceil(l / stride) entries.
+    Parameters: ``raw_weight`` (out_channels, in_channels / groups * stride, 1, ceil(kernel_size / stride)), ``alpha``
+    (1), ``bias`` (out_channels).
+
+    Raises:
+        TypeError: a size that is neither an int nor a tuple of one.
+        ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels.
+
+    >>> layer = lip.CayleyConv1d(4, 4, 3).eval()
+    >>> x = torch.rand(1, 4, 8)
+    >>> bool(torch.isclose(layer(x).norm(), x.norm()))
+    True
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Side,
+        stride: Side = 1,
+        padding: Padding1d = "same",
+        dilation: Side = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "circular",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+    ):
+        super().__init__(
+            in_channels,
+            out_channels,
+            *row_arguments(kernel_size, stride, padding, dilation),
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            backend,
+        )
+
+
+class LOTConv1d(OneRow, LOTConv2d):
+    r"""Orthogonal convolution of sequences: at each frequency the polar factor of the kernel's matrix.
+
+    The layer is :class:`LOTConv2d` on images of one row. Xu, Li, Li, *LOT: Layer-wise Orthogonal Training on
+    Improving l2 Certified Robustness*, NeurIPS 2022. Circular padding: orthogonal (orthonormal rows or columns at
+    every frequency where in_channels * stride != out_channels); zero padding: Lipschitz constant at most 1. A stride
+    makes channels of patches first. Initial values: the Dirac kernel (square) or an orthogonal matrix at the kernel's
+    centre; bias 0.
+
+    Args:
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: number of taps.
+        stride: step between two outputs.
+        padding: ``"same"``, or the number of entries that equals it.
+        dilation: distance of two taps; 1 where stride exceeds 1.
+        groups: number of groups of channels.
+        bias: whether a bias is added.
+        padding_mode: ``"circular"`` or ``"zeros"``.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        ridge: with ``steps``, the published code's function, see :class:`LOTConv2d`; None: exact.
+        steps: number of its Newton steps.
+
+    Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; ceil(l / stride) entries.
+    Parameters: ``raw_weight`` (out_channels, in_channels / groups * stride, 1, ceil(kernel_size / stride)), ``bias``
+    (out_channels).
+
+    Raises:
+        TypeError: a size that is neither an int nor a tuple of one.
+        ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels.
+
+    >>> layer = lip.LOTConv1d(4, 4, 3).eval()
+    >>> x = torch.rand(1, 4, 8)
+    >>> bool(torch.isclose(layer(x).norm(), x.norm()))
+    True
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Side,
+        stride: Side = 1,
+        padding: Padding1d = "same",
+        dilation: Side = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "circular",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+        *,
+        ridge: float | None = None,
+        steps: int | None = None,
+    ):
+        super().__init__(
+            in_channels,
+            out_channels,
+            *row_arguments(kernel_size, stride, padding, dilation),
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            backend,
+            ridge=ridge,
+            steps=steps,
+        )
