@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
-
 import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -117,7 +117,8 @@ class DetectorCertificate:
         if not 0 <= false_alarm < 1:
             raise ValueError(f"false_alarm={false_alarm}: expected a number from 0 to below 1")
         low = self._worst(eps, attacked)[0].sort().values
-        return math.nextafter(low[int(false_alarm * len(low))].item(), -math.inf)
+        alarms = int(Fraction(str(float(false_alarm))) * len(low))  # of the decimal number: 0.29 of 100 are 29
+        return math.nextafter(low[alarms].item(), -math.inf)
 
     def _worst(self, eps: float, attacked: Attacked) -> tuple[Tensor, Tensor]:
         """The least scores of the normal samples, and the largest ones of the anomalies."""
@@ -129,7 +130,7 @@ class DetectorCertificate:
 
 
 def certify_detector(outputs: CertifiedOutputs) -> DetectorCertificate:
-    r"""Certifies a one-class detector: a network with one output f that is high for normal samples, low for anomalies.
+    r"""Certifies a one-class detector: a network whose one output f is high for normal samples, low for anomalies.
 
     .. math:: \mathrm{AUROC}(\varepsilon) \ge \frac{1}{n m} \sum_{i=1}^{n} \sum_{j=1}^{m}
               \left[ f(x_i) - c_i(\varepsilon) > f(a_j) + c_j(\varepsilon) \right],
@@ -164,5 +165,7 @@ def certify_detector(outputs: CertifiedOutputs) -> DetectorCertificate:
     scores, normal = binary(outputs.values, outputs.known_targets(), wait=True)
     normal = normal.reshape(-1)
     if normal.all() or not normal.any():
-        raise ValueError(f"labels: all are of {'normal samples' if normal.all() else 'anomalies'}, expected both kinds")
+        raise ValueError(
+            f"labels: all are of {'normal samples' if normal.all() else 'anomalies'}, expected both kinds"
+        )
     return DetectorCertificate(scores.reshape(-1), normal, outputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -58,9 +57,9 @@ def nearest_meeting(gaps: Tensor) -> Tensor:
 
     .. math:: D(g)^2 = \min_{a \ge 0} \; a^2 + \sum_j \max(0, g_j - a)^2
 
-    g_j is how far score j is away; the one other score moves by a, and each j by what remains. The best a is where the
-    derivative is 0, a = sum_j max(0, g_j - a): it is the largest of (g_(1) + ... + g_(m)) / (m + 1) over m, with g
-    sorted downwards. For one j, D = g / sqrt(2); for k equal ones, D = g sqrt(k / (k + 1)).
+    g_j is how far score j is away; the one other score moves by a, and each j by what remains. The best a is where
+    the derivative is 0, a = sum_j max(0, g_j - a): it is the largest of (g_(1) + ... + g_(m)) / (m + 1) over m, with
+    g sorted downwards. For one j, D = g / sqrt(2); for k equal ones, D = g sqrt(k / (k + 1)).
 
     Args:
         gaps: (n, k), finite.

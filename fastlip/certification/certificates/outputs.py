@@ -14,7 +14,7 @@ from fastlip.certification.certificates.evaluated import Evaluated, certifying, 
 from fastlip.certification.rounding import Rounded, RoundingModel
 from fastlip.inspection.evaluation import bar, check_eps
 
-_UP = 1 + 2.0**-48  # a few roundings in float64
+UP = 1 + 2.0**-48  # a few roundings in float64
 
 
 class Interval(NamedTuple):
@@ -96,7 +96,7 @@ class CertifiedOutputs:
             eps: the L2 norm of the perturbation, at least 0.
         """
         lost = lost_within(self.errors, eps).reshape(-1, *(1 for _ in self.slopes.shape))
-        return (self.slopes * (_checked(eps) * _UP)).nan_to_num(nan=torch.inf, posinf=torch.inf) + lost
+        return (self.slopes * (_checked(eps) * UP)).nan_to_num(nan=torch.inf, posinf=torch.inf) + lost
 
     def interval(self, eps: float) -> Interval:
         r"""Bounds of each output under every perturbation, of shape (n, \*output_shape).
@@ -195,7 +195,7 @@ def certify_outputs(
 
     Raises:
         TypeError: modules that the audit does not understand, all named.
-        ValueError: what :func:`fastlip.certify` refuses, apart from labels; some batches with targets and some without.
+        ValueError: what :func:`fastlip.certify` refuses, apart from labels; targets in some of the batches only.
 
     Example:
         >>> model = torch.nn.Sequential(lip.CayleyLinear(4, 8), lip.MaxMin(), lip.CayleyLinear(8, 1)).eval()
@@ -257,4 +257,4 @@ def _checked(eps: float) -> float:
 
 
 def _finite(value: float) -> float:
-    return value * _UP if value == value else float("inf")
+    return value * UP if value == value else float("inf")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -100,11 +100,11 @@ def certify_segmentation(
     .. math:: \sum_{p \in F} \frac{m_p^2}{2} \le \sum_{p \in F} |f_p(z) - f_p(x)|^2 \le |f(z) - f(x)|^2
               \le (L \varepsilon + e(\varepsilon))^2.
 
-    Hence \|F\| is at most the largest k such that the k smallest m_p^2 / 2 have a sum of at most the right side: any k
-    pixels have a sum that is at least as large. If the network ends in a 1x1 convolution with rows w_j, the same holds
-    for what precedes it, h: sum over F of \|h_p(z) - h_p(x)\|^2 <= (L_body eps)^2, where p costs the smallest
+    Hence \|F\| is at most the largest k such that the k smallest m_p^2 / 2 have a sum of at most the right side: any
+    k pixels have a sum that is at least as large. If the network ends in a 1x1 convolution with rows w_j, the same
+    holds for what precedes it, h: sum over F of \|h_p(z) - h_p(x)\|^2 <= (L_body eps)^2, where p costs the smallest
     (m_pj - sqrt 2 e(eps))^2 / \|w_i - w_j\|^2 over the classes j, and i is the class predicted. The smaller of both
-    counts is reported.
+    counts is reported. Pixels with a radius above eps never belong to F.
 
     With one output channel a pixel has two classes, 1 if its score is above 0; its margin is \|f_p\|, without the
     factors sqrt 2 and 1/2. Rounding, dtypes and checks are those of :func:`fastlip.certify`.
@@ -147,12 +147,13 @@ def certify_segmentation(
     total = int(pixels.sum())
     if not total:
         raise ValueError(f"ignore_index={ignore_index}: no pixel has another label")
-    counts = {name: sum(getattr(item, name) for item in measured) for name in ("correct", "alone", "together")}
+    alone = torch.stack([item.alone for item in measured]).sum(0).double() / total
+    together = torch.stack([item.together for item in measured]).sum(0).double() / total
     flips = torch.cat([item.flips for item in measured], 1)
     return SegmentationCertificate(
-        accuracy=counts["correct"].item() / total,
-        cra=dict(zip(map(float, eps), (counts["alone"] / total).tolist(), strict=True)),
-        joint_cra=dict(zip(map(float, eps), (counts["together"] / total).tolist(), strict=True)),
+        accuracy=sum([item.correct for item in measured]) / total,
+        cra=dict(zip(map(float, eps), alone.tolist(), strict=True)),
+        joint_cra=dict(zip(map(float, eps), together.tolist(), strict=True)),
         flips=dict(zip(map(float, eps), flips, strict=True)),
         pixels=pixels,
         lipschitz=audit.bound,
@@ -167,7 +168,7 @@ class _Measured(NamedTuple):
     """What one batch adds: numbers of pixels, (k,) for each eps or (n,) for each image; flips are (k, n)."""
 
     pixels: Tensor
-    correct: Tensor
+    correct: int
     alone: Tensor
     together: Tensor
     flips: Tensor
@@ -176,7 +177,10 @@ class _Measured(NamedTuple):
 
 
 class _Costs(NamedTuple):
-    """Of each pixel, (n, p): margins, the slopes of the score differences, and the differences (n, p, c) themselves."""
+    """What it takes to change each pixel (n, p): its margin, and its score's differences to all others (n, p, c).
+
+    ``slopes`` (n, p, c) are those of the differences by a linear last layer; ``root`` is sqrt 2, or 1 for one score.
+    """
 
     margins: Tensor
     differences: Tensor
@@ -193,20 +197,21 @@ def _measure(batch: Evaluated, eps: Sequence[float], ignore_index: int | None) -
     costs, predicted = _costs(scores, batch.prepared.pixel_slopes())
     bound = batch.prepared.audit.bound
     correct = counted & (predicted == labels) & (costs.margins > 0)
-    radii = torch.where(correct, _radii(costs, error, bound), 0.0)
-    alone, together, flips = [], [], []
-    for value in eps:
-        changed = _most_flips(costs, counted, error, bound, value)
-        broken = _most_flips(costs, correct, error, bound, value)
-        flips.append(changed)
-        alone.append((radii > value).sum())
-        together.append((correct.sum(1) - broken).sum())
+    radii = _radii(costs, error, bound)
+    flips = radii.new_zeros(len(eps), len(radii), dtype=torch.long)
+    broken, alone = torch.zeros_like(flips), torch.zeros_like(flips)
+    for row, value in enumerate(eps):
+        weak = radii <= value
+        flips[row] = _most_flips(costs, counted & weak, error, bound, value)
+        broken[row] = _most_flips(costs, correct & weak, error, bound, value)
+        alone[row] = (correct & ~weak).sum(1)
+    radii = torch.where(correct, radii, 0.0)
     return _Measured(
         pixels=counted.sum(1).cpu(),
-        correct=correct.sum().cpu(),
-        alone=torch.stack(alone).cpu() if alone else torch.zeros(0),
-        together=torch.stack(together).cpu() if together else torch.zeros(0),
-        flips=torch.stack(flips).cpu() if flips else torch.zeros(0, len(radii)),
+        correct=int(correct.sum()),
+        alone=alone.sum(1).cpu(),
+        together=(correct.sum(1) - broken).sum(1).cpu(),
+        flips=flips.cpu(),
         radii=radii.reshape(len(radii), *outputs.shape[2:]).cpu(),
         error=(error.near + error.growth * max(eps, default=0.0)).amax().item(),
     )
@@ -220,7 +225,8 @@ def _labels(outputs: Tensor, labels: Tensor, ignore_index: int | None) -> tuple[
     count = max(outputs.shape[1], 2)
     if labels.is_complex() or (labels.is_floating_point() and outputs.shape[1] > 1):
         raise TypeError(f"labels: got {labels.dtype}, expected integers")
-    labels = labels.to(outputs.device).reshape(len(labels), -1)
+    labels = labels.to(outputs.device, torch.float64 if labels.is_floating_point() else torch.long)
+    labels = labels.reshape(len(labels), -1)
     counted = torch.ones_like(labels, dtype=torch.bool) if ignore_index is None else labels != ignore_index
     rest = labels[counted]
     if not (((rest >= 0) & (rest < count)).all() and (rest == rest.long()).all()):
@@ -267,4 +273,5 @@ def _affordable(costs: Tensor, among: Tensor, budget: Tensor) -> Tensor:
     """(n,): how many of some costs (n, p) at most have squares whose sum is within the square of a budget (n,)."""
     squares = costs.square().masked_fill(~among, math.inf).sort(1).values.cumsum(1)
     limit = budget.square() * (1 + 4 * costs.shape[1] * _EPS)
-    return (squares <= limit[:, None]).sum(1).minimum(among.sum(1))
+    total = among.sum(1)
+    return torch.where(budget < math.inf, (squares <= limit[:, None]).sum(1).minimum(total), total)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,46 +13,11 @@ from torch import Tensor
 from fastlip.certification.auditing import Audit
 from fastlip.certification.certificates.norms import lp_factor, nearest_meeting, share_above
 from fastlip.certification.certificates.outputs import CertifiedOutputs
-from fastlip.certification.certificates.slopes import SQRT2
-from fastlip.certification.rounding import Rounded
-from fastlip.losses.labels import as_logits, classes, is_binary
+from fastlip.certification.certificates.scores import Scores, scores_of
+from fastlip.losses.labels import classes
 from fastlip.nn.arguments import positive_int
 
 _TINY = torch.finfo(torch.float64).tiny
-
-
-class Scores(NamedTuple):
-    """The scores of at least two classes, and how fast they change.
-
-    One output f is the two scores (-f/2, f/2), which move by 1/sqrt 2 of what f moves.
-
-    Attributes:
-        logits: (n, c), float64.
-        joint: a bound of how fast all scores change together, in L2 norm.
-        single: (c,), bounds of how fast each score changes.
-        pairs: (c, c), bounds of how fast the difference of two scores changes.
-        errors: see :class:`CertifiedOutputs`; of the outputs, in L2 norm.
-        shares: the factors by which such an error counts for all scores together, for one, and for a difference.
-    """
-
-    logits: Tensor
-    joint: float
-    single: Tensor
-    pairs: Tensor
-    errors: Rounded
-    shares: tuple[float, float, float]
-
-
-def scores_of(outputs: CertifiedOutputs) -> Scores:
-    """The scores of a classifier; ValueError for outputs of another shape."""
-    values, bound = outputs.values, outputs.lipschitz
-    if is_binary(values):
-        single = torch.full((2,), bound / 2, dtype=torch.float64)
-        shares = (1 / SQRT2, 0.5, 1.0)
-        return Scores(as_logits(values), bound / SQRT2, single, outputs.class_slopes, outputs.errors, shares)
-    if values.dim() != 2:
-        raise ValueError(f"outputs: got shape {tuple(values.shape)}, expected scores (n, c), (n, 1) or (n,)")
-    return Scores(values, bound, outputs.slopes, outputs.class_slopes, outputs.errors, (1.0, 1.0, SQRT2))
 
 
 @dataclass(frozen=True)
@@ -117,14 +82,14 @@ def certify_top_k(outputs: CertifiedOutputs, k: int) -> RankCertificate:
                      \frac{D(f_y - f_{(1)}, \dots, f_y - f_{(k)}) - e}{L + g}\right)
 
     The label leaves the k largest scores only if k other classes reach it. Each class j needs the first radius of
-    :func:`fastlip.certify`, with L_yj the same bound of how fast f_y - f_j changes: min(sqrt 2 L, L_body |w_y - w_j|).
+    :func:`fastlip.certify`, with its bound L_yj of how fast f_y - f_j changes: min(sqrt 2 L, L_body |w_y - w_j|).
     Within the k-th smallest of these radii fewer than k classes get there. The second term uses that they must get
     there at once: f_(1), ..., f_(k) are the largest other scores, and the scores must move in L2 norm by at least
 
     .. math:: D(g)^2 = \min_a \; a^2 + \sum_{j \le k} \max(0, g_j - a)^2.
 
-    For equal margins m that is m sqrt(k / (k + 1)), against m / sqrt 2 for the k-th class alone. For k = 1 this is the
-    certificate of :func:`fastlip.certify`, with the bound e of the rounding errors counted for both evaluations.
+    For equal margins m that is m sqrt(k / (k + 1)), against m / sqrt 2 for the k-th class alone. For k = 1 this is
+    the certificate of :func:`fastlip.certify`, with the bound e of the rounding errors counted for both evaluations.
 
     Args:
         outputs: those of a classifier with labels (integers or one-hot), by :func:`fastlip.certify_outputs`.
@@ -166,8 +131,8 @@ def certify_target(outputs: CertifiedOutputs, target: int | Tensor) -> RankCerti
 
     The target t becomes the prediction only if it reaches every class j; the class against which this takes longest
     gives the first radius, with L_jt as in :func:`fastlip.certify`. The second term is the distance D, in L2 norm, to
-    the scores where t meets all classes at once (see :func:`certify_top_k`). Labels are not needed: the radius is also
-    positive for a misclassified sample, if another class than t is predicted.
+    the scores where t meets all classes at once (see :func:`certify_top_k`). Labels are not needed: the radius is
+    also positive for a misclassified sample, if another class than t is predicted.
 
     Args:
         outputs: those of a classifier, by :func:`fastlip.certify_outputs`.

@@ -109,7 +109,7 @@ def _matrix(module: Any, row: LayerBound) -> Tensor | None:
 
 
 def _pixel_matrix(sides: tuple[int, ...], module: Any, row: LayerBound) -> Tensor | None:
-    """The matrix of a 1x1 convolution that maps each pixel of an image of these sides alone; None for other modules."""
+    """The matrix of a 1x1 convolution that maps each pixel by itself, on images of these sides; else None."""
     if linear_form(module) != "convolution" or module.groups != 1 or set(module.stride) != {1}:
         return None
     weight = module.weight
