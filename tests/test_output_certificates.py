@@ -154,7 +154,9 @@ def test_radii_in_other_norms_are_attained():
     found = fastlip.certify(ones, [(x, torch.ones(1, dtype=torch.long))], eps=[0.1])
     for p in (2, 4, math.inf):
         # Of all directions the one of equal entries is the fastest, in L_p for p >= 2.
-        torch.testing.assert_close(found.lp_radii(p).item(), torch.full((d,), 0.5).norm(p=p).item(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(
+            found.lp_radii(p).item(), torch.full((d,), 0.5).norm(p=p).item(), rtol=1e-6, atol=0
+        )
     one = nn.Sequential(nn.Linear(d, 1, bias=False)).double().eval()
     one[0].weight.data = torch.eye(d, dtype=torch.float64)[:1]
     found = fastlip.certify(one, [(x, torch.ones(1, dtype=torch.long))], eps=[0.1])
