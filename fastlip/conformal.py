@@ -6,7 +6,7 @@ of their scores s(x_i, y_i), k = ceil((n + 1) (1 - alpha)). For a fresh clean sa
 .. math:: P(s(x, y) \le q) \ge \frac{k}{n + 1} \ge 1 - \alpha
 
 (Vovk et al., *Algorithmic Learning in a Random World*, 2005; Lei et al., JASA 2018). What is observed may be a
-perturbed z with \|z - x\| <= eps. The network is L-Lipschitz, so s(x, y) is at least a bound s_eps(z, y) that follows
+perturbed z with |z - x| <= eps. The network is L-Lipschitz, so s(x, y) is at least a bound s_eps(z, y) that follows
 from z alone, and the set of all y with s_eps(z, y) <= q has the same coverage, whatever the perturbation. This is the
 idea of Massena et al., *Efficient Robust Conformal Prediction via Lipschitz-Bounded Networks* (ICML 2025); here the
 bounds are audited, use the slopes of a linear last layer, and include rounding errors.
@@ -100,8 +100,8 @@ class SetPredictor:
     def sets(self, outputs: CertifiedOutputs, eps: float = 0.0) -> PredictionSets:
         r"""Predicts the set of every sample, which may be perturbed already.
 
-        .. math:: C_\varepsilon(z) = \{ y : s_\varepsilon(z, y) \le q \}, \qquad
-                  s_\varepsilon(z, y) \le s(x, y) \quad\text{for all}\quad |x - z| \le \varepsilon
+        .. math:: y \in C_\varepsilon(z) \;\text{ if }\; s_\varepsilon(z, y) \le q, \qquad
+                  s_\varepsilon(z, y) \le s(x, y) \;\text{ for all }\; |x - z| \le \varepsilon
 
         Args:
             outputs: those of the calibrated network, by :func:`fastlip.certify_outputs`; labels are for the coverage.
@@ -154,7 +154,7 @@ def calibrate(
               s_{softmax} = -\log \frac{e^{f_y / T}}{\sum_j e^{f_j / T}}
 
     A perturbation of norm eps changes f_j - f_y by at most L_yj eps, with L_yj the smaller of sqrt 2 L and
-    L_body \|w_y - w_j\| as in :func:`fastlip.certify`; f_y by the smaller of L eps and L_body \|w_y\| eps; and
+    L_body |w_y - w_j| as in :func:`fastlip.certify`; f_y by the smaller of L eps and L_body |w_y| eps; and
     s_softmax by sqrt 2 L eps / T. Bounds of rounding errors are added. Sets depend on the order of the scores only:
     -log p and 1 - p of the same softmax give the same sets without a perturbation, and sigmoids of f_y those of -f_y.
 
@@ -231,8 +231,8 @@ class IntervalPredictor:
 def calibrate_intervals(outputs: CertifiedOutputs, alpha: float = 0.1) -> IntervalPredictor:
     r"""Calibrates intervals that hold the target with probability 1 - alpha under every perturbation.
 
-    The score is the absolute error, the largest one over all outputs: max_i \|f_i(x) - y_i\| <= q. If z is observed,
-    then \|f_i(x) - f_i(z)\| <= L_i eps + e, so the target lies within f_i(z) plus and minus q + L_i eps + e; for
+    The score is the absolute error, the largest one over all outputs: max_i |f_i(x) - y_i| <= q. If z is observed,
+    then |f_i(x) - f_i(z)| <= L_i eps + e, so the target lies within f_i(z) plus and minus q + L_i eps + e; for
     several outputs all targets do at once.
 
     Args:

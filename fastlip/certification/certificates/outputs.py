@@ -110,7 +110,7 @@ class CertifiedOutputs:
         return around(self.values, self.change(eps))
 
     def worst_error(self, eps: float) -> Tensor:
-        r"""The largest absolute error \|f_i(z) - y_i\| of each output under every perturbation.
+        r"""The largest absolute error |f_i(z) - y_i| of each output under every perturbation.
 
         Args:
             eps: the L2 norm of the perturbation, at least 0.
@@ -172,7 +172,7 @@ def certify_outputs(
 ) -> CertifiedOutputs:
     r"""Evaluates a model once, with bounds of how far each output can move: the start of most certificates.
 
-    .. math:: |f(z) - f(x)| \le L \varepsilon + e(\varepsilon) \quad\text{for all}\quad |z - x| \le \varepsilon
+    .. math:: |f(z) - f(x)| \le L \varepsilon + e(\varepsilon) \;\text{ for all }\; |z - x| \le \varepsilon
 
     L is the audited bound (:func:`fastlip.audit`) and e a bound of the rounding errors of f(x) and f(z), as in
     :func:`fastlip.certify`. The result gives intervals for regression. Further certificates are functions of it:

@@ -93,20 +93,20 @@ def certify_segmentation(
     L_yj is sqrt 2 L, or L_body |w_y - w_j| if that is less and the network ends in a 1x1 convolution.
 
     **All pixels.** One perturbation has to share its norm among the pixels. Let F be the pixels whose prediction
-    differs between x and z, \|z - x\| <= eps, and m_p the margin of pixel p between its two largest scores. At p the
+    differs between x and z, |z - x| <= eps, and m_p the margin of pixel p between its two largest scores. At p the
     class that is ahead at z has gained m_p at least, and a difference of two scores changes by at most sqrt 2 times
     what the scores of p change. The whole output map is L-Lipschitz, so
 
     .. math:: \sum_{p \in F} \frac{m_p^2}{2} \le \sum_{p \in F} |f_p(z) - f_p(x)|^2 \le |f(z) - f(x)|^2
               \le (L \varepsilon + e(\varepsilon))^2.
 
-    Hence \|F\| is at most the largest k such that the k smallest m_p^2 / 2 have a sum of at most the right side: any
+    Hence |F| is at most the largest k such that the k smallest m_p^2 / 2 have a sum of at most the right side: any
     k pixels have a sum that is at least as large. If the network ends in a 1x1 convolution with rows w_j, the same
-    holds for what precedes it, h: sum over F of \|h_p(z) - h_p(x)\|^2 <= (L_body eps)^2, where p costs the smallest
-    (m_pj - sqrt 2 e(eps))^2 / \|w_i - w_j\|^2 over the classes j, and i is the class predicted. The smaller of both
+    holds for what precedes it, h: sum over F of |h_p(z) - h_p(x)|^2 <= (L_body eps)^2, where p costs the smallest
+    (m_pj - sqrt 2 e(eps))^2 / |w_i - w_j|^2 over the classes j, and i is the class predicted. The smaller of both
     counts is reported. Pixels with a radius above eps never belong to F.
 
-    With one output channel a pixel has two classes, 1 if its score is above 0; its margin is \|f_p\|, without the
+    With one output channel a pixel has two classes, 1 if its score is above 0; its margin is |f_p|, without the
     factors sqrt 2 and 1/2. Rounding, dtypes and checks are those of :func:`fastlip.certify`.
 
     Args:

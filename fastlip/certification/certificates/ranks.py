@@ -79,12 +79,12 @@ def certify_top_k(outputs: CertifiedOutputs, k: int) -> RankCertificate:
 
     .. math:: r(x) = \max\left(\operatorname{kth-smallest}_{j \ne y}
                      \frac{f_y - f_j - \sqrt 2\, e}{L_{yj} + \sqrt 2\, g},\;
-                     \frac{D(f_y - f_{(1)}, \dots, f_y - f_{(k)}) - e}{L + g}\right)
+                     \frac{D(f_y - f_{\pi_1}, \dots, f_y - f_{\pi_k}) - e}{L + g}\right)
 
     The label leaves the k largest scores only if k other classes reach it. Each class j needs the first radius of
     :func:`fastlip.certify`, with its bound L_yj of how fast f_y - f_j changes: min(sqrt 2 L, L_body |w_y - w_j|).
     Within the k-th smallest of these radii fewer than k classes get there. The second term uses that they must get
-    there at once: f_(1), ..., f_(k) are the largest other scores, and the scores must move in L2 norm by at least
+    there at once: pi sorts the other scores downwards, and the scores must move in L2 norm by at least
 
     .. math:: D(g)^2 = \min_a \; a^2 + \sum_{j \le k} \max(0, g_j - a)^2.
 
