@@ -99,12 +99,32 @@ def test_inputs_need_no_targets(batch):
 def test_some_samples_of_the_outputs():
     x, y = torch.randn(10, 4), torch.arange(10)
     outputs = fastlip.certify_outputs(nn.Sequential(lip.CayleyLinear(4, 2)).eval(), [(x, y)])
-    for rows in (slice(2, 5), torch.tensor([2, 3, 4]), (y > 1) & (y < 5)):
+    for rows in (slice(2, 5), torch.tensor([2, 3, 4]), (y > 1) & (y < 5), [2, 3, 4]):
         part = outputs[rows]
         assert part.targets.tolist() == [2, 3, 4]
         assert torch.equal(part.change(0.1), outputs.change(0.1)[2:5])
         assert part.audit is outputs.audit
     assert "outputs (2) of 10 samples" in str(outputs)
+    with pytest.raises(TypeError, match="got an index of 0 dimensions"):
+        outputs[3]
+
+
+def test_the_options_are_those_of_certify():
+    model, x = nn.Sequential(lip.CayleyLinear(4, 2)).eval(), torch.rand(6, 4)
+    worst, likely, double = (
+        fastlip.certify_outputs(model, [x], **options)
+        for options in ({"input_shape": (4,)}, {"rounding": "probabilistic"}, {"dtype": torch.float64})
+    )
+    assert (worst.rounding_model, likely.rounding_model) == ("worst-case", "probabilistic")
+    assert (likely.norm_change(0.1) < worst.norm_change(0.1)).all()
+    assert (double.norm_change(0.1) < likely.norm_change(0.1)).all()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    with pytest.raises(ValueError, match="outside of the bounds"):
+        fastlip.certify_outputs(model, [2 + x], bounds=(0.0, 1.0))
+    with pytest.raises(ValueError, match="rounding='none'"):
+        fastlip.certify_outputs(model, [x], rounding="none")
+    with pytest.raises(ValueError, match=r"input_shape=\(5,\): batch 0 has images of \(4,\)"):
+        fastlip.certify_outputs(model, [x], input_shape=(5,))
 
 
 def test_there_is_no_bound_beyond_the_reach_of_the_analysis_or_without_one():
@@ -136,6 +156,8 @@ def test_what_is_refused():
         fastlip.certify_outputs(model, [(x, x), x])
     with pytest.raises(ValueError, match="batch 1 has labels, unlike those before"):
         fastlip.certify_outputs(model, [x, (x, x)])
+    with pytest.raises(ValueError, match=r"batch 1 has labels of shape \(3, 4\), those of batch 0 have \(3,\)"):
+        fastlip.certify_outputs(model, [(x, x[:, 0]), (x, x)])
     with pytest.raises(ValueError, match="no batches"):
         fastlip.certify_outputs(model, [])
     with pytest.raises(ValueError, match="training mode"):

@@ -128,6 +128,28 @@ def test_which_last_layers_act_on_single_pixels(name):
         assert (slopes <= math.sqrt(2) * audit.bound * (1 + 1e-9)).all()
 
 
+def test_large_batches_are_measured_in_parts(monkeypatch):
+    model, x = network(3), torch.rand(5, 1, 8, 8)
+    batch = [(x, model(x).argmax(1))]
+    whole = fastlip.certify_segmentation(model, batch, [0.1], per_pixel=True)
+    monkeypatch.setattr("fastlip.certification.certificates.pixels._ENTRIES", 2 * 3 * 64)
+    parts = fastlip.certify_segmentation(model, batch, [0.1], per_pixel=True)
+    assert torch.equal(parts.radii, whole.radii)
+    assert torch.equal(parts.flips[0.1], whole.flips[0.1])
+    assert (parts.cra, parts.joint_cra, parts.n) == (whole.cra, whole.joint_cra, 5)
+
+
+def test_an_exported_network_has_the_same_certificate():
+    model = nn.Sequential(lip.AOLConv2d(1, 8, 3), lip.MaxMin(), lip.AOLConv2d(8, 6, 1), lip.FirstChannels(3)).eval()
+    x = torch.rand(2, 1, 8, 8)
+    batch = [(x, model(x).argmax(1))]
+    own, plain = (
+        fastlip.certify_segmentation(network, batch, [0.02], dtype=torch.float64, per_pixel=True)
+        for network in (model, fastlip.export(model).eval())
+    )
+    torch.testing.assert_close(plain.radii, own.radii, rtol=1e-3, atol=1e-5)
+
+
 def test_pixels_that_do_not_count():
     model, x = free_pixels(torch.eye(C)), torch.randn(2, C, SIDE, SIDE, dtype=torch.float64)
     labels = model(x).argmax(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -76,7 +76,12 @@ class CertifiedOutputs:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, rows: slice | Tensor) -> CertifiedOutputs:
+    def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> CertifiedOutputs:
+        rows = rows if isinstance(rows, slice) else torch.as_tensor(rows)
+        if isinstance(rows, Tensor) and rows.dim() != 1:
+            raise TypeError(
+                f"outputs[...]: got an index of {rows.dim()} dimensions, expected a slice or (k,) indices"
+            )
         targets = None if self.targets is None else self.targets[rows]
         errors = Rounded(*(part[rows] for part in self.errors))
         return replace(self, values=self.values[rows], targets=targets, errors=errors)
@@ -225,6 +230,11 @@ def _collect(batches: Iterable[Evaluated], rounding: RoundingModel) -> Certified
             targets.append(batch.labels.detach().cpu())
         if len(targets) not in (0, index + 1):
             raise ValueError(f"loader: batch {index} has {'no ' * (batch.labels is None)}labels, unlike those before")
+        if targets and targets[-1].shape[1:] != targets[0].shape[1:]:
+            shapes = tuple(targets[-1].shape), tuple(targets[0].shape)
+            raise ValueError(
+                f"loader: batch {index} has labels of shape {shapes[0]}, those of batch 0 have {shapes[1]}"
+            )
     if prepared is None:
         raise ValueError("loader: it has no batches")
     return CertifiedOutputs(

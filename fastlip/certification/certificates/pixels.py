@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -18,6 +18,7 @@ from fastlip.certification.certificates.slopes import SQRT2
 from fastlip.certification.rounding import Rounded, RoundingModel
 from fastlip.inspection.evaluation import bar, check_eps
 
+_ENTRIES = 2**23  # scores that are measured at once
 _TINY, _EPS = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).eps
 
 
@@ -141,7 +142,9 @@ def certify_segmentation(
     with certifying(model, device, dtype, rounding) as (model, parameter):
         batches = bar(loader, "certify", progress)
         each = evaluated(model, parameter, batches, input_shape, rounding, bounds)
-        found = [(_measure(batch, eps, ignore_index), batch.prepared.audit) for batch in each]
+        found = [
+            (_measure(part, eps, ignore_index, per_pixel), part.prepared.audit) for b in each for part in _parts(b)
+        ]
     measured, audit = [item for item, _ in found], found[0][1]
     pixels = torch.cat([item.pixels for item in measured])
     total = int(pixels.sum())
@@ -160,7 +163,7 @@ def certify_segmentation(
         rounding=max(item.error for item in measured),
         n=len(pixels),
         audit=audit,
-        radii=torch.cat([item.radii for item in measured]) if per_pixel else None,
+        radii=torch.cat([item.radii for item in measured if item.radii is not None]) if per_pixel else None,
     )
 
 
@@ -172,7 +175,7 @@ class _Measured(NamedTuple):
     alone: Tensor
     together: Tensor
     flips: Tensor
-    radii: Tensor
+    radii: Tensor | None
     error: float
 
 
@@ -188,14 +191,25 @@ class _Costs(NamedTuple):
     root: float
 
 
-def _measure(batch: Evaluated, eps: Sequence[float], ignore_index: int | None) -> _Measured:
-    outputs, error = batch.outputs, batch.error
+def _parts(batch: Evaluated) -> Iterator[Evaluated]:
+    """The batch in parts of few images: what is computed of their scores takes several times their memory."""
+    outputs, labels = batch.outputs, cast(Tensor, batch.labels)
     if outputs.dim() < 3:
         raise ValueError(f"outputs: got shape {tuple(outputs.shape)}, expected scores (n, c, h, w)")
-    labels, counted = _labels(outputs, cast(Tensor, batch.labels), ignore_index)
+    _check_shapes(outputs, labels)
+    step = max(1, _ENTRIES // max(1, outputs[:1].numel()))
+    for start in range(0, len(outputs), step):
+        rows = slice(start, start + step)
+        error = Rounded(*(part[rows] for part in batch.error))
+        yield Evaluated(batch.x[rows], outputs[rows], labels[rows], error, batch.prepared)
+
+
+def _measure(part: Evaluated, eps: Sequence[float], ignore_index: int | None, per_pixel: bool) -> _Measured:
+    outputs, error = part.outputs, part.error
+    labels, counted = _labels(outputs, cast(Tensor, part.labels), ignore_index)
     scores = outputs.double().flatten(2).movedim(1, 2)  # (n, p, c)
-    costs, predicted = _costs(scores, batch.prepared.pixel_slopes())
-    bound = batch.prepared.audit.bound
+    costs, predicted = _costs(scores, part.prepared.pixel_slopes)
+    bound = part.prepared.audit.bound
     correct = counted & (predicted == labels) & (costs.margins > 0)
     radii = _radii(costs, error, bound)
     flips = radii.new_zeros(len(eps), len(radii), dtype=torch.long)
@@ -212,19 +226,23 @@ def _measure(batch: Evaluated, eps: Sequence[float], ignore_index: int | None) -
         alone=alone.sum(1).cpu(),
         together=(correct.sum(1) - broken).sum(1).cpu(),
         flips=flips.cpu(),
-        radii=radii.reshape(len(radii), *outputs.shape[2:]).cpu(),
+        radii=radii.reshape(len(radii), *outputs.shape[2:]).cpu() if per_pixel else None,
         error=(error.near + error.growth * max(eps, default=0.0)).amax().item(),
     )
 
 
-def _labels(outputs: Tensor, labels: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
-    """(n, p): the label of each pixel, and whether it counts."""
+def _check_shapes(outputs: Tensor, labels: Tensor) -> None:
+    """Raises ValueError or TypeError unless the labels are one for each pixel of the outputs."""
     shape = outputs.shape[:1] + outputs.shape[2:]
     if labels.shape not in (shape, (*shape[:1], 1, *shape[1:])):
         raise ValueError(f"labels: got shape {tuple(labels.shape)}, expected {tuple(shape)} as the pixels")
-    count = max(outputs.shape[1], 2)
     if labels.is_complex() or (labels.is_floating_point() and outputs.shape[1] > 1):
         raise TypeError(f"labels: got {labels.dtype}, expected integers")
+
+
+def _labels(outputs: Tensor, labels: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+    """(n, p): the label of each pixel, and whether it counts."""
+    count = max(outputs.shape[1], 2)
     labels = labels.to(outputs.device, torch.float64 if labels.is_floating_point() else torch.long)
     labels = labels.reshape(len(labels), -1)
     counted = torch.ones_like(labels, dtype=torch.bool) if ignore_index is None else labels != ignore_index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ class Prepared:
         """(*output_shape): how fast each output can change, on the CPU."""
         return output_slopes(self._links, self.audit)
 
+    @cached_property
     def pixel_slopes(self) -> Tensor | None:
         """(c, c): how fast differences of a pixel's scores can change by a linear last layer; None without one."""
         return pixel_slopes(self._links, self.audit)

@@ -60,6 +60,9 @@ def certify(
     The layers are evaluated one after the other. The model's own outputs for each batch, and for its first image
     alone, must agree with theirs up to 2 e: this costs another forward.
 
+    :func:`fastlip.certify_outputs` and :func:`fastlip.certify_segmentation` begin the certificates of other tasks:
+    regression, top-k and targeted ones, anomaly detection, conformal sets, segmentation.
+
     Args:
         model: in eval mode. Parameters in 16 bits are raised to float32 in a copy, which is what is certified.
         loader: batches of images (n, \*input_shape) and integer or one-hot labels: pairs, or dicts with usual keys.
