@@ -13,8 +13,20 @@ from typing import TYPE_CHECKING, Any
 from fastlip import _moved
 
 if TYPE_CHECKING:
-    from fastlip import data, hub, losses, models, nn, ops
-    from fastlip.certification import AttackResult, Audit, Certificate, attack, audit, certify
+    from fastlip import conformal, data, hub, losses, models, nn, ops
+    from fastlip.certification import (
+        AttackResult,
+        Audit,
+        Certificate,
+        attack,
+        audit,
+        certify,
+        certify_detector,
+        certify_outputs,
+        certify_segmentation,
+        certify_target,
+        certify_top_k,
+    )
     from fastlip.converting import Conversion, convert
     from fastlip.diagnosis import doctor
     from fastlip.exporting import export
@@ -32,6 +44,12 @@ __all__ = [
     "attack",
     "audit",
     "certify",
+    "certify_detector",
+    "certify_outputs",
+    "certify_segmentation",
+    "certify_target",
+    "certify_top_k",
+    "conformal",
     "convert",
     "data",
     "doctor",
@@ -57,6 +75,11 @@ _MODULE_OF = {
     "attack": "certification.attacks",
     "audit": "certification.auditing",
     "certify": "certification.certificates",
+    "certify_detector": "certification.certificates",
+    "certify_outputs": "certification.certificates",
+    "certify_segmentation": "certification.certificates",
+    "certify_target": "certification.certificates",
+    "certify_top_k": "certification.certificates",
     "convert": "converting",
     "doctor": "diagnosis",
     "export": "exporting",

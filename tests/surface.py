@@ -3,7 +3,7 @@
 import importlib
 import inspect
 
-MODULES = ["", "nn", "ops", "losses", "models", "data", "hub", "certification", "training"]
+MODULES = ["", "nn", "ops", "losses", "models", "data", "hub", "certification", "conformal", "training"]
 
 
 def public_names(module):

@@ -40,6 +40,21 @@ def test_wasserstein(run):
     assert separated < estimate
 
 
+def test_conformal_digits(run, tmp_path):
+    found = run("conformal_digits", *SMALL, "--eps", "0", "0.25", "--figure=sets.png")
+    # The coverage of a split has this mean and standard deviation (beta-binomial, 180 images to calibrate and 180 to
+    # test): four standard errors of 100 splits.
+    level, width = 163 / 181, 4 * 0.0314 / 10
+    plain, robust, *sizes = found[0.0]
+    assert abs(plain - level) <= width
+    assert (robust, sizes[1]) == pytest.approx((plain, sizes[0]), abs=0.01)
+    plain, robust, *sizes = found[0.25]
+    assert plain < level - 0.1
+    assert robust >= level - width
+    assert sizes[0] < sizes[1] < 10
+    assert (tmp_path / "sets.png").stat().st_size > 0
+
+
 def test_swap_layers(run, capsys):
     plain, swapped = run("swap_layers", "--epochs=2")
     assert swapped.lipschitz <= 1 + 1e-6 < plain.lipschitz

@@ -1,7 +1,9 @@
 """Audit, certificates and attacks: what can be proved of a model, and what can be tried against it.
 
 Public: ``audit`` with :class:`Audit`, :class:`LayerBound`, :class:`Bound` and the table ``lipschitz_bound``;
-``certify`` with :class:`Certificate`; ``attack`` and ``attack_certified`` with :class:`AttackResult`.
+``certify`` with :class:`Certificate`; ``certify_outputs`` with :class:`CertifiedOutputs`, and the certificates of
+other tasks that follow from it; ``certify_segmentation``; ``attack`` and ``attack_certified`` with
+:class:`AttackResult`.
 """
 
 from fastlip.certification.attacks import (
@@ -14,7 +16,23 @@ from fastlip.certification.attacks import (
 )
 from fastlip.certification.auditing import Audit, LayerBound, audit
 from fastlip.certification.bounds import Bound, lipschitz_bound
-from fastlip.certification.certificates import DEFAULT_EPS, Certificate, certify
+from fastlip.certification.certificates import (
+    DEFAULT_EPS,
+    Certificate,
+    CertifiedOutputs,
+    DetectionRates,
+    DetectorCertificate,
+    Interval,
+    RankCertificate,
+    SegmentationCertificate,
+    certify,
+    certify_detector,
+    certify_outputs,
+    certify_segmentation,
+    certify_target,
+    certify_top_k,
+    lp_factor,
+)
 from fastlip.certification.rounding import RoundingModel
 
 __all__ = [
@@ -26,11 +44,23 @@ __all__ = [
     "Bound",
     "BrokenCertificateWarning",
     "Certificate",
+    "CertifiedOutputs",
+    "DetectionRates",
+    "DetectorCertificate",
+    "Interval",
     "LayerBound",
+    "RankCertificate",
     "RoundingModel",
+    "SegmentationCertificate",
     "attack",
     "attack_certified",
     "audit",
     "certify",
+    "certify_detector",
+    "certify_outputs",
+    "certify_segmentation",
+    "certify_target",
+    "certify_top_k",
     "lipschitz_bound",
+    "lp_factor",
 ]

@@ -20,19 +20,54 @@ def check_batch(index: int, batch: Any) -> tuple[Tensor, Tensor]:
     of labels. Images and labels are tensors, NumPy arrays or lists of numbers.
     """
     images, labels = (_tensor(index, *item) for item in zip(("images", "labels"), _pair(index, batch), strict=True))
-    if not images.is_floating_point():
-        raise TypeError(
-            f"loader: the images of batch {index} are {images.dtype}, expected floating-point numbers on the scale "
-            "on which the model was trained, such as images.float() / 255"
-        )
+    _check_dtype(index, images)
     if images.dim() == 0 or labels.dim() == 0 or len(labels) != len(images):
         raise ValueError(
             f"loader: batch {index} has images of shape {tuple(images.shape)} and labels of shape "
             f"{tuple(labels.shape)}, expected as many labels as images"
         )
+    _check_finite(index, images)
+    return images, labels
+
+
+def check_inputs(index: int, batch: Any) -> tuple[Tensor, Tensor | None]:
+    """A batch's images, and its labels or targets if it has any; TypeError or ValueError names the batch.
+
+    A batch is one of :func:`check_batch`, or images alone: a tensor, an array, a sequence of one, or a dict without
+    a key of labels.
+    """
+    if isinstance(batch, Mapping):
+        if any(isinstance(key, str) and key.lower() in LABEL_KEYS for key in batch):
+            return check_batch(index, batch)
+        batch = _entry(index, batch, "images", IMAGE_KEYS)
+    elif not _is_alone(batch):
+        return check_batch(index, batch)
+    elif isinstance(batch, (tuple, list)):
+        batch = batch[0]
+    images = _tensor(index, "images", batch)
+    _check_dtype(index, images)
+    if images.dim() == 0:
+        raise ValueError(f"loader: batch {index} is a single number, expected a batch of images")
+    _check_finite(index, images)
+    return images, None
+
+
+def _is_alone(batch: Any) -> bool:
+    """Whether a batch is images without labels."""
+    return isinstance(batch, (Tensor, np.ndarray)) or (isinstance(batch, (tuple, list)) and len(batch) == 1)
+
+
+def _check_dtype(index: int, images: Tensor) -> None:
+    if not images.is_floating_point():
+        raise TypeError(
+            f"loader: the images of batch {index} are {images.dtype}, expected floating-point numbers on the scale "
+            "on which the model was trained, such as images.float() / 255"
+        )
+
+
+def _check_finite(index: int, images: Tensor) -> None:
     if not images.isfinite().all():
         raise ValueError(f"loader: the images of batch {index} contain NaN or Inf")
-    return images, labels
 
 
 def check_declared(model: nn.Module, index: int, images: Tensor) -> None:
@@ -64,8 +99,7 @@ def _pair(index: int, batch: Any) -> tuple[Any, Any]:
         return _entry(index, batch, "images", IMAGE_KEYS), _entry(index, batch, "labels", LABEL_KEYS)
     if isinstance(batch, (tuple, list)) and len(batch) > 1:
         return batch[0], batch[1]
-    is_alone = isinstance(batch, (Tensor, np.ndarray)) or (isinstance(batch, (tuple, list)) and len(batch) == 1)
-    why = "it has no labels" if is_alone else f"it is of type {type(batch).__name__}"
+    why = "it has no labels" if _is_alone(batch) else f"it is of type {type(batch).__name__}"
     raise TypeError(f"loader: batch {index} is no pair of images and labels: {why}")
 
 

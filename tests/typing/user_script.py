@@ -58,6 +58,11 @@ def main() -> None:
     audit = fastlip.audit(model.eval(), (3, 8, 8))
     print([f"{layer.name}: {layer.bound:.3f} ({layer.how})" for layer in audit.layers if layer.bound > 1])
     found = fastlip.certify(model, [(images, labels)], eps=[36 / 255], rounding="worst-case")
+    outputs = fastlip.certify_outputs(model, [(images, labels)], dtype=torch.float64)
+    low, high = outputs.interval(eps=0.1)
+    ranks: list[float] = [fastlip.certify_top_k(outputs, k).share for k in (1, 5)]
+    sets = fastlip.conformal.calibrate(outputs, alpha=0.2, score="softmax").sets(outputs, eps=0.1)
+    print((high - low).amax().item(), ranks, fastlip.certify_target(outputs, 3).radii.mean(), sets.coverage)
     print(f"{found.accuracy:.0%}, {found.radii.mean():.3f}, {found.lipschitz:.2f}, {audit.bound:.2f}")
     plain: nn.Module = fastlip.export(fastlip.unfuse(model), (3, 8, 8), fourier="fft")
     network = lip_conv_net("lot", size="XS", image_size=8, layers_per_block=1).eval()

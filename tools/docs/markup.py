@@ -10,7 +10,7 @@ _NAMES = {
     "tau": "τ", "theta": "θ", "sum": "Σ", "prod": "∏", "le": "≤", "ge": "≥", "ne": "≠", "neq": "≠", "mapsto": "↦",
     "top": "T", "nabla": "∇", "lVert": "‖", "rVert": "‖", "lfloor": "⌊", "rfloor": "⌋", "qquad": "\n", "quad": " ",
     "leftarrow": "←", "min": "min", "max": "max", "log": "log", "exp": "exp", "sin": "sin", "cos": "cos",
-    "in": "∈", "infty": "∞",
+    "in": "∈", "infty": "∞", "varepsilon": "ε",
 }  # fmt: skip
 _SIZES = re.compile(r"\\(?:[bB]igg?[lr]?|left|right)(?![a-z])")
 _SPACES = re.compile(r"\\[,; ]")

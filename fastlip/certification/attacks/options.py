@@ -63,6 +63,11 @@ class Radii:
     def __init__(self, eps: Sequence[float] | Tensor, certificate: Certificate | None):
         if certificate is not None and not isinstance(certificate, Certificate):
             raise TypeError(f"certificate: got {type(certificate).__name__}, expected a fastlip Certificate")
+        if certificate is not None and certificate.threshold:
+            raise ValueError(
+                f"certificate: its threshold is {certificate.threshold}, expected 0: an attack goes by the sign of "
+                "the score, so subtract the threshold in the model"
+            )
         self.per_sample = isinstance(eps, Tensor)
         self.values = torch.as_tensor(eps, dtype=torch.float64).detach().cpu()
         self.certificate = certificate

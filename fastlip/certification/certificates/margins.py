@@ -24,6 +24,22 @@ class Slopes(NamedTuple):
     classes: Tensor
 
 
+def above(
+    threshold: float, outputs: Tensor, exact: Callable[[Tensor], Tensor] | None
+) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
+    """One score per sample minus a threshold, and likewise the scores without rounding; see :func:`measure`."""
+    if not threshold:
+        return outputs, exact
+    if not (math.isfinite(threshold) and is_binary(outputs)):
+        raise ValueError(
+            f"threshold={threshold!r}: expected a number, for one score per sample, or 0 for several;"
+            f" the outputs are {tuple(outputs.shape)}"
+        )
+    level = outputs.new_tensor(threshold).double()
+    shift = torch.stack((level, -level)) / 2
+    return outputs.double() - level, exact and (lambda rows: exact(rows) + shift)
+
+
 def measure(
     outputs: Tensor,
     labels: Tensor,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastlip.certification.auditing import LayerBound, examine
-from fastlip.certification.certificates.slopes import class_slopes
+from fastlip.certification.certificates.slopes import class_slopes, output_slopes, pixel_slopes
 from fastlip.certification.graphs import Branch
 from fastlip.certification.rounding import FOLLOWERS, Rounded, RoundingModel, exact_twin
 from fastlip.certification.rounding.following import Values
@@ -40,6 +41,15 @@ class Prepared:
         follower = self._follower(len(x), x.device, self._rules)
         y, state = _follow(index, self._links, self.audit.layers, x, follower, follower.start)
         return y, follower.finish(state)
+
+    def output_slopes(self) -> Tensor:
+        """(*output_shape): how fast each output can change, on the CPU."""
+        return output_slopes(self._links, self.audit)
+
+    @cached_property
+    def pixel_slopes(self) -> Tensor | None:
+        """(c, c): how fast differences of a pixel's scores can change by a linear last layer; None without one."""
+        return pixel_slopes(self._links, self.audit)
 
     def exact(self, images: Tensor) -> Callable[[Tensor], Tensor] | None:
         """A function from rows of a batch to their scores by the network in float64; None if there is none."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastlip.certification.auditing import Audit
+from fastlip.certification.certificates.norms import lp_factor, share_above
 from fastlip.certification.rounding import RoundingModel
-from fastlip.inspection.evaluation import check_eps
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Certificate:
         rounding_model: ``"worst-case"`` or ``"probabilistic"``, how ``rounding`` was bounded.
         class_radii: (n, c) if asked for, else None: how far each image may be moved with f_y still above f_j; 0 where
             it is not, inf at j = y.
+        threshold: the score above which a network with one output predicts label 1.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), lip.CayleyLinear(4, 2)).eval()
@@ -55,6 +56,7 @@ class Certificate:
     audit: Audit = field(repr=False)
     rounding_model: RoundingModel = "worst-case"
     class_radii: Tensor | None = field(default=None, repr=False)
+    threshold: float = 0.0
 
     def curve(self, eps: Sequence[float] | Tensor) -> Tensor:
         """Certified robust accuracy at many radii.
@@ -68,9 +70,25 @@ class Certificate:
         Raises:
             ValueError: a radius that is negative or not finite.
         """
-        eps = torch.as_tensor(eps, dtype=torch.float64)
-        check_eps(eps.tolist())
-        return (self.n - torch.searchsorted(self.radii.sort().values, eps, right=True)).double() / self.n
+        return share_above(self.radii, eps)
+
+    def lp_radii(self, p: float) -> Tensor:
+        r"""Certified radii in another norm, from those in L2: no perturbation shorter in L_p changes the prediction.
+
+        .. math:: r_p = r \; d^{\,\min(0,\; 1/p - 1/2)}
+
+        d is the number of inputs: r / sqrt(d) for Linf, r for L1 (:func:`fastlip.certification.lp_factor`).
+
+        Args:
+            p: the norm, at least 1; ``math.inf`` for Linf.
+
+        Returns:
+            (n,) radii in L_p norm, float64.
+
+        Raises:
+            ValueError: p below 1.
+        """
+        return self.radii * lp_factor(p, math.prod(self.audit.input_shape))
 
     def to_dict(self) -> dict[str, Any]:
         """The certificate as plain values, ready for JSON: eps become strings, tensors lists."""
@@ -81,6 +99,7 @@ class Certificate:
             "lipschitz": self.lipschitz,
             "rounding": self.rounding,
             "rounding_model": self.rounding_model,
+            "threshold": self.threshold,
             "n": self.n,
             "radii": self.radii.tolist(),
             "margins": self.margins.tolist(),

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from fastlip.certification.auditing import Audit
-from fastlip.certification.batches import check_batch, check_bounds, check_declared
-from fastlip.certification.certificates.margins import Slopes, measure
-from fastlip.certification.certificates.prepared import Prepared
+from fastlip.certification.certificates.evaluated import Evaluated, certifying, evaluated
+from fastlip.certification.certificates.margins import Slopes, above, measure
 from fastlip.certification.certificates.result import Certificate
-from fastlip.certification.rounding import RoundingModel, check_model_name
-from fastlip.inspection.evaluation import (
-    Unchanged,
-    bar,
-    certified_precision,
-    check_eps,
-    check_model,
-    from_parameters,
-    prepare,
-)
-from fastlip.inspection.sameness import check_batch_outputs
+from fastlip.certification.rounding import RoundingModel
+from fastlip.inspection.evaluation import bar, check_eps
 
 DEFAULT_EPS = (36 / 255, 72 / 255, 108 / 255, 1.0)
 
@@ -40,6 +30,7 @@ def certify(
     progress: bool = False,
     rounding: RoundingModel = "worst-case",
     bounds: tuple[float | Tensor, float | Tensor] | None = None,
+    threshold: float = 0.0,
 ) -> Certificate:
     r"""Returns the certified robust accuracy (CRA) of a classifier on the batches (images, labels) of a loader.
 
@@ -63,8 +54,14 @@ def certify(
     negligible. If the answer at one of ``eps`` may depend on it, the image is evaluated in float64 as well, with the
     same effective weights, and e counts once, for the perturbed image. TF32 and autocast are off meanwhile.
 
+    A model with one output, (n,) or (n, 1), has two classes: label 1 if its score f is above the threshold t, else
+    label 0 (or -1). Then r = max(0, |f - t| - 2 e) / (L + g) where the prediction is right.
+
     The layers are evaluated one after the other. The model's own outputs for each batch, and for its first image
     alone, must agree with theirs up to 2 e: this costs another forward.
+
+    :func:`fastlip.certify_outputs` and :func:`fastlip.certify_segmentation` begin the certificates of other tasks:
+    regression, top-k and targeted ones, anomaly detection, conformal sets, segmentation.
 
     Args:
         model: in eval mode. Parameters in 16 bits are raised to float32 in a copy, which is what is certified.
@@ -80,6 +77,8 @@ def certify(
             the margins.
         bounds: the least and largest value that images may have, numbers or tensors that broadcast to an image.
             Images outside are refused, since radii are in their units. Default None allows any.
+        threshold: the score above which a model with one output predicts label 1, rounded to the dtype of the
+            outputs; default 0. With several outputs it must be 0.
 
     Returns:
         A :class:`Certificate`.
@@ -89,7 +88,8 @@ def certify(
         ValueError: a model in training mode, or with parameters that change meanwhile; NaN or Inf in parameters,
             images or outputs (naming batch and layer); outputs that are not those of the audited layers, or depend
             on the number of images in a batch; images outside of the bounds or of another shape than the model was
-            built for; labels out of range; an empty loader; a negative eps; another dtype or name of rounding.
+            built for; labels out of range; an empty loader; a negative eps; another dtype or name of rounding; a
+            threshold for several outputs.
 
     Example:
         >>> model = fastlip.models.lip_conv_net("aol", width=8, image_size=8, in_channels=1).eval()
@@ -98,13 +98,11 @@ def certify(
         >>> certificate.accuracy, bool(certificate.lipschitz <= 1.001)
         (1.0, True)
     """
-    check_model(model, dtype)
     check_eps(eps)
-    check_model_name(rounding)
-    model, parameter = prepare(model, device, dtype)
-    with certified_precision(parameter.device.type), torch.no_grad(), from_parameters(model):
+    with certifying(model, device, dtype, rounding) as (model, parameter):
         batches = bar(loader, "certify", progress)
-        outcome, found = _run(model, parameter, batches, input_shape, per_class, rounding, eps, bounds)
+        each = evaluated(model, parameter, batches, input_shape, rounding, bounds)
+        outcome, found = _run(each, eps, per_class, threshold)
     correct = outcome["margin"] > 0
     radii = torch.where(correct, outcome["radius"], 0.0)
     joint = torch.where(correct, outcome["joint"], 0.0)
@@ -122,43 +120,23 @@ def certify(
         audit=found,
         rounding_model=rounding,
         class_radii=outcome.get("class_radii"),
+        threshold=float(threshold),
     )
 
 
 def _run(
-    model: nn.Module,
-    parameter: Tensor,
-    loader: Iterable[Any],
-    input_shape: tuple[int, ...] | None,
-    per_class: bool,
-    rounding: RoundingModel,
-    eps: Sequence[float],
-    bounds: tuple[Any, Any] | None,
+    batches: Iterable[Evaluated], eps: Sequence[float], per_class: bool, threshold: float
 ) -> tuple[dict[str, Tensor], Audit]:
     """The measurements of all batches by name, and the audit."""
-    prepared, unchanged = None, Unchanged(model)
     parts: dict[str, list[Tensor]] = {}
-    for index, batch in enumerate(loader):
-        images, labels = check_batch(index, batch)
-        check_bounds(index, images, bounds)
-        if input_shape is None:
-            check_declared(model, index, images)
-        shape = tuple(images.shape[1:])
-        input_shape = shape if input_shape is None else tuple(input_shape)
-        if shape != input_shape:
-            raise ValueError(f"input_shape={input_shape}: batch {index} has images of {shape}")
-        if prepared is None:
-            prepared = Prepared(model, input_shape, rounding, parameter.device)
-        x = images.to(parameter)
-        outputs, error = prepared.forward(index, x.clone())
-        check_batch_outputs(index, model, x, outputs, error.error)
-        unchanged.check(index)
+    audits: list[Audit] = []
+    for x, outputs, labels, error, prepared in batches:
+        audits = [prepared.audit]
         slopes = Slopes(prepared.audit.bound, prepared.slopes)
-        measured = measure(outputs, labels, error, slopes, eps, prepared.exact(x))
+        scores, exact = above(threshold, outputs, prepared.exact(x))
+        measured = measure(scores, cast(Tensor, labels), error, slopes, eps, exact)
         if not per_class:
             del measured["class_radii"]
         for name, value in measured.items():
             parts.setdefault(name, []).append(value.cpu())
-    if prepared is None:
-        raise ValueError("loader: it has no batches")
-    return {name: torch.cat(values) for name, values in parts.items()}, prepared.audit
+    return {name: torch.cat(values) for name, values in parts.items()}, audits[0]
