@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from fastlip import data, hub, losses, models, nn, ops
     from fastlip.certification import AttackResult, Audit, Certificate, attack, audit, certify
     from fastlip.converting import Conversion, convert
+    from fastlip.deployment import ExportedFile, export
     from fastlip.diagnosis import doctor
-    from fastlip.exporting import export
     from fastlip.freezing import freeze, unfreeze
     from fastlip.fusing import fuse, unfuse
     from fastlip.official import load_official
@@ -29,6 +29,7 @@ __all__ = [
     "Audit",
     "Certificate",
     "Conversion",
+    "ExportedFile",
     "attack",
     "audit",
     "certify",
@@ -54,12 +55,13 @@ _MODULE_OF = {
     "Audit": "certification.auditing",
     "Certificate": "certification.certificates",
     "Conversion": "converting",
+    "ExportedFile": "deployment",
     "attack": "certification.attacks",
     "audit": "certification.auditing",
     "certify": "certification.certificates",
     "convert": "converting",
     "doctor": "diagnosis",
-    "export": "exporting",
+    "export": "deployment",
     "freeze": "freezing",
     "fuse": "fusing",
     "load_official": "official",

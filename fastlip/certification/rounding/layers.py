@@ -165,4 +165,10 @@ def _plain_series(module: Any, input_shape: Shape, output_shape: Shape, value: f
 def _plain_spectral(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     ports = module.spectrum.shape[3], module.spectrum.shape[2]
     bias = norm_of(module.bias, math.prod(output_shape[1:]))
-    return spectral_product(unit, value, ports, module.torus, math.prod(output_shape), bias, direct_roundings)
+    transform = _in_float64 if module.fourier == "matrices64" else direct_roundings
+    return spectral_product(unit, value, ports, module.torus, math.prod(output_shape), bias, transform)
+
+
+def _in_float64(side: int) -> float:
+    """Roundings of a transform in float64: those of its result to the layer's dtype, and far less than one more."""
+    return 1.0
