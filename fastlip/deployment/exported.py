@@ -76,9 +76,7 @@ class ExportedFile:
 
 
 @overload
-def export(
-    model: nn.Module, path: tuple[int, ...] | None = None, *, fourier: Fourier | None = None
-) -> nn.Module: ...
+def export(model: nn.Module, path: tuple[int, ...] | None = None, *, fourier: Fourier | None = None) -> nn.Module: ...
 @overload
 def export(
     model: nn.Module,
@@ -91,7 +89,7 @@ def export(
 @overload
 def export(
     model: nn.Module,
-    path: str | os.PathLike[str],
+    path: str | Path,
     input_shape: tuple[int, ...] | None = None,
     *,
     example: Tensor | None = None,
@@ -105,7 +103,7 @@ def export(
 ) -> ExportedFile: ...
 def export(
     model: nn.Module,
-    path: str | os.PathLike[str] | tuple[int, ...] | None = None,
+    path: str | Path | tuple[int, ...] | None = None,
     input_shape: tuple[int, ...] | None = None,
     *,
     example: Tensor | None = None,
@@ -130,8 +128,8 @@ def export(
 
     With a path: that copy in a file, whose suffix names the format. ``.onnx`` is for any ONNX runtime, ``.pt2`` for
     ``torch.export.load``, ``.pt`` and ``.pth`` for ``torch.load(path, weights_only=False)``. The input is named
-    ``images``, a batch (n, \*input_shape) of any size n; the outputs are ``logits`` and, if asked for, ``radius``. The
-    file is written as a whole or not at all. If onnxruntime is installed, it runs an ONNX file before that, and a
+    ``images``, a batch (n, \*input_shape) of any size n; the outputs are ``logits`` and, if asked for, ``radius``.
+    The file is written as a whole or not at all. If onnxruntime is installed, it runs an ONNX file before that, and a
     difference beyond rounding is refused. The file says what is known of the network: in ``metadata_props`` of ONNX
     (keys ``fastlip.lipschitz`` and so on), in the extra file ``fastlip.json`` of ``.pt2``, and in PATH.json next to
     ``.pt``.
@@ -139,24 +137,24 @@ def export(
     ``radius=True`` adds the certified L2 radius of every prediction as a second output: no change of the image that
     is smaller changes the class with the largest score.
 
-    .. math:: r(x) = \min_{j \ne y} \frac{f_y - f_j - 2 \sqrt 2\, e}
-                                         {\min(\sqrt 2\, L,\; L_{body} \|w_y - w_j\|) + \sqrt 2\, g},
-              \qquad y = \arg\max_j f_j
+    .. math:: r(x) = \min_{j \ne y} \frac{\max(0,\; f_y - f_j - 2 \sqrt 2\, e)}
+                                         {\min(\sqrt 2\, L,\; L_{body} \|w_y - w_j\|) + \sqrt 2\, g}
 
-    It is the radius of :func:`fastlip.certify` with y as the label, the same slopes and ``rounding="worst-case"``,
-    computed from the norms of the values of all layers. (If an ``eps`` of certify lies between what is certain and
-    what is possible, certify evaluates the image in float64 again, and may certify a little more.) It is 0 where
-    nothing is certain, NaN and Inf included. It holds for a program that computes in float32, or in the float64 of
-    the model, and sums products in any order; not in TF32 or 16 bits, and not with Winograd's convolutions.
+    Here y is the class with the largest score. It is the radius of :func:`fastlip.certify` with y as the label, the
+    same slopes and ``rounding="worst-case"``, computed from the norms of the values of all layers. (If an ``eps`` of
+    certify lies between what is certain and what is possible, certify evaluates the image in float64 again, and may
+    certify a little more.) It is 0 where nothing is certain, NaN and Inf included. It holds for a program that
+    computes in float32, or in the float64 of the model, and sums products in any order; not in TF32 or 16 bits, and
+    not with Winograd's convolutions.
 
     Args:
         model: any module; fastlip layers are found at any depth. It is left as it was.
         path: the file to write; default None returns the copy. A tuple of ints is taken for ``input_shape``.
         input_shape: the shape of one sample, such as (3, 32, 32); default None takes that of ``example``, or the
-            ``input_shape`` that the model has, as those of ``fastlip.models`` do. Files need it. Spectral layers (BRO,
-            Cayley, LOT, spectral SOC) and CPL convolutions compute a different function for each image size: they are
-            exported for the sizes that they have then, and the spectral ones refuse others. So do circular layers
-            whose padding exceeds the image.
+            ``input_shape`` that the model has, as those of ``fastlip.models`` do. Files need it. Spectral layers
+            (BRO, Cayley, LOT, spectral SOC) and CPL convolutions compute a different function for each image size:
+            they are exported for the sizes that they have then, and the spectral ones refuse others. So do circular
+            layers whose padding exceeds the image.
         example: a batch (n, \*input_shape), of which the shape is taken; default None.
         format: ``"torch"``, ``"pt2"`` or ``"onnx"``; default None takes that of the suffix.
         fourier: how spectral layers transform: ``"fft"``; ``"matrices"``, by products with real matrices, which are
@@ -202,7 +200,7 @@ def export(
         if needless := [name for name, value in options.items() if value not in (None, False)]:
             raise ValueError(f"{needless[0]}={options[needless[0]]!r}: is for a file; expected a path as well")
         return exporting.export(model, shape, fourier=fourier or "fft")
-    if not isinstance(path, (str, os.PathLike)):
+    if not isinstance(path, (str, Path)):
         raise TypeError(f"path: got {type(path).__name__}, expected the name of a file, or None for a module")
     target = Path(path).expanduser()
     kind = format_of(target, format)
@@ -253,7 +251,16 @@ class _Writing:
         if self.kind == "torch":
             write_json(self.path.with_name(self.path.name + ".json"), facts)
         return ExportedFile(
-            self.path, self.kind, len(data), self.input_shape, (INPUT,), tuple(outputs), lipschitz, difference, checked, facts
+            path=self.path,
+            format=self.kind,
+            size=len(data),
+            input_shape=self.input_shape,
+            inputs=(INPUT,),
+            outputs=tuple(outputs),
+            lipschitz=lipschitz,
+            difference=difference,
+            checked=checked,
+            facts=facts,
         )
 
     def _note(self, step: str) -> None:
@@ -296,8 +303,8 @@ def _shape_of(
             raise TypeError(f"example: got {got}, expected a tensor, a batch of samples")
         if input_shape is not None and tuple(input_shape) != tuple(example.shape[1:]):
             raise ValueError(
-                f"input_shape={tuple(input_shape)}: the example is a batch of {tuple(example.shape[1:])}; expected one "
-                "of the two"
+                f"input_shape={tuple(input_shape)}: the example is a batch of {tuple(example.shape[1:])}; expected "
+                "one of the two"
             )
         return tuple(example.shape[1:])
     found = getattr(model, "input_shape", None) if input_shape is None else input_shape

@@ -7,7 +7,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
@@ -66,7 +65,7 @@ def content(kind: Format, network: Network) -> bytes:
 
 def run_onnx(model: bytes, x: Tensor) -> list[Tensor] | None:
     """The outputs of an ONNX model for a batch by onnxruntime; None if onnxruntime is not installed."""
-    if find_spec("onnxruntime") is None:
+    if missing("onnxruntime"):
         return None
     import onnxruntime
 
@@ -89,8 +88,13 @@ def _write_onnx(network: Network, file: IO[bytes]) -> None:
 
     with _quiet("torch.onnx"):
         try:
-            names = {"input_names": [INPUT], "output_names": list(network.outputs)}
-            program = torch.onnx.export(_program(network), dynamo=True, verbose=False, **names)
+            program = torch.onnx.export(
+                _program(network),
+                dynamo=True,
+                verbose=False,
+                input_names=[INPUT],
+                output_names=list(network.outputs),
+            )
         except OnnxExporterError as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"format='onnx': this network has no ONNX form: {reason}") from error

@@ -52,8 +52,8 @@ class _Errors:
             largest.append(min(own.largest, torch.finfo(torch.float64).max))
             if own.quadratic:
                 raise ValueError(
-                    f"radius=True: the rounding error of layer {link.name!r} ({row.kind}) grows with the square of its "
-                    "input; expected a network without layer and group norms"
+                    f"radius=True: the rounding error of layer {link.name!r} ({row.kind}) grows with the square of "
+                    "its input; expected a network without layer and group norms"
                 )
         self.growth = state[2, 0].item()
         self.largest = torch.tensor(largest, dtype=torch.float64)
@@ -80,6 +80,8 @@ class CertifiedNetwork(nn.Module):
         errors = _Errors(prepared, dtype)
         output = prepared.audit.layers[-1].output_shape
         self.single = math.prod(output) == 1
+        shapes = [prepared.audit.input_shape, *(row.output_shape for row in prepared.audit.layers)]
+        self.ranks = [len(shape) for shape in shapes]
         self.root = 1.0 if self.single else SQRT2
         self.dtype = dtype
         self.layers = nn.ModuleList(layers)
@@ -94,14 +96,14 @@ class CertifiedNetwork(nn.Module):
             "classes": torch.arange(len(steepness)),
         }
         for name, table in tables.items():
-            self.register_buffer(name, table)
+            self.register_buffer(name, table.clone())  # no view of a larger table: files hold whole storages
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scores, and the radius within which the class with the largest score stays the same."""
-        sizes = [_norms(x)]
-        for layer in self.layers:
+        sizes = [_norms(x, self.ranks[0])]
+        for layer, rank in zip(self.layers, self.ranks[1:], strict=True):
             x = layer(x)
-            sizes.append(_norms(x))
+            sizes.append(_norms(x, rank))
         found = torch.stack(sizes, 1) @ self.factors + self.constants
         lost, distances = self.root * found.narrow(1, 0, 1), found.narrow(1, 1, len(self.layers))
         inputs = torch.stack(sizes[:-1], 1)
@@ -127,9 +129,10 @@ class CertifiedNetwork(nn.Module):
         return kept.clamp_max(info.max).to(self.dtype)
 
 
-def _norms(x: Tensor) -> Tensor:
-    """(n,): the L2 norm of each sample, in float64."""
-    return x.double().reshape(x.shape[0], -1).square().sum(1).sqrt()
+def _norms(x: Tensor, rank: int) -> Tensor:
+    """(n,): the L2 norm of each sample of that rank, in float64."""
+    rows = x.flatten(1) if rank > 1 else x if rank else x.unsqueeze(1)
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
 
 
 def certified_network(
@@ -207,7 +210,8 @@ def _traced(network: CertifiedNetwork) -> fx.GraphModule:
     """The network as a graph of torch's functions and its layers: no class of fastlip is needed to load it."""
     tracer = _Tracer()
     tracer.proxy_buffer_attributes = True
-    graph = tracer.trace(network)
+    graph = fx.Graph()  # a new one, because that of a tracer names the tracer's class in its pickle
+    graph.output(graph.graph_copy(tracer.trace(network), {}))
     for node in graph.nodes:
         node.type = None  # annotations are text here, which does not pickle
     return fx.GraphModule(network, graph, "CertifiedNetwork").eval()

@@ -59,9 +59,8 @@ class SpectralConvolution(Plain):
         (height, _), (rows, columns) = self.image, (self.torus[0], self.torus[1] // 2 + 1)
         inner = self.spectrum.dtype
         dtype = torch.float64 if self.fourier == "matrices64" else inner
-        X = (
-            (x.to(dtype) @ self.get_buffer("across").to(dtype)).unflatten(-1, (2, columns)).movedim(-2, -3).flatten(-3, -2)
-        )  # (c, 2 h, columns)
+        X = x.to(dtype) @ self.get_buffer("across").to(dtype)
+        X = X.unflatten(-1, (2, columns)).movedim(-2, -3).flatten(-3, -2)  # (c, 2 h, columns)
         X = (self.get_buffer("down").to(dtype) @ X).unflatten(-2, (2, rows)).flatten(-2)  # (c, 2, frequencies)
         X = X.unflatten(-3, (self.groups, -1)).movedim(-2, -3).flatten(-3, -2)  # (group, 2 cin, frequencies)
         real, imaginary = self.spectrum.select(-1, 0), self.spectrum.select(-1, 1)
