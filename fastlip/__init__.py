@@ -28,8 +28,8 @@ if TYPE_CHECKING:
         certify_top_k,
     )
     from fastlip.converting import Conversion, convert
+    from fastlip.deployment import ExportedFile, export
     from fastlip.diagnosis import doctor
-    from fastlip.exporting import export
     from fastlip.freezing import freeze, unfreeze
     from fastlip.fusing import fuse, unfuse
     from fastlip.official import load_official
@@ -41,6 +41,7 @@ __all__ = [
     "Audit",
     "Certificate",
     "Conversion",
+    "ExportedFile",
     "attack",
     "audit",
     "certify",
@@ -72,6 +73,7 @@ _MODULE_OF = {
     "Audit": "certification.auditing",
     "Certificate": "certification.certificates",
     "Conversion": "converting",
+    "ExportedFile": "deployment",
     "attack": "certification.attacks",
     "audit": "certification.auditing",
     "certify": "certification.certificates",
@@ -82,7 +84,7 @@ _MODULE_OF = {
     "certify_top_k": "certification.certificates",
     "convert": "converting",
     "doctor": "diagnosis",
-    "export": "exporting",
+    "export": "deployment",
     "freeze": "freezing",
     "fuse": "fusing",
     "load_official": "official",

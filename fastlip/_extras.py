@@ -16,6 +16,7 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "tomli": ("tomli", "train"),
     "tqdm": ("tqdm", "train"),
     "onnx": ("onnx", "onnx"),
+    "onnxruntime": ("onnxruntime", "onnx"),
     "onnxscript": ("onnxscript", "onnx"),
 }
 

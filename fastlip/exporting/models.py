@@ -45,7 +45,7 @@ def export(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, four
             convolutions compute a different function for each image size: they are exported for the sizes that they
             have then, and the spectral ones refuse others. So do circular layers whose padding exceeds the image.
         fourier: ``"fft"`` (default), or ``"matrices"``: spectral layers transform by products with real matrices,
-            which are slower for large images, but ONNX has them.
+            which are slower for large images, but ONNX has them; or ``"matrices64"``: those products in float64.
 
     Returns:
         The copy. It holds no reference to the model.
@@ -72,15 +72,24 @@ def export(model: nn.Module, input_shape: tuple[int, ...] | None = None, *, four
     if input_shape is None:
         input_shape = getattr(model, "input_shape", None)
     with evaluating(model), no_trace(model), torch.inference_mode(False), torch.no_grad():
-        shapes = {} if input_shape is None else _input_shapes(model, tuple(input_shape))
-        memo: dict[int, Any] = {}
-        for name, module in _children_first("", model, set()):
-            if _is_ours(module):
-                memo[id(module)] = _convert(module, _target(name, shapes.get(id(module), []), fourier), memo)
+        memo = parts(model, input_shape, fourier)
         plain = fold_shifts(copy.deepcopy(model, memo).eval())
         if input_shape is not None:
             check_same_outputs(model, plain, batch_like(model, 1, tuple(input_shape)))
         return plain
+
+
+def parts(model: nn.Module, input_shape: tuple[int, ...] | None, fourier: Fourier) -> dict[int, Any]:
+    """The exported form of every module of this package in a model in eval mode, by the module's ``id``.
+
+    It is a memo for ``copy.deepcopy``, which then copies a module that holds such modules with their exported forms.
+    """
+    shapes = {} if input_shape is None else _input_shapes(model, tuple(input_shape))
+    memo: dict[int, Any] = {}
+    for name, module in _children_first("", model, set()):
+        if _is_ours(module):
+            memo[id(module)] = _convert(module, _target(name, shapes.get(id(module), []), fourier), memo)
+    return memo
 
 
 def _children_first(name: str, module: nn.Module, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from fastlip.inspection.rules import nearest
 
-Fourier = Literal["fft", "matrices"]
+Fourier = Literal["fft", "matrices", "matrices64"]
 FOURIER: tuple[Fourier, ...] = get_args(Fourier)
 ExportRule = Callable[[Any, "Target"], nn.Module]
 
@@ -23,7 +23,7 @@ class Target:
     Attributes:
         name: the layer's name in the model.
         input_shape: that of its input without the batch; None if unknown, or if the layer is called on several.
-        fourier: ``"fft"`` or ``"matrices"``, how spectral layers transform.
+        fourier: ``"fft"``, ``"matrices"`` or ``"matrices64"``, how spectral layers transform.
         rank: the number of dimensions of ``input_shape``; None if unknown.
         children: the exported forms of the module's children, by name.
     """

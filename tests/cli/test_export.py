@@ -22,19 +22,20 @@ def test_export_writes_a_network_that_needs_no_fastlip(cli, trained, tmp_path, n
     else:
         net = torch.export.load(tmp_path / name).module()
     assert net(x).shape == (5, 10)
-    _, text, _ = cli("export", trained, "--out", name)
+    _, text, steps = cli("export", trained, "--out", name)
+    assert steps.startswith(f"{name}: copying the network\n{name}: auditing")
     assert "Lipschitz bound" in text
     assert "stored value / 16 - [0." in text
 
 
 def test_export_refuses_in_one_line(cli, trained, monkeypatch):
-    from fastlip.cli import export
+    from fastlip import _extras
 
     assert_one_line(cli("export", "runs/none", "--out", "net.pt"), "runs/none: no such checkpoint")
     assert_one_line(cli("export", trained, "--out", "nowhere/net.pt"), "nowhere: No such file")
     assert_one_line(cli("export", trained, "--out", "net.pt", "--format=tflite"), "'--format'", 2)
-    monkeypatch.setattr(export, "find_spec", lambda name: None)
-    assert_one_line(cli("export", trained, "--out", "net.onnx"), "needs onnx and onnxscript: pip install")
+    monkeypatch.setattr(_extras, "find_spec", lambda name: None)
+    assert_one_line(cli("export", trained, "--out", "net.onnx"), "onnx and onnxscript are not installed: pip install")
 
 
 @pytest.mark.parametrize("name", ["net.safetensors", "net", "net.onnxx", "net.pkl"])

@@ -14,7 +14,7 @@ from fastlip.certification.rounding import EXACT, Rounded
 from fastlip.losses.labels import classes, is_binary
 
 # A constant function has infinite radii: gaps over the smallest positive number say so.
-_TINY, _LARGEST = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).max
+TINY, LARGEST = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).max
 
 
 class Slopes(NamedTuple):
@@ -62,10 +62,10 @@ def measure(
     """
     logits, true = classes(outputs, labels)
     logits, root = logits.double(), 1.0 if is_binary(outputs) else SQRT2
-    gaps, classes_of = _gaps(logits, true), true.long().argmax(1)
+    gaps, classes_of = gaps_of(logits, true), true.long().argmax(1)
     growth = root * error.growth
-    steepness = (slopes.classes[classes_of] + growth[:, None]).clamp_min(_TINY)
-    joint_steepness = (root * slopes.bound + growth).clamp_min(_TINY)
+    steepness = (slopes.classes[classes_of] + growth[:, None]).clamp_min(TINY)
+    joint_steepness = (root * slopes.bound + growth).clamp_min(TINY)
     certain = gaps - root * (error.error + error.near)[:, None]
     margin = gaps.amin(1)
     if exact is not None:
@@ -74,12 +74,12 @@ def measure(
         rows |= _is_between(certain, hopeful, joint_steepness[:, None], eps) & (margin > 0)
         if rows.any():
             lost = root * (EXACT * error.error + error.near)[rows, None]
-            certain[rows] = torch.maximum(certain[rows], _gaps(exact(rows), true[rows]) - lost)
+            certain[rows] = torch.maximum(certain[rows], gaps_of(exact(rows), true[rows]) - lost)
     class_radii = torch.minimum(certain / steepness, error.reach[:, None])
-    radius = class_radii.amin(1).clamp(0, _LARGEST)
+    radius = class_radii.amin(1).clamp(0, LARGEST)
     return {
         "margin": margin,
-        "joint": torch.minimum(certain.amin(1) / joint_steepness, error.reach).clamp(0, _LARGEST),
+        "joint": torch.minimum(certain.amin(1) / joint_steepness, error.reach).clamp(0, LARGEST),
         "radius": radius,
         "class_radii": class_radii.clamp_min(0).masked_fill(true, math.inf),
         "label": classes_of,
@@ -88,7 +88,7 @@ def measure(
     }
 
 
-def _gaps(logits: Tensor, true: Tensor) -> Tensor:
+def gaps_of(logits: Tensor, true: Tensor) -> Tensor:
     """(n, c): f_y - f_j, inf at j = y."""
     gaps = logits.masked_fill(~true, 0).sum(1, keepdim=True) - logits
     return gaps.masked_fill(true, math.inf)

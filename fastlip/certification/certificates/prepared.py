@@ -25,21 +25,22 @@ class Prepared:
 
     Attributes:
         audit: the bounds.
+        links: the layers that it bounds, in the order of its rows.
         slopes: (c, c), how fast differences of scores can change.
     """
 
     def __init__(self, model: nn.Module, input_shape: tuple[int, ...], rounding: RoundingModel, device: torch.device):
-        self.audit, self._links = examine(model, input_shape)
-        self.slopes = class_slopes(self._links, self.audit).to(device)
+        self.audit, self.links = examine(model, input_shape)
+        self.slopes = class_slopes(self.links, self.audit).to(device)
         self._follower = FOLLOWERS[rounding]
         self._rules: dict[Any, Any] = {}
         exactly = rounding == "worst-case"
-        self._twins = _twins(model, self._links, input_shape) if exactly else None
+        self._twins = _twins(model, self.links, input_shape) if exactly else None
 
     def forward(self, index: int, x: Tensor) -> tuple[Tensor, Rounded]:
         """The outputs of the layers for a batch, which they may overwrite, and bounds of the outputs' errors."""
         follower = self._follower(len(x), x.device, self._rules)
-        y, state = _follow(index, self._links, self.audit.layers, x, follower, follower.start)
+        y, state = _follow(index, self.links, self.audit.layers, x, follower, follower.start)
         return y, follower.finish(state)
 
     def output_slopes(self) -> Tensor:
