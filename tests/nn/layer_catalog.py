@@ -14,17 +14,26 @@ HEADS = (lip.NormalizedLinear,)
 # The kernels of residual layers, which "auto" takes for larger images than those of tests; none where none is built.
 KERNELS = [] if registered["sdp_residual"].status("native") else [{"backend": "native"}]
 # Options that change a layer's function, and kernels asked for by name; the defaults come on their own.
+QUASI = {"quasi_residual": 0.5}  # for square layers only
 OPTIONS = {
+    "AOCConv2d": [QUASI],
+    "BCOPConv2d": [QUASI],
+    "BROConv2d": [QUASI],
+    "BROLinear": [{**QUASI, "rank": 0.5}],
+    "BjorckLinear": [QUASI],
+    "CayleyConv2d": [QUASI],
+    "CayleyLinear": [QUASI],
     "CPLConv2d": [
         {"inner_channels": 2},
         *KERNELS,
     ],  # training_sigma="power" promises nothing in train mode: test_residual.py
     "CPLLinear": [{"inner_features": 2}],
-    "LOTConv2d": [{"ridge": 1e-4, "steps": 10}],
-    "LOTLinear": [{"ridge": 1e-4, "steps": 10}],
+    "LOTConv2d": [{"ridge": 1e-4, "steps": 10}, QUASI],
+    "LOTLinear": [{"ridge": 1e-4, "steps": 10}, QUASI],
     "SLLConv2d": [{"inner_channels": 8}, *KERNELS],
     "SLLLinear": [{"inner_features": 7}],
-    "SOCConv2d": [{"exponential": "spectral"}],
+    "SOCConv2d": [{"exponential": "spectral"}, QUASI],
+    "SOCLinear": [QUASI],
 }
 
 
@@ -112,6 +121,7 @@ def _forms(name, kind):
 
 
 _MORE_OPTIONS = {
+    "BROConv2d": [QUASI],
     "CPLConv2d": [{"training_sigma": "power"}, *KERNELS],
     "LOTConv2d": [{"ridge": 1e-4, "steps": 10}],
     "SLLConv2d": KERNELS,
