@@ -15,7 +15,7 @@ from fastlip.losses import RECIPE_LOSSES, LossName
 from fastlip.models import METHODS
 from fastlip.models.literals import MethodName
 from fastlip.models.registry import owners_of
-from fastlip.training.literals import DataName, Network, Optimizer, Precision, Schedule, Size
+from fastlip.training.literals import DataName, Decayed, Network, Optimizer, Precision, Schedule, Size
 
 # What may differ when a run is resumed or evaluated elsewhere: where and how it runs, not what is computed.
 MOVABLE = ("path", "device", "accumulate", "workers", "save_every", "share", "compile")
@@ -103,7 +103,29 @@ class Recipe:
         metadata=_about("optimizer.beta2", "Adam's decay rate of the squared gradient", least=0, below=1),
     )
     weight_decay: float = field(
-        default=0.0, metadata=_about("optimizer.weight_decay", "L2 penalty on all parameters", least=0)
+        default=0.0,
+        metadata=_about("optimizer.weight_decay", "L2 penalty (adamw: decay times the learning rate)", least=0),
+    )
+    decayed: Decayed = field(
+        default="all",
+        metadata=_about(
+            "optimizer.decayed",
+            "parameters that weight_decay acts on; weights: no biases and scales",
+            choices=get_args(Decayed),
+        ),
+    )
+    clip_norm: float = field(
+        default=0.0,
+        metadata=_about("optimizer.clip_norm", "largest norm of the gradient of all parameters; 0: any", least=0),
+    )
+    ema: float = field(
+        default=0.0,
+        metadata=_about(
+            "optimizer.ema",
+            "decay of a moving average of the weights, which is then what is certified; 0: none",
+            least=0,
+            below=1,
+        ),
     )
     schedule: Schedule = field(
         default="onecycle",
@@ -112,7 +134,10 @@ class Recipe:
     warmup: float = field(
         default=0.3,
         metadata=_about(
-            "schedule.warmup", "fraction of the steps in which onecycle's learning rate rises", above=0, below=1
+            "schedule.warmup",
+            "fraction of the steps in which the learning rate of onecycle or cosine rises",
+            above=0,
+            below=1,
         ),
     )
     loss: LossName = field(default="offset-ce", metadata=_about("loss.name", "loss", choices=tuple(RECIPE_LOSSES)))

@@ -14,35 +14,29 @@ HEADS = (lip.NormalizedLinear,)
 # The kernels of residual layers, which "auto" takes for larger images than those of tests; none where none is built.
 KERNELS = [] if registered["sdp_residual"].status("native") else [{"backend": "native"}]
 # Options that change a layer's function, and kernels asked for by name; the defaults come on their own.
-QUASI = {"quasi_residual": 0.5}  # for square layers only
 OPTIONS = {
-    "AOCConv2d": [QUASI],
-    "BCOPConv2d": [QUASI],
-    "BROConv2d": [QUASI],
-    "BROLinear": [{**QUASI, "rank": 0.5}],
-    "BjorckLinear": [QUASI],
-    "CayleyConv2d": [QUASI],
-    "CayleyLinear": [QUASI],
     "CPLConv2d": [
         {"inner_channels": 2},
         *KERNELS,
     ],  # training_sigma="power" promises nothing in train mode: test_residual.py
     "CPLLinear": [{"inner_features": 2}],
-    "LOTConv2d": [{"ridge": 1e-4, "steps": 10}, QUASI],
-    "LOTLinear": [{"ridge": 1e-4, "steps": 10}, QUASI],
+    "LOTConv2d": [{"ridge": 1e-4, "steps": 10}],
+    "LOTLinear": [{"ridge": 1e-4, "steps": 10}],
     "SLLConv2d": [{"inner_channels": 8}, *KERNELS],
     "SLLLinear": [{"inner_features": 7}],
-    "SOCConv2d": [{"exponential": "spectral"}, QUASI],
-    "SOCLinear": [QUASI],
+    "SOCConv2d": [{"exponential": "spectral"}],
 }
+# Of layers with as many outputs as inputs.
+QUASI = {"quasi_residual": 0.5}
 
 
-def layers(suffix):
-    """(class, options) for the layers whose name ends in "Conv2d" or "Linear"."""
+def layers(suffix, square=False):
+    """(class, options) for the layers whose name ends in "Conv2d" or "Linear"; square: options of square ones too."""
     found = []
     for name, member in sorted(vars(lip).items()):
         if inspect.isclass(member) and issubclass(member, LipschitzLayer) and name.endswith(suffix):
-            found += [(member, options) for options in [{}, *OPTIONS.get(name, [])] if member not in HEADS]
+            more = [QUASI] if square and "quasi_residual" in member._fixed else []
+            found += [(member, options) for options in [{}, *OPTIONS.get(name, []), *more] if member not in HEADS]
     return found
 
 

@@ -6,7 +6,7 @@ from layer_catalog import automatic, layers, name_of, perturb
 
 from fastlip.nn import NormalizedLinear
 
-CONVOLUTIONS, DENSE = layers("Conv2d"), layers("Linear")
+CONVOLUTIONS, DENSE = layers("Conv2d", square=True), layers("Linear", square=True)
 CHANNELS, IMAGE = 4, (4, 6, 5)
 EVERY = [*CONVOLUTIONS, *DENSE, (NormalizedLinear, {})]
 every_layer = pytest.mark.parametrize("item", EVERY, ids=name_of)

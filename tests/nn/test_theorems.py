@@ -87,7 +87,7 @@ def convolutions(kernel, padding_mode, options, pairs):
 
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("layer", layers("Conv2d"), ids=name_of)
+@pytest.mark.parametrize("layer", layers("Conv2d", square=True), ids=name_of)
 def test_convolutions_keep_their_bound(layer, kernel, padding_mode):
     cls, options = layer
     # A Latin square: each kernel meets every number of channels and every image, in other pairs than the next.
@@ -102,13 +102,13 @@ def test_convolutions_keep_their_bound(layer, kernel, padding_mode):
 @pytest.mark.slow
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("layer", layers("Conv2d"), ids=name_of)
+@pytest.mark.parametrize("layer", layers("Conv2d", square=True), ids=name_of)
 def test_convolutions_keep_their_bound_everywhere(layer, kernel, padding_mode):
     cls, options = layer
     check(cls, convolutions(kernel, padding_mode, options, itertools.product(CHANNELS, IMAGES)))
 
 
-@pytest.mark.parametrize("layer", layers("Conv2d"), ids=name_of)
+@pytest.mark.parametrize("layer", layers("Conv2d", square=True), ids=name_of)
 def test_other_geometries_keep_their_bound(layer):
     cls, options = layer
     configurations = []
@@ -119,7 +119,7 @@ def test_other_geometries_keep_their_bound(layer):
     assert any(check(cls, configurations))
 
 
-@pytest.mark.parametrize("layer", layers("Linear"), ids=name_of)
+@pytest.mark.parametrize("layer", layers("Linear", square=True), ids=name_of)
 def test_dense_layers_keep_their_bound(layer):
     cls, options = layer
     configurations = [((*channels, options), channels[:1]) for channels in (*CHANNELS, (16, 16))]
