@@ -243,5 +243,6 @@ METHOD = Method(
     BROConv2d,
     BROLinear,
     dense_head=True,
+    networks=("bro_net",),
     settings={"digits": {"optimizer.lr": 0.05, "loss.temperature": 0.1}},
 )

@@ -13,7 +13,8 @@ from torch import nn
 
 from fastlip.data import Batches, Data, Images, Share
 from fastlip.data.batches import Augmentation
-from fastlip.models import lip_conv_net, sll_net
+from fastlip.models import create_model
+from fastlip.models.catalog import model_named
 from fastlip.official import published_conv_net
 from fastlip.training.recipe import Recipe
 from fastlip.training.sharing import buffers_kept
@@ -88,13 +89,14 @@ def _network(recipe: Recipe, shape: Sequence[int], classes: int) -> nn.Module:
         "width": recipe.width or None,
         "backend": recipe.backend,
     }
-    if recipe.model == "sll_net":
-        return sll_net(**options)
-    options["method"] = recipe.method
-    options["layers_per_block"] = recipe.layers_per_block
     if recipe.model == "published_conv_net":
+        options |= {"method": recipe.method, "layers_per_block": recipe.layers_per_block}
         return published_conv_net(**options)
-    return lip_conv_net(**options, lipschitz=recipe.lipschitz)
+    for name in model_named(recipe.model).fields:
+        value = getattr(recipe, name)
+        if isinstance(value, bool) or value:
+            options[name] = value
+    return create_model(recipe.model, **options)
 
 
 def compiled(model: nn.Module, shape: Sequence[int]) -> nn.Module:
