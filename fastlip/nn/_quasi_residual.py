@@ -51,13 +51,13 @@ def make_gamma(quasi_residual: float, shape: tuple[int, ...], device: Any, dtype
     return make_parameter(shape, device, dtype) if quasi_residual else None
 
 
-def reset_quasi_residual(weight: Tensor, gamma: Tensor | None, entries: int) -> bool:
+def reset_quasi_residual(weight: Tensor, gamma: Tensor | None, entries: float) -> bool:
     """Fills the weight with normal numbers over ``entries``, as published, and gamma with ones.
 
     Args:
         weight: W.
         gamma: None if the option is off; then nothing is filled.
-        entries: rows of a group times taps.
+        entries: rows of a group times taps; infinity: the weight is 0.
 
     Returns:
         Whether the option is on.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -23,6 +24,8 @@ from fastlip.nn.method import Method
 # r is a sum of products, rounded at each step: enlarged by this many roundings, P stays within norm 1.
 # Tensor cores do not round their sums but cut them off, which makes 3xTF32 sums of squares too small.
 _ROUNDINGS, _ROUNDINGS_ON_GPU = 2, 8
+# r counts the absolute values of noise: quasi-residual weights start at 0, or a deep network would lose its signal.
+_NO_NOISE = math.inf
 
 
 def channel_scale(weight: Tensor, groups: int, epsilon: float, backend: Backend) -> Tensor:
@@ -142,9 +145,8 @@ class AOLConv2d(LipschitzLayer):
 
     def reset_parameters(self) -> None:
         """Each group: identity (square) or orthogonal matrix at the kernel's centre; bias 0."""
-        weight = self.raw_weight
-        if not reset_quasi_residual(weight, self.gamma, weight.numel() // (self.groups * weight.shape[1])):
-            centre_orthogonal_(weight, self.groups)
+        if not reset_quasi_residual(self.raw_weight, self.gamma, _NO_NOISE):
+            centre_orthogonal_(self.raw_weight, self.groups)
         zero_(self.bias)
 
     def unscaled(self) -> Tensor:
@@ -218,7 +220,7 @@ class AOLLinear(LipschitzLayer):
 
     def reset_parameters(self) -> None:
         """Identity (square) or an orthogonal matrix; bias 0."""
-        if not reset_quasi_residual(self.raw_weight, self.gamma, self.out_features):
+        if not reset_quasi_residual(self.raw_weight, self.gamma, _NO_NOISE):
             centre_orthogonal_(self.raw_weight)
         zero_(self.bias)
 
