@@ -13,6 +13,7 @@ from torch import nn
 import fastlip
 from fastlip import models
 from fastlip import nn as lip
+from fastlip.models import literals
 from fastlip.models.catalog import MODELS
 from fastlip.nn.base import LipschitzLayer
 from fastlip.training.literals import Network
@@ -54,7 +55,8 @@ def test_names_are_those_of_the_functions():
     assert models.list_models("*bro*") == ["bro_net", "plain_bro_net"]
     assert models.list_models("sll*") == ["sll_net"]
     assert models.list_models("none") == []
-    assert {*models.list_models(), "published_conv_net"} == {*get_args(Network)}
+    assert tuple(models.list_models()) == get_args(literals.ModelName)
+    assert (*models.list_models(), "published_conv_net") == get_args(Network)
     for name, model in MODELS.items():
         assert getattr(models, name) is model.build
         arguments = inspect.signature(model.build).parameters

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from fastlip.models.literals import ModelName
 from fastlip.models.model import Model
 from fastlip.models.plain import plain_twin
 
@@ -60,7 +61,7 @@ def model_named(name: str) -> Model:
     return MODELS[name.removeprefix(PLAIN)]
 
 
-def create_model(name: str, **options: Any) -> nn.Module:
+def create_model(name: ModelName, **options: Any) -> nn.Module:
     """Builds the network of this name.
 
     Args:

@@ -30,7 +30,7 @@ def plain_twin(model: nn.Module) -> nn.Module:
     Example:
         >>> twin = fastlip.models.plain_twin(fastlip.models.lip_conv_net("aol", width=8, image_size=8))
         >>> twin.stem[0]
-        Conv2d(8, 8, kernel_size=(1, 1), stride=(1, 1))
+        Conv2d(8, 8, kernel_size=(1, 1), stride=(1, 1), padding_mode=circular)
     """
     twin = copy.deepcopy(model)
     if isinstance(twin, LipschitzLayer):

@@ -84,6 +84,9 @@ class AOLConv2d(LipschitzLayer):
         dtype: of the parameters.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
         epsilon: a number added to r, at least 0 (the published code adds 1e-6).
+        quasi_residual: s: V = I + s gamma W takes the place of the weight W, with the identity at the centre tap and
+            a learnt factor gamma for each row; True is 1. For in_channels = out_channels and stride 1 only. Then W
+            starts at 0.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to the shapes of ``torch.nn.Conv2d``; "same" keeps h, w.
     Parameters: ``raw_weight`` (out_channels, in_channels / groups, *kernel_size), ``bias`` (out_channels), with
@@ -185,7 +188,7 @@ class AOLLinear(LipschitzLayer):
         dtype: of the parameters.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
         quasi_residual: s: V = I + s gamma W takes the place of the weight W, with a learnt factor gamma for each row;
-            True is 1. For in_features = out_features only.
+            True is 1. For in_features = out_features only. Then W starts at 0.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``bias``,
     with ``quasi_residual`` also ``gamma`` (out_features). ``weight`` is P.

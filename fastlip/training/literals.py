@@ -2,17 +2,10 @@
 
 from typing import Literal
 
+from fastlip.models.literals import ModelName
+
 DataName = Literal["digits", "mnist", "cifar10", "cifar100", "tinyimagenet", "folder"]
-Network = Literal[
-    "lip_conv_net",
-    "sll_net",
-    "published_conv_net",
-    "bro_net",
-    "lip_res_net",
-    "plain_bro_net",
-    "plain_lip_conv_net",
-    "plain_lip_res_net",
-]
+Network = Literal[ModelName, "published_conv_net"]
 Size = Literal["XS", "S", "M", "L", "XL"]
 Optimizer = Literal["sgd", "adam", "adamw", "nadam"]
 Schedule = Literal["onecycle", "triangular", "cosine"]
