@@ -7,6 +7,7 @@ elsewhere has a marker in the page and a line in ``ELSEWHERE``.
 """
 
 import contextlib
+import inspect
 import io
 import math
 import re
@@ -254,7 +255,8 @@ def test_every_public_name_is_in_the_reference():
     public |= {f"fastlip.nn.{name}" for name in fastlip.nn.__all__}
     public |= {f"fastlip.ops.{name}" for name in fastlip.ops.__all__}
     public |= {f"fastlip.losses.{name}" for name in fastlip.losses.__all__}
-    public |= {f"fastlip.models.{name}" for name in ("lip_conv_net", "sll_net")}
+    functions = [name for name in fastlip.models.__all__ if inspect.isfunction(getattr(fastlip.models, name))]
+    public |= {f"fastlip.models.{name}" for name in functions}
     assert public <= shown, f"not in docs/api: {sorted(public - shown)}"
     for command in main.commands:
         assert f"## fastlip {command}\n" in reference

@@ -27,12 +27,15 @@ FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 VARIABLE = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 # Arguments that go on to another public function, with the reason why they are not listed.
 PASSED_ON = {
+    "fastlip.models.create_model: options": "which options there are depends on the network",
     "fastlip.models.lip_conv_net: layer_options": "which options there are depends on the method's layers",
+    "fastlip.models.lip_res_net: layer_options": "which options there are depends on the method's layers",
 }
 # Parameters that are text of the caller's own; all other strings are one of a few, and so a Literal.
 TEXT = {
     "fastlip.hub.load: device": "a device has any number",
     "fastlip.hub.read: device": "a device has any number",
+    "fastlip.models.list_models: pattern": "a pattern has any wildcards",
 }
 
 

@@ -142,9 +142,9 @@ def _certify(training: Training) -> None:
     from fastlip.training.checkpoint import describe
 
     recipe, data = training.recipe, training.data
-    figures = report_certificate(training.model, recipe, data, DEFAULT_EPS)
+    figures = report_certificate(training.result, recipe, data, DEFAULT_EPS)
     training.folder.write_certificate(figures)
-    put_card(training.folder, make_card(training.model, recipe, describe(data), figures))
+    put_card(training.folder, make_card(training.result, recipe, describe(data), figures))
 
 
 def _load(folder: Path) -> tuple[Recipe, dict[str, Any] | None]:

@@ -1,7 +1,29 @@
 """Networks of the literature, built from this package's layers."""
 
+from fastlip.models.bro import bro_net
+from fastlip.models.catalog import create_model, list_models
 from fastlip.models.convnet import MAX_BLOCKS, SIZES, LipConvNet, lip_conv_net
+from fastlip.models.lires import lip_res_net
+from fastlip.models.plain import plain_twin
+from fastlip.models.quasi_residual import QUASI_RESIDUAL_SIZES, QuasiResidualNet
 from fastlip.models.registry import METHODS, TITLES
 from fastlip.models.sll import SLL_SIZES, SLLNet, sll_net
 
-__all__ = ["MAX_BLOCKS", "METHODS", "SIZES", "SLL_SIZES", "TITLES", "LipConvNet", "SLLNet", "lip_conv_net", "sll_net"]
+__all__ = [
+    "MAX_BLOCKS",
+    "METHODS",
+    "QUASI_RESIDUAL_SIZES",
+    "SIZES",
+    "SLL_SIZES",
+    "TITLES",
+    "LipConvNet",
+    "QuasiResidualNet",
+    "SLLNet",
+    "bro_net",
+    "create_model",
+    "lip_conv_net",
+    "lip_res_net",
+    "list_models",
+    "plain_twin",
+    "sll_net",
+]

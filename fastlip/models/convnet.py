@@ -14,6 +14,7 @@ from fastlip import nn as lip
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend, Pairing
 from fastlip.models.literals import MethodName, Size
+from fastlip.models.model import Model
 from fastlip.models.pooling import GlobalMaxPool2d
 from fastlip.models.registry import method_of
 from fastlip.nn.arguments import positive_int
@@ -172,3 +173,6 @@ def _count_blocks(image_size: int) -> int:
     if positive_int("image_size", image_size) < 2:
         raise ValueError(f"image_size={image_size}: expected at least 2")
     return min(MAX_BLOCKS, (image_size - 1).bit_length())
+
+
+MODEL = Model("lip_conv_net", lip_conv_net, "comparison", ("method", "layers_per_block", "lipschitz"))

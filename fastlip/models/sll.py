@@ -11,6 +11,7 @@ from fastlip import nn as lip
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
 from fastlip.models.literals import SLLSizeName
+from fastlip.models.model import Model
 from fastlip.nn.arguments import positive_int
 
 
@@ -138,3 +139,7 @@ def _sizes(size: SLLSizeName, **given: int | None) -> SLLSize:
         raise ValueError(f"size={size!r}: allowed are {', '.join(map(repr, SLL_SIZES))}")
     chosen = {name: positive_int(name, value) for name, value in given.items() if value is not None}
     return SLL_SIZES[size]._replace(**chosen)
+
+
+# Without its own activations, a twin would be linear.
+MODEL = Model("sll_net", sll_net, "sll", twin=False)

@@ -10,11 +10,12 @@ from torch import Tensor
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.nn._adaptive import adaptive_kernel, check_coverage, make_adaptive, reset_adaptive
+from fastlip.nn._quasi_residual import check_quasi_residual, make_gamma, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.kernel import KernelConvolution
 from fastlip.nn.applications.transposed import TransposedConvolution
 from fastlip.nn.arguments import conv_geometry, make_bias, one_of, pair
-from fastlip.nn.base import LipschitzLayer, effective_weight
+from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
 from fastlip.nn.method import Method
 
 
@@ -49,17 +50,21 @@ class AOCConv2d(LipschitzLayer):
         device: of the parameters.
         dtype: of the parameters.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        quasi_residual: s: I + s gamma M takes the place of the parameter M of R, with a learnt factor gamma for each
+            row; True is 1. For in_channels = out_channels and stride 1 only. R is a Cayley transform: that of 0 is
+            the identity, and that of I + M is that of M, so that the option only scales M.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to the shapes of ``torch.nn.Conv2d``; "same" gives
     ceil(h / stride). Parameters: ``raw_matrix`` (groups, out_channels / groups, c stride[0] stride[1]) with c =
     max(in_channels, floor(out_channels / (stride[0] stride[1]))) / groups; ``raw_bases`` (groups, number of
-    projectors, c, floor(c / 2)), where there are any; ``bias`` (out_channels). ``weight`` is the effective kernel,
-    differentiable in training.
+    projectors, c, floor(c / 2)), where there are any; ``bias`` (out_channels); with ``quasi_residual`` also ``gamma``
+    (groups, out_channels / groups). ``weight`` is the effective kernel, differentiable in training.
 
     Raises:
         ValueError: a kernel smaller than the stride, a dilation that shares a divisor with the stride, another
-            padding mode, more circular padding than dilation * (kernel_size - 1) in total per axis, and, in forward,
-            circular padding of a side that the stride does not divide.
+            padding mode, more circular padding than dilation * (kernel_size - 1) in total per axis, a quasi_residual
+            of a layer that is not square, and, in forward, circular padding of a side that the stride does not
+            divide.
 
     >>> layer = lip.AOCConv2d(4, 16, 3, stride=2).eval()
     >>> x = torch.rand(1, 4, 8, 8)
@@ -67,7 +72,7 @@ class AOCConv2d(LipschitzLayer):
     True
     """
 
-    _fixed = CONV_ARGUMENTS
+    _fixed = (*CONV_ARGUMENTS, "quasi_residual")
     application: KernelConvolution
     in_channels: int
     out_channels: int
@@ -93,6 +98,8 @@ class AOCConv2d(LipschitzLayer):
         device: Device = None,
         dtype: torch.dtype | None = None,
         backend: Backend = "auto",
+        *,
+        quasi_residual: bool | float = False,
     ):
         channels = in_channels, out_channels
         geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
@@ -101,6 +108,8 @@ class AOCConv2d(LipschitzLayer):
         show_conv_arguments(self, in_channels, out_channels, padding)
         self.bias = make_bias(out_channels, bias, device, dtype)
         self.raw_matrix, self.raw_bases = make_adaptive(geometry, self._ports, device, dtype)
+        self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
+        self.gamma = make_gamma(self.quasi_residual, self.raw_matrix.shape[:2], device, dtype)
         self.reset_parameters()
 
     @property
@@ -111,11 +120,14 @@ class AOCConv2d(LipschitzLayer):
     def reset_parameters(self) -> None:
         """R = I where it is square, else random; one random projector per group, which cancels in pairs; bias 0."""
         reset_adaptive(self.raw_matrix, self.raw_bases, self.bias)
+        reset_quasi_residual(self.raw_matrix, self.gamma, self.raw_matrix.shape[1])
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(kernel,) in conv2d's layout, (out_channels, in_channels / groups, kh, kw)."""
-        geometry = self.application.geometry
-        return (adaptive_kernel(geometry, self._ports[0], self.raw_matrix, self.raw_bases, self.backend),)
+        matrix = at_least_float32(self.raw_matrix)
+        if self.gamma is not None:
+            matrix = with_identity(self, matrix, torch.eye(matrix.shape[2], dtype=matrix.dtype, device=matrix.device))
+        return (adaptive_kernel(self.application.geometry, self._ports[0], matrix, self.raw_bases, self.backend),)
 
 
 class AOCConvTranspose2d(LipschitzLayer):

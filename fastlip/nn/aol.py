@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -11,6 +12,7 @@ from fastlip import ops
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.gram_rowsum.api import OPERATOR as GRAM_ROWSUM
+from fastlip.nn._quasi_residual import check_quasi_residual, make_gamma, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.kernel import KernelConvolution
@@ -22,6 +24,8 @@ from fastlip.nn.method import Method
 # r is a sum of products, rounded at each step: enlarged by this many roundings, P stays within norm 1.
 # Tensor cores do not round their sums but cut them off, which makes 3xTF32 sums of squares too small.
 _ROUNDINGS, _ROUNDINGS_ON_GPU = 2, 8
+# r counts the absolute values of noise: quasi-residual weights start at 0, or a deep network would lose its signal.
+_NO_NOISE = math.inf
 
 
 def channel_scale(weight: Tensor, groups: int, epsilon: float, backend: Backend) -> Tensor:
@@ -46,7 +50,7 @@ def certified_norm(layer: AOLConv2d | AOLLinear, exact: float, groups: int) -> f
     """The smaller of a bound of P's norm and sqrt(max_i sum_{j, delta} |v_ij(delta)| q_j / q_i), q = r^{1/2}."""
     if exact <= 1:
         return exact
-    r = ops.gram_rowsum(layer.raw_weight.detach().double(), groups=groups)
+    r = ops.gram_rowsum(layer.unscaled().detach().double(), groups=groups)
     psi = torch.where(r > 0, r, 1).log() / 2
     rows = ops.gram_rowsum(as_it_runs(layer.weight).to(r.device), psi, groups)
     length = layer.raw_weight.numel()
@@ -80,13 +84,17 @@ class AOLConv2d(LipschitzLayer):
         dtype: of the parameters.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
         epsilon: a number added to r, at least 0 (the published code adds 1e-6).
+        quasi_residual: s: V = I + s gamma W takes the place of the weight W, with the identity at the centre tap and
+            a learnt factor gamma for each row; True is 1. For in_channels = out_channels and stride 1 only. Then W
+            starts at 0.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to the shapes of ``torch.nn.Conv2d``; "same" keeps h, w.
-    Parameters: ``raw_weight`` (out_channels, in_channels / groups, *kernel_size), ``bias`` (out_channels).
-    ``weight`` is P, differentiable in training.
+    Parameters: ``raw_weight`` (out_channels, in_channels / groups, *kernel_size), ``bias`` (out_channels), with
+    ``quasi_residual`` also ``gamma`` (out_channels). ``weight`` is P, differentiable in training.
 
     Raises:
-        ValueError: another padding mode, too much circular padding, groups that do not divide the channels.
+        ValueError: another padding mode, too much circular padding, groups that do not divide the channels, a
+            quasi_residual of a layer that is not square.
 
     >>> layer = lip.AOLConv2d(3, 8, 3, stride=2)
     >>> layer(torch.rand(2, 3, 32, 32)).shape
@@ -96,7 +104,7 @@ class AOLConv2d(LipschitzLayer):
     """
 
     _options = LipschitzLayer._options | {"epsilon": partial(nonnegative, "epsilon")}
-    _fixed = CONV_ARGUMENTS
+    _fixed = (*CONV_ARGUMENTS, "quasi_residual")
     application: KernelConvolution
     in_channels: int
     out_channels: int
@@ -124,6 +132,7 @@ class AOLConv2d(LipschitzLayer):
         backend: Backend = "auto",
         *,
         epsilon: float = 0.0,
+        quasi_residual: bool | float = False,
     ):
         channels = in_channels, out_channels
         geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
@@ -133,23 +142,31 @@ class AOLConv2d(LipschitzLayer):
         self.bias = make_bias(out_channels, bias, device, dtype)
         shape = (out_channels, in_channels // groups, *geometry.kernel_size)
         self.raw_weight = make_parameter(shape, device, dtype)
+        self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
+        self.gamma = make_gamma(self.quasi_residual, shape[:1], device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Each group: identity (square) or orthogonal matrix at the kernel's centre; bias 0."""
-        centre_orthogonal_(self.raw_weight, self.groups)
+        if not reset_quasi_residual(self.raw_weight, self.gamma, _NO_NOISE):
+            centre_orthogonal_(self.raw_weight, self.groups)
         zero_(self.bias)
+
+    def unscaled(self) -> Tensor:
+        """W, or V with ``quasi_residual``, in at least float32."""
+        return with_identity(self, at_least_float32(self.raw_weight))
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(P,): the rescaled kernel."""
-        return (rescale(self.raw_weight, self.groups, self.epsilon, self.backend),)
+        return (rescale(self.unscaled(), self.groups, self.epsilon, self.backend),)
 
     def _factors(self) -> tuple[Tensor, Tensor | None]:
         """In training W and r^{-1/2}, so that the backward need not keep P as well."""
         if self.groups > 1 or self.raw_weight.dtype not in (torch.float32, torch.float64):
             return self.effective()[0], None
-        scale = channel_scale(at_least_float32(self.raw_weight), 1, self.epsilon, self.backend)
-        return self.raw_weight, scale.to(self.raw_weight.dtype)
+        weight = with_identity(self, self.raw_weight)
+        scale = channel_scale(at_least_float32(weight), 1, self.epsilon, self.backend)
+        return weight, scale.to(weight.dtype)
 
     @torch.no_grad()
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
@@ -170,16 +187,18 @@ class AOLLinear(LipschitzLayer):
         device: of the parameters.
         dtype: of the parameters.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        quasi_residual: s: V = I + s gamma W takes the place of the weight W, with a learnt factor gamma for each row;
+            True is 1. For in_features = out_features only. Then W starts at 0.
 
-    Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``bias``.
-    ``weight`` is P.
+    Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``bias``,
+    with ``quasi_residual`` also ``gamma`` (out_features). ``weight`` is P.
 
     >>> layer = lip.AOLLinear(4, 3)
     >>> layer(torch.rand(2, 4)).shape
     torch.Size([2, 3])
     """
 
-    _fixed = DENSE_ARGUMENTS
+    _fixed = (*DENSE_ARGUMENTS, "quasi_residual")
     application: Dense
     weight = effective_weight
 
@@ -191,21 +210,30 @@ class AOLLinear(LipschitzLayer):
         device: Device = None,
         dtype: torch.dtype | None = None,
         backend: Backend = "auto",
+        *,
+        quasi_residual: bool | float = False,
     ):
         super().__init__(Dense(), backend)
         self.in_features, self.out_features = dense_features(in_features, out_features)
         self.bias = make_bias(out_features, bias, device, dtype)
         self.raw_weight = make_parameter((out_features, in_features), device, dtype)
+        self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
+        self.gamma = make_gamma(self.quasi_residual, (out_features,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Identity (square) or an orthogonal matrix; bias 0."""
-        centre_orthogonal_(self.raw_weight)
+        if not reset_quasi_residual(self.raw_weight, self.gamma, _NO_NOISE):
+            centre_orthogonal_(self.raw_weight)
         zero_(self.bias)
+
+    def unscaled(self) -> Tensor:
+        """W, or V with ``quasi_residual``, in at least float32."""
+        return with_identity(self, at_least_float32(self.raw_weight))
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(P,): the rescaled matrix."""
-        return (rescale(self.raw_weight, 1, 0.0, self.backend),)
+        return (rescale(self.unscaled(), 1, 0.0, self.backend),)
 
     @torch.no_grad()
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:

@@ -85,6 +85,7 @@ class LipschitzLayer(nn.Module):
     axes: ClassVar[int] = 2  # along which a convolution runs
     backend: Backend
     application: Application
+    quasi_residual: float = 0.0
     bias: nn.Parameter | None
     supplied: Callable[[LipschitzLayer, tuple[Hashable, ...]], tuple[Tensor, ...] | None] | None = None
     _cache: EvaluationCache
@@ -232,7 +233,8 @@ class LipschitzLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""
-        return self.application.describe(self)
+        text = self.application.describe(self)
+        return f"{text}, quasi_residual={self.quasi_residual:.4g}" if self.quasi_residual else text
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """As ``torch.nn.Module``; the name stays known where a wrapper takes the parameter out of the register."""

@@ -9,12 +9,13 @@ from fastlip import ops
 from fastlip.kernels.block_conv.reference import alternating_axes
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
+from fastlip.nn._quasi_residual import check_quasi_residual, make_gamma, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.kernel import KernelConvolution
 from fastlip.nn.arguments import conv_geometry, dense_features, make_bias, make_parameter
 from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
-from fastlip.nn.initial import identity_or_orthogonal, zero_
+from fastlip.nn.initial import centre_orthogonal_, identity_or_orthogonal, zero_
 from fastlip.nn.method import Method
 
 
@@ -53,20 +54,24 @@ class BCOPConv2d(LipschitzLayer):
         device: of the parameters.
         dtype: of the parameters.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        quasi_residual: s: I + s gamma M_0 takes the place of M_0, and so do the matrices of projectors that cancel in
+            pairs plus s gamma M_i, with a learnt factor gamma for each row: M = 0 is the Dirac kernel (odd kernels,
+            even c). True is 1. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to the shapes of ``torch.nn.Conv2d``; "same" keeps h, w.
-    Parameters: ``raw_matrices`` (groups, kh + kw - 1, c, c), ``bias`` (out_channels). ``weight`` is the effective
-    kernel, differentiable in training.
+    Parameters: ``raw_matrices`` (groups, kh + kw - 1, c, c), ``bias`` (out_channels), with ``quasi_residual``
+    also ``gamma`` (groups, kh + kw - 1, c). ``weight`` is the effective kernel, differentiable in training.
 
     Raises:
-        ValueError: another padding mode, too much circular padding, groups that do not divide the channels.
+        ValueError: another padding mode, too much circular padding, groups that do not divide the channels, a
+            quasi_residual of a layer that is not square.
 
     >>> layer = lip.BCOPConv2d(4, 4, 3)
     >>> layer.weight.shape, round(layer.lipschitz_bound((4, 8, 8)), 4)
     (torch.Size([4, 4, 3, 3]), 1.0)
     """
 
-    _fixed = CONV_ARGUMENTS
+    _fixed = (*CONV_ARGUMENTS, "quasi_residual")
     application: KernelConvolution
     in_channels: int
     out_channels: int
@@ -92,6 +97,8 @@ class BCOPConv2d(LipschitzLayer):
         device: Device = None,
         dtype: torch.dtype | None = None,
         backend: Backend = "auto",
+        *,
+        quasi_residual: bool | float = False,
     ):
         channels = in_channels, out_channels
         geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
@@ -99,25 +106,39 @@ class BCOPConv2d(LipschitzLayer):
         show_conv_arguments(self, in_channels, out_channels, padding)
         self.bias = make_bias(out_channels, bias, device, dtype)
         size = max(in_channels, out_channels) // groups
-        self.raw_matrices = make_parameter((groups, sum(geometry.kernel_size) - 1, size, size), device, dtype)
+        shape = groups, sum(geometry.kernel_size) - 1, size, size
+        self.raw_matrices = make_parameter(shape, device, dtype)
+        self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
+        self.gamma = make_gamma(self.quasi_residual, shape[:3], device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """O = I or random orthogonal, projectors that cancel in pairs; bias 0."""
-        axes = alternating_axes(self.application.geometry.kernel_size)
-        half = self.raw_matrices.shape[-1] // 2
+        zero_(self.bias)
+        if reset_quasi_residual(self.raw_matrices, self.gamma, self.raw_matrices.shape[-1]):
+            return
         with torch.no_grad():
             for group in self.raw_matrices:
                 group[0] = identity_or_orthogonal(self.in_channels == self.out_channels, group[0])
-                basis = identity_or_orthogonal(False, group[0])
-                for i, axis in enumerate(axes):
-                    complement = axes[:i].count(axis) % 2
-                    group[1 + i] = basis.roll(-half * complement, dims=1)
-        zero_(self.bias)
+                group[1:] = self._alternating(identity_or_orthogonal(False, group[0]))
+
+    def _alternating(self, basis: Tensor) -> Tensor:
+        """(kh + kw - 2, c, c): bases of projectors P and I - P in turn along each axis, P of a basis's first half."""
+        axes, half = alternating_axes(self.application.geometry.kernel_size), basis.shape[-1] // 2
+        rolled = [basis.roll(-half * (axes[:i].count(axis) % 2), dims=1) for i, axis in enumerate(axes)]
+        return torch.stack(rolled) if rolled else basis.new_empty(0, *basis.shape)
+
+    def _matrices(self) -> Tensor:
+        """M: the parameter, or with the option the matrices of the Dirac kernel plus its multiples."""
+        raw = at_least_float32(self.raw_matrices)
+        if self.gamma is None:
+            return raw
+        identity = torch.eye(raw.shape[-1], dtype=raw.dtype, device=raw.device)
+        return with_identity(self, raw, torch.cat((identity[None], self._alternating(identity))))
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(kernel,) in conv2d's layout."""
-        Q = ops.polar(at_least_float32(self.raw_matrices), backend=self.backend)
+        Q = ops.polar(self._matrices(), backend=self.backend)
         cin, cout = self.in_channels // self.groups, self.out_channels // self.groups
         if self.application.geometry.kernel_size == (1, 1):
             return (Q[:, 0, :cout, :cin].flatten(0, 1)[:, :, None, None],)
@@ -143,16 +164,18 @@ class BjorckLinear(LipschitzLayer):
         device: of the parameters.
         dtype: of the parameters.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        quasi_residual: s: V = I + s gamma W takes the place of the weight W, with a learnt factor gamma for each row;
+            True is 1. For in_features = out_features only.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``bias``
-    (out_features). ``weight`` is Q.
+    (out_features), with ``quasi_residual`` also ``gamma`` (out_features). ``weight`` is Q.
 
     >>> layer = lip.BjorckLinear(3, 5)
     >>> torch.allclose(layer.weight.T @ layer.weight, torch.eye(3), atol=1e-5)
     True
     """
 
-    _fixed = DENSE_ARGUMENTS
+    _fixed = (*DENSE_ARGUMENTS, "quasi_residual")
     application: Dense
     weight = effective_weight
 
@@ -164,23 +187,26 @@ class BjorckLinear(LipschitzLayer):
         device: Device = None,
         dtype: torch.dtype | None = None,
         backend: Backend = "auto",
+        *,
+        quasi_residual: bool | float = False,
     ):
         super().__init__(Dense(orthogonal=True), backend)
         self.in_features, self.out_features = dense_features(in_features, out_features)
         self.bias = make_bias(out_features, bias, device, dtype)
         self.raw_weight = make_parameter((out_features, in_features), device, dtype)
+        self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
+        self.gamma = make_gamma(self.quasi_residual, (out_features,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Identity (square) or an orthogonal matrix; bias 0."""
-        with torch.no_grad():
-            square = self.in_features == self.out_features
-            self.raw_weight.copy_(identity_or_orthogonal(square, self.raw_weight))
+        if not reset_quasi_residual(self.raw_weight, self.gamma, self.out_features):
+            centre_orthogonal_(self.raw_weight)
         zero_(self.bias)
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(Q,): the polar factor."""
-        return (ops.polar(at_least_float32(self.raw_weight), backend=self.backend),)
+        return (ops.polar(with_identity(self, at_least_float32(self.raw_weight)), backend=self.backend),)
 
 
 METHOD = Method(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.kernels.block_reflector.api import OPERATOR as BLOCK_REFLECTOR
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
+from fastlip.nn._quasi_residual import check_quasi_residual, make_gamma, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.frequency import FrequencyConvolution, check_patches
@@ -41,8 +42,9 @@ def columns_of_rank(rank: float, size: int) -> int:
 def reset(layer: BROConv2d | BROLinear) -> None:
     """Normal numbers of variance 1 / (m taps), so that columns of V have norm 1 in the mean; bias 0."""
     raw_weight, groups = layer.raw_weight, getattr(layer, "groups", 1)
-    with torch.no_grad():
-        raw_weight.normal_(std=math.sqrt(groups * raw_weight.shape[1] / raw_weight.numel()))
+    entries = raw_weight.numel() // (groups * raw_weight.shape[1])
+    if not reset_quasi_residual(raw_weight, layer.gamma, entries):
+        nn.init.normal_(raw_weight, std=1 / math.sqrt(entries))
     zero_(layer.bias)
 
 
@@ -82,15 +84,17 @@ class BROConv2d(LipschitzLayer):
         dtype: of the parameters.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
         rank: n, an int from 1 to m, or a fraction of m (published: 1/8 and 1/2). A rank of m gives -I.
+        quasi_residual: s: V = I + s gamma W takes the place of the weight W, with the identity at the centre tap and
+            a learnt factor gamma for each row; True is 1. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to (n, out_channels, ceil(h / stride), ceil(w / stride)).
     Parameters: ``raw_weight`` (groups * m, n, *ceil(kernel_size / stride)) with m = max(out_channels,
-    in_channels * stride^2) / groups, ``bias`` (out_channels).
+    in_channels * stride^2) / groups, ``bias`` (out_channels), with ``quasi_residual`` also ``gamma`` (groups * m).
 
     Raises:
-        TypeError: rank is not a number.
+        TypeError: rank or quasi_residual is not a number.
         ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels, a rank
-            out of range.
+            out of range, a quasi_residual of a layer that is not square.
 
     >>> layer = lip.BROConv2d(4, 4, 3).eval()
     >>> x = torch.rand(1, 4, 8, 8)
@@ -98,7 +102,7 @@ class BROConv2d(LipschitzLayer):
     True
     """
 
-    _fixed = (*CONV_ARGUMENTS, "rank")
+    _fixed = (*CONV_ARGUMENTS, "rank", "quasi_residual")
     application: FrequencyConvolution
     in_channels: int
     out_channels: int
@@ -125,6 +129,7 @@ class BROConv2d(LipschitzLayer):
         backend: Backend = "auto",
         *,
         rank: float = 0.125,
+        quasi_residual: bool | float = False,
     ):
         channels = in_channels, out_channels
         geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
@@ -134,8 +139,10 @@ class BROConv2d(LipschitzLayer):
         size, taps = max(self._sides()), self.application.taps
         shape = (groups * size, columns_of_rank(rank, size), *taps)
         self.rank = rank
+        self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
         self.bias = make_bias(out_channels, bias, device, dtype)
         self.raw_weight = make_parameter(shape, device, dtype)
+        self.gamma = make_gamma(self.quasi_residual, shape[:1], device, dtype)
         self.reset_parameters()
 
     def _sides(self) -> tuple[int, int]:
@@ -149,7 +156,7 @@ class BROConv2d(LipschitzLayer):
 
     def _parametrize(self, *fft_size: int) -> tuple[Tensor, ...]:
         """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
-        V, (rows, columns) = at_least_float32(self.raw_weight), self._sides()
+        V, (rows, columns) = with_identity(self, at_least_float32(self.raw_weight)), self._sides()
         if fft_size:
             V = ops.kernel_spectrum(V, (fft_size[0], fft_size[1]), self.application.geometry.dilation)
             V = V.unflatten(1, (self.groups, -1))
@@ -178,16 +185,19 @@ class BROLinear(LipschitzLayer):
         dtype: of the parameters.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
         rank: n, an int from 1 to the larger number of features, or a fraction of that.
+        quasi_residual: s: V = I + s gamma W takes the place of the weight W, with a learnt factor gamma for each row;
+            True is 1. For in_features = out_features only.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (max(in_features, out_features), n),
-    ``bias`` (out_features). ``weight`` is Q; in eval mode it is computed once.
+    ``bias`` (out_features), with ``quasi_residual`` also ``gamma`` (out_features). ``weight`` is Q; in eval mode it
+    is computed once.
 
     >>> layer = lip.BROLinear(4, 4)
     >>> torch.allclose(layer.weight @ layer.weight, torch.eye(4), atol=1e-5)
     True
     """
 
-    _fixed = (*DENSE_ARGUMENTS, "rank")
+    _fixed = (*DENSE_ARGUMENTS, "rank", "quasi_residual")
     application: Dense
     weight = effective_weight
 
@@ -201,14 +211,17 @@ class BROLinear(LipschitzLayer):
         backend: Backend = "auto",
         *,
         rank: float = 0.125,
+        quasi_residual: bool | float = False,
     ):
         super().__init__(Dense(orthogonal=True), backend)
         self.in_features, self.out_features = dense_features(in_features, out_features)
         size = max(in_features, out_features)
         shape = size, columns_of_rank(rank, size)
         self.rank = rank
+        self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
         self.bias = make_bias(out_features, bias, device, dtype)
         self.raw_weight = make_parameter(shape, device, dtype)
+        self.gamma = make_gamma(self.quasi_residual, shape[:1], device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -217,7 +230,7 @@ class BROLinear(LipschitzLayer):
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(Q,): the reflection, or its first rows or columns."""
-        V = at_least_float32(self.raw_weight)
+        V = with_identity(self, at_least_float32(self.raw_weight))
         return (ops.block_reflector(V, self.out_features, self.in_features, backend=self.backend),)
 
     def extra_repr(self) -> str:
@@ -230,5 +243,6 @@ METHOD = Method(
     BROConv2d,
     BROLinear,
     dense_head=True,
+    networks=("bro_net",),
     settings={"digits": {"optimizer.lr": 0.05, "loss.temperature": 0.1}},
 )

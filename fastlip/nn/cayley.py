@@ -11,6 +11,7 @@ from fastlip import ops
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.spectral_cayley.api import OPERATOR as SPECTRAL_CAYLEY
+from fastlip.nn._quasi_residual import check_quasi_residual, make_gamma, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.frequency import FrequencyConvolution, check_patches
@@ -29,7 +30,9 @@ def normalize(raw_weight: Tensor, alpha: Tensor) -> Tensor:
 
 def reset(layer: CayleyConv2d | CayleyLinear) -> None:
     """The default of torch.nn for the weight, alpha at its norm, bias 0."""
-    nn.init.kaiming_uniform_(layer.raw_weight, a=math.sqrt(5))
+    weight, groups = layer.raw_weight, getattr(layer, "groups", 1)
+    if not reset_quasi_residual(weight, layer.gamma, weight.numel() // (groups * weight.shape[1])):
+        nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
     with torch.no_grad():
         layer.alpha.fill_(torch.linalg.vector_norm(layer.raw_weight))
     zero_(layer.bias)
@@ -69,13 +72,17 @@ class CayleyConv2d(LipschitzLayer):
         device: of the parameters.
         dtype: of the parameters.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        quasi_residual: s: V = I + s gamma W takes the place of the weight W, with the identity at the centre tap and
+            a learnt factor gamma for each row; True is 1. For in_channels = out_channels and stride 1 only. The
+            transform of 0 is the identity, and that of I + M is that of M: the option only scales the weight.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to (n, out_channels, ceil(h / stride), ceil(w / stride)).
     Parameters: ``raw_weight`` (out_channels, in_channels / groups * stride^2, *ceil(kernel_size / stride)),
-    ``alpha`` (1), ``bias`` (out_channels).
+    ``alpha`` (1), ``bias`` (out_channels), with ``quasi_residual`` also ``gamma`` (out_channels).
 
     Raises:
-        ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels.
+        ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels, a
+            quasi_residual of a layer that is not square.
 
     >>> layer = lip.CayleyConv2d(4, 4, 3).eval()
     >>> x = torch.rand(1, 4, 8, 8)
@@ -83,7 +90,7 @@ class CayleyConv2d(LipschitzLayer):
     True
     """
 
-    _fixed = CONV_ARGUMENTS
+    _fixed = (*CONV_ARGUMENTS, "quasi_residual")
     application: FrequencyConvolution
     in_channels: int
     out_channels: int
@@ -108,6 +115,8 @@ class CayleyConv2d(LipschitzLayer):
         device: Device = None,
         dtype: torch.dtype | None = None,
         backend: Backend = "auto",
+        *,
+        quasi_residual: bool | float = False,
     ):
         channels = in_channels, out_channels
         geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
@@ -116,7 +125,9 @@ class CayleyConv2d(LipschitzLayer):
         show_conv_arguments(self, in_channels, out_channels, padding)
         self.bias = make_bias(out_channels, bias, device, dtype)
         self.raw_weight = make_parameter(self.application.weight_shape(self), device, dtype)
+        self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
         self.alpha = make_parameter((1,), device, dtype)
+        self.gamma = make_gamma(self.quasi_residual, (out_channels,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -125,7 +136,7 @@ class CayleyConv2d(LipschitzLayer):
 
     def _parametrize(self, *fft_size: int) -> tuple[Tensor, ...]:
         """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
-        M = normalize(self.raw_weight, self.alpha)
+        M = with_identity(self, normalize(self.raw_weight, self.alpha))
         if fft_size:
             dilation = self.application.geometry.dilation
             return (SPECTRAL_CAYLEY(M, fft_size, dilation, self.groups, self.backend),)
@@ -145,16 +156,20 @@ class CayleyLinear(LipschitzLayer):
         device: of the parameters.
         dtype: of the parameters.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        quasi_residual: s: V = I + s gamma W takes the place of the weight W, with a learnt factor gamma for each row;
+            True is 1. For in_features = out_features only. The transform of 0 is the identity, and
+            that of I + M is that of M: the option only scales the weight.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``alpha``
-    (1), ``bias`` (out_features). ``weight`` is Q; in eval mode it is computed once.
+    (1), ``bias`` (out_features), with ``quasi_residual`` also ``gamma`` (out_features). ``weight`` is Q; in eval mode
+    it is computed once.
 
     >>> layer = lip.CayleyLinear(4, 4)
     >>> torch.allclose(layer.weight @ layer.weight.T, torch.eye(4), atol=1e-5)
     True
     """
 
-    _fixed = DENSE_ARGUMENTS
+    _fixed = (*DENSE_ARGUMENTS, "quasi_residual")
     application: Dense
     weight = effective_weight
 
@@ -166,12 +181,16 @@ class CayleyLinear(LipschitzLayer):
         device: Device = None,
         dtype: torch.dtype | None = None,
         backend: Backend = "auto",
+        *,
+        quasi_residual: bool | float = False,
     ):
         super().__init__(Dense(orthogonal=True), backend)
         self.in_features, self.out_features = dense_features(in_features, out_features)
         self.bias = make_bias(out_features, bias, device, dtype)
         self.raw_weight = make_parameter((out_features, in_features), device, dtype)
+        self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
         self.alpha = make_parameter((1,), device, dtype)
+        self.gamma = make_gamma(self.quasi_residual, (out_features,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -180,7 +199,8 @@ class CayleyLinear(LipschitzLayer):
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(Q,): the Cayley transform."""
-        return (ops.cayley(normalize(self.raw_weight, self.alpha), backend=self.backend),)
+        M = with_identity(self, normalize(self.raw_weight, self.alpha))
+        return (ops.cayley(M, backend=self.backend),)
 
 
 METHOD = Method(

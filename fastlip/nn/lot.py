@@ -9,6 +9,7 @@ from fastlip import ops
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.polar.reference import join, ridged_newton, split
+from fastlip.nn._quasi_residual import check_quasi_residual, make_gamma, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.frequency import FrequencyConvolution, check_patches
@@ -71,13 +72,16 @@ class LOTConv2d(LipschitzLayer):
         ridge: with ``steps``, the published code's function, (W W^H + ridge I)^{-1/2} W by coupled Newton steps,
             whose singular values are below 1 (ridge=1e-4, steps=10, padding_mode="zeros", odd kernels). None: exact.
         steps: number of those Newton steps.
+        quasi_residual: s: V = I + s gamma W takes the place of the weight W, with the identity at the centre tap and
+            a learnt factor gamma for each row; True is 1. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to (n, out_channels, ceil(h / stride), ceil(w / stride)).
     Parameters: ``raw_weight`` (out_channels, in_channels / groups * stride^2, *ceil(kernel_size / stride)),
-    ``bias`` (out_channels).
+    ``bias`` (out_channels), with ``quasi_residual`` also ``gamma`` (out_channels).
 
     Raises:
-        ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels.
+        ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels, a
+            quasi_residual of a layer that is not square.
 
     >>> layer = lip.LOTConv2d(4, 4, 3).eval()
     >>> x = torch.rand(1, 4, 8, 8)
@@ -85,7 +89,7 @@ class LOTConv2d(LipschitzLayer):
     True
     """
 
-    _fixed = (*CONV_ARGUMENTS, "ridge", "steps")
+    _fixed = (*CONV_ARGUMENTS, "ridge", "steps", "quasi_residual")
     application: FrequencyConvolution
     in_channels: int
     out_channels: int
@@ -113,6 +117,7 @@ class LOTConv2d(LipschitzLayer):
         *,
         ridge: float | None = None,
         steps: int | None = None,
+        quasi_residual: bool | float = False,
     ):
         channels = in_channels, out_channels
         geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
@@ -123,16 +128,20 @@ class LOTConv2d(LipschitzLayer):
         self.ridge, self.steps = ridge, steps
         self.bias = make_bias(out_channels, bias, device, dtype)
         self.raw_weight = make_parameter(self.application.weight_shape(self), device, dtype)
+        self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
+        self.gamma = make_gamma(self.quasi_residual, (out_channels,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Each group: identity (square) or orthogonal matrix at the kernel's centre; bias 0."""
-        centre_orthogonal_(self.raw_weight, self.groups)
+        weight = self.raw_weight
+        if not reset_quasi_residual(weight, self.gamma, weight.numel() // (self.groups * weight.shape[1])):
+            centre_orthogonal_(weight, self.groups)
         zero_(self.bias)
 
     def _parametrize(self, *fft_size: int) -> tuple[Tensor, ...]:
         """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
-        weight = at_least_float32(self.raw_weight)
+        weight = with_identity(self, at_least_float32(self.raw_weight))
         if fft_size and self.ridge is None:
             size = fft_size[0], fft_size[1]
             dilation = self.application.geometry.dilation
@@ -161,16 +170,19 @@ class LOTLinear(LipschitzLayer):
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
         ridge: as in :class:`LOTConv2d`.
         steps: as in :class:`LOTConv2d`.
+        quasi_residual: s: V = I + s gamma W takes the place of the weight W, with a learnt factor gamma for each row;
+            True is 1. For in_features = out_features only.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``bias``
-    (out_features). ``weight`` is Q; in eval mode it is computed once.
+    (out_features), with ``quasi_residual`` also ``gamma`` (out_features). ``weight`` is Q; in eval mode it is
+    computed once.
 
     >>> layer = lip.LOTLinear(3, 5)
     >>> torch.allclose(layer.weight.T @ layer.weight, torch.eye(3), atol=1e-5)
     True
     """
 
-    _fixed = (*DENSE_ARGUMENTS, "ridge", "steps")
+    _fixed = (*DENSE_ARGUMENTS, "ridge", "steps", "quasi_residual")
     application: Dense
     weight = effective_weight
 
@@ -185,6 +197,7 @@ class LOTLinear(LipschitzLayer):
         *,
         ridge: float | None = None,
         steps: int | None = None,
+        quasi_residual: bool | float = False,
     ):
         ridge, steps = check_iteration(ridge, steps)
         super().__init__(Dense(orthogonal=ridge is None), backend)
@@ -192,16 +205,20 @@ class LOTLinear(LipschitzLayer):
         self.ridge, self.steps = ridge, steps
         self.bias = make_bias(out_features, bias, device, dtype)
         self.raw_weight = make_parameter((out_features, in_features), device, dtype)
+        self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
+        self.gamma = make_gamma(self.quasi_residual, (out_features,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Identity (square) or an orthogonal matrix; bias 0."""
-        centre_orthogonal_(self.raw_weight)
+        if not reset_quasi_residual(self.raw_weight, self.gamma, self.out_features):
+            centre_orthogonal_(self.raw_weight)
         zero_(self.bias)
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(Q,): the polar factor."""
-        return (polar(at_least_float32(self.raw_weight), self.ridge, self.steps, self.backend),)
+        V = with_identity(self, at_least_float32(self.raw_weight))
+        return (polar(V, self.ridge, self.steps, self.backend),)
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""

@@ -15,6 +15,7 @@ from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMod
 from fastlip.kernels.conv_exp.api import check_terms
 from fastlip.kernels.spectral_conv.api import kernel_spectrum
 from fastlip.kernels.spectral_exp.api import kernel_exp
+from fastlip.nn._quasi_residual import check_quasi_residual, make_gamma, reset_quasi_residual, with_identity
 from fastlip.nn._skew import norm_bound, series_of_spectrum, skew
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
@@ -106,14 +107,18 @@ class SOCConv2d(LipschitzLayer):
         max_norm: m; None: min(0.8 sqrt(kh kw), 2.8), or a larger norm up to which T terms are 1-Lipschitz.
         recompute: True keeps x alone for the backward, not T - 1 sums as well, for as many more convolutions there;
             no difference where the series is taken per frequency.
+        quasi_residual: s: V = I + s gamma W takes the place of the weight W, with the identity at the centre tap and
+            a learnt factor gamma for each row; True is 1. For in_channels = out_channels and stride 1 only. The
+            exponential of 0 is the identity, and I has no skew part: the option only scales the weight.
 
     ``padding_mode`` is "circular" with the spectral form, whatever its default.
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to the same with out_channels, sides divided by the
     stride and rounded up. Parameters: ``raw_weight`` (c, c / groups, kh, kw), c the padded channels; ``bias``
-    (out_channels).
+    (out_channels); with ``quasi_residual`` also ``gamma`` (c).
 
     Raises:
-        ValueError: even kernels, another padding or padding mode, the spectral form with zero padding.
+        ValueError: even kernels, another padding or padding mode, the spectral form with zero padding, a
+            quasi_residual of a layer that is not square.
 
     >>> layer = lip.SOCConv2d(4, 4, 3, exponential="spectral").eval()
     >>> x = torch.rand(1, 4, 8, 8)
@@ -122,7 +127,7 @@ class SOCConv2d(LipschitzLayer):
     """
 
     _options = LipschitzLayer._options | {"terms": partial(check_terms, "terms")}
-    _fixed = (*CONV_ARGUMENTS, "exponential", "width")
+    _fixed = (*CONV_ARGUMENTS, "exponential", "width", "quasi_residual")
     application: ExponentialConvolution
     in_channels: int
     out_channels: int
@@ -153,6 +158,7 @@ class SOCConv2d(LipschitzLayer):
         eval_terms: int | None = None,
         max_norm: float | None = None,
         recompute: bool = False,
+        quasi_residual: bool | float = False,
     ):
         spectral = one_of("exponential", exponential, EXPONENTIALS) == "spectral"
         channels, modes = (in_channels, out_channels), CIRCULAR_FIRST[:1] if spectral else ZEROS_FIRST
@@ -166,6 +172,8 @@ class SOCConv2d(LipschitzLayer):
         self.width, self.exponential = width, exponential
         self.bias = make_bias(out_channels, bias, device, dtype)
         self.raw_weight = make_parameter((width, width // groups, *geometry.kernel_size), device, dtype)
+        self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
+        self.gamma = make_gamma(self.quasi_residual, (width,), device, dtype)
         self.reset_parameters()
         self.terms, self.eval_terms, self.max_norm, self.recompute = terms, eval_terms, max_norm, recompute
 
@@ -198,12 +206,14 @@ class SOCConv2d(LipschitzLayer):
 
     def reset_parameters(self) -> None:
         """Normal, standard deviation 0.1 / sqrt(channels of a group); bias 0."""
-        nn.init.normal_(self.raw_weight, std=_INITIAL_DEVIATION * self.raw_weight.shape[1] ** -0.5)
+        weight = self.raw_weight
+        if not reset_quasi_residual(weight, self.gamma, weight[0].numel()):
+            nn.init.normal_(weight, std=_INITIAL_DEVIATION * weight.shape[1] ** -0.5)
         zero_(self.bias)
 
     def _parametrize(self, *fft_size: Any) -> tuple[Tensor, ...]:
         """(a matrix as 1 x 1 kernel,), (skew kernel,), or for an FFT size (matrices of exp L per frequency,)."""
-        raw = at_least_float32(self.raw_weight).unflatten(0, (self.groups, -1))
+        raw = with_identity(self, at_least_float32(self.raw_weight)).unflatten(0, (self.groups, -1))
         dilation = self.application.geometry.dilation
         if self.application.geometry.kernel_size == (1, 1):
             exponential = ops.skew_exp(raw[..., 0, 0], backend=self.backend)
@@ -242,16 +252,20 @@ class SOCLinear(LipschitzLayer):
         device: of the parameters.
         dtype: of the parameters.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        quasi_residual: s: V = I + s gamma W takes the place of the weight W, with a learnt factor gamma for each row;
+            True is 1. For in_features = out_features only. The exponential of 0 is the identity, and
+            I has no skew part: the option only scales the weight.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` K (c, c) with c = max(in_features,
-    out_features), ``bias`` (out_features). ``weight`` is the effective matrix.
+    out_features), ``bias`` (out_features), with ``quasi_residual`` also ``gamma`` (c). ``weight`` is the effective
+    matrix.
 
     >>> layer = lip.SOCLinear(4, 4)
     >>> torch.allclose(layer.weight @ layer.weight.T, torch.eye(4), atol=1e-5)
     True
     """
 
-    _fixed = DENSE_ARGUMENTS
+    _fixed = (*DENSE_ARGUMENTS, "quasi_residual")
     application: Dense
     weight = effective_weight
 
@@ -263,22 +277,29 @@ class SOCLinear(LipschitzLayer):
         device: Device = None,
         dtype: torch.dtype | None = None,
         backend: Backend = "auto",
+        *,
+        quasi_residual: bool | float = False,
     ):
         super().__init__(Dense(orthogonal=True), backend)
         self.in_features, self.out_features = dense_features(in_features, out_features)
         self.bias = make_bias(out_features, bias, device, dtype)
         size = max(in_features, out_features)
         self.raw_weight = make_parameter((size, size), device, dtype)
+        self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
+        self.gamma = make_gamma(self.quasi_residual, (size,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Normal, standard deviation 0.1 / sqrt(c); bias 0."""
-        nn.init.normal_(self.raw_weight, std=_INITIAL_DEVIATION * self.raw_weight.shape[0] ** -0.5)
+        weight = self.raw_weight
+        if not reset_quasi_residual(weight, self.gamma, weight.shape[0]):
+            nn.init.normal_(weight, std=_INITIAL_DEVIATION * weight.shape[0] ** -0.5)
         zero_(self.bias)
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(Q,): rows and columns of the exponential."""
-        exponential = ops.skew_exp(at_least_float32(self.raw_weight), backend=self.backend)
+        raw = with_identity(self, at_least_float32(self.raw_weight))
+        exponential = ops.skew_exp(raw, backend=self.backend)
         return (exponential[: self.out_features, : self.in_features],)
 
 

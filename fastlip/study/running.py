@@ -67,7 +67,7 @@ def _claimed(recipe: Recipe, folder: RunFolder) -> Recipe:
 def _certified(recipe: Recipe, data: Data, folder: Path) -> tuple[Training, Certificate]:
     training = train(recipe, data, folder)
     recipe = training.recipe
-    certificate = fastlip.certify(training.model.eval(), batches_of(recipe, data, data.test), eps=DEFAULT_EPS)
+    certificate = fastlip.certify(training.result.eval(), batches_of(recipe, data, data.test), eps=DEFAULT_EPS)
     training.folder.write_certificate(describe_certificate(certificate, recipe.method, data, "test"))
     return training, certificate
 

@@ -14,6 +14,7 @@ import fastlip
 from fastlip.certification.certificates import Certificate
 from fastlip.data import Data
 from fastlip.models import TITLES
+from fastlip.models.catalog import PLAIN
 from fastlip.models.literals import MethodName
 from fastlip.training.markdown import markdown
 from fastlip.training.recipe import Recipe
@@ -82,13 +83,15 @@ def put_card(folder: RunFolder, card: dict[str, Any]) -> None:
 def card_text(card: Mapping[str, Any]) -> str:
     """The card in Markdown."""
     model, images, audit = card["model"], card["input"], card["audit"]
-    method = TITLES[model["method"]]
+    plain = model["network"].startswith(PLAIN)
+    method = model["network"] if plain else TITLES[model["method"]]
     shape = ", ".join(map(str, images["shape"]))
     centred = f" - {images['mean']}" if images["mean"] else ""
     lines = [
         f"# {method} {model['size']} on {markdown(images['data'])}",
         "",
-        f"{model['network']} of {method} layers, {model['parameters']:,} parameters, Lipschitz constant at most"
+        f"{model['network']} of {'unconstrained' if plain else method} layers, {model['parameters']:,} parameters,"
+        " Lipschitz constant at most"
         f" {audit['bound']:.7f} (audited).",
         "",
         f"- input: (n, {shape}), stored value / {images['divisor']:g}{centred}",

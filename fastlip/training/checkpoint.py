@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from fastlip._files import write_atomically
 from fastlip.data import Data
@@ -20,7 +21,19 @@ from fastlip.training.setup import count_weights
 
 _FORMAT = 2
 _ENTRIES = {"format", "recipe", "data", "model", "optimizer", "scheduler", "random", "progress"}
-_DICTS = ("recipe", "data", "model", "optimizer", "scheduler", "loss", "ramp", "random", "progress", "card")
+_DICTS = (
+    "recipe",
+    "data",
+    "model",
+    "trained",
+    "optimizer",
+    "scheduler",
+    "loss",
+    "ramp",
+    "random",
+    "progress",
+    "card",
+)
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -39,9 +52,10 @@ def load(path: Path) -> dict[str, Any]:
     for name in _DICTS:
         if not isinstance(state.get(name, {}), dict):
             raise CheckpointError(f"{path}: corrupt checkpoint ({name} is no dict)")
-    for name, value in state["model"].items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: corrupt checkpoint (model: {name!r} is no tensor)")
+    for entry in ("model", "trained"):
+        for name, value in state.get(entry, {}).items():
+            if not isinstance(name, str) or not isinstance(value, Tensor):
+                raise CheckpointError(f"{path}: corrupt checkpoint ({entry}: {name!r} is no tensor)")
     return state
 
 
@@ -86,6 +100,20 @@ def load_model(model: nn.Module, state: dict[str, Any], data: Data) -> None:
             now_text = f"{name} is {now.get(name)!r}"
             raise CheckpointError(f"data: {now_text}, the run was trained with {value!r}")
     put_weights(model, state["model"], "checkpoint: its weights do not fit the model")
+
+
+def averaging(model: nn.Module, average: AveragedModel | None) -> dict[str, Any]:
+    """A checkpoint's entries for a run whose "model" is a moving average: the trained weights, and its steps."""
+    return {"trained": model.state_dict(), "averaged": int(average.n_averaged)} if average else {}
+
+
+def load_trained(model: nn.Module, average: AveragedModel, state: dict[str, Any]) -> None:
+    """Restores what :func:`averaging` saved; CheckpointError if the weights do not fit."""
+    put_weights(model, state.get("trained", {}), "checkpoint: its trained weights do not fit the model")
+    count = state.get("averaged")
+    if type(count) is not int or count < 0:
+        raise CheckpointError(f"checkpoint: averaged={count!r}: expected the number of averaged steps")
+    average.n_averaged.fill_(count)
 
 
 def put_weights(model: nn.Module, weights: Mapping[str, Tensor], problem: str) -> None:
@@ -137,13 +165,21 @@ _ABOUT: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+# What optimisers keep as numbers, whatever the shape of the parameter: a count, and NAdam's product of momenta.
+_NUMBERS = ("step", "mu_product")
+
+
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Restores an optimiser's state, also one of an earlier version, where parameters of shape (1,) had shape ()."""
     optimizer.load_state_dict(state)
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
-            # The count of steps is a number.
-            if name != "step" and isinstance(value, torch.Tensor) and value.dim() == 0 and parameter.shape == (1,):
+            if (
+                name not in _NUMBERS
+                and isinstance(value, torch.Tensor)
+                and value.dim() == 0
+                and parameter.shape == (1,)
+            ):
                 values[name] = value.reshape(1)
 
 

@@ -2,9 +2,12 @@
 
 from typing import Literal
 
+from fastlip.models.literals import ModelName
+
 DataName = Literal["digits", "mnist", "cifar10", "cifar100", "tinyimagenet", "folder"]
-Network = Literal["lip_conv_net", "sll_net", "published_conv_net"]
+Network = Literal[ModelName, "published_conv_net"]
 Size = Literal["XS", "S", "M", "L", "XL"]
-Optimizer = Literal["sgd", "adam"]
-Schedule = Literal["onecycle", "triangular"]
+Optimizer = Literal["sgd", "adam", "adamw", "nadam"]
+Schedule = Literal["onecycle", "triangular", "cosine"]
+Decayed = Literal["all", "weights"]
 Precision = Literal["fp32", "bf16"]

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from fastlip.data import Data
 from fastlip.losses import RECIPE_LOSSES
 from fastlip.training import checkpoint, distributed, logs
+from fastlip.training.averaging import averaged
 from fastlip.training.distributed import World
 from fastlip.training.figures import Figures, Pending
 from fastlip.training.gradients import EPS, Gradients, correct_and_certified
 from fastlip.training.losses import ramp_of
+from fastlip.training.optimization import limit_gradient, optimizer_of, scheduler_of, steps_of
 from fastlip.training.progress import Progress
 from fastlip.training.recipe import Recipe
 from fastlip.training.run_folder import RunFolder
-from fastlip.training.setup import batches_of, optimizer_of, scheduler_of, steps_of
+from fastlip.training.setup import batches_of
 from fastlip.training.watch import Interrupt, Interrupted, NotFiniteError, require_finite_parameters
 
 __all__ = ["EPS", "Training"]
@@ -42,7 +44,7 @@ class Training:
             unequal. Only the main process writes. Every process must call the same methods.
 
     ``model`` is the network that is trained, ``network`` the same network as training runs it: compiled or
-    distributed.
+    distributed. ``result`` is the network that is evaluated and certified.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Training:
         self.network = self.gradients.network
         self.pending = Pending(self.train_batches.device)
         self.interrupt = Interrupt(patient=self.world.size > 1)
+        self.average = averaged(model, recipe.ema)
         self.optimizer = optimizer_of(recipe, model)
         self.steps = steps_of(recipe, len(self.train_batches))
         self.scheduler = scheduler_of(recipe, self.optimizer, len(self.train_batches))
@@ -84,6 +87,11 @@ class Training:
         if self.world.size > 1:
             gc.collect()  # the wrapper is part of reference cycles
         distributed.leave()
+
+    @property
+    def result(self) -> nn.Module:
+        """The moving average of the trained network, or that network itself if the recipe has no ``ema``."""
+        return self.average.module if self.average else self.model
 
     @property
     def epochs(self) -> int:
@@ -142,7 +150,8 @@ class Training:
         state = {
             "recipe": self.recipe.to_dict(),
             "data": checkpoint.describe(self.data),
-            "model": self.model.state_dict(),
+            "model": self.result.state_dict(),
+            **checkpoint.averaging(self.model, self.average),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "loss": self.gradients.loss.state_dict(),
@@ -154,7 +163,9 @@ class Training:
     def _restore(self, state: dict[str, Any]) -> None:
         if not state["optimizer"]:
             raise checkpoint.CheckpointError("checkpoint: holds imported weights, not a run that can be continued")
-        checkpoint.load_model(self.model, state, self.data)
+        checkpoint.load_model(self.result, state, self.data)
+        if self.average:
+            checkpoint.load_trained(self.model, self.average, state)
         try:
             checkpoint.load_optimizer(self.optimizer, state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
@@ -202,7 +213,10 @@ class Training:
             raise NotFiniteError(f"{where}: {error}") from error
         if self.pending.limit == 1:  # nothing to wait for: before the parameters change
             self._check(where, values.tolist(), x)
+        limit_gradient(self.recipe, self.model)
         self.optimizer.step()
+        if self.average:
+            self.average.update_parameters(self.model)
         self.scheduler.step()
         if self.ramp:
             self.ramp.step()
@@ -248,10 +262,10 @@ class Training:
 
     def _evaluate(self) -> tuple[float, float]:
         """Accuracy and CRA on the test images by a forward pass, which is cheaper than the audited certificate."""
-        self.model.eval()
+        model = self.result.eval()
         counts = torch.zeros(2, dtype=torch.float64, device=self.test_batches.device)
         with torch.no_grad():
             for x, y in self.test_batches:
-                counts += torch.stack(correct_and_certified(self.model, self.model(x), y))
+                counts += torch.stack(correct_and_certified(model, model(x), y))
         correct, certified = self.world.sum(counts).tolist()
         return correct / self.test_batches.image_count, certified / self.test_batches.image_count

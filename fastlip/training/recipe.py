@@ -13,12 +13,14 @@ from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
 from fastlip.losses import RECIPE_LOSSES, LossName
 from fastlip.models import METHODS
+from fastlip.models.catalog import PLAIN, list_models, model_named
 from fastlip.models.literals import MethodName
 from fastlip.models.registry import owners_of
-from fastlip.training.literals import DataName, Network, Optimizer, Precision, Schedule, Size
+from fastlip.training.literals import DataName, Decayed, Network, Optimizer, Precision, Schedule, Size
 
 # What may differ when a run is resumed or evaluated elsewhere: where and how it runs, not what is computed.
 MOVABLE = ("path", "device", "accumulate", "workers", "save_every", "share", "compile")
+_OF_SOME_NETWORKS = ("depth", "quasi_residual", "centering")
 # The networks compute in float32: its largest number, and its smallest one of full precision.
 _LARGEST, _SMALLEST = torch.finfo(torch.float32).max, torch.finfo(torch.float32).tiny
 
@@ -50,14 +52,21 @@ class Recipe:
     )
     model: Network = field(
         default="lip_conv_net",
-        metadata=_about("model.name", "network; sll_net: that of the SLL paper", choices=get_args(Network)),
+        metadata=_about("model.name", "network; plain_*: a twin without a constraint", choices=get_args(Network)),
     )
     method: MethodName = field(
         default="aol",
-        metadata=_about("model.method", f"parametrization of the layers: {', '.join(METHODS)} (sll_net: sll)"),
+        metadata=_about(
+            "model.method", f"parametrization of the layers: {', '.join(METHODS)} (sll_net: sll, bro_net: bro)"
+        ),
     )
     size: Size = field(
-        default="XS", metadata=_about("model.size", "size of the network (sll_net: S to XL)", choices=get_args(Size))
+        default="XS",
+        metadata=_about(
+            "model.size",
+            "size of the network (sll_net: S to XL)",
+            choices=get_args(Size),
+        ),
     )
     width: int = field(
         default=0,
@@ -66,6 +75,22 @@ class Recipe:
     layers_per_block: int = field(
         default=5,
         metadata=_about("model.layers_per_block", "convolutions in each block of lip_conv_net", least=1, most=1000),
+    )
+    depth: int = field(
+        default=0,
+        metadata=_about(
+            "model.depth", "blocks of bro_net and lip_res_net; 0: those of the size", least=0, most=10_000
+        ),
+    )
+    quasi_residual: bool = field(
+        default=True,
+        metadata=_about(
+            "model.quasi_residual", "identity before orthogonalisation in the blocks of bro_net and lip_res_net"
+        ),
+    )
+    centering: bool = field(
+        default=True,
+        metadata=_about("model.centering", "subtract the mean of each channel in bro_net and lip_res_net"),
     )
     lipschitz: float = field(
         default=1.0,
@@ -103,7 +128,29 @@ class Recipe:
         metadata=_about("optimizer.beta2", "Adam's decay rate of the squared gradient", least=0, below=1),
     )
     weight_decay: float = field(
-        default=0.0, metadata=_about("optimizer.weight_decay", "L2 penalty on all parameters", least=0)
+        default=0.0,
+        metadata=_about("optimizer.weight_decay", "L2 penalty (adamw: decay times the learning rate)", least=0),
+    )
+    decayed: Decayed = field(
+        default="all",
+        metadata=_about(
+            "optimizer.decayed",
+            "parameters that weight_decay acts on; weights: no biases and scales",
+            choices=get_args(Decayed),
+        ),
+    )
+    clip_norm: float = field(
+        default=0.0,
+        metadata=_about("optimizer.clip_norm", "largest norm of the gradient of all parameters; 0: any", least=0),
+    )
+    ema: float = field(
+        default=0.0,
+        metadata=_about(
+            "optimizer.ema",
+            "decay of a moving average of the weights, which is then what is certified; 0: none",
+            least=0,
+            below=1,
+        ),
     )
     schedule: Schedule = field(
         default="onecycle",
@@ -112,7 +159,10 @@ class Recipe:
     warmup: float = field(
         default=0.3,
         metadata=_about(
-            "schedule.warmup", "fraction of the steps in which onecycle's learning rate rises", above=0, below=1
+            "schedule.warmup",
+            "fraction of the steps in which the learning rate of onecycle or cosine rises",
+            above=0,
+            below=1,
         ),
     )
     loss: LossName = field(default="offset-ce", metadata=_about("loss.name", "loss", choices=tuple(RECIPE_LOSSES)))
@@ -210,8 +260,9 @@ class Recipe:
         if owners and self.method not in owners:
             allowed = ", ".join(map(repr, owners))
             raise ValueError(f"method={self.method!r}: model={self.model!r} has layers of {allowed} only")
-        if self.lipschitz != 1 and self.model != "lip_conv_net":
+        if self.lipschitz != 1 and self.model.removeprefix(PLAIN) != "lip_conv_net":
             raise ValueError(f"lipschitz={_shown(self.lipschitz)}: model={self.model!r} has the constant 1")
+        self._require_fields_of_the_network()
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True: needs momentum above 0")
         if self.accumulate > 1 and RECIPE_LOSSES[self.loss].whole_batch:
@@ -222,6 +273,12 @@ class Recipe:
             raise ValueError("share=True: compile=True compiles the computation of effective weights into the step")
         if self.data == "digits" and self.path:
             raise ValueError(f"path={self.path!r}: data='digits' comes with scikit-learn and takes no path")
+
+    def _require_fields_of_the_network(self) -> None:
+        taken = model_named(self.model).fields if self.model in list_models() else ()
+        for name in _OF_SOME_NETWORKS:
+            if name not in taken and getattr(self, name) != getattr(Recipe, name):
+                raise ValueError(f"{name}={getattr(self, name)!r}: model={self.model!r} has no such option")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as values that JSON and checkpoints can hold."""

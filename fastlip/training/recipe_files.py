@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from fastlip._extras import needed_for
-from fastlip.models import METHODS
+from fastlip.models import METHODS, list_models
+from fastlip.models.catalog import model_named
 from fastlip.models.registry import REGISTRY
 from fastlip.training.literals import Size
 from fastlip.training.recipe import Recipe, as_type, check_value
@@ -30,6 +31,9 @@ FIELDS = {item.metadata["key"]: item for item in fields(Recipe)}
 _SECTIONS = tuple(dict.fromkeys(key.partition(".")[0] for key in FIELDS))
 _TEXTS = ("summary", "source", "base")
 _SIZES = get_args(Size)
+
+# Recipes of the network that is trained unless told otherwise; for digits they have no such end.
+_USUAL = "comparison"
 
 Values = dict[str, Any]
 
@@ -66,11 +70,11 @@ def names() -> tuple[str, ...]:
 
 def default_name(given: Mapping[str, Any]) -> str:
     """Name of the recipe made for the data set and network among these fields."""
-    data = given.get("data", Recipe.data)
-    sll = given.get("model", Recipe.model) == "sll_net"
-    if data == "digits" or f"{data}-sll" not in names():
-        return "digits-sll" if sll else "digits"
-    return f"{data}-sll" if sll else f"{data}-comparison"
+    data, network = given.get("data", Recipe.data), given.get("model", Recipe.model)
+    recipe = model_named(network).recipe if network in list_models() else _USUAL
+    if data == "digits" or f"{data}-{recipe}" not in names():
+        return "digits" if recipe == _USUAL else f"digits-{recipe}"
+    return f"{data}-{recipe}"
 
 
 def default_recipe(given: Mapping[str, Any], source: str | Path = "") -> Recipe:

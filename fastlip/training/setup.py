@@ -1,4 +1,4 @@
-"""Builds what a recipe names: model, optimiser, schedule, batches, device and threads."""
+"""Builds what a recipe names: model, batches, device and threads."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import SGD, Adam, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from fastlip.data import Batches, Data, Images, Share
 from fastlip.data.batches import Augmentation
-from fastlip.models import lip_conv_net, sll_net
+from fastlip.models import create_model
+from fastlip.models.catalog import model_named
 from fastlip.official import published_conv_net
 from fastlip.training.recipe import Recipe
 from fastlip.training.sharing import buffers_kept
@@ -90,13 +89,14 @@ def _network(recipe: Recipe, shape: Sequence[int], classes: int) -> nn.Module:
         "width": recipe.width or None,
         "backend": recipe.backend,
     }
-    if recipe.model == "sll_net":
-        return sll_net(**options)
-    options["method"] = recipe.method
-    options["layers_per_block"] = recipe.layers_per_block
     if recipe.model == "published_conv_net":
+        options |= {"method": recipe.method, "layers_per_block": recipe.layers_per_block}
         return published_conv_net(**options)
-    return lip_conv_net(**options, lipschitz=recipe.lipschitz)
+    for name in model_named(recipe.model).fields:
+        value = getattr(recipe, name)
+        if isinstance(value, bool) or value:
+            options[name] = value
+    return create_model(recipe.model, **options)
 
 
 def compiled(model: nn.Module, shape: Sequence[int]) -> nn.Module:
@@ -105,38 +105,6 @@ def compiled(model: nn.Module, shape: Sequence[int]) -> nn.Module:
     with torch.no_grad(), buffers_kept(model):
         model.train()(torch.zeros(2, *shape, device=next(model.parameters()).device))
     return cast(nn.Module, torch.compile(model))
-
-
-def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:
-    """The recipe's optimiser, over all parameters."""
-    if recipe.optimizer == "adam":
-        betas = (recipe.beta1, recipe.beta2)
-        return Adam(model.parameters(), lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
-    return SGD(
-        model.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-    )
-
-
-def steps_of(recipe: Recipe, steps_per_epoch: int) -> int:
-    """Number of steps of the whole run, at least one."""
-    return max(1, round(recipe.epochs * steps_per_epoch))
-
-
-def scheduler_of(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
-    """The learning rate over the whole run: it rises, then falls to 0 (see the recipe's ``schedule``)."""
-    steps = steps_of(recipe, steps_per_epoch)
-    if recipe.schedule == "triangular":
-        return LambdaLR(optimizer, lambda step: triangle(step / steps))
-    return OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps, pct_start=recipe.warmup, cycle_momentum=False)
-
-
-def triangle(progress: float) -> float:
-    """Factor of the highest learning rate: from 0 to 1 at 2/5 of the run, 1/20 at 4/5, 0 at its end (SLL paper)."""
-    return float(np.interp(progress, (0, 0.4, 0.8, 1), (0, 1, 0.05, 0)))
 
 
 def batches_of(

@@ -40,6 +40,27 @@ def test_the_sll_network_trains(cli, tmp_path):
     assert_one_line(cli("train", "--model=sll_net", "--method=aol"), "method='aol': model='sll_net'")
 
 
+@pytest.mark.parametrize("model", ["bro_net", "lip_res_net", "plain_bro_net"])
+def test_the_networks_of_the_catalog_train_and_resume(cli, tmp_path, model):
+    small = [
+        "--width=4",
+        "--depth=1",
+        "--threads=1",
+        "--no-tensorboard",
+        "--epochs=2",
+        "--batch-size=512",
+        "--ema=0.5",
+    ]
+    code, output, errors = cli("train", f"--model={model}", *small, "--out", "run", "--stop-after=1")
+    assert code == 0, errors
+    assert f"{model} XS:" in output
+    code, output, errors = cli("train", "--resume", "--out", "run")
+    assert code == 0, errors
+    certificate = json.loads((tmp_path / "run" / "certificate.json").read_text())
+    assert (certificate["lipschitz"] > 2) == (model == "plain_bro_net")
+    assert cli("audit", "run")[0] == cli("export", "run", "--out", "net.pt")[0] == 0
+
+
 def test_an_existing_run_is_not_overwritten_unasked(cli, trained):
     before = (trained / "checkpoint.pt").read_bytes()
     assert_one_line(cli("train", *SMALL, "--out", trained), "exists; --resume continues it", 2)
@@ -106,7 +127,7 @@ def test_a_recipe_and_its_keys(cli, tmp_path):
     assert code == 0, errors
     recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert [recipe[name] for name in ("lr", "epochs", "momentum", "temperature", "width")] == [0.3, 1, 0.5, 0.2, 2]
-    assert_one_line(cli("train", "--recipe=none"), "recipe='none': allowed are cifar10-comparison")
+    assert_one_line(cli("train", "--recipe=none"), "recipe='none': allowed are cifar10-bronet")
     assert_one_line(cli("train", "--recipe=none.toml"), "none.toml: No such file")
     assert_one_line(cli("train", "--set=optimizer.lr=-1"), "--set optimizer.lr=-1: must be above 0")
     assert_one_line(cli("train", "--lr=1", "--set=optimizer.lr=1"), "lr is given twice", 2)

@@ -27,14 +27,17 @@ OPTIONS = {
     "SOCConv2d": [{"exponential": "spectral"}],
     "SandwichLinear": [{"activation": "tanh"}],
 }
+# Of layers with as many outputs as inputs.
+QUASI = {"quasi_residual": 0.5}
 
 
-def layers(suffix):
-    """(class, options) for the layers whose name ends in "Conv2d" or "Linear"."""
+def layers(suffix, square=False):
+    """(class, options) for the layers whose name ends in "Conv2d" or "Linear"; square: options of square ones too."""
     found = []
     for name, member in sorted(vars(lip).items()):
         if inspect.isclass(member) and issubclass(member, LipschitzLayer) and name.endswith(suffix):
-            found += [(member, options) for options in [{}, *OPTIONS.get(name, [])] if member not in HEADS]
+            more = [QUASI] if square and "quasi_residual" in member._fixed else []
+            found += [(member, options) for options in [{}, *OPTIONS.get(name, []), *more] if member not in HEADS]
     return found
 
 
@@ -122,6 +125,7 @@ def _forms(name, kind):
 
 
 _MORE_OPTIONS = {
+    "BROConv2d": [QUASI],
     "CPLConv2d": [{"training_sigma": "power"}, *KERNELS],
     "LOTConv2d": [{"ridge": 1e-4, "steps": 10}],
     "SLLConv2d": KERNELS,

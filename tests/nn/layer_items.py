@@ -6,14 +6,16 @@ from layer_catalog import automatic, layers, name_of, perturb
 
 from fastlip.nn import NormalizedLinear
 
-CONVOLUTIONS, DENSE = layers("Conv2d"), layers("Linear")
+CONVOLUTIONS, DENSE = layers("Conv2d", square=True), layers("Linear", square=True)
 CHANNELS, IMAGE = 4, (4, 6, 5)
 EVERY = [*CONVOLUTIONS, *DENSE, (NormalizedLinear, {})]
 every_layer = pytest.mark.parametrize("item", EVERY, ids=name_of)
 every_bounded_layer = pytest.mark.parametrize("item", [*CONVOLUTIONS, *DENSE], ids=name_of)
 every_automatic_layer = pytest.mark.parametrize("item", automatic(EVERY), ids=name_of)
 every_convolution = pytest.mark.parametrize("item", CONVOLUTIONS, ids=name_of)
-every_automatic_convolution = pytest.mark.parametrize("item", automatic(CONVOLUTIONS), ids=name_of)
+# Also with other numbers of outputs than inputs, and strides.
+every_convolution_of_any_shape = pytest.mark.parametrize("item", layers("Conv2d"), ids=name_of)
+every_automatic_convolution = pytest.mark.parametrize("item", automatic(layers("Conv2d")), ids=name_of)
 every_dense_layer = pytest.mark.parametrize("item", DENSE, ids=name_of)
 
 

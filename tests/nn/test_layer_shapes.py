@@ -10,6 +10,7 @@ from layer_items import (
     IMAGE,
     every_automatic_convolution,
     every_convolution,
+    every_convolution_of_any_shape,
     every_dense_layer,
     every_layer,
     make,
@@ -48,7 +49,7 @@ def test_without_a_bias(item):
     assert not layer(torch.zeros_like(x)).any()
 
 
-@every_convolution
+@every_convolution_of_any_shape
 def test_a_stride_gives_the_shape_of_a_strided_convolution(item):
     cls, options = item
     layer = cls(CHANNELS, 6, 3, stride=2, **options)

@@ -19,6 +19,7 @@ from fastlip.training.setup import model_of, prepare_process
 IMAGES = 45
 SMALL = {"width": 2, "layers_per_block": 1, "batch_size": 16, "epochs": 7, "threads": 1, "shift": 1, "flip": True}
 UNIT_ROWS = {"model": "sll_net", "method": "sll", "size": "S", "width": 4}
+BRO_NET = {"model": "bro_net", "width": 4, "depth": 1, "lr": 1e-3}
 VARIANTS = {
     **{method: {"method": method} for method in METHODS},
     "hkr": {"loss": "hkr"},
@@ -34,6 +35,9 @@ VARIANTS = {
     "share-tiny": {"method": "sll", "share": True, "batch_size": 2, "epochs": 1},
     # 3 images a step at most, the last step has none for the first process.
     "tiny": {"batch_size": 2, "epochs": 1},
+    # Means over the images of all processes; the average of the weights is what is saved.
+    "bro_net": {**BRO_NET, "epochs": 2, "optimizer": "nadam", "schedule": "cosine", "clip_norm": 1.0, "ema": 0.8},
+    "share-bro_net": {**BRO_NET, "epochs": 2, "share": True},
 }
 
 

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from fastlip.cli.train import train
 from fastlip.data import DATASETS
 from fastlip.models import METHODS
-from fastlip.training.card import make_card
+from fastlip.training.card import card_text, make_card
 from fastlip.training.checkpoint import describe
 from fastlip.training.gradients import correct_and_certified
 from fastlip.training.recipe import Recipe
@@ -53,6 +53,26 @@ def test_the_sll_network_has_a_recipe_of_its_own():
         default_recipe({"model": "sll_net", "method": "aol"})
 
 
+def test_networks_have_what_the_recipe_says(tiny_data, tiny_recipe):
+    sizes = {"width": 4, "depth": 2, "quasi_residual": False, "centering": False}
+    model = model_of(tiny_recipe(model="lip_res_net", method="cayley", **sizes), tiny_data)
+    assert [type(layer).__name__ for layer in model.blocks] == ["CayleyConv2d", "MaxMin"] * 2
+    assert model.blocks[0].gamma is None
+    model = model_of(tiny_recipe(model="bro_net"), tiny_data)
+    assert model.blocks[0].quasi_residual == 0.5
+    with pytest.raises(ValueError, match="method='aol': model='bro_net' has layers of 'bro' only"):
+        tiny_recipe(model="bro_net", method="aol")
+
+
+def test_the_card_of_a_twin_says_that_nothing_constrains_it(tiny_data, tiny_recipe):
+    recipe = tiny_recipe(model="plain_lip_conv_net", width=8)
+    model = model_of(recipe, tiny_data).eval()
+    text = card_text(make_card(model, recipe, describe(tiny_data)))
+    assert text.startswith("# plain_lip_conv_net XS on digits\n\nplain_lip_conv_net of unconstrained layers")
+    scores, labels = torch.tensor([[9.0, 0.0]]), torch.tensor([0])
+    assert [int(count) for count in correct_and_certified(model, scores, labels)] == [1, 0]
+
+
 def test_another_constant_is_that_of_the_network_and_its_card(tiny_data, tiny_recipe):
     recipe = tiny_recipe(lipschitz=5.0)
     model = model_of(recipe, tiny_data).eval()
@@ -70,7 +90,7 @@ def test_another_constant_is_that_of_the_network_and_its_card(tiny_data, tiny_re
     [
         ("data", "imagenet", "data='imagenet': allowed are 'digits'"),
         ("size", "XXL", "size='XXL': allowed are 'XS', 'S', 'M', 'L', 'XL'"),
-        ("model", "resnet", "model='resnet': allowed are 'lip_conv_net', 'sll_net'"),
+        ("model", "resnet", "model='resnet': allowed are 'bro_net', 'lip_conv_net'"),
         ("backend", "fast", "backend='fast': allowed are 'auto'"),
         ("epochs", 0, "epochs=0: must be above 0"),
         ("batch_size", -1, "batch_size=-1: must be at least 1"),
@@ -82,6 +102,8 @@ def test_another_constant_is_that_of_the_network_and_its_card(tiny_data, tiny_re
         ("temperature", 0.0, "temperature=0.0"),
         ("seed", -1, "seed=-1"),
         ("lipschitz", 0.0, "lipschitz=0.0: must be above 0"),
+        ("depth", 3, "depth=3: model='lip_conv_net' has no such option"),
+        ("centering", False, "centering=False: model='lip_conv_net' has no such option"),
         ("path", "/x", "path='/x'"),
     ],
 )

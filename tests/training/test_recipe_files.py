@@ -3,7 +3,8 @@
 import pytest
 
 from fastlip.models import METHODS
-from fastlip.models.registry import REGISTRY
+from fastlip.models.catalog import MODELS
+from fastlip.models.registry import REGISTRY, owners_of
 from fastlip.training.recipe import Recipe
 from fastlip.training.recipe_files import FIELDS, default_name, default_recipe, names, parse_setting, read
 
@@ -12,7 +13,7 @@ from fastlip.training.recipe_files import FIELDS, default_name, default_recipe, 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_recipe_is_one_for_every_method(name, method):
     values = read(name).values_for({"method": method})
-    if values["model"] != "sll_net" or method == "sll":
+    if method in (owners_of(values["model"]) or METHODS):
         recipe = Recipe.from_dict(values)
         assert recipe.method == method
         assert recipe.lr != Recipe.lr or name in ("digits", "mnist-comparison") or method in ("aoc", "bro")
@@ -26,14 +27,24 @@ def test_published_recipes_say_what_was_published():
     sll = Recipe.from_dict(read("cifar10-sll").values_for({}))
     assert (sll.model, sll.optimizer, sll.lr, sll.beta1, sll.beta2) == ("sll_net", "adam", 0.01, 0.5, 0.9)
     assert (sll.schedule, sll.epochs, sll.weight_decay) == ("triangular", 1000, 0.0)
+    bronet = Recipe.from_dict(read("cifar100-bronet").values_for({}))
+    assert (bronet.data, bronet.model, bronet.method, bronet.size) == ("cifar100", "bro_net", "bro", "L")
+    assert (bronet.optimizer, bronet.lr, bronet.weight_decay, bronet.clip_norm) == ("nadam", 1e-3, 4e-5, 3)
+    assert (bronet.schedule, bronet.epochs * bronet.warmup, bronet.batch_size) == ("cosine", 20, 256)
+    assert (bronet.loss, bronet.offset, bronet.temperature, bronet.annealing) == ("logit-annealing", 2, 0.75, 5)
+    liresnet = Recipe.from_dict(read("cifar10-liresnet").values_for({}))
+    assert (liresnet.model, liresnet.loss, liresnet.ramp) == ("lip_res_net", "emma", 0.5)
+    assert [255 * radius for radius in (liresnet.radius_start, liresnet.radius)] == pytest.approx([3.6, 108])
 
 
 def test_each_data_set_and_network_has_a_recipe():
     for data in FIELDS["data.name"].metadata["choices"]:
-        for model in ("lip_conv_net", "sll_net"):
+        for model in MODELS:
             given = {"data": data, "model": model}
             assert read(default_name(given)).values_for({})["data"] == data
             assert read(default_name(given)).values_for({})["model"] == model
+            twin = {"data": data, "model": f"plain_{model}"}
+            assert default_name(twin) == default_name(given if MODELS[model].twin else {"data": data})
 
 
 def test_later_tables_win(tmp_path):
@@ -91,7 +102,7 @@ def test_every_setting_of_a_method_is_of_a_recipe_and_a_key_that_exist():
         ("methods = 3", "methods=3: expected a table"),
         ("optimizer = 3", "optimizer=3: expected a table"),
         ("summary = 3", "summary=3: expected str"),
-        ("base = 'none'", "recipe='none': allowed are cifar10-comparison"),
+        ("base = 'none'", "recipe='none': allowed are cifar10-bronet"),
         ("base = 'mine.toml'", "its bases lead back to it"),
     ],
 )

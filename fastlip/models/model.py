@@ -1,0 +1,28 @@
+"""What a network tells the rest of the package: how it is built, and how recipes name it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network. Its file in ``fastlip/models/`` ends with ``MODEL = Model(...)``.
+
+    Args:
+        name: the name on the command line, in recipes and in :func:`fastlip.models.list_models`.
+        build: the function that builds it; it takes at least ``size``, ``num_classes``, ``image_size``,
+            ``in_channels``, ``width`` and ``backend``.
+        recipe: end of the names of its recipes, which begin with a data set: ``"bronet"`` of ``cifar10-bronet``.
+        fields: fields of recipes that ``build`` takes as well; numbers of 0 are left out.
+        twin: whether there is a twin of torch's layers under the name ``plain_{name}``.
+    """
+
+    name: str
+    build: Callable[..., nn.Module]
+    recipe: str
+    fields: tuple[str, ...] = ()
+    twin: bool = True

@@ -1,0 +1,92 @@
+r"""Quasi-residual parametrizations: an identity that is added before a weight is made orthogonal.
+
+.. math:: V = I + s\, \gamma \odot W
+
+takes the place of the parameter W of a square layer, where I is the identity (at the centre tap of a kernel), s a
+constant, and gamma a learnt factor for each row (Hu, Leino, Wang, Fredrikson, *A Recipe for Improved Certifiable
+Robustness*, ICLR 2024; Lai et al., ICML 2025). Networks of this depth take s = depth^(-1/2). The method then makes V
+orthogonal as it would W, so that every bound is the same with and without the option.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastlip.kernels.common.geometry import Pair
+from fastlip.nn.arguments import make_parameter
+
+
+def check_quasi_residual(value: Any, channels: Pair, stride: Pair = (1, 1)) -> float:
+    """Returns s, where True is 1; 0 if the option is off.
+
+    Args:
+        value: the argument: False, True or s.
+        channels: inputs and outputs of the layer.
+        stride: its stride.
+
+    Raises:
+        TypeError: the value is not a number.
+        ValueError: s is not a positive finite number, or the layer is not square.
+    """
+    if value is False:
+        return 0.0
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"quasi_residual={value!r}: expected False, True or a number, got {type(value).__name__}")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"quasi_residual={value!r}: expected False, True or a positive finite number")
+    if channels[0] != channels[1] or max(stride) > 1:
+        raise ValueError(
+            f"quasi_residual={value!r}: expected as many outputs as inputs and stride 1, where an identity exists; "
+            f"got {channels[0]} inputs, {channels[1]} outputs, stride={stride}"
+        )
+    return float(value)
+
+
+def make_gamma(quasi_residual: float, shape: tuple[int, ...], device: Any, dtype: Any) -> nn.Parameter | None:
+    """The factors of the rows of a weight of this shape up to its columns; None if the option is off."""
+    return make_parameter(shape, device, dtype) if quasi_residual else None
+
+
+def reset_quasi_residual(weight: Tensor, gamma: Tensor | None, entries: float) -> bool:
+    """Fills the weight with normal numbers over ``entries``, as published, and gamma with ones.
+
+    Args:
+        weight: W.
+        gamma: None if the option is off; then nothing is filled.
+        entries: rows of a group times taps; infinity: the weight is 0.
+
+    Returns:
+        Whether the option is on.
+    """
+    if gamma is None:
+        return False
+    nn.init.normal_(weight, std=1 / entries)
+    nn.init.ones_(gamma)
+    return True
+
+
+def with_identity(layer: Any, weight: Tensor, identity: Tensor | None = None) -> Tensor:
+    """I + s gamma W, or the weight itself if the layer's option is off.
+
+    Args:
+        layer: has ``quasi_residual`` (s), ``gamma`` and, if it has them, ``groups``.
+        weight: W, (rows, columns, *taps) in at least float32; of any shape with an identity.
+        identity: I where it is not :func:`centre_identity`.
+    """
+    gamma = layer.gamma
+    if gamma is None:
+        return weight
+    factor = layer.quasi_residual * gamma.to(weight.dtype)
+    factor = factor.view(*gamma.shape, *[1] * (weight.dim() - gamma.dim()))
+    return (centre_identity(weight, getattr(layer, "groups", 1)) if identity is None else identity) + factor * weight
+
+
+def centre_identity(weight: Tensor, groups: int = 1) -> Tensor:
+    """A kernel like this (rows, columns, *taps) with the identity of each group at the centre tap."""
+    eye = torch.eye(weight.shape[0] // groups, weight.shape[1], dtype=weight.dtype, device=weight.device)
+    pads = [pad for taps in reversed(weight.shape[2:]) for pad in ((taps - 1) // 2, taps // 2)]
+    return F.pad(eye.repeat(groups, 1)[(..., *[None] * (weight.dim() - 2))], pads)

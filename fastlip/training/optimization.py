@@ -1,0 +1,95 @@
+"""What changes the weights in a step: optimiser, learning rates, and the limit of the gradient's norm."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from fastlip.training.recipe import Recipe
+
+_ADAPTIVE: dict[str, type[Adam] | type[AdamW] | type[NAdam]] = {"adam": Adam, "adamw": AdamW, "nadam": NAdam}
+# Parameters that are no weights although some have several dimensions.
+_NOT_WEIGHTS = ("bias", "gamma")
+
+
+def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:
+    """The recipe's optimiser, over all parameters."""
+    parameters = _groups(recipe, model)
+    if recipe.optimizer in _ADAPTIVE:
+        betas = (recipe.beta1, recipe.beta2)
+        kind = _ADAPTIVE[recipe.optimizer]
+        return kind(parameters, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
+    return SGD(
+        parameters,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def _groups(recipe: Recipe, model: nn.Module) -> list[Any]:
+    """All parameters; where only weights decay, those in a group of their own."""
+    if recipe.decayed == "all":
+        return list(model.parameters())
+    weights: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (weights if is_weight(name, parameter) else others).append(parameter)
+    groups = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def is_weight(name: str, parameter: nn.Parameter) -> bool:
+    """Whether this is a matrix or kernel, and not a bias, a scale or a factor for each row.
+
+    Args:
+        name: as ``named_parameters`` has it.
+        parameter: the parameter.
+    """
+    return parameter.dim() > 1 and name.rpartition(".")[2] not in _NOT_WEIGHTS
+
+
+def limit_gradient(recipe: Recipe, model: nn.Module) -> None:
+    """Scales the gradient of all parameters down to the recipe's ``clip_norm`` if its L2 norm is larger."""
+    if recipe.clip_norm:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+
+
+def steps_of(recipe: Recipe, steps_per_epoch: int) -> int:
+    """Number of steps of the whole run, at least one."""
+    return max(1, round(recipe.epochs * steps_per_epoch))
+
+
+def scheduler_of(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
+    """The learning rate over the whole run: it rises, then falls to 0 (see the recipe's ``schedule``)."""
+    steps = steps_of(recipe, steps_per_epoch)
+    if recipe.schedule == "triangular":
+        return LambdaLR(optimizer, lambda step: triangle(step / steps))
+    if recipe.schedule == "cosine":
+        rising = round(recipe.warmup * steps)
+        return LambdaLR(optimizer, lambda step: cosine(step, steps, rising))
+    return OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps, pct_start=recipe.warmup, cycle_momentum=False)
+
+
+def triangle(progress: float) -> float:
+    """Factor of the highest learning rate: from 0 to 1 at 2/5 of the run, 1/20 at 4/5, 0 at its end (SLL paper)."""
+    return float(np.interp(progress, (0, 0.4, 0.8, 1), (0, 1, 0.05, 0)))
+
+
+def cosine(step: int, steps: int, rising: int) -> float:
+    """Factor of the highest learning rate: up in ``rising`` equal parts, then half a period of a cosine down to 0.
+
+    Args:
+        step: number of steps taken.
+        steps: those of the run.
+        rising: those in which the learning rate rises.
+    """
+    if step < rising:
+        return (step + 1) / rising
+    return (1 + math.cos(math.pi * min(1, (step - rising) / max(1, steps - rising)))) / 2
