@@ -8,7 +8,6 @@ from sklearn.datasets import load_digits
 import fastlip
 from fastlip.cli import main
 
-
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     # Processes share the cores (pytest -n): more threads than cores would wait for each other.
     torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))

@@ -18,7 +18,7 @@ from fastlip.certification.rounding import Rounded
 from fastlip.certification.rounding.following import Values, WorstCase
 from fastlip.exporting import Fourier
 from fastlip.exporting.models import parts
-from fastlip.inspection.evaluation import evaluating, full_precision
+from fastlip.inspection.evaluation import evaluating, certified_precision
 from fastlip.inspection.running import batch_like
 from fastlip.inspection.traces import no_trace
 
@@ -154,7 +154,7 @@ def certified_network(
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"radius=True: the parameters are {x.dtype}, expected torch.float32 or torch.float64")
     with (
-        full_precision(x.device.type),
+        certified_precision(x.device.type),
         evaluating(model),
         no_trace(model),
         torch.inference_mode(False),

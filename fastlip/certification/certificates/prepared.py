@@ -45,12 +45,12 @@ class Prepared:
 
     def output_slopes(self) -> Tensor:
         """(*output_shape): how fast each output can change, on the CPU."""
-        return output_slopes(self._links, self.audit)
+        return output_slopes(self.links, self.audit)
 
     @cached_property
     def pixel_slopes(self) -> Tensor | None:
         """(c, c): how fast differences of a pixel's scores can change by a linear last layer; None without one."""
-        return pixel_slopes(self._links, self.audit)
+        return pixel_slopes(self.links, self.audit)
 
     def exact(self, images: Tensor) -> Callable[[Tensor], Tensor] | None:
         """A function from rows of a batch to their scores by the network in float64; None if there is none."""
