@@ -18,7 +18,7 @@ from fastlip.certification.rounding import Rounded
 from fastlip.certification.rounding.following import Values, WorstCase
 from fastlip.exporting import Fourier
 from fastlip.exporting.models import parts
-from fastlip.inspection.evaluation import evaluating, certified_precision
+from fastlip.inspection.evaluation import certified_precision, evaluating
 from fastlip.inspection.running import batch_like
 from fastlip.inspection.traces import no_trace
 
