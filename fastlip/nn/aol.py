@@ -158,7 +158,8 @@ class AOLConv2d(LipschitzLayer):
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(P,): the rescaled kernel."""
-        return (rescale(self.unscaled(), self.groups, self.epsilon, self.backend),)
+        weight = self.raw_weight if self.gamma is None else self.unscaled()
+        return (rescale(weight, self.groups, self.epsilon, self.backend),)
 
     def _factors(self) -> tuple[Tensor, Tensor | None]:
         """In training W and r^{-1/2}, so that the backward need not keep P as well."""
@@ -233,7 +234,8 @@ class AOLLinear(LipschitzLayer):
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(P,): the rescaled matrix."""
-        return (rescale(self.unscaled(), 1, 0.0, self.backend),)
+        weight = self.raw_weight if self.gamma is None else self.unscaled()
+        return (rescale(weight, 1, 0.0, self.backend),)
 
     @torch.no_grad()
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:

@@ -136,7 +136,8 @@ class CayleyConv2d(LipschitzLayer):
 
     def _parametrize(self, *fft_size: int) -> tuple[Tensor, ...]:
         """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
-        M = with_identity(self, normalize(self.raw_weight, self.alpha))
+        M = normalize(self.raw_weight, self.alpha)
+        M = M if self.gamma is None else with_identity(self, M)
         if fft_size:
             dilation = self.application.geometry.dilation
             return (SPECTRAL_CAYLEY(M, fft_size, dilation, self.groups, self.backend),)
@@ -199,7 +200,8 @@ class CayleyLinear(LipschitzLayer):
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(Q,): the Cayley transform."""
-        M = with_identity(self, normalize(self.raw_weight, self.alpha))
+        M = normalize(self.raw_weight, self.alpha)
+        M = M if self.gamma is None else with_identity(self, M)
         return (ops.cayley(M, backend=self.backend),)
 
 
