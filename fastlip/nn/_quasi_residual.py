@@ -1,6 +1,6 @@
-r"""Quasi-residual parametrizations: an identity that is added before a weight is made orthogonal.
+"""Quasi-residual parametrizations: an identity that is added before a weight is made orthogonal.
 
-.. math:: V = I + s\, \gamma \odot W
+    V = I + s gamma W
 
 takes the place of the parameter W of a square layer, where I is the identity (at the centre tap of a kernel), s a
 constant, and gamma a learnt factor for each row (Hu, Leino, Wang, Fredrikson, *A Recipe for Improved Certifiable

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 def averaged(model: nn.Module, decay: float) -> AveragedModel | None:
     """A copy of the model whose parameters and buffers follow it; None for a decay of 0.
 
-    .. math:: a \\leftarrow a + (1 - d_n)(p - a), \\qquad d_n = \\min\\Bigl(d, \\frac{1 + n}{10 + n}\\Bigr)
+        a <- a + (1 - d_n) (p - a), d_n = min(d, (1 + n) / (10 + n)),
 
     after step n + 1, so that the first steps, far from the end, are soon forgotten.
 

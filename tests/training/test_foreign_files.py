@@ -179,7 +179,7 @@ def test_what_does_not_fit_the_data_or_the_machine_is_named(tiny_data, monkeypat
     with pytest.raises(ValueError, match="device='meta': cannot be used here"):
         device_of(Recipe(device="meta"))
     # 2**62 bytes are more than any machine has.
-    monkeypatch.setattr("fastlip.training.setup.lip_conv_net", lambda *_, **__: torch.empty(2**60))
+    monkeypatch.setattr("fastlip.training.setup.create_model", lambda *_, **__: torch.empty(2**60))
     with pytest.raises(ValueError, match="width=64, layers_per_block=5: the network does not fit into memory"):
         network_of(Recipe(width=64), (3, 32, 32), 10)
 
