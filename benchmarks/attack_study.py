@@ -24,15 +24,10 @@ from fastlip.certification.attacks import KINDS, BrokenCertificateWarning, attac
 from fastlip.data import Data, load
 from fastlip.models import METHODS
 from fastlip.training.losses import loss_of
+from fastlip.training.optimization import optimizer_of, scheduler_of
 from fastlip.training.recipe import Recipe
 from fastlip.training.recipe_files import default_recipe
-from fastlip.training.setup import (
-    batches_of,
-    model_of,
-    optimizer_of,
-    prepare_process,
-    scheduler_of,
-)
+from fastlip.training.setup import batches_of, model_of, prepare_process
 
 FACTORS = (1.0, 3.0)
 
