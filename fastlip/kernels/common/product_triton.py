@@ -170,7 +170,7 @@ def tiles_of(rows: int, columns: int, tile: int = TILE) -> int:
 
 def _tile(is_complex: bool, symmetry: int) -> tuple[int, int]:
     """Rows and columns of a tile, and warps of a program; with larger tiles or fewer warps, registers spill."""
-    return (TILE // 2, 8) if symmetry and is_complex else (TILE, 4 if symmetry else 8)
+    return TILE // 2 if symmetry and is_complex else TILE, 8
 
 
 def planar(x: Tensor) -> Tensor:
