@@ -168,9 +168,11 @@ def tiles_of(rows: int, columns: int, tile: int = TILE) -> int:
     return triton.cdiv(rows, tile) * triton.cdiv(columns, tile)
 
 
-def _tile(is_complex: bool, symmetry: int) -> tuple[int, int]:
-    """Rows and columns of a tile, and warps of a program; with larger tiles or fewer warps, registers spill."""
-    return TILE // 2 if symmetry and is_complex else TILE, 8
+def _tile(is_complex: bool, symmetry: int, step: bool = False) -> tuple[int, int]:
+    """Rows and columns of a tile, and warps of a program: those with which registers spill on no GPU."""
+    if symmetry and is_complex:
+        return TILE // 2, 8
+    return TILE, 4 if symmetry and not (step and symmetry < 0) else 8
 
 
 def planar(x: Tensor) -> Tensor:
@@ -230,7 +232,8 @@ def multiply(
         step, steps, status, fine = cubic.number, iteration.status.shape[1] - 1, iteration.status, iteration.fine
         if cubic.is_step():
             sums, count = iteration.sums, iteration.sums.shape[1]
-    added, (tile, warps) = out if x is None else x, _tile(parts == 2, symmetry)
+    is_step = cubic is not None and cubic.is_step()
+    added, (tile, warps) = out if x is None else x, _tile(parts == 2, symmetry, is_step)
     triton_launch.launch(
         product_kernel, (len(out) * tiles_of(rows, columns, tile),), out.device,
         a, b, a2, b2, added, out, out if scale is None else scale, out if sums is None else sums, status,
@@ -239,8 +242,8 @@ def multiply(
         float(first), float(second), cubic.x_a if cubic else 1.0, cubic.x_b if cubic else 0.0, float(identity),
         *a.stride(), *b.stride(), *added.stride(), *out.stride(),
         SIGN_A=-1 if conjugate[0] else 1, SIGN_B=-1 if conjugate[1] else 1, SECOND=factor, ADD=x is not None,
-        SYMMETRY=symmetry, SCALED=scale is not None, MEASURED=sums is not None and not (cubic and cubic.is_step()),
-        ITERATED=cubic is not None, STEP=cubic is not None and cubic.is_step(),
+        SYMMETRY=symmetry, SCALED=scale is not None, MEASURED=sums is not None and not is_step,
+        ITERATED=cubic is not None, STEP=is_step,
         COMPLEX=parts == 2, PRECISION=precision_of(out), TILE=tile, TERMS=_TERMS, SUMS=triton.next_power_of_2(count),
         num_warps=warps,
     )  # fmt: skip
@@ -263,5 +266,5 @@ def compilation(dtype: str, is_complex: bool, **variant: Any) -> triton_launch.C
     signature |= dict.fromkeys(_FLOATS, "fp32")
     if variant.get("ITERATED"):
         signature["p_status"] = "*i32"
-    flags["TILE"], warps = _tile(is_complex, variant.get("SYMMETRY", 0))
+    flags["TILE"], warps = _tile(is_complex, variant.get("SYMMETRY", 0), variant.get("STEP", False))
     return triton_launch.Compilation(product_kernel, signature, flags | variant, warps)
