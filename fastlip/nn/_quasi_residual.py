@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip.kernels.common.geometry import Pair
@@ -75,18 +73,15 @@ def with_identity(layer: Any, weight: Tensor, identity: Tensor | None = None) ->
     Args:
         layer: has ``quasi_residual`` (s), ``gamma`` and, if it has them, ``groups``.
         weight: W, (rows, columns, *taps) in at least float32; of any shape with an identity.
-        identity: I where it is not :func:`centre_identity`.
+        identity: I where it is not that of each group at the centre tap.
     """
     gamma = layer.gamma
     if gamma is None:
         return weight
     factor = layer.quasi_residual * gamma.to(weight.dtype)
-    factor = factor.view(*gamma.shape, *[1] * (weight.dim() - gamma.dim()))
-    return (centre_identity(weight, getattr(layer, "groups", 1)) if identity is None else identity) + factor * weight
-
-
-def centre_identity(weight: Tensor, groups: int = 1) -> Tensor:
-    """A kernel like this (rows, columns, *taps) with the identity of each group at the centre tap."""
-    eye = torch.eye(weight.shape[0] // groups, weight.shape[1], dtype=weight.dtype, device=weight.device)
-    pads = [pad for taps in reversed(weight.shape[2:]) for pad in ((taps - 1) // 2, taps // 2)]
-    return F.pad(eye.repeat(groups, 1)[(..., *[None] * (weight.dim() - 2))], pads)
+    V = factor.view(*gamma.shape, *[1] * (weight.dim() - gamma.dim())) * weight
+    if identity is not None:
+        return V + identity
+    centre = V[(..., *((taps - 1) // 2 for taps in weight.shape[2:]))]
+    centre.unflatten(0, (getattr(layer, "groups", 1), -1)).diagonal(dim1=1, dim2=2).add_(1)
+    return V

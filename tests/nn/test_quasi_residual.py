@@ -1,5 +1,7 @@
 """The identity that is added before a weight is made orthogonal: what it computes, and which layers refuse it."""
 
+import inspect
+
 import pytest
 import torch
 from layer_catalog import perturb, singular_values
@@ -8,7 +10,7 @@ import fastlip
 from fastlip import nn as lip
 from fastlip import ops
 from fastlip.nn.base import LipschitzLayer
-from fastlip.nn.sequences import OneRow
+from fastlip.nn.sequences import one_dimensional
 
 S = 0.3
 CONVOLUTIONS = (
@@ -20,8 +22,10 @@ CONVOLUTIONS = (
     lip.LOTConv2d,
     lip.SOCConv2d,
 )
+SEQUENCES = tuple(one_dimensional(cls) for cls in CONVOLUTIONS)
 DENSE = (lip.AOLLinear, lip.BROLinear, lip.BjorckLinear, lip.CayleyLinear, lip.LOTLinear, lip.SOCLinear)
 LAYERS = [*((cls, (4, 4, 3), (4, 6, 5)) for cls in CONVOLUTIONS), *((cls, (4, 4), (4,)) for cls in DENSE)]
+LAYERS += [(cls, (4, 4, 3), (4, 7)) for cls in SEQUENCES]
 every_layer = pytest.mark.parametrize(("cls", "sizes", "shape"), LAYERS, ids=[cls.__name__ for cls, *_ in LAYERS])
 ORTHOGONALISED = ("raw_weight", "raw_matrix", "raw_matrices")
 
@@ -36,11 +40,12 @@ def make(cls):
 
 
 def test_which_layers_have_the_option():
-    layers = [value for value in vars(lip).values() if isinstance(value, type) and issubclass(value, LipschitzLayer)]
-    found = [cls for cls in layers if not issubclass(cls, OneRow)]  # their constructors do not take it
-    assert {cls for cls in found if "quasi_residual" in cls._fixed} == {*CONVOLUTIONS, *DENSE}
+    found = [value for value in vars(lip).values() if isinstance(value, type) and issubclass(value, LipschitzLayer)]
+    with_option = {cls for cls in found if "quasi_residual" in inspect.signature(cls).parameters}
+    assert with_option == {*CONVOLUTIONS, *SEQUENCES, *DENSE}
+    assert {cls for cls in found if "quasi_residual" in cls._fixed} == with_option
     orthogonal = [cls for cls in found if getattr(make(cls).application, "orthogonal", False)]
-    assert {*orthogonal} <= {*CONVOLUTIONS, *DENSE, lip.AOCConvTranspose2d}
+    assert {*orthogonal} <= {*with_option, lip.AOCConvTranspose2d}
 
 
 # Methods whose kernels at weight 0 are the identity for even sizes too.
@@ -100,7 +105,7 @@ def test_layers_stay_orthogonal_after_steps(cls, sizes, shape):
 
 
 def exactly(cls):
-    return {"exponential": "spectral"} if cls is lip.SOCConv2d else {}
+    return {"exponential": "spectral"} if cls in (lip.SOCConv2d, lip.SOCConv1d) else {}
 
 
 @pytest.mark.parametrize("cls", CONVOLUTIONS)

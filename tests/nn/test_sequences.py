@@ -47,10 +47,9 @@ def test_there_is_one_for_every_method():
     for cls in CONVOLUTIONS:
         of_images = getattr(lip, cls.__name__.replace("1d", "2d"))
         assert one_dimensional(of_images) is cls
-        # The same arguments and defaults, options included, but for quasi_residual.
+        # The same arguments and defaults, options included.
         one, two = (inspect.signature(kind).parameters for kind in (cls, of_images))
-        defaults = {n: p.default for n, p in two.items() if n != "quasi_residual"}
-        assert {n: p.default for n, p in one.items()} == defaults
+        assert {n: p.default for n, p in one.items()} == {n: p.default for n, p in two.items()}
         assert list(one)[:9] == list(inspect.signature(nn.Conv1d).parameters)[:9]
     assert one_dimensional(lip.AOCConvTranspose2d) is None
 

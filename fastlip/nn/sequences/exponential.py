@@ -35,6 +35,8 @@ class SOCConv1d(OneRow, SOCConv2d):
         eval_terms: T in eval mode; None: ``terms``.
         max_norm: the largest norm of L; None: min(0.8 sqrt(kernel_size), 2.8).
         recompute: True keeps x alone for the backward, for more convolutions there.
+        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`SOCConv2d`;
+            True is 1. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; ceil(l / stride) entries.
     Parameters: ``raw_weight`` (c, c / groups, 1, kernel_size) with c = max(in_channels * stride, out_channels),
@@ -42,7 +44,8 @@ class SOCConv1d(OneRow, SOCConv2d):
 
     Raises:
         TypeError: a size that is neither an int nor a tuple of one.
-        ValueError: even kernels, another padding or padding mode, the spectral form with zero padding.
+        ValueError: even kernels, another padding or padding mode, the spectral form with zero padding,
+            a quasi_residual of a layer that is not square.
 
     >>> layer = lip.SOCConv1d(4, 4, 3, exponential="spectral").eval()
     >>> x = torch.rand(1, 4, 8)
@@ -70,6 +73,7 @@ class SOCConv1d(OneRow, SOCConv2d):
         eval_terms: int | None = None,
         max_norm: float | None = None,
         recompute: bool = False,
+        quasi_residual: bool | float = False,
     ):
         super().__init__(
             in_channels,
@@ -86,4 +90,5 @@ class SOCConv1d(OneRow, SOCConv2d):
             eval_terms=eval_terms,
             max_norm=max_norm,
             recompute=recompute,
+            quasi_residual=quasi_residual,
         )

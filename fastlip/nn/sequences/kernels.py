@@ -32,6 +32,8 @@ class AOCConv1d(OneRow, AOCConv2d):
         device: of the parameters.
         dtype: of the parameters.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`AOCConv2d`;
+            True is 1. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; "same" gives ceil(l /
     stride). Parameters: ``raw_matrix`` and ``raw_bases`` as in :class:`AOCConv2d`, ``bias`` (out_channels).
@@ -41,7 +43,7 @@ class AOCConv1d(OneRow, AOCConv2d):
         TypeError: a size that is neither an int nor a tuple of one.
         ValueError: a kernel smaller than the stride, a dilation that shares a divisor with the stride, another
             padding mode, too much circular padding, and, in forward, circular padding of a length that the stride
-            does not divide.
+            does not divide, a quasi_residual of a layer that is not square.
 
     >>> layer = lip.AOCConv1d(4, 8, 3, stride=2).eval()
     >>> x = torch.rand(1, 4, 8)
@@ -65,6 +67,8 @@ class AOCConv1d(OneRow, AOCConv2d):
         device: Device = None,
         dtype: torch.dtype | None = None,
         backend: Backend = "auto",
+        *,
+        quasi_residual: bool | float = False,
     ):
         super().__init__(
             in_channels,
@@ -76,6 +80,7 @@ class AOCConv1d(OneRow, AOCConv2d):
             device,
             dtype,
             backend,
+            quasi_residual=quasi_residual,
         )
 
 
@@ -101,6 +106,8 @@ class AOLConv1d(OneRow, AOLConv2d):
         dtype: of the parameters.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
         epsilon: a number added to r, at least 0.
+        quasi_residual: s: an identity is added before the weight is rescaled, as in :class:`AOLConv2d`;
+            True is 1. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; "same" keeps l. Parameters:
     ``raw_weight`` (out_channels, in_channels / groups, 1, kernel_size), ``bias`` (out_channels). ``weight`` is P,
@@ -108,7 +115,8 @@ class AOLConv1d(OneRow, AOLConv2d):
 
     Raises:
         TypeError: a size that is neither an int nor a tuple of one.
-        ValueError: another padding mode, too much circular padding, groups that do not divide the channels.
+        ValueError: another padding mode, too much circular padding, groups that do not divide the channels,
+            a quasi_residual of a layer that is not square.
 
     >>> layer = lip.AOLConv1d(3, 8, 5, stride=2, padding=2)
     >>> layer(torch.rand(2, 3, 32)).shape, layer.weight.shape
@@ -133,6 +141,7 @@ class AOLConv1d(OneRow, AOLConv2d):
         backend: Backend = "auto",
         *,
         epsilon: float = 0.0,
+        quasi_residual: bool | float = False,
     ):
         super().__init__(
             in_channels,
@@ -145,6 +154,7 @@ class AOLConv1d(OneRow, AOLConv2d):
             dtype,
             backend,
             epsilon=epsilon,
+            quasi_residual=quasi_residual,
         )
 
 
@@ -169,6 +179,8 @@ class BCOPConv1d(OneRow, BCOPConv2d):
         device: of the parameters.
         dtype: of the parameters.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`BCOPConv2d`;
+            True is 1. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; "same" keeps l. Parameters:
     ``raw_matrices`` (groups, kernel_size, c, c) with c = max(in_channels, out_channels) / groups, ``bias``
@@ -177,7 +189,8 @@ class BCOPConv1d(OneRow, BCOPConv2d):
 
     Raises:
         TypeError: a size that is neither an int nor a tuple of one.
-        ValueError: another padding mode, too much circular padding, groups that do not divide the channels.
+        ValueError: another padding mode, too much circular padding, groups that do not divide the channels,
+            a quasi_residual of a layer that is not square.
 
     >>> layer = lip.BCOPConv1d(4, 4, 3)
     >>> layer.weight.shape, round(layer.lipschitz_bound((4, 8)), 4)
@@ -200,6 +213,8 @@ class BCOPConv1d(OneRow, BCOPConv2d):
         device: Device = None,
         dtype: torch.dtype | None = None,
         backend: Backend = "auto",
+        *,
+        quasi_residual: bool | float = False,
     ):
         super().__init__(
             in_channels,
@@ -211,4 +226,5 @@ class BCOPConv1d(OneRow, BCOPConv2d):
             device,
             dtype,
             backend,
+            quasi_residual=quasi_residual,
         )

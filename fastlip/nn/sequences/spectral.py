@@ -33,6 +33,8 @@ class BROConv1d(OneRow, BROConv2d):
         dtype: of the parameters.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
         rank: n, an int from 1 to m, or a fraction of m.
+        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`BROConv2d`;
+            True is 1. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; ceil(l / stride) entries.
     Parameters: ``raw_weight`` (groups * m, n, 1, ceil(kernel_size / stride)) with m = max(out_channels, in_channels *
@@ -41,7 +43,7 @@ class BROConv1d(OneRow, BROConv2d):
     Raises:
         TypeError: a size that is neither an int nor a tuple of one.
         ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels, a rank
-            out of range.
+            out of range, a quasi_residual of a layer that is not square.
 
     >>> layer = lip.BROConv1d(4, 4, 3).eval()
     >>> x = torch.rand(1, 4, 8)
@@ -65,6 +67,7 @@ class BROConv1d(OneRow, BROConv2d):
         backend: Backend = "auto",
         *,
         rank: float = 0.125,
+        quasi_residual: bool | float = False,
     ):
         super().__init__(
             in_channels,
@@ -77,6 +80,7 @@ class BROConv1d(OneRow, BROConv2d):
             dtype,
             backend,
             rank=rank,
+            quasi_residual=quasi_residual,
         )
 
 
@@ -101,6 +105,8 @@ class CayleyConv1d(OneRow, CayleyConv2d):
         device: of the parameters.
         dtype: of the parameters.
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`CayleyConv2d`;
+            True is 1. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; ceil(l / stride) entries.
     Parameters: ``raw_weight`` (out_channels, in_channels / groups * stride, 1, ceil(kernel_size / stride)), ``alpha``
@@ -108,7 +114,8 @@ class CayleyConv1d(OneRow, CayleyConv2d):
 
     Raises:
         TypeError: a size that is neither an int nor a tuple of one.
-        ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels.
+        ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels,
+            a quasi_residual of a layer that is not square.
 
     >>> layer = lip.CayleyConv1d(4, 4, 3).eval()
     >>> x = torch.rand(1, 4, 8)
@@ -130,6 +137,8 @@ class CayleyConv1d(OneRow, CayleyConv2d):
         device: Device = None,
         dtype: torch.dtype | None = None,
         backend: Backend = "auto",
+        *,
+        quasi_residual: bool | float = False,
     ):
         super().__init__(
             in_channels,
@@ -141,6 +150,7 @@ class CayleyConv1d(OneRow, CayleyConv2d):
             device,
             dtype,
             backend,
+            quasi_residual=quasi_residual,
         )
 
 
@@ -168,6 +178,8 @@ class LOTConv1d(OneRow, LOTConv2d):
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
         ridge: with ``steps``, the published code's function, see :class:`LOTConv2d`; None: exact.
         steps: number of its Newton steps.
+        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`LOTConv2d`;
+            True is 1. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; ceil(l / stride) entries.
     Parameters: ``raw_weight`` (out_channels, in_channels / groups * stride, 1, ceil(kernel_size / stride)), ``bias``
@@ -175,7 +187,8 @@ class LOTConv1d(OneRow, LOTConv2d):
 
     Raises:
         TypeError: a size that is neither an int nor a tuple of one.
-        ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels.
+        ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels,
+            a quasi_residual of a layer that is not square.
 
     >>> layer = lip.LOTConv1d(4, 4, 3).eval()
     >>> x = torch.rand(1, 4, 8)
@@ -200,6 +213,7 @@ class LOTConv1d(OneRow, LOTConv2d):
         *,
         ridge: float | None = None,
         steps: int | None = None,
+        quasi_residual: bool | float = False,
     ):
         super().__init__(
             in_channels,
@@ -213,4 +227,5 @@ class LOTConv1d(OneRow, LOTConv2d):
             backend,
             ridge=ridge,
             steps=steps,
+            quasi_residual=quasi_residual,
         )
