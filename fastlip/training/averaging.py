@@ -2,40 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 
-def averaged(model: nn.Module, decay: float) -> AveragedModel | None:
-    """A copy of the model whose parameters and buffers follow it; None for a decay of 0.
+class Average(nn.Module):
+    """A copy of a model whose parameters and buffers follow those of the model.
 
-        a <- a + (1 - d_n) (p - a), d_n = min(d, (1 + n) / (10 + n)),
+        a <- a + (1 - d_n) (p - a), d_n = min(d, (1 + n) / (10 + n)), d_0 = 0,
 
-    after step n + 1, so that the first steps, far from the end, are soon forgotten.
+    in step n + 1, so that the first steps, far from the end, are soon forgotten. Unlike
+    ``torch.optim.swa_utils.AveragedModel``, it counts the steps on the host: a GPU is neither asked nor told.
 
     Args:
         model: the network that is trained.
         decay: d, from 0 to 1 (exclusive).
     """
-    if not decay:
-        return None
-    average = AveragedModel(model, multi_avg_fn=_moved_by(decay), use_buffers=True)
-    average.requires_grad_(False)
-    return average
 
+    def __init__(self, model: nn.Module, decay: float):
+        super().__init__()
+        self.module = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+        self.count = 0
 
-def _moved_by(decay: float) -> Callable[[Any, Any, Any], None]:
     @torch.no_grad()
-    def move(averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
-        weight = 1 - ((1 + count) / (10 + count)).clamp_max(decay)
-        for average, value in zip(averages, values, strict=True):
+    def update_parameters(self, model: nn.Module) -> None:
+        """Moves towards the model's present values; tensors of integers are copied."""
+        decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.count else 0.0
+        averages: list[Tensor] = []
+        values: list[Tensor] = []
+        for average, value in zip(_tensors(self.module), _tensors(model), strict=True):
             if average.is_floating_point():
-                average.lerp_(value, weight.to(average.dtype))
+                averages.append(average)
+                values.append(value.detach())
             else:
                 average.copy_(value)
+        torch._foreach_lerp_(averages, values, 1 - decay)
+        self.count += 1
 
-    return move
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def averaged(model: nn.Module, decay: float) -> Average | None:
+    """The average of a model's weights; None for a decay of 0.
+
+    Args:
+        model: the network that is trained.
+        decay: see :class:`Average`.
+    """
+    return Average(model, decay) if decay else None

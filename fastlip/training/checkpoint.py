@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from fastlip._files import write_atomically
 from fastlip.data import Data
 from fastlip.training.archives import CheckpointError, read
+from fastlip.training.averaging import Average
 from fastlip.training.recipe import Recipe
 from fastlip.training.setup import count_weights
 
@@ -102,18 +102,18 @@ def load_model(model: nn.Module, state: dict[str, Any], data: Data) -> None:
     put_weights(model, state["model"], "checkpoint: its weights do not fit the model")
 
 
-def averaging(model: nn.Module, average: AveragedModel | None) -> dict[str, Any]:
+def averaging(model: nn.Module, average: Average | None) -> dict[str, Any]:
     """A checkpoint's entries for a run whose "model" is a moving average: the trained weights, and its steps."""
-    return {"trained": model.state_dict(), "averaged": int(average.n_averaged)} if average else {}
+    return {"trained": model.state_dict(), "averaged": average.count} if average else {}
 
 
-def load_trained(model: nn.Module, average: AveragedModel, state: dict[str, Any]) -> None:
+def load_trained(model: nn.Module, average: Average, state: dict[str, Any]) -> None:
     """Restores what :func:`averaging` saved; CheckpointError if the weights do not fit."""
     put_weights(model, state.get("trained", {}), "checkpoint: its trained weights do not fit the model")
     count = state.get("averaged")
     if type(count) is not int or count < 0:
         raise CheckpointError(f"checkpoint: averaged={count!r}: expected the number of averaged steps")
-    average.n_averaged.fill_(count)
+    average.count = count
 
 
 def put_weights(model: nn.Module, weights: Mapping[str, Tensor], problem: str) -> None:

@@ -20,6 +20,9 @@ import fastlip
 from fastlip import losses, ops
 from fastlip import nn as lip
 from fastlip.kernels.spectral_conv import tables
+from fastlip.training.averaging import averaged
+from fastlip.training.optimization import limit_gradient, optimizer_of
+from fastlip.training.recipe import Recipe
 
 pytest.importorskip("triton", minversion="3.6")
 
@@ -175,6 +178,29 @@ def test_a_training_step_is_captured(method):
         with device.capture() as counts:
             step()
     assert counts.launches > 100
+
+
+@inside
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_limits_and_averages_neither_wait_nor_upload(optimizer):
+    recipe = Recipe(optimizer=optimizer, clip_norm=1.0, ema=0.9, decayed="weights", weight_decay=0.01)
+    with watch.gpu(strict=True) as device:
+        model = steps.network("aol", image_size=8, width=8, layers_per_block=1)
+        update, average = optimizer_of(recipe, model), averaged(model, recipe.ema)
+        x, y = steps.batch(4, 8)
+
+        def step():
+            update.zero_grad()
+            torch.nn.functional.cross_entropy(model(x), y).backward()
+            limit_gradient(recipe, model)
+            update.step()
+            average.update_parameters(model)
+
+        step()
+        with device.counting() as counts:
+            step()
+    assert counts.launches
+    assert not counts.waits + counts.uploads
 
 
 @inside
