@@ -1,5 +1,6 @@
 """Exported files: the same function, certified radii, and what they say about themselves."""
 
+import copy
 import json
 import math
 import re
@@ -222,11 +223,34 @@ def test_a_file_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     def fail(*arguments):
         raise ValueError("onnxruntime's outputs differ")
 
-    monkeypatch.setattr(exported._Writing, "_check", fail)
+    monkeypatch.setattr(exported, "check_file", fail)
     with pytest.raises(ValueError, match="differ"):
         fastlip.export(nn.Sequential(nn.Linear(4, 2)).eval(), path, (4,))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pt2", ".onnx"])
+@pytest.mark.parametrize(("radius", "tensor"), [(False, "0.bias"), (True, "layers.0.bias"), (True, "steepness")])
+def test_a_file_of_another_function_is_refused(suffix, radius, tensor, tmp_path, monkeypatch):
+    from fastlip.deployment import formats
+
+    if suffix == ".onnx":
+        pytest.importorskip("onnxruntime")
+    kind = formats.SUFFIXES[suffix]
+    write = formats._WRITERS[kind]
+
+    def wrong(network, file):
+        module = copy.deepcopy(network.module)
+        module.state_dict()[tensor].mul_(1.01)
+        write(network._replace(module=module), file)
+
+    monkeypatch.setitem(formats._WRITERS, kind, wrong)
+    model = nn.Sequential(nn.Linear(4, 3), lip.MaxMin(), lip.CayleyLinear(3, 3)).eval()
+    what = "radius" if tensor == "steepness" else "logits"
+    with pytest.raises(ValueError, match=f"{what} of the file differ"):
+        fastlip.export(model, tmp_path / f"net{suffix}", (4,), radius=radius)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("method", ["aol", "cayley"])

@@ -6,25 +6,23 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
 
-import torch
 from torch import Tensor, nn
 
 import fastlip
 from fastlip import exporting
 from fastlip._files import printable, write_atomically, write_json
 from fastlip.certification.certificates import Certificate
-from fastlip.deployment.formats import INPUT, OUTPUTS, Format, Network, content, format_of, require_packages, run_onnx
+from fastlip.deployment.checking import check_file
+from fastlip.deployment.formats import INPUT, OUTPUTS, Format, Network, content, format_of, require_packages
 from fastlip.deployment.radius import certified_network
 from fastlip.exporting import Fourier
 from fastlip.inspection.running import batch_like
-from fastlip.inspection.sameness import rounding_of
 
-_BATCHES = 1, 5  # sizes with which a file for onnxruntime is checked
 _CERTIFIED = "accuracy", "cra", "joint_cra", "lipschitz", "rounding", "rounding_model", "n"
 
 
@@ -41,7 +39,8 @@ class ExportedFile:
         outputs: the names of the outputs, ``"logits"`` and perhaps ``"radius"``.
         lipschitz: the audited bound of the network's Lipschitz constant.
         difference: the largest difference of the file's scores and the model's, on random samples.
-        checked: what ran the file for that: ``"onnxruntime"``, or ``"torch"`` for the module that was written.
+        checked: what ran the file for that: ``"onnxruntime"`` or ``"torch"``. For ONNX without onnxruntime torch ran
+            the module that was written.
         facts: what the file says about itself.
 
     Example:
@@ -129,10 +128,10 @@ def export(
     With a path: that copy in a file, whose suffix names the format. ``.onnx`` is for any ONNX runtime, ``.pt2`` for
     ``torch.export.load``, ``.pt`` and ``.pth`` for ``torch.load(path, weights_only=False)``. The input is named
     ``images``, a batch (n, \*input_shape) of any size n; the outputs are ``logits`` and, if asked for, ``radius``.
-    The file is written as a whole or not at all. If onnxruntime is installed, it runs an ONNX file before that, and a
-    difference beyond rounding is refused. The file says what is known of the network: in ``metadata_props`` of ONNX
-    (keys ``fastlip.lipschitz`` and so on), in the extra file ``fastlip.json`` of ``.pt2``, and in PATH.json next to
-    ``.pt``.
+    The file is written as a whole or not at all. Before that its content is loaded and run on random samples, an ONNX
+    file by onnxruntime if that is installed, and a difference beyond rounding is refused. The file says what is known
+    of the network: in ``metadata_props`` of ONNX (keys ``fastlip.lipschitz`` and so on), in the extra file
+    ``fastlip.json`` of ``.pt2``, and in PATH.json next to ``.pt``.
 
     ``radius=True`` adds the certified L2 radius of every prediction as a second output: no change of the image that
     is smaller changes the class with the largest score.
@@ -246,7 +245,7 @@ class _Writing:
         self._note(f"writing {self.kind}" + (", which may take a minute" if self.kind == "onnx" else ""))
         x = batch_like(self.model, 2, self.input_shape)
         data = content(self.kind, Network(network, x, outputs, facts))
-        difference, checked = self._check(network, data, lipschitz)
+        difference, checked = check_file(self.model, network, self.kind, data, self.input_shape, lipschitz)
         write_atomically(self.path, lambda file: file.write(data))
         if self.kind == "torch":
             write_json(self.path.with_name(self.path.name + ".json"), facts)
@@ -266,31 +265,6 @@ class _Writing:
     def _note(self, step: str) -> None:
         if self.progress:
             print(f"{printable(self.path.name)}: {step}", file=sys.stderr)
-
-    def _check(self, network: nn.Module, data: bytes, lipschitz: float) -> tuple[float, str]:
-        """The largest difference of scores, and what ran the file; ValueError if it is more than rounding."""
-        largest, checked = 0.0, "torch"
-        expected_of = exporting.export(self.model, self.input_shape)
-        for count in _BATCHES:
-            x = batch_like(self.model, count, self.input_shape)
-            with torch.no_grad():
-                expected, found = expected_of(x), network(x)
-            outputs = list(found) if self.radius else [found]
-            if self.kind == "onnx" and (run := run_onnx(data, x)) is not None:
-                self._compare(outputs, run, x, lipschitz)
-                outputs, checked = run, "onnxruntime"
-            largest = max(largest, (outputs[0].to(expected) - expected).abs().amax().item())
-        return largest, checked
-
-    def _compare(self, outputs: Sequence[Tensor], run: Sequence[Tensor], x: Tensor, lipschitz: float) -> None:
-        """ValueError unless onnxruntime's scores are torch's up to rounding."""
-        difference = (run[0].to(outputs[0]) - outputs[0]).reshape(len(x), -1).double().norm(dim=1)
-        allowed = rounding_of(lipschitz, x, outputs[0])
-        if len(run) != len(outputs) or not (difference <= allowed).all():
-            raise ValueError(
-                f"format='onnx': onnxruntime's outputs differ from torch's by {difference.amax():.3g}, more than "
-                f"rounding explains ({allowed.amin():.3g})"
-            )
 
 
 def _shape_of(

@@ -63,10 +63,19 @@ def content(kind: Format, network: Network) -> bytes:
     return file.getvalue()
 
 
-def run_onnx(model: bytes, x: Tensor) -> list[Tensor] | None:
-    """The outputs of an ONNX model for a batch by onnxruntime; None if onnxruntime is not installed."""
-    if missing("onnxruntime"):
-        return None
+def run(kind: Format, data: bytes, x: Tensor) -> tuple[list[Tensor], str] | None:
+    """The outputs of a file with this content for a batch, and what ran it; None for ONNX without onnxruntime."""
+    if kind == "onnx":
+        found = None if missing("onnxruntime") else _run_onnx(data, x)
+        return None if found is None else (found, "onnxruntime")
+    file = BytesIO(data)
+    module = torch.load(file, weights_only=False) if kind == "torch" else torch.export.load(file).module()
+    with torch.no_grad():
+        outputs = module(x)
+    return list(outputs) if isinstance(outputs, tuple) else [outputs], "torch"
+
+
+def _run_onnx(model: bytes, x: Tensor) -> list[Tensor]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
