@@ -229,3 +229,19 @@ def test_it_starts_as_relu_after_an_orthogonal_map():
     torch.testing.assert_close(layer(x), (x @ first.T).relu(), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(first @ first.T, torch.eye(3, **double), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(second, torch.eye(3, **double), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["relu", "softplus"])
+def test_every_transform_of_an_exported_layer_stays_within_its_rounding_bound(activation):
+    layer = perturb(lip.SandwichConv2d(3, 4, 3, activation=activation)).eval()
+    x, largest = torch.randn(4, 3, 8, 6), {}
+    exact = copy.deepcopy(layer).double()(x.double())
+    for fourier in ("fft", "matrices", "matrices64"):
+        copied = fastlip.export(layer, input_shape=(3, 8, 6), fourier=fourier)
+        outputs = fastlip.certify_outputs(copied, [x])
+        twin = copy.deepcopy(copied).double()(x.double())
+        error = (outputs.values - twin).flatten(1).norm(dim=1)
+        assert (error <= outputs.errors.error).all()
+        torch.testing.assert_close(twin, exact, rtol=1e-4, atol=1e-5)
+        largest[fourier] = outputs.errors.error.amax()
+    assert largest["matrices64"] < largest["fft"] < largest["matrices"]

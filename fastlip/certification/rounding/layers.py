@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,13 +12,12 @@ from fastlip.certification.rounding.residual import residual_kernel, residual_ma
 from fastlip.certification.rounding.rules import Shape, register
 from fastlip.certification.rounding.sums import by_spectrum, convolution, dense, in_double, norm_of, transposed
 from fastlip.certification.rounding.terms import (
+    TRANSFORMS,
     Rounding,
     Unit,
-    direct_roundings,
     spectral_product,
-    transform_roundings,
 )
-from fastlip.exporting import Fourier, plain
+from fastlip.exporting import plain
 from fastlip.inspection.geometry import blocks
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.kernels.spectral_conv.api import kernel_spectrum, per_frequency
@@ -173,18 +171,5 @@ def _plain_spectral(module: Any, input_shape: Shape, output_shape: Shape, value:
     ports = module.spectrum.shape[3], module.spectrum.shape[2]
     bias = norm_of(module.bias, math.prod(output_shape[1:]))
     return spectral_product(
-        unit, value, ports, module.torus, math.prod(output_shape), bias, _TRANSFORMS[module.fourier]
+        unit, value, ports, module.torus, math.prod(output_shape), bias, TRANSFORMS[module.fourier]
     )
-
-
-def _in_float64(side: int) -> float:
-    """Roundings of a transform in float64: those of its result to the layer's dtype, and far less than one more."""
-    return 1.0
-
-
-# The roundings of a transform of each kind that export writes.
-_TRANSFORMS: dict[Fourier, Callable[[int], float]] = {
-    "fft": transform_roundings,
-    "matrices": direct_roundings,
-    "matrices64": _in_float64,
-}

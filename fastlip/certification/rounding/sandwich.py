@@ -11,10 +11,10 @@ from torch import Tensor
 from fastlip.certification.rounding.rules import Shape, register
 from fastlip.certification.rounding.sums import convolution, in_double, norm_of
 from fastlip.certification.rounding.terms import (
+    TRANSFORMS,
     Rounding,
     Unit,
     after,
-    direct_roundings,
     norms_of,
     spectral_product,
     sum_of_products,
@@ -149,4 +149,4 @@ def _plain_products(module: Any, input_shape: Shape, output_shape: Shape, value:
 def _plain_spectra(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     rest = module.spread, module.bias
     both = module.matrices_of()
-    return frequencies(unit, module.activation, both, rest, module.torus, output_shape, direct_roundings)
+    return frequencies(unit, module.activation, both, rest, module.torus, output_shape, TRANSFORMS[module.fourier])

@@ -204,6 +204,19 @@ def _direct(side: int) -> float:
     return 2 * side + 3 * math.sqrt(2 * side) + 4
 
 
+def _in_float64(side: int) -> float:
+    """Roundings of a transform in float64: that of its result to the layer's dtype, and far less than one more."""
+    return 1.0
+
+
+# The roundings of a transform of each kind that export writes.
+TRANSFORMS: dict[str, Callable[[int], float]] = {
+    "fft": transform_roundings,
+    "matrices": direct_roundings,
+    "matrices64": _in_float64,
+}
+
+
 def spectral_product(
     unit: Unit,
     norm: float,
