@@ -114,7 +114,8 @@ def test_quasi_residual_networks_have_the_published_factors():
     assert model.blocks[0].bias is None
     assert model.blocks[0].raw_weight.shape == (8, 4, 3, 3)
     plain = models.bro_net("XS", image_size=8, quasi_residual=False, centering=False, **TINY)
-    assert plain.blocks[0].gamma is None
+    assert not plain.blocks[0].quasi_residual
+    assert not hasattr(plain.blocks[0], "gamma")
     assert plain.blocks[0].bias is not None
 
 

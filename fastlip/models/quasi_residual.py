@@ -87,7 +87,7 @@ def sizes_of(size: Size, **given: int | None) -> QuasiResidualSize:
     """The sizes that ``size`` names, replaced by those that are given.
 
     Args:
-        size: ``"S"``, ``"M"`` or ``"L"``.
+        size: ``"XS"``, ``"S"``, ``"M"`` or ``"L"``.
         **given: sizes by name; None leaves that of ``size``.
 
     Raises:

@@ -16,7 +16,7 @@ _CONVOLVE = {kind: (kind.forward, kind._conv_forward) for kind in (nn.Conv1d, nn
 # Methods through which a call of a layer goes; an attribute of that name on the instance takes their place.
 _METHODS = frozenset(
     {"forward", "_call_impl", "_wrapped_call_impl", "_conv_forward", "_check_images", "_check_features"}
-    | {"effective", "fused", "_parametrize", "_factors", "_compute", "_computed"}
+    | {"effective", "_parametrize", "_factors", "_compute", "_computed"}
 )
 _NO_HOOKS = ({},) * 4
 _NOTHING = ({},) * 9

@@ -44,26 +44,34 @@ def check_quasi_residual(value: Any, channels: Pair, stride: Pair = (1, 1)) -> f
     return float(value)
 
 
-def make_gamma(quasi_residual: float, shape: tuple[int, ...], device: Any, dtype: Any) -> nn.Parameter | None:
-    """The factors of the rows of a weight of this shape up to its columns; None if the option is off."""
-    return make_parameter(shape, device, dtype) if quasi_residual else None
+def add_gamma(layer: Any, shape: tuple[int, ...], device: Any, dtype: Any) -> None:
+    """Gives the layer the factors ``gamma`` of the rows of its weight, if its ``quasi_residual`` is on.
+
+    Args:
+        layer: has ``quasi_residual``.
+        shape: of the weight, up to its columns.
+        device: of the factors.
+        dtype: of the factors.
+    """
+    if layer.quasi_residual:
+        layer.gamma = make_parameter(shape, device, dtype)
 
 
-def reset_quasi_residual(weight: Tensor, gamma: Tensor | None, entries: float) -> bool:
+def reset_quasi_residual(layer: Any, weight: Tensor, entries: float) -> bool:
     """Fills the weight with normal numbers over ``entries``, as published, and gamma with ones.
 
     Args:
+        layer: has ``quasi_residual``; if that is off, nothing is filled.
         weight: W.
-        gamma: None if the option is off; then nothing is filled.
         entries: rows of a group times taps; infinity: the weight is 0.
 
     Returns:
         Whether the option is on.
     """
-    if gamma is None:
+    if not layer.quasi_residual:
         return False
     nn.init.normal_(weight, std=1 / entries)
-    nn.init.ones_(gamma)
+    nn.init.ones_(layer.gamma)
     return True
 
 
@@ -75,9 +83,9 @@ def with_identity(layer: Any, weight: Tensor, identity: Tensor | None = None) ->
         weight: W, (rows, columns, *taps) in at least float32; of any shape with an identity.
         identity: I where it is not that of each group at the centre tap.
     """
-    gamma = layer.gamma
-    if gamma is None:
+    if not layer.quasi_residual:
         return weight
+    gamma = layer.gamma
     factor = layer.quasi_residual * gamma.to(weight.dtype)
     V = factor.view(*gamma.shape, *[1] * (weight.dim() - gamma.dim())) * weight
     if identity is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.nn._adaptive import adaptive_kernel, check_coverage, make_adaptive, reset_adaptive
-from fastlip.nn._quasi_residual import check_quasi_residual, make_gamma, reset_quasi_residual, with_identity
+from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.kernel import KernelConvolution
 from fastlip.nn.applications.transposed import TransposedConvolution
@@ -109,7 +109,7 @@ class AOCConv2d(LipschitzLayer):
         self.bias = make_bias(out_channels, bias, device, dtype)
         self.raw_matrix, self.raw_bases = make_adaptive(geometry, self._ports, device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
-        self.gamma = make_gamma(self.quasi_residual, self.raw_matrix.shape[:2], device, dtype)
+        add_gamma(self, self.raw_matrix.shape[:2], device, dtype)
         self.reset_parameters()
 
     @property
@@ -120,12 +120,12 @@ class AOCConv2d(LipschitzLayer):
     def reset_parameters(self) -> None:
         """R = I where it is square, else random; one random projector per group, which cancels in pairs; bias 0."""
         reset_adaptive(self.raw_matrix, self.raw_bases, self.bias)
-        reset_quasi_residual(self.raw_matrix, self.gamma, self.raw_matrix.shape[1])
+        reset_quasi_residual(self, self.raw_matrix, self.raw_matrix.shape[1])
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(kernel,) in conv2d's layout, (out_channels, in_channels / groups, kh, kw)."""
         matrix = at_least_float32(self.raw_matrix)
-        if self.gamma is not None:
+        if self.quasi_residual:
             matrix = with_identity(self, matrix, torch.eye(matrix.shape[2], dtype=matrix.dtype, device=matrix.device))
         return (adaptive_kernel(self.application.geometry, self._ports[0], matrix, self.raw_bases, self.backend),)
 

@@ -12,7 +12,7 @@ from fastlip import ops
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.gram_rowsum.api import OPERATOR as GRAM_ROWSUM
-from fastlip.nn._quasi_residual import check_quasi_residual, make_gamma, reset_quasi_residual, with_identity
+from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.kernel import KernelConvolution
@@ -50,7 +50,7 @@ def certified_norm(layer: AOLConv2d | AOLLinear, exact: float, groups: int) -> f
     """The smaller of a bound of P's norm and sqrt(max_i sum_{j, delta} |v_ij(delta)| q_j / q_i), q = r^{1/2}."""
     if exact <= 1:
         return exact
-    r = ops.gram_rowsum(layer.unscaled().detach().double(), groups=groups)
+    r = ops.gram_rowsum(layer._unscaled().detach().double(), groups=groups)
     psi = torch.where(r > 0, r, 1).log() / 2
     rows = ops.gram_rowsum(as_it_runs(layer.weight).to(r.device), psi, groups)
     length = layer.raw_weight.numel()
@@ -143,22 +143,22 @@ class AOLConv2d(LipschitzLayer):
         shape = (out_channels, in_channels // groups, *geometry.kernel_size)
         self.raw_weight = make_parameter(shape, device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
-        self.gamma = make_gamma(self.quasi_residual, shape[:1], device, dtype)
+        add_gamma(self, shape[:1], device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Each group: identity (square) or orthogonal matrix at the kernel's centre; bias 0."""
-        if not reset_quasi_residual(self.raw_weight, self.gamma, _NO_NOISE):
+        if not reset_quasi_residual(self, self.raw_weight, _NO_NOISE):
             centre_orthogonal_(self.raw_weight, self.groups)
         zero_(self.bias)
 
-    def unscaled(self) -> Tensor:
+    def _unscaled(self) -> Tensor:
         """W, or V with ``quasi_residual``, in at least float32."""
         return with_identity(self, at_least_float32(self.raw_weight))
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(P,): the rescaled kernel."""
-        weight = self.raw_weight if self.gamma is None else self.unscaled()
+        weight = self._unscaled() if self.quasi_residual else self.raw_weight
         return (rescale(weight, self.groups, self.epsilon, self.backend),)
 
     def _factors(self) -> tuple[Tensor, Tensor | None]:
@@ -219,22 +219,22 @@ class AOLLinear(LipschitzLayer):
         self.bias = make_bias(out_features, bias, device, dtype)
         self.raw_weight = make_parameter((out_features, in_features), device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
-        self.gamma = make_gamma(self.quasi_residual, (out_features,), device, dtype)
+        add_gamma(self, (out_features,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Identity (square) or an orthogonal matrix; bias 0."""
-        if not reset_quasi_residual(self.raw_weight, self.gamma, _NO_NOISE):
+        if not reset_quasi_residual(self, self.raw_weight, _NO_NOISE):
             centre_orthogonal_(self.raw_weight)
         zero_(self.bias)
 
-    def unscaled(self) -> Tensor:
+    def _unscaled(self) -> Tensor:
         """W, or V with ``quasi_residual``, in at least float32."""
         return with_identity(self, at_least_float32(self.raw_weight))
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(P,): the rescaled matrix."""
-        weight = self.raw_weight if self.gamma is None else self.unscaled()
+        weight = self._unscaled() if self.quasi_residual else self.raw_weight
         return (rescale(weight, 1, 0.0, self.backend),)
 
     @torch.no_grad()

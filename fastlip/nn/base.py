@@ -28,7 +28,6 @@ from fastlip.nn._recorded import record_forward, recorded_call
 
 if TYPE_CHECKING:
     from fastlip.nn.applications import Application
-    from fastlip.nn.fusion import Fusion
 
 # Looked up once: each forward asks them.
 _is_compiling = torch.compiler.is_compiling
@@ -82,10 +81,9 @@ class LipschitzLayer(nn.Module):
 
     _options: ClassVar[dict[str, Callable[[Any], Any]]] = {"backend": check_backend}
     _fixed: ClassVar[tuple[str, ...]] = ("application",)
-    axes: ClassVar[int] = 2  # along which a convolution runs
+    _axes: ClassVar[int] = 2  # along which a convolution runs
     backend: Backend
     application: Application
-    quasi_residual: float = 0.0
     bias: nn.Parameter | None
     supplied: Callable[[LipschitzLayer, tuple[Hashable, ...]], tuple[Tensor, ...] | None] | None = None
     _cache: EvaluationCache
@@ -127,14 +125,6 @@ class LipschitzLayer(nn.Module):
             The bound, computed in float64 from the weights in the dtype in which they are used.
         """
         return self.application.bound(self, input_shape)
-
-    def fused(self, activation: nn.Module) -> Fusion | None:
-        """How this layer and the activation after it run as one; None if they run one after the other.
-
-        Args:
-            activation: the module that follows.
-        """
-        return self.application.fused(self, activation)
 
     def effective(self, *context: Hashable) -> tuple[Tensor, ...]:
         """The effective weights in the parameters' dtype, kept where that is sound. Do not write to them.
@@ -234,7 +224,8 @@ class LipschitzLayer(nn.Module):
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""
         text = self.application.describe(self)
-        return f"{text}, quasi_residual={self.quasi_residual:.4g}" if self.quasi_residual else text
+        factor = getattr(self, "quasi_residual", 0.0)
+        return f"{text}, quasi_residual={factor:.4g}" if factor else text
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """As ``torch.nn.Module``; the name stays known where a wrapper takes the parameter out of the register."""

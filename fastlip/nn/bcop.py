@@ -9,7 +9,7 @@ from fastlip import ops
 from fastlip.kernels.block_conv.reference import alternating_axes
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
-from fastlip.nn._quasi_residual import check_quasi_residual, make_gamma, reset_quasi_residual, with_identity
+from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.kernel import KernelConvolution
@@ -109,13 +109,13 @@ class BCOPConv2d(LipschitzLayer):
         shape = groups, sum(geometry.kernel_size) - 1, size, size
         self.raw_matrices = make_parameter(shape, device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
-        self.gamma = make_gamma(self.quasi_residual, shape[:3], device, dtype)
+        add_gamma(self, shape[:3], device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """O = I or random orthogonal, projectors that cancel in pairs; bias 0."""
         zero_(self.bias)
-        if reset_quasi_residual(self.raw_matrices, self.gamma, self.raw_matrices.shape[-1]):
+        if reset_quasi_residual(self, self.raw_matrices, self.raw_matrices.shape[-1]):
             return
         with torch.no_grad():
             for group in self.raw_matrices:
@@ -131,7 +131,7 @@ class BCOPConv2d(LipschitzLayer):
     def _matrices(self) -> Tensor:
         """M: the parameter, or with the option the matrices of the Dirac kernel plus its multiples."""
         raw = at_least_float32(self.raw_matrices)
-        if self.gamma is None:
+        if not self.quasi_residual:
             return raw
         identity = torch.eye(raw.shape[-1], dtype=raw.dtype, device=raw.device)
         return with_identity(self, raw, torch.cat((identity[None], self._alternating(identity))))
@@ -195,12 +195,12 @@ class BjorckLinear(LipschitzLayer):
         self.bias = make_bias(out_features, bias, device, dtype)
         self.raw_weight = make_parameter((out_features, in_features), device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
-        self.gamma = make_gamma(self.quasi_residual, (out_features,), device, dtype)
+        add_gamma(self, (out_features,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Identity (square) or an orthogonal matrix; bias 0."""
-        if not reset_quasi_residual(self.raw_weight, self.gamma, self.out_features):
+        if not reset_quasi_residual(self, self.raw_weight, self.out_features):
             centre_orthogonal_(self.raw_weight)
         zero_(self.bias)
 

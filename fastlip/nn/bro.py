@@ -11,7 +11,7 @@ from fastlip import ops
 from fastlip.kernels.block_reflector.api import OPERATOR as BLOCK_REFLECTOR
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
-from fastlip.nn._quasi_residual import check_quasi_residual, make_gamma, reset_quasi_residual, with_identity
+from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.frequency import FrequencyConvolution, check_patches
@@ -43,7 +43,7 @@ def reset(layer: BROConv2d | BROLinear) -> None:
     """Normal numbers of variance 1 / (m taps), so that columns of V have norm 1 in the mean; bias 0."""
     raw_weight, groups = layer.raw_weight, getattr(layer, "groups", 1)
     entries = raw_weight.numel() // (groups * raw_weight.shape[1])
-    if not reset_quasi_residual(raw_weight, layer.gamma, entries):
+    if not reset_quasi_residual(layer, raw_weight, entries):
         nn.init.normal_(raw_weight, std=1 / math.sqrt(entries))
     zero_(layer.bias)
 
@@ -142,7 +142,7 @@ class BROConv2d(LipschitzLayer):
         self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
         self.bias = make_bias(out_channels, bias, device, dtype)
         self.raw_weight = make_parameter(shape, device, dtype)
-        self.gamma = make_gamma(self.quasi_residual, shape[:1], device, dtype)
+        add_gamma(self, shape[:1], device, dtype)
         self.reset_parameters()
 
     def _sides(self) -> tuple[int, int]:
@@ -221,7 +221,7 @@ class BROLinear(LipschitzLayer):
         self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
         self.bias = make_bias(out_features, bias, device, dtype)
         self.raw_weight = make_parameter(shape, device, dtype)
-        self.gamma = make_gamma(self.quasi_residual, shape[:1], device, dtype)
+        add_gamma(self, shape[:1], device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -11,7 +11,7 @@ from fastlip import ops
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.spectral_cayley.api import OPERATOR as SPECTRAL_CAYLEY
-from fastlip.nn._quasi_residual import check_quasi_residual, make_gamma, reset_quasi_residual, with_identity
+from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.frequency import FrequencyConvolution, check_patches
@@ -31,7 +31,7 @@ def normalize(raw_weight: Tensor, alpha: Tensor) -> Tensor:
 def reset(layer: CayleyConv2d | CayleyLinear) -> None:
     """The default of torch.nn for the weight, alpha at its norm, bias 0."""
     weight, groups = layer.raw_weight, getattr(layer, "groups", 1)
-    if not reset_quasi_residual(weight, layer.gamma, weight.numel() // (groups * weight.shape[1])):
+    if not reset_quasi_residual(layer, weight, weight.numel() // (groups * weight.shape[1])):
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
     with torch.no_grad():
         layer.alpha.fill_(torch.linalg.vector_norm(layer.raw_weight))
@@ -127,7 +127,7 @@ class CayleyConv2d(LipschitzLayer):
         self.raw_weight = make_parameter(self.application.weight_shape(self), device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
         self.alpha = make_parameter((1,), device, dtype)
-        self.gamma = make_gamma(self.quasi_residual, (out_channels,), device, dtype)
+        add_gamma(self, (out_channels,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -137,7 +137,7 @@ class CayleyConv2d(LipschitzLayer):
     def _parametrize(self, *fft_size: int) -> tuple[Tensor, ...]:
         """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
         M = normalize(self.raw_weight, self.alpha)
-        M = M if self.gamma is None else with_identity(self, M)
+        M = with_identity(self, M) if self.quasi_residual else M
         if fft_size:
             dilation = self.application.geometry.dilation
             return (SPECTRAL_CAYLEY(M, fft_size, dilation, self.groups, self.backend),)
@@ -191,7 +191,7 @@ class CayleyLinear(LipschitzLayer):
         self.raw_weight = make_parameter((out_features, in_features), device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
         self.alpha = make_parameter((1,), device, dtype)
-        self.gamma = make_gamma(self.quasi_residual, (out_features,), device, dtype)
+        add_gamma(self, (out_features,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -201,7 +201,7 @@ class CayleyLinear(LipschitzLayer):
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(Q,): the Cayley transform."""
         M = normalize(self.raw_weight, self.alpha)
-        M = M if self.gamma is None else with_identity(self, M)
+        M = with_identity(self, M) if self.quasi_residual else M
         return (ops.cayley(M, backend=self.backend),)
 
 

@@ -13,12 +13,12 @@ from fastlip.nn.fusion import Fusion, fusion_of, run_links
 class Chain(nn.Sequential):
     """``torch.nn.Sequential``, with every convolution -> MaxMin pair in one pass after the convolution.
 
-    Each layer says by ``layer.fused(activation)`` how it runs together with the :class:`MaxMin` after it. Those of
-    this package do so in these cases: layers with one kernel (AOL, BCOP, ...) and ``torch.nn.Conv2d`` at stride 1,
-    with one group and padding that keeps the image's size; residual layers (SLL, CPL); and, in evaluation, layers
-    that are applied per frequency (Cayley, LOT, circular SOC). Everything else runs module by module. So does a pair
-    whose call anything has touched (a hook, also one of all modules, a ``forward`` or another method replaced on the
-    instance, a parametrization, a subclass of another package with methods of its own), with
+    Each layer's application says by ``fused(layer, activation)`` how it runs together with the :class:`MaxMin` after
+    it. Those of this package do so in these cases: layers with one kernel (AOL, BCOP, ...) and ``torch.nn.Conv2d``
+    at stride 1, with one group and padding that keeps the image's size; residual layers (SLL, CPL); and, in
+    evaluation, layers that are applied per frequency (Cayley, LOT, circular SOC). Everything else runs module by
+    module. So does a pair whose call anything has touched (a hook, also one of all modules, a ``forward`` or another
+    method replaced on the instance, a parametrization, a subclass of another package with methods of its own), with
     ``backend="reference"``, or where no kernel runs the pair (another device or dtype, autocast). Results are those
     of ``Sequential`` to rounding, in channels-last memory format after a fused pair.
 

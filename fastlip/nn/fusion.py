@@ -62,7 +62,7 @@ def fusion_of(module: nn.Module, activation: nn.Module | None) -> Fusion | None:
     if not isinstance(activation, MaxMin):
         return None
     if isinstance(module, LipschitzLayer):
-        return module.fused(activation)
+        return module.application.fused(module, activation)
     return _plain_convolution(module, activation) if isinstance(module, nn.Conv2d) else None
 
 

@@ -9,7 +9,7 @@ from fastlip import ops
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.polar.reference import join, ridged_newton, split
-from fastlip.nn._quasi_residual import check_quasi_residual, make_gamma, reset_quasi_residual, with_identity
+from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.frequency import FrequencyConvolution, check_patches
@@ -129,13 +129,13 @@ class LOTConv2d(LipschitzLayer):
         self.bias = make_bias(out_channels, bias, device, dtype)
         self.raw_weight = make_parameter(self.application.weight_shape(self), device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
-        self.gamma = make_gamma(self.quasi_residual, (out_channels,), device, dtype)
+        add_gamma(self, (out_channels,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Each group: identity (square) or orthogonal matrix at the kernel's centre; bias 0."""
         weight = self.raw_weight
-        if not reset_quasi_residual(weight, self.gamma, weight.numel() // (self.groups * weight.shape[1])):
+        if not reset_quasi_residual(self, weight, weight.numel() // (self.groups * weight.shape[1])):
             centre_orthogonal_(weight, self.groups)
         zero_(self.bias)
 
@@ -206,12 +206,12 @@ class LOTLinear(LipschitzLayer):
         self.bias = make_bias(out_features, bias, device, dtype)
         self.raw_weight = make_parameter((out_features, in_features), device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
-        self.gamma = make_gamma(self.quasi_residual, (out_features,), device, dtype)
+        add_gamma(self, (out_features,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Identity (square) or an orthogonal matrix; bias 0."""
-        if not reset_quasi_residual(self.raw_weight, self.gamma, self.out_features):
+        if not reset_quasi_residual(self, self.raw_weight, self.out_features):
             centre_orthogonal_(self.raw_weight)
         zero_(self.bias)
 

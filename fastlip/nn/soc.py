@@ -15,7 +15,7 @@ from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMod
 from fastlip.kernels.conv_exp.api import check_terms
 from fastlip.kernels.spectral_conv.api import kernel_spectrum
 from fastlip.kernels.spectral_exp.api import kernel_exp
-from fastlip.nn._quasi_residual import check_quasi_residual, make_gamma, reset_quasi_residual, with_identity
+from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn._skew import norm_bound, series_of_spectrum, skew
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
@@ -173,7 +173,7 @@ class SOCConv2d(LipschitzLayer):
         self.bias = make_bias(out_channels, bias, device, dtype)
         self.raw_weight = make_parameter((width, width // groups, *geometry.kernel_size), device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
-        self.gamma = make_gamma(self.quasi_residual, (width,), device, dtype)
+        add_gamma(self, (width,), device, dtype)
         self.reset_parameters()
         self.terms, self.eval_terms, self.max_norm, self.recompute = terms, eval_terms, max_norm, recompute
 
@@ -207,7 +207,7 @@ class SOCConv2d(LipschitzLayer):
     def reset_parameters(self) -> None:
         """Normal, standard deviation 0.1 / sqrt(channels of a group); bias 0."""
         weight = self.raw_weight
-        if not reset_quasi_residual(weight, self.gamma, weight[0].numel()):
+        if not reset_quasi_residual(self, weight, weight[0].numel()):
             nn.init.normal_(weight, std=_INITIAL_DEVIATION * weight.shape[1] ** -0.5)
         zero_(self.bias)
 
@@ -286,13 +286,13 @@ class SOCLinear(LipschitzLayer):
         size = max(in_features, out_features)
         self.raw_weight = make_parameter((size, size), device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
-        self.gamma = make_gamma(self.quasi_residual, (size,), device, dtype)
+        add_gamma(self, (size,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Normal, standard deviation 0.1 / sqrt(c); bias 0."""
         weight = self.raw_weight
-        if not reset_quasi_residual(weight, self.gamma, weight.shape[0]):
+        if not reset_quasi_residual(self, weight, weight.shape[0]):
             nn.init.normal_(weight, std=_INITIAL_DEVIATION * weight.shape[0] ** -0.5)
         zero_(self.bias)
 

@@ -51,7 +51,7 @@ def make(cls, **options):
     sizes = ("in_features", "out_features") if dense else ("in_channels", "out_channels")
     sizes = dict.fromkeys(sizes, 4) | ({} if dense else {"kernel_size": 3})
     layer = cls(**{**sizes, **options}, dtype=torch.float64)
-    shape = (4,) if dense else (4, 6, 5)[: 1 + cls.axes]
+    shape = (4,) if dense else (4, 6, 5)[: 1 + cls._axes]
     return layer, torch.randn(3, *shape, dtype=torch.float64)
 
 
@@ -111,6 +111,11 @@ def test_an_option_set_later_is_one_of_the_constructor_or_refused(cls, options, 
     assert option in SILENT or not same(after, before)
     setattr(layer, option, present)
     assert same(results(layer, x), before)
+
+
+def test_a_layer_shows_little_that_torch_does_not():
+    shown = {name for name in dir(lip.AOLConv2d(4, 4, 3)) if not name.startswith("_")}
+    assert len(shown - set(dir(torch.nn.Conv2d(4, 4, 3)))) <= 8
 
 
 REFUSED = [

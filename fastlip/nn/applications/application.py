@@ -90,7 +90,7 @@ def show_conv_arguments(layer: Any, in_channels: int, out_channels: int, padding
     """Sets the attributes that ``torch.nn.Conv2d``, or ``Conv1d``, has, from the geometry of the application."""
     geometry = layer.application.geometry
     layer.in_channels, layer.out_channels = in_channels, out_channels
-    layer.padding = padding[-layer.axes :] if isinstance(padding, tuple) else padding
+    layer.padding = padding[-layer._axes :] if isinstance(padding, tuple) else padding
     for name in ("kernel_size", "stride", "dilation"):
-        setattr(layer, name, getattr(geometry, name)[-layer.axes :])
+        setattr(layer, name, getattr(geometry, name)[-layer._axes :])
     layer.groups, layer.padding_mode = geometry.groups, geometry.padding_mode

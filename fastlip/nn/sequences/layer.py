@@ -20,7 +20,7 @@ class OneRow(LipschitzLayer):
     layer. ``kernel_size``, ``stride``, ``padding`` and ``dilation`` are tuples of one int, as in ``torch.nn.Conv1d``.
     """
 
-    axes: ClassVar[int] = 1
+    _axes: ClassVar[int] = 1
     in_channels: int
     kernel_size: tuple[int]
     stride: tuple[int]
