@@ -182,10 +182,11 @@ def test_a_training_step_is_captured(method):
 
 @inside
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_limits_and_averages_neither_wait_nor_upload(optimizer):
+def test_limits_and_averages_neither_wait_nor_upload(optimizer, monkeypatch):
     recipe = Recipe(optimizer=optimizer, clip_norm=1.0, ema=0.9, decayed="weights", weight_decay=0.01)
     with watch.gpu(strict=True) as device:
-        model = steps.network("aol", image_size=8, width=8, layers_per_block=1)
+        model, other = (steps.network("aol", image_size=8, width=8, layers_per_block=1) for _ in range(2))
+        monkeypatch.setattr("copy.deepcopy", lambda _: other)  # tensors of this device have no memory to copy
         update, average = optimizer_of(recipe, model), averaged(model, recipe.ema)
         for _ in range(2):
             model(steps.batch(4, 8)[0]).sum().backward()

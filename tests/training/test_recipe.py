@@ -57,7 +57,7 @@ def test_networks_have_what_the_recipe_says(tiny_data, tiny_recipe):
     sizes = {"width": 4, "depth": 2, "quasi_residual": False, "centering": False}
     model = model_of(tiny_recipe(model="lip_res_net", method="cayley", **sizes), tiny_data)
     assert [type(layer).__name__ for layer in model.blocks] == ["CayleyConv2d", "MaxMin"] * 2
-    assert model.blocks[0].gamma is None
+    assert not model.blocks[0].quasi_residual
     model = model_of(tiny_recipe(model="bro_net"), tiny_data)
     assert model.blocks[0].quasi_residual == 0.5
     with pytest.raises(ValueError, match="method='aol': model='bro_net' has layers of 'bro' only"):
