@@ -19,7 +19,7 @@ import re
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,7 +66,8 @@ class Launch:
 class Counts:
     """Launches and bytes by operation, waits by place, and Triton's launches one by one.
 
-    ``chained`` are the convolutions that an operator calls: torch counts them as its own.
+    ``chained`` are the convolutions that an operator calls: torch counts them as its own. ``by_place`` counts launches
+    by what ``where()`` says, if it is given.
     """
 
     by_name: Counter[str] = field(default_factory=Counter)
@@ -75,6 +76,8 @@ class Counts:
     uploads: Counter[str] = field(default_factory=Counter)
     triton: list[Launch] = field(default_factory=list)
     chained: int = 0
+    by_place: Counter[tuple[str, str]] = field(default_factory=Counter)
+    where: Callable[[], str] | None = None
 
     @property
     def launches(self) -> int:
@@ -87,6 +90,8 @@ class Counts:
     def note(self, name: str, size: int) -> None:
         self.by_name[name] += 1
         self.bytes_by_name[name] += size
+        if self.where is not None:
+            self.by_place[self.where(), name] += 1
 
 
 class Device(TorchDispatchMode):
@@ -102,9 +107,9 @@ class Device(TorchDispatchMode):
         self._kernels = {id(operator.packet): operator for operator in operators()}
 
     @contextlib.contextmanager
-    def counting(self) -> Iterator[Counts]:
+    def counting(self, where: Callable[[], str] | None = None) -> Iterator[Counts]:
         """Counts of what runs within."""
-        outer, self.counts = self.counts, Counts()
+        outer, self.counts = self.counts, Counts(where=where)
         try:
             yield self.counts
         finally:
