@@ -82,6 +82,7 @@ class LipschitzLayer(nn.Module):
     _options: ClassVar[dict[str, Callable[[Any], Any]]] = {"backend": check_backend}
     _fixed: ClassVar[tuple[str, ...]] = ("application",)
     _axes: ClassVar[int] = 2  # along which a convolution runs
+    _grouped: ClassVar[bool] = False  # whether n layers may be computed as one of n times the groups (_merging.py)
     backend: Backend
     application: Application
     bias: nn.Parameter | None

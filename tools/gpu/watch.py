@@ -66,8 +66,8 @@ class Launch:
 class Counts:
     """Launches and bytes by operation, waits by place, and Triton's launches one by one.
 
-    ``chained`` are the convolutions that an operator calls: torch counts them as its own. ``by_place`` counts launches
-    by what ``where()`` says, if it is given.
+    ``chained`` are the convolutions that an operator calls: torch counts them as its own. ``by_place`` counts
+    launches by what ``where()`` says, if it is given.
     """
 
     by_name: Counter[str] = field(default_factory=Counter)
