@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastlip import ops
 from fastlip.kernels.common.channels_last import too_small
 from fastlip.kernels.common.geometry import ConvGeometry
-from fastlip.kernels.common.literals import Backend, PaddingMode, Pairing
+from fastlip.kernels.common.literals import Backend, PaddingMode, PairingOrNone
 from fastlip.kernels.conv_chain.api import OP as CONV_CHAIN
 from fastlip.nn._calls import is_untouched
 from fastlip.nn.activations import MaxMin
@@ -26,7 +26,7 @@ class Style(NamedTuple):
 
     padding_mode: PaddingMode
     dilation: tuple[int, int]
-    pairing: Pairing
+    pairing: PairingOrNone
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def is_plain_maxmin(module: nn.Module) -> bool:
     return is_untouched(module, MaxMin)
 
 
-def style_of(geometry: ConvGeometry, activation: Any) -> Style | None:
+def style_of(geometry: ConvGeometry, pairing: PairingOrNone = "none") -> Style | None:
     """The style of a convolution of this geometry; None where ``ops.conv_chain`` does not have its padding."""
     left, right, top, bottom = geometry.pads
     symmetric = (left, top) == (right, bottom)
@@ -86,7 +86,7 @@ def style_of(geometry: ConvGeometry, activation: Any) -> Style | None:
         return None
     if not symmetric and geometry.padding_mode != "circular":
         return None
-    return Style(geometry.padding_mode, geometry.dilation, activation.pairing)
+    return Style(geometry.padding_mode, geometry.dilation, pairing)
 
 
 def _plain_convolution(module: nn.Conv2d, activation: MaxMin) -> Fusion | None:
@@ -95,7 +95,7 @@ def _plain_convolution(module: nn.Conv2d, activation: MaxMin) -> Fusion | None:
     if not is_untouched(module, nn.Conv2d):
         return None
     geometry = ConvGeometry.of_module(module)
-    style = style_of(geometry, activation)
+    style = style_of(geometry, activation.pairing)
     if style is None or geometry.pads[0] != geometry.pads[1] or geometry.pads[2] != geometry.pads[3]:
         return None
     link = Link(

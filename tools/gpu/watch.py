@@ -87,11 +87,11 @@ class Counts:
     def bytes(self) -> int:
         return sum(self.bytes_by_name.values())
 
-    def note(self, name: str, size: int) -> None:
-        self.by_name[name] += 1
+    def note(self, name: str, size: int, count: int = 1) -> None:
+        self.by_name[name] += count
         self.bytes_by_name[name] += size
         if self.where is not None:
-            self.by_place[self.where(), name] += 1
+            self.by_place[self.where(), name] += count
 
 
 class Device(TorchDispatchMode):
@@ -151,7 +151,8 @@ class Device(TorchDispatchMode):
             return False if name == "is_nonzero" else _number(args[0].dtype)
         result = func(*args, **kwargs)
         if name.rstrip("_") not in FREE and any(tensor.is_cuda for tensor in tensors((args, kwargs, result))):
-            self.counts.note(name, sum(map(nbytes, tensors((args, kwargs, result)))))
+            gradients = sum(args[-1]) if name == "convolution_backward" else 1  # each by a kernel of its own
+            self.counts.note(name, sum(map(nbytes, tensors((args, kwargs, result)))), gradients)
             if "convolution" in name and self._inside and self._inside[-1].startswith("conv_chain"):
                 self.counts.chained += 1
         return result

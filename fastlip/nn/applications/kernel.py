@@ -7,14 +7,19 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastlip import ops
-from fastlip.kernels.common.geometry import Pair
+from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.nn.applications import spectra
 from fastlip.nn.applications.application import ConvApplication
 from fastlip.nn.base import as_it_runs
 from fastlip.nn.fusion import Fusion, Link, runs_alone, style_of
+
+
+def _is_padded_in_passes(x: Tensor, geometry: ConvGeometry) -> bool:
+    """Whether a kernel's pass makes the circular padding: on a GPU, where the backward of torch's is many passes."""
+    return x.is_cuda and x.dim() == 4 and geometry.padding_mode == "circular" and geometry.taps > 1
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,14 @@ class KernelConvolution(ConvApplication):
         self.check(layer, x)
         if not layer.training and (fft_size := self.fft_size(layer, x)):
             return self.by_spectrum(layer, x, fft_size)
-        return self.convolve(x, layer.effective()[0], layer.bias)
+        weight = layer.effective()[0]
+        if (
+            _is_padded_in_passes(x, self.geometry)
+            and layer.backend != "reference"
+            and (style := style_of(self.geometry))
+        ):
+            return ops.conv_chain(x, [weight], [layer.bias], None, *style, backend="auto")
+        return self.convolve(x, weight, layer.bias)
 
     def check(self, layer: Any, x: Tensor) -> None:
         """Raises ValueError for images of another shape, and where circular windows would meet pixels repeatedly."""
@@ -80,9 +92,9 @@ class KernelConvolution(ConvApplication):
         arguments = geometry.stride, geometry.pads, geometry.dilation, geometry.groups, geometry.padding_mode
         return ops.spectral_norm(as_it_runs(weight), (input_shape[-2], input_shape[-1]), *arguments).item()
 
-    def fused(self, layer: Any, activation: nn.Module) -> Fusion | None:
+    def fused(self, layer: Any, activation: Any) -> Fusion | None:
         """With MaxMin: one pass after the convolution, and a run with others of the same style."""
-        style = style_of(self.geometry, activation) if runs_alone(layer, activation) else None
+        style = style_of(self.geometry, activation.pairing) if runs_alone(layer, activation) else None
         if style is None:
             return None
         link = Link(
