@@ -162,7 +162,8 @@ def retracted(matrix: Tensor) -> Tensor:
     Q = _tall(_wide_type(matrix))
     if not bool(Q.isfinite().all()):
         return matrix
-    rounding = torch.finfo(Q.dtype).eps * math.sqrt(Q.shape[1])
+    # What is left of the error is far below the rounding of the result, or that of the iteration.
+    rounding = max(1e-2 * torch.finfo(matrix.dtype).eps, torch.finfo(Q.dtype).eps * math.sqrt(Q.shape[1]))
     for _ in range(_STEPS):
         defect = defect_of(Q)
         error = torch.linalg.matrix_norm(defect).item()

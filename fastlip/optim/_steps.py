@@ -86,7 +86,8 @@ def turn_minus_one(A: Tensor, tolerance: float, memory: Workspace) -> Tensor:
     .. math:: P^T P = I + (-A^2 / b^2)^d, \qquad b = 1 / \sin(\pi / 2d),
 
     and no polynomial of this degree is flatter. Degree 2 is Taylor's and takes one product, 4 takes two, 6 three. A
-    larger A is halved k times, and P squared as often. |A²|₂ is bounded by the Frobenius norm.
+    larger A is halved k times, and P squared as often. |A²|₂ is bounded by the Frobenius norm over the root of 2:
+    eigenvalues of the square of a skew matrix come in pairs, but for one that is 0.
 
     Args:
         A: (n, n), skew.
@@ -94,7 +95,7 @@ def turn_minus_one(A: Tensor, tolerance: float, memory: Workspace) -> Tensor:
         memory: for intermediate matrices; the result is in slot 0 or 2.
     """
     S = torch.mm(A, A, out=memory(0, A))
-    size = torch.linalg.vector_norm(S).item()
+    size = torch.linalg.vector_norm(S).item() / math.sqrt(2)
     if not math.isfinite(size) or defect(2, size) <= tolerance:
         return S.mul_(0.5).add_(A)
     if defect(4, size) <= tolerance:
