@@ -150,5 +150,12 @@ def shifted(x: Tensor, channels: int, step: int) -> Tensor:
     """x with four groups of channels moved by a step, up, down, left and right."""
     up, down, left, right = (x.narrow(-3, index * channels, channels) for index in range(4))
     rest = x.narrow(-3, 4 * channels, x.shape[-3] - 4 * channels)
-    moved = (up.roll(-step, -2), down.roll(step, -2), left.roll(-step, -1), right.roll(step, -1))
+    moved = (_rolled(up, step, -2), _rolled(down, -step, -2), _rolled(left, step, -1), _rolled(right, -step, -1))
     return torch.cat((*moved, rest), -3)
+
+
+def _rolled(x: Tensor, step: int, dim: int) -> Tensor:
+    """As ``x.roll(-step, dim)``, which would leave channels-last memory format."""
+    size = x.shape[dim]
+    first = step % size if size else 0
+    return torch.cat((x.narrow(dim, first, size - first), x.narrow(dim, 0, first)), dim)
