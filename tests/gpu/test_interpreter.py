@@ -166,6 +166,27 @@ def test_spectral_conv_by_fft_as_on_larger_images(case_name, monkeypatch):
     testing.check_agreement("spectral_conv", "triton", case, torch.float32)
 
 
+@inside
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("factor", "channels"), [(1, 3), (2, 300), (3, 5), (9, 2)])
+def test_pixel_unshuffle_moves_slices_of_channels_last_images(dtype, factor, channels):
+    large = torch.randn(2, channels + 3, 2 * factor, 3 * factor).to(dtype)
+    x = large.contiguous(memory_format=torch.channels_last)[:, 2:-1].requires_grad_()
+    y = ops.pixel_unshuffle(x, factor, backend="triton")
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(y, ops.pixel_unshuffle(x, factor, backend="reference"))
+    gradient = torch.randn(y.shape).to(dtype)
+    (ours,) = torch.autograd.grad(y, x, gradient)
+    assert torch.equal(ours, torch.nn.functional.pixel_shuffle(gradient, factor))
+
+
+@inside
+def test_pixel_unshuffle_is_chosen_for_channels_last_images():
+    choose = testing.op("pixel_unshuffle").modules["triton"].unprofitable
+    assert choose(torch.zeros(1, 4, 2, 2), 2) == "the image is not channels-last"
+    assert choose(torch.zeros(1, 4, 2, 2).contiguous(memory_format=torch.channels_last), 2) == ""
+
+
 def test_outside_the_interpreter_a_cpu_tensor_is_refused_with_the_reason():
     if ACTIVE:
         pytest.skip("the interpreter is active")
