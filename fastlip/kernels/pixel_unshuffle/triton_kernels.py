@@ -102,7 +102,7 @@ def _tile(factor: int, channels: int) -> tuple[int, int, int]:
 def _compilation(dtype: torch.dtype, inverse: bool, factor: int, channels: int) -> triton_launch.Compilation:
     pixels, positions, columns = _tile(factor, channels)
     strides = "image_stride", "row_stride", "pixel_stride"
-    signature = dict.fromkeys(("p_from", "p_to"), f"*{_DTYPES[dtype]}")
+    signature: dict[str, str] = dict.fromkeys(("p_from", "p_to"), f"*{_DTYPES[dtype]}")
     signature |= dict.fromkeys(("pixels", "channels", "height", "width", "channel_tiles", *strides), "i32")
     constants = {"FACTOR": factor, "INVERSE": inverse, "PIXELS": pixels, "POSITIONS": positions, "CHANNELS": columns}
     divisible = "pixels", "channels", *strides
