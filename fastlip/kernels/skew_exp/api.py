@@ -12,7 +12,7 @@ from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.skew_exp import reference
 
-OP = Op("skew_exp", backends=("native",))
+OP = Op("skew_exp", backends=("native", "triton"))
 
 
 def skew_exp(K: Tensor, *, backend: Backend = "auto") -> Tensor:
@@ -21,11 +21,12 @@ def skew_exp(K: Tensor, *, backend: Backend = "auto") -> Tensor:
     It is the dense case of Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021. The reference differentiates
     ``torch.linalg.matrix_exp``, whose derivative is the exponential of a matrix of twice the size. The native backend
     consists of torch's matrix products, on any device. It saves K and the result, and computes the gradient from a
-    series of commutators, one product each; one Newton-Schulz step makes its result orthogonal up to rounding.
+    series of commutators, one product each; one Newton-Schulz step makes its result orthogonal up to rounding. The
+    Triton kernels compute the same with few launches.
 
     Args:
         K: (..., c, c), real; float16 and bfloat16 are computed and returned in float32.
-        backend: ``"auto"`` (default), ``"reference"`` or ``"native"``.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
         The shape of K.
