@@ -89,7 +89,8 @@ class Comparison:
         """A row for each contender, and for each finished run of the folder that was requested before."""
         earlier = [one for one in self.earlier if running.result_of(self.folder / one.name)]
         contenders = (*self.contenders, *earlier)
-        varied = dict.fromkeys(name for contender in contenders for name, _ in contender.changes)
+        changed = {name for contender in contenders for name, _ in contender.changes}
+        varied = [item.name for item in dataclasses.fields(Recipe) if item.name in changed]
         several = any(contender.recipe for contender in contenders)
         return [self._row(contender, self._about(contender, varied, several)) for contender in contenders]
 
