@@ -11,6 +11,7 @@ from typing import Any, get_args
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
 from fastlip.models import METHODS, SIZES, SLL_SIZES
+from fastlip.models.catalog import PLAIN as TWIN
 from fastlip.models.literals import MethodName
 from fastlip.models.registry import owners_of
 from fastlip.study.contenders import PLAIN, Contender
@@ -71,6 +72,9 @@ class Axes:
             for name in given:
                 if name not in allowed:
                     raise ValueError(f"{what}={name!r}: allowed are {', '.join(map(repr, allowed))}")
+        for model in self.models:
+            if model.startswith(TWIN):
+                raise ValueError(f"model={model!r}: --plain adds the twin of model={model.removeprefix(TWIN)!r}")
         for backend in self.backends:
             check_backend(backend)
         if self.seeds < 1:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
-from fastlip import nn as lip
-from fastlip.benchmarking import MaximumMinimum, plain
 from fastlip.data import Data
-from fastlip.kernels.common.literals import Pairing
+from fastlip.models import plain_twin
 from fastlip.models.literals import MethodName
 from fastlip.nn.initial import centre_orthogonal_, orthogonal_, zero_
 from fastlip.training.recipe import Recipe
@@ -35,28 +32,23 @@ TWIN_METHOD: MethodName = "aol"
 def network_of(recipe: Recipe, data: Data, twin: bool = False) -> nn.Module:
     """The recipe's network, or its plain twin."""
     model = model_of(recipe, data)
-    return _plain_twin(model, recipe) if twin else model
+    return _plain_twin(model) if twin else model
 
 
-def _plain_twin(model: nn.Module, recipe: Recipe) -> nn.Module:
+def _plain_twin(model: nn.Module) -> nn.Module:
     """A copy of the model with ``torch.nn`` convolutions and dense layers, whose Lipschitz constant is not limited.
 
     All else is the same, MaxMin too. Kernels start as orthogonal matrices at the centre tap (Xiao et al., *Dynamical
     Isometry and a Mean Field Theory of CNNs*, ICML 2018): with torch's own initial values so deep a network without
-    normalisation does not learn.
+    normalisation does not learn. In training its CRA is reported as 0, because it is built for no bound; the
+    certificate after training is that of its audited constant.
     """
-    twin = plain(model)
-    for module in list(twin.modules()):
-        for name, layer in module.named_children():
-            if isinstance(layer, MaximumMinimum):
-                setattr(module, name, lip.MaxMin(cast(Pairing, layer.pairing), backend=recipe.backend))
-            elif isinstance(layer, nn.Conv2d):
-                centre_orthogonal_(layer.weight, layer.groups)
-                zero_(layer.bias)
-            elif isinstance(layer, nn.Linear):
-                orthogonal_(layer.weight)
-                zero_(layer.bias)
-    # Training certifies with the bound by which a network is built, and this one has none: its certified accuracy in
-    # the log is 0. The certificate after training is that of its audited constant.
-    twin.margin_slope = math.inf  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    twin = plain_twin(model)
+    for layer in twin.modules():
+        if isinstance(layer, nn.Conv2d):
+            centre_orthogonal_(layer.weight, layer.groups)
+            zero_(layer.bias)
+        elif isinstance(layer, nn.Linear):
+            orthogonal_(layer.weight)
+            zero_(layer.bias)
     return twin

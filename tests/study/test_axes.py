@@ -70,6 +70,7 @@ def test_a_run_is_read_back_from_its_description():
     [
         (["--loss=mse"], "loss='mse': allowed are", 1),
         (["--model=resnet"], "model='resnet': allowed are", 1),
+        (["--model=plain_bro_net"], "model='plain_bro_net': --plain adds the twin of model='bro_net'", 1),
         (["--recipe=mnits"], "mnits", 1),
         (["--seeds=0"], "seeds=0: must be at least 1", 1),
         (["--set=lr"], "lr", 1),

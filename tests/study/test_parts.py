@@ -6,13 +6,16 @@ import pytest
 import torch
 from torch import nn
 
+import fastlip
 from fastlip import nn as lip
 from fastlip.data import load
 from fastlip.kernels.spectral_conv.api import FixedSpectrum
+from fastlip.nn.base import LipschitzLayer
 from fastlip.study import running
 from fastlip.study.measuring import Measured, _kept_weights, measure
 from fastlip.study.searching import held_out, pairs, search
 from fastlip.study.settings import seconds_of
+from fastlip.study.twin import network_of
 from fastlip.training.recipe_files import default_recipe
 from fastlip.training.run_folder import RunFolder
 
@@ -116,3 +119,19 @@ def test_a_search_trains(digits, tmp_path):
     assert {best["lr"], other["lr"]} == {lr for lr, _ in pairs(default_recipe(TINY), 1)}
     assert not (tmp_path / "trial-00" / "checkpoint.pt").exists()
     assert RunFolder(tmp_path / "trial-01").trial.exists()
+
+
+@pytest.mark.parametrize("model", ["lip_conv_net", "sll_net", "bro_net", "lip_res_net"])
+def test_the_twin_has_the_same_structure_and_no_constraint(digits, model):
+    method = {"sll_net": "sll", "bro_net": "bro"}.get(model, "aol")
+    size = "S" if model == "sll_net" else "XS"
+    recipe = default_recipe({"width": 4, "model": model, "method": method, "size": size})
+    own, twin = (network_of(recipe, digits, plain) for plain in (False, True))
+    assert not any(isinstance(layer, LipschitzLayer) for layer in twin.modules())
+    x = torch.rand(2, 1, 8, 8)
+    assert twin(x).shape == own(x).shape == (2, 10)
+    assert twin(x).std() > 1e-3, "the signal reaches the scores"
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter *= 2
+    assert fastlip.audit(twin.eval(), (1, 8, 8)).bound > 2
