@@ -1,9 +1,10 @@
-// The Cholesky factor of a real matrix, block by block: whether it is positive definite.
+// The Cholesky factor of a real matrix, block by block: whether it is positive definite, and where it is not.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "common/gemm.h"
 #include "common/parallel.h"
@@ -24,22 +25,35 @@ class Cholesky {
   Cholesky(const Planar<T, false>& matrix, int64_t size, bool parallel)
       : matrix_(matrix), size_(size), parallel_(parallel) {}
 
-  // False where a pivot is not positive, or no number.
-  bool run() const {
+  // The row of the first pivot that is not positive, or no number; the size where there is none.
+  int64_t run() const {
     const int64_t strips = (size_ + kStrip - 1) / kStrip;
     const int64_t size = linalg::left_panel_size<false>(size_);
     T* memory = scratch<T, struct CholeskyFactors>(size + Matrix::size(size_, kBlock));
     Matrix transposed(memory + size, kBlock);
     for (int64_t begin = 0; begin < size_; begin += kBlock) {
       const int64_t end = std::min(begin + kBlock, size_);
-      if (!eliminate(begin, end)) return false;
+      if (const int64_t row = eliminate(begin, end); row < end) return row;
       if (end == size_) break;
       transpose_rows(begin, end, transposed);
       linalg::pack_left<T, false>(linalg::whole(transposed), size_ - end, end - begin, memory);
       parallel_jobs(strips - end / kStrip, parallel_,
                     [&](int64_t strip) { reduce((end / kStrip + strip) * kStrip, begin, end, memory); });
     }
-    return true;
+    return size_;
+  }
+
+  // x with xᵀAx equal to the pivot of that row: (-R⁻¹ r, 1, 0), with R the factor before the row and r what is above the
+  // pivot.
+  void direction(int64_t row, T* x) const {
+    std::fill_n(x, matrix_.plane, T{0});
+    x[row] = 1;
+    for (int64_t i = row - 1; i >= 0; --i) {
+      const T* r = matrix_.at(i, 0);
+      double sum = 0;
+      for (int64_t j = i + 1; j <= row; ++j) sum += static_cast<double>(r[j]) * x[j];
+      x[i] = -sum / r[i];
+    }
   }
 
  private:
@@ -48,11 +62,11 @@ class Cholesky {
   static constexpr int64_t kStrip = linalg::kStrip<T>;
   static constexpr int64_t kLanes = kLaneCount<T>;
 
-  // The rows of R of one block.
-  bool eliminate(int64_t begin, int64_t end) const {
+  // The rows of R of one block, up to the row that it returns: the end, or that of a pivot that is not positive.
+  int64_t eliminate(int64_t begin, int64_t end) const {
     for (int64_t k = begin; k < end; ++k) {
       T* pivot = matrix_.at(k, 0);
-      if (!(pivot[k] > 0) || !(pivot[k] <= std::numeric_limits<T>::max())) return false;
+      if (!(pivot[k] > 0) || !(pivot[k] <= std::numeric_limits<T>::max())) return k;
       const T scale = 1 / std::sqrt(pivot[k]);
       const int64_t first = k / kLanes * kLanes;
       for (int64_t j = first; j < matrix_.plane; j += kLanes) store_lanes<T>(pivot + j, scale * load_lanes(pivot + j));
@@ -64,7 +78,7 @@ class Cholesky {
         }
       }
     }
-    return true;
+    return end;
   }
 
   // target = R[K, end:]ᵀ.

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <utility>
+#include <limits>
 
 #include "common/registry.h"
 #include "common/scratch.h"
@@ -19,33 +19,47 @@ class Bound {
  public:
   Bound(int64_t rows, int64_t columns)
       : shape_(rows, columns), m_(shape_.rows), n_(shape_.columns), parallel_(linalg::Schedule(1, m_, n_).inside) {
-    T* memory = scratch<T, Bound>(Matrix::size(m_, n_) + Matrix::size(n_, m_) + Matrix::size(n_, n_) + 4 * size());
+    T* memory = scratch<T, Bound>(Matrix::size(m_, n_) + Matrix::size(n_, m_) + 2 * Matrix::size(n_, n_) + 4 * size());
     const auto take = [&](int64_t size) { return memory += size, memory - size; };
     tall_.data = take(Matrix::size(m_, n_));
     wide_.data = take(Matrix::size(n_, m_));
     gram_.data = take(Matrix::size(n_, n_));
+    factor_.data = take(Matrix::size(n_, n_));
     for (T** vector : {&v_, &gv_, &r_, &gr_}) std::fill_n(*vector = take(size()), size(), T{0});
     polar::clear_padding(tall_, m_);
     polar::clear_padding(wide_, n_);
     polar::clear_padding(gram_, n_);
+    polar::clear_padding(factor_, n_);
   }
 
   // `vector` is improved by this number of steps. Returns (1 + tolerance) times its Rayleigh quotient for the Gram matrix
-  // G = MᵀM (of a wide M: MMᵀ), or NaN where that times I minus G has no Cholesky factor.
+  // G = MᵀM (of a wide M: MMᵀ), for which that times I minus G has a Cholesky factor. Where it has none, elimination ends
+  // at a vector of a larger quotient, and goes on from there. NaN after too many of these.
   T run(const T* matrix, T* vector, int64_t steps, double tolerance) {
     polar::load_both(matrix, shape_, tall_, wide_, parallel_);
     polar::multiply_half(gram_, wide_, tall_, n_, m_, T{1}, parallel_);
     std::copy_n(vector, n_, v_);
-    apply(v_, gv_);
-    for (int64_t step = 0; step < steps; ++step) improve();
-    const T scale = 1 / std::sqrt(dot(v_, v_)), bound = (1 + tolerance) * dot(v_, gv_) * scale * scale;
-    for (int64_t i = 0; i < n_; ++i) vector[i] = scale * v_[i];
-    linalg::combine(gram_, n_, {{-1, gram_}}, bound, parallel_);
-    return Cholesky<T>(gram_, n_, parallel_).run() ? bound : std::numeric_limits<T>::quiet_NaN();
+    for (int64_t attempt = 0; attempt < kMostAttempts; ++attempt) {
+      apply(v_, gv_);
+      for (int64_t step = 0; step < steps; ++step) improve();
+      const double norm = dot(v_, v_);
+      const T bound = (1 + tolerance) * dot(v_, gv_) / norm;
+      linalg::combine(factor_, n_, {{-1, gram_}}, bound, parallel_);
+      const Cholesky<T> cholesky(factor_, n_, parallel_);
+      const int64_t row = cholesky.run();
+      if (row == n_) {
+        for (int64_t i = 0; i < n_; ++i) vector[i] = v_[i] / std::sqrt(norm);
+        return bound;
+      }
+      cholesky.direction(row, v_);
+      steps = std::max<int64_t>(steps, 1);
+    }
+    return std::numeric_limits<T>::quiet_NaN();
   }
 
  private:
   using Matrix = linalg::Planar<T, false>;
+  static constexpr int64_t kMostAttempts = 8;
 
   int64_t size() const { return linalg::padded<T>(n_); }
 
@@ -89,6 +103,7 @@ class Bound {
   Matrix tall_{nullptr, n_};
   Matrix wide_{nullptr, m_};
   Matrix gram_{nullptr, n_};
+  Matrix factor_{nullptr, n_};
   T* v_;
   T* gv_;
   T* r_;
