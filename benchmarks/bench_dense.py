@@ -103,7 +103,8 @@ def compare(method: str, setting: Setting, rounds: int) -> dict[str, Any]:
 def ratio(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
     """The median of each round's ratio of the second step to the first, and both medians in milliseconds."""
     counts = [_repetitions(step) for step in steps.values()]
-    taken = [[_seconds(step, count) for step, count in zip(steps.values(), counts, strict=True)] for _ in range(rounds)]
+    turns = list(zip(steps.values(), counts, strict=True))
+    taken = [[_seconds(step, count) for step, count in turns] for _ in range(rounds)]
     middle = statistics.median(other / plain for plain, other in taken)
     plain, other = (1e3 * statistics.median(times) for times in zip(*taken, strict=True))
     return {"ratio": round(middle, 3), "plain ms": round(plain, 4), "ms": round(other, 4)}
@@ -129,7 +130,7 @@ def _seconds(step: Callable[[], None], count: int) -> float:
 @click.option("--setting", "texts", multiple=True, help="Settings whose name contains it.  [default: all]")
 @click.option("--rounds", default=15, show_default=True)
 @click.option("--threads", default=1, show_default=True)
-@click.option("--json", "path", type=click.Path(path_type=Path, dir_okay=False), help="Rows timed again replace those.")
+@click.option("--json", "path", type=click.Path(path_type=Path, dir_okay=False), help="Rows timed again replace its.")
 def main(methods: tuple[str, ...], texts: tuple[str, ...], rounds: int, threads: int, path: Path | None) -> None:
     """Times every method at every setting; prints a line for each."""
     keep_pages()
@@ -141,7 +142,8 @@ def main(methods: tuple[str, ...], texts: tuple[str, ...], rounds: int, threads:
         for method in methods or METHODS:
             row = compare(method, setting, rounds)
             rows.append(row)
-            told = "   ".join(f"{name} {found['ratio']:6.2f}" for name, found in row.items() if isinstance(found, dict))
+            found = {name: value["ratio"] for name, value in row.items() if isinstance(value, dict)}
+            told = "   ".join(f"{name} {value:6.2f}" for name, value in found.items())
             click.echo(f"{setting!s:<20} {method:<16} {told}")
             if path:
                 about = {"torch": torch.__version__, "threads": threads, "machine": platform.machine()}

@@ -43,15 +43,13 @@ def test_the_gradient_is_that_of_the_matrix_exponential(scale):
     torch.testing.assert_close(gradient("native", K), gradient("reference", K), rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize(("scale", "matrices"), [(0.1, 4), (1.0, 6)])
-def test_few_matrices_are_kept(scale, matrices):
-    K = torch.zeros(8, 8)
-    K[0, 1] = 2 * scale  # a rotation by this angle
-    assert testing.saved_bytes(lambda K: ops.skew_exp(K, backend="native"), {"K": K}) == matrices * 4 * 64
+def test_four_matrices_are_kept():
+    K = torch.randn(8, 8)
+    assert testing.saved_bytes(lambda K: ops.skew_exp(K, backend="native"), {"K": K}) == 4 * 4 * 64
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("angle", [1e-3, 0.04, 0.05, 0.5, 0.6, 2.0, 50.0])
+@pytest.mark.parametrize("angle", [1e-3, 0.06, 0.5, 0.6, 2.0, 50.0])
 def test_rotations_are_turned_by_their_angle(angle, dtype):
     """Near every norm at which the number of squarings changes; the derivative for the angle is the next rotation."""
     K = torch.zeros(1, 2, 2, dtype=dtype)

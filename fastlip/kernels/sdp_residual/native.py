@@ -1,7 +1,7 @@
 """sdp_residual on the CPU: oneDNN's channels-last convolutions through torch, our passes between them.
 
-The convolutional form, one group (csrc/sdp_residual, and csrc/conv_chain for the MaxMin behind it); and the dense form
-(dense.py).
+The convolutional form, one group (csrc/sdp_residual, and csrc/conv_chain for the MaxMin behind it); the dense form is
+in dense.py.
 """
 
 from __future__ import annotations

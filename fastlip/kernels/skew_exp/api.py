@@ -21,9 +21,10 @@ def skew_exp(K: Tensor, *, backend: Backend = "auto") -> Tensor:
 
     It is the dense case of Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021. The reference differentiates
     ``torch.linalg.matrix_exp``, whose derivative is the exponential of a matrix of twice the size. The native backend
-    consists of torch's matrix products, on any device. On a CPU it takes a polynomial of degree 8, three products and
-    five for the gradient, and squares its result as often as the norm asks for: not at all near the initial values of
-    a layer. It saves K, the result and two matrices more, and one for each squaring.
+    consists of torch's matrix products, on any device. In single precision on a CPU it takes a polynomial of degree
+    8, three products and five for the gradient, and squares its result as often as the norm asks for: not at all near
+    the initial values of a layer. It saves K, the result and two matrices more. Otherwise it saves K and the result,
+    and computes the gradient from a series of commutators, one product each.
 
     Args:
         K: (..., c, c), real; float16 and bfloat16 are computed and returned in float32.
@@ -49,12 +50,9 @@ def skew_exp(K: Tensor, *, backend: Backend = "auto") -> Tensor:
     return OPERATOR(K, backend)
 
 
-def _fake_forward(K: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if K.is_cuda:
-        return K.new_empty(K.shape), K.new_empty(0), K.new_empty(0), K.new_empty(0)
-    shape = K.shape[:-2].numel(), *K.shape[-2:]
-    squarings = torch.library.get_ctx().new_dynamic_size()
-    return K.new_empty(K.shape), K.new_empty(shape), K.new_empty(shape), K.new_empty((squarings, *shape))
+def _fake_forward(K: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (0,) if K.is_cuda or K.dtype == torch.float64 else (K.shape[:-2].numel(), *K.shape[-2:])
+    return K.new_empty(K.shape), K.new_empty(shape), K.new_empty(shape)
 
 
 def _fake_backward(gradient: Tensor, K: Tensor, *_: Any) -> Tensor:
@@ -62,22 +60,20 @@ def _fake_backward(gradient: Tensor, K: Tensor, *_: Any) -> Tensor:
 
 
 def _gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None]:
-    *saved, squared = (*ctx.saved_tensors, None)[:5]
-    return _backward.outputs(gradient, *saved, squared, *ctx.options), None
+    return _backward.outputs(gradient, *ctx.saved_tensors, *ctx.options), None
 
 
 # skew_exp(K, backend).
 OPERATOR = OP.main(
-    "skew_exp_forward(Tensor K, str backend) -> (Tensor E, Tensor square, Tensor B, Tensor squared)",
+    "skew_exp_forward(Tensor K, str backend) -> (Tensor E, Tensor square, Tensor B)",
     reference=reference.skew_exp,
     precision=full_precision,
     fake=_fake_forward,
-    saves=("K", "E", "square", "B", "squared if squared"),
+    saves=("K", "E", "square", "B"),
     keeps=("backend",),
     backward=_gradient,
 )
 _backward = OP.define(
-    "skew_exp_backward(Tensor gradient, Tensor K, Tensor E, Tensor square, Tensor B, Tensor? squared,"
-    " str backend) -> Tensor",
+    "skew_exp_backward(Tensor gradient, Tensor K, Tensor E, Tensor square, Tensor B, str backend) -> Tensor",
     fake=_fake_backward,
 )

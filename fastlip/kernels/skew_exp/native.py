@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.common.sizes import surely_below
-from fastlip.kernels.skew_exp import on_device, polynomial
+from fastlip.kernels.skew_exp import commutators, on_device, polynomial
 
 KERNELS = ""  # made of torch's products
 
@@ -28,30 +28,29 @@ def unprofitable(K: Tensor) -> str:
     return "calls of torch cost more than the products of so few numbers" if little else ""
 
 
-def skew_exp_forward(K: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """exp((K - Kᵀ) / 2), orthogonal to rounding; and what the backward needs, empty on a GPU."""
+def skew_exp_forward(K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """exp((K - Kᵀ) / 2), orthogonal to rounding; and what the backward in float32 on a CPU needs beside it."""
     A = (K - K.mT) / 2
     with full_precision(K.device):
-        if K.is_cuda:
-            E = _correct(on_device.exponential(A)).contiguous()
-            return E, K.new_empty(0), K.new_empty(0), K.new_empty(0)
-        E, *kept = polynomial.exponential(A.view(-1, *A.shape[-2:]))
-        if len(kept[-1]):  # each squaring doubles rounding errors
+        if K.is_cuda or K.dtype == torch.float64:
+            E = on_device.exponential(A) if K.is_cuda else torch.linalg.matrix_exp(A)
+            return _correct(E).contiguous(), K.new_empty(0), K.new_empty(0)
+        E, square, B, squarings = polynomial.exponential(A.view(-1, *A.shape[-2:]))
+        if squarings:  # each doubles rounding errors
             E = _correct(E)
-    return E.view(K.shape), *kept
+    return E.view(K.shape), square, B
 
 
-def skew_exp_backward(
-    gradient: Tensor, K: Tensor, E: Tensor, square: Tensor, B: Tensor, squared: Tensor | None
-) -> Tensor:
+def skew_exp_backward(gradient: Tensor, K: Tensor, E: Tensor, square: Tensor, B: Tensor) -> Tensor:
     """The skew part of the gradient of K (README.md)."""
     A = (K - K.mT) / 2
     if K.is_cuda:
         return on_device.adjoint(gradient @ E.mT, A)
+    if K.dtype == torch.float64:
+        return commutators.adjoint(gradient @ E.mT, A)
     with full_precision(K.device):
         shape = -1, *K.shape[-2:]
-        squared = B.new_empty(0, *B.shape) if squared is None else squared
-        return polynomial.adjoint(gradient.contiguous().view(shape), A.view(shape), square, B, squared).view(K.shape)
+        return polynomial.adjoint(gradient.contiguous().view(shape), A.view(shape), square, B).view(K.shape)
 
 
 def _correct(E: Tensor) -> Tensor:
