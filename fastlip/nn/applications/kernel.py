@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastlip import ops
 from fastlip.kernels.common.geometry import Pair
@@ -28,15 +28,16 @@ class KernelConvolution(ConvApplication):
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """P * x + bias."""
-        self.check(layer, x)
+        layer._check_images(x, layer.in_channels)
+        if self.whole_windows:
+            self._check_windows(x)
         if not layer.training and (fft_size := self.fft_size(layer, x)):
             return self.by_spectrum(layer, x, fft_size)
         return self.convolve(x, layer.effective()[0], layer.bias)
 
-    def check(self, layer: Any, x: Tensor) -> None:
-        """Raises ValueError for images of another shape, and where circular windows would meet pixels repeatedly."""
-        layer._check_images(x, layer.in_channels)
-        if self.whole_windows and self.geometry.padding_mode == "circular":
+    def _check_windows(self, x: Tensor) -> None:
+        """Raises ValueError where circular windows would meet pixels repeatedly."""
+        if self.geometry.padding_mode == "circular":
             left, right, top, bottom = self.geometry.pads
             for side, step, padding in zip(
                 x.shape[-2:], self.geometry.stride, (top + bottom, left + right), strict=True
@@ -80,9 +81,9 @@ class KernelConvolution(ConvApplication):
         arguments = geometry.stride, geometry.pads, geometry.dilation, geometry.groups, geometry.padding_mode
         return ops.spectral_norm(as_it_runs(weight), (input_shape[-2], input_shape[-1]), *arguments).item()
 
-    def fused(self, layer: Any, activation: nn.Module) -> Fusion | None:
+    def fused(self, layer: Any, activation: Any) -> Fusion | None:
         """With MaxMin: one pass after the convolution, and a run with others of the same style."""
-        style = style_of(self.geometry, activation) if runs_alone(layer, activation) else None
+        style = style_of(self.geometry, activation.pairing) if runs_alone(layer, activation) else None
         if style is None:
             return None
         link = Link(
@@ -97,5 +98,5 @@ class KernelConvolution(ConvApplication):
         return Fusion(partial(self.fft_size, layer), partial(self._fused_by_spectrum, layer, style.pairing), link)
 
     def _fused_by_spectrum(self, layer: Any, pairing: str, x: Tensor, fft_size: Pair) -> Tensor:
-        self.check(layer, x)
+        layer._check_images(x, layer.in_channels)  # pairs run fused at stride 1, where no windows overlap
         return self.by_spectrum(layer, x, fft_size, pairing)

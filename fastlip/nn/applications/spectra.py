@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fastlip import ops
-from fastlip.kernels.common.gate import refusal
+from fastlip.kernels.common.gate import is_observed, refusal
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.spectral_conv import costs
 from fastlip.kernels.spectral_conv.api import OP, FixedSpectrum, fix_spectrum, kernel_spectrum, spectral_conv_fixed
@@ -32,11 +32,14 @@ def fft_size_for(layer: LipschitzLayer, geometry: ConvGeometry, x: Tensor, chann
     """
     if geometry.stride != (1, 1) or geometry.kernel_size == (1, 1) or not geometry.keeps_size:
         return None
-    if geometry.groups != 1 or not is_kept(layer, x):
+    # Sizes decide first, as their answers are kept; what follows torch's operations may have no numbers for them.
+    if geometry.groups != 1 or layer.training or x.dim() != 4 or is_observed():
         return None
     image = x.shape[-2], x.shape[-1]
     fft_size = _fast_fft_size(geometry, image)
-    return fft_size if is_cheaper(x.shape[0], channels, image, fft_size, geometry.taps, x.element_size()) else None
+    if not is_cheaper(x.shape[0], channels, image, fft_size, geometry.taps, x.element_size()):
+        return None
+    return fft_size if is_kept(layer, x) else None
 
 
 @cache
@@ -61,6 +64,7 @@ def is_small(channels: Size, fft_size: Size, itemsize: int, convolutions: int = 
     return fft_size[0] * fft_size[1] * channels[0] * channels[1] * itemsize <= convolutions * _LARGEST_SPECTRUM
 
 
+@lru_cache(maxsize=1024)
 def is_cheaper(batch: int, channels: Size, image: Size, fft_size: Size, taps: int, itemsize: int) -> bool:
     """Whether the spectrum is small and saves multiply-adds, by the count of ``spectral_conv.costs``."""
     if 0 in image or not is_small(channels, fft_size, itemsize):
