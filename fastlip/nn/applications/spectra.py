@@ -20,6 +20,7 @@ from fastlip.nn._cache import may_cache
 if TYPE_CHECKING:
     from fastlip.nn.base import LipschitzLayer
 
+_is_compiling = torch.compiler.is_compiling
 Size = tuple[int, int]
 
 _DTYPES = (torch.float32, torch.float64)
@@ -34,14 +35,16 @@ def fft_size_for(layer: LipschitzLayer, geometry: ConvGeometry, x: Tensor, chann
     """
     if geometry.stride != (1, 1) or geometry.kernel_size == (1, 1) or not geometry.keeps_size:
         return None
-    # Sizes decide first, as their answers are kept; what follows torch's operations may have no numbers for them.
-    if geometry.groups != 1 or x.dim() != 4 or is_observed():
+    if geometry.groups != 1 or x.dim() != 4 or _is_compiling():
         return None
-    image = x.shape[-2], x.shape[-1]
+    # Sizes decide first, as their answers are kept; in a trace they are no numbers.
+    batch, image = x.shape[0], (x.shape[-2], x.shape[-1])
+    if not type(batch) is type(image[0]) is type(image[1]) is int:
+        return None
     fft_size = _fast_fft_size(geometry, image)
-    if not is_cheaper(x.shape[0], channels, image, fft_size, geometry.taps, x.element_size(), layer.training):
+    if not is_cheaper(batch, channels, image, fft_size, geometry.taps, x.element_size(), layer.training):
         return None
-    fits = _kernels_run(layer, x) if layer.training else is_kept(layer, x)
+    fits = not is_observed() and _kernels_run(layer, x) if layer.training else is_kept(layer, x)
     return fft_size if fits else None
 
 
