@@ -48,14 +48,15 @@ def test_four_matrices_are_kept():
     assert testing.saved_bytes(lambda K: ops.skew_exp(K, backend="native"), {"K": K}) == 4 * 4 * 64
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("angle", [1e-3, 0.06, 0.5, 0.6, 2.0, 50.0])
-def test_rotations_are_turned_by_their_angle(angle, dtype):
+@pytest.mark.parametrize("angle", [1e-3, 0.01, 0.04, 0.06, 0.5, 0.6, 2.0, 50.0])
+def test_rotations_are_turned_by_their_angle(angle, dtype, backend):
     """Near every norm at which the number of squarings changes; the derivative for the angle is the next rotation."""
     K = torch.zeros(1, 2, 2, dtype=dtype)
     K[0, 0, 1] = -2 * angle
     K.requires_grad_()
-    Q = ops.skew_exp(K, backend="native")
+    Q = ops.skew_exp(K, backend=backend)
     c, s = math.cos(angle), math.sin(angle)
     expected = torch.tensor([[[c, -s], [s, c]]], dtype=dtype)
     tolerance = 8 * (1 + angle) * torch.finfo(dtype).eps
