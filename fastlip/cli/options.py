@@ -13,7 +13,6 @@ from fastlip.certification.certificates import DEFAULT_EPS
 from fastlip.training.recipe import Recipe
 from fastlip.training.recipe_files import default_recipe
 
-
 # The sections of a recipe as headings of the help.
 _HEADINGS = {
     "data": "Data",

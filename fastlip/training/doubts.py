@@ -24,10 +24,10 @@ def doubts(certificate: Certificate, classes: int, lipschitz: float = 1.0) -> li
             f"every image is classified as class {int(predicted)}. The radii are those of a constant predictor, and"
             f" its CRA is at most the share of that class. {_TRAIN_LONGER}."
         )
-    elif certificate.accuracy < 2 / classes:
+    elif certificate.accuracy < (least := _least(classes)):
         found.append(
-            f"the accuracy of {certificate.accuracy:.1%} is below twice chance ({2 / classes:.1%} with {classes}"
-            f" classes). {_TRAIN_LONGER}."
+            f"the accuracy of {certificate.accuracy:.1%} is near chance: below {least:.1%} with {classes} classes."
+            f" {_TRAIN_LONGER}."
         )
     if certificate.lipschitz < _SHRINKING * lipschitz:
         found.append(
@@ -36,3 +36,8 @@ def doubts(certificate: Certificate, classes: int, lipschitz: float = 1.0) -> li
             " cayley or bcop."
         )
     return found
+
+
+def _least(classes: int) -> float:
+    """Twice chance; with two classes, where that is 1, and with three, the middle between chance and 1."""
+    return min(2 / classes, (1 + 1 / classes) / 2)

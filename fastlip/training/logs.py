@@ -11,7 +11,8 @@ from pathlib import Path
 
 from fastlip._extras import needed_for
 from fastlip._files import write_text
-from fastlip.training.text import WIDTH, radius_name
+from fastlip._progress import WIDTH
+from fastlip.training.text import radius_name
 
 COLUMNS: tuple[str, ...] = (
     "epoch",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import textwrap
 
-# Lines of this width fit a terminal of 80 columns, an e-mail and a code block of a web page.
-WIDTH = 72
+from fastlip._progress import WIDTH
 
 
 def paragraph(text: str, indent: str = "") -> str:
-    """The text in lines of at most ``WIDTH`` columns; the second and later ones begin with indent."""
+    """The text in lines of at most 72 columns; the second and later ones begin with indent."""
     return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
