@@ -3,7 +3,7 @@
 import importlib
 import inspect
 
-MODULES = ["", "nn", "ops", "losses", "models", "data", "hub", "certification", "conformal", "training"]
+MODULES = ["", "nn", "ops", "losses", "metrics", "models", "data", "hub", "certification", "conformal", "training"]
 
 
 def public_names(module):
