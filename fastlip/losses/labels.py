@@ -91,7 +91,9 @@ def targets(logits: Tensor, labels: Any) -> tuple[Tensor, Tensor, Tensor | None]
 
 def _is_hidden(labels: Tensor) -> bool:
     """Whether the values of labels cannot be read: in a trace, and in ``torch.func``'s transforms."""
-    return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(labels)
+    if torch.compiler.is_compiling():
+        return True
+    return torch._C._functorch.is_functorch_wrapped_tensor(labels)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _is_deferred(labels: Tensor) -> bool:
