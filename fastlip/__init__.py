@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fastlip import _moved
 
 if TYPE_CHECKING:
-    from fastlip import conformal, data, hub, losses, models, nn, ops
+    from fastlip import conformal, data, hub, losses, models, nn, ops, optim
     from fastlip.certification import (
         AttackResult,
         Audit,
@@ -63,6 +63,7 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "optim",
     "unfreeze",
     "unfuse",
 ]

@@ -228,7 +228,8 @@ def test_no_block_escapes():
 
 def test_what_runs_elsewhere_is_short_and_runs_there():
     excepted = [(page, block) for page, blocks in BLOCKS.items() for block in blocks if block.marker in ELSEWHERE]
-    assert len([block for _, block in excepted if not block.title]) <= 8
+    others = [block for page, block in excepted if not (block.title or page.startswith("docs/jobs/"))]
+    assert len(others) <= 8
     for page, block in excepted:
         there = (ROOT / ELSEWHERE[block.marker]).read_text(encoding="utf-8")
         if block.marker == "tests":

@@ -76,6 +76,46 @@ def test_conformal_digits(run, tmp_path):
     assert (tmp_path / "sets.png").stat().st_size > 0
 
 
+def check_signed_distance(found, rays, error):
+    for name in ("HKR", "eikonal"):
+        mean_error, bound, arrived, overshot = found[name]
+        assert bound <= 1 + 1e-5
+        assert overshot == 0
+        assert arrived > 0.9 * rays
+        assert mean_error < error
+    assert found["plain, eikonal"][1] > 10
+
+
+def test_signed_distance(run, tmp_path):
+    check_signed_distance(run("signed_distance", "--steps=80", "--rays=2000", "--figure=sd.png"), 2000, 0.4)
+    assert (tmp_path / "sd.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_no_ray_of_100_000_overshoots(run):
+    found = run("signed_distance")
+    check_signed_distance(found, 100_000, 0.06)
+    assert found["HKR"][0] < 0.03
+    assert found["plain, eikonal"][3] > 0
+
+
+def test_monotone_tabular(run, tmp_path):
+    found = run("monotone_tabular", "--splits=1", "--steps=60", "--figure=monotone.png")
+    accuracy, fallen, *cra = found["monotone"]
+    assert fallen == 0, "of 10,000 pairs"
+    assert accuracy > 0.85
+    assert accuracy >= cra[0] >= cra[5] > found["plain"][2 + 5]
+    assert found["boosting"][1] == 0
+    assert (tmp_path / "monotone.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_a_monotone_classifier_is_as_accurate_as_boosting(run):
+    found = run("monotone_tabular")
+    assert found["monotone"][1] == 0, "of 10,000 pairs in each of ten splits"
+    assert found["monotone"][0] > found["boosting"][0] - 0.02
+
+
 def test_swap_layers(run, capsys):
     plain, swapped = run("swap_layers", "--epochs=2")
     assert swapped.lipschitz <= 1 + 1e-6 < plain.lipschitz

@@ -4,6 +4,7 @@ from fastlip.models.bro import bro_net
 from fastlip.models.catalog import create_model, list_models
 from fastlip.models.convnet import MAX_BLOCKS, SIZES, LipConvNet, lip_conv_net
 from fastlip.models.lires import lip_res_net
+from fastlip.models.literals import LayerOptions, MethodOptions
 from fastlip.models.plain import plain_twin
 from fastlip.models.quasi_residual import QUASI_RESIDUAL_SIZES, QuasiResidualNet
 from fastlip.models.registry import METHODS, TITLES
@@ -16,7 +17,9 @@ __all__ = [
     "SIZES",
     "SLL_SIZES",
     "TITLES",
+    "LayerOptions",
     "LipConvNet",
+    "MethodOptions",
     "QuasiResidualNet",
     "SLLNet",
     "bro_net",
