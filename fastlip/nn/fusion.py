@@ -135,7 +135,7 @@ def run_links(links: Sequence[Link], x: Tensor) -> Tensor | None:
     return ops.conv_chain(x, weights, biases, scales, *links[0].style, backend=backend)
 
 
-def _a_kernel_runs(x: Tensor, biases: list[Tensor | None], pairing: Pairing, native: bool) -> bool:
+def _a_kernel_runs(x: Tensor, biases: list[Tensor | None], pairing: PairingOrNone, native: bool) -> bool:
     for name in ("native",) if native else CONV_CHAIN.backends:
         if not CONV_CHAIN.why_not(name, x, [], biases, [], [], pairing):
             return True
