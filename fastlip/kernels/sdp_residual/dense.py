@@ -26,7 +26,9 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor) -> tu
     """y, and h = relu(W x + b). The scale is a factor of h, which is smaller than W."""
     rows = x.reshape(-1, x.shape[-1])
     h = (rows @ weight.mT if bias is None else torch.addmm(bias, rows, weight.mT)).relu_()
-    return torch.addmm(rows, h * scale, weight, alpha=-1).view(x.shape), h
+    product = (h * scale) @ weight
+    # Not in one sum with x: where hidden terms are large and cancel, x would lose its last digits.
+    return torch.sub(rows, product, out=product).view(x.shape), h
 
 
 def backward(
