@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,18 @@ from fastlip.data.images import Data, DataError, Images, TensorImages
 from fastlip.inspection.loading import IMAGE_KEYS, LABEL_KEYS, collated, entry_of, is_pair
 from fastlip.inspection.standardised import remark
 
+Array = Tensor | np.ndarray
+
+
+class Samples(Protocol):
+    """Protocol of a map-style data set: torch's ``Dataset`` and Hugging Face's have these methods."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+LabelledSet = tuple[Array, Array] | Samples
 _PLACE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _CHECKED = 64  # so many images are looked at before training
 
@@ -67,7 +79,9 @@ class DatasetImages:
         )
 
 
-def from_datasets(train: Any, test: Any, *, name: str = "own", classes: Sequence[str] | None = None) -> Data:
+def from_datasets(
+    train: LabelledSet, test: LabelledSet, *, name: str = "own", classes: Sequence[str] | None = None
+) -> Data:
     """Makes a data set of two sets of labelled images.
 
     Each set is a pair of tensors or arrays (images, labels), a ``torch.utils.data.Dataset``, or a data set of Hugging

@@ -330,12 +330,9 @@ def as_type(name: str, value: Any, kind: type) -> Any:
 
 
 def check_value(name: str, value: Any, rules: Mapping[str, Any]) -> None:
-    """Raises ValueError unless the value is finite and keeps its field's choices, least, most, above and below.
-
-    ``other`` says which further texts are allowed.
-    """
-    other = rules.get("other")
-    if "choices" in rules and value not in rules["choices"] and not (other and other(value)):
+    """Raises ValueError unless the value is finite and keeps its field's choices, least, most, above and below."""
+    # "other" says which texts are allowed besides the choices.
+    if "choices" in rules and value not in rules["choices"] and not rules.get("other", lambda _: False)(value):
         raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, rules['choices']))}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name}={value!r}: must be finite")
