@@ -20,7 +20,7 @@ from fastlip.training.distributed import World
 from fastlip.training.figures import Figures, Pending
 from fastlip.training.gradients import EPS, Gradients, correct_and_certified
 from fastlip.training.losses import ramp_of
-from fastlip.training.optimization import limit_gradient, optimizer_of, scheduler_of, steps_of
+from fastlip.training.optimization import limit_gradient, optimizer_of, retract, scheduler_of, steps_of
 from fastlip.training.progress import Progress
 from fastlip.training.recipe import Recipe
 from fastlip.training.run_folder import RunFolder
@@ -252,6 +252,7 @@ class Training:
     def _close_epoch(self) -> dict[str, float]:
         progress = self.progress
         require_finite_parameters(self.model)
+        retract(self.optimizer, self.average)
         loss, accuracy, cra = progress.averages()
         test_accuracy, test_cra = self._evaluate()
         row = {
