@@ -99,6 +99,7 @@ class CPLConv2d(LipschitzLayer):
     """
 
     _fixed = (*RESIDUAL_CONV_ARGUMENTS, "training_sigma")
+    _grouped = True
     application: ResidualConvolution
     in_channels: int
     out_channels: int

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastlip import ops, testing
+from fastlip.kernels.skew_exp import on_device
 
 BACKENDS = ("reference", "native")
 
@@ -100,3 +101,16 @@ def test_transforms_run_the_reference():
 def test_errors_name_the_argument(K, error, text):
     with pytest.raises(error, match=text):
         ops.skew_exp(K)
+
+
+@pytest.mark.parametrize(("size", "scale"), [(1, 1.0), (3, 0.0), (3, 1.0), (8, 5.0), (5, 40.0)])
+def test_what_gpus_run_is_the_exponential_and_its_adjoint(size, scale):
+    K = scale * torch.randn(2, size, size, dtype=torch.float64)
+    A = ((K - K.mT) / 2).requires_grad_()
+    E = torch.linalg.matrix_exp(A)
+    G = torch.randn_like(E)
+    (gradient,) = torch.autograd.grad(E, A, G)
+    expected = (gradient - gradient.mT) / 2
+    A, E = A.detach(), E.detach()
+    torch.testing.assert_close(on_device.exponential(A), E, rtol=0, atol=1e-12)
+    torch.testing.assert_close(on_device.adjoint(G @ E.mT, A), expected, rtol=1e-11, atol=1e-11)

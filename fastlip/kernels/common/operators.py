@@ -79,7 +79,8 @@ class Saving:
         return itemgetter(slice(positions[0], positions[0] + 1) if positions else slice(0))
 
     def setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Saves them."""
+        """Saves them. Outputs that only the backward reads have no gradients: torch need not fill any with zeros."""
+        ctx.set_materialize_grads(False)
         if self.function is not None:
             self.function(ctx, inputs, output)
             return

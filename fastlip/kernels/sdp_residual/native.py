@@ -17,6 +17,7 @@ from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.conv_chain import native as conv_chain
 from fastlip.kernels.sdp_residual import dense, layer, reference
+from fastlip.kernels.sdp_residual.api import folded
 
 binding.require()
 
@@ -32,12 +33,17 @@ class Passes(conv_chain.Passes):
         return h, extended
 
     def relu_backward(self, v: Tensor, h: Tensor, scale: Tensor, halo: Pads) -> tuple[Tensor, Tensor, Tensor]:
-        """u = scale v where h > 0, with its halo, and per channel the sums of u and of v h."""
+        """u = -scale v where h > 0, with its halo, and per channel the sums of u and of -v h."""
+        scale = -scale
         u, extended, address = images.outputs_of(v, halo)
         sums = torch.empty_like(scale), torch.empty_like(scale)
         pointers = v.data_ptr(), h.data_ptr(), scale.data_ptr(), u.data_ptr(), address
         images.launch("sdp_residual_relu_backward", u, *pointers, *(s.data_ptr() for s in sums), halo=halo)
-        return extended, *sums
+        return extended, sums[0], sums[1].neg_()
+
+    def second(self, h: Tensor, weight: Tensor, scale: Tensor, geometry: ConvGeometry) -> Tensor:
+        """The second convolution of h, which has its halo: the adjoint of diag(scale) W."""
+        return images.convolve(h, folded(weight, scale), geometry)
 
 
 _kernels = layer.Kernels(Passes())

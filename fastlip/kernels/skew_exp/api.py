@@ -13,7 +13,7 @@ from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.skew_exp import reference
 
-OP = Op("skew_exp", backends=("native",))
+OP = Op("skew_exp", backends=("native", "triton"))
 
 
 def skew_exp(K: Tensor, *, backend: Backend = "auto") -> Tensor:
@@ -25,10 +25,11 @@ def skew_exp(K: Tensor, *, backend: Backend = "auto") -> Tensor:
     8, three products and five for the gradient, and squares its result as often as the norm asks for: not at all near
     the initial values of a layer. It saves K, the result and two matrices more. Otherwise it saves K and the result,
     and computes the gradient from a series of commutators, one product each.
+    The Triton kernels compute the same series with few launches.
 
     Args:
         K: (..., c, c), real; float16 and bfloat16 are computed and returned in float32.
-        backend: ``"auto"`` (default), ``"reference"`` or ``"native"``.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
         The shape of K.
@@ -50,8 +51,9 @@ def skew_exp(K: Tensor, *, backend: Backend = "auto") -> Tensor:
     return OPERATOR(K, backend)
 
 
-def _fake_forward(K: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    shape = (0,) if K.is_cuda or K.dtype == torch.float64 else (K.shape[:-2].numel(), *K.shape[-2:])
+def _fake_forward(K: Tensor, backend: Backend) -> tuple[Tensor, Tensor, Tensor]:
+    keeps_nothing = K.is_cuda or K.dtype == torch.float64 or backend == "triton"
+    shape = (0,) if keeps_nothing else (K.shape[:-2].numel(), *K.shape[-2:])
     return K.new_empty(K.shape), K.new_empty(shape), K.new_empty(shape)
 
 

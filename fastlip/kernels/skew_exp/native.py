@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.dispatch import registered
 from fastlip.kernels.common.exponential import matrix_exp
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.common.sizes import surely_below
@@ -24,7 +25,7 @@ def supports(K: Tensor) -> str:
 def unprofitable(K: Tensor) -> str:
     """Empty, or why the reference is faster."""
     if K.is_cuda:  # torch.linalg.matrix_exp waits for a GPU
-        return ""
+        return "" if registered["skew_exp"].why_not("triton", K) else "Triton's kernels take fewer launches"
     little = surely_below(K.numel(), _WORTHWHILE)
     return "calls of torch cost more than the products of so few numbers" if little else ""
 
