@@ -244,6 +244,23 @@ def sharing() -> str:
     return f"{measured(file, command, machine, options['torch'])}\n\n{table(head, rows)}"
 
 
+def dense() -> str:
+    """Networks of dense layers, as ratios to the same of ``nn.Linear``: training, evaluation, one input at a time."""
+    file, found = read("dense_cpu_*.json")
+    by_method: dict[str, dict[str, str]] = {}
+    for row in found["rows"]:
+        setting = f"{row['width']} × {row['depth']}, batch {row['batch']}"
+        kinds = ("training", "evaluation", "evaluation, batch 1")
+        by_method.setdefault(row["method"], {})[setting] = " / ".join(f"{row[kind]['ratio']:.1f}" for kind in kinds)
+    settings = list(dict.fromkeys(name for cells in by_method.values() for name in cells))
+    rows = [
+        (f"`{method}`", *(cells.get(name, "") for name in settings)) for method, cells in sorted(by_method.items())
+    ]
+    machine = f"CPU ({found['machine']}), {found['threads']} thread, CPU time"
+    about = measured(file, "python benchmarks/bench_dense.py", machine, found["torch"])
+    return f"{about}\n\n{table(('layer', *settings), rows)}"
+
+
 def rounding(network: str) -> str:
     """What the worst-case bound of rounding errors costs certificates: trained on digits, or with initial weights."""
     file, found = read("rounding_costs.json")
@@ -262,6 +279,7 @@ def rounding(network: str) -> str:
 TABLES: dict[str, Callable[..., str]] = {
     "attacks": attacks,
     "compare": compare,
+    "dense": dense,
     "digits": digits,
     "never_slower": never_slower,
     "ops": ops,
