@@ -5,6 +5,7 @@ from fastlip.models.catalog import create_model, list_models
 from fastlip.models.convnet import MAX_BLOCKS, SIZES, LipConvNet, lip_conv_net
 from fastlip.models.lipnext import LIP_NEXT_SIZES, LipNext, lip_next
 from fastlip.models.lires import lip_res_net
+from fastlip.models.literals import LayerOptions, MethodOptions
 from fastlip.models.plain import plain_twin
 from fastlip.models.quasi_residual import QUASI_RESIDUAL_SIZES, QuasiResidualNet
 from fastlip.models.registry import METHODS, TITLES
@@ -18,8 +19,10 @@ __all__ = [
     "SIZES",
     "SLL_SIZES",
     "TITLES",
+    "LayerOptions",
     "LipConvNet",
     "LipNext",
+    "MethodOptions",
     "QuasiResidualNet",
     "SLLNet",
     "bro_net",

@@ -23,8 +23,16 @@ from fastlip.nn.method import Method
 
 
 def normalize(raw_weight: Tensor, alpha: Tensor) -> Tensor:
-    """M = alpha W / ||W||_F, in at least float32; W = 0 gives 0."""
+    """M = alpha W / ||W||_F, in at least float32; W = 0 gives 0.
+
+    Several alpha are those of as many equal parts of W.
+    """
     weight = at_least_float32(raw_weight)
+    if len(alpha) > 1:
+        parts = weight.unflatten(0, (len(alpha), -1))
+        norms = torch.linalg.vector_norm(parts.flatten(1), dim=1)
+        factors = at_least_float32(alpha) / torch.where(norms > 0, norms, 1)
+        return (parts * factors.view(-1, *[1] * weight.dim())).flatten(0, 1)
     norm = torch.linalg.vector_norm(weight)
     return weight * (at_least_float32(alpha) / torch.where(norm > 0, norm, 1))
 
@@ -92,6 +100,7 @@ class CayleyConv2d(LipschitzLayer):
     """
 
     _fixed = (*CONV_ARGUMENTS, "quasi_residual")
+    _grouped = True
     application: FrequencyConvolution
     in_channels: int
     out_channels: int

@@ -91,6 +91,7 @@ class LOTConv2d(LipschitzLayer):
     """
 
     _fixed = (*CONV_ARGUMENTS, "ridge", "steps", "quasi_residual")
+    _grouped = True
     application: FrequencyConvolution
     in_channels: int
     out_channels: int

@@ -129,6 +129,7 @@ class SOCConv2d(LipschitzLayer):
 
     _options = LipschitzLayer._options | {"terms": partial(check_terms, "terms")}
     _fixed = (*CONV_ARGUMENTS, "exponential", "width", "quasi_residual")
+    _grouped = True
     application: ExponentialConvolution
     in_channels: int
     out_channels: int
