@@ -261,6 +261,26 @@ def dense() -> str:
     return f"{about}\n\n{table(('layer', *settings), rows)}"
 
 
+def manifold() -> str:
+    """Orthogonal dense layers whose parameter is the matrix, and their orthogonality errors."""
+    file, found = read("manifold_cpu*.json")
+    options = found["options"]
+    rows = (
+        (
+            str(row["width"]),
+            f"{row['ratio_to_unconstrained']:.2f}",
+            f"{row['ratio_to_plain']:.2f}",
+            f"{row['error_before']:.1e}",
+            f"{row['error_after']:.1e}",
+        )
+        for row in found["rows"]
+    )
+    machine = f"CPU (its name is not in the file), {options['threads']} thread, batch {options['batch']}"
+    head = ("width", "step / Cayley's", "step / plain", "error before a retraction", "error after it")
+    command = "python benchmarks/bench_manifold.py"
+    return f"{measured(file, command, machine, options['torch'])}\n\n{table(head, rows)}"
+
+
 def rounding(network: str) -> str:
     """What the worst-case bound of rounding errors costs certificates: trained on digits, or with initial weights."""
     file, found = read("rounding_costs.json")
@@ -281,6 +301,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "compare": compare,
     "dense": dense,
     "digits": digits,
+    "manifold": manifold,
     "never_slower": never_slower,
     "ops": ops,
     "rounding": rounding,
