@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fastlip import _moved
 
 if TYPE_CHECKING:
-    from fastlip import conformal, data, hub, losses, metrics, models, nn, ops
+    from fastlip import conformal, data, hub, losses, metrics, models, nn, ops, optim
     from fastlip.certification import (
         AttackResult,
         Audit,
@@ -67,6 +67,7 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "optim",
     "unfreeze",
     "unfuse",
 ]

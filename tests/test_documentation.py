@@ -271,10 +271,20 @@ def test_every_page_of_the_mathematics_is_an_op_readme():
         assert f"[fastlip.ops.{name}]" in page
 
 
-def test_formulas_become_unicode():
-    formula = "    .. math:: r_i = \\sum_{j,\\delta} |v_{ij}|, \\qquad\n              P = W / \\sqrt{r_i}\n"
-    lines = "    ```text\n    r_i = Σ_(j,δ) |v_ij|,\n    P = W / √r_i\n    ```\n"
-    assert to_markdown(f"Bound.\n\n{formula}").rstrip() == f"Bound.\n\n{lines}".rstrip()
+def test_docstrings_become_markdown():
+    formula = "    .. math:: r_i = \\sum_{j} |v_{ij}| < 1, \\qquad\n              P = W / \\sqrt{r_i}\n"
+    lines = (
+        "$$",
+        r"\begin{aligned}",
+        r"& r_i = \sum_{j} |v_{ij}| < 1, \\",
+        r"& P = W / \sqrt{r_i}",
+        r"\end{aligned}",
+        "$$",
+    )
+    block = "".join(f"    {line}\n" for line in lines)
+    assert to_markdown(f"Bound.\n\n{formula}").rstrip() == f"Bound.\n\n{block}".rstrip()
+    assert to_markdown(".. math:: a < b\n") == "$$\na < b\n$$\n\n"
+    assert to_markdown("As :math:`a < b`.").rstrip() == r"As \(a < b\)."
     section = "Examples:\n    >>> 1 < 2\n    True\n"
     for examples in (">>> 1 < 2\nTrue\n", section, section.replace("Examples", "Example")):
         assert to_markdown(f"Less.\n\n{examples}").rstrip() == f"Less.\n\n{section}".rstrip()

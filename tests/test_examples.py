@@ -1,6 +1,9 @@
 """Every script of examples/ runs, and shows what its docstring says that it shows."""
 
 import ast
+import contextlib
+import io
+import re
 import runpy
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 import torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+FIGURE = re.compile(r"\d[\d.]*(?:e[+-]?\d+)?")
 SMALL = ["--method=cayley", "--width=4", "--layers-per-block=1", "--epochs=2"]
 
 
@@ -17,8 +21,25 @@ def run(tmp_path, monkeypatch):
     """Calls the main function of a script in an empty folder, and gives back torch's threads."""
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
-    yield lambda name, *arguments: runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](list(arguments))
+    yield call
     torch.set_num_threads(threads)
+
+
+def call(name, *arguments):
+    """What main returns; what it prints is printed, and compared with what the documentation shows."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        found = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](list(arguments))
+    print(output.getvalue())
+    recorded = EXAMPLES / "output" / f"{name}.txt"
+    if recorded.is_file():
+        wanted = lines_without_figures(recorded.read_text(encoding="utf-8"))
+        assert lines_without_figures(output.getvalue()) == wanted, "run `python tools/docs/notebooks.py record`"
+    return found
+
+
+def lines_without_figures(text):
+    """The different lines of an output, with # for every figure: small runs have fewer lines, and other figures."""
+    return {" ".join(FIGURE.sub("#", line).split()) for line in text.splitlines()} - {""}
 
 
 def test_certified_digits(run, capsys):
@@ -188,6 +209,27 @@ def test_swap_layers(run, capsys):
     assert swapped.lipschitz <= 1 + 1e-6 < plain.lipschitz
     assert swapped.cra[36 / 255] > plain.cra[36 / 255]
     assert "swapped: audited L" in capsys.readouterr().out
+
+
+def test_convert_resnet(run, capsys):
+    report, certificate = run("convert_resnet", "--epochs=1")
+    assert report.complete
+    assert certificate.lipschitz <= 1 + 1e-5
+    assert certificate.accuracy > 0.3
+    assert "audited L 1.00000" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_convert_resnet_in_full(run):
+    report, certificate = run("convert_resnet")
+    assert report.complete
+    assert certificate.lipschitz <= 1 + 1e-5
+    assert certificate.cra[36 / 255] > 0.8
+
+
+def test_convert_resnet_is_short():
+    lines = (EXAMPLES / "convert_resnet.py").read_text(encoding="utf-8").splitlines()
+    assert sum(bool(line.strip()) and not line.strip().startswith('"""') for line in lines) <= 40
 
 
 def test_cifar10(run, tmp_path, capsys):
