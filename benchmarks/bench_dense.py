@@ -44,7 +44,7 @@ CHANGE = 1e-3  # of the weights by one step, relative to their norm
 _SECONDS = 0.02  # that one measurement takes at least: short steps are repeated
 
 
-def network(kind: str, setting: Setting) -> nn.Sequential:
+def network(kind: str, setting: Setting) -> nn.Module:
     """The perturbed network, with the same random numbers for every kind."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []

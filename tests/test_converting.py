@@ -261,14 +261,17 @@ def test_batch_centering_is_a_translation_and_follows_the_mean():
     assert torch.allclose(converted.eval()(x), y, atol=1e-4)
 
 
-def test_weights_that_lose_their_norm_are_noted():
+def test_weights_that_would_lose_the_signal_are_not_kept():
+    # AOL's rescaling shrinks random kernels: six of them would keep 0.25^6 of a random input.
     model = nn.Sequential(*(nn.Conv2d(16, 16, 3, padding=1) for _ in range(6)))
-    _, report = convert(model, (16, 6, 6))
+    converted, report = convert(model, (16, 6, 6))
     assert report.complete
-    assert "weights='fresh'" in report.reason
-    _, report = convert(model, (16, 6, 6), weights="fresh")
-    assert report.reason == ""
+    assert {step.note for step in report.steps} == {"fresh weights: the model's would keep 25% of the norm"}
     assert report.after == pytest.approx(1, abs=1e-4)
+    x = torch.rand(4, 16, 6, 6)
+    assert (converted(x) - converted(0 * x)).norm() > 0.9 * x.norm()
+    _, report = convert(model, (16, 6, 6), "lot")
+    assert {step.note for step in report.steps} == {"weights kept"}
 
 
 def test_a_normalised_model_has_no_bound_that_depends_on_the_batch():
@@ -306,6 +309,53 @@ class LayerNorm(nn.Module):
     def forward(self, x):
         centred = x - x.mean(1, keepdim=True)
         return centred / (centred.pow(2).mean(1, keepdim=True) + 1e-6).sqrt()
+
+
+class NormAct(nn.BatchNorm2d):
+    """A batch norm with a forward of its own and an activation, as timm has it."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        mean, variance = self.running_mean, self.running_var
+        return self.act(
+            F.batch_norm(x, mean, variance, self.weight, self.bias, self.training, self.momentum, self.eps)
+        )
+
+
+class LayerScale(nn.Module):
+    """A learnt factor for each channel, reshaped."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((channels,), 1e-6))
+
+    def forward(self, x):
+        return x.mul(self.gamma.reshape(1, -1, 1, 1))
+
+
+def test_norms_and_factors_in_other_words():
+    converted, report = convert(nn.Sequential(NormAct(4), LayerScale(4), Norms()), (4, 2, 2))
+    assert report.complete, str(report)
+    found = [(step.before, step.after, step.note) for step in report.steps]
+    centred = "BatchCentering", "subtracts each channel's mean"
+    assert found[:3] == [
+        ("batch_norm", *centred),
+        ("ReLU", "MaxMin", ""),
+        ("mul", "removed", "a learnt factor"),
+    ]
+    assert found[3:] == [("group_norm", *centred), ("instance_norm", *centred)]
+    x = torch.rand(3, 4, 2, 2)
+    assert (converted.eval()(x) - converted(0 * x)).norm() > 0.5 * x.norm()
+
+
+class Norms(nn.Module):
+    """Norms per channel as functions."""
+
+    def forward(self, x):
+        return F.instance_norm(F.group_norm(x, 2))
 
 
 class StochasticDepth(nn.Module):

@@ -48,6 +48,7 @@ SETUP = "python3 -m venv .venv && . .venv/bin/activate && pip install -c constra
 ELSEWHERE = {
     "tests": ".ci/run",
     "run by tests/test_examples.py": "tests/test_examples.py",
+    "run by tests/test_interoperability.py": "tests/test_interoperability.py",
     "run by tests/test_new_backend.py": "tests/test_new_backend.py",
     "run by tests/test_new_loss.py": "tests/test_new_loss.py",
     "run by tests/test_new_method.py": "tests/test_new_method.py",
@@ -246,7 +247,7 @@ def test_what_runs_elsewhere_is_short_and_runs_there():
         there = (ROOT / ELSEWHERE[block.marker]).read_text(encoding="utf-8")
         if block.marker == "tests":
             assert "<!-- tests -->" in there, "read from the README"
-        elif "tests/test_new_" in block.marker:
+        elif "tests/test_new_" in block.marker or "tests/test_inter" in block.marker:
             assert page in there
         else:
             for line in block.code.splitlines():

@@ -123,6 +123,27 @@ def test_swap_layers(run, capsys):
     assert "swapped: audited L" in capsys.readouterr().out
 
 
+def test_convert_resnet(run, capsys):
+    report, certificate = run("convert_resnet", "--epochs=1")
+    assert report.complete
+    assert certificate.lipschitz <= 1 + 1e-5
+    assert certificate.accuracy > 0.3
+    assert "audited L 1.00000" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_convert_resnet_in_full(run):
+    report, certificate = run("convert_resnet")
+    assert report.complete
+    assert certificate.lipschitz <= 1 + 1e-5
+    assert certificate.cra[36 / 255] > 0.8
+
+
+def test_convert_resnet_is_short():
+    lines = (EXAMPLES / "convert_resnet.py").read_text(encoding="utf-8").splitlines()
+    assert sum(bool(line.strip()) and not line.strip().startswith('"""') for line in lines) <= 40
+
+
 def test_cifar10(run, tmp_path, capsys):
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()

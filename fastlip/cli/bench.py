@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import click
 import torch
 
 from fastlip import _figures
+from fastlip._progress import Ticks
 from fastlip.benchmarking import CONTESTANTS, DisagreementError, Row, Setting, keep_pages, picture, run, why_not
 from fastlip.benchmarking.literals import Contestant
 from fastlip.models import METHODS, SIZES
@@ -78,25 +80,16 @@ def bench(
     if plot:
         _check_plot(plot)
     pages_kept = keep_pages()
+    settings = [Setting(method, **options) for method in methods or METHODS]
     rows: list[Row] = []
-    for method in methods or METHODS:
-        able: list[Contestant] = [
-            name for name in contestants or _USUAL if not _left_out(name, method, options["device"])
-        ]
-        if not able:
-            continue
-        try:
-            found = run(Setting(method, **options), able)
-        except DisagreementError as error:
-            raise click.ClickException(f"{error}: not timed") from None
-        except (TypeError, ValueError) as error:  # an argument that the method's layers do not take
-            if not options["layer_options"]:
-                raise
-            raise click.ClickException(f"{method}: {error}") from None
-        for row in found:
-            if not as_json:
-                _print_row(row, header=not rows)
-            rows.append(row)
+    with Ticks(sum(setting.stages for setting in settings)) as ticks:
+        for setting in settings:
+            found = _rows_of(setting, contestants or _USUAL, ticks)
+            ticks.hide()
+            for row in found:
+                if not as_json:
+                    _print_row(row, header=not rows)
+                rows.append(row)
     if not rows:
         raise click.ClickException("nothing was timed: no contestant can run next to these methods")
     if plot:
@@ -106,6 +99,21 @@ def bench(
     if as_json:
         about = {**options, **_machine(), "pages_kept": pages_kept}
         click.echo(json.dumps({"options": about, "rows": [row.to_dict() for row in rows]}, indent=2))
+
+
+def _rows_of(setting: Setting, contestants: Sequence[Contestant], ticks: Ticks) -> list[Row]:
+    """The rows of one method; none if no contestant can run next to it."""
+    able: list[Contestant] = [name for name in contestants if not _left_out(name, setting.method, setting.device)]
+    if not able:
+        return []
+    try:
+        return run(setting, able, lambda: ticks.tick(setting.method))
+    except DisagreementError as error:
+        raise click.ClickException(f"{error}: not timed") from None
+    except (TypeError, ValueError) as error:  # an argument that the method's layers do not take
+        if not setting.layer_options:
+            raise
+        raise click.ClickException(f"{setting.method}: {error}") from None
 
 
 def _parse_option(text: str) -> tuple[str, Any]:

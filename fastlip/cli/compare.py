@@ -12,7 +12,7 @@ import click
 
 from fastlip._files import printable
 from fastlip.benchmarking import keep_pages
-from fastlip.cli.options import recipe_options
+from fastlip.cli.options import Sections, recipe_options
 from fastlip.study.axes import Axes, axis_of, contenders_of
 from fastlip.study.contenders import Contender
 from fastlip.study.settings import (
@@ -43,7 +43,7 @@ class Names(click.ParamType):
         return names
 
 
-@click.command()
+@click.command(cls=Sections)
 @click.option(
     "--method", "--methods", "methods", type=Names(), multiple=True, help=f"Method; {_LIST}.  [default: all]"
 )

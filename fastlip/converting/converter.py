@@ -22,7 +22,6 @@ from fastlip.nn.arguments import one_of
 
 _SAMPLES = 2  # of the example that are followed through the model
 _ALLOWED = 1 + 1e-5
-_FAINT = 0.05
 
 
 def convert(
@@ -42,8 +41,10 @@ def convert(
         method: the parametrization of convolutions and dense layers, one of ``fastlip.models.METHODS``. Where it has
             no layer for a geometry, AOL takes its place, and the report says so.
         example: a batch of inputs (n, ...), of which shapes are taken. Pools are scaled for this size.
-        weights: ``"keep"`` takes weights over as initial values where the method allows (AOL, Cayley, LOT);
-            ``"fresh"`` starts with those of the layers, which suits a model that is trained from the beginning.
+        weights: ``"keep"`` takes weights over as initial values where the method allows (AOL, Cayley, LOT). Layers of
+            AOL that would shrink them so far that less than 5 % of a random input reached the output start with fresh
+            weights. ``"fresh"`` starts with those of the layers, which suits a model that is trained from the
+            beginning.
         head: the last dense layer: ``"orthogonal"`` has orthonormal rows, ``"unit_rows"`` has rows of norm 1 (each
             score is 1-Lipschitz, all together are not), ``"method"`` is the method's dense layer.
         quiet: whether the report is not printed.
@@ -127,8 +128,6 @@ def _report(model: nn.Module, converted: nn.Module, rewriting: Rewriting, shape:
         layers = audit(converted, shape).layers
         high = [f"{layer.name} ({layer.kind}) {layer.bound:.4g}" for layer in layers if layer.bound > _ALLOWED]
         reason = f"bounds above 1: {', '.join(high)}"
-    elif after is not None and after < _FAINT and rewriting.weights == "keep":
-        reason = f"A bound of {after:.2g} leaves little signal: the kept weights lose norm. weights='fresh' keeps it."
     return Conversion(tuple(rewriting.steps), tuple(rewriting.failures), before, after, reason)
 
 

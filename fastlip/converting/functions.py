@@ -15,7 +15,7 @@ from fastlip.certification.bounds import bound_module
 from fastlip.certification.bounds.resampling import interpolation
 from fastlip.certification.graphs.functions import FACTORS, JOINS, MOVES, QUOTIENTS, SUMS, module_form
 from fastlip.converting.modules import convert_activation, convert_pool
-from fastlip.converting.norms import centre_samples
+from fastlip.converting.norms import centre_channels, centre_samples
 from fastlip.converting.rewriting import Rewriting
 
 _ACTIVATIONS = {
@@ -58,6 +58,11 @@ def convert_function(work: Rewriting, node: fx.Node) -> None:
     elif target in (F.softmax, torch.softmax, "softmax"):
         dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs["dim"]
         work.put(node, nn.Softmax(dim))
+    elif target in (F.batch_norm, F.group_norm, F.instance_norm):
+        value = work.values[node]
+        made = centre_channels(value.shape[1], value)
+        work.note(node, name, type(made).__name__, "subtracts each channel's mean")
+        work.put(node, made)
     elif target is F.layer_norm:
         shape: Any = node.args[1] if len(node.args) > 1 else node.kwargs["normalized_shape"]
         made = centre_samples(work.values[node].shape[1], tuple(range(-len(shape), 0)))
@@ -108,12 +113,19 @@ def _convert_factor(work: Rewriting, node: fx.Node) -> None:
     if node.target in QUOTIENTS and node.args[1] is sources[0]:
         work.fail(node, name, "a quotient by a value has no Lipschitz constant")
         return
-    learnt = isinstance(factor, fx.Node) and isinstance(work.values.get(factor), nn.Parameter)
+    learnt = isinstance(factor, fx.Node) and _learnt(work, factor)
     found = torch.as_tensor(work.values[factor] if isinstance(factor, fx.Node) else factor, dtype=torch.float64)
     size = found.abs().amin().reciprocal() if node.target in QUOTIENTS else found.abs().amax()
     if learnt or size > 1:
         work.note(node, name, "removed", "a learnt factor" if learnt else f"a factor of {size.item():.4g}")
         work.drop(node)
+
+
+def _learnt(work: Rewriting, node: fx.Node) -> bool:
+    """Whether a value is a parameter, or computed from one."""
+    return isinstance(work.values.get(node), nn.Parameter) or any(
+        _learnt(work, used) for used in node.all_input_nodes
+    )
 
 
 def _convert_join(work: Rewriting, node: fx.Node) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -29,11 +30,21 @@ class Layer(NamedTuple):
     note: str
 
 
+class Start(NamedTuple):
+    """Where a layer starts.
+
+    ``least``: the share of its input's norm that a layer must keep, so that the network keeps enough of it.
+    """
+
+    weights: Weights
+    least: float = 0.0
+
+
 class RefusedError(ValueError):
     """There is no 1-Lipschitz layer for a module; the message says why."""
 
 
-def convolution(old: Any, method: Method, weights: Weights, x: Tensor, y: Tensor) -> Layer:
+def convolution(old: Any, method: Method, start: Start, x: Tensor, y: Tensor) -> Layer:
     """The method's convolution for ``torch.nn.Conv2d`` or ``Conv1d``; AOL's where the method has none for it.
 
     x and y are its input and output.
@@ -51,7 +62,7 @@ def convolution(old: Any, method: Method, weights: Weights, x: Tensor, y: Tensor
             notes.append(f"not {_name_for(old, kind)}: {_line(error)}")
             continue
         if found == y.shape:
-            return Layer(layer, "; ".join([_take_over(layer, old, weights), *notes]))
+            return Layer(layer, "; ".join([_take_over(layer, old, start), *notes]))
         notes.append(f"not {_name_for(old, kind)}: it gives {tuple(found[1:])} instead of {tuple(y.shape[1:])}")
     raise RefusedError("; ".join(notes))
 
@@ -79,16 +90,16 @@ def transposed(old: Any, x: Tensor, y: Tensor) -> Layer:
         raise RefusedError(f"AOCConvTranspose2d: {_line(error)}") from None
     if found != y.shape:
         raise RefusedError(f"AOCConvTranspose2d gives {tuple(found[1:])} instead of {tuple(y.shape[1:])}")
-    return Layer(layer, _take_over(layer, old, "fresh"))
+    return Layer(layer, _take_over(layer, old, Start("fresh")))
 
 
-def dense(old: nn.Linear, method: Method, weights: Weights, head: Head | None) -> Layer:
+def dense(old: nn.Linear, method: Method, start: Start, head: Head | None) -> Layer:
     """The method's dense layer (AOL's if it has none), or the head: ``head`` is None for other layers."""
     kinds: dict[str | None, Any] = {"orthogonal": lip.LOTLinear, "unit_rows": lip.NormalizedLinear}
     kind = kinds.get(head) or method.linear or lip.AOLLinear
     like = {"device": old.weight.device, "dtype": old.weight.dtype}
     layer = kind(old.in_features, old.out_features, bias=old.bias is not None, **like)
-    note = _take_over(layer, old, weights)
+    note = _take_over(layer, old, start)
     if head == "unit_rows":
         note += "; each score is 1-Lipschitz, all together are not"
     return Layer(layer, note)
@@ -127,19 +138,36 @@ def _shape(layer: nn.Module, x: Tensor) -> torch.Size:
         layer.train(training)
 
 
-def _take_over(layer: Any, old: Any, weights: Weights) -> str:
+def _take_over(layer: Any, old: Any, start: Start) -> str:
     """Copies weight and bias where the layer has parameters of their shape, and says what it did."""
     bias, raw = getattr(layer, "bias", None), getattr(layer, "raw_weight", None)
+    if start.weights == "fresh" or not isinstance(layer, _TAKE_WEIGHTS) or not isinstance(raw, Tensor):
+        return "fresh weights"
+    geometry = getattr(getattr(layer, "application", None), "geometry", None)
+    shape = (*old.weight.shape[:2], *(geometry.kernel_size if geometry else ()))
+    if raw.shape != shape or not old.weight.any():
+        return "fresh weights"
+    fresh = raw.detach().clone()
     with torch.no_grad():
-        if weights == "keep" and bias is not None and old.bias is not None and bias.shape == old.bias.shape:
+        raw.copy_(old.weight.view(shape))
+        if isinstance(layer, (lip.AOLConv2d, lip.AOLLinear)) and (kept := _kept(layer)) < start.least:
+            raw.copy_(fresh)
+            return f"fresh weights: the model's would keep {kept:.0%} of the norm"
+        if bias is not None and old.bias is not None and bias.shape == old.bias.shape:
             bias.copy_(old.bias)
-        if weights == "keep" and isinstance(layer, _TAKE_WEIGHTS) and isinstance(raw, Tensor):
-            geometry = getattr(getattr(layer, "application", None), "geometry", None)
-            shape = (*old.weight.shape[:2], *(geometry.kernel_size if geometry else ()))
-            if raw.shape == shape and old.weight.any():
-                raw.copy_(old.weight.view(shape))
-                return "weights kept"
-    return "fresh weights"
+    return "weights kept"
+
+
+def _kept(layer: Any) -> float:
+    r"""Share of the norm that a random input keeps, of what an orthogonal layer of this shape lets through.
+
+    :math:`|P|_F / \sqrt{\min(c_{out}, c_{in} s^2)}`, the root mean square of the singular values.
+    """
+    if isinstance(layer, lip.AOLConv2d):
+        strides, (outputs, inputs) = layer.application.geometry.stride, (layer.out_channels, layer.in_channels)
+    else:
+        strides, (outputs, inputs) = (), (layer.out_features, layer.in_features)
+    return layer.weight.norm().item() / math.sqrt(min(outputs, inputs * math.prod(strides)))
 
 
 def _line(error: Exception) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fastlip.certification.graphs.functions import depending_on
-from fastlip.converting.layers import Head, Weights
+from fastlip.converting.layers import Head, Start, Weights
 from fastlip.converting.report import Step
 from fastlip.converting.tracing import Flow
 from fastlip.nn.method import Method
 
+FAINT = 0.05  # the share of the norm of which a network with kept weights is to keep more
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
 
 
@@ -27,7 +28,6 @@ class Rewriting:
         self.root, self.graph, self.values = root, flow.graph, flow.values
         self.paths, self.whole = flow.paths, flow.whole
         self.method = method
-        self.weights: Weights = weights
         self.head_kind: Head = head_kind
         (self.input,) = (node for node in flow.graph.nodes if node.op == "placeholder")
         self.live = depending_on(self.input, flow.graph)
@@ -37,6 +37,8 @@ class Rewriting:
         self.modules = dict(root.named_modules())
         self.replaced: set[str] = set()
         self.head = self._last_dense()
+        count = sum(isinstance(module, WEIGHTED) for module in self.modules.values())
+        self.start = Start(weights, FAINT ** (1 / max(count, 1)))
 
     def _last_dense(self) -> fx.Node | None:
         calls = [node for node in self.graph.nodes if node.op == "call_module" and node in self.live]

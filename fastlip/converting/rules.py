@@ -112,11 +112,11 @@ def _convert_layer(work: Rewriting, node: fx.Node, module: Any) -> None:
         x, y = x.unsqueeze(-2), y.unsqueeze(-2)
     try:
         if isinstance(module, nn.Linear):
-            made = layers.dense(module, work.method, work.weights, work.head_kind if node is work.head else None)
+            made = layers.dense(module, work.method, work.start, work.head_kind if node is work.head else None)
         elif isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d)):
             made = layers.transposed(module, x, y)
         else:
-            made = layers.convolution(module, work.method, work.weights, x, y)
+            made = layers.convolution(module, work.method, work.start, x, y)
     except layers.RefusedError as error:
         work.fail(node, kind, str(error))
         return

@@ -226,6 +226,7 @@ METHOD = Method(
     BCOPConv2d,
     BjorckLinear,
     dense_head=True,
+    networks=("lip_next",),
     settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}},
     # deel-torchlip has one orthogonalised convolution, that of the reshaped kernel.
     peers={

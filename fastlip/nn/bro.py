@@ -255,6 +255,6 @@ METHOD = Method(
     BROConv2d,
     BROLinear,
     dense_head=True,
-    networks=("bro_net",),
+    networks=("bro_net", "lip_next"),
     settings={"digits": {"optimizer.lr": 0.05, "loss.temperature": 0.1}},
 )

@@ -230,5 +230,6 @@ METHOD = Method(
     CayleyConv2d,
     CayleyLinear,
     dense_head=True,
+    networks=("lip_next",),
     settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}},
 )

@@ -239,4 +239,10 @@ class LOTLinear(LipschitzLayer):
         return f"{super().extra_repr()}, ridge={self.ridge}, steps={self.steps}"
 
 
-METHOD = Method("lot", LOTConv2d, LOTLinear, settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}})
+METHOD = Method(
+    "lot",
+    LOTConv2d,
+    LOTLinear,
+    networks=("lip_next",),
+    settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}},
+)

@@ -315,4 +315,4 @@ class SOCLinear(LipschitzLayer):
         return (exponential[: self.out_features, : self.in_features],)
 
 
-METHOD = Method("soc", SOCConv2d, SOCLinear, settings={"digits": {"loss.temperature": 0.1}})
+METHOD = Method("soc", SOCConv2d, SOCLinear, networks=("lip_next",), settings={"digits": {"loss.temperature": 0.1}})

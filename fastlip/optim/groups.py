@@ -42,7 +42,7 @@ def manifold_groups(
         >>> [(group["manifold"], len(group["params"])) for group in fastlip.optim.manifold_groups(model)]
         [(True, 1), (False, 1)]
     """
-    matrices = list(_matrices(model).values())
+    matrices = orthogonal_matrices(model)
     if not matrices:
         raise ValueError("model: has no layer with parametrization='manifold', such as CayleyLinear takes it")
     known = {id(matrix) for matrix in matrices}
@@ -97,6 +97,11 @@ def retract_(model: nn.Module) -> float:
         largest = max(largest, orthogonality_error(whole))
         put_rows(retracted(whole), matrix)
     return largest
+
+
+def orthogonal_matrices(model: nn.Module) -> list[Tensor]:
+    """The orthogonal matrices of a model, each once."""
+    return list(_matrices(model).values())
 
 
 def _matrices(model: nn.Module) -> dict[str, Tensor]:

@@ -53,7 +53,7 @@ def train(recipe: Recipe, data: Data, folder: Path, plain: bool = False) -> Trai
     state = run_folder.load_state() if run_folder.checkpoint.exists() else None
     prepare_process(recipe)
     training = Training(network_of(recipe, data, plain), recipe, data, folder, state)
-    training.fit(tensorboard=False)
+    training.fit(tensorboard=False, lines=False)
     return training
 
 

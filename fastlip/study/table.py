@@ -9,8 +9,9 @@ from typing import Any
 from fastlip.certification.certificates import DEFAULT_EPS
 from fastlip.study.contenders import Contender
 from fastlip.study.measuring import Measured
+from fastlip.training.text import radius_name
 
-EPS_NAMES = ("36/255", "72/255", "108/255", "1")
+EPS_NAMES = tuple(map(radius_name, DEFAULT_EPS))
 
 
 @dataclass(frozen=True)

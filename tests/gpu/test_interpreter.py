@@ -3,9 +3,11 @@
 To run one case: ``TRITON_INTERPRET=1 pytest tests/gpu/test_interpreter.py -k odd_channels``.
 """
 
+import dataclasses
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,7 @@ MANY_PROGRAMS = {"gram_rowsum-depthwise", "spectral_conv-depthwise_torus", "spec
 # An iteration is a hundred launches, of some programs for each frequency.
 MANY_PROGRAMS |= {f"spectral_polar-{name}" for name in ("c3", "c1", "c23_odd", "groups_dilation", "tall", "wide")}
 MANY_PROGRAMS |= {"spectral_polar-ill_conditioned", "spectral_polar-c40"}
+MANY_PROGRAMS |= {f"block_reflector-{name}" for name in ("c2", "c3", "wide", "c63_strided", "half")}
 # So is an exponential.
 QUICK_EXPONENTIALS = ("17", "empty batch", "empty_batch")
 MANY_PROGRAMS |= {
@@ -251,6 +254,45 @@ def test_exponentials_are_never_expanding(dtype):
     assert torch.linalg.svdvals(wide).amax() < 1 + 1e-6
     assert (wide @ wide.mH - torch.eye(5)).abs().amax() < 1e-4
     assert (wide[0] - ops.spectral_exp(K[0].to(torch.complex128))).abs().amax() < 1e-6
+
+
+@inside
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64, torch.complex128], ids=str)
+@pytest.mark.parametrize("case_name", ["c8", pytest.param("half", marks=slow)])
+def test_block_reflectors_in_other_dtypes(case_name, dtype):
+    case = testing.cases_of("block_reflector").CASES[case_name]
+    one = dataclasses.replace(case, shapes={"V": (1, *case.shapes["V"][-2:])})
+    testing.check_agreement("block_reflector", "triton", one, dtype)
+
+
+@inside
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex128], ids=str)
+def test_block_reflectors_of_matrices_without_full_rank(dtype):
+    """Zero, equal columns, rank one, ill-conditioned, tiny, huge, too small for a gradient, NaN, Inf: one batch."""
+    V = torch.randn(10, 8, 4, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    U, _, Wh = torch.linalg.svd(V[4].to(torch.promote_types(dtype, torch.float64)), full_matrices=False)
+    V[1] = 0
+    V[2] = V[2][:, [0, 1, 1, 2]]
+    V[3] = V[3][:, :1] * torch.arange(1, 5)
+    V[4] = ((U * torch.logspace(0, -5, 4)) @ Wh).to(dtype)
+    V[5] *= 1e-25
+    V[6] *= 1e25
+    V[7] *= 1e-41
+    V[8, 3, 2], V[9, 3, 2] = float("nan"), float("inf")
+    V.requires_grad_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of Inf
+        Q = ops.block_reflector(V, backend="triton")
+        (gradient,) = torch.autograd.grad(Q[:8].abs().sum(), V)
+    assert Q[8:].isnan().all()
+    assert torch.equal(Q[1], torch.eye(8, dtype=dtype))
+    assert gradient[:8].abs().isfinite().all()
+    Q, wide = Q.detach()[:8].to(torch.complex128), V.detach()[:8].to(torch.complex128)
+    assert (Q @ Q.mH - torch.eye(8)).abs().amax() < 40 * torch.finfo(dtype).eps
+    expected = ops.block_reflector(wide, backend="reference")
+    error, eps = (Q - expected).abs().amax((1, 2)), torch.finfo(dtype).eps
+    assert error[[0, 1, 2, 3, 5, 6]].amax() < 200 * eps
+    assert error[4] < max(200 * eps, 1e6 * torch.finfo(torch.float64).eps)  # of condition 1e5
 
 
 def test_outside_the_interpreter_a_cpu_tensor_is_refused_with_the_reason():

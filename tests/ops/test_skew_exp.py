@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastlip import ops, testing
+from fastlip.kernels.skew_exp import on_device
 
 BACKENDS = ("reference", "native")
 
@@ -48,14 +49,15 @@ def test_four_matrices_are_kept():
     assert testing.saved_bytes(lambda K: ops.skew_exp(K, backend="native"), {"K": K}) == 4 * 4 * 64
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("angle", [1e-3, 0.06, 0.5, 0.6, 2.0, 50.0])
-def test_rotations_are_turned_by_their_angle(angle, dtype):
+@pytest.mark.parametrize("angle", [1e-3, 0.01, 0.04, 0.06, 0.5, 0.6, 2.0, 50.0])
+def test_rotations_are_turned_by_their_angle(angle, dtype, backend):
     """Near every norm at which the number of squarings changes; the derivative for the angle is the next rotation."""
     K = torch.zeros(1, 2, 2, dtype=dtype)
     K[0, 0, 1] = -2 * angle
     K.requires_grad_()
-    Q = ops.skew_exp(K, backend="native")
+    Q = ops.skew_exp(K, backend=backend)
     c, s = math.cos(angle), math.sin(angle)
     expected = torch.tensor([[[c, -s], [s, c]]], dtype=dtype)
     tolerance = 8 * (1 + angle) * torch.finfo(dtype).eps
@@ -99,3 +101,16 @@ def test_transforms_run_the_reference():
 def test_errors_name_the_argument(K, error, text):
     with pytest.raises(error, match=text):
         ops.skew_exp(K)
+
+
+@pytest.mark.parametrize(("size", "scale"), [(1, 1.0), (3, 0.0), (3, 1.0), (8, 5.0), (5, 40.0)])
+def test_what_gpus_run_is_the_exponential_and_its_adjoint(size, scale):
+    K = scale * torch.randn(2, size, size, dtype=torch.float64)
+    A = ((K - K.mT) / 2).requires_grad_()
+    E = torch.linalg.matrix_exp(A)
+    G = torch.randn_like(E)
+    (gradient,) = torch.autograd.grad(E, A, G)
+    expected = (gradient - gradient.mT) / 2
+    A, E = A.detach(), E.detach()
+    torch.testing.assert_close(on_device.exponential(A), E, rtol=0, atol=1e-12)
+    torch.testing.assert_close(on_device.adjoint(G @ E.mT, A), expected, rtol=1e-11, atol=1e-11)

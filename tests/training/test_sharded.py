@@ -1,4 +1,4 @@
-"""Two processes train as one: the manifold optimiser under DDP and with rows divided (fully_shard)."""
+"""Two processes train as one: under DDP, with parameters divided (fully_shard), and with activations recomputed."""
 
 import functools
 
@@ -10,7 +10,9 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
+from fastlip import models
 from fastlip import nn as lip
 from fastlip.optim import ManifoldOptimizer, manifold_groups, orthogonality_errors, retract_
 from fastlip.training import distributed
@@ -30,8 +32,38 @@ def over_matrices(model):
     return ManifoldOptimizer(manifold_groups(model), base, retract_every=8)
 
 
-NETWORKS = {"matrices": (matrices, over_matrices)}
-WAYS = ("one", "ddp", "fsdp")
+def lip_next():
+    model = models.lip_next("XS", num_classes=5, image_size=8, in_channels=2, width=10, depth=3)
+    return model, torch.rand(16, 2, 8, 8), 5
+
+
+def bro_net():
+    sizes = {"width": 6, "depth": 2, "features": 10, "dense_layers": 2}
+    return models.bro_net("XS", num_classes=5, image_size=8, in_channels=2, **sizes), torch.rand(16, 2, 8, 8), 5
+
+
+def usual(model):
+    return torch.optim.NAdam(model.parameters(), 0.005)
+
+
+NETWORKS = {"matrices": (matrices, over_matrices), "lip_next": (lip_next, over_matrices), "bro_net": (bro_net, usual)}
+WAYS = ("one", "ddp", "fsdp", "fsdp, recomputed")
+
+
+class Recomputed(nn.Sequential):
+    """A module whose activations are computed again in the backward pass."""
+
+    def forward(self, x):
+        return checkpoint(self[0], x, use_reentrant=False)
+
+
+def units_of(model):
+    """The parts that fully_shard gathers one after the other, as (parent, name)."""
+    for name, child in model.named_children():
+        if name in ("blocks", "stem", "neck", "dense"):
+            yield from units_of(child)
+        elif list(child.parameters()):
+            yield model, name
 
 
 def train(name, way):
@@ -39,15 +71,19 @@ def train(name, way):
     build, optimizer_of = NETWORKS[name]
     torch.manual_seed(0)
     model, x, classes = build()
+    named = list(model.state_dict().items())
     y = torch.arange(len(x)) % classes
     rank, size = (0, 1) if way == "one" else (dist.get_rank(), dist.get_world_size())
     network = model
     if way == "ddp":
         network = DistributedDataParallel(model)
-    if way == "fsdp":
-        for child in model:
-            if list(child.parameters()):
-                fully_shard(child)
+    units = list(units_of(model))
+    if way == "fsdp, recomputed":
+        for parent, key in units:
+            setattr(parent, key, Recomputed(getattr(parent, key)))
+    if way.startswith("fsdp"):
+        for parent, key in units:
+            fully_shard(getattr(parent, key))
         fully_shard(model)
     optimizer = optimizer_of(model)
     for _ in range(STEPS):
@@ -55,11 +91,11 @@ def train(name, way):
         scores = network(x[rank::size])
         nn.functional.cross_entropy(4 * scores, y[rank::size]).backward()
         optimizer.step()
-    if way == "fsdp" and isinstance(optimizer, ManifoldOptimizer):
+    if way == "fsdp" and name == "matrices":
         check_division(model, optimizer)
-    return {
-        key: value.full_tensor() if isinstance(value, DTensor) else value for key, value in model.state_dict().items()
-    }
+    state = model.state_dict()
+    whole = {key: value.full_tensor() if isinstance(value, DTensor) else value for key, value in state.items()}
+    return dict(zip([key for key, _ in named], whole.values(), strict=True))
 
 
 def check_division(model, optimizer):

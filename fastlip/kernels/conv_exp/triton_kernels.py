@@ -77,8 +77,8 @@ def conv_exp_backward(
     for t, coefficient in enumerate(coefficients[1:], 1):
         image = inputs[-t] if inputs else g
         extended = _passes.with_halo(g, images.adjoint_halo_of(geometry))
-        needed, part = images.adjoint_gradients(image, extended, kernel, geometry, True, bool(inputs))
-        g = cast(Tensor, needed)
+        following, part = images.adjoint_gradients(image, extended, kernel, geometry, True, bool(inputs))
+        g = cast(Tensor, following)
         x_gradient = torch.add(x_gradient, g, alpha=coefficient) if t == 1 else x_gradient.add_(g, alpha=coefficient)
         if part is not None:
             factor = coefficient if t == len(coefficients) - 1 else 1  # s_T is a multiple of x

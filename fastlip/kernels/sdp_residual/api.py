@@ -58,7 +58,7 @@ def sdp_residual(
         recompute: if True, the backward of the kernels computes relu(W x + b) again, at the cost of one convolution;
             if False it is saved. Default None: True for 1x1 kernels, where it is cheap. The result is the same.
         second: the result of ``folded(weight, scale)`` in this op's module, if it has been computed already; it has
-            no gradient of its own. Default None. The kernels for a matrix scale the hidden activations without it.
+            no gradient of its own. Default None. Of a matrix: not used.
         backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
@@ -82,12 +82,7 @@ def sdp_residual(
 
 
 def folded(weight: Tensor, scale: Tensor) -> Tensor:
-    """The kernel (c, m, kh, kw) of the convolution W₂ = Wᵀ diag(scale), as the kernels read it: channels-last.
-
-    Of a matrix W₂ᵀ = diag(scale) W.
-    """
-    if weight.dim() == 2:
-        return scale[:, None] * weight
+    """The kernel (c, m, kh, kw) of the convolution W₂ = Wᵀ diag(scale), as the kernels read it: channels-last."""
     return adjoint(scale[:, None, None, None] * weight).contiguous(memory_format=torch.channels_last)
 
 

@@ -22,14 +22,11 @@ def refuse(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, pairin
     return "under autocast products run in another dtype" if autocasts(x.device) else ""
 
 
-def forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, second: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """y, and h = relu(W x + b); ``second`` is diag(scale) W, without which the scale is a factor of h."""
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """y, and h = relu(W x + b). The scale is a factor of h, which is smaller than W."""
     rows = x.reshape(-1, x.shape[-1])
     h = (rows @ weight.mT if bias is None else torch.addmm(bias, rows, weight.mT)).relu_()
-    y = torch.addmm(rows, h * scale, weight, alpha=-1) if second is None else torch.addmm(rows, h, second, alpha=-1)
-    return y.view(x.shape), h
+    return torch.addmm(rows, h * scale, weight, alpha=-1).view(x.shape), h
 
 
 def backward(

@@ -72,7 +72,7 @@ def sdp_residual_forward(
     """y, h = relu(W x + b) unless it is to be computed again, and the bits of MaxMin."""
     if numbers:
         return _kernels.forward(x, weight, bias, scale, second, recompute, numbers, pairing)
-    return *dense.forward(x, weight, bias, scale, second), x.new_empty(0, dtype=torch.uint8)
+    return *dense.forward(x, weight, bias, scale), x.new_empty(0, dtype=torch.uint8)
 
 
 def sdp_residual_backward(

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.exponential import matrix_exp
+
 _LARGEST_ANGLE = 2.0  # of the series: its terms stay below e^2, and so does what rounding is magnified by
 
 
@@ -23,7 +25,7 @@ def adjoint(M: Tensor, A: Tensor) -> Tensor:
         term = (product.mT - product) / (k + 1)
         total += term
     if halvings:
-        rotation = torch.linalg.matrix_exp(A)
+        rotation = matrix_exp(A)
         for _ in range(halvings):
             total = (total + rotation.mT @ total @ rotation) / 2
             rotation = rotation @ rotation

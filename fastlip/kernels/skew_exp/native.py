@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.dispatch import registered
+from fastlip.kernels.common.exponential import matrix_exp
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.common.sizes import surely_below
 from fastlip.kernels.skew_exp import commutators, on_device, polynomial
@@ -34,7 +35,7 @@ def skew_exp_forward(K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     A = (K - K.mT) / 2
     with full_precision(K.device):
         if K.is_cuda or K.dtype == torch.float64:
-            E = on_device.exponential(A) if K.is_cuda else torch.linalg.matrix_exp(A)
+            E = on_device.exponential(A) if K.is_cuda else matrix_exp(A)
             return _correct(E).contiguous(), K.new_empty(0), K.new_empty(0)
         E, square, B, squarings = polynomial.exponential(A.view(-1, *A.shape[-2:]))
         if squarings:  # each doubles rounding errors

@@ -14,12 +14,12 @@ def supports(K: Tensor) -> str:
     return exponential_triton.supports(K, K.shape[-1])
 
 
-def skew_exp_forward(K: Tensor) -> Tensor:
-    """exp((K - Kᵀ) / 2), orthogonal to rounding."""
-    return exponential_triton.exponential(_flat(K)).view(K.shape)
+def skew_exp_forward(K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """exp((K - Kᵀ) / 2), orthogonal to rounding; the backward needs nothing beside it."""
+    return exponential_triton.exponential(_flat(K)).view(K.shape), K.new_empty(0), K.new_empty(0)
 
 
-def skew_exp_backward(gradient: Tensor, K: Tensor, E: Tensor) -> Tensor:
+def skew_exp_backward(gradient: Tensor, K: Tensor, *_: Tensor) -> Tensor:
     """The gradient of K."""
     return exponential_triton.adjoint(_flat(gradient), _flat(K)).view(K.shape)
 

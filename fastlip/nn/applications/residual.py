@@ -155,13 +155,11 @@ class ResidualDense(Application):
         if self.width > layer.in_features:
             x = F.pad(x, (0, self.width - layer.in_features))
         source, scale = at_rest(layer, ())
-        kernel, second = source.kernel, None
-        if source is not layer:
-            second = layer._cache.derive("folded", (), (kernel, scale), partial(folded, kernel, scale))
-        elif not layer.training:
+        kernel = source.kernel
+        if source is layer and not layer.training:
             # A view, where only the gradient of x may be asked for: of a leaf, torch does not say whether it is.
             kernel = kernel.view_as(kernel)
-        y = SDP_RESIDUAL(x, kernel, source.bias, scale, second, False, None, "none", layer.backend)
+        y = SDP_RESIDUAL(x, kernel, source.bias, scale, None, False, None, "none", layer.backend)
         return y if self.width == layer.out_features else y[..., : layer.out_features]
 
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:

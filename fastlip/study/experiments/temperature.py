@@ -10,6 +10,7 @@ from torch import Tensor
 
 import fastlip
 from fastlip._extras import needed_for
+from fastlip._progress import shown
 from fastlip.losses import TemperatureCrossEntropy
 from fastlip.study.experiments.common import BLUE, GREEN, GREY, INK, RED, Batch, claim, dense_network, fit
 from fastlip.study.plots import new_figure, open_axes
@@ -54,7 +55,7 @@ def run(
     for name, make in (("mixture", mixture), ("moons", moons)):
         x, y = make(count, seed)
         grid = _grid(x)
-        runs = [_run(x, y, grid, tau, seed, width, steps) for tau in temperatures]
+        runs = [_run(x, y, grid, tau, seed, width, steps) for tau in shown(temperatures, name)]
         found[name] = {"x": x.tolist(), "y": y.tolist(), "grid": grid.tolist(), "runs": runs}
     coldest, hottest = ([found[name]["runs"][i] for name in ("mixture", "moons")] for i in (0, -1))
     found["claims"] = [
