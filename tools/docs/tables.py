@@ -88,6 +88,19 @@ def digits() -> str:
     return f"{about}\n\n{table(head, rows)}"
 
 
+def digits_plain() -> str:
+    """Accuracy and audit of the plain network on the digits."""
+    file, found = read("digits_plain_cpu.json")
+    head = ("seed", "accuracy", f"CRA({EPS})", "audited L")
+    rows = (
+        (str(row["seed"]), _percent(row["accuracy"]), _percent(_at(row["cra"])), f"{row['lipschitz']:.3g}")
+        for row in found["rows"]
+    )
+    about = measured(file, found["command"], f"{found['machine']}, {found['date']}", found["torch"])
+    chosen = f"Learning rate {found['lr']:g}, chosen on a fifth of the training images."
+    return f"{about} {chosen}\n\n{table(head, rows)}"
+
+
 def _at(by_eps: dict[str, float]) -> float:
     above, below = EPS.split("/")
     return by_eps[str(int(above) / int(below))]
@@ -301,6 +314,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "compare": compare,
     "dense": dense,
     "digits": digits,
+    "digits_plain": digits_plain,
     "manifold": manifold,
     "never_slower": never_slower,
     "ops": ops,
