@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fastlip import _moved
 
 if TYPE_CHECKING:
-    from fastlip import conformal, data, hub, losses, models, nn, ops
+    from fastlip import conformal, data, hub, losses, metrics, models, nn, ops, optim
     from fastlip.certification import (
         AttackResult,
         Audit,
@@ -60,9 +60,11 @@ __all__ = [
     "hub",
     "load_official",
     "losses",
+    "metrics",
     "models",
     "nn",
     "ops",
+    "optim",
     "unfreeze",
     "unfuse",
 ]

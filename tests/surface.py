@@ -3,7 +3,22 @@
 import importlib
 import inspect
 
-MODULES = ["", "nn", "ops", "losses", "models", "data", "hub", "certification", "conformal", "training"]
+MODULES = [
+    *(
+        "",
+        "nn",
+        "ops",
+        "losses",
+        "metrics",
+        "models",
+        "data",
+        "hub",
+        "certification",
+        "conformal",
+        "optim",
+        "training",
+    ),
+]
 
 
 def public_names(module):

@@ -1,6 +1,9 @@
 """Every script of examples/ runs, and shows what its docstring says that it shows."""
 
 import ast
+import contextlib
+import io
+import re
 import runpy
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 import torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+FIGURE = re.compile(r"\d[\d.]*(?:e[+-]?\d+)?")
 SMALL = ["--method=cayley", "--width=4", "--layers-per-block=1", "--epochs=2"]
 
 
@@ -17,8 +21,25 @@ def run(tmp_path, monkeypatch):
     """Calls the main function of a script in an empty folder, and gives back torch's threads."""
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
-    yield lambda name, *arguments: runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](list(arguments))
+    yield call
     torch.set_num_threads(threads)
+
+
+def call(name, *arguments):
+    """What main returns; what it prints is printed, and compared with what the documentation shows."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        found = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](list(arguments))
+    print(output.getvalue())
+    recorded = EXAMPLES / "output" / f"{name}.txt"
+    if recorded.is_file():
+        wanted = lines_without_figures(recorded.read_text(encoding="utf-8"))
+        assert lines_without_figures(output.getvalue()) == wanted, "run `python tools/docs/notebooks.py record`"
+    return found
+
+
+def lines_without_figures(text):
+    """The different lines of an output, with # for every figure: small runs have fewer lines, and other figures."""
+    return {" ".join(FIGURE.sub("#", line).split()) for line in text.splitlines()} - {""}
 
 
 def test_certified_digits(run, capsys):
@@ -53,6 +74,46 @@ def test_conformal_digits(run, tmp_path):
     assert robust >= level - width
     assert sizes[0] < sizes[1] < 10
     assert (tmp_path / "sets.png").stat().st_size > 0
+
+
+def check_signed_distance(found, rays, error):
+    for name in ("HKR", "eikonal"):
+        mean_error, bound, arrived, overshot = found[name]
+        assert bound <= 1 + 1e-5
+        assert overshot == 0
+        assert arrived > 0.9 * rays
+        assert mean_error < error
+    assert found["plain, eikonal"][1] > 10
+
+
+def test_signed_distance(run, tmp_path):
+    check_signed_distance(run("signed_distance", "--steps=80", "--rays=2000", "--figure=sd.png"), 2000, 0.4)
+    assert (tmp_path / "sd.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_no_ray_of_100_000_overshoots(run):
+    found = run("signed_distance")
+    check_signed_distance(found, 100_000, 0.06)
+    assert found["HKR"][0] < 0.03
+    assert found["plain, eikonal"][3] > 0
+
+
+def test_monotone_tabular(run, tmp_path):
+    found = run("monotone_tabular", "--splits=1", "--steps=60", "--figure=monotone.png")
+    accuracy, fallen, *cra = found["monotone"]
+    assert fallen == 0, "of 10,000 pairs"
+    assert accuracy > 0.85
+    assert accuracy >= cra[0] >= cra[5] > found["plain"][2 + 5]
+    assert found["boosting"][1] == 0
+    assert (tmp_path / "monotone.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_a_monotone_classifier_is_as_accurate_as_boosting(run):
+    found = run("monotone_tabular")
+    assert found["monotone"][1] == 0, "of 10,000 pairs in each of ten splits"
+    assert found["monotone"][0] > found["boosting"][0] - 0.02
 
 
 def test_swap_layers(run, capsys):

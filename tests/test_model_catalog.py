@@ -183,7 +183,11 @@ def test_a_twin_of_one_layer():
 @pytest.mark.parametrize(
     ("name", "options", "text"),
     [
-        ("resnet", {}, "name='resnet': allowed are 'bro_net', 'lip_conv_net', 'lip_res_net', 'plain_bro_net'"),
+        (
+            "resnet",
+            {},
+            "name='resnet': allowed are 'bro_net', 'lip_conv_net', 'lip_next', 'lip_res_net', 'plain_bro_net'",
+        ),
         ("plain_sll_net", {}, "name='plain_sll_net': allowed are"),
         ("bro_net", {"size": "XXL"}, "size='XXL': allowed are 'XS', 'S', 'M', 'L'"),
         ("bro_net", {"num_classes": 1}, "num_classes=1: expected at least 2"),

@@ -1,5 +1,6 @@
 """The comparison paper's ConvNet for every method; fuse and unfuse."""
 
+import inspect
 import math
 import re
 from pathlib import Path
@@ -152,3 +153,11 @@ def test_fuse_and_unfuse_change_the_backend_and_nothing_else():
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     with pytest.raises(TypeError, match="model: got int"):
         fastlip.fuse(3)
+
+
+def test_the_types_of_layer_options_list_what_only_some_methods_have():
+    convolutions = [method.convolution for method in REGISTRY.values()]
+    arguments = [set(inspect.signature(convolution).parameters) for convolution in convolutions]
+    own = set().union(*arguments) - set(inspect.signature(torch.nn.Conv2d).parameters) - {"backend"}
+    assert set(fastlip.models.LayerOptions.__annotations__) == own
+    assert set(fastlip.models.MethodOptions.__annotations__) == own - {"quasi_residual"}

@@ -44,9 +44,9 @@ BUDGETS = {
     CAYLEY: Budget(25, 6),
     AOL: Budget(12, 5),
     SLL: Budget(35, 7),
-    SLL_KERNELS: Budget(56, 14),
-    CERTIFY: Budget(3200),
-    CERTIFY_FIVE: Budget(7500),
+    SLL_KERNELS: Budget(55, 15),
+    CERTIFY: Budget(2500),
+    CERTIFY_FIVE: Budget(5550),
 }
 Entered = collections.Counter[tuple[str, str]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
@@ -55,6 +55,11 @@ class Setting:
     layer_options: Mapping[str, Any] = field(default_factory=dict)
     scale: float = 1.0
 
+    @property
+    def stages(self) -> int:
+        """Number of parts of the work: the check, and the rounds of training and evaluation with their warm-ups."""
+        return 1 + 2 * (self.rounds + 1)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -104,7 +109,9 @@ class DisagreementError(RuntimeError):
     """Fused and reference networks differ by more than rounding. Nothing is timed."""
 
 
-def run(setting: Setting, contestants: Sequence[Contestant] = CONTESTANTS) -> list[Row]:
+def run(
+    setting: Setting, contestants: Sequence[Contestant] = CONTESTANTS, watch: Callable[[], None] | None = None
+) -> list[Row]:
     """Times the contestants and the plain network in turn, after checking that their gradients agree.
 
     Plain is the same network of zero-padded ``nn.Conv2d`` and ``nn.Linear``, contiguous, with MaxMin by maximum and
@@ -129,6 +136,7 @@ def run(setting: Setting, contestants: Sequence[Contestant] = CONTESTANTS) -> li
     Args:
         setting: the network, its batch, and how it is timed.
         contestants: the networks that are compared with plain.
+        watch: is called after the check and after each round, :attr:`Setting.stages` times.
 
     Returns:
         A row for each contestant.
@@ -149,10 +157,12 @@ def run(setting: Setting, contestants: Sequence[Contestant] = CONTESTANTS) -> li
     y = torch.randint(10, (setting.batch_size,), device=setting.device)
     for name in dict.fromkeys(("fused", *(name for name in contestants if name in whole_step.PROGRAMS))):
         _require_agreement(name, setting.method, model, x[:4], y[:4])
+    if watch is not None:
+        watch()
     inputs = {name: _input(name, x) for name in networks}
     losses = {name: loss_of(network, inputs[name], y) for name, network in networks.items()}
     sizes: dict[str, int | None] = {}
-    how = setting.rounds, setting.device
+    how = setting.rounds, setting.device, math.inf, watch
     train = alternate({name: training_step(name, networks[name], losses[name]) for name in networks}, *how)
     for name, network in networks.items():
         sizes[name] = None if name in _OWN_MEMORY else bytes_kept(losses[name])

@@ -12,7 +12,11 @@ import torch
 
 
 def alternate(
-    steps: Mapping[str, Callable[[], object]], rounds: int, device: str | torch.device, limit: float = math.inf
+    steps: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: str | torch.device,
+    limit: float = math.inf,
+    watch: Callable[[], None] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of each step. Every round runs all steps in turn; the first round warms up and does not count.
 
@@ -21,6 +25,7 @@ def alternate(
         rounds: number of rounds that count.
         device: device of the steps, which is waited for.
         limit: seconds after which no further round begins; one round counts in any case.
+        watch: is called after each round.
     """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     begun = time.perf_counter()
@@ -30,6 +35,8 @@ def alternate(
             step()
             if turn:
                 seconds[name].append(_now(device) - started)
+        if watch is not None:
+            watch()
         if turn and time.perf_counter() - begun > limit:
             break
     return seconds

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastlip.certification.loading import collated, picture
+from fastlip.certification.standardised import remark
+
 IMAGE_KEYS = ("image", "images", "img", "x", "input", "inputs", "pixel_values", "data")
 LABEL_KEYS = ("label", "labels", "y", "target", "targets")
 
@@ -89,8 +92,11 @@ def check_bounds(index: int, images: Tensor, bounds: tuple[Any, Any] | None) -> 
         least, most = images.amin().item(), images.amax().item()
         raise ValueError(
             f"loader: the images of batch {index} have values from {least:.6g} to {most:.6g}, outside of the bounds; "
-            "radii are in the units of the images: put them on the scale of the bounds, and what standardises them "
-            "into the model"
+            + (
+                remark(images)
+                or "radii are in the units of the images: put them on the scale of the bounds, and what standardises "
+                "them into the model"
+            )
         )
 
 
@@ -116,6 +122,8 @@ def _entry(index: int, batch: Mapping[Any, Any], what: str, keys: tuple[str, ...
 def _tensor(index: int, what: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
+    if isinstance(value, list) and value and picture(value[0]) is not None:
+        return collated(value)
     try:
         # A copy: the memory of an array may be read-only, and torch warns of it.
         return torch.as_tensor(np.array(value))

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import click
 import torch
 
 from fastlip import _figures
-from fastlip.benchmarking import CONTESTANTS, DisagreementError, Row, Setting, keep_pages, run, why_not
+from fastlip._progress import Ticks
+from fastlip.benchmarking import CONTESTANTS, DisagreementError, Row, Setting, keep_pages, picture, run, why_not
 from fastlip.benchmarking.literals import Contestant
-from fastlip.models import METHODS, SIZES, TITLES
+from fastlip.models import METHODS, SIZES
 from fastlip.models.literals import MethodName
 
 _PICTURES = ("png", "pdf", "svg", "jpg", "jpeg", "webp", "eps", "ps", "tif", "tiff")
@@ -78,33 +80,40 @@ def bench(
     if plot:
         _check_plot(plot)
     pages_kept = keep_pages()
+    settings = [Setting(method, **options) for method in methods or METHODS]
     rows: list[Row] = []
-    for method in methods or METHODS:
-        able: list[Contestant] = [
-            name for name in contestants or _USUAL if not _left_out(name, method, options["device"])
-        ]
-        if not able:
-            continue
-        try:
-            found = run(Setting(method, **options), able)
-        except DisagreementError as error:
-            raise click.ClickException(f"{error}: not timed") from None
-        except (TypeError, ValueError) as error:  # an argument that the method's layers do not take
-            if not options["layer_options"]:
-                raise
-            raise click.ClickException(f"{method}: {error}") from None
-        for row in found:
-            if not as_json:
-                _print_row(row, header=not rows)
-            rows.append(row)
+    with Ticks(sum(setting.stages for setting in settings)) as ticks:
+        for setting in settings:
+            found = _rows_of(setting, contestants or _USUAL, ticks)
+            ticks.hide()
+            for row in found:
+                if not as_json:
+                    _print_row(row, header=not rows)
+                rows.append(row)
     if not rows:
         raise click.ClickException("nothing was timed: no contestant can run next to these methods")
     if plot:
+        title = f"ConvNet {options['size']}, batch {options['batch_size']}, {options['device']}"
         with _figures.own_style():
-            _plot(rows, plot, f"ConvNet {options['size']}, batch {options['batch_size']}, {options['device']}")
+            _figures.save(plot, picture.draw(rows, title), _kind(plot))
     if as_json:
         about = {**options, **_machine(), "pages_kept": pages_kept}
         click.echo(json.dumps({"options": about, "rows": [row.to_dict() for row in rows]}, indent=2))
+
+
+def _rows_of(setting: Setting, contestants: Sequence[Contestant], ticks: Ticks) -> list[Row]:
+    """The rows of one method; none if no contestant can run next to it."""
+    able: list[Contestant] = [name for name in contestants if not _left_out(name, setting.method, setting.device)]
+    if not able:
+        return []
+    try:
+        return run(setting, able, lambda: ticks.tick(setting.method))
+    except DisagreementError as error:
+        raise click.ClickException(f"{error}: not timed") from None
+    except (TypeError, ValueError) as error:  # an argument that the method's layers do not take
+        if not setting.layer_options:
+            raise
+        raise click.ClickException(f"{setting.method}: {error}") from None
 
 
 def _parse_option(text: str) -> tuple[str, Any]:
@@ -155,31 +164,3 @@ def _check_plot(path: Path) -> None:
         raise click.UsageError(f"--plot={path}: expected a name that ends in one of {', '.join(_PICTURES)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
-
-
-def _plot(rows: list[Row], path: Path, title: str) -> None:
-    figure = _figures.new_figure(11, 4, dpi=120)
-    figure.suptitle(f"{title}: ratio to plain convolutions")
-    titles = {"train": "training step", "evaluate": "evaluation", "saved": "bytes saved for backward"}
-    bars = [_bars(axes, rows, what) for axes, what in zip(figure.subplots(1, 3), titles, strict=True)]
-    for axes, heading in zip(figure.axes, titles.values(), strict=True):
-        axes.axhline(1, color="black", linewidth=0.8)
-        axes.set_title(heading)
-        axes.set_yscale("log")
-    figure.legend(bars[0].values(), bars[0].keys(), loc="outside lower center", ncols=len(bars[0]))
-    _figures.save(path, figure, _kind(path))
-
-
-def _bars(axes: Any, rows: list[Row], what: str) -> dict[str, Any]:
-    """Draws one column of every row, grouped by method; returns the bars by the contestant's name."""
-    methods = list(dict.fromkeys(row.method for row in rows))
-    contestants = list(dict.fromkeys(row.contestant for row in rows))
-    width = 0.8 / len(contestants)
-    bars = {}
-    for i, contestant in enumerate(contestants):
-        measured = [row for row in rows if row.contestant == contestant and getattr(row, what) is not None]
-        offset = (i - (len(contestants) - 1) / 2) * width
-        places = [methods.index(row.method) + offset for row in measured]
-        bars[contestant] = axes.bar(places, [getattr(row, what) for row in measured], width, color=f"C{i}")
-    axes.set_xticks(range(len(methods)), [TITLES[method] for method in methods], rotation=45)
-    return bars

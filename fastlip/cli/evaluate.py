@@ -19,13 +19,15 @@ from fastlip._files import printable
 from fastlip.certification.attacks import KINDS, AttackResult, BrokenCertificateWarning
 from fastlip.certification.attacks.result import broken_text
 from fastlip.certification.certificates import Certificate
-from fastlip.cli.options import eps_option, radius_name
+from fastlip.cli.options import eps_option
 from fastlip.cli.report import attack_lines, write_report
 from fastlip.data import Batches, Data
 from fastlip.models import TITLES
 from fastlip.training.card import describe_certificate
+from fastlip.training.doubts import doubts
 from fastlip.training.recipe import Recipe
 from fastlip.training.run_folder import Report, RunFolder, Split
+from fastlip.training.text import paragraph, radius_name
 
 _RUN = click.argument("run", type=click.Path(path_type=Path))
 _PATH = click.option("--path", help="Folder of the data set's files, if they have moved.")
@@ -137,19 +139,28 @@ def report_certificate(model: nn.Module, recipe: Recipe, data: Data, eps: Sequen
 def certify_split(
     model: nn.Module, recipe: Recipe, data: Data, eps: Sequence[float], *, split: Split = "test", quiet: bool = False
 ) -> Certificate:
-    """Certifies the model on a split, and prints the figures unless quiet."""
+    """Certifies the model on a split, and prints the figures unless quiet; reasons to doubt them go to stderr."""
     batches = _batches(recipe, data, split)
     certificate = fastlip.certify(model.eval(), batches, eps=list(eps), progress=_shows_progress(quiet))
     if not quiet:
-        click.echo(f"accuracy           {certificate.accuracy:8.2%}   ({certificate.n} {split} images)")
-        for radius, share in certificate.cra.items():
-            joint = certificate.joint_cra[radius]
-            click.echo(f"CRA at {radius_name(radius):<11} {share:8.2%}   (by margin/(√2·L) alone {joint:.2%})")
-        click.echo(f"Lipschitz bound    {certificate.lipschitz:.7f}  (audited; radii are divided by it)")
-        error = f"{certificate.rounding:.3g}  ({certificate.rounding_model}; subtracted from the margins)"
-        click.echo(f"Rounding error     {error}")
-        click.echo(f"Radii are L2 distances of images with values in [0, 1] (stored value / {data.divisor:g}).")
+        click.echo("\n".join(_certificate_lines(certificate, split, data.divisor)))
+    for doubt in doubts(certificate, len(data.classes), recipe.lipschitz):
+        click.echo(paragraph(f"Warning: {doubt}", "  "), err=True)
     return certificate
+
+
+def _certificate_lines(certificate: Certificate, split: Split, divisor: float) -> list[str]:
+    lines = [f"accuracy           {certificate.accuracy:8.2%}   ({certificate.n} {split} images)"]
+    for radius, share in certificate.cra.items():
+        joint = certificate.joint_cra[radius]
+        lines.append(f"CRA at {radius_name(radius):<11} {share:8.2%}   (by margin/(√2·L) alone {joint:.2%})")
+    error = f"{certificate.rounding:.3g}  ({certificate.rounding_model}; subtracted from the margins)"
+    return [
+        *lines,
+        f"Lipschitz bound    {certificate.lipschitz:.7f}  (audited; radii are divided by it)",
+        f"Rounding error     {error}",
+        f"Radii are L2 distances of images in [0, 1] (stored value / {divisor:g}).",
+    ]
 
 
 def attack_split(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
 
 from fastlip.study.experiments import EXPERIMENTS
+from fastlip.training.text import duration, paragraph
 
 
 @click.command()
@@ -26,11 +28,14 @@ def experiment(name: str, seed: int, out: Path | None):
     from fastlip import _figures
     from fastlip._files import printable, write_json
     from fastlip.study.experiments import module_of
+    from fastlip.study.experiments.common import one_thread
 
+    started = time.perf_counter()
     module, folder = module_of(name), out or Path("runs") / "experiments"
     folder.mkdir(parents=True, exist_ok=True)
     click.echo(module.TITLE)
-    found = module.run(seed)
+    with one_thread():
+        found = module.run(seed)
     write_json(folder / f"{name}.json", {"seed": seed, **found}, indent=None)
     missing = _figures.missing()
     if not missing:
@@ -38,8 +43,11 @@ def experiment(name: str, seed: int, out: Path | None):
             _figures.save(folder / f"{name}.png", module.draw(found))
     for claim in found["claims"]:
         bounds = [f"{word} {claim[word]:g}" for word in ("least", "most") if claim[word] is not None]
-        click.echo(f"{claim['value']:10.4f}  {claim['claim']} (expected: at {', '.join(bounds)})")
+        click.echo(
+            paragraph(f"{claim['value']:10.4f}  {claim['claim']} (expected: at {', '.join(bounds)})", " " * 12)
+        )
     click.echo(f"figure left out: {missing}" if missing else f"figure in {printable(folder / name)}.png")
+    click.echo(f"numbers in {printable(folder / name)}.json; took {duration(time.perf_counter() - started)}")
     wrong = [claim["claim"] for claim in found["claims"] if not claim["holds"]]
     if wrong:
         raise click.ClickException(f"not found with seed {seed}: {'; '.join(wrong)}")

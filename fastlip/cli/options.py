@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import Field, fields
 from fractions import Fraction
 from typing import Any
@@ -12,6 +12,43 @@ import click
 from fastlip.certification.certificates import DEFAULT_EPS
 from fastlip.training.recipe import Recipe
 from fastlip.training.recipe_files import default_recipe
+
+# The sections of a recipe as headings of the help.
+_HEADINGS = {
+    "data": "Data",
+    "model": "Network",
+    "optimizer": "Optimiser and schedule",
+    "schedule": "Optimiser and schedule",
+    "loss": "Loss",
+    "run": "Run",
+}
+# Longer lists of choices stand in the text of an option, not in its name.
+_LONG = 40
+
+
+class SectionOption(click.Option):
+    """An option with the heading under which the help lists it."""
+
+    def __init__(self, *args: Any, heading: str, **options: Any):
+        super().__init__(*args, **options)
+        self.heading = heading
+
+
+class Sections(click.Command):
+    """A command whose help lists its own options first and those of a recipe under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the options by heading."""
+        by_heading: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for heading in _HEADINGS.values():
+            by_heading[heading] = []
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                by_heading[getattr(parameter, "heading", "Options")].append(record)
+        for heading, records in by_heading.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
 
 
 class Radius(click.ParamType):
@@ -42,12 +79,6 @@ def eps_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def radius_name(eps: float) -> str:
-    """The text 36/255 for a radius that is a multiple of 1/255, otherwise the number."""
-    steps = round(eps * 255)
-    return f"{steps}/255" if abs(eps * 255 - steps) < 1e-9 and steps % 255 else f"{eps:g}"
-
-
 def recipe_options(command: Callable[..., Any], without: Collection[str] = ()) -> Callable[..., Any]:
     """Adds an option for each field of :class:`Recipe` except those in without; the default of each is None."""
     for item in reversed(fields(Recipe)):
@@ -59,7 +90,10 @@ def recipe_options(command: Callable[..., Any], without: Collection[str] = ()) -
         command = click.option(
             flag,
             item.name,
+            cls=SectionOption,
+            heading=_HEADINGS[item.metadata["key"].partition(".")[0]],
             type=None if kind is bool else click.Choice(choices) if choices else kind,
+            metavar="NAME" if _is_long(choices) else None,
             default=None,
             help=_help(item),
             show_default=False,
@@ -67,9 +101,16 @@ def recipe_options(command: Callable[..., Any], without: Collection[str] = ()) -
     return command
 
 
+def _is_long(choices: Sequence[str] | None) -> bool:
+    return choices is not None and len("|".join(choices)) > _LONG
+
+
 def _help(item: Field[Any]) -> str:
     """The field's text with its default on digits."""
     text = item.metadata["help"]
+    choices = item.metadata.get("choices")
+    if choices is not None and _is_long(choices):
+        text = f"{text}; one of {', '.join(choices)}"
     sentence = f"{text[0].upper()}{text[1:]}."
     if isinstance(item.default, bool) or item.default == "":
         return sentence

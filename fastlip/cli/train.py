@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import shlex
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +14,19 @@ import click
 
 from fastlip._files import printable
 from fastlip.certification.certificates import DEFAULT_EPS
-from fastlip.cli.options import recipe_options
+from fastlip.cli.options import Sections, recipe_options
 from fastlip.training import distributed
 from fastlip.training.distributed import World
 from fastlip.training.recipe import MOVABLE, Recipe
 from fastlip.training.recipe_files import default_recipe, parse_setting
 from fastlip.training.run_folder import RunFolder
+from fastlip.training.text import duration, paragraph
 
 if TYPE_CHECKING:
     from fastlip.training.loop import Training
 
 
-@click.command()
+@click.command(cls=Sections)
 @click.option(
     "--recipe",
     "source",
@@ -37,7 +42,11 @@ if TYPE_CHECKING:
     help="Value of a key of the recipe, such as optimizer.lr=0.05; repeat the option for several.",
 )
 @recipe_options
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATA-METHOD-SIZE]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Run folder.  [default: runs/DATA-METHOD-SIZE, with a number where a finished run has that name]",
+)
 @click.option("--resume", is_flag=True, help="Continue the run in the run folder from its last checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in the run folder.")
 @click.option(
@@ -93,14 +102,48 @@ def _prepare(
 ) -> tuple[Recipe, dict[str, Any] | None, Path]:
     if not resume:
         recipe = default_recipe(given, source)
-        folder = out or _default_folder(recipe)
+        folder = out or (_default_folder(recipe) if overwrite else _free_folder(_default_folder(recipe)))
         require_free(folder, overwrite)
         return recipe, None, folder
-    folder = out or _default_folder(default_recipe(given))
+    folder = out or _latest(_default_folder(default_recipe(given)))
     recipe, state = _load(folder)
     recipe.refuse_changes(given)
     moved = {name: given[name] for name in MOVABLE if name in given}
     return dataclasses.replace(recipe, **moved), state, folder
+
+
+def _numbered(folder: Path) -> Iterator[Path]:
+    """The folder and those that runs of the same name have after it: ``folder-2``, ``folder-3`` and so on."""
+    yield folder
+    for number in itertools.count(2):
+        yield folder.with_name(f"{folder.name}-{number}")
+
+
+def _existing(folder: Path) -> list[Path]:
+    """The numbered folders from the first on that hold something."""
+    return list(itertools.takewhile(lambda place: not _is_empty(place), _numbered(folder)))
+
+
+def _is_empty(place: Path) -> bool:
+    return not place.exists() or (place.is_dir() and not any(place.iterdir()))
+
+
+def _latest(folder: Path) -> Path:
+    """The last of the numbered folders that exists; the first if none does."""
+    return [folder, *_existing(folder)][-1]
+
+
+def _free_folder(folder: Path) -> Path:
+    """The first of the numbered folders that is free; UsageError if a run in one of the others is not finished."""
+    taken = _existing(folder)
+    for place in taken:
+        run = RunFolder(place)
+        if run.recipe.is_file() and not run.certificate.is_file():
+            raise click.UsageError(
+                f"{place}: holds an unfinished run. `fastlip train --resume --out {_quoted(place)}` continues"
+                " it; --overwrite replaces it, --out names another folder"
+            )
+    return next(itertools.islice(_numbered(folder), len(taken), None))
 
 
 def _run(
@@ -110,6 +153,7 @@ def _run(
     from fastlip.training.loop import Training
     from fastlip.training.setup import model_of, prepare_process
 
+    started = time.perf_counter()
     prepare_process(recipe)
     data = load(recipe.data, recipe.path, recipe.image_size)
     model = model_of(recipe, data)
@@ -117,13 +161,7 @@ def _run(
         RunFolder(folder).claim(recipe)
     training = Training(model, recipe, data, folder, state, world)
     if world.is_main:
-        count = sum(parameter.numel() for parameter in model.parameters())
-        network = recipe.method if recipe.model == "lip_conv_net" else recipe.model
-        together = f", {world.size} processes" if world.size > 1 else ""
-        click.echo(str(data))
-        click.echo(
-            f"{network} {recipe.size}: {count / 1e6:.3f} M parameters, run folder {printable(folder)}{together}"
-        )
+        _print_plan(training)
     if state is None:
         training.save()
     training.fit(stop_after, tensorboard)
@@ -131,9 +169,36 @@ def _run(
     if not world.is_main:
         return
     if not training.finished:
-        click.echo(f"stopped after {training.progress.epoch} of {recipe.epochs:g} epochs; --resume continues")
+        click.echo(f"Stopped after {training.progress.epoch} of {recipe.epochs:g} epochs.")
+        click.echo(f"Continue: fastlip train --resume --out {_quoted(folder)}")
         return
+    click.echo("")
     _certify(training)
+    _print_end(training, time.perf_counter() - started)
+
+
+def _print_plan(training: Training) -> None:
+    """What is trained on what, and where."""
+    recipe, world = training.recipe, training.world
+    count = sum(parameter.numel() for parameter in training.model.parameters())
+    network = recipe.method if recipe.model == "lip_conv_net" else recipe.model
+    together = f", {world.size} processes" if world.size > 1 else ""
+    click.echo(paragraph(str(training.data), "  "))
+    click.echo(f"{network} {recipe.size}: {count / 1e6:.3f} M parameters, {training.epochs} epochs{together}")
+    click.echo(f"run folder {printable(training.folder.path)}\n")
+
+
+def _print_end(training: Training, seconds: float) -> None:
+    """How long it took, where the run is, and what to do with it."""
+    folder = training.folder.path
+    click.echo(f"\nTrained and certified in {duration(seconds)}; run folder {printable(folder)}")
+    click.echo(f"Attack it:   fastlip certify {_quoted(folder)} --attack apgd")
+    click.echo(f"Deploy it:   fastlip export {_quoted(folder)} --out net.onnx")
+
+
+def _quoted(folder: Path) -> str:
+    """The folder as a shell reads it."""
+    return shlex.quote(printable(folder))
 
 
 def _certify(training: Training) -> None:
@@ -163,7 +228,7 @@ def _default_folder(recipe: Recipe) -> Path:
 
 def require_free(folder: Path, overwrite: bool) -> None:
     """Raises UsageError where the folder holds something that must not be replaced."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if _is_empty(folder):
         return
     if not folder.is_dir():
         raise click.UsageError(f"{folder}: is not a folder")

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from fastlip import nn as lip
 from fastlip.exporting import plain
+from fastlip.exporting.layers import with_tensors
 from fastlip.exporting.rules import Target, exported, in_sequence
 from fastlip.models.pooling import GlobalMaxPool2d
 from fastlip.nn.base import at_least_float32
@@ -119,6 +120,21 @@ def _layer_centering(module: lip.LayerCentering, target: Target) -> nn.Module:
 def _shift(values: Tensor, target: Target) -> nn.Module:
     rank = target.rank if target.input_shape is None else len(target.input_shape)
     return plain.freeze(plain.Shift({"shift": values}, rank=rank))
+
+
+@exported.register
+def _per_pixel(module: lip.PerPixel, target: Target) -> nn.Module:
+    dense = target.children["module"]
+    if type(dense) is nn.Linear:
+        with_bias = dense.bias is not None
+        convolution = nn.Conv2d(dense.in_features, dense.out_features, 1, bias=with_bias, device="meta")
+        return with_tensors(convolution, dense.weight[:, :, None, None], dense.bias)
+    inner = nn.Module()
+    inner.add_module("module", dense)
+    graph = fx.Graph()
+    moved = graph.call_method("movedim", (graph.placeholder("x"), -3, -1))
+    graph.output(graph.call_method("movedim", (graph.call_module("module", (moved,)), -1, -3)))
+    return fx.GraphModule(inner, graph, "PerPixel").eval()
 
 
 @exported.register

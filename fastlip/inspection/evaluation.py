@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastlip._extras import needed_for
+from fastlip._progress import WIDTH
 from fastlip.kernels.common.precision import everything_ieee
 from fastlip.nn._fingerprint import fingerprint, is_plain
 from fastlip.nn.base import LipschitzLayer
@@ -55,6 +57,17 @@ def check_eps(eps: Sequence[float]) -> None:
             raise ValueError(f"eps={value!r}: expected numbers, at least 0")
 
 
+def radii_of(eps: float | Iterable[float] | Tensor) -> tuple[float, ...]:
+    """One radius or several as numbers; an error names what is negative, not finite or no number."""
+    if isinstance(eps, Tensor):
+        eps = eps.tolist()
+    values = (eps,) if isinstance(eps, (int, float)) or not isinstance(eps, Iterable) else tuple(eps)
+    if isinstance(eps, str) or not all(isinstance(value, (int, float, np.number)) for value in values):
+        raise TypeError(f"eps={eps!r}: expected a number or a sequence of numbers, such as 36 / 255 or [0.1, 0.5]")
+    check_eps(values)
+    return tuple(map(float, values))
+
+
 def prepare(model: nn.Module, device: Any, dtype: torch.dtype | None) -> tuple[nn.Module, Tensor]:
     """The model, or a copy if its device or dtype must change, and a tensor of the dtype and device of its inputs."""
     forget(model)  # what a copy shows holds for a frozen model only if its weights are those of its parameters
@@ -78,7 +91,7 @@ def bar(loader: Iterable[Any], what: str, progress: bool) -> Iterable[Any]:
     with needed_for("progress=True"):
         from tqdm import tqdm
 
-    return tqdm(loader, desc=what, unit="batch", leave=False)
+    return tqdm(loader, desc=what, unit="batch", leave=False, ncols=WIDTH)
 
 
 @contextmanager

@@ -89,14 +89,21 @@ def targets(logits: Tensor, labels: Any) -> tuple[Tensor, Tensor, Tensor | None]
     return logits, soft, hard
 
 
+def _is_hidden(labels: Tensor) -> bool:
+    """Whether the values of labels cannot be read: in a trace, and in ``torch.func``'s transforms."""
+    if torch.compiler.is_compiling():
+        return True
+    return torch._C._functorch.is_functorch_wrapped_tensor(labels)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _is_deferred(labels: Tensor) -> bool:
-    """Whether reading the values of labels would break a trace or wait for a GPU."""
-    return torch.compiler.is_compiling() or labels.is_cuda
+    """Whether reading the values of labels is impossible, or would wait for a GPU."""
+    return labels.is_cuda or _is_hidden(labels)
 
 
 def _require(text: str, labels: Tensor, valid: Tensor, *, wait: bool = False) -> None:
     """ValueError unless the labels are valid; without ``wait``, an assertion on the device if they are on a GPU."""
-    if torch.compiler.is_compiling():
+    if _is_hidden(labels):
         return
     if labels.is_cuda and not wait:
         torch._assert_async(valid, f"labels: {text}")
@@ -108,7 +115,7 @@ def _may_be_soft(logits: Any, labels: Tensor) -> bool:
     """Whether labels are probabilities: floating-point, in the shape of the logits, and not all 0, 1 or -1."""
     if not isinstance(logits, Tensor) or not labels.is_floating_point() or labels.shape != logits.shape:
         return False
-    if torch.compiler.is_compiling():
+    if _is_hidden(labels):
         return logits.dim() == 2 and logits.shape[1] > 1
     return labels.is_cuda or not bool(_is_hard(labels).all())
 
@@ -165,7 +172,7 @@ def multiclass(logits: Tensor, labels: Any, *, wait: bool = False) -> tuple[Tens
 
 def _signs(labels: Tensor, wait: bool) -> Tensor:
     """The mask of positive labels among {0, 1} or {-1, 1}."""
-    if torch.compiler.is_compiling() or labels.dtype == torch.bool:
+    if _is_hidden(labels) or labels.dtype == torch.bool:
         return labels > 0
     text = "allowed are 0 and 1, or -1 and 1"
     if _is_deferred(labels) and not wait:
@@ -179,7 +186,7 @@ def _signs(labels: Tensor, wait: bool) -> Tensor:
 
 def _check_range(labels: Tensor, least: int, most: int) -> float:
     """The smallest label; ValueError unless all labels are from least to most."""
-    if torch.compiler.is_compiling():
+    if _is_hidden(labels):
         return least
     low, high = torch.stack(labels.aminmax()).tolist()
     if not (least <= low and high <= most):

@@ -6,20 +6,23 @@ import itertools
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from fastlip import nn as lip
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend, Pairing
-from fastlip.models.literals import MethodName, Size
+from fastlip.models.literals import LayerOptions, MethodName, Size
 from fastlip.models.model import Model
 from fastlip.models.pooling import GlobalMaxPool2d
 from fastlip.models.registry import method_of
 from fastlip.nn.arguments import positive_int
 from fastlip.nn.initial import orthogonal_
 from fastlip.nn.method import Method
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 SIZES: dict[Size, int] = {"XS": 16, "S": 32, "M": 64, "L": 128}
 MAX_BLOCKS = 5
@@ -55,7 +58,7 @@ def lip_conv_net(
     lipschitz: float = 1.0,
     pairing: Pairing = "adjacent",
     backend: Backend = "auto",
-    **layer_options: Any,
+    **layer_options: Unpack[LayerOptions],
 ) -> LipConvNet:
     r"""Builds the ConvNet of Prach, Brau, Buttazzo, Lampert, *1-Lipschitz Layers Compared* (CVPR 2024).
 

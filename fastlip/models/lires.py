@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from fastlip import nn as lip
 from fastlip.kernels.common.literals import Backend, PaddingMode, Pairing
-from fastlip.models.literals import MethodName, Size
+from fastlip.models.literals import MethodName, MethodOptions, Size
 from fastlip.models.model import Model
 from fastlip.models.quasi_residual import PATCH, STEM, Layers, QuasiResidualNet, assemble, sizes_of
 from fastlip.models.registry import REGISTRY, method_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def lip_res_net(
@@ -30,7 +33,7 @@ def lip_res_net(
     padding_mode: PaddingMode = "zeros",
     pairing: Pairing = "halves",
     backend: Backend = "auto",
-    **layer_options: Any,
+    **layer_options: Unpack[MethodOptions],
 ) -> QuasiResidualNet:
     r"""Builds LiResNet++ (Hu, Leino, Wang, Fredrikson, *A Recipe for Improved Certifiable Robustness*, ICLR 2024; Hu,
     Zou, Wang, Leino, Fredrikson, *Unlocking Deterministic Robustness Certification on ImageNet*, NeurIPS 2023).

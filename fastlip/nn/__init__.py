@@ -11,6 +11,7 @@ from fastlip.nn.chain import Chain
 from fastlip.nn.cpl import CPLConv2d, CPLLinear
 from fastlip.nn.lot import LOTConv2d, LOTLinear
 from fastlip.nn.normalized import NormalizedLinear
+from fastlip.nn.pixels import PerPixel
 from fastlip.nn.pooling import AdaptiveL2NormPool2d, L2NormPool2d, ScaledAvgPool2d
 from fastlip.nn.sandwich import SandwichConv2d, SandwichLinear
 from fastlip.nn.scaling import LipschitzResidual, PositionBias, Scale
@@ -72,6 +73,7 @@ __all__ = [
     "MaxMin",
     "NormalizedLinear",
     "PartialAbs",
+    "PerPixel",
     "PixelShuffle1d",
     "PixelUnshuffle",
     "PixelUnshuffle1d",

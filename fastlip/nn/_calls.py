@@ -98,7 +98,11 @@ def is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
     another package that defines more than its construction and its weights: what that does is its own.
     """
     cls, own = type(module), module.__dict__
-    if cls.forward is not kind.forward or is_replaced(module) or own.get("_compiled_call_impl") is not None:
+    if cls.forward is not kind.forward or own.get("_compiled_call_impl") is not None:
+        return False
+    # As is_replaced, without a call of it where nothing is.
+    usual = (cls.__call__, cls._call_impl, cls._wrapped_call_impl) == _CALLS and _METHODS.isdisjoint(own)
+    if not usual and is_replaced(module):
         return False
     # Any hook that would run with the module's call, or with its backward; or another child.
     watching = (

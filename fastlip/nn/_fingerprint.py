@@ -36,6 +36,7 @@ def fingerprint(tensors: Iterable[Tensor]) -> tuple[Any, ...] | None:
     """
     marks: list[Any] = []
     arrays: list[Tensor] = []
+    places: list[int] = []  # the address and the number of bytes of each
     on_cpu = True
     for tensor in tensors:
         if type(tensor) not in PLAIN:
@@ -45,8 +46,17 @@ def fingerprint(tensors: Iterable[Tensor]) -> tuple[Any, ...] | None:
             tensor = _in_order(tensor.detach(), marks)
         on_cpu = on_cpu and tensor.is_cpu
         arrays.append(tensor)
-    if on_cpu:
-        marks.append((_hash_on_cpu if _kernel() else _hash_by_torch)(arrays))
+        if on_cpu:
+            places += (tensor.data_ptr(), tensor.nbytes)
+    if on_cpu and (kernel := _kernel()):
+        places += _NOTHING[len(places) % len(_NOTHING) :]
+        result, seed = _result, 0
+        for start in range(0, len(places), len(_NOTHING)):
+            kernel(result.address, seed, *places[start : start + len(_NOTHING)])
+            seed = result.value.value
+        marks.append(seed)
+    elif on_cpu:
+        marks.append(_hash_by_torch(arrays))
     elif any(array.is_cuda for array in arrays) and torch.cuda.is_current_stream_capturing():
         return None
     else:
@@ -77,19 +87,6 @@ class _Result(threading.local):
 
 
 _result = _Result()
-
-
-def _hash_on_cpu(arrays: Sequence[Tensor]) -> int:
-    kernel, result = _kernel(), _result
-    seed = 0
-    places: list[int] = []
-    for array in arrays:
-        places += (array.data_ptr(), array.nbytes)
-    places += _NOTHING[len(places) % len(_NOTHING) :]
-    for start in range(0, len(places), len(_NOTHING)):
-        kernel(result.address, seed, *places[start : start + len(_NOTHING)])
-        seed = result.value.value
-    return seed
 
 
 def _hash_by_torch(arrays: Sequence[Tensor]) -> tuple[int, ...]:

@@ -73,6 +73,7 @@ class AOCConv2d(LipschitzLayer):
     """
 
     _fixed = (*CONV_ARGUMENTS, "quasi_residual")
+    _grouped = True
     application: KernelConvolution
     in_channels: int
     out_channels: int

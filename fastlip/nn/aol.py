@@ -105,6 +105,7 @@ class AOLConv2d(LipschitzLayer):
 
     _options = LipschitzLayer._options | {"epsilon": partial(nonnegative, "epsilon")}
     _fixed = (*CONV_ARGUMENTS, "quasi_residual")
+    _grouped = True
     application: KernelConvolution
     in_channels: int
     out_channels: int

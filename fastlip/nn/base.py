@@ -82,6 +82,7 @@ class LipschitzLayer(nn.Module):
     _options: ClassVar[dict[str, Callable[[Any], Any]]] = {"backend": check_backend}
     _fixed: ClassVar[tuple[str, ...]] = ("application",)
     _axes: ClassVar[int] = 2  # along which a convolution runs
+    _grouped: ClassVar[bool] = False  # whether n layers may be computed as one of n times the groups (_merging.py)
     backend: Backend
     application: Application
     bias: nn.Parameter | None
@@ -204,18 +205,24 @@ class LipschitzLayer(nn.Module):
         """Raises ValueError unless x is (n, channels, h, w) or (channels, h, w) and parameters have numbers."""
         if x.dim() not in (3, 4) or x.shape[-3] != channels:
             raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, {channels}, h, w) or ({channels}, h, w)")
-        if not (_is_compiling() or x.is_meta):
-            self._refuse_meta(x)
+        for tensors in (self._parameters, self._buffers):
+            for tensor in tensors.values():
+                if tensor is not None and tensor.is_meta:
+                    self._refuse_meta(x)
 
     def _check_features(self, x: Tensor, features: int) -> None:
         """Raises ValueError unless the last dimension of x is ``features`` and parameters have numbers."""
         if x.dim() == 0 or x.shape[-1] != features:
             raise ValueError(f"x: got shape {tuple(x.shape)}, expected (*, {features})")
-        if not (_is_compiling() or x.is_meta):
-            self._refuse_meta(x)
+        for tensors in (self._parameters, self._buffers):
+            for tensor in tensors.values():
+                if tensor is not None and tensor.is_meta:
+                    self._refuse_meta(x)
 
     def _refuse_meta(self, x: Tensor) -> None:
-        """Raises ValueError for a parameter on meta: torch would read what is not there."""
+        """Raises ValueError for a parameter on meta, unless x is there too: torch would read what is not there."""
+        if _is_compiling() or x.is_meta:
+            return
         for tensors in (self._parameters, self._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None and tensor.is_meta:

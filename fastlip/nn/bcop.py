@@ -9,6 +9,7 @@ from fastlip import ops
 from fastlip.kernels.block_conv.reference import alternating_axes
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
+from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
 from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
@@ -72,6 +73,7 @@ class BCOPConv2d(LipschitzLayer):
     """
 
     _fixed = (*CONV_ARGUMENTS, "quasi_residual")
+    _grouped = True
     application: KernelConvolution
     in_channels: int
     out_channels: int
@@ -166,16 +168,20 @@ class BjorckLinear(LipschitzLayer):
         backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
         quasi_residual: s: V = I + s gamma W takes the place of the weight W, with a learnt factor gamma for each row;
             True is 1. For in_features = out_features only.
+        parametrization: ``"unconstrained"``, or ``"manifold"``: the parameter is the orthogonal matrix itself. It
+            starts where the unconstrained layer starts, and :class:`fastlip.optim.ManifoldOptimizer` trains it. Not
+            with ``quasi_residual``.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``bias``
-    (out_features), with ``quasi_residual`` also ``gamma`` (out_features). ``weight`` is Q.
+    (out_features), with ``quasi_residual`` also ``gamma`` (out_features); on the
+    manifold ``orthogonal_weight`` (out_features, in_features) and ``bias`` alone. ``weight`` is Q.
 
     >>> layer = lip.BjorckLinear(3, 5)
     >>> torch.allclose(layer.weight.T @ layer.weight, torch.eye(3), atol=1e-5)
     True
     """
 
-    _fixed = (*DENSE_ARGUMENTS, "quasi_residual")
+    _fixed = (*DENSE_ARGUMENTS, "quasi_residual", "parametrization")
     application: Dense
     weight = effective_weight
 
@@ -189,23 +195,29 @@ class BjorckLinear(LipschitzLayer):
         backend: Backend = "auto",
         *,
         quasi_residual: bool | float = False,
+        parametrization: Parametrization = "unconstrained",
     ):
         super().__init__(Dense(orthogonal=True), backend)
         self.in_features, self.out_features = dense_features(in_features, out_features)
         self.bias = make_bias(out_features, bias, device, dtype)
-        self.raw_weight = make_parameter((out_features, in_features), device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
-        add_gamma(self, (out_features,), device, dtype)
+        if not begin_on_manifold(self, parametrization, device, dtype, {"quasi_residual": quasi_residual}):
+            self.raw_weight = make_parameter((out_features, in_features), device, dtype)
+            add_gamma(self, (out_features,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Identity (square) or an orthogonal matrix; bias 0."""
+        if self.parametrization == MANIFOLD:
+            return start_on_manifold(self, BjorckLinear)
         if not reset_quasi_residual(self, self.raw_weight, self.out_features):
             centre_orthogonal_(self.raw_weight)
         zero_(self.bias)
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(Q,): the polar factor."""
+        if self.parametrization == MANIFOLD:
+            return (on_manifold(self),)
         return (ops.polar(with_identity(self, at_least_float32(self.raw_weight)), backend=self.backend),)
 
 
@@ -214,6 +226,7 @@ METHOD = Method(
     BCOPConv2d,
     BjorckLinear,
     dense_head=True,
+    networks=("lip_next",),
     settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}},
     # deel-torchlip has one orthogonalised convolution, that of the reshaped kernel.
     peers={

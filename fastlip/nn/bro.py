@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from fastlip import ops
 from fastlip.kernels.block_reflector.api import OPERATOR as BLOCK_REFLECTOR
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
+from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
 from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
@@ -187,9 +189,13 @@ class BROLinear(LipschitzLayer):
         rank: n, an int from 1 to the larger number of features, or a fraction of that.
         quasi_residual: s: V = I + s gamma W takes the place of the weight W, with a learnt factor gamma for each row;
             True is 1. For in_features = out_features only.
+        parametrization: ``"unconstrained"``, or ``"manifold"``: the parameter is the orthogonal matrix itself. It
+            starts where the unconstrained layer starts, and :class:`fastlip.optim.ManifoldOptimizer` trains it. Not
+            with ``quasi_residual``.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (max(in_features, out_features), n),
-    ``bias`` (out_features), with ``quasi_residual`` also ``gamma`` (out_features). ``weight`` is Q; in eval mode it
+    ``bias`` (out_features), with ``quasi_residual`` also ``gamma`` (out_features); on the
+    manifold ``orthogonal_weight`` (out_features, in_features) and ``bias`` alone. ``weight`` is Q; in eval mode it
     is computed once.
 
     >>> layer = lip.BROLinear(4, 4)
@@ -197,7 +203,7 @@ class BROLinear(LipschitzLayer):
     True
     """
 
-    _fixed = (*DENSE_ARGUMENTS, "rank", "quasi_residual")
+    _fixed = (*DENSE_ARGUMENTS, "rank", "quasi_residual", "parametrization")
     application: Dense
     weight = effective_weight
 
@@ -212,6 +218,7 @@ class BROLinear(LipschitzLayer):
         *,
         rank: float = 0.125,
         quasi_residual: bool | float = False,
+        parametrization: Parametrization = "unconstrained",
     ):
         super().__init__(Dense(orthogonal=True), backend)
         self.in_features, self.out_features = dense_features(in_features, out_features)
@@ -220,16 +227,21 @@ class BROLinear(LipschitzLayer):
         self.rank = rank
         self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
         self.bias = make_bias(out_features, bias, device, dtype)
-        self.raw_weight = make_parameter(shape, device, dtype)
-        add_gamma(self, shape[:1], device, dtype)
+        if not begin_on_manifold(self, parametrization, device, dtype, {"quasi_residual": quasi_residual}):
+            self.raw_weight = make_parameter(shape, device, dtype)
+            add_gamma(self, shape[:1], device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Normal numbers for which the columns of V have norm 1 in the mean; bias 0."""
+        if self.parametrization == MANIFOLD:
+            return start_on_manifold(self, partial(BROLinear, rank=self.rank))
         reset(self)
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(Q,): the reflection, or its first rows or columns."""
+        if self.parametrization == MANIFOLD:
+            return (on_manifold(self),)
         V = with_identity(self, at_least_float32(self.raw_weight))
         return (ops.block_reflector(V, self.out_features, self.in_features, backend=self.backend),)
 
@@ -243,6 +255,6 @@ METHOD = Method(
     BROConv2d,
     BROLinear,
     dense_head=True,
-    networks=("bro_net",),
+    networks=("bro_net", "lip_next"),
     settings={"digits": {"optimizer.lr": 0.05, "loss.temperature": 0.1}},
 )

@@ -11,6 +11,7 @@ from fastlip import ops
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.spectral_cayley.api import OPERATOR as SPECTRAL_CAYLEY
+from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
 from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
@@ -22,8 +23,16 @@ from fastlip.nn.method import Method
 
 
 def normalize(raw_weight: Tensor, alpha: Tensor) -> Tensor:
-    """M = alpha W / ||W||_F, in at least float32; W = 0 gives 0."""
+    """M = alpha W / ||W||_F, in at least float32; W = 0 gives 0.
+
+    Several alpha are those of as many equal parts of W.
+    """
     weight = at_least_float32(raw_weight)
+    if len(alpha) > 1:
+        parts = weight.unflatten(0, (len(alpha), -1))
+        norms = torch.linalg.vector_norm(parts.flatten(1), dim=1)
+        factors = at_least_float32(alpha) / torch.where(norms > 0, norms, 1)
+        return (parts * factors.view(-1, *[1] * weight.dim())).flatten(0, 1)
     norm = torch.linalg.vector_norm(weight)
     return weight * (at_least_float32(alpha) / torch.where(norm > 0, norm, 1))
 
@@ -91,6 +100,7 @@ class CayleyConv2d(LipschitzLayer):
     """
 
     _fixed = (*CONV_ARGUMENTS, "quasi_residual")
+    _grouped = True
     application: FrequencyConvolution
     in_channels: int
     out_channels: int
@@ -160,9 +170,13 @@ class CayleyLinear(LipschitzLayer):
         quasi_residual: s: V = I + s gamma W takes the place of the weight W, with a learnt factor gamma for each row;
             True is 1. For in_features = out_features only. The transform of 0 is the identity, and
             that of I + M is that of M: the option only scales the weight.
+        parametrization: ``"unconstrained"``, or ``"manifold"``: the parameter is the orthogonal matrix itself. It
+            starts where the unconstrained layer starts, and :class:`fastlip.optim.ManifoldOptimizer` trains it. Not
+            with ``quasi_residual``.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``alpha``
-    (1), ``bias`` (out_features), with ``quasi_residual`` also ``gamma`` (out_features). ``weight`` is Q; in eval mode
+    (1), ``bias`` (out_features), with ``quasi_residual`` also ``gamma`` (out_features); on the
+    manifold ``orthogonal_weight`` (out_features, in_features) and ``bias`` alone. ``weight`` is Q; in eval mode
     it is computed once.
 
     >>> layer = lip.CayleyLinear(4, 4)
@@ -170,7 +184,7 @@ class CayleyLinear(LipschitzLayer):
     True
     """
 
-    _fixed = (*DENSE_ARGUMENTS, "quasi_residual")
+    _fixed = (*DENSE_ARGUMENTS, "quasi_residual", "parametrization")
     application: Dense
     weight = effective_weight
 
@@ -184,22 +198,28 @@ class CayleyLinear(LipschitzLayer):
         backend: Backend = "auto",
         *,
         quasi_residual: bool | float = False,
+        parametrization: Parametrization = "unconstrained",
     ):
         super().__init__(Dense(orthogonal=True), backend)
         self.in_features, self.out_features = dense_features(in_features, out_features)
         self.bias = make_bias(out_features, bias, device, dtype)
-        self.raw_weight = make_parameter((out_features, in_features), device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
-        self.alpha = make_parameter((1,), device, dtype)
-        add_gamma(self, (out_features,), device, dtype)
+        if not begin_on_manifold(self, parametrization, device, dtype, {"quasi_residual": quasi_residual}):
+            self.raw_weight = make_parameter((out_features, in_features), device, dtype)
+            self.alpha = make_parameter((1,), device, dtype)
+            add_gamma(self, (out_features,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """The default of ``torch.nn.Linear``; alpha = ||raw_weight||_F; bias 0."""
+        if self.parametrization == MANIFOLD:
+            return start_on_manifold(self, CayleyLinear)
         reset(self)
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(Q,): the Cayley transform."""
+        if self.parametrization == MANIFOLD:
+            return (on_manifold(self),)
         M = normalize(self.raw_weight, self.alpha)
         M = with_identity(self, M) if self.quasi_residual else M
         return (ops.cayley(M, backend=self.backend),)
@@ -210,5 +230,6 @@ METHOD = Method(
     CayleyConv2d,
     CayleyLinear,
     dense_head=True,
+    networks=("lip_next",),
     settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}},
 )

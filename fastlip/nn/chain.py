@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, fx, nn
 
+from fastlip.nn import _lending
 from fastlip.nn.activations import MaxMin
 from fastlip.nn.fusion import Fusion, fusion_of, run_links
+
+_ALONE = nullcontext()
 
 
 class Chain(nn.Sequential):
@@ -21,6 +25,9 @@ class Chain(nn.Sequential):
     method replaced on the instance, a parametrization, a subclass of another package with methods of its own), with
     ``backend="reference"``, or where no kernel runs the pair (another device or dtype, autocast). Results are those
     of ``Sequential`` to rounding, in channels-last memory format after a fused pair.
+
+    On a GPU, in training, like layers (of one class, with the same shapes and options) compute their weights
+    together, in one call of each op.
 
     ``fastlip.fuse`` makes every ``torch.nn.Sequential`` of a model a Chain, and ``fastlip.unfuse`` undoes it.
 
@@ -39,6 +46,10 @@ class Chain(nn.Sequential):
         """The modules of the sequence, one after the other."""
         if isinstance(x, fx.Proxy):
             return super().forward(x)
+        with _lending.lent(self) if self.training and _lending.may_lend(x) else _ALONE:
+            return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
         modules: list[Any] = list(self)
         position = 0
         while position < len(modules):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.common.precision import for_convolution
+from fastlip.nn._matrix_norm import squared_norm
 from fastlip.nn._residual import (
     RESIDUAL_CONV_ARGUMENTS,
     RESIDUAL_DENSE_ARGUMENTS,
@@ -30,6 +31,7 @@ from fastlip.nn._sigma import (
     squared_norm_at,
     squared_norm_bound,
 )
+from fastlip.nn._warm import WarmStart
 from fastlip.nn.applications.residual import ResidualConvolution, ResidualDense, safe_scale
 from fastlip.nn.arguments import one_of
 from fastlip.nn.base import LipschitzLayer, at_least_float32
@@ -97,6 +99,7 @@ class CPLConv2d(LipschitzLayer):
     """
 
     _fixed = (*RESIDUAL_CONV_ARGUMENTS, "training_sigma")
+    _grouped = True
     application: ResidualConvolution
     in_channels: int
     out_channels: int
@@ -192,11 +195,13 @@ class CPLConv2d(LipschitzLayer):
 
 
 class CPLLinear(LipschitzLayer):
-    r"""Dense residual layer y = x - (2 / sigma^2) W^T relu(W x + b), sigma an upper bound of \|W\|_2.
+    r"""Dense residual layer y = x - (2 / sigma^2) W^T relu(W x + b), sigma \|W\|_2, never underestimated.
 
     Meunier, Delattre, Araujo, Allauzen, *A Dynamical System Perspective for Lipschitz Neural Networks*, ICML 2022,
-    with sigma from Gram iteration (five squarings, at most 2.2 % too large at 16 features, 4.5 % at 256). Lipschitz
-    constant at most 1; W = 0 gives the identity. Initial values: the kernel at a tenth of Xavier normal, bias 0.
+    with the exact sigma. In training in float32 on a CPU, a power method goes on where the last step ended, and a
+    Cholesky factor proves that what it finds, enlarged by 0.1 %, is a bound. On GPUs sigma is that of Gram iteration
+    (five squarings, at most 2.2 % too large at 16 features, 4.5 % at 256). Lipschitz constant at most 1; W = 0 gives
+    the identity. Initial values: the kernel at a tenth of Xavier normal, bias 0.
 
     Inputs of fewer than out_features features are padded with zeros to ``width`` = max(in_features,
     out_features); the first out_features of the result are kept. Both are 1-Lipschitz.
@@ -226,6 +231,7 @@ class CPLLinear(LipschitzLayer):
     inner_features: int
     width: int
     fixed_scale: Tensor
+    _warm: WarmStart
 
     def __init__(
         self,
@@ -239,6 +245,7 @@ class CPLLinear(LipschitzLayer):
         inner_features: int | None = None,
     ):
         super().__init__(make_residual_dense(in_features, out_features, inner_features), backend)
+        self.__dict__["_warm"] = WarmStart()  # not registered: no part of the state dict
         show_residual_dense(self, in_features, out_features, bias, device, dtype)
         self.register_buffer("fixed_scale", torch.zeros(1, device=device, dtype=dtype))
         self.reset_parameters()
@@ -258,8 +265,8 @@ class CPLLinear(LipschitzLayer):
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(2 / sigma^2,): the scale of each inner feature."""
-        weight = at_least_float32(self.kernel)[:, :, None, None]
-        return (inner_scale(self.fixed_scale, self.kernel, squared_norm_bound(weight, (1, 1), 1)),)
+        bound = squared_norm(at_least_float32(self.kernel), self._warm if self.training else None)
+        return (inner_scale(self.fixed_scale, self.kernel, bound),)
 
 
 def freeze(fixed_scale: Tensor, scale: float | Tensor) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.kernels.common.channels_last import too_small
 from fastlip.kernels.common.geometry import ConvGeometry
-from fastlip.kernels.common.literals import Backend, PaddingMode, Pairing
+from fastlip.kernels.common.literals import Backend, PaddingMode, PairingOrNone
 from fastlip.kernels.conv_chain.api import OP as CONV_CHAIN
 from fastlip.nn._calls import is_untouched
 from fastlip.nn.activations import MaxMin
@@ -26,7 +28,7 @@ class Style(NamedTuple):
 
     padding_mode: PaddingMode
     dilation: tuple[int, int]
-    pairing: Pairing
+    pairing: PairingOrNone
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,23 @@ def is_plain_maxmin(module: nn.Module) -> bool:
     return is_untouched(module, MaxMin)
 
 
-def style_of(geometry: ConvGeometry, activation: Any) -> Style | None:
+def style_of(geometry: ConvGeometry, pairing: PairingOrNone = "none") -> Style | None:
     """The style of a convolution of this geometry; None where ``ops.conv_chain`` does not have its padding."""
+    # The compiler traces what is kept as if it were not, and warns of it.
+    return (_find_style if torch.compiler.is_compiling() else _kept_style)(geometry, pairing)
+
+
+def _find_style(geometry: ConvGeometry, pairing: PairingOrNone) -> Style | None:
     left, right, top, bottom = geometry.pads
     symmetric = (left, top) == (right, bottom)
     if geometry.stride != (1, 1) or geometry.groups != 1 or not geometry.keeps_size:
         return None
     if not symmetric and geometry.padding_mode != "circular":
         return None
-    return Style(geometry.padding_mode, geometry.dilation, activation.pairing)
+    return Style(geometry.padding_mode, geometry.dilation, pairing)
+
+
+_kept_style = lru_cache(maxsize=256)(_find_style)
 
 
 def _plain_convolution(module: nn.Conv2d, activation: MaxMin) -> Fusion | None:
@@ -95,7 +105,7 @@ def _plain_convolution(module: nn.Conv2d, activation: MaxMin) -> Fusion | None:
     if not is_untouched(module, nn.Conv2d):
         return None
     geometry = ConvGeometry.of_module(module)
-    style = style_of(geometry, activation)
+    style = style_of(geometry, activation.pairing)
     if style is None or geometry.pads[0] != geometry.pads[1] or geometry.pads[2] != geometry.pads[3]:
         return None
     link = Link(
@@ -115,36 +125,42 @@ def _never(x: Tensor, plan: Any) -> Tensor:
 def run_links(links: Sequence[Link], x: Tensor) -> Tensor | None:
     """A run of pairs by ``ops.conv_chain``; None where no kernel runs it, or it is cheaper without."""
     # Before the weights, which cost a parametrization: a run that no kernel takes leaves that to its modules.
-    if x.shape[1] != links[0].inputs or not _kernels_run(links, x):
+    if x.shape[1] != links[0].inputs:
         return None
-    backend: Backend = "native" if _are_native(links) else "auto"
-    weights, scales = _factors([link.factors() for link in links])
-    return ops.conv_chain(x, weights, [link.bias for link in links], scales, *links[0].style, backend=backend)
+    biases: list[Tensor | None] = []
+    native, matrices, outputs = True, True, 0
+    for link in links:
+        biases.append(link.bias)
+        outputs += link.outputs
+        native = native and link.backend == "native"  # by name, at any size
+        matrices = matrices and link.geometry.kernel_size == (1, 1)
+    if not (native or matrices) and too_small(x, outputs, links[0].geometry):
+        return None
+    if not _a_kernel_runs(x, biases, links[0].style.pairing, native):
+        return None
+    weights, scales = _factors(links)
+    backend: Backend = "native" if native else "auto"
+    return ops.conv_chain(x, weights, biases, scales, *links[0].style, backend=backend)
 
 
-def _kernels_run(links: Sequence[Link], x: Tensor) -> bool:
-    native = _are_native(links)
-    if not native and any(link.geometry.kernel_size != (1, 1) for link in links):
-        outputs = 0
-        for link in links:
-            outputs += link.outputs
-        if too_small(x, outputs, links[0].geometry):
-            return False
-    biases = [link.bias for link in links]
+def _a_kernel_runs(x: Tensor, biases: list[Tensor | None], pairing: PairingOrNone, native: bool) -> bool:
     for name in ("native",) if native else CONV_CHAIN.backends:
-        if not CONV_CHAIN.why_not(name, x, [], biases, [], [], links[0].style.pairing):
+        if not CONV_CHAIN.why_not(name, x, [], biases, [], [], pairing):
             return True
     return False
 
 
-def _are_native(links: Sequence[Link]) -> bool:
-    """Whether every layer asks for the C++ kernels by name, at any size."""
-    return all(link.backend == "native" for link in links)
-
-
-def _factors(factors: list[tuple[Tensor, Tensor | None]]) -> tuple[list[Tensor], list[Tensor]]:
+def _factors(links: Sequence[Link]) -> tuple[list[Tensor], list[Tensor]]:
     """Every kernel as W diag(s), or every kernel as it is and no scales."""
-    scales = [scale for _, scale in factors if scale is not None]
-    if len(scales) == len(factors):
-        return [weight for weight, _ in factors], scales
-    return [weight if scale is None else weight * scale[:, None, None] for weight, scale in factors], []
+    kernels: list[Tensor] = []
+    scales: dict[int, Tensor] = {}
+    for position, link in enumerate(links):
+        kernel, scale = link.factors()
+        kernels.append(kernel)
+        if scale is not None:
+            scales[position] = scale
+    if len(scales) == len(kernels):
+        return kernels, list(scales.values())
+    for position, scale in scales.items():
+        kernels[position] = kernels[position] * scale[:, None, None]
+    return kernels, []

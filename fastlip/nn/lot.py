@@ -9,6 +9,7 @@ from fastlip import ops
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.polar.reference import join, ridged_newton, split
+from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
 from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
@@ -90,6 +91,7 @@ class LOTConv2d(LipschitzLayer):
     """
 
     _fixed = (*CONV_ARGUMENTS, "ridge", "steps", "quasi_residual")
+    _grouped = True
     application: FrequencyConvolution
     in_channels: int
     out_channels: int
@@ -172,9 +174,13 @@ class LOTLinear(LipschitzLayer):
         steps: as in :class:`LOTConv2d`.
         quasi_residual: s: V = I + s gamma W takes the place of the weight W, with a learnt factor gamma for each row;
             True is 1. For in_features = out_features only.
+        parametrization: ``"unconstrained"``, or ``"manifold"``: the parameter is the orthogonal matrix itself. It
+            starts where the unconstrained layer starts, and :class:`fastlip.optim.ManifoldOptimizer` trains it. Not
+            with ``quasi_residual``, ``ridge`` or ``steps``.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``bias``
-    (out_features), with ``quasi_residual`` also ``gamma`` (out_features). ``weight`` is Q; in eval mode it is
+    (out_features), with ``quasi_residual`` also ``gamma`` (out_features); on the
+    manifold ``orthogonal_weight`` (out_features, in_features) and ``bias`` alone. ``weight`` is Q; in eval mode it is
     computed once.
 
     >>> layer = lip.LOTLinear(3, 5)
@@ -182,7 +188,7 @@ class LOTLinear(LipschitzLayer):
     True
     """
 
-    _fixed = (*DENSE_ARGUMENTS, "ridge", "steps", "quasi_residual")
+    _fixed = (*DENSE_ARGUMENTS, "ridge", "steps", "quasi_residual", "parametrization")
     application: Dense
     weight = effective_weight
 
@@ -198,25 +204,33 @@ class LOTLinear(LipschitzLayer):
         ridge: float | None = None,
         steps: int | None = None,
         quasi_residual: bool | float = False,
+        parametrization: Parametrization = "unconstrained",
     ):
         ridge, steps = check_iteration(ridge, steps)
         super().__init__(Dense(orthogonal=ridge is None), backend)
         self.in_features, self.out_features = dense_features(in_features, out_features)
         self.ridge, self.steps = ridge, steps
         self.bias = make_bias(out_features, bias, device, dtype)
-        self.raw_weight = make_parameter((out_features, in_features), device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
-        add_gamma(self, (out_features,), device, dtype)
+        if not begin_on_manifold(
+            self, parametrization, device, dtype, {"ridge": ridge, "steps": steps, "quasi_residual": quasi_residual}
+        ):
+            self.raw_weight = make_parameter((out_features, in_features), device, dtype)
+            add_gamma(self, (out_features,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Identity (square) or an orthogonal matrix; bias 0."""
+        if self.parametrization == MANIFOLD:
+            return start_on_manifold(self, LOTLinear)
         if not reset_quasi_residual(self, self.raw_weight, self.out_features):
             centre_orthogonal_(self.raw_weight)
         zero_(self.bias)
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(Q,): the polar factor."""
+        if self.parametrization == MANIFOLD:
+            return (on_manifold(self),)
         V = with_identity(self, at_least_float32(self.raw_weight))
         return (polar(V, self.ridge, self.steps, self.backend),)
 
@@ -225,4 +239,10 @@ class LOTLinear(LipschitzLayer):
         return f"{super().extra_repr()}, ridge={self.ridge}, steps={self.steps}"
 
 
-METHOD = Method("lot", LOTConv2d, LOTLinear, settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}})
+METHOD = Method(
+    "lot",
+    LOTConv2d,
+    LOTLinear,
+    networks=("lip_next",),
+    settings={"digits": {"optimizer.lr": 0.02, "loss.temperature": 0.1}},
+)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -139,16 +141,23 @@ class SpatialShift(WholeModule):
                 f"channels={self.channels}: expected images of at least {4 * self.channels} channels, "
                 f"got shape {tuple(x.shape)}"
             )
-        return shifted(x, self.channels, self.step)
+        return shifted(x, self.channels, self.step, _rolled)
 
     def extra_repr(self) -> str:
         """The arguments."""
         return f"{self.channels}, step={self.step}"
 
 
-def shifted(x: Tensor, channels: int, step: int) -> Tensor:
+def shifted(x: Tensor, channels: int, step: int, roll: Callable[[Tensor, int, int], Tensor] = torch.roll) -> Tensor:
     """x with four groups of channels moved by a step, up, down, left and right."""
     up, down, left, right = (x.narrow(-3, index * channels, channels) for index in range(4))
     rest = x.narrow(-3, 4 * channels, x.shape[-3] - 4 * channels)
-    moved = (up.roll(-step, -2), down.roll(step, -2), left.roll(-step, -1), right.roll(step, -1))
+    moved = (roll(up, -step, -2), roll(down, step, -2), roll(left, -step, -1), roll(right, step, -1))
     return torch.cat((*moved, rest), -3)
+
+
+def _rolled(x: Tensor, step: int, dim: int) -> Tensor:
+    """As ``torch.roll``, which would leave channels-last memory format."""
+    size = x.shape[dim]
+    last = step % max(size, 1)
+    return torch.cat((x.narrow(dim, size - last, last), x.narrow(dim, 0, size - last)), dim)

@@ -90,6 +90,7 @@ class SLLConv2d(LipschitzLayer):
 
     _options = LipschitzLayer._options | {"epsilon": partial(nonnegative, "epsilon")}
     _fixed = RESIDUAL_CONV_ARGUMENTS
+    _grouped = True
     application: ResidualConvolution
     in_channels: int
     out_channels: int

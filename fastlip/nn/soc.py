@@ -15,6 +15,7 @@ from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMod
 from fastlip.kernels.conv_exp.api import check_terms
 from fastlip.kernels.spectral_conv.api import kernel_spectrum
 from fastlip.kernels.spectral_exp.api import kernel_exp
+from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
 from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn._skew import norm_bound, series_of_spectrum, skew
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
@@ -128,6 +129,7 @@ class SOCConv2d(LipschitzLayer):
 
     _options = LipschitzLayer._options | {"terms": partial(check_terms, "terms")}
     _fixed = (*CONV_ARGUMENTS, "exponential", "width", "quasi_residual")
+    _grouped = True
     application: ExponentialConvolution
     in_channels: int
     out_channels: int
@@ -255,9 +257,13 @@ class SOCLinear(LipschitzLayer):
         quasi_residual: s: V = I + s gamma W takes the place of the weight W, with a learnt factor gamma for each row;
             True is 1. For in_features = out_features only. The exponential of 0 is the identity, and
             I has no skew part: the option only scales the weight.
+        parametrization: ``"unconstrained"``, or ``"manifold"``: the parameter is the orthogonal matrix itself. It
+            starts where the unconstrained layer starts, and :class:`fastlip.optim.ManifoldOptimizer` trains it. Not
+            with ``quasi_residual``.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` K (c, c) with c = max(in_features,
-    out_features), ``bias`` (out_features), with ``quasi_residual`` also ``gamma`` (c). ``weight`` is the effective
+    out_features), ``bias`` (out_features), with ``quasi_residual`` also ``gamma`` (c); on the
+    manifold ``orthogonal_weight`` (out_features, in_features) and ``bias`` alone. ``weight`` is the effective
     matrix.
 
     >>> layer = lip.SOCLinear(4, 4)
@@ -265,7 +271,7 @@ class SOCLinear(LipschitzLayer):
     True
     """
 
-    _fixed = (*DENSE_ARGUMENTS, "quasi_residual")
+    _fixed = (*DENSE_ARGUMENTS, "quasi_residual", "parametrization")
     application: Dense
     weight = effective_weight
 
@@ -279,18 +285,22 @@ class SOCLinear(LipschitzLayer):
         backend: Backend = "auto",
         *,
         quasi_residual: bool | float = False,
+        parametrization: Parametrization = "unconstrained",
     ):
         super().__init__(Dense(orthogonal=True), backend)
         self.in_features, self.out_features = dense_features(in_features, out_features)
         self.bias = make_bias(out_features, bias, device, dtype)
-        size = max(in_features, out_features)
-        self.raw_weight = make_parameter((size, size), device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
-        add_gamma(self, (size,), device, dtype)
+        if not begin_on_manifold(self, parametrization, device, dtype, {"quasi_residual": quasi_residual}):
+            size = max(in_features, out_features)
+            self.raw_weight = make_parameter((size, size), device, dtype)
+            add_gamma(self, (size,), device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Normal, standard deviation 0.1 / sqrt(c); bias 0."""
+        if self.parametrization == MANIFOLD:
+            return start_on_manifold(self, SOCLinear)
         weight = self.raw_weight
         if not reset_quasi_residual(self, weight, weight.shape[0]):
             nn.init.normal_(weight, std=_INITIAL_DEVIATION * weight.shape[0] ** -0.5)
@@ -298,9 +308,11 @@ class SOCLinear(LipschitzLayer):
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(Q,): rows and columns of the exponential."""
+        if self.parametrization == MANIFOLD:
+            return (on_manifold(self),)
         raw = with_identity(self, at_least_float32(self.raw_weight))
         exponential = ops.skew_exp(raw, backend=self.backend)
         return (exponential[: self.out_features, : self.in_features],)
 
 
-METHOD = Method("soc", SOCConv2d, SOCLinear, settings={"digits": {"loss.temperature": 0.1}})
+METHOD = Method("soc", SOCConv2d, SOCLinear, networks=("lip_next",), settings={"digits": {"loss.temperature": 0.1}})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,20 @@ import fastlip
 from fastlip._files import read_json, write_json, write_text
 from fastlip.data import Data
 from fastlip.study import running
+from fastlip.study.contenders import Contender
+from fastlip.study.formats import to_csv, to_latex, to_markdown
+from fastlip.study.means import Group, groups_of
 from fastlip.study.measuring import Measured, measure
 from fastlip.study.searching import BUDGET_FRACTION, search
-from fastlip.study.settings import Contender, Settings
-from fastlip.study.table import Row, to_csv
+from fastlip.study.settings import Settings
+from fastlip.study.table import Row
 from fastlip.training.recipe import Recipe
-from fastlip.training.recipe_files import default_recipe
+from fastlip.training.recipe_files import default_name, default_recipe
 from fastlip.training.run_folder import RunFolder
 
-TABLE, TABLE_CSV = "table.json", "table.csv"
+TABLE, RUNS_CSV = "table.json", "runs.csv"
+TABLE_CSV, TABLE_MARKDOWN, TABLE_LATEX = "table.csv", "table.md", "table.tex"
+TABLES = (TABLE_CSV, TABLE_MARKDOWN, TABLE_LATEX, RUNS_CSV, TABLE)
 NOT_RUN = "not run yet"
 # Timing takes this fraction of the budget, and at least this number of seconds.
 _MEASURING_FRACTION, _MEASURING_LEAST = 0.02, 2.0
@@ -36,6 +41,7 @@ class Comparison:
         folder: folder of ``study.json``; a folder for each run, ``measured/`` and ``search/`` are created in it.
         settings: budget, search and recipe.
         contenders: the requested runs.
+        earlier: the runs that were requested before.
         data: the images of all runs.
         say: is called with lines that report progress.
     """
@@ -45,12 +51,14 @@ class Comparison:
         folder: Path,
         settings: Settings,
         contenders: Sequence[Contender],
+        earlier: Sequence[Contender],
         data: Data,
         say: Callable[[str], None],
     ):
         self.folder = folder
         self.settings = settings
         self.contenders = contenders
+        self.earlier = [contender for contender in earlier if contender not in contenders]
         self.data = data
         self.say = say
 
@@ -60,12 +68,12 @@ class Comparison:
         Raises:
             Interrupted: a signal arrived during training; the run is saved.
         """
-        for _, group in groupby(enumerate(self.contenders, 1), key=lambda numbered: numbered[1][:2]):
+        for _, group in groupby(enumerate(self.contenders, 1), key=lambda numbered: numbered[1].group):
             numbered = list(group)
-            self._measure([contender for _, contender in numbered])
+            self._measure([contender.with_seed(None) for _, contender in numbered])
             for index, contender in numbered:
                 if running.result_of(self.folder / contender.name) is None:
-                    self._train(contender, f"[{index}/{len(self.contenders)}] {' '.join(contender)}")
+                    self._train(contender, f"[{index}/{len(self.contenders)}] {contender.name}")
                     self.write_table()
         self.write_table()
 
@@ -78,17 +86,37 @@ class Comparison:
                 self._measured_file(contender).unlink()
 
     def rows(self) -> list[Row]:
-        """A row for each contender, and for each run of the folder that was requested before."""
-        return [self._row(contender) for contender in (*self.contenders, *self._earlier())]
+        """A row for each contender, and for each finished run of the folder that was requested before."""
+        earlier = [one for one in self.earlier if running.result_of(self.folder / one.name)]
+        contenders = (*self.contenders, *earlier)
+        changed = {name for contender in contenders for name, _ in contender.changes}
+        varied = [item.name for item in dataclasses.fields(Recipe) if item.name in changed]
+        several = any(contender.recipe for contender in contenders)
+        return [self._row(contender, self._about(contender, varied, several)) for contender in contenders]
+
+    def groups(self) -> list[Group]:
+        """A group for the runs of each contender with all seeds."""
+        return groups_of(self.rows())
 
     def write_table(self) -> None:
-        """Replaces table.json and table.csv."""
-        rows = self.rows()
-        about = {**self.settings.to_dict(), "machine": machine(self.settings), "rows": [row.values() for row in rows]}
-        write_json(self.folder / TABLE, about)
-        write_text(self.folder / TABLE_CSV, to_csv(rows))
+        """Replaces the tables: runs.csv has a row for each run, table.csv, .md and .tex one for all its seeds."""
+        rows, groups = self.rows(), self.groups()
+        about = {**self.settings.to_dict(), "machine": machine(self.settings)}
+        runs = [row.values() for row in rows]
+        means = [group.values() for group in groups]
+        write_json(self.folder / TABLE, {**about, "rows": runs, "means": means})
+        write_text(self.folder / RUNS_CSV, to_csv(runs))
+        write_text(self.folder / TABLE_CSV, to_csv(means))
+        write_text(self.folder / TABLE_MARKDOWN, to_markdown(groups))
+        write_text(self.folder / TABLE_LATEX, to_latex(groups))
 
-    def _row(self, contender: Contender) -> Row:
+    def _about(self, contender: Contender, varied: Iterable[str], several: bool) -> dict[str, Any]:
+        """The seed, and what varies between contenders."""
+        recipe = self.settings.recipe(contender)
+        named = {"recipe": Path(contender.recipe).stem or default_name(self.settings.options)} if several else {}
+        return {**named, **{name: getattr(recipe, name) for name in varied}, "seed": recipe.seed}
+
+    def _row(self, contender: Contender, about: Mapping[str, Any]) -> Row:
         found = self._measured(contender)
         result = running.result_of(self.folder / contender.name) or {}
         reason = result.get("reason", "")
@@ -97,22 +125,16 @@ class Comparison:
         if isinstance(found, Measured) and not result and not self._steps(found):
             reason = f"a step takes {found.seconds_per_step:.3g} s, the budget is {self.settings.budget:g} s"
         measured = found if isinstance(found, Measured) else None
-        return Row(contender, self.settings.budget, measured, result, reason)
-
-    def _earlier(self) -> Iterable[Contender]:
-        for file in sorted(self.folder.glob("measured/*.json")):
-            contender = Contender.named(file.stem)
-            if contender not in self.contenders and running.result_of(self.folder / contender.name):
-                yield contender
+        return Row(contender, self.settings.budget, measured, result, reason, about)
 
     def _measure(self, group: list[Contender]) -> None:
-        missing = [contender for contender in group if not self._kept(contender)]
+        missing = [contender for contender in dict.fromkeys(group) if not self._kept(contender)]
         if not missing:
             return
-        self.say(f"measuring {' '.join(group[0][:2])}: {', '.join(c.backend for c in missing)}")
+        self.say(f"measuring {group[0].group}: {', '.join(c.backend for c in missing)}")
         recipes = {contender.name: self.settings.recipe(contender) for contender in missing}
         seconds = max(_MEASURING_LEAST, _MEASURING_FRACTION * self.settings.budget)
-        found, failed = measure(recipes, self.data, seconds)
+        found, failed = measure(recipes, self.data, seconds, plain=group[0].is_plain)
         for contender in missing:
             name = contender.name
             kept = found[name].to_dict() if name in found else {"reason": failed[name]}
@@ -122,14 +144,14 @@ class Comparison:
     def _train(self, contender: Contender, title: str) -> None:
         found = self._measured(contender)
         if not isinstance(found, Measured) or not self._steps(found):
-            self.say(f"{title}: {self._row(contender).reason}")
+            self.say(f"{title}: {self._row(contender, {}).reason}")
             return
         recipe = self._recipe(contender, found)
         if self.settings.search:
             recipe = self._searched(contender, recipe)
         seconds = found.seconds_per_epoch
         self.say(f"{title}: {recipe.epochs:.1f} epochs of {seconds:.3g} s, {found.images / seconds:.0f} images/s")
-        result = running.run(recipe, self.data, self.folder / contender.name)
+        result = running.run(recipe, self.data, self.folder / contender.name, plain=contender.is_plain)
         if reason := result.get("reason"):
             self.say(f"{title}: failed: {reason}")
             return
@@ -139,13 +161,13 @@ class Comparison:
         )
 
     def _searched(self, contender: Contender, recipe: Recipe) -> Recipe:
-        """The recipe with the best pair of the search, which is the same for all backends of a method and size."""
-        alike = (c for c in (*self.contenders, contender) if c[:2] == contender[:2])
+        """The recipe with the best pair of the search, which is the same for all backends and seeds of a group."""
+        alike = (c for c in (*self.contenders, contender) if c.group == contender.group)
         first, measured = next((c, m) for c in alike if isinstance(m := self._measured(c), Measured))
         trial = self._recipe(first, measured, BUDGET_FRACTION)
-        self.say(f"{' '.join(contender[:2])}: {self.settings.search + 1} trials of {trial.epochs:.1f} epochs")
-        folder = self.folder / "search" / "-".join(contender[:2])
-        best = search(trial, self.data, folder, self.settings.search)[0]
+        self.say(f"{contender.group}: {self.settings.search + 1} trials of {trial.epochs:.1f} epochs")
+        folder = self.folder / "search" / contender.group
+        best = search(trial, self.data, folder, self.settings.search, plain=contender.is_plain)[0]
         return dataclasses.replace(recipe, lr=best["lr"], weight_decay=best["weight_decay"])
 
     def _recipe(self, contender: Contender, measured: Measured, fraction: float = 1.0) -> Recipe:
@@ -157,7 +179,8 @@ class Comparison:
         return int(fraction * self.settings.budget / measured.seconds_per_step)
 
     def _measured_file(self, contender: Contender) -> Path:
-        return self.folder / "measured" / f"{contender.name}.json"
+        # Costs do not depend on the seed.
+        return self.folder / "measured" / f"{contender.with_seed(None).name}.json"
 
     def _kept(self, contender: Contender) -> bool:
         return self._measured_file(contender).is_file()

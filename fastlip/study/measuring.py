@@ -19,10 +19,11 @@ from fastlip.data import Data
 from fastlip.kernels.spectral_conv.api import FixedSpectrum
 from fastlip.nn.base import LipschitzLayer
 from fastlip.study.failures import FAILURES, reason
+from fastlip.study.twin import network_of
 from fastlip.testing import bytes_kept
 from fastlip.training.loop import Training
 from fastlip.training.recipe import Recipe
-from fastlip.training.setup import batches_of, device_of, model_of, prepare_process
+from fastlip.training.setup import batches_of, device_of, prepare_process
 
 _ROUNDS = 7
 # With these settings nothing diverges while it is timed, and the schedule does not end.
@@ -84,9 +85,11 @@ class Measured:
 class _Contestant:
     """A contender's network with one batch, ready to step."""
 
-    def __init__(self, recipe: Recipe, data: Data):
+    def __init__(self, recipe: Recipe, data: Data, plain: bool):
         prepare_process(recipe)
-        self.model = perturb(model_of(recipe, data))
+        model = network_of(recipe, data, plain)
+        # Noise is for iterations that end early at an initialisation; in a plain twin it only adds to the norms.
+        self.model = model if plain else perturb(model)
         self.training = Training(self.model, replace(recipe, **_WHILE_TIMED), data, Path())
         self.x, self.y = next(self.training.train_batches.epoch(0, 0, 1))
 
@@ -111,13 +114,16 @@ class _Contestant:
         self.evaluate()
 
 
-def measure(recipes: Mapping[str, Recipe], data: Data, seconds: float) -> tuple[dict[str, Measured], dict[str, str]]:
+def measure(
+    recipes: Mapping[str, Recipe], data: Data, seconds: float, plain: bool = False
+) -> tuple[dict[str, Measured], dict[str, str]]:
     """Measures contenders in turn in this process, after a warm-up.
 
     Args:
         recipes: recipe of each contender, all on one device.
         data: images for the training batches.
         seconds: time after which no further round is timed.
+        plain: whether the plain twins of their networks are measured.
 
     Returns:
         The measured costs, and for the other contenders the reason why they could not be measured.
@@ -125,7 +131,7 @@ def measure(recipes: Mapping[str, Recipe], data: Data, seconds: float) -> tuple[
     memory, failed = {}, {}
     for name, recipe in recipes.items():
         try:
-            memory[name] = _memory(recipe, data)
+            memory[name] = _memory(recipe, data, plain)
         except FAILURES as error:
             failed[name] = reason(error)
         _free()
@@ -133,7 +139,7 @@ def measure(recipes: Mapping[str, Recipe], data: Data, seconds: float) -> tuple[
     found = {}
     for group in _together(able, memory):
         try:
-            times = _times({name: able[name] for name in group}, data, seconds)
+            times = _times({name: able[name] for name in group}, data, seconds, plain)
         except FAILURES as error:
             failed.update(dict.fromkeys(group, reason(error)))
         else:
@@ -152,8 +158,8 @@ def _together(recipes: Mapping[str, Recipe], memory: Mapping[str, dict[str, int]
     return [names] if names else []
 
 
-def _memory(recipe: Recipe, data: Data) -> dict[str, int]:
-    contestant = _Contestant(recipe, data)
+def _memory(recipe: Recipe, data: Data, plain: bool) -> dict[str, int]:
+    contestant = _Contestant(recipe, data, plain)
     model = contestant.model
     sizes = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -213,8 +219,8 @@ def _bytes(tensors: list[Tensor]) -> int:
     return sum(storages.values())
 
 
-def _times(recipes: Mapping[str, Recipe], data: Data, seconds: float) -> dict[str, dict[str, Any]]:
-    contestants = {name: _Contestant(recipe, data) for name, recipe in recipes.items()}
+def _times(recipes: Mapping[str, Recipe], data: Data, seconds: float, plain: bool) -> dict[str, dict[str, Any]]:
+    contestants = {name: _Contestant(recipe, data, plain) for name, recipe in recipes.items()}
     device = device_of(next(iter(recipes.values())))
     found: dict[str, dict[str, Any]] = {name: {"fetch": _fetch(recipes[name], data)} for name in recipes}
     for what, key in (("train", "step"), ("evaluate_fresh", "evaluate_fresh"), ("evaluate", "evaluate")):

@@ -1,37 +1,23 @@
-"""The pictures of a study as PNG files: radar, accuracy against time, certified accuracy, gains of the kernels."""
+"""The pictures of a study in SVG: backends, radar, accuracy against time and certified accuracy against radius."""
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from fastlip import _figures
-from fastlip.models import METHODS, TITLES
-from fastlip.study.table import Row
+from fastlip.study.colors import GREY, INK, LINE, Looks
+from fastlip.study.means import CRA, Group
 
-RADAR, TIME, CERTIFIED, BACKENDS = "radar.png", "accuracy_time.png", "certified.png", "backends.png"
-# Okabe and Ito's colours, which colour-blind people can tell apart (without yellow, which is pale on white), and
-# three of Tol's. A method has the same colour in every picture.
-_COLORS = (
-    "#0072b2",
-    "#e69f00",
-    "#009e73",
-    "#d55e00",
-    "#cc79a7",
-    "#56b4e9",
-    "#000000",
-    "#882255",
-    "#999933",
-    "#6655bb",
-)
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
-_MARKERS = "os^Dv<>PX*"
-_GREY = "#555555"
+# The sections of the report that have pictures.
+BACKENDS, RADAR, TIME, CERTIFIED = "backends", "radar", "time", "certified"
 _AXES = (
     "accuracy",
     "certified\naccuracy",
@@ -42,27 +28,54 @@ _AXES = (
 )
 _LARGEST_RADIUS = 1.0
 _POINTS = 200
+_STYLE: dict[Any, str] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fastlip",
+    "text.color": INK,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "grid.color": LINE,
+}
 
 
-def color(method: str) -> str:
-    """The method's colour, in pictures and report."""
-    return _COLORS[METHODS.index(method) % len(_COLORS)]
+@dataclass(frozen=True)
+class Picture:
+    """A picture.
+
+    Args:
+        section: where it stands in the report.
+        name: its name, that of its file without suffix.
+        title: what it shows, for those who cannot see it.
+        svg: the picture as the text of an SVG file.
+    """
+
+    section: str
+    name: str
+    title: str
+    svg: str
 
 
-def draw(folder: Path, rows: Sequence[Row]) -> list[str]:
-    """Writes the pictures for which there are figures, and removes the others; returns the written names."""
-    finished = [row for row in rows if row.finished]
-    written = []
-    pictures = {RADAR: _radar, TIME: _accuracy_time, CERTIFIED: _certified, BACKENDS: _backends}
+def draw(groups: Sequence[Group]) -> list[Picture]:
+    """The pictures for which there are figures; each is one panel, so that they can stand one below the other."""
+    finished = [group for group in groups if group.finished]
+    looks = Looks(groups)
+    pictures = []
     with _figures.own_style():
-        for name, picture in pictures.items():
-            figure = picture(rows if picture is _backends else finished)
-            if figure is None:
-                (folder / name).unlink(missing_ok=True)
-            else:
-                _figures.save(folder / name, figure)
-                written.append(name)
-    return written
+        import matplotlib
+
+        matplotlib.rcParams.update(_STYLE)
+        for section, panels in (
+            (BACKENDS, _backends(groups, looks)),
+            (RADAR, _radars(finished, looks)),
+            (TIME, _panels(finished, looks, _draw_time, "seconds of training", "accuracy on test images, %")),
+            (CERTIFIED, _panels(finished, looks, _draw_certified, "L2 radius ε of images in [0, 1]", "CRA, %")),
+        ):
+            for index, (title, figure) in enumerate(panels):
+                name = f"{section}-{index}" if index else section
+                pictures.append(Picture(section, name, title, _svg(figure, name)))
+    return pictures
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -77,15 +90,14 @@ def open_axes(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def scores(rows: Sequence[Row]) -> list[list[float]]:
-    """Each row's six scores from 1 (worst of the rows) to 5 (best), in the order of the radar's axes.
+def scores(lines: Sequence[dict[str, Any]]) -> list[list[float]]:
+    """Six scores of each line of a table from 1 (worst) to 5 (best), in the order of the radar's axes.
 
     Accuracies are scored linearly, times and bytes by their logarithm.
     """
-    values = [row.values() for row in rows]
-    columns = [[v[name] for v in values] for name in ("accuracy", "cra 36/255")]
+    columns = [[line[name] for line in lines] for name in ("accuracy", CRA)]
     costs = ("seconds_per_epoch", "train_memory", "evaluation_ms", "evaluation_memory")
-    columns += [[-math.log(v[name]) for v in values] for name in costs]
+    columns += [[-math.log(line[name]) for line in lines] for name in costs]
     return [list(six) for six in zip(*map(_scored, columns), strict=True)]
 
 
@@ -94,36 +106,36 @@ def _scored(values: Sequence[float]) -> list[float]:
     return [1 + 4 * (value - low) / (high - low) if high > low else 5.0 for value in values]
 
 
-def _radar(rows: Sequence[Row]) -> Any:
-    rows = [row for row in rows if row.measured and row.contender.backend == rows[0].contender.backend]
-    if not rows:
-        return None
-    methods = _distinct(row.contender.method for row in rows)
-    sizes = _distinct(row.contender.size for row in rows)
-    columns = min(4, len(methods))
-    lines = -(-len(methods) // columns)
-    figure = new_figure(3.0 * columns, 3.5 * lines + 0.4)
-    figure.get_layout_engine().set(h_pad=0.22)
-    found = list(zip(rows, scores(rows), strict=True))
+def _svg(figure: Any, name: str) -> str:
+    """The figure as SVG without date, program and ids that another figure could have too."""
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = re.sub("<metadata>.*?</metadata>", "", file.getvalue().decode(), flags=re.S)
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+
+
+def _radars(groups: Sequence[Group], looks: Looks) -> Iterator[tuple[str, Any]]:
+    """A radar for each group with the first backend; the others are in grey behind it."""
+    groups = [group for group in groups if not group.contender.is_plain and group.rows[0].measured]
+    groups = [group for group in groups if group.contender.backend == groups[0].contender.backend]
+    if len(groups) < 2:
+        return
+    rings = [[*six, six[0]] for six in scores([group.values() for group in groups])]
     angles = [math.tau * i / len(_AXES) for i in range(len(_AXES) + 1)]
-    for index, method in enumerate(methods):
-        axes = figure.add_subplot(lines, columns, index + 1, projection="polar")
+    for index, group in enumerate(groups):
+        figure = new_figure(3.0, 3.1)
+        axes = figure.add_subplot(projection="polar")
         _radar_axes(axes, angles)
-        for row, six in sorted(found, key=lambda pair: pair[0].contender.method == method):
-            ring, dash = [*six, six[0]], _DASHES[sizes.index(row.contender.size) % len(_DASHES)]
-            if row.contender.method == method:
-                axes.plot(angles, ring, color=color(method), linewidth=2.2, linestyle=dash, label=row.contender.size)
-                axes.fill(angles, ring, color=color(method), alpha=0.12)
-            else:
-                axes.plot(angles, ring, color="#bbbbbb", linewidth=0.6)
-        axes.set_title(TITLES[method], color=color(method), fontweight="bold", fontsize=11, pad=16)
-        if len(sizes) > 1:
-            axes.legend(loc="upper left", bbox_to_anchor=(-0.25, 1.2), frameon=False, fontsize=7)
-    backend = rows[0].contender.backend
-    figure.suptitle(
-        f"Scores from 1 (inner ring, worst here) to 5 (outer ring, best here); backend {backend}", fontsize=10
-    )
-    return figure
+        for other in range(len(groups)):
+            if other != index:
+                axes.plot(angles, rings[other], color=LINE, linewidth=0.6)
+        axes.plot(angles, rings[index], color=looks.color(group), linewidth=2.2)
+        axes.fill(angles, rings[index], color=looks.color(group), alpha=0.15)
+        axes.set_title(group.label, color=looks.color(group), fontweight="bold", fontsize=11, pad=16)
+        text = ", ".join(
+            f"{axis} {score:.1f}".replace("\n", " ") for axis, score in zip(_AXES, rings[index], strict=False)
+        )
+        yield f"{group.label}: {text}", figure
 
 
 def _radar_axes(axes: Any, angles: Sequence[float]) -> None:
@@ -131,101 +143,97 @@ def _radar_axes(axes: Any, angles: Sequence[float]) -> None:
     axes.set_theta_direction(-1)
     axes.set_ylim(0, 5.2)
     axes.set_yticks([1, 2, 3, 4, 5], [""] * 5)
-    axes.set_xticks(angles[:-1], _AXES, fontsize=7.5, color=_GREY)
+    axes.set_xticks(angles[:-1], _AXES, fontsize=8, color=GREY)
     axes.tick_params(pad=9)
-    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.grid(linewidth=0.6)
     axes.spines["polar"].set_visible(False)
 
 
-def _accuracy_time(rows: Sequence[Row]) -> Any:
-    def curve(axes: Any, row: Row, style: dict[str, Any]) -> None:
-        epochs = row.result["history"]
-        seconds = list(itertools.accumulate(epoch["seconds"] for epoch in epochs))
-        accuracy = [100 * epoch["test_accuracy"] for epoch in epochs]
-        axes.plot(seconds, accuracy, markersize=4, markevery=1 + len(epochs) // 20, **style)
-
-    return _panels(rows, curve, "seconds of training", "accuracy on test images, %")
+Curve = Callable[[Any, Group, dict[str, Any]], None]
 
 
-def _certified(rows: Sequence[Row]) -> Any:
+def _draw_time(axes: Any, group: Group, line: dict[str, Any]) -> None:
+    """Accuracy after each epoch against seconds of training: both are means over the seeds."""
+    epochs = list(zip(*(row.result["history"] for row in group.finished), strict=False))
+    seconds = itertools.accumulate(sum(epoch["seconds"] for epoch in runs) / len(runs) for runs in epochs)
+    accuracy = [100 * sum(epoch["test_accuracy"] for epoch in runs) / len(runs) for runs in epochs]
+    axes.plot(list(seconds), accuracy, markersize=4, markevery=1 + len(epochs) // 20, **line)
+
+
+def _draw_certified(axes: Any, group: Group, line: dict[str, Any]) -> None:
+    """The fraction of the images of all seeds that have a larger radius."""
     grid = torch.linspace(0, _LARGEST_RADIUS, _POINTS, dtype=torch.float64)
-
-    def curve(axes: Any, row: Row, style: dict[str, Any]) -> None:
-        radii = torch.tensor(row.result["radii"], dtype=torch.float64).sort().values
-        shares = (len(radii) - torch.searchsorted(radii, grid, right=True)).double() / len(radii)
-        axes.plot(grid, 100 * shares, markevery=_POINTS // 8, markersize=4, **style)
-        axes.set_xlim(0, _LARGEST_RADIUS)
-
-    return _panels(rows, curve, "L2 radius ε of images in [0, 1]", "certified accuracy, %")
+    radii = torch.tensor([row.result["radii"] for row in group.finished], dtype=torch.float64).flatten().sort().values
+    shares = (len(radii) - torch.searchsorted(radii, grid, right=True)).double() / len(radii)
+    axes.plot(grid, 100 * shares, markevery=_POINTS // 8, markersize=4, **line)
+    axes.set_xlim(0, _LARGEST_RADIUS)
 
 
-def _panels(rows: Sequence[Row], curve: Callable[[Any, Row, dict[str, Any]], None], x: str, y: str) -> Any:
-    """Draws a panel for each size (rows) and backend (columns) on the same axes, with one legend below."""
-    if not rows:
-        return None
-    sizes = _distinct(row.contender.size for row in rows)
-    backends = _distinct(row.contender.backend for row in rows)
-    methods = _distinct(row.contender.method for row in rows)
-    figure = new_figure(max(6.4, 5.2 * len(backends)), 4.0 * len(sizes) + 0.6)
-    grid = figure.subplots(len(sizes), len(backends), sharex=True, sharey=True, squeeze=False)
-    for (i, size), (j, backend) in itertools.product(enumerate(sizes), enumerate(backends)):
-        axes = grid[i][j]
+def _panels(groups: Sequence[Group], looks: Looks, curve: Curve, x: str, y: str) -> Iterator[tuple[str, Any]]:
+    """A panel for each size and backend, on the same axes; the plain twin is in all panels of its size."""
+    bounded = [group for group in groups if not group.contender.is_plain]
+    places = dict.fromkeys((group.contender.size, group.contender.backend) for group in bounded or groups)
+    panels = []
+    for size, backend in places:
+        figure = new_figure(5.6, 4.6)
+        axes = figure.add_subplot()
         open_axes(axes)
-        axes.set_title(f"{size}, backend {backend}", fontsize=10)
-        axes.set_xlabel(x if i == len(sizes) - 1 else "")
-        axes.set_ylabel(y if j == 0 else "")
-        for row in rows:
-            if (row.contender.size, row.contender.backend) == (size, backend):
-                curve(axes, row, _style(row.contender.method))
-    handles = [_handle(method) for method in methods]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(methods), frameon=False, fontsize=9)
-    return figure
+        title = f"{size}, backend {backend}"
+        axes.set_title(title, fontsize=10)
+        axes.set(xlabel=x, ylabel=y)
+        for group in groups:
+            contender = group.contender
+            if contender.size == size and (contender.is_plain or contender.backend == backend):
+                curve(axes, group, {**looks.line(group), "label": _without(group.label, size, backend)})
+        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+        panels.append((f"{y} against {x}, {title}", figure))
+    _share_axes([figure.axes[0] for _, figure in panels])
+    yield from panels
 
 
-def _style(method: str) -> dict[str, Any]:
-    marker = _MARKERS[METHODS.index(method) % len(_MARKERS)]
-    return {"color": color(method), "marker": marker, "linewidth": 1.6, "label": TITLES[method]}
+def _without(label: str, *words: str) -> str:
+    """The label without these words, which the panel's title has."""
+    return " ".join(word for word in label.split(" ") if word not in words)
 
 
-def _handle(method: str) -> Any:
-    from matplotlib.lines import Line2D
+def _share_axes(panels: Sequence[Any]) -> None:
+    for limits in ("xlim", "ylim"):
+        both = [getattr(axes, f"get_{limits}")() for axes in panels]
+        for axes in panels:
+            axes.set(**{limits: (min(low for low, _ in both), max(high for _, high in both))})
 
-    return Line2D([], [], markersize=5, **_style(method))
 
-
-def _backends(rows: Sequence[Row]) -> Any:
-    """Draws epochs in the budget and certified accuracy of the backends next to each other."""
-    rows = [row for row in rows if row.measured]
-    backends = _distinct(row.contender.backend for row in rows)
+def _backends(groups: Sequence[Group], looks: Looks) -> Iterator[tuple[str, Any]]:
+    """Bars of epochs in the budget and of certified accuracy, with a network's backends next to each other."""
+    groups = [group for group in groups if group.rows[0].measured and not group.contender.is_plain]
+    backends = list(dict.fromkeys(group.contender.backend for group in groups))
     if len(backends) < 2:
-        return None
-    groups = _distinct(row.contender[:2] for row in rows)
-    found = {row.contender: row for row in rows}
-    figure = new_figure(11, 0.45 * len(groups) * len(backends) / 2 + 2.0)
-    left, right = figure.subplots(1, 2)
+        return
+    names = {group.contender.group: _without(group.label, *backends) for group in groups}
+    places = list(names)
     height = 0.8 / len(backends)
-    for j, backend in enumerate(backends):
-        for i, (method, size) in enumerate(groups):
-            row = next((found[c] for c in found if c == (method, size, backend)), None)
-            if row is None:
-                continue
-            place = {"y": i + (j - (len(backends) - 1) / 2) * height, "height": 0.9 * height}
-            look = {"color": color(method), "alpha": 1.0 if j == 0 else 0.45, "hatch": "" if j == 0 else "///"}
-            cra = 100 * row.result["cra"][0] if row.finished else None
-            for axes, width in ((left, row.epochs_in_budget), (right, cra)):
-                bar = axes.barh(width=width or 0, edgecolor="white", linewidth=0.5, **place, **look)
-                label = f" {backend}: no figure" if width is None else f" {width:.1f} {backend}"
-                axes.bar_label(bar, [label], fontsize=7.5)
-    for axes, title in ((left, f"epochs in {rows[0].budget:g} s"), (right, "certified accuracy at 36/255, %")):
-        axes.set_yticks(range(len(groups)), [" ".join((TITLES[m], s)) for m, s in groups])
+    for name, title in (
+        ("epochs_in_budget", f"epochs in {groups[0].rows[0].budget:g} s"),
+        (CRA, "certified accuracy at 36/255, %"),
+    ):
+        figure = new_figure(5.6, 0.24 * len(places) * len(backends) + 1.0)
+        axes = figure.add_subplot()
+        for group in groups:
+            index = backends.index(group.contender.backend)
+            value = group.values()[name]
+            shown = 100 * value if name == CRA and value is not None else value
+            bar = axes.barh(
+                y=places.index(group.contender.group) + (index - (len(backends) - 1) / 2) * height,
+                height=0.9 * height,
+                width=shown or 0,
+                color=looks.color(group),
+                alpha=1.0 if index == 0 else 0.45,
+            )
+            text = "no figure" if shown is None else f"{shown:.1f}"
+            axes.bar_label(bar, [f" {group.contender.backend}: {text}"], fontsize=8)
+        axes.set_yticks(range(len(places)), list(names.values()))
         axes.invert_yaxis()
         axes.set_title(title, fontsize=10)
         open_axes(axes)
-        axes.margins(x=0.25)
-    right.set_xlim(0, 118)
-    right.set_xticks(range(0, 101, 20))
-    return figure
-
-
-def _distinct(values: Any) -> list[Any]:
-    return list(dict.fromkeys(values))
+        axes.margins(x=0.3)
+        yield title, figure

@@ -11,12 +11,14 @@ import fastlip
 from fastlip._files import read_json, write_json
 from fastlip.certification.certificates import DEFAULT_EPS, Certificate
 from fastlip.data import Data
+from fastlip.study.contenders import PLAIN
 from fastlip.study.failures import FAILURES, reason
+from fastlip.study.twin import network_of
 from fastlip.training.card import describe_certificate
 from fastlip.training.loop import Training
 from fastlip.training.recipe import Recipe
 from fastlip.training.run_folder import RunFolder
-from fastlip.training.setup import batches_of, model_of, prepare_process
+from fastlip.training.setup import batches_of, prepare_process
 
 
 def result_of(folder: Path) -> dict[str, Any] | None:
@@ -25,18 +27,18 @@ def result_of(folder: Path) -> dict[str, Any] | None:
     return read_json(file) if file.is_file() else None
 
 
-def run(recipe: Recipe, data: Data, folder: Path) -> dict[str, Any]:
-    """Trains and certifies a network in a folder like that of ``fastlip train``; returns and writes its result.
+def run(recipe: Recipe, data: Data, folder: Path, plain: bool = False) -> dict[str, Any]:
+    """Trains and certifies a network, or its plain twin; returns its result and writes it into the folder.
 
-    A run that was stopped continues with its own recipe. The result of a run that fails has the reason as
-    ``reason``; the traceback is in failure.txt.
+    The folder is like that of ``fastlip train``. A run that was stopped continues with its own recipe. The result of
+    a run that fails has the reason as ``reason``; the traceback is in failure.txt.
 
     Raises:
         Interrupted: a signal arrived; the run is saved.
     """
     run_folder = RunFolder(folder)
     try:
-        result = _figures(*_certified(recipe, data, folder))
+        result = _figures(*_certified(recipe, data, folder, plain))
     except FAILURES as error:
         result = {"reason": reason(error), "history": run_folder.history()}
         run_folder.write_failure(traceback.format_exc())
@@ -44,14 +46,14 @@ def run(recipe: Recipe, data: Data, folder: Path) -> dict[str, Any]:
     return result
 
 
-def train(recipe: Recipe, data: Data, folder: Path) -> Training:
-    """Trains a network in a folder, from its checkpoint if it has one, until the last epoch."""
+def train(recipe: Recipe, data: Data, folder: Path, plain: bool = False) -> Training:
+    """Trains a network, or its plain twin, in a folder, from its checkpoint if it has one, until the last epoch."""
     run_folder = RunFolder(folder)
     recipe = _claimed(recipe, run_folder)
     state = run_folder.load_state() if run_folder.checkpoint.exists() else None
     prepare_process(recipe)
-    training = Training(model_of(recipe, data), recipe, data, folder, state)
-    training.fit(tensorboard=False)
+    training = Training(network_of(recipe, data, plain), recipe, data, folder, state)
+    training.fit(tensorboard=False, lines=False)
     return training
 
 
@@ -64,11 +66,12 @@ def _claimed(recipe: Recipe, folder: RunFolder) -> Recipe:
     return recipe
 
 
-def _certified(recipe: Recipe, data: Data, folder: Path) -> tuple[Training, Certificate]:
-    training = train(recipe, data, folder)
+def _certified(recipe: Recipe, data: Data, folder: Path, plain: bool) -> tuple[Training, Certificate]:
+    training = train(recipe, data, folder, plain)
     recipe = training.recipe
     certificate = fastlip.certify(training.result.eval(), batches_of(recipe, data, data.test), eps=DEFAULT_EPS)
-    training.folder.write_certificate(describe_certificate(certificate, recipe.method, data, "test"))
+    described = describe_certificate(certificate, recipe.method, data, "test")
+    training.folder.write_certificate(described | ({"method": PLAIN} if plain else {}))
     return training, certificate
 
 

@@ -56,26 +56,27 @@ def pairs(recipe: Recipe, count: int) -> list[tuple[float, float]]:
     return [(recipe.lr, recipe.weight_decay), *drawn]
 
 
-def search(recipe: Recipe, data: Data, folder: Path, count: int) -> list[dict[str, Any]]:
+def search(recipe: Recipe, data: Data, folder: Path, count: int, plain: bool = False) -> list[dict[str, Any]]:
     """Trains count random trials and the recipe's own pair; returns them with the best CRA on held-out images first.
 
-    A finished trial is not repeated, and an interrupted one is resumed. A trial that fails has CRA 0.
+    Between equal CRAs, as all of a plain twin's are, accuracy decides. A finished trial is not repeated, and an
+    interrupted one is resumed. A trial that fails has CRA 0.
     """
     part = held_out(data, recipe.seed)
     trials = []
     for index, (lr, weight_decay) in enumerate(pairs(recipe, count)):
         trial = dataclasses.replace(recipe, lr=lr, weight_decay=weight_decay)
-        trials.append(_trial(trial, part, folder / f"trial-{index:02}"))
-    return sorted(trials, key=lambda trial: -trial["cra"])
+        trials.append(_trial(trial, part, folder / f"trial-{index:02}", plain))
+    return sorted(trials, key=lambda trial: (-trial["cra"], -trial["accuracy"]))
 
 
-def _trial(recipe: Recipe, data: Data, folder: Path) -> dict[str, Any]:
+def _trial(recipe: Recipe, data: Data, folder: Path, plain: bool) -> dict[str, Any]:
     run = RunFolder(folder)
     if run.trial.is_file():
         return read_json(run.trial)
     found: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "epochs": recipe.epochs}
     try:
-        last = running.train(recipe, data, folder).progress.history[-1]
+        last = running.train(recipe, data, folder, plain).progress.history[-1]
         found |= {"accuracy": last["test_accuracy"], "cra": last["test_cra"]}
     except FAILURES as error:
         found |= {"accuracy": 0.0, "cra": 0.0, "reason": reason(error)}

@@ -1,26 +1,24 @@
-"""The settings that the runs of a study have in common, kept in its folder as study.json."""
+"""What the runs of a study have in common, and which runs it has: both are kept in its folder as study.json."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 from fastlip._files import read_json, write_json
-from fastlip.kernels.common.dispatch import check_backend
-from fastlip.kernels.common.literals import Backend
-from fastlip.models import METHODS, SIZES
-from fastlip.models.literals import MethodName, Size
+from fastlip.models.registry import owners_of
+from fastlip.study.contenders import Contender
+from fastlip.study.twin import TWIN_METHOD, TWIN_RECIPE
 from fastlip.training.recipe import Recipe
-from fastlip.training.recipe_files import default_recipe
+from fastlip.training.recipe_files import default_name, default_recipe, read
 
 FILE = "study.json"
-# Fields of the recipe that the study decides.
-DECIDED = ("model", "method", "size", "backend", "epochs")
+# Fields of the recipe that the study decides or takes several values of.
+DECIDED = ("model", "method", "size", "backend", "loss", "epochs")
 # A field that may differ when a study is resumed: the place of its data.
 _MOVABLE = ("path",)
 # Seconds of training of all default runs on digits together, so that the study takes less than five minutes.
@@ -28,25 +26,6 @@ _SHARED_BY_DIGITS = 180.0
 # With the published depth of five some methods would learn nothing in so short a time.
 _ON_DIGITS = {"layers_per_block": 2}
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
-
-
-class Contender(NamedTuple):
-    """One run of a study."""
-
-    method: MethodName
-    size: Size
-    backend: Backend
-
-    @property
-    def name(self) -> str:
-        """The name of its folder."""
-        return f"{self.method}-{self.size}-{self.backend}"
-
-    @classmethod
-    def named(cls, name: str) -> Contender:
-        """The contender whose folder has this name."""
-        method, size, backend = name.rsplit("-", 2)
-        return cls(cast(MethodName, method), cast(Size, size), cast(Backend, backend))
 
 
 @dataclass(frozen=True)
@@ -78,36 +57,39 @@ class Settings:
 
     def recipe(self, contender: Contender, **decided: Any) -> Recipe:
         """The contender's recipe with these fields."""
-        return default_recipe({**self.options, **contender._asdict(), **decided})
+        given = {**self.options, **dict(contender.changes), "size": contender.size, "backend": contender.backend}
+        if contender.is_plain:
+            owners = owners_of(given.get("model") or self.network_of(contender.recipe))
+            given |= {**TWIN_RECIPE, "method": owners[0] if owners else TWIN_METHOD}
+        else:
+            given["method"] = contender.method
+        if contender.seed is not None:
+            given["seed"] = contender.seed
+        return default_recipe({**given, **decided}, contender.recipe)
+
+    def network_of(self, recipe: str = "") -> str:
+        """The network of this recipe with the study's options."""
+        return read(recipe or default_name(self.options)).values_for(self.options).get("model", Recipe.model)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as values that JSON can hold."""
         return {"budget": self.budget, "search": self.search, "options": dict(self.options)}
 
 
-def contenders_of(
-    methods: Sequence[MethodName], sizes: Sequence[Size], backends: Sequence[Backend], data: str
-) -> list[Contender]:
-    """Returns every combination; by default all methods, XS and ``auto``, and on digits ``reference`` too.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    for what, given, allowed in (("method", methods, METHODS), ("size", sizes, tuple(SIZES))):
-        for name in given:
-            if name not in allowed:
-                raise ValueError(f"{what}={name!r}: allowed are {', '.join(map(repr, allowed))}")
-    backends = backends or (("auto", "reference") if data == "digits" else ("auto",))
-    for backend in backends:
-        check_backend(backend)
-    default_size: tuple[Size, ...] = ("XS",)
-    groups = itertools.product(sizes or default_size, methods or METHODS, backends)
-    return list(dict.fromkeys(Contender(method, size, backend) for size, method, backend in groups))
+def data_of(recipes: Sequence[str]) -> str:
+    """The data set that all of these recipes are for; ValueError if they are for several."""
+    names = {recipe: read(recipe).values_for({}).get("data", Recipe.data) for recipe in recipes}
+    first = next(iter(names.values()), Recipe.data)
+    for recipe, name in names.items():
+        if name != first:
+            raise ValueError(f"recipe={recipe!r}: is for data={name!r}, the first for {first!r}; --data decides")
+    return first
 
 
-def default_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given fields of the recipe, and those of every study of digits."""
-    return {**(_ON_DIGITS if given.get("data", "digits") == "digits" else {}), **given}
+def default_options(given: Mapping[str, Any], recipes: Sequence[str] = ()) -> dict[str, Any]:
+    """The given fields of the recipe, and those of every study of digits that names no recipe of its own."""
+    own = given.get("data", "digits") == "digits" and not recipes
+    return {**(_ON_DIGITS if own else {}), **given}
 
 
 def default_budget(data: str, runs: int) -> float:
@@ -125,21 +107,28 @@ def seconds_of(text: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
-def load(folder: Path) -> Settings:
-    """The settings of the study in this folder; ValueError where there is none or it cannot be read."""
+def load(folder: Path) -> tuple[Settings, list[Contender]]:
+    """Settings and runs of the study in this folder; ValueError where there is none or it cannot be read."""
     file = folder / FILE
     if not file.is_file():
         raise ValueError(f"{folder}: exists and is not a study (no {FILE}); name another folder")
+    kept = read_json(file)
     try:
-        return Settings(**read_json(file)["settings"])
-    except (KeyError, TypeError) as error:
+        # Studies of version 0.1 have no list of their runs, but a file for each.
+        if "runs" in kept:
+            contenders = [Contender.from_dict(run) for run in kept["runs"]]
+        else:
+            contenders = [Contender.named(path.stem) for path in sorted(folder.glob("measured/*.json"))]
+        return Settings(**kept["settings"]), contenders
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{file}: damaged ({type(error).__name__}: {error})") from None
 
 
-def save(folder: Path, settings: Settings) -> None:
-    """Creates the study's folder with its settings."""
+def save(folder: Path, settings: Settings, contenders: Iterable[Contender]) -> None:
+    """Writes settings and runs into the study's folder, which need not exist yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / FILE, {"settings": settings.to_dict()})
+    runs = [contender.to_dict() for contender in contenders]
+    write_json(folder / FILE, {"settings": settings.to_dict(), "runs": runs})
 
 
 def continued(

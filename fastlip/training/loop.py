@@ -20,7 +20,7 @@ from fastlip.training.distributed import World
 from fastlip.training.figures import Figures, Pending
 from fastlip.training.gradients import EPS, Gradients, correct_and_certified
 from fastlip.training.losses import ramp_of
-from fastlip.training.optimization import limit_gradient, optimizer_of, scheduler_of, steps_of
+from fastlip.training.optimization import limit_gradient, optimizer_of, retract, scheduler_of, steps_of
 from fastlip.training.progress import Progress
 from fastlip.training.recipe import Recipe
 from fastlip.training.run_folder import RunFolder
@@ -109,8 +109,13 @@ class Training:
         whole, rest = divmod(self.steps, len(self.train_batches))
         return whole * self.train_batches.image_count + rest * self.recipe.batch_size
 
-    def fit(self, stop_after: int = 0, tensorboard: bool = True) -> None:
+    def fit(self, stop_after: int = 0, tensorboard: bool = True, lines: bool = True) -> None:
         """Trains until the run's last step, or for stop_after further epochs if that is positive.
+
+        Args:
+            stop_after: number of epochs after which to stop; 0: do not stop before the end.
+            tensorboard: whether to write TensorBoard's events.
+            lines: whether to print a line for each epoch.
 
         Raises:
             NotFiniteError: the loss or a parameter is not finite. The last checkpoint stays as it was.
@@ -122,7 +127,7 @@ class Training:
         done = self.progress.epoch * self.train_batches.image_count + self.progress.images
         with (
             self.interrupt,
-            logs.Console(self.epochs, self.images, done, quiet=not self.world.is_main) as console,
+            self._console(done, lines) as console,
             logs.Board(self.folder.path, self.progress.epoch + 1, tensorboard and self.world.is_main) as board,
         ):
             while self.progress.epoch < last:
@@ -132,6 +137,10 @@ class Training:
                 board.epoch(row)
                 if self._agree_to_stop():
                     raise Interrupted(self.interrupt.number)
+
+    def _console(self, done: int, lines: bool) -> logs.Console:
+        is_main = self.world.is_main
+        return logs.Console(self.epochs, self.images, done, EPS, bar=is_main, lines=is_main and lines)
 
     def _check_shares(self) -> None:
         """A loss that compares the samples of a whole batch needs some of it in every process."""
@@ -193,7 +202,7 @@ class Training:
             for figures, values in self._read_steps(x):
                 progress.add(figures.images, *values)
                 progress.seconds = time.perf_counter() - started
-                console.step(figures.images, *progress.averages())
+                console.step(figures.images, progress.epoch + 1, progress.averages()[0])
             if stopping or saving:
                 self.save()
             if stopping:
@@ -243,6 +252,7 @@ class Training:
     def _close_epoch(self) -> dict[str, float]:
         progress = self.progress
         require_finite_parameters(self.model)
+        retract(self.optimizer, self.average)
         loss, accuracy, cra = progress.averages()
         test_accuracy, test_cra = self._evaluate()
         row = {

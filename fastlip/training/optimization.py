@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from fastlip.optim import ManifoldOptimizer, retract_
+from fastlip.optim.groups import orthogonal_matrices
 from fastlip.training.recipe import Recipe
 
 _ADAPTIVE: dict[str, type[Adam] | type[AdamW] | type[NAdam]] = {"adam": Adam, "adamw": AdamW, "nadam": NAdam}
@@ -18,31 +22,44 @@ _NOT_WEIGHTS = ("bias", "gamma")
 
 
 def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:
-    """The recipe's optimiser, over all parameters."""
-    parameters = _groups(recipe, model)
+    """The recipe's optimiser, over all parameters; of orthogonal matrices in their tangent spaces."""
+    common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     if recipe.optimizer in _ADAPTIVE:
-        betas = (recipe.beta1, recipe.beta2)
-        kind = _ADAPTIVE[recipe.optimizer]
-        return kind(parameters, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
-    return SGD(
-        parameters,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-    )
+        base = partial(_ADAPTIVE[recipe.optimizer], betas=(recipe.beta1, recipe.beta2), **common)
+    else:
+        base = partial(SGD, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
+    matrices = orthogonal_matrices(model)
+    if not matrices:
+        return base(_groups(recipe, model))
+    on_manifold = {"params": matrices, "manifold": True, "lr": recipe.manifold_lr or recipe.lr}
+    return ManifoldOptimizer([on_manifold, *_groups(recipe, model, matrices)], base)
 
 
-def _groups(recipe: Recipe, model: nn.Module) -> list[Any]:
-    """All parameters; where only weights decay, those in a group of their own."""
+def _groups(recipe: Recipe, model: nn.Module, without: Sequence[Tensor] = ()) -> list[Any]:
+    """All parameters but some; where only weights decay, those in a group of their own."""
+    taken = {id(parameter) for parameter in without}
+    named = [(name, value) for name, value in model.named_parameters() if id(value) not in taken]
     if recipe.decayed == "all":
-        return list(model.parameters())
+        return [{"params": [parameter for _, parameter in named]}]
     weights: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in named:
         (weights if is_weight(name, parameter) else others).append(parameter)
     groups = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def retract(optimizer: Optimizer, average: nn.Module | None) -> None:
+    """Makes the matrices on the manifold orthogonal to rounding, in the trained network and in its average.
+
+    Args:
+        optimizer: that of :func:`optimizer_of`.
+        average: the network whose weights are averages; None if there is none.
+    """
+    if isinstance(optimizer, ManifoldOptimizer):
+        optimizer.retract()
+        if average is not None:
+            retract_(average)
 
 
 def is_weight(name: str, parameter: nn.Parameter) -> bool:
@@ -74,7 +91,8 @@ def scheduler_of(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int) -> 
     if recipe.schedule == "cosine":
         rising = round(recipe.warmup * steps)
         return LambdaLR(optimizer, lambda step: cosine(step, steps, rising))
-    return OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps, pct_start=recipe.warmup, cycle_momentum=False)
+    highest = [group["lr"] for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, max_lr=highest, total_steps=steps, pct_start=recipe.warmup, cycle_momentum=False)
 
 
 def triangle(progress: float) -> float:

@@ -20,7 +20,7 @@ from fastlip.training.literals import DataName, Decayed, Network, Optimizer, Pre
 
 # What may differ when a run is resumed or evaluated elsewhere: where and how it runs, not what is computed.
 MOVABLE = ("path", "device", "accumulate", "workers", "save_every", "share", "compile")
-_OF_SOME_NETWORKS = ("depth", "quasi_residual", "centering")
+_OF_SOME_NETWORKS = ("depth", "patch", "quasi_residual", "centering")
 # The networks compute in float32: its largest number, and its smallest one of full precision.
 _LARGEST, _SMALLEST = torch.finfo(torch.float32).max, torch.finfo(torch.float32).tiny
 
@@ -57,7 +57,8 @@ class Recipe:
     method: MethodName = field(
         default="aol",
         metadata=_about(
-            "model.method", f"parametrization of the layers: {', '.join(METHODS)} (sll_net: sll, bro_net: bro)"
+            "model.method",
+            f"parametrization of the layers: {', '.join(METHODS)} (sll_net: sll, bro_net: bro, lip_next: lot)",
         ),
     )
     size: Size = field(
@@ -79,8 +80,12 @@ class Recipe:
     depth: int = field(
         default=0,
         metadata=_about(
-            "model.depth", "blocks of bro_net and lip_res_net; 0: those of the size", least=0, most=10_000
+            "model.depth", "blocks of bro_net, lip_res_net and lip_next; 0: by size", least=0, most=10_000
         ),
+    )
+    patch: int = field(
+        default=0,
+        metadata=_about("model.patch", "side of the patches of lip_next; 0: by image size", least=0, most=1000),
     )
     quasi_residual: bool = field(
         default=True,
@@ -151,6 +156,10 @@ class Recipe:
             least=0,
             below=1,
         ),
+    )
+    manifold_lr: float = field(
+        default=0.0,
+        metadata=_about("optimizer.manifold_lr", "as lr, of orthogonal matrices in radians; 0: lr", least=0),
     )
     schedule: Schedule = field(
         default="onecycle",

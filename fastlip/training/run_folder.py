@@ -90,6 +90,11 @@ class RunFolder:
         return self.path / LOG
 
     @property
+    def certificate(self) -> Path:
+        """The certificate of the trained network; a run of ``fastlip train`` that has one is finished."""
+        return self.path / CERTIFICATE
+
+    @property
     def recipe(self) -> Path:
         """The file of the recipe; a folder that has one is a run folder."""
         return self.path / RECIPE
@@ -154,7 +159,7 @@ class RunFolder:
 
     def write_certificate(self, figures: Mapping[str, Any]) -> None:
         """Writes the certificate of the trained network."""
-        write_json(self.path / CERTIFICATE, figures)
+        write_json(self.certificate, figures)
 
     def write_card(self, card: dict[str, Any], text: str) -> None:
         """Writes the model card into the checkpoint, and next to it as JSON and as Markdown text."""

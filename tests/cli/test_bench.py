@@ -6,6 +6,8 @@ import sys
 import pytest
 import torch
 
+from fastlip.benchmarking import Row, picture
+
 
 def test_bench_prints_ratios(cli, tmp_path):
     options = ("--method=aol", "--batch-size=2", "--image-size=4", "--layers-per-block=1", "--rounds=2")
@@ -125,36 +127,41 @@ def test_bench_times_another_package_where_it_is_installed(cli):
     assert min(row["train"], row["evaluate"], row["saved"]) > 0
 
 
-def test_the_plot_gives_each_contestant_its_bars_and_its_name(tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
+def bars(axes):
+    """(place, ratio, colour) of each bar of a panel."""
+    return {
+        (round(bar.get_x() + bar.get_width() / 2, 6), bar.get_height(), bar.get_facecolor()) for bar in axes.patches
+    }
 
-    from fastlip.benchmarking.contest import Row
-    from fastlip.cli import bench
 
-    drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **options: drawn.append(self))
+def test_the_plot_gives_each_contestant_its_bars_and_its_name():
     rows = [
         Row("aol", "fused", 0.5, 0.6, 0.7, 1, 1, 1, 1),
         Row("sll", "fused", 1.5, 1.6, 0.8, 1, 1, 1, 1),
         Row("sll", "compiled", 2.5, 2.6, None, 1, 1, 1, 1),  # only of the second method, without a figure of memory
     ]
-    bench._plot(rows, tmp_path / "bench.png", "title")
-    (figure,) = drawn
+    figure = picture.draw(rows, "title")
     (legend,) = figure.legends
     names = {text.get_text(): handle for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)}
     assert list(names) == ["fused", "compiled"]
-    found = [
-        {(round(bar.get_x() + bar.get_width() / 2, 6), bar.get_height(), bar.get_facecolor()) for bar in axes.patches}
-        for axes in figure.axes
-    ]
     fused, compiled = (handle.get_facecolor() for handle in names.values())
     assert fused != compiled
-    assert found[0] == {(-0.2, 0.5, fused), (0.8, 1.5, fused), (1.2, 2.5, compiled)}
-    assert found[2] == {(-0.2, 0.7, fused), (0.8, 0.8, fused)}
+    assert bars(figure.axes[0]) == {(-0.2, 0.5, fused), (0.8, 1.5, fused), (1.2, 2.5, compiled)}
+    assert bars(figure.axes[2]) == {(-0.2, 0.7, fused), (0.8, 0.8, fused)}
+
+
+def test_the_plot_has_readable_axes_and_says_which_way_is_better():
+    near, far = Row("aol", "fused", 0.5, 0.02, 0.7, 1, 1, 1, 1), Row("lot", "reference", 1.5, 130.0, 0.8, 1, 1, 1, 1)
+    figure = picture.draw([near, far], "title")
+    assert "lower is better" in figure.axes[0].get_ylabel()
+    train, evaluate, _ = figure.axes
+    assert (train.get_yscale(), train.get_ylim()[0]) == ("linear", 0)
+    assert evaluate.get_yscale() == "log"
+    labels = [label.get_text() for label in evaluate.get_yticklabels()]
+    assert labels == ["0.02", "0.05", "0.1", "0.2", "0.5", "1", "2", "5", "10", "20", "50", "100"]
 
 
 def test_a_share_of_nothing_is_a_figure(capsys):
-    from fastlip.benchmarking.contest import Row
     from fastlip.cli import bench
 
     bench._print_row(Row("aol", "fused", 0.5, 0.6, 0.0, 1, 1, 1, 1), header=False)

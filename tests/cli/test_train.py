@@ -15,7 +15,7 @@ def test_train_prints_its_certificate_and_writes_the_run(cli, tmp_path):
     assert code == 0
     for text in ("1437 training and 360 test images", "accuracy", "CRA at 36/255", "CRA at 1 ", "Lipschitz bound"):
         assert text in output
-    assert "epoch 2/2" in progress
+    assert " 2/2 " in progress
     assert "images/s" in progress
     folder = tmp_path / "deep" / "run"
     assert {file.name for file in folder.iterdir()} == {
@@ -83,7 +83,7 @@ def test_overwrite_replaces_only_runs(cli, tmp_path):
 def test_stop_and_resume_give_the_same_weights(cli, trained, tmp_path):
     code, output, _ = cli("train", *SMALL, "--out", "halves", "--stop-after=1")
     assert code == 0
-    assert "stopped after 1 of 2 epochs" in output
+    assert "Stopped after 1 of 2 epochs" in output
     assert not (tmp_path / "halves" / "certificate.json").exists()
     code, _, errors = cli("train", "--out", "halves", "--resume", "--no-tensorboard")
     assert code == 0, errors

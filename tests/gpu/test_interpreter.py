@@ -3,15 +3,20 @@
 To run one case: ``TRITON_INTERPRET=1 pytest tests/gpu/test_interpreter.py -k odd_channels``.
 """
 
+import dataclasses
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
 from fastlip import ops, testing
+from fastlip.kernels.common import exponential_triton
+from fastlip.kernels.spectral_conv.frequencies import own_frequencies
+from fastlip.kernels.spectral_exp.api import kernel_exp
 
 triton = pytest.importorskip("triton", minversion="3.6")
 
@@ -26,6 +31,7 @@ inside = pytest.mark.skipif(not ACTIVE, reason="runs in the process that test_wi
 OPS = [path.parent.name for path in sorted(ROOT.glob("fastlip/kernels/*/triton_kernels.py"))]
 ALSO = ("frozen", "polar_newton_schulz")
 SMALL = 4000
+slow = pytest.mark.slow
 # Each pair of taps and of channel tiles is a step of a loop, which takes the interpreter 10 ms whatever its size.
 SMALL_DENSE, SMALL_CONVOLUTION = 20000, 5000
 # Programs take the interpreter 10 ms too: one for each group, or each frequency and group.
@@ -33,6 +39,15 @@ MANY_PROGRAMS = {"gram_rowsum-depthwise", "spectral_conv-depthwise_torus", "spec
 # An iteration is a hundred launches, of some programs for each frequency.
 MANY_PROGRAMS |= {f"spectral_polar-{name}" for name in ("c3", "c1", "c23_odd", "groups_dilation", "tall", "wide")}
 MANY_PROGRAMS |= {"spectral_polar-ill_conditioned", "spectral_polar-c40"}
+MANY_PROGRAMS |= {f"block_reflector-{name}" for name in ("c2", "c3", "wide", "c63_strided", "half")}
+# So is an exponential.
+QUICK_EXPONENTIALS = ("17", "empty batch", "empty_batch")
+MANY_PROGRAMS |= {
+    f"{op_name}-{name}"
+    for op_name in ("skew_exp", "spectral_exp")
+    for name in testing.cases_of(op_name).CASES
+    if name not in QUICK_EXPONENTIALS
+}
 
 
 def kernels_of(op_name):
@@ -164,6 +179,120 @@ def test_spectral_conv_by_fft_as_on_larger_images(case_name, monkeypatch):
     monkeypatch.setattr(testing.op("spectral_conv").modules["triton"].tables, "SMALL", 0)
     case = testing.cases_of("spectral_conv").CASES[case_name]
     testing.check_agreement("spectral_conv", "triton", case, torch.float32)
+
+
+@inside
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("factor", "channels"), [(1, 3), (2, 300), (3, 5), (9, 2)])
+def test_pixel_unshuffle_moves_slices_of_channels_last_images(dtype, factor, channels):
+    large = torch.randn(2, channels + 3, 2 * factor, 3 * factor).to(dtype)
+    x = large.contiguous(memory_format=torch.channels_last)[:, 2:-1].requires_grad_()
+    y = ops.pixel_unshuffle(x, factor, backend="triton")
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(y, ops.pixel_unshuffle(x, factor, backend="reference"))
+    gradient = torch.randn(y.shape).to(dtype)
+    (ours,) = torch.autograd.grad(y, x, gradient)
+    assert torch.equal(ours, torch.nn.functional.pixel_shuffle(gradient, factor))
+
+
+@inside
+def test_pixel_unshuffle_is_chosen_for_channels_last_images():
+    choose = testing.op("pixel_unshuffle").modules["triton"].unprofitable
+    assert choose(torch.zeros(1, 4, 2, 2), 2) == "the image is not channels-last"
+    assert choose(torch.zeros(1, 4, 2, 2).contiguous(memory_format=torch.channels_last), 2) == ""
+
+
+@pytest.fixture
+def few_halvings(monkeypatch):
+    """For norms up to 32 of those that exponentials are made for: each halving takes the interpreter 0.1 s."""
+    monkeypatch.setattr(exponential_triton, "HALVINGS", 6)
+
+
+@inside
+@pytest.mark.parametrize(
+    ("op_name", "case_name", "dtype"),
+    [
+        ("skew_exp", "17", torch.float64),
+        pytest.param("spectral_exp", "c3", torch.complex64, marks=slow),
+        pytest.param("spectral_exp", "c3", torch.complex128, marks=slow),
+        pytest.param("spectral_exp", "c17_two_squarings", torch.complex64, marks=slow),
+        pytest.param("spectral_exp", "c33_large", torch.complex64, marks=slow),
+    ],
+    ids=str,
+)
+def test_exponentials_in_other_dtypes(op_name, case_name, dtype, few_halvings):
+    testing.check_agreement(op_name, "triton", testing.cases_of(op_name).CASES[case_name], dtype)
+
+
+@inside
+def test_exponentials_of_a_kernel_are_real_where_they_must_be(few_halvings):
+    kernel = torch.randn(4, 2, 1, 3, generator=torch.Generator().manual_seed(0)) / 4
+    arguments = {"size": (1, 3), "groups": 2}
+
+    def found(backend, kernel):
+        return testing.outputs_and_gradients(
+            lambda kernel: kernel_exp(kernel, **arguments, backend=backend), {"kernel": kernel}
+        )
+
+    ours, expected = found("triton", kernel), found("reference", kernel.double())
+    assert torch.equal(ours["output"][: own_frequencies((1, 3))].imag, torch.zeros(1, 4, 2))
+    for name, value in expected.items():
+        assert (ours[name] - value).abs().max() < 20 * torch.finfo(torch.float32).eps * value.abs().max()
+
+
+@inside
+@slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+def test_exponentials_are_never_expanding(dtype):
+    """Whatever the norm up to 8192; beyond, and where K is not finite, they are NaN, matrix by matrix."""
+    K = torch.randn(1, 5, 5, dtype=dtype, generator=torch.Generator().manual_seed(0)) * torch.ones(4, 1, 1)
+    K *= torch.tensor([0.2, 2000, 1e5, 1]).view(4, 1, 1)
+    K[3, 0, 1] = float("nan")
+    E = ops.spectral_exp(K, backend="triton")
+    assert E[2:].isnan().all()
+    wide = E[:2].to(torch.complex128)
+    assert torch.linalg.svdvals(wide).amax() < 1 + 1e-6
+    assert (wide @ wide.mH - torch.eye(5)).abs().amax() < 1e-4
+    assert (wide[0] - ops.spectral_exp(K[0].to(torch.complex128))).abs().amax() < 1e-6
+
+
+@inside
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64, torch.complex128], ids=str)
+@pytest.mark.parametrize("case_name", ["c8", pytest.param("half", marks=slow)])
+def test_block_reflectors_in_other_dtypes(case_name, dtype):
+    case = testing.cases_of("block_reflector").CASES[case_name]
+    one = dataclasses.replace(case, shapes={"V": (1, *case.shapes["V"][-2:])})
+    testing.check_agreement("block_reflector", "triton", one, dtype)
+
+
+@inside
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex128], ids=str)
+def test_block_reflectors_of_matrices_without_full_rank(dtype):
+    """Zero, equal columns, rank one, ill-conditioned, tiny, huge, too small for a gradient, NaN, Inf: one batch."""
+    V = torch.randn(10, 8, 4, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    U, _, Wh = torch.linalg.svd(V[4].to(torch.promote_types(dtype, torch.float64)), full_matrices=False)
+    V[1] = 0
+    V[2] = V[2][:, [0, 1, 1, 2]]
+    V[3] = V[3][:, :1] * torch.arange(1, 5)
+    V[4] = ((U * torch.logspace(0, -5, 4)) @ Wh).to(dtype)
+    V[5] *= 1e-25
+    V[6] *= 1e25
+    V[7] *= 1e-41
+    V[8, 3, 2], V[9, 3, 2] = float("nan"), float("inf")
+    V.requires_grad_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of Inf
+        Q = ops.block_reflector(V, backend="triton")
+        (gradient,) = torch.autograd.grad(Q[:8].abs().sum(), V)
+    assert Q[8:].isnan().all()
+    assert torch.equal(Q[1], torch.eye(8, dtype=dtype))
+    assert gradient[:8].abs().isfinite().all()
+    Q, wide = Q.detach()[:8].to(torch.complex128), V.detach()[:8].to(torch.complex128)
+    assert (Q @ Q.mH - torch.eye(8)).abs().amax() < 40 * torch.finfo(dtype).eps
+    expected = ops.block_reflector(wide, backend="reference")
+    error, eps = (Q - expected).abs().amax((1, 2)), torch.finfo(dtype).eps
+    assert error[[0, 1, 2, 3, 5, 6]].amax() < 200 * eps
+    assert error[4] < max(200 * eps, 1e6 * torch.finfo(torch.float64).eps)  # of condition 1e5
 
 
 def test_outside_the_interpreter_a_cpu_tensor_is_refused_with_the_reason():

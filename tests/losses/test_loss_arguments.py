@@ -148,3 +148,19 @@ def test_recipes_know_losses_by_the_names_that_type_checkers_know():
         assert loss.reduction == "sum"
     with pytest.raises(NotImplementedError, match="LseHKR"):
         losses.LseHKR.from_recipe(options, "sum", multi_gpu=False)
+
+
+@pytest.mark.parametrize("loss", [loss for loss in MULTICLASS if not isinstance(loss, losses.SoftHKR)], ids=name)
+def test_gradients_of_each_sample_by_vmap(loss):
+    for labels in (CLASSES8, F.one_hot(CLASSES8, 3)):
+        gradient_of = torch.func.grad(lambda scores, label: loss(scores[None], label[None]))
+        one_by_one = [gradient_of(*sample) for sample in zip(LOGITS8, labels, strict=True)]
+        torch.testing.assert_close(torch.vmap(gradient_of)(LOGITS8, labels), torch.stack(one_by_one))
+
+
+@pytest.mark.parametrize("loss", BINARY, ids=name)
+def test_binary_gradients_of_each_sample_by_vmap(loss):
+    gradient_of = torch.func.grad(lambda score, label: loss(score[None], label[None]))
+    scores, labels = SCORES8.reshape(len(LABELS8), -1)[:, :1], LABELS8.reshape(-1, 1)
+    one_by_one = [gradient_of(*sample) for sample in zip(scores, labels, strict=True)]
+    torch.testing.assert_close(torch.vmap(gradient_of)(scores, labels), torch.stack(one_by_one))

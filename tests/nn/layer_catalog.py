@@ -113,6 +113,8 @@ def _forms(name, kind):
         return {"": partial(kind, 4, 6), "square": partial(kind, 4, 4)}
     if name == "Chain":
         return {"": lambda **options: kind(lip.AOLConv2d(4, 4, 3, **options), lip.MaxMin())}
+    if name == "PerPixel":
+        return {"": lambda **options: kind(lip.AOLLinear(4, 6, **options))}
     if name == "LipschitzResidual":
         return {"": lambda **options: kind(lip.Chain(lip.AOLConv2d(4, 4, 3, **options), lip.MaxMin()))}
     arguments = {"HouseHolder": (4,), "ZeroChannelPad": (4,), "FirstChannels": (4,), "PartialAbs": (2,)}

@@ -25,6 +25,7 @@ ANOTHER = {
     "max_norm": 0.2,
     "output_padding": (1, 0),
     "padding": 1,
+    "parametrization": "manifold",
     "recompute": True,
     "ridge": 1e-4,
     "steps": 10,

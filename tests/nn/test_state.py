@@ -47,7 +47,7 @@ def test_reset_after_the_meta_device_is_construction(name):
         tensor.data.fill_(JUNK)
     torch.manual_seed(3)
     for module in layer.modules():
-        if tensors(module) and not isinstance(module, nn.Sequential):
+        if [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
             module.reset_parameters()
     for key, tensor in tensors(layer).items():
         assert torch.equal(tensor, fresh[key]), key

@@ -1,9 +1,12 @@
 """skew_exp beyond agreement: orthogonality, the gradient for large angles, what is kept, errors."""
 
+import math
+
 import pytest
 import torch
 
 from fastlip import ops, testing
+from fastlip.kernels.skew_exp import on_device
 
 BACKENDS = ("reference", "native")
 
@@ -41,13 +44,38 @@ def test_the_gradient_is_that_of_the_matrix_exponential(scale):
     torch.testing.assert_close(gradient("native", K), gradient("reference", K), rtol=1e-11, atol=1e-12)
 
 
-def test_only_the_argument_and_the_result_are_kept():
+def test_four_matrices_are_kept():
     K = torch.randn(8, 8)
-    assert testing.saved_bytes(lambda K: ops.skew_exp(K, backend="native"), {"K": K}) == 2 * 4 * 64
+    assert testing.saved_bytes(lambda K: ops.skew_exp(K, backend="native"), {"K": K}) == 4 * 4 * 64
 
 
-@pytest.mark.parametrize(("size", "expected"), [(63, "reference"), (64, "native")])
-def test_auto_leaves_small_matrices_to_the_reference(size, expected):
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("angle", [1e-3, 0.01, 0.04, 0.06, 0.5, 0.6, 2.0, 50.0])
+def test_rotations_are_turned_by_their_angle(angle, dtype, backend):
+    """Near every norm at which the number of squarings changes; the derivative for the angle is the next rotation."""
+    K = torch.zeros(1, 2, 2, dtype=dtype)
+    K[0, 0, 1] = -2 * angle
+    K.requires_grad_()
+    Q = ops.skew_exp(K, backend=backend)
+    c, s = math.cos(angle), math.sin(angle)
+    expected = torch.tensor([[[c, -s], [s, c]]], dtype=dtype)
+    tolerance = 8 * (1 + angle) * torch.finfo(dtype).eps
+    torch.testing.assert_close(Q.detach(), expected, rtol=0, atol=tolerance)
+    (gradient,) = torch.autograd.grad(Q, K, torch.tensor([[[1.0, 0.0], [0.0, 0.0]]], dtype=dtype))
+    # K_12 = -2 angle gives the derivative of the cosine a half, and a half of that is each entry's of the skew part.
+    torch.testing.assert_close(gradient[0, 0, 1].item(), s / 2, rtol=0, atol=2 * tolerance)
+
+
+def test_a_matrix_that_is_not_finite_gives_no_numbers():
+    assert ops.skew_exp(torch.full((1, 8, 8), math.nan), backend="native").isnan().all()
+    K = torch.zeros(8, 8)
+    K[0, 1] = math.inf
+    assert not ops.skew_exp(K, backend="native").isfinite().all()
+
+
+@pytest.mark.parametrize(("size", "expected"), [(3, "reference"), (4, "native")])
+def test_auto_leaves_the_smallest_matrices_to_the_reference(size, expected):
     assert testing.op("skew_exp").choose("auto", torch.zeros(size, size)) == expected
 
 
@@ -73,3 +101,16 @@ def test_transforms_run_the_reference():
 def test_errors_name_the_argument(K, error, text):
     with pytest.raises(error, match=text):
         ops.skew_exp(K)
+
+
+@pytest.mark.parametrize(("size", "scale"), [(1, 1.0), (3, 0.0), (3, 1.0), (8, 5.0), (5, 40.0)])
+def test_what_gpus_run_is_the_exponential_and_its_adjoint(size, scale):
+    K = scale * torch.randn(2, size, size, dtype=torch.float64)
+    A = ((K - K.mT) / 2).requires_grad_()
+    E = torch.linalg.matrix_exp(A)
+    G = torch.randn_like(E)
+    (gradient,) = torch.autograd.grad(E, A, G)
+    expected = (gradient - gradient.mT) / 2
+    A, E = A.detach(), E.detach()
+    torch.testing.assert_close(on_device.exponential(A), E, rtol=0, atol=1e-12)
+    torch.testing.assert_close(on_device.adjoint(G @ E.mT, A), expected, rtol=1e-11, atol=1e-11)

@@ -1,4 +1,4 @@
-"""The parts of a study: durations, measuring, searching, scores."""
+"""The parts of a study: durations, measuring, searching."""
 
 import dataclasses
 
@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import nn
 
+import fastlip
 from fastlip import nn as lip
 from fastlip.data import load
 from fastlip.kernels.spectral_conv.api import FixedSpectrum
-from fastlip.models import METHODS
-from fastlip.study import plots, running
+from fastlip.nn.base import LipschitzLayer
+from fastlip.study import running
 from fastlip.study.measuring import Measured, _kept_weights, measure
 from fastlip.study.searching import held_out, pairs, search
-from fastlip.study.settings import Contender, contenders_of, seconds_of
-from fastlip.study.table import Row
+from fastlip.study.settings import seconds_of
+from fastlip.study.twin import network_of
 from fastlip.training.recipe_files import default_recipe
 from fastlip.training.run_folder import RunFolder
 
@@ -35,12 +36,6 @@ def test_durations(text, seconds):
 def test_what_is_no_duration(text):
     with pytest.raises(ValueError, match="expected a duration"):
         seconds_of(text)
-
-
-def test_the_default_is_every_method_on_both_backends():
-    assert {c.method for c in contenders_of((), (), (), "digits")} == set(METHODS)
-    assert {c.backend for c in contenders_of((), (), (), "digits")} == {"auto", "reference"}
-    assert {c.backend for c in contenders_of((), (), (), "cifar10")} == {"auto"}
 
 
 @torch.no_grad()
@@ -104,7 +99,7 @@ def test_the_best_trial_comes_first_and_none_is_repeated(digits, tmp_path, monke
             row = {"test_accuracy": 0.9, "test_cra": cra[recipe.lr]}
             self.progress = type("Progress", (), {"history": [row]})
 
-    def train(recipe, data, folder):
+    def train(recipe, data, folder, plain):
         folder.mkdir(parents=True)
         if recipe.lr == tried[1][0]:
             raise RuntimeError("diverged")
@@ -126,28 +121,17 @@ def test_a_search_trains(digits, tmp_path):
     assert RunFolder(tmp_path / "trial-01").trial.exists()
 
 
-def test_scores_run_from_one_to_five():
-    def row(method, accuracy, step):
-        measured = Measured(1, 10, 10, step, 0.0, step, step, 100, 100, 100)
-        result = {"accuracy": accuracy, "cra": [0.5] * 4}
-        return Row(Contender(method, "XS", "auto"), 10.0, measured, result, "")
-
-    scores = plots.scores([row("aol", 0.9, 0.1), row("sll", 0.5, 1.0), row("cpl", 0.8, 10.0)])
-    accuracy, cra, training, *_ = zip(*scores, strict=True)
-    assert accuracy == pytest.approx((5, 1, 4))
-    assert cra == (5, 5, 5), "where all are equal, all are best"
-    assert training == pytest.approx((5, 3, 1)), "by the logarithm of seconds"
-
-
-def test_every_method_has_its_own_colour():
-    assert len({plots.color(method) for method in METHODS}) == len(METHODS)
-
-
-def test_no_certified_image_is_a_figure_and_a_failed_run_is_none():
-    measured = Measured(1, 10, 10, 0.1, 0.0, 0.1, 0.1, 100, 100, 100)
-    rows = [
-        Row(Contender("aol", "XS", "auto"), 5.0, measured, {"cra": [0.0]}, ""),
-        Row(Contender("aol", "XS", "reference"), 5.0, measured, {}, "failed"),
-    ]
-    texts = [text.get_text().strip() for axes in plots._backends(rows).axes for text in axes.texts]
-    assert texts[2:] == ["0.0 auto", "reference: no figure"]
+@pytest.mark.parametrize("model", ["lip_conv_net", "sll_net", "bro_net", "lip_res_net"])
+def test_the_twin_has_the_same_structure_and_no_constraint(digits, model):
+    method = {"sll_net": "sll", "bro_net": "bro"}.get(model, "aol")
+    size = "S" if model == "sll_net" else "XS"
+    recipe = default_recipe({"width": 4, "model": model, "method": method, "size": size})
+    own, twin = (network_of(recipe, digits, plain) for plain in (False, True))
+    assert not any(isinstance(layer, LipschitzLayer) for layer in twin.modules())
+    x = torch.rand(2, 1, 8, 8)
+    assert twin(x).shape == own(x).shape == (2, 10)
+    assert twin(x).std() > 1e-3, "the signal reaches the scores"
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter *= 2
+    assert fastlip.audit(twin.eval(), (1, 8, 8)).bound > 2

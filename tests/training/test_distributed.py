@@ -19,6 +19,7 @@ from fastlip.training.setup import model_of, prepare_process
 IMAGES = 45
 SMALL = {"width": 2, "layers_per_block": 1, "batch_size": 16, "epochs": 7, "threads": 1, "shift": 1, "flip": True}
 UNIT_ROWS = {"model": "sll_net", "method": "sll", "size": "S", "width": 4}
+LIP_NEXT = {"model": "lip_next", "method": "lot", "width": 4, "depth": 1, "lr": 0.02}
 BRO_NET = {"model": "bro_net", "width": 4, "depth": 1, "lr": 1e-3}
 VARIANTS = {
     **{method: {"method": method} for method in METHODS},
@@ -38,6 +39,9 @@ VARIANTS = {
     # Means over the images of all processes; the average of the weights is what is saved.
     "bro_net": {**BRO_NET, "epochs": 2, "optimizer": "nadam", "schedule": "cosine", "clip_norm": 1.0, "ema": 0.8},
     "share-bro_net": {**BRO_NET, "epochs": 2, "share": True},
+    # Matrices on the manifold, which are retracted after each epoch, and so is their average.
+    "lip_next": {**LIP_NEXT, "epochs": 2, "optimizer": "adam", "manifold_lr": 0.01, "decayed": "weights", "ema": 0.8},
+    "share-lip_next": {**LIP_NEXT, "epochs": 2, "share": True},
 }
 
 

@@ -1,7 +1,7 @@
 """Hooks of mkdocs that insert text from the package into the documentation, so that it is written only once.
 
 A line ``<!-- insert: NAME argument -->`` of a page is replaced by the result of the function NAME in ``INSERTIONS``.
-The README of each op becomes a page.
+The README of each op becomes a page, and each script of examples/ a notebook.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ import fastlip
 import fastlip.nn
 from fastlip.cli import main as command_line
 from fastlip.kernels import OPS
+
+sys.path.insert(0, str(Path(__file__).parent))
+import aliases
+import notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
 MATHEMATICS = "Mathematics"
@@ -33,11 +38,14 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds a page for each op, with the text of its README."""
+    """Adds a page for each op, with the text of its README, and the notebooks."""
     from mkdocs.structure.files import File
 
     for name in OPS:
         files.append(File.generated(config, f"ops/{name}.md", content=op_page(name)))
+    for example in notebooks.examples():
+        text = notebooks.notebook_text(example)
+        files.append(File.generated(config, f"notebooks/{example.name}.ipynb", content=text))
     return files
 
 
@@ -87,6 +95,11 @@ def commands() -> str:
     return "\n\n".join(sections)
 
 
+def scripts() -> str:
+    """A section for each script of examples/."""
+    return "\n\n".join(map(notebooks.section, notebooks.examples()))
+
+
 def _has_weights(names: list[str]) -> bool:
     """Whether a class among these is a layer with a constrained weight."""
     return any(hasattr(getattr(fastlip.nn, name), "reset_parameters") and _is_bounded(name) for name in names)
@@ -103,8 +116,10 @@ def _title(module: str) -> str:
 
 
 INSERTIONS: dict[str, Callable[..., str]] = {
+    "aliases": aliases.page,
     "commands": commands,
     "layers": layers,
     "members": members,
     "operators": operators,
+    "scripts": scripts,
 }

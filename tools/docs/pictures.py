@@ -2,7 +2,9 @@
 
 ``python tools/docs/pictures.py cost`` draws training_cost.svg from benchmarks/results/steps_*.json.
 ``python tools/docs/pictures.py certificates --run runs/digits-aol-XS`` draws certificates.png: it trains a network on
-points of the plane, and certifies and attacks a run of ``fastlip train``. This takes about a minute.
+points of the plane, and certifies and attacks a run of ``fastlip train``. This takes about a minute. For the front
+page of the documentation it draws each panel alone as well, on a light and on a dark ground:
+certificates_plane_dark.png and so on.
 """
 
 from __future__ import annotations
@@ -35,6 +37,10 @@ from tables import ROOT, TITLES, read
 IMAGES = ROOT / "docs" / "images"
 SIZES = ("XS", "S")
 COLOURS = ("#4269d0", "#efb118", "#3ca951")
+# Ground and ink of the two schemes of the documentation.
+THEMES = {"light": ("#ffffff", "#000000"), "dark": ("#1e2129", "#e2e4e9")}
+INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+LOW, HIGH = -0.08, 1.08  # of the plane that is drawn
 EVERY = 9  # every ninth point has a circle: more circles would overlap
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "fastlip"}
 
@@ -109,32 +115,43 @@ def _block() -> nn.Module:
     return nn.Sequential(lip.CayleyLinear(64, 64), lip.MaxMin())
 
 
-def draw_plane(axis: Axes) -> None:
-    """Draws the predicted classes of the plane, and the certified radii of every ninth training point."""
+def plane_figures(side: int = 400) -> dict[str, Any]:
+    """Points, labels and radii of the plane, and on a grid the predicted classes and the certified radii."""
     points, labels = plane()
     model = plane_network(points, labels)
-    radii = fastlip.certify(model, [(points, labels)], eps=[0.02]).radii
-    low, high, side = -0.08, 1.08, 400
-    along = torch.linspace(low, high, side)
+    along = torch.linspace(LOW, HIGH, side)
     with torch.no_grad():
         best = model(torch.cartesian_prod(along, along)).topk(2)
-    classes = best.indices[:, 0].reshape(side, side).T
-    radius_there = (best.values[:, 0] - best.values[:, 1]).reshape(side, side).T / math.sqrt(2)
+    radii_there = (best.values[:, 0] - best.values[:, 1]).reshape(side, side).T / math.sqrt(2)
+    return {
+        "points": points.tolist(),
+        "labels": labels.tolist(),
+        "radii": fastlip.certify(model, [(points, labels)], eps=[0.02]).radii.tolist(),
+        "classes": best.indices[:, 0].reshape(side, side).T,
+        "radii_there": radii_there,
+    }
+
+
+def draw_plane(axis: Axes, found: dict[str, Any], ground: str) -> None:
+    """Draws the predicted classes of the plane, and the certified radii of every ninth training point."""
     colours = torch.tensor([matplotlib.colors.to_rgb(colour) for colour in COLOURS])
-    strength = (0.1 + 3 * radius_there).clamp(max=0.55)[..., None]
-    background = 1 - strength + strength * colours[classes]
-    axis.imshow(background.numpy(), origin="lower", extent=(low, high, low, high))
-    for index, ((x, y), label) in enumerate(zip(points.tolist(), labels.tolist(), strict=True)):
-        axis.plot(x, y, "o", color=COLOURS[label], markersize=3, markeredgecolor="black", markeredgewidth=0.4)
+    strength = (0.1 + 3 * found["radii_there"]).clamp(max=0.55)[..., None]
+    background = (1 - strength) * torch.tensor(matplotlib.colors.to_rgb(ground)) + strength * colours[
+        found["classes"]
+    ]
+    axis.imshow(background.numpy(), origin="lower", extent=(LOW, HIGH, LOW, HIGH))
+    ink = plt.rcParams["text.color"]
+    for index, ((x, y), label) in enumerate(zip(found["points"], found["labels"], strict=True)):
+        axis.plot(x, y, "o", color=COLOURS[label], markersize=3, markeredgecolor=ink, markeredgewidth=0.4)
         if index % EVERY == 0:
-            axis.add_patch(Circle((x, y), radii[index], facecolor="none", edgecolor="black", linewidth=0.8))
-    axis.set(xlim=(low, high), ylim=(low, high))
+            axis.add_patch(Circle((x, y), found["radii"][index], facecolor="none", edgecolor=ink, linewidth=0.8))
+    axis.set(xlim=(LOW, HIGH), ylim=(LOW, HIGH))
     axis.set_axis_off()
     axis.set_title("in a circle, the predicted class cannot change", fontsize=9)
 
 
-def draw_digits(axis: Axes, run: Path) -> None:
-    """Draws certified accuracy and accuracy under attack of a run, against the length of the perturbation."""
+def digits_figures(run: Path) -> dict[str, Any]:
+    """Certified accuracy and accuracy under attack of a run, in percent, by the length of the perturbation."""
     data = digits()
     test = Batches(data.test, data.divisor, 120, mean=data.mean)
     model = fastlip.hub.load(run).eval()
@@ -144,11 +161,18 @@ def draw_digits(axis: Axes, run: Path) -> None:
     how = {"steps": 20, "restarts": 1, "bounds": (0 - mean, 1 - mean)}
     found: Any = fastlip.attack(model, test, eps=attacked, certificate=certificate, **how)
     eps = torch.linspace(0, 1.2, 241)
-    axis.plot(eps, 100 * certificate.curve(eps), color=COLOURS[0], label="certified (at least)")
     upper = [certificate.accuracy, *found.robust_accuracy.values()]
-    upper = [100 * value for value in upper]
-    axis.plot([0, *attacked], upper, "o-", color=COLOURS[1], markersize=3, label="under a PGD attack (at most)")
-    axis.set(xlim=(0, 1.2), ylim=(0, 100))
+    return {
+        "certified": (eps.tolist(), (100 * certificate.curve(eps)).tolist()),
+        "attacked": ([0, *attacked], [100 * value for value in upper]),
+    }
+
+
+def draw_digits(axis: Axes, found: dict[str, Any], ground: str) -> None:
+    """Draws certified accuracy and accuracy under attack against the length of the perturbation."""
+    axis.plot(*found["certified"], color=COLOURS[0], label="certified (at least)")
+    axis.plot(*found["attacked"], "o-", color=COLOURS[1], markersize=3, label="under a PGD attack (at most)")
+    axis.set(xlim=(0, 1.2), ylim=(0, 100), facecolor=ground)
     axis.set_xlabel("length of the perturbation (L2, pixels in [0, 1])")
     axis.set_ylabel("correct test images, %")
     axis.set_title("digits, trained by `fastlip train`", fontsize=9)
@@ -156,12 +180,19 @@ def draw_digits(axis: Axes, run: Path) -> None:
 
 
 def draw_certificates(run: Path) -> None:
-    """Draws both panels side by side."""
+    """Draws both panels side by side, and each alone on a light and on a dark ground."""
     torch.set_num_threads(1)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.4), width_ratios=(1, 1.15), layout="constrained")
-    draw_plane(left)
-    draw_digits(right, run)
+    panels = {"plane": (draw_plane, plane_figures()), "digits": (draw_digits, digits_figures(run))}
+    figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.4), width_ratios=(1, 1.15), layout="constrained")
+    for axis, (draw, found) in zip(axes, panels.values(), strict=True):
+        draw(axis, found, "white")
     figure.savefig(IMAGES / "certificates.png", dpi=130)
+    for theme, (ground, ink) in THEMES.items():
+        with plt.rc_context(dict.fromkeys(INKED, ink)):
+            for name, (draw, found) in panels.items():
+                figure, axis = plt.subplots(figsize=(3.9, 3.5), layout="constrained", facecolor=ground)
+                draw(axis, found, ground)
+                figure.savefig(IMAGES / f"certificates_{name}_{theme}.png", dpi=180)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Launches, bytes and waits of training steps, against the budgets in tools/gpu/budgets.json.
 
     python tools/gpu/fake_cuda.py ledger [--networks NAME ...] [--layers NAME ...] [--update] [--detail]
+                                    [--places]
 
 A network's step is that of ConvNet S on 256 images of 32 x 32, fused: gradients cleared, forward, loss, backward,
 update by SGD with momentum. A layer's is its forward and backward on 256 images, and its bytes are counted in units
@@ -10,11 +11,14 @@ of its activations. Exits with 1 if a budget is exceeded; ``--update`` writes wh
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import places
 import steps
 import torch
 import watch
@@ -27,25 +31,26 @@ TARGETS = {"aol": 650, "cayley": 800, "aoc": 900, "sll": 900, "cpl": 1100, "lot"
 LAYER_TARGETS = {"CayleyConv2d 64x32": 20.0, "AOLConv2d 64x32": 12.0}
 
 
-def count_network(method: str) -> watch.Counts:
+def count_network(method: str, by_place: bool = False) -> watch.Counts:
     """The second step of a network."""
     with watch.gpu() as device:
         step = steps.training_step(steps.network(method, image_size=SIDE), *steps.batch(IMAGES, SIDE))
-        step()
-        with device.counting() as counts:
-            step()
-    return counts
+        return _second(device, step, by_place)
 
 
-def count_layer(name: str, channels: int, side: int) -> watch.Counts:
+def count_layer(name: str, channels: int, side: int, by_place: bool = False) -> watch.Counts:
     """Forward and backward of a layer, channels-last."""
     make, options = steps.CONVOLUTIONS[name]
     with watch.gpu() as device:
         layer = make(channels, channels, 3, **options).train()
         x = torch.empty(IMAGES, channels, side, side).contiguous(memory_format=torch.channels_last)
-        step = steps.layer_step(layer, x)
+        return _second(device, steps.layer_step(layer, x), by_place)
+
+
+def _second(device: watch.Device, step: Callable[[], Any], by_place: bool) -> watch.Counts:
+    with places.remembered() if by_place else contextlib.nullcontext():
         step()
-        with device.counting() as counts:
+        with device.counting(places.place_of_launch if by_place else None) as counts:
             step()
     return counts
 
@@ -63,17 +68,19 @@ def exceeded(found: dict[str, Any], budget: dict[str, Any] | None) -> list[str]:
     return [f"{found[key]} {key}, budget {budget[key]}" for key in found if found[key] > budget[key]]
 
 
-def all_figures(networks: list[str], layers: list[str], detail: bool = False) -> dict[str, dict[str, Any]]:
+def all_figures(
+    networks: list[str], layers: list[str], detail: bool = False, by_place: bool = False
+) -> dict[str, dict[str, Any]]:
     """Of these networks and layers, by name."""
-    found = {}
+    found, detail = {}, detail or by_place
     for method in networks:
-        counts = count_network(method)
+        counts = count_network(method, by_place)
         found[method] = figures(counts)
         if detail:
             show(method, counts)
     for layer in layers:
         for channels, side in SHAPES:
-            counts = count_layer(layer, channels, side)
+            counts = count_layer(layer, channels, side, by_place)
             found[f"{layer} {channels}x{side}"] = figures(counts, IMAGES * channels * side * side * 4)
             if detail:
                 show(f"{layer} {channels}x{side}", counts)
@@ -82,7 +89,9 @@ def all_figures(networks: list[str], layers: list[str], detail: bool = False) ->
 
 def show(name: str, counts: watch.Counts) -> None:
     print(name)
-    for operation, number in counts.by_name.most_common():
+    for (place, operation), number in counts.by_place.most_common():
+        print(f"  {number:5} {operation:40} {place}")
+    for operation, number in counts.by_name.most_common() if not counts.by_place else ():
         print(f"  {number:5} {operation:40} {counts.bytes_by_name[operation] / 1e6:10.1f} MB")
     for place, number in (counts.waits + counts.uploads).items():
         print(f"  {number:5} wait: {place}")
@@ -94,9 +103,10 @@ def main() -> int:
     parser.add_argument("--layers", nargs="*", default=list(steps.CONVOLUTIONS))
     parser.add_argument("--update", action="store_true", help="write the budgets")
     parser.add_argument("--detail", action="store_true", help="list every operation")
+    parser.add_argument("--places", action="store_true", help="list the lines of the package that launch")
     options = parser.parse_args()
     budgets = json.loads(FILE.read_text()) if FILE.exists() else {}
-    found = all_figures(options.networks, options.layers, options.detail)
+    found = all_figures(options.networks, options.layers, options.detail, options.places)
     print(f"{'step of':22} launches (target)   size (target)          waits")
     bad = 0
     for name, row in found.items():

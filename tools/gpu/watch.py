@@ -19,7 +19,7 @@ import re
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,7 +66,8 @@ class Launch:
 class Counts:
     """Launches and bytes by operation, waits by place, and Triton's launches one by one.
 
-    ``chained`` are the convolutions that an operator calls: torch counts them as its own.
+    ``chained`` are the convolutions that an operator calls: torch counts them as its own. ``by_place`` counts
+    launches by what ``where()`` says, if it is given.
     """
 
     by_name: Counter[str] = field(default_factory=Counter)
@@ -75,6 +76,8 @@ class Counts:
     uploads: Counter[str] = field(default_factory=Counter)
     triton: list[Launch] = field(default_factory=list)
     chained: int = 0
+    by_place: Counter[tuple[str, str]] = field(default_factory=Counter)
+    where: Callable[[], str] | None = None
 
     @property
     def launches(self) -> int:
@@ -84,9 +87,11 @@ class Counts:
     def bytes(self) -> int:
         return sum(self.bytes_by_name.values())
 
-    def note(self, name: str, size: int) -> None:
-        self.by_name[name] += 1
+    def note(self, name: str, size: int, count: int = 1) -> None:
+        self.by_name[name] += count
         self.bytes_by_name[name] += size
+        if self.where is not None:
+            self.by_place[self.where(), name] += count
 
 
 class Device(TorchDispatchMode):
@@ -102,9 +107,9 @@ class Device(TorchDispatchMode):
         self._kernels = {id(operator.packet): operator for operator in operators()}
 
     @contextlib.contextmanager
-    def counting(self) -> Iterator[Counts]:
+    def counting(self, where: Callable[[], str] | None = None) -> Iterator[Counts]:
         """Counts of what runs within."""
-        outer, self.counts = self.counts, Counts()
+        outer, self.counts = self.counts, Counts(where=where)
         try:
             yield self.counts
         finally:
@@ -146,7 +151,8 @@ class Device(TorchDispatchMode):
             return False if name == "is_nonzero" else _number(args[0].dtype)
         result = func(*args, **kwargs)
         if name.rstrip("_") not in FREE and any(tensor.is_cuda for tensor in tensors((args, kwargs, result))):
-            self.counts.note(name, sum(map(nbytes, tensors((args, kwargs, result)))))
+            gradients = sum(args[-1]) if name == "convolution_backward" else 1  # each by a kernel of its own
+            self.counts.note(name, sum(map(nbytes, tensors((args, kwargs, result)))), gradients)
             if "convolution" in name and self._inside and self._inside[-1].startswith("conv_chain"):
                 self.counts.chained += 1
         return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +17,23 @@ from fastlip.certification.attacks.options import KINDS, AttackKind, Plan, Radii
 from fastlip.certification.attacks.result import AttackResult, BrokenCertificateWarning, broken_text
 from fastlip.certification.batches import check_batch, check_declared
 from fastlip.certification.certificates import DEFAULT_EPS, Certificate
-from fastlip.inspection.evaluation import bar, certified_precision, check_model, from_parameters, prepare
+from fastlip.certification.loading import batches_of
+from fastlip.inspection.evaluation import (
+    bar,
+    certified_precision,
+    check_model,
+    from_parameters,
+    prepare,
+    radii_of,
+)
 
 __all__ = ["KINDS", "attack", "attack_certified"]
 
 
 def attack(
     model: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]],
-    eps: Sequence[float] | Tensor = DEFAULT_EPS,
+    loader: Iterable[Any],
+    eps: float | Sequence[float] | Tensor = DEFAULT_EPS,
     kind: AttackKind = "pgd",
     *,
     losses: Sequence[AttackLoss] | None = None,
@@ -58,8 +67,9 @@ def attack(
     Args:
         model: any module with logits (n, c), or with one score (n,) or (n, 1) that is above 0 for label 1, in eval
             mode. Parameters in 16 bits are raised to float32 in a copy, which is what is attacked.
-        loader: batches of images and integer or one-hot labels, as of :func:`fastlip.certify`.
-        eps: radii for all samples, or a tensor (n,) or (n, k) of radii for each. Radii of 0 are not attacked.
+        loader: batches of images and integer or one-hot labels, or a whole set, as of :func:`fastlip.certify`.
+        eps: a radius or radii for all samples, or a tensor (n,) or (n, k) of radii for each. Radii of 0 are not
+            attacked.
         kind: ``"pgd"`` (default) or ``"apgd"``.
         losses: ``"margin"``, ``"ce"`` or ``"dlr"``, to climb one after the other; default None is ("margin",) for
             pgd and ("ce", "dlr") for apgd.
@@ -97,13 +107,13 @@ def attack(
     check_model(model, dtype)
     check_bounds(bounds)
     plan = Plan.checked(kind, losses, steps, restarts, step_size)
-    radii = Radii(eps, certificate)
+    radii = Radii(eps if isinstance(eps, Tensor) and eps.dim() else radii_of(eps), certificate)
     generator = make_generator(seed)
     model, parameter = prepare(model, device, dtype)
     rows: list[dict[str, Tensor]] = []
     n = 0
     with certified_precision(parameter.device.type), torch.inference_mode(False), torch.no_grad(), _frozen(model):
-        for index, batch in enumerate(bar(loader, kind, progress)):
+        for index, batch in enumerate(bar(batches_of(loader), kind, progress)):
             images, labels = check_batch(index, batch)
             check_declared(model, index, images)
             target = Batch(model, images.detach().to(parameter).clone(), labels, bounds, f"batch {index}")
@@ -120,7 +130,7 @@ def attack(
 
 def attack_certified(
     model: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]],
+    loader: Iterable[Any],
     certificate: Certificate,
     factors: Sequence[float] = (1.0, 3.0),
     *,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastlip.certification.batches import check_batch, check_bounds, check_declared, check_inputs
 from fastlip.certification.certificates.prepared import Prepared
 from fastlip.certification.rounding import Rounded, RoundingModel, check_model_name
+from fastlip.certification.standardised import warn_of_units
 from fastlip.inspection.evaluation import Unchanged, certified_precision, check_model, from_parameters, prepare
 from fastlip.inspection.sameness import check_batch_outputs
 
@@ -77,6 +78,8 @@ def evaluated(
     for index, batch in enumerate(loader):
         images, labels = check_batch(index, batch) if labelled else check_inputs(index, batch)
         check_bounds(index, images, bounds)
+        if index == 0 and bounds is None:
+            warn_of_units(images)
         if input_shape is None:
             check_declared(model, index, images)
         shape = tuple(images.shape[1:])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastlip.certification.auditing import Audit
 from fastlip.certification.certificates.evaluated import Evaluated, certifying, evaluated
+from fastlip.certification.loading import batches_of
 from fastlip.certification.rounding import Rounded, RoundingModel
 from fastlip.inspection.evaluation import bar, check_eps
 
@@ -186,7 +187,8 @@ def certify_outputs(
 
     Args:
         model: in eval mode, with outputs (n,) or (n, ...).
-        loader: batches of inputs with labels or targets (pairs, or dicts with usual keys), or of inputs alone.
+        loader: batches of inputs with labels or targets (pairs, or dicts with usual keys), or of inputs alone;
+            or a whole set, as of :func:`fastlip.certify`, or a tensor of inputs.
         input_shape: the shape of one input; default None takes that of the first batch.
         device: where to run; default None is where the model is. The model itself is not moved.
         dtype: ``torch.float32`` or ``torch.float64`` certifies a copy of the model in that type; default None
@@ -212,7 +214,7 @@ def certify_outputs(
         (True, 0.2)
     """
     with certifying(model, device, dtype, rounding) as (model, parameter):
-        batches = bar(loader, "certify", progress)
+        batches = bar(batches_of(loader, labelled=False), "certify", progress)
         each = evaluated(model, parameter, batches, input_shape, rounding, bounds, labelled=False)
         return _collect(each, rounding)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,9 @@ from fastlip.certification.certificates.evaluated import Evaluated, certifying, 
 from fastlip.certification.certificates.outputs import lost_within
 from fastlip.certification.certificates.run import DEFAULT_EPS
 from fastlip.certification.certificates.slopes import SQRT2
+from fastlip.certification.loading import batches_of
 from fastlip.certification.rounding import Rounded, RoundingModel
-from fastlip.inspection.evaluation import bar, check_eps
+from fastlip.inspection.evaluation import bar, radii_of
 
 _ENTRIES = 2**23  # scores that are measured at once
 _TINY, _EPS = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).eps
@@ -73,8 +74,8 @@ class SegmentationCertificate:
 
 def certify_segmentation(
     model: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]],
-    eps: Sequence[float] = DEFAULT_EPS,
+    loader: Iterable[Any],
+    eps: float | Sequence[float] = DEFAULT_EPS,
     *,
     ignore_index: int | None = None,
     per_pixel: bool = False,
@@ -112,8 +113,9 @@ def certify_segmentation(
 
     Args:
         model: in eval mode, with scores (n, c, h, w), or any number of dimensions after the classes.
-        loader: batches of images and integer labels (n, h, w) or (n, 1, h, w).
-        eps: the L2 norms of perturbations, at least 0.
+        loader: batches of images and integer labels (n, h, w) or (n, 1, h, w), or a whole set, as of
+            :func:`fastlip.certify`.
+        eps: the L2 norms of perturbations, at least 0; one number or several.
         ignore_index: label of the pixels that do not count, such as 255; default None counts all.
         per_pixel: keeps the radius of every pixel as ``radii``; default False.
         input_shape: the shape of one image; default None takes that of the first batch.
@@ -138,9 +140,9 @@ def certify_segmentation(
         >>> bool((found.flips[0.0] <= found.flips[9.0]).all()), int(found.flips[9.0].max()) <= 36
         (True, True)
     """
-    check_eps(eps)
+    eps = radii_of(eps)
     with certifying(model, device, dtype, rounding) as (model, parameter):
-        batches = bar(loader, "certify", progress)
+        batches = bar(batches_of(loader), "certify", progress)
         each = evaluated(model, parameter, batches, input_shape, rounding, bounds)
         found = [
             (_measure(part, eps, ignore_index, per_pixel), part.prepared.audit) for b in each for part in _parts(b)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +12,17 @@ from fastlip.certification.auditing import Audit
 from fastlip.certification.certificates.evaluated import Evaluated, certifying, evaluated
 from fastlip.certification.certificates.margins import Slopes, above, measure
 from fastlip.certification.certificates.result import Certificate
+from fastlip.certification.loading import batches_of
 from fastlip.certification.rounding import RoundingModel
-from fastlip.inspection.evaluation import bar, check_eps
+from fastlip.inspection.evaluation import bar, radii_of
 
 DEFAULT_EPS = (36 / 255, 72 / 255, 108 / 255, 1.0)
 
 
 def certify(
     model: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]],
-    eps: Sequence[float] = DEFAULT_EPS,
+    loader: Iterable[Any],
+    eps: float | Sequence[float] = DEFAULT_EPS,
     *,
     input_shape: tuple[int, ...] | None = None,
     device: torch.device | str | int | None = None,
@@ -65,8 +66,10 @@ def certify(
 
     Args:
         model: in eval mode. Parameters in 16 bits are raised to float32 in a copy, which is what is certified.
-        loader: batches of images (n, \*input_shape) and integer or one-hot labels: pairs, or dicts with usual keys.
-        eps: the radii at which CRA is reported, at least 0.
+        loader: batches of images (n, \*input_shape) and integer or one-hot labels: pairs, longer tuples, or dicts
+            with usual keys such as ``"image"`` and ``"label"``, of tensors or NumPy arrays. A whole set is divided
+            into batches: a pair of tensors or arrays, a ``torch.utils.data.Dataset``, or a Hugging Face data set.
+        eps: the radii at which CRA is reported, at least 0; one number or several.
         input_shape: the shape of one image; default None takes that of the first batch.
         device: where to run; default None is where the model is. The model itself is not moved.
         dtype: ``torch.float32`` or ``torch.float64`` certifies a copy of the model in that type; default None
@@ -76,7 +79,8 @@ def certify(
         rounding: ``"worst-case"`` (default) or ``"probabilistic"``: which bound of rounding errors is subtracted from
             the margins.
         bounds: the least and largest value that images may have, numbers or tensors that broadcast to an image.
-            Images outside are refused, since radii are in their units. Default None allows any.
+            Images outside are refused, since radii are in their units. Default None allows any, and warns of 8-bit
+            images that are standardised or not divided by 255.
         threshold: the score above which a model with one output predicts label 1, rounded to the dtype of the
             outputs; default 0. With several outputs it must be 0.
 
@@ -98,9 +102,9 @@ def certify(
         >>> certificate.accuracy, bool(certificate.lipschitz <= 1.001)
         (1.0, True)
     """
-    check_eps(eps)
+    eps = radii_of(eps)
     with certifying(model, device, dtype, rounding) as (model, parameter):
-        batches = bar(loader, "certify", progress)
+        batches = bar(batches_of(loader), "certify", progress)
         each = evaluated(model, parameter, batches, input_shape, rounding, bounds)
         outcome, found = _run(each, eps, per_class, threshold)
     correct = outcome["margin"] > 0

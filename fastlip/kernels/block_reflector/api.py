@@ -14,7 +14,7 @@ from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
 
-OP = Op("block_reflector", backends=("native",))
+OP = Op("block_reflector", backends=("native", "triton"))
 
 
 def block_reflector(
@@ -35,7 +35,7 @@ def block_reflector(
         V: (..., m, n), real or complex; float16 and bfloat16 are computed and returned in float32.
         rows: number of rows of Q to return, the first ones; default None: all m.
         columns: number of columns of Q to return, the first ones; default None: all m.
-        backend: ``"auto"`` (default), ``"reference"`` or ``"native"``.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
         Q: (..., rows, columns).

@@ -122,6 +122,45 @@ def weight_gradient(image: Tensor, gradient: Tensor, weight: Tensor, geometry: C
     return _convolution_backward(gradient, image, weight, None, *arguments, [False, True, False])[1].contiguous()
 
 
+def adjoint_convolve(image: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
+    """The adjoint convolution of a channels-last image that has its halo, without a copy of the kernel flipped."""
+    if is_matrix(weight):
+        return convolve(image, weight.transpose(0, 1), geometry)
+    weight, padding = weight.contiguous(memory_format=LAST), _adjoint_padding(geometry)
+    y = torch.conv_transpose2d(image, weight, None, 1, padding, 0, 1, geometry.dilation)
+    return y.contiguous(memory_format=LAST)
+
+
+def adjoint_gradients(
+    x: Tensor, gradient: Tensor, weight: Tensor, geometry: ConvGeometry, needs_x: bool, needs_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of a layer's input and kernel (None unless needed) from that of its output, with its halo.
+
+    With a halo all around the output's gradient, it is that of a larger output: of x padded by the kernel's reach.
+    """
+    if is_matrix(weight):
+        x_gradient = adjoint_convolve(gradient, weight, geometry) if needs_x else None
+        return x_gradient, weight_gradient(x, gradient, weight, geometry) if needs_weight else None
+    if not (needs_x or needs_weight):
+        return None, None
+    weight, padding = weight.contiguous(memory_format=LAST), _adjoint_padding(geometry)
+    arguments = [1, 1], padding, list(geometry.dilation), False, [0, 0], 1, [needs_x, needs_weight, False]
+    x_gradient, kernel_gradient, _ = _convolution_backward(gradient, x, weight, None, *arguments)
+    return (
+        x_gradient.contiguous(memory_format=LAST) if needs_x else None,
+        kernel_gradient.contiguous(memory_format=LAST) if needs_weight else None,
+    )
+
+
+def flipped_gradients(
+    x: Tensor, gradient: Tensor, weight: Tensor, geometry: ConvGeometry, needs_x: bool, needs_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """:func:`adjoint_gradients` by convolutions with the flipped kernel, which oneDNN runs faster."""
+    flipped = adjoint(weight)
+    kernel_gradient = adjoint_weight_gradient(x, gradient, flipped, geometry) if needs_weight else None
+    return convolve(gradient, flipped, geometry) if needs_x else None, kernel_gradient
+
+
 def adjoint_weight_gradient(x: Tensor, gradient: Tensor, weight_adjoint: Tensor, geometry: ConvGeometry) -> Tensor:
     """The gradient of a kernel from the layer's input x and the output's gradient with its halo.
 
@@ -140,6 +179,11 @@ def launch(name: str, image: Tensor, *arguments: int, halo: Pads) -> None:
     """Runs a pass over an image of this shape."""
     n, channels, height, width = image.shape
     binding.launch(f"{name}_{NAMES[image.dtype]}", image.device, *arguments, n, height, width, channels, *halo)
+
+
+def _adjoint_padding(geometry: ConvGeometry) -> list[int]:
+    """What a convolution pads whose output's gradient has its halo around it."""
+    return list(geometry.halo) if geometry.padding_mode == "circular" else _padding(geometry)
 
 
 def _padding(geometry: ConvGeometry) -> list[int]:

@@ -30,6 +30,8 @@ def guarded(
     def choose(ctx: Any, *gradients: Any) -> Any:
         if backward is None:
             raise RuntimeError(f"{name} has no derivative")
+        if gradients[0] is None:  # nothing is differentiated that depends on the public output
+            return tuple([None] * len(need) if isinstance(need, list) else None for need in ctx.needs_input_grad)
         if _is_compiling():
             return backward(ctx, *gradients)
         reason = refusal(gradients[:1])  # of the public output: what else a kernel returns may be on the host

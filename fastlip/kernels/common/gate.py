@@ -40,15 +40,16 @@ def refusal(arguments: Iterable[Any]) -> str:
     if forward_ad._current_level >= 0:
         return _refuse_tensors(arguments, [])
     first = None
-    for argument in arguments:
-        kind = type(argument)
-        if kind in _TENSORS:
-            # One by one only where something is out of the ordinary; on other devices launches cost much more.
-            if _is_wrapper(argument) or (first is not None and not (first.is_cpu and argument.is_cpu)):
+    for given in arguments:
+        for argument in given if type(given) is list else (given,):
+            kind = type(argument)
+            if kind in _TENSORS:
+                # One by one only where something is out of the ordinary; on other devices launches cost much more.
+                if _is_wrapper(argument) or (first is not None and not (first.is_cpu and argument.is_cpu)):
+                    return _refuse_tensors(arguments, [])
+                first = argument
+            elif kind not in _NO_TENSORS:
                 return _refuse_tensors(arguments, [])
-            first = argument
-        elif kind not in _NO_TENSORS:
-            return _refuse_tensors(arguments, [])
     return ""
 
 

@@ -36,6 +36,7 @@ class ConvGeometry:
     Derived once:
 
     - ``halo``: the pair ``dilation * (kernel_size - 1)``, how far a kernel reaches beyond one pixel;
+    - ``taps``: the number of taps;
     - ``keeps_size``: whether ``pads`` keep an image's size at stride 1;
     - ``symmetric``: whether the pads before and after an image are equal, the only ones that ``F.conv2d`` can add;
     - ``numbers``: the whole value as ints, for the schema of an operator (:func:`from_numbers`).
@@ -52,6 +53,7 @@ class ConvGeometry:
     groups: int = 1
     padding_mode: PaddingMode = "zeros"
     halo: Pair = field(init=False, repr=False, compare=False)
+    taps: int = field(init=False, repr=False, compare=False)
     keeps_size: bool = field(init=False, repr=False, compare=False)
     symmetric: bool = field(init=False, repr=False, compare=False)
     numbers: tuple[int, ...] = field(init=False, repr=False, compare=False)
@@ -65,6 +67,7 @@ class ConvGeometry:
         derived = {
             "pads": pads,
             "halo": (dh * (kh - 1), dw * (kw - 1)),
+            "taps": kh * kw,
             "keeps_size": pads == same,
             "symmetric": pads[0] == pads[1] and pads[2] == pads[3],
             "numbers": numbers,
@@ -119,11 +122,6 @@ class ConvGeometry:
         """The pads of the adjoint convolution: what is added before an image here is added after it there."""
         left, right, top, bottom = self.pads
         return right, left, bottom, top
-
-    @property
-    def taps(self) -> int:
-        """Number of taps."""
-        return self.kernel_size[0] * self.kernel_size[1]
 
     def padded_size(self, image_size: Pair) -> Pair:
         """Height and width of an image with its pads."""

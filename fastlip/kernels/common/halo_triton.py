@@ -41,10 +41,10 @@ def tile(channels: int) -> tuple[int, int]:
     return _ELEMENTS // (16 * count), count
 
 
-def partial_sums(image: Tensor, frame: Pads) -> Tensor:
-    """Memory for the sums per channel of each program."""
+def partial_sums(image: Tensor, frame: Pads, *count: int) -> Tensor:
+    """Memory for the sums per channel of each program, or for so many kinds of them."""
     pixels = _framed_pixels(image, frame)
-    return image.new_empty(triton.cdiv(pixels, tile(image.shape[1])[0]), image.shape[1])
+    return image.new_empty(*count, triton.cdiv(pixels, tile(image.shape[1])[0]), image.shape[1])
 
 
 def launch(kernel: triton.JITFunction, image: Tensor, frame: Pads, *pointers: Tensor, **constants: int) -> None:

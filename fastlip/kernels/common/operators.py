@@ -79,7 +79,8 @@ class Saving:
         return itemgetter(slice(positions[0], positions[0] + 1) if positions else slice(0))
 
     def setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Saves them."""
+        """Saves them. Outputs that only the backward reads have no gradients: torch need not fill any with zeros."""
+        ctx.set_materialize_grads(False)
         if self.function is not None:
             self.function(ctx, inputs, output)
             return
@@ -269,7 +270,7 @@ class MainOperator(Operator):
         if isinstance(value, list):
             numbers = [number for geometry in value for number in geometry.numbers]
         else:
-            numbers = value.numbers
+            numbers = () if value is None else value.numbers
         return *arguments[:at], numbers, *arguments[at + 1 :]
 
     def _differentiate_reference(self, ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -294,7 +295,7 @@ class MainOperator(Operator):
     def _restored(self, value: Any, position: int) -> Any:
         """An argument as the reference takes it: torch's dispatcher makes lists of tuples, numbers of a geometry."""
         if position == self.geometry:
-            return from_numbers(tuple(value))[0]
+            return from_numbers(tuple(value))[0] if value else None
         return tuple(value) if isinstance(value, list) else value
 
 

@@ -168,9 +168,12 @@ def tiles_of(rows: int, columns: int, tile: int = TILE) -> int:
     return triton.cdiv(rows, tile) * triton.cdiv(columns, tile)
 
 
-def _tile(is_complex: bool, symmetry: int, step: bool = False) -> tuple[int, int]:
-    """Rows and columns of a tile, and warps of a program: those with which registers spill on no GPU."""
-    if symmetry and is_complex:
+def _tile(is_complex: bool, symmetry: int, step: bool = False, skipped: bool = False) -> tuple[int, int]:
+    """Rows and columns of a tile, and warps of a program: those with which registers spill on no GPU.
+
+    ``skipped``: the product is of double precision, and members may be left out, but nothing is measured.
+    """
+    if is_complex and (symmetry or skipped):
         return TILE // 2, 8
     return TILE, 4 if symmetry and not (step and symmetry < 0) else 8
 
@@ -233,7 +236,8 @@ def multiply(
         if cubic.is_step():
             sums, count = iteration.sums, iteration.sums.shape[1]
     is_step = cubic is not None and cubic.is_step()
-    added, (tile, warps) = out if x is None else x, _tile(parts == 2, symmetry, is_step)
+    skipped = out.dtype == torch.float64 and cubic is not None and sums is None
+    added, (tile, warps) = out if x is None else x, _tile(parts == 2, symmetry, is_step, skipped)
     triton_launch.launch(
         product_kernel, (len(out) * tiles_of(rows, columns, tile),), out.device,
         a, b, a2, b2, added, out, out if scale is None else scale, out if sums is None else sums, status,
@@ -266,5 +270,7 @@ def compilation(dtype: str, is_complex: bool, **variant: Any) -> triton_launch.C
     signature |= dict.fromkeys(_FLOATS, "fp32")
     if variant.get("ITERATED"):
         signature["p_status"] = "*i32"
-    flags["TILE"], warps = _tile(is_complex, variant.get("SYMMETRY", 0), variant.get("STEP", False))
+    measured = variant.get("STEP", False) or variant.get("MEASURED", False)
+    skipped = dtype == "fp64" and variant.get("ITERATED", False) and not measured
+    flags["TILE"], warps = _tile(is_complex, variant.get("SYMMETRY", 0), variant.get("STEP", False), skipped)
     return triton_launch.Compilation(product_kernel, signature, flags | variant, warps)

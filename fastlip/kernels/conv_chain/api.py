@@ -134,8 +134,12 @@ def _fake_forward(x: Tensor, weights: list[Tensor], *rest: Any) -> _Kept:
 
 
 def _fake_backward(gradient: Tensor, x: Tensor, weights: list[Tensor], *rest: Any) -> _Kept:
-    _, _, _, needs_weights, needs_biases, *_ = rest
-    weight_gradients = [w.new_empty(w.shape if need else 0) for w, need in zip(weights, needs_weights, strict=True)]
+    _, _, _, needs_weights, needs_biases, *_, backend = rest
+    last = torch.channels_last if backend == "triton" else torch.contiguous_format
+    weight_gradients = [
+        torch.empty_like(w, memory_format=last) if need else w.new_empty(0)
+        for w, need in zip(weights, needs_weights, strict=True)
+    ]
     bias_gradients = [w.new_empty(w.shape[0] if need else 0) for w, need in zip(weights, needs_biases, strict=True)]
     return torch.empty_like(x, memory_format=torch.channels_last), weight_gradients, bias_gradients
 

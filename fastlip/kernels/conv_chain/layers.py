@@ -38,6 +38,19 @@ class Passes(Protocol):
         """The gradient before MaxMin (only if kept), the same with its halo, its sums per channel (if wanted)."""
         ...
 
+    def gradients(
+        self,
+        x: Tensor,
+        gradient: Tensor,
+        weight: Tensor,
+        geometry: ConvGeometry,
+        needs_x: bool,
+        needs_weight: bool,
+        /,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of a layer's input and kernel (None unless needed) from that of its output, with its halo."""
+        ...
+
 
 @dataclass(frozen=True)
 class Kernels:
@@ -119,12 +132,10 @@ class Kernels:
             _, extended, sums = self.passes.deactivate(
                 gradient, masks[i], pairing, halo, keep=False, sums=needs_biases[i]
             )
-            adjoint, bar = images.adjoint(kernel), kernel.new_empty(0)
-            if needs_kernels[i]:
-                bar = images.adjoint_weight_gradient(inputs[i], extended, adjoint, geometry)
-            weight_gradients.append(bar)
+            needs = needs_x or i > 0, needs_kernels[i]
+            x_bar, bar = self.passes.gradients(inputs[i], extended, kernel, geometry, *needs)
+            weight_gradients.append(kernel.new_empty(0) if bar is None else bar)
             bias_gradients.append(sums)
-            if needs_x or i > 0:
-                gradient = images.convolve(extended, adjoint, geometry)
+            gradient = gradient if x_bar is None else x_bar
         x_gradient = gradient if needs_x else torch.empty_like(inputs[0])
         return x_gradient, weight_gradients[::-1], bias_gradients[::-1]

@@ -17,6 +17,8 @@ binding.require()
 class Passes:
     """The passes in C++: of z or the gradient, the plain result is written in place."""
 
+    gradients = staticmethod(images.flipped_gradients)
+
     def missing(self, x: Tensor) -> str:
         """Why these passes cannot run on the device of x; empty if they can."""
         return images.missing(x)

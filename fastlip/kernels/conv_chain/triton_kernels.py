@@ -146,6 +146,8 @@ def _deactivate_kernel(
 class Passes:
     """The passes in Triton."""
 
+    gradients = staticmethod(images.adjoint_gradients)
+
     def missing(self, x: Tensor) -> str:
         """Why these passes cannot run on the device of x; empty if they can."""
         return triton_launch.why_not(x, _activate_kernel)
@@ -178,7 +180,7 @@ class Passes:
         """The gradient before MaxMin (only if kept), the same with its frame, its sums per channel (if wanted)."""
         framed = images.empty_with_halo(gradient, frame) if any(frame) else torch.empty_like(gradient)
         plain = torch.empty_like(gradient) if keep and any(frame) else framed
-        parts = partial_sums(gradient, frame) if sums else gradient.new_zeros(0)
+        parts = partial_sums(gradient, frame) if sums else gradient.new_empty(0)
         launch(
             _deactivate_kernel, gradient, frame, gradient, mask, plain, framed, parts,
             ACTIVATION=ACTIVATIONS[pairing], SUMS=sums, PLAIN=keep or not any(frame),

@@ -17,7 +17,7 @@ from fastlip.kernels.common.literals import Backend, PaddingMode
 from fastlip.kernels.conv_exp import forms, reference
 from fastlip.kernels.conv_exp.truncation import MAX_TERMS, taylor
 
-OP = Op("conv_exp", backends=("native",))
+OP = Op("conv_exp", backends=("native", "triton"))
 
 
 def conv_exp(
@@ -52,7 +52,7 @@ def conv_exp(
         coefficients: T + 1 numbers in place of 1 / t!, none of them 0; default None.
         recompute: if True, only x is saved for the backward, which computes the partial sums of Horner's rule again
             at the cost of T - 1 more convolutions; if False (default), the sums are saved. The result is the same.
-        backend: ``"auto"`` (default), ``"reference"`` or ``"native"``.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
         The shape of x; from the kernels in channels-last format.
@@ -69,7 +69,8 @@ def conv_exp(
     _check(x, kernel, terms, groups, bias)
     geometry = ConvGeometry.like(kernel, dilation, groups, padding_mode)
     coefficients = taylor(terms) if coefficients is None else _check_coefficients(coefficients, terms)
-    form = forms.choose(x.shape, geometry, terms, x.element_size()) if x.dim() == 4 else "taps"
+    counted = x.dim() == 4 and not x.is_cuda and backend != "triton"
+    form = forms.choose(x.shape, geometry, terms, x.element_size()) if counted else "taps"
     keep = not recompute and form != "matrices" and torch.is_grad_enabled() and kernel.requires_grad
     return OPERATOR(x, kernel, bias, coefficients, keep, form, geometry, recompute, backend)
 

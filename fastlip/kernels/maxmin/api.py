@@ -71,7 +71,7 @@ def layout(x: Tensor, dim: int) -> tuple[int, int, int]:
     shape = x.shape
     if dim == 1 and x.dim() == 2:
         return shape[0], shape[1], 1
-    if dense_format(x, dim) is torch.channels_last:
+    if not x.is_contiguous() and dense_format(x, dim) is torch.channels_last:
         return shape[0] * shape[2] * shape[3], shape[1], 1
     return math.prod(shape[:dim]), shape[dim], math.prod(shape[dim + 1 :])
 

@@ -11,7 +11,7 @@ from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.pixel_unshuffle import reference
 
-OP = Op("pixel_unshuffle", backends=("native",))
+OP = Op("pixel_unshuffle", backends=("native", "triton"))
 
 
 def pixel_unshuffle(x: Tensor, factor: int, *, backend: Backend = "auto") -> Tensor:
@@ -25,7 +25,7 @@ def pixel_unshuffle(x: Tensor, factor: int, *, backend: Backend = "auto") -> Ten
     Args:
         x: (n, c, f h, f w) or (c, f h, f w).
         factor: f, at least 1.
-        backend: ``"auto"`` (default), ``"reference"`` or ``"native"``.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
         (n, c f², h, w) or (c f², h, w).

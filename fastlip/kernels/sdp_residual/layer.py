@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry, from_numbers
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.conv_chain import layers
-from fastlip.kernels.sdp_residual.api import folded
 
 
 class Passes(layers.Passes, Protocol):
@@ -23,7 +23,11 @@ class Passes(layers.Passes, Protocol):
         ...
 
     def relu_backward(self, v: Tensor, h: Tensor, scale: Tensor, halo: Pads, /) -> tuple[Tensor, Tensor, Tensor]:
-        """u = scale v where h > 0, with its halo, and per channel the sums of u and of v h."""
+        """u = -scale v where h > 0, with its halo, and per channel the sums of u and of -v h."""
+        ...
+
+    def second(self, h: Tensor, weight: Tensor, scale: Tensor, geometry: ConvGeometry, /) -> Tensor:
+        """The second convolution of h, which has its halo: the adjoint of diag(scale) W."""
         ...
 
 
@@ -65,8 +69,10 @@ class Kernels:
         x = x.contiguous(memory_format=images.LAST)
         halo = images.adjoint_halo_of(geometry)
         h, extended = self._hidden(x, weight, bias, geometry, halo, not recompute)
-        second = folded(weight, scale) if second is None else second
-        z = images.convolve(extended, second, geometry)
+        if second is None:
+            z = self.passes.second(extended, weight, scale, geometry)
+        else:
+            z = images.convolve(extended, second, geometry)
         y, _, mask = self.passes.activate(z, None, x, pairing, NO_PADS, True)
         return y, h.new_empty((0, 0, 0, 0)) if recompute else h, mask
 
@@ -94,20 +100,18 @@ class Kernels:
         if pairing != "none":
             residual, extended, _ = self.passes.deactivate(gradient, mask, pairing, halo, keep=True, sums=False)
         v = images.convolve(extended, weight, geometry)
-        adjoint = images.adjoint(weight)
         # Σ_n of the gradient of W₂ᵀ; the scale is a factor of its rows.
         second = images.weight_gradient(extended, h, weight, geometry) if needs_weight else None
         extended, u_sum, product_sum = self.passes.relu_backward(
             v, h, scale.contiguous(), images.adjoint_halo_of(geometry)
         )
+        z, first = self.passes.gradients(x, extended, weight, geometry, needs_x, needs_weight)
         weight_gradient = x_gradient = x.new_empty(0)
-        if second is not None:
-            first = images.adjoint_weight_gradient(x, extended, adjoint, geometry)
-            weight_gradient = -(first + scale[:, None, None, None] * second)
-        if needs_x:
-            z = images.convolve(extended, adjoint, geometry)
-            x_gradient, _, _ = self.passes.activate(z, None, residual, "none", NO_PADS, True)
-        return x_gradient, weight_gradient, -u_sum, -product_sum
+        if first is not None and second is not None:
+            weight_gradient = torch.addcmul(first, scale[:, None, None, None], second, value=-1)
+        if z is not None:
+            x_gradient = z.add_(residual)
+        return x_gradient, weight_gradient, u_sum, product_sum
 
     def _hidden(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, halo: Pads, keep: bool

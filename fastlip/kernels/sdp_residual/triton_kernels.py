@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastlip.kernels.common import channels_last as images
+from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.halo_triton import compilation, launch, partial_sums, source_pixels
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.conv_chain import triton_kernels as conv_chain
@@ -23,7 +24,7 @@ def _relu_backward_kernel(
     height, width, framed_height, framed_width, left, top, shift_y, shift_x,
     FRAMED: tl.constexpr, PIXELS: tl.constexpr, BYTES: tl.constexpr,
 ):  # fmt: skip
-    """u = scale v where h > 0, framed or not; the sums of u and of v h over the pixels of each program."""
+    """u = -scale v where h > 0, framed or not; the sums of u and of -v h over the pixels of each program."""
     o_pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     source, inside = source_pixels(
         o_pixel, pixels, height, width, framed_height, framed_width, left, top, shift_y, shift_x, FRAMED
@@ -35,14 +36,14 @@ def _relu_backward_kernel(
     v = tl.load(p_v + o_source, mask=mask, other=0)  # [PIXELS, 16 BYTES]
     h = tl.load(p_h + o_source, mask=mask, other=0)
     scale = tl.load(p_scale + o_channel, mask=m_channel, other=0)
-    u = tl.where(h > 0, scale[None, :] * v, 0)
+    u = tl.where(h > 0, -scale[None, :] * v, 0)
     if FRAMED:
         tl.store(p_framed + (o_pixel.to(tl.int64) * channels)[:, None] + o_channel[None, :], u, mask=mask)
     else:
         tl.store(p_u + o_source, u, mask=mask)
     o_sum = tl.program_id(0).to(tl.int64) * channels + o_channel
     tl.store(p_sums + o_sum, tl.sum(tl.where(inside[:, None], u, 0), 0), mask=m_channel)
-    tl.store(p_products + o_sum, tl.sum(tl.where(inside[:, None], v * h, 0), 0), mask=m_channel)
+    tl.store(p_products + o_sum, tl.sum(tl.where(inside[:, None], -v * h, 0), 0), mask=m_channel)
 
 
 class Passes(conv_chain.Passes):
@@ -54,13 +55,18 @@ class Passes(conv_chain.Passes):
         return h, framed
 
     def relu_backward(self, v: Tensor, h: Tensor, scale: Tensor, frame: Pads) -> tuple[Tensor, Tensor, Tensor]:
-        """u = scale v where h > 0, with its frame, and per channel the sums of u and of v h."""
+        """u = -scale v where h > 0, with its frame, and per channel the sums of u and of -v h."""
         framed = images.empty_with_halo(v, frame) if any(frame) else v
-        sums, products = partial_sums(v, frame), partial_sums(v, frame)
+        parts = partial_sums(v, frame, 2)
         # With four warps, ptxas spills float64 on sm_120.
         warps = 8 if v.dtype == torch.float64 else 4
-        launch(_relu_backward_kernel, v, frame, v, h, scale, v, framed, sums, products, num_warps=warps)
-        return framed, sums.sum(0), products.sum(0)
+        launch(_relu_backward_kernel, v, frame, v, h, scale, v, framed, *parts, num_warps=warps)
+        u_sum, product_sum = parts.sum(1)
+        return framed, u_sum, product_sum
+
+    def second(self, h: Tensor, weight: Tensor, scale: Tensor, geometry: ConvGeometry) -> Tensor:
+        """The second convolution of h, which has its frame: the adjoint of diag(scale) W."""
+        return images.adjoint_convolve(h, scale[:, None, None, None] * weight, geometry)
 
 
 _kernels = layer.Kernels(Passes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastlip.kernels.common.checks import matrices
@@ -12,7 +13,7 @@ from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.skew_exp import reference
 
-OP = Op("skew_exp", backends=("native",))
+OP = Op("skew_exp", backends=("native", "triton"))
 
 
 def skew_exp(K: Tensor, *, backend: Backend = "auto") -> Tensor:
@@ -20,12 +21,15 @@ def skew_exp(K: Tensor, *, backend: Backend = "auto") -> Tensor:
 
     It is the dense case of Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021. The reference differentiates
     ``torch.linalg.matrix_exp``, whose derivative is the exponential of a matrix of twice the size. The native backend
-    consists of torch's matrix products, on any device. It saves K and the result, and computes the gradient from a
-    series of commutators, one product each; one Newton-Schulz step makes its result orthogonal up to rounding.
+    consists of torch's matrix products, on any device. In single precision on a CPU it takes a polynomial of degree
+    8, three products and five for the gradient, and squares its result as often as the norm asks for: not at all near
+    the initial values of a layer. It saves K, the result and two matrices more. Otherwise it saves K and the result,
+    and computes the gradient from a series of commutators, one product each.
+    The Triton kernels compute the same series with few launches.
 
     Args:
         K: (..., c, c), real; float16 and bfloat16 are computed and returned in float32.
-        backend: ``"auto"`` (default), ``"reference"`` or ``"native"``.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
         The shape of K.
@@ -47,25 +51,31 @@ def skew_exp(K: Tensor, *, backend: Backend = "auto") -> Tensor:
     return OPERATOR(K, backend)
 
 
-def _fake_forward(K: Tensor, *_: Any) -> Tensor:
+def _fake_forward(K: Tensor, backend: Backend) -> tuple[Tensor, Tensor, Tensor]:
+    keeps_nothing = K.is_cuda or K.dtype == torch.float64 or backend == "triton"
+    shape = (0,) if keeps_nothing else (K.shape[:-2].numel(), *K.shape[-2:])
+    return K.new_empty(K.shape), K.new_empty(shape), K.new_empty(shape)
+
+
+def _fake_backward(gradient: Tensor, K: Tensor, *_: Any) -> Tensor:
     return K.new_empty(K.shape)
 
 
-def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+def _gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None]:
     return _backward.outputs(gradient, *ctx.saved_tensors, *ctx.options), None
 
 
 # skew_exp(K, backend).
 OPERATOR = OP.main(
-    "skew_exp_forward(Tensor K, str backend) -> (Tensor E)",
+    "skew_exp_forward(Tensor K, str backend) -> (Tensor E, Tensor square, Tensor B)",
     reference=reference.skew_exp,
     precision=full_precision,
     fake=_fake_forward,
-    saves=("K", "E"),
+    saves=("K", "E", "square", "B"),
     keeps=("backend",),
     backward=_gradient,
 )
 _backward = OP.define(
-    "skew_exp_backward(Tensor gradient, Tensor K, Tensor E, str backend) -> Tensor",
-    fake=_fake_forward,
+    "skew_exp_backward(Tensor gradient, Tensor K, Tensor E, Tensor square, Tensor B, str backend) -> Tensor",
+    fake=_fake_backward,
 )

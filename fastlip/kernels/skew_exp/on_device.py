@@ -25,16 +25,15 @@ def adjoint(M: Tensor, A: Tensor) -> Tensor:
     shape = A.shape
     A, needed = _halved(A.reshape(-1, *shape[-2:]))
     M = M.reshape(A.shape)
-    term = (M - M.mT) / 2
-    total = term.clone()
-    for k in range(1, _terms(2.0, A.dtype)):
-        product = A @ term
-        term = (product.mT - product) / (k + 1)
-        total += term
+    half = (M - M.mT) / 4
+    total = 2 * half
+    # Horner's rule for the sum of L^k S / (k + 1)! of the skew part S, with L(T) = TA - AT = -AT - (-AT)ᵀ.
+    for k in range(_terms(2.0, A.dtype) - 1, 0, -1):
+        upper = torch.baddbmm(half, A, total, alpha=-1 / (k + 1))
+        total = upper - upper.mT
     rotation = _series(A)
     for share in (_steps(needed).to(A.dtype) / 2).unbind():
-        turned = rotation.mT @ total @ rotation
-        total = torch.addcmul(total, turned - total, share)
+        total = torch.lerp(total, rotation.mT @ total @ rotation, share)
         rotation = rotation @ rotation  # of matrices that are done: not used again, and of norm 1
     return total.view(shape)
 

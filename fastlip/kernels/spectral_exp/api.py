@@ -16,7 +16,7 @@ from fastlip.kernels.spectral_exp import reference
 
 __all__ = ["kernel_exp", "spectral_exp"]
 
-OP = Op("spectral_exp", backends=("native",))
+OP = Op("spectral_exp", backends=("native", "triton"))
 
 
 def spectral_exp(K_hat: Tensor, *, backend: Backend = "auto") -> Tensor:
@@ -30,7 +30,7 @@ def spectral_exp(K_hat: Tensor, *, backend: Backend = "auto") -> Tensor:
 
     Args:
         K_hat: K, (..., c, c), real or complex; float16 and bfloat16 are computed and returned in float32.
-        backend: ``"auto"`` (default), ``"reference"`` or ``"native"``.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
         The shape of K_hat; real, hence orthogonal, if K_hat is real.

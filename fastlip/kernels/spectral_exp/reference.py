@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.derivatives import differentiated
+from fastlip.kernels.common.exponential import matrix_exp
 from fastlip.kernels.common.finite import finite_part, poisoned
 from fastlip.kernels.common.gate import is_recorded, is_transformed
 from fastlip.kernels.common.precision import full_precision
@@ -61,7 +62,7 @@ def by_series(K: Tensor) -> Tensor:
     Derivatives of eigenvectors have denominators. The rounding error of the series is corrected in value.
     """
     K, finite = finite_part(K)
-    E = torch.linalg.matrix_exp((K - K.mH) / 2)
+    E = matrix_exp((K - K.mH) / 2)
     return poisoned(E + (polish(E.detach()) - E.detach()), finite)
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip.kernels.common.geometry import ConvGeometry
+from fastlip.kernels.common.padding import pad
 
 if TYPE_CHECKING:
     from fastlip.nn.base import LipschitzLayer
@@ -71,7 +72,7 @@ class ConvApplication(Application):
         stride, dilation, groups = geometry.stride, geometry.dilation, geometry.groups
         if geometry.padding_mode == "zeros" and left == right and top == bottom:
             return F.conv2d(x, weight, bias, stride, (top, left), dilation, groups)
-        return F.conv2d(geometry.pad(x), weight, bias, stride, 0, dilation, groups)
+        return F.conv2d(pad(x, pads, geometry.padding_mode), weight, bias, stride, 0, dilation, groups)
 
     def strided_size(self, image_size: tuple[int, ...]) -> tuple[int, int]:
         """Height and width after the stride's patches became channels: rounded up."""

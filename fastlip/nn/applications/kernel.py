@@ -1,4 +1,4 @@
-"""Convolutions with one kernel as effective weight: ``conv2d``, or in evaluation by the kernel's spectrum."""
+"""Convolutions with one kernel as effective weight: ``conv2d``, or by the kernel's spectrum where it is cheaper."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastlip import ops
-from fastlip.kernels.common.geometry import Pair
+from fastlip.kernels.common.geometry import ConvGeometry, Pair
+from fastlip.kernels.common.literals import PairingOrNone
 from fastlip.nn.applications import spectra
 from fastlip.nn.applications.application import ConvApplication
 from fastlip.nn.base import as_it_runs
 from fastlip.nn.fusion import Fusion, Link, runs_alone, style_of
 
 
+def _is_padded_in_passes(x: Tensor, geometry: ConvGeometry) -> bool:
+    """Whether a kernel's pass makes the circular padding: on a GPU, where the backward of torch's is many passes."""
+    return x.is_cuda and x.dim() == 4 and geometry.padding_mode == "circular" and geometry.taps > 1
+
+
 @dataclass(frozen=True)
 class KernelConvolution(ConvApplication):
-    """P * x + bias with one kernel P: ``conv2d``, or in evaluation its spectrum where that is cheaper.
+    """P * x + bias with one kernel P: ``conv2d``, or its spectrum where that is cheaper.
 
     ``whole_windows``: circular images whose sides the stride does not divide are refused, as windows would overlap.
     """
@@ -28,15 +34,23 @@ class KernelConvolution(ConvApplication):
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """P * x + bias."""
-        self.check(layer, x)
-        if not layer.training and (fft_size := self.fft_size(layer, x)):
-            return self.by_spectrum(layer, x, fft_size)
-        return self.convolve(x, layer.effective()[0], layer.bias)
-
-    def check(self, layer: Any, x: Tensor) -> None:
-        """Raises ValueError for images of another shape, and where circular windows would meet pixels repeatedly."""
         layer._check_images(x, layer.in_channels)
-        if self.whole_windows and self.geometry.padding_mode == "circular":
+        if self.whole_windows:
+            self._check_windows(x)
+        if fft_size := self.fft_size(layer, x):
+            return self.by_spectrum(layer, x, fft_size)
+        weight = layer.effective()[0]
+        if (
+            _is_padded_in_passes(x, self.geometry)
+            and layer.backend != "reference"
+            and (style := style_of(self.geometry))
+        ):
+            return ops.conv_chain(x, [weight], [layer.bias], None, *style, backend="auto")
+        return self.convolve(x, weight, layer.bias)
+
+    def _check_windows(self, x: Tensor) -> None:
+        """Raises ValueError where circular windows would meet pixels repeatedly."""
+        if self.geometry.padding_mode == "circular":
             left, right, top, bottom = self.geometry.pads
             for side, step, padding in zip(
                 x.shape[-2:], self.geometry.stride, (top + bottom, left + right), strict=True
@@ -49,12 +63,15 @@ class KernelConvolution(ConvApplication):
                     )
 
     def fft_size(self, layer: Any, x: Tensor) -> Pair | None:
-        """The FFT size at which evaluation applies the kernel to x; None: ``conv2d`` is cheaper."""
+        """The FFT size at which the kernel is applied to x; None: ``conv2d`` is cheaper."""
         return spectra.fft_size_for(layer, self.geometry, x, (layer.in_channels, layer.out_channels))
 
-    def by_spectrum(self, layer: Any, x: Tensor, fft_size: Pair, pairing: str = "none") -> Tensor:
+    def by_spectrum(self, layer: Any, x: Tensor, fft_size: Pair, pairing: PairingOrNone = "none") -> Tensor:
         """P * x + bias by the kernel's spectrum, and MaxMin after it if a pairing is given."""
         (weight,) = layer.effective()
+        if layer.training:
+            y = spectra.apply_in_training(x, weight, layer.bias, fft_size, self.geometry, layer.backend)
+            return y if pairing == "none" else ops.maxmin(y, pairing, 1, backend=layer.backend)
         compute = partial(spectra.spectra_of, weight, fft_size, self.geometry.dilation)
         (spectrum,) = layer._cache.derive("spectra", fft_size, (weight,), compute)
         return spectra.apply(x, spectrum, layer.bias, pairing)
@@ -80,9 +97,9 @@ class KernelConvolution(ConvApplication):
         arguments = geometry.stride, geometry.pads, geometry.dilation, geometry.groups, geometry.padding_mode
         return ops.spectral_norm(as_it_runs(weight), (input_shape[-2], input_shape[-1]), *arguments).item()
 
-    def fused(self, layer: Any, activation: nn.Module) -> Fusion | None:
+    def fused(self, layer: Any, activation: Any) -> Fusion | None:
         """With MaxMin: one pass after the convolution, and a run with others of the same style."""
-        style = style_of(self.geometry, activation) if runs_alone(layer, activation) else None
+        style = style_of(self.geometry, activation.pairing) if runs_alone(layer, activation) else None
         if style is None:
             return None
         link = Link(
@@ -96,6 +113,6 @@ class KernelConvolution(ConvApplication):
         )
         return Fusion(partial(self.fft_size, layer), partial(self._fused_by_spectrum, layer, style.pairing), link)
 
-    def _fused_by_spectrum(self, layer: Any, pairing: str, x: Tensor, fft_size: Pair) -> Tensor:
-        self.check(layer, x)
+    def _fused_by_spectrum(self, layer: Any, pairing: PairingOrNone, x: Tensor, fft_size: Pair) -> Tensor:
+        layer._check_images(x, layer.in_channels)  # pairs run fused at stride 1, where no windows overlap
         return self.by_spectrum(layer, x, fft_size, pairing)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip import ops
+from fastlip.kernels.common.channels_last import adjoint
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.rearrange import space_to_depth
 from fastlip.kernels.sdp_residual.api import OPERATOR as SDP_RESIDUAL
@@ -68,15 +69,18 @@ class ResidualConvolution(ConvApplication):
         return (shape[-2], shape[-1]) if self.sized else ()
 
     def _map(self, layer: Any, source: Any, x: Tensor, scale: Tensor, pairing: Any) -> Tensor:
-        """maxmin(x - W^T diag(scale) relu(W x + b)), in evaluation by the kernel's spectrum where that is cheaper.
+        """maxmin(x - W^T diag(scale) relu(W x + b)), by the kernel's spectrum where that is cheaper.
 
         W and b are those of the layer ``source`` that :func:`at_rest` gave.
         """
         geometry, kernel, bias = self.geometry, source.kernel, source.bias
         second = None
+        fft_size = self._fft_size(layer, x) if layer.training or source is not layer else None
+        if fft_size:
+            if layer.training:
+                return self._train_by_spectrum(layer, x, scale, fft_size, pairing)
+            return self._by_spectrum(layer, source, x, scale, fft_size, pairing)
         if source is not layer:
-            if fft_size := spectra.fft_size_for(layer, geometry, x, (self.width, self.inner_channels)):
-                return self._by_spectrum(layer, source, x, scale, fft_size, pairing)
             if geometry.groups == 1 and layer.backend != "reference":
                 second = layer._cache.derive("folded", (), (kernel, scale), partial(folded, kernel, scale))
         elif not layer.training:
@@ -84,6 +88,20 @@ class ResidualConvolution(ConvApplication):
             kernel = kernel.view_as(kernel)
         recompute = geometry.kernel_size == (1, 1) if layer.recompute is None else layer.recompute
         return SDP_RESIDUAL(x, kernel, bias, scale, second, recompute, self.inner, pairing, layer.backend)
+
+    def _fft_size(self, layer: Any, x: Tensor) -> Any:
+        """The FFT size at which the kernel is applied to x; None: convolutions are cheaper, or asked for."""
+        # An even kernel's transpose reaches to other sides than the kernel.
+        if layer.training and (layer.recompute is True or not self.geometry.symmetric):
+            return None
+        return spectra.fft_size_for(layer, self.geometry, x, (self.width, self.inner_channels))
+
+    def _train_by_spectrum(self, layer: Any, x: Tensor, scale: Tensor, fft_size: Any, pairing: Any) -> Tensor:
+        kernel = layer.kernel
+        second = adjoint(scale[:, None, None, None] * kernel)
+        h = spectra.apply_in_training(x, kernel, layer.bias, fft_size, self.inner, layer.backend).relu()
+        y = x - spectra.apply_in_training(h, second, None, fft_size, self.inner, layer.backend)
+        return y if pairing == "none" else ops.maxmin(y, pairing, 1, backend=layer.backend)
 
     def _by_spectrum(self, layer: Any, source: Any, x: Tensor, scale: Tensor, fft_size: Any, pairing: str) -> Tensor:
         kernel = source.kernel
@@ -137,8 +155,12 @@ class ResidualDense(Application):
         if self.width > layer.in_features:
             x = F.pad(x, (0, self.width - layer.in_features))
         source, scale = at_rest(layer, ())
-        y = ops.sdp_residual(x, source.kernel, source.bias, scale, backend=layer.backend)
-        return y[..., : layer.out_features]
+        kernel = source.kernel
+        if source is layer and not layer.training:
+            # A view, where only the gradient of x may be asked for: of a leaf, torch does not say whether it is.
+            kernel = kernel.view_as(kernel)
+        y = SDP_RESIDUAL(x, kernel, source.bias, scale, None, False, None, "none", layer.backend)
+        return y if self.width == layer.out_features else y[..., : layer.out_features]
 
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
         """At least the Lipschitz constant of the residual map, at least 1: from the norm of its scaled matrix."""

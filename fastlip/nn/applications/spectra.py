@@ -1,23 +1,26 @@
-"""Fixed convolutions through their spectrum: where evaluation does that, and the spectra that it keeps."""
+"""Convolutions through their spectrum: where that is cheaper, and the spectra that evaluation keeps."""
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fastlip import ops
-from fastlip.kernels.common.gate import refusal
+from fastlip.kernels.common.gate import is_observed, refusal
 from fastlip.kernels.common.geometry import ConvGeometry
+from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.spectral_conv import costs
 from fastlip.kernels.spectral_conv.api import OP, FixedSpectrum, fix_spectrum, kernel_spectrum, spectral_conv_fixed
+from fastlip.kernels.spectral_conv.api import OPERATOR as SPECTRAL_CONV
 from fastlip.nn._cache import may_cache
 
 if TYPE_CHECKING:
     from fastlip.nn.base import LipschitzLayer
 
+_is_compiling = torch.compiler.is_compiling
 Size = tuple[int, int]
 
 _DTYPES = (torch.float32, torch.float64)
@@ -25,18 +28,24 @@ _LARGEST_SPECTRUM = 32 << 20  # bytes
 
 
 def fft_size_for(layer: LipschitzLayer, geometry: ConvGeometry, x: Tensor, channels: Size) -> Size | None:
-    """FFT size to use for x in evaluation, for a kernel of (inputs, outputs) channels; None if ``conv2d`` is cheaper.
+    """FFT size to use for x, for a kernel of (inputs, outputs) channels; None if ``conv2d`` is cheaper.
 
-    Only where nothing is differentiated, the kernel is kept and moves on by one pixel, x has its dtype, and
-    :func:`is_cheaper`.
+    Only where the kernel moves on by one pixel, x has its dtype, and :func:`is_cheaper`; in evaluation also only
+    where nothing is differentiated, so that the spectrum is kept. Training computes the spectrum in each step.
     """
     if geometry.stride != (1, 1) or geometry.kernel_size == (1, 1) or not geometry.keeps_size:
         return None
-    if geometry.groups != 1 or not is_kept(layer, x):
+    if geometry.groups != 1 or x.dim() != 4 or _is_compiling():
         return None
-    image = x.shape[-2], x.shape[-1]
+    # Sizes decide first, as their answers are kept; in a trace they are no numbers.
+    batch, image = x.shape[0], (x.shape[-2], x.shape[-1])
+    if not type(batch) is type(image[0]) is type(image[1]) is int:
+        return None
     fft_size = _fast_fft_size(geometry, image)
-    return fft_size if is_cheaper(x.shape[0], channels, image, fft_size, geometry.taps, x.element_size()) else None
+    if not is_cheaper(batch, channels, image, fft_size, geometry.taps, x.element_size(), layer.training):
+        return None
+    fits = not is_observed() and _kernels_run(layer, x) if layer.training else is_kept(layer, x)
+    return fft_size if fits else None
 
 
 @cache
@@ -46,12 +55,19 @@ def _fast_fft_size(geometry: ConvGeometry, image: Size) -> Size:
 
 def is_kept(layer: LipschitzLayer, x: Tensor) -> bool:
     """Whether kernels may apply a kept spectrum to the images x: nothing is differentiated. One group is assumed."""
-    if layer.backend not in ("auto", "native") or x.dim() != 4 or not x.is_cpu or not may_cache(layer):
+    if (torch.is_grad_enabled() and x.requires_grad) or not may_cache(layer):
+        return False
+    return _kernels_run(layer, x)
+
+
+def _kernels_run(layer: LipschitzLayer, x: Tensor) -> bool:
+    """Whether the kernels of ``spectral_conv`` in C++ can run on the images x with this layer's parameters."""
+    if layer.backend not in ("auto", "native") or x.dim() != 4 or not x.is_cpu:
         return False
     reference = layer._reference()
     if x.dtype != reference.dtype or x.dtype not in _DTYPES or reference.device != x.device:
         return False
-    if (torch.is_grad_enabled() and x.requires_grad) or torch.is_autocast_enabled("cpu"):
+    if torch.is_autocast_enabled("cpu"):
         return False
     return not (OP.status("native") or refusal((x, *layer.parameters(), *layer.buffers())))
 
@@ -61,11 +77,23 @@ def is_small(channels: Size, fft_size: Size, itemsize: int, convolutions: int = 
     return fft_size[0] * fft_size[1] * channels[0] * channels[1] * itemsize <= convolutions * _LARGEST_SPECTRUM
 
 
-def is_cheaper(batch: int, channels: Size, image: Size, fft_size: Size, taps: int, itemsize: int) -> bool:
+@lru_cache(maxsize=1024)
+def is_cheaper(
+    batch: int, channels: Size, image: Size, fft_size: Size, taps: int, itemsize: int, training: bool = False
+) -> bool:
     """Whether the spectrum is small and saves multiply-adds, by the count of ``spectral_conv.costs``."""
     if 0 in image or not is_small(channels, fft_size, itemsize):
         return False
-    return costs.spectral_convolution(batch, channels, fft_size) < costs.convolution(batch, channels, image, taps)
+    spectral = costs.spectral_convolution(batch, channels, fft_size, training)
+    return spectral < costs.convolution(batch, channels, image, taps)
+
+
+def apply_in_training(
+    x: Tensor, kernel: Tensor, bias: Tensor | None, fft_size: Size, geometry: ConvGeometry, backend: Backend
+) -> Tensor:
+    """The convolution of x through the kernel's spectrum, which is a step of its own in autograd's graph."""
+    Q = kernel_spectrum(kernel, fft_size, geometry.dilation)
+    return SPECTRAL_CONV(x, Q, bias, fft_size, 1, backend)
 
 
 def spectra_of(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastlip import nn as lip
+from fastlip._progress import shown
 
 INK, GREY = "#222222", "#777777"
 BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
@@ -27,6 +29,17 @@ def dense_network(features: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """In this context torch computes on one thread: networks are so small that threads would wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def fit(
     model: nn.Module,
     loss: Callable[[Tensor, Tensor], Tensor],
@@ -34,12 +47,16 @@ def fit(
     steps: int,
     lr: float,
     watch: Callable[[Tensor, Tensor], float] | None = None,
+    what: str = "",
 ) -> list[float]:
-    """Trains with Adam and a cosine decay to 0; returns ``watch(outputs, labels)`` of each step."""
+    """Trains with Adam and a cosine decay to 0; returns ``watch(outputs, labels)`` of each step.
+
+    ``what`` is the text of a progress bar over the steps; "": none.
+    """
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     seen = []
-    for step in range(steps):
+    for step in shown(range(steps), what) if what else range(steps):
         x, y = batch(step)
         outputs = model(x)
         if watch is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import fastlip
+from fastlip._progress import shown
 from fastlip.losses import MulticlassHKR
 from fastlip.study.experiments.common import BLUE, ORANGE, claim, dense_network, digits, fit, minibatches
 from fastlip.study.plots import new_figure, open_axes
@@ -31,7 +32,7 @@ def run(
     """
     train, test = digits()
     runs = []
-    for alpha in alphas:
+    for alpha in shown(alphas, "training"):
         torch.manual_seed(seed)
         model = dense_network((64, width, width, width, 10))
         loss = MulticlassHKR(alpha, min_margin)

@@ -32,7 +32,8 @@ def run(
     for name, target in (("random", drawn), ("true", labels)):
         torch.manual_seed(seed)
         model = dense_network((64, *[width] * depth, 10))
-        curve = fit(model, TemperatureCrossEntropy(temperature), _all(images, target), steps, 0.01, _accuracy)
+        loss = TemperatureCrossEntropy(temperature)
+        curve = fit(model, loss, _all(images, target), steps, 0.01, _accuracy, f"{name} labels")
         certificate = fastlip.certify(model, [(images, target)], eps=())
         runs[name] = {
             "accuracy": certificate.accuracy,

@@ -42,7 +42,7 @@ def run(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = dense_network((2, *[width] * depth, 1))
-    fit(model, HKR(0.99, _MARGIN), lambda _: _points(batch_size, generator), steps, lr)
+    fit(model, HKR(0.99, _MARGIN), lambda _: _points(batch_size, generator), steps, lr, what="training")
     axis = torch.linspace(-1, 1, grid)
     x = torch.cartesian_prod(axis, axis)
     values, norms = _values_and_gradients(model, x)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 import fastlip
 from fastlip._extras import needed_for
+from fastlip._progress import shown
 from fastlip.losses import TemperatureCrossEntropy
-from fastlip.study.experiments.common import BLUE, GREY, INK, ORANGE, RED, Batch, claim, dense_network, fit
+from fastlip.study.experiments.common import BLUE, GREEN, GREY, INK, RED, Batch, claim, dense_network, fit
 from fastlip.study.plots import new_figure, open_axes
 
 TITLE = "Temperature: small is robust, large is accurate"
@@ -19,6 +20,9 @@ TITLE = "Temperature: small is robust, large is accurate"
 # costs the margins of all points around it, and the best 1-Lipschitz function on average (KR's) rises across it.
 _GROUPS = ((0.0, 0, 0.9), (1.0, 1, 0.5), (2.0, 0, 0.1), (3.0, 1, 0.5))
 _DEVIATION = 0.12
+# The colours of classes 0 and 1 in every panel: those of negative and positive scores in the colour map RdBu.
+_CLASSES = ((0, RED), (1, BLUE))
+_LARGEST_SCORE = 1.5  # of the colour map
 
 
 def mixture(count: int, seed: int) -> Batch:
@@ -51,7 +55,7 @@ def run(
     for name, make in (("mixture", mixture), ("moons", moons)):
         x, y = make(count, seed)
         grid = _grid(x)
-        runs = [_run(x, y, grid, tau, seed, width, steps) for tau in temperatures]
+        runs = [_run(x, y, grid, tau, seed, width, steps) for tau in shown(temperatures, name)]
         found[name] = {"x": x.tolist(), "y": y.tolist(), "grid": grid.tolist(), "runs": runs}
     coldest, hottest = ([found[name]["runs"][i] for name in ("mixture", "moons")] for i in (0, -1))
     found["claims"] = [
@@ -113,11 +117,14 @@ def draw(found: dict[str, Any]) -> Any:
 
 def _draw_line(axes: Any, data: dict[str, Any], one: dict[str, Any]) -> None:
     x, y = torch.tensor(data["x"])[:, 0], torch.tensor(data["y"])
-    axes.plot([point[0] for point in data["grid"]], one["scores"], color=INK, linewidth=1.6)
+    places, scores = [point[0] for point in data["grid"]], torch.tensor(one["scores"])
+    axes.plot(places, scores, color=INK, linewidth=1.6)
     axes.axhline(0, color=GREY, linewidth=0.8)
+    for (_, color), side in zip(_CLASSES, (scores.clamp_max(0), scores.clamp_min(0)), strict=True):
+        axes.fill_between(places, side, color=color, alpha=0.25, linewidth=0)
     low, high = min(one["scores"]), max(one["scores"])
     step = 0.06 * (high - low)
-    for label, color in ((0, ORANGE), (1, BLUE)):
+    for label, color in _CLASSES:
         points = x[y == label]
         axes.plot(points, torch.full_like(points, low - (2 + label) * step), "|", color=color, markersize=7)
     axes.set_xlabel("x (ticks: points of class 0 and 1)")
@@ -130,9 +137,10 @@ def _draw_plane(axes: Any, data: dict[str, Any], one: dict[str, Any]) -> None:
     grid = torch.tensor(data["grid"]).view(side, side, 2)
     scores = torch.tensor(one["scores"]).view(side, side)
     x, y = torch.tensor(data["x"]), torch.tensor(data["y"])
-    axes.contourf(grid[..., 0], grid[..., 1], scores, levels=20, cmap="RdBu", alpha=0.6, vmin=-1.5, vmax=1.5)
+    levels = torch.linspace(-_LARGEST_SCORE, _LARGEST_SCORE, 21).tolist()
+    axes.contourf(grid[..., 0], grid[..., 1], scores, levels=levels, cmap="RdBu", alpha=0.6, extend="both")
     axes.contour(grid[..., 0], grid[..., 1], scores, levels=[0.0], colors=INK, linewidths=1.6)
-    for label, color in ((0, RED), (1, BLUE)):
+    for label, color in _CLASSES:
         points = x[y == label]
         axes.plot(points[:, 0], points[:, 1], ".", color=color, markersize=3)
     axes.set(aspect="equal", xticks=[], yticks=[])
@@ -140,8 +148,8 @@ def _draw_plane(axes: Any, data: dict[str, Any], one: dict[str, Any]) -> None:
 
 def _draw_trade(axes: Any, runs: list[dict[str, Any]]) -> None:
     temperatures = [one["temperature"] for one in runs]
-    axes.plot(temperatures, [one["accuracy"] for one in runs], "o-", color=BLUE, label="accuracy")
-    axes.plot(temperatures, [one["mean_margin"] for one in runs], "s-", color=ORANGE, label="mean signed margin")
+    axes.plot(temperatures, [one["accuracy"] for one in runs], "o-", color=INK, label="accuracy")
+    axes.plot(temperatures, [one["mean_margin"] for one in runs], "s-", color=GREEN, label="mean signed margin")
     axes.set(xscale="log", xlabel="temperature τ", ylim=(0, None))
     open_axes(axes)
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=2, fontsize=9)

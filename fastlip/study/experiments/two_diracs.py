@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import fastlip
+from fastlip._progress import shown
 from fastlip.losses import KR
 from fastlip.study.experiments.common import BLUE, GREY, claim, dense_network, fit
 from fastlip.study.plots import new_figure, open_axes
@@ -24,7 +25,7 @@ def run(
     steps: int = 150,
 ) -> dict[str, Any]:
     """Maximises KR over 1-Lipschitz networks for pairs of points; the optimum is |x1 - x0|, never exceeded."""
-    pairs = enumerate(distances, seed)
+    pairs = shown(list(enumerate(distances, seed)), "training")
     runs = [_run(distance, seed_of_run, dimension, width, steps) for seed_of_run, distance in pairs]
     ratios = [one["kr"] / one["distance"] for one in runs]
     rounding = 1e-4  # error of the distances between points whose coordinates are float32 numbers near 1

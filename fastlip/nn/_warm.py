@@ -1,0 +1,33 @@
+"""What a layer keeps of one training step to make the next cheaper: never more than a place to begin."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+class WarmStart:
+    """A tensor that an iteration may begin from, kept between the training steps of a layer.
+
+    Whoever begins from it checks the result, which is within a stated tolerance whatever was kept. So it is no part
+    of the state dict, and copies of a layer, pickled ones too, begin without it. The tensor is replaced, never
+    written to: threads may share a layer.
+    """
+
+    __slots__ = ("_kept",)
+
+    def __init__(self) -> None:
+        self._kept: Tensor | None = None
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return WarmStart, ()
+
+    def recall(self, like: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+        """What was kept, if it has this shape and the dtype and device of ``like``; None otherwise."""
+        kept = self._kept
+        if kept is None or kept.shape != shape or kept.dtype != like.dtype or kept.device != like.device:
+            return None
+        return kept
+
+    def keep(self, value: Tensor) -> None:
+        """Keeps a tensor that nobody writes to."""
+        self._kept = value
