@@ -1,7 +1,8 @@
 """Makes the tables of measured figures in the documentation from benchmarks/results/*.json.
 
 Each function of ``TABLES`` returns Markdown: a line that says how the figures were measured, then the table. All
-figures come from the files; ``benchmarks_page.py`` writes the tables into docs/benchmarks.md.
+figures come from the files, those of trained networks from their cards; ``benchmarks_page.py`` writes the tables into
+the documentation.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastlip.models import TITLES
+from fastlip.models import TITLES, list_models, model_card
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -309,6 +310,24 @@ def rounding(network: str) -> str:
     return "\n".join((f"{about} Networks of size {found['size']}.", "", table(head, rows)))
 
 
+def trained(data: str) -> str:
+    """The trained networks of the package for one data set, as their cards describe them."""
+    cards = [model_card(name) for name in list_models(f"*.{data}", pretrained=True)]
+    head = "name", "parameters", "accuracy", *(f"CRA({eps:.3g})" for eps in cards[0].cra), "audited L"
+    rows = (
+        (
+            f"`{card.name}`",
+            f"{card.parameters:,}",
+            f"{card.accuracy:.1%}",
+            *(f"{share:.1%}" for share in card.cra.values()),
+            f"{card.lipschitz:.6f}",
+        )
+        for card in sorted(cards, key=lambda card: -card.cra[36 / 255])
+    )
+    about = f"Figures of {cards[0].certified_on}. Trained on {cards[0].trained_on:,} images."
+    return "\n".join((about, "", table(head, rows)))
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "attacks": attacks,
     "compare": compare,
@@ -321,4 +340,5 @@ TABLES: dict[str, Callable[..., str]] = {
     "rounding": rounding,
     "sharing": sharing,
     "steps": steps,
+    "trained": trained,
 }
