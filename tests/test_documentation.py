@@ -204,6 +204,18 @@ def test_the_figures_of_the_digits_are_collected(tmp_path):
     assert row["seconds"] > 0
 
 
+def test_the_plain_network_of_the_digits_is_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import digits_plain
+
+    monkeypatch.setattr(digits_plain, "LEARNING_RATES", (0.01, 0.02))
+    monkeypatch.setattr(digits_plain, "SEEDS", (0,))
+    found = digits_plain.measure(epochs=1, width=2)
+    assert found["lr"] == max(found["validation"], key=found["validation"].get)
+    (row,) = found["rows"]
+    assert row["cra"][36 / 255] <= row["accuracy"] <= 1 < row["lipschitz"]
+
+
 def test_the_chart_shows_the_figures_of_the_results():
     chart = (ROOT / "docs" / "images" / "training_cost.svg").read_text(encoding="utf-8")
     assert pictures.cost_digest() in chart, "run `python tools/docs/pictures.py cost`"

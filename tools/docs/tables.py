@@ -89,6 +89,19 @@ def digits() -> str:
     return f"{about}\n\n{table(head, rows)}"
 
 
+def digits_plain() -> str:
+    """Accuracy and audit of the plain network on the digits."""
+    file, found = read("digits_plain_cpu.json")
+    head = ("seed", "accuracy", f"CRA({EPS})", "audited L")
+    rows = (
+        (str(row["seed"]), _percent(row["accuracy"]), _percent(_at(row["cra"])), f"{row['lipschitz']:.3g}")
+        for row in found["rows"]
+    )
+    about = measured(file, found["command"], f"{found['machine']}, {found['date']}", found["torch"])
+    chosen = f"Learning rate {found['lr']:g}, chosen on a fifth of the training images."
+    return f"{about} {chosen}\n\n{table(head, rows)}"
+
+
 def _at(by_eps: dict[str, float]) -> float:
     above, below = EPS.split("/")
     return by_eps[str(int(above) / int(below))]
@@ -245,6 +258,43 @@ def sharing() -> str:
     return f"{measured(file, command, machine, options['torch'])}\n\n{table(head, rows)}"
 
 
+def dense() -> str:
+    """Networks of dense layers, as ratios to the same of ``nn.Linear``: training, evaluation, one input at a time."""
+    file, found = read("dense_cpu_*.json")
+    by_method: dict[str, dict[str, str]] = {}
+    for row in found["rows"]:
+        setting = f"{row['width']} × {row['depth']}, batch {row['batch']}"
+        kinds = ("training", "evaluation", "evaluation, batch 1")
+        by_method.setdefault(row["method"], {})[setting] = " / ".join(f"{row[kind]['ratio']:.1f}" for kind in kinds)
+    settings = list(dict.fromkeys(name for cells in by_method.values() for name in cells))
+    rows = [
+        (f"`{method}`", *(cells.get(name, "") for name in settings)) for method, cells in sorted(by_method.items())
+    ]
+    machine = f"CPU ({found['machine']}), {found['threads']} thread, CPU time"
+    about = measured(file, "python benchmarks/bench_dense.py", machine, found["torch"])
+    return f"{about}\n\n{table(('layer', *settings), rows)}"
+
+
+def manifold() -> str:
+    """Orthogonal dense layers whose parameter is the matrix, and their orthogonality errors."""
+    file, found = read("manifold_cpu*.json")
+    options = found["options"]
+    rows = (
+        (
+            str(row["width"]),
+            f"{row['ratio_to_unconstrained']:.2f}",
+            f"{row['ratio_to_plain']:.2f}",
+            f"{row['error_before']:.1e}",
+            f"{row['error_after']:.1e}",
+        )
+        for row in found["rows"]
+    )
+    machine = f"CPU (its name is not in the file), {options['threads']} thread, batch {options['batch']}"
+    head = ("width", "step / Cayley's", "step / plain", "error before a retraction", "error after it")
+    command = "python benchmarks/bench_manifold.py"
+    return f"{measured(file, command, machine, options['torch'])}\n\n{table(head, rows)}"
+
+
 def rounding(network: str) -> str:
     """What the worst-case bound of rounding errors costs certificates: trained on digits, or with initial weights."""
     file, found = read("rounding_costs.json")
@@ -281,7 +331,10 @@ def trained(data: str) -> str:
 TABLES: dict[str, Callable[..., str]] = {
     "attacks": attacks,
     "compare": compare,
+    "dense": dense,
     "digits": digits,
+    "digits_plain": digits_plain,
+    "manifold": manifold,
     "never_slower": never_slower,
     "ops": ops,
     "rounding": rounding,
