@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fastlip.diagnosis import doctor
     from fastlip.freezing import freeze, unfreeze
     from fastlip.fusing import fuse, unfuse
+    from fastlip.inverting import Inverse, invert_residual
     from fastlip.official import load_official
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ __all__ = [
     "Certificate",
     "Conversion",
     "ExportedFile",
+    "Inverse",
     "attack",
     "audit",
     "certify",
@@ -58,6 +60,7 @@ __all__ = [
     "freeze",
     "fuse",
     "hub",
+    "invert_residual",
     "load_official",
     "losses",
     "metrics",
@@ -76,6 +79,7 @@ _MODULE_OF = {
     "Certificate": "certification.certificates",
     "Conversion": "converting",
     "ExportedFile": "deployment",
+    "Inverse": "inverting",
     "attack": "certification.attacks",
     "audit": "certification.auditing",
     "certify": "certification.certificates",
@@ -89,6 +93,7 @@ _MODULE_OF = {
     "export": "deployment",
     "freeze": "freezing",
     "fuse": "fusing",
+    "invert_residual": "inverting",
     "load_official": "official",
     "unfreeze": "freezing",
     "unfuse": "fusing",

@@ -52,6 +52,7 @@ ELSEWHERE = {
     "run by tests/test_new_backend.py": "tests/test_new_backend.py",
     "run by tests/test_new_loss.py": "tests/test_new_loss.py",
     "run by tests/test_new_method.py": "tests/test_new_method.py",
+    "run by tests/test_pretrained.py": "tests/test_pretrained.py",
 }
 BLOCK = re.compile(
     r"^(?:<!-- (?P<marker>[\w./ -]+) -->\n)?"
@@ -185,8 +186,9 @@ def test_figures_of_outputs_are_compared():
     assert not agrees_but_for_figures("a 1\nb 2\nd 3", "a 7 … c 9", math.inf)
 
 
-def test_the_figures_of_the_benchmarks_page_are_those_of_the_results():
-    page = PAGES["docs/benchmarks.md"]
+@pytest.mark.parametrize("name", ["docs/benchmarks.md", "docs/guide/pretrained.md"])
+def test_the_figures_of_a_page_are_those_of_the_results(name):
+    page = PAGES[name]
     assert benchmarks_page.refresh(page) == page, "run `python tools/docs/benchmarks_page.py`"
 
 

@@ -73,6 +73,10 @@ def test_conformal_digits(run, tmp_path):
     assert plain < level - 0.1
     assert robust >= level - width
     assert sizes[0] < sizes[1] < 10
+    unbounded = run("conformal_digits", *SMALL, "--plain", "--eps", "0", "0.5")
+    assert abs(unbounded[0.0][0] - level) <= width
+    assert unbounded[0.5][0] < level - 0.1
+    assert unbounded[0.5][3] > 9, "sets that hold under attack have nearly all classes"
     assert (tmp_path / "sets.png").stat().st_size > 0
 
 
@@ -114,6 +118,90 @@ def test_a_monotone_classifier_is_as_accurate_as_boosting(run):
     found = run("monotone_tabular")
     assert found["monotone"][1] == 0, "of 10,000 pairs in each of ten splits"
     assert found["monotone"][0] > found["boosting"][0] - 0.02
+
+
+def test_gaussian_distances(run, tmp_path):
+    found = run("gaussian_distances", "--steps=25", "--figure=bars.png")
+    for row in found.values():
+        ratio, bound = row["certified"]
+        assert bound <= 1 + 1e-5
+        assert 0.5 < ratio < 1.02, "a lower bound up to the noise of 100,000 samples"
+    assert (tmp_path / "bars.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_distances_of_gaussians_are_within_two_percent(run):
+    found = run("gaussian_distances")
+    for title, row in found.items():
+        assert abs(row["certified"][0] - 1) <= 0.02, title
+        assert row["WGAN-GP"][0] > 1.05, title
+
+
+def test_wgan(run, tmp_path):
+    away = run("wgan", "--steps=3", "--figure=digits.png")
+    assert away["training digits"] < away["certified"]
+    assert (tmp_path / "digits.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_a_wgan_comes_as_near_to_digits_as_wgan_gp(run):
+    away = run("wgan")
+    assert away["training digits"] < away["certified"] < 1.1 * away["WGAN-GP"]
+
+
+def check_robust_control(found):
+    bound, change, *upright = found["sandwich"]
+    assert bound == pytest.approx(2.0, abs=1e-5)
+    assert 0.1 < change <= bound, "the largest change of an action in 10,000 attacks, over eps"
+    assert upright == sorted(upright, reverse=True)
+    return upright
+
+
+def test_robust_control(run, tmp_path):
+    check_robust_control(run("robust_control", "--updates=2", "--figure=control.png"))
+    assert (tmp_path / "control.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_a_lipschitz_policy_balances_and_its_bound_is_reached(run):
+    found = run("robust_control")
+    upright = check_robust_control(found)
+    assert upright[0] > 250
+    assert found["sandwich"][1] > 1.8
+    assert found["plain"][1] > 4, "no bound was asked for"
+
+
+def check_plug_and_play(found):
+    residuals, _, bound = found["firmly nonexpansive"]
+    assert bound <= 1 + 1e-6
+    assert (residuals[1:] <= residuals[:-1] + 1e-12).all(), "the residual is monotone"
+
+
+def test_plug_and_play(run, tmp_path):
+    found = run("plug_and_play", "--steps=5", "--side=16", "--figure=deblurred.png")
+    check_plug_and_play(found)
+    assert found["plain"][2] > 1
+    assert (tmp_path / "deblurred.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_a_firmly_nonexpansive_denoiser_converges_and_deblurs(run):
+    found = run("plug_and_play")
+    check_plug_and_play(found)
+    residuals, quality, _ = found["firmly nonexpansive"]
+    assert (residuals[-1] < 1e-3 * residuals[0]).all()
+    assert quality[-1].mean() > quality[0].mean() + 2
+
+
+@pytest.mark.slow
+def test_coverage_of_100_splits_is_within_its_confidence_interval(run):
+    found = run("conformal_digits")
+    level, width = 163 / 181, 4 * 0.0314 / 10  # as in test_conformal_digits
+    assert abs(found[0.0][0] - level) <= width
+    for eps, (plain, robust, *sizes) in found.items():
+        assert robust >= level - width, eps
+        assert sizes[0] <= sizes[1] < 5
+        assert plain <= robust
 
 
 def test_swap_layers(run, capsys):

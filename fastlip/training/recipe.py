@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import torch
 
+from fastlip.data.own import is_place
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
 from fastlip.losses import RECIPE_LOSSES, LossName
@@ -39,7 +40,15 @@ class Recipe:
     made for a data set, network and method.
     """
 
-    data: DataName = field(default="digits", metadata=_about("data.name", "data set", choices=get_args(DataName)))
+    data: DataName | str = field(
+        default="digits",
+        metadata=_about(
+            "data.name",
+            "data set; module:function is a function of your own that returns (train, test)",
+            choices=get_args(DataName),
+            other=is_place,
+        ),
+    )
     path: str = field(default="", metadata=_about("data.path", "folder of the data set's files"))
     image_size: int = field(
         default=0,
@@ -282,6 +291,9 @@ class Recipe:
             raise ValueError("share=True: compile=True compiles the computation of effective weights into the step")
         if self.data == "digits" and self.path:
             raise ValueError(f"path={self.path!r}: data='digits' comes with scikit-learn and takes no path")
+        if is_place(self.data) and (self.path or self.image_size):
+            name = "path" if self.path else "image_size"
+            raise ValueError(f"{name}={getattr(self, name)!r}: the function of data={self.data!r} takes none")
 
     def _require_fields_of_the_network(self) -> None:
         taken = model_named(self.model).fields if self.model in list_models() else ()
@@ -328,7 +340,8 @@ def as_type(name: str, value: Any, kind: type) -> Any:
 
 def check_value(name: str, value: Any, rules: Mapping[str, Any]) -> None:
     """Raises ValueError unless the value is finite and keeps its field's choices, least, most, above and below."""
-    if "choices" in rules and value not in rules["choices"]:
+    # "other" says which texts are allowed besides the choices.
+    if "choices" in rules and value not in rules["choices"] and not rules.get("other", lambda _: False)(value):
         raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, rules['choices']))}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name}={value!r}: must be finite")
