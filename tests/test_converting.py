@@ -13,10 +13,6 @@ import fastlip
 ALLOWED = 1 + 1e-5
 
 
-def kinds(report):
-    return [(step.before, step.after) for step in report.steps]
-
-
 @pytest.mark.parametrize("weights", ["keep", "fresh"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_becomes_1_lipschitz(name, weights):
