@@ -154,7 +154,7 @@ def test_nan_stops_with_the_name_of_a_layer(cli):
     ("arguments", "text", "code"),
     [
         (["--method=resnet"], "method='resnet': allowed are", 1),
-        (["--data=imagenet"], "'--data'", 2),
+        (["--data=imagenet"], "data='imagenet': allowed are 'digits'", 1),
         (["--loss=mse"], "'--loss'", 2),
         (["--epochs=many"], "'--epochs'", 2),
         (["--epochs=0"], "epochs=0.0: must be above 0", 1),

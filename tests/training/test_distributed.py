@@ -125,7 +125,7 @@ def test_a_run_continues_with_another_number_of_processes(tmp_path):
     options = (*LINE, "--epochs=2", "--out=run")
     assert join(start_ranks(command, *options, "--stop-after=1", folder=tmp_path)) == [0, 0], lines(tmp_path)
     output = lines(tmp_path)
-    assert output.count("epoch 1/2") == output.count("2 processes") == output.count("--resume continues") == 1
+    assert output.count(" 1/2 ") == output.count("2 processes") == output.count("train --resume") == 1
     resumed = [start(command, *options, "--resume", folder=tmp_path)]
     whole = [start(command, *options, "--out=whole", folder=tmp_path, environment={"RANK": "whole"})]
     assert join(resumed + whole) == [0, 0], lines(tmp_path)
