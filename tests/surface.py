@@ -4,7 +4,20 @@ import importlib
 import inspect
 
 MODULES = [
-    *("", "nn", "ops", "losses", "metrics", "models", "data", "hub", "certification", "conformal", "optim", "training"),
+    *(
+        "",
+        "nn",
+        "ops",
+        "losses",
+        "metrics",
+        "models",
+        "data",
+        "hub",
+        "certification",
+        "conformal",
+        "optim",
+        "training",
+    ),
 ]
 
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 import fastlip
 from fastlip import nn as lip
-from fastlip.certification import loading
+from fastlip.inspection import loading
 
 IMAGES, LABELS = torch.rand(6, 8, generator=torch.Generator().manual_seed(3)), torch.arange(6) % 4
 

@@ -52,6 +52,7 @@ ELSEWHERE = {
     "run by tests/test_new_backend.py": "tests/test_new_backend.py",
     "run by tests/test_new_loss.py": "tests/test_new_loss.py",
     "run by tests/test_new_method.py": "tests/test_new_method.py",
+    "run by tests/test_pretrained.py": "tests/test_pretrained.py",
 }
 BLOCK = re.compile(
     r"^(?:<!-- (?P<marker>[\w./ -]+) -->\n)?"
@@ -185,8 +186,9 @@ def test_figures_of_outputs_are_compared():
     assert not agrees_but_for_figures("a 1\nb 2\nd 3", "a 7 … c 9", math.inf)
 
 
-def test_the_figures_of_the_benchmarks_page_are_those_of_the_results():
-    page = PAGES["docs/benchmarks.md"]
+@pytest.mark.parametrize("name", ["docs/benchmarks.md", "docs/guide/pretrained.md"])
+def test_the_figures_of_a_page_are_those_of_the_results(name):
+    page = PAGES[name]
     assert benchmarks_page.refresh(page) == page, "run `python tools/docs/benchmarks_page.py`"
 
 
@@ -200,6 +202,18 @@ def test_the_figures_of_the_digits_are_collected(tmp_path):
     assert row["method"] == "aol"
     assert 0 <= row["joint_cra"][str(36 / 255)] <= row["accuracy"] <= 1
     assert row["seconds"] > 0
+
+
+def test_the_plain_network_of_the_digits_is_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import digits_plain
+
+    monkeypatch.setattr(digits_plain, "LEARNING_RATES", (0.01, 0.02))
+    monkeypatch.setattr(digits_plain, "SEEDS", (0,))
+    found = digits_plain.measure(epochs=1, width=2)
+    assert found["lr"] == max(found["validation"], key=found["validation"].get)
+    (row,) = found["rows"]
+    assert row["cra"][36 / 255] <= row["accuracy"] <= 1 < row["lipschitz"]
 
 
 def test_the_chart_shows_the_figures_of_the_results():

@@ -33,6 +33,8 @@ PASSED_ON = {
 }
 # Parameters that are text of the caller's own; all other strings are one of a few, and so a Literal.
 TEXT = {
+    "fastlip.data.from_datasets: name": "a data set has any name",
+    "fastlip.data.from_datasets: classes": "classes have any names",
     "fastlip.hub.load: device": "a device has any number",
     "fastlip.hub.read: device": "a device has any number",
     "fastlip.models.list_models: pattern": "a pattern has any wildcards",

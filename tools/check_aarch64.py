@@ -166,6 +166,9 @@ def run_beyond_cases() -> None:
         data, result = torch.randn(size + 1, generator=generator), torch.zeros(1, dtype=torch.int64)
         address = data.data_ptr()
         fingerprint(result.data_ptr(), size, address, 4 * size, address + 4, 4 * (size // 2), 0, 0, 0, 0)
+    layer = fastlip.nn.CPLLinear(70, 50)
+    for _ in range(3):  # from the second step on a vector is kept
+        layer(torch.randn(2, 70, generator=generator))
     for dtype in (torch.float16, torch.bfloat16):
         x = torch.randn(2, 3, 4, 6, generator=generator).to(dtype).requires_grad_()
         fastlip.ops.pixel_unshuffle(x, 2, backend="native").sum().backward()

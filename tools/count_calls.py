@@ -44,9 +44,9 @@ BUDGETS = {
     CAYLEY: Budget(25, 6),
     AOL: Budget(12, 5),
     SLL: Budget(35, 7),
-    SLL_KERNELS: Budget(55, 15),
-    CERTIFY: Budget(2500),
-    CERTIFY_FIVE: Budget(5550),
+    SLL_KERNELS: Budget(58, 15),
+    CERTIFY: Budget(2550),
+    CERTIFY_FIVE: Budget(5650),
 }
 Entered = collections.Counter[tuple[str, str]]
 

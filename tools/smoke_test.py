@@ -1,4 +1,4 @@
-"""Tries an installation of the core: every layer trains, a network is certified, attacked and exported.
+"""Tries an installation of the core: layers train, networks are certified, attacked and exported, trained ones load.
 
 It needs torch and numpy alone, and neither a compiler nor the source folder: run it where a wheel was installed.
 
@@ -76,6 +76,19 @@ def check_network(method: str) -> float:
     return certificate.lipschitz
 
 
+def check_trained() -> int:
+    """How many trained networks of the package load, each with the bound of its card."""
+    names = fastlip.models.list_models(pretrained=True)
+    for name in names:
+        card = fastlip.models.model_card(name)
+        bound = fastlip.audit(fastlip.models.create_model(name, pretrained=True), card.input_shape).bound
+        if abs(bound - card.lipschitz) > 1e-5:
+            raise SystemExit(f"{name}: Lipschitz bound {bound:.7f}, its card says {card.lipschitz:.7f}")
+    if not names:
+        raise SystemExit("no trained networks: the wheel lacks fastlip/models/weights")
+    return len(names)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--require", choices=["native"], help="fail unless the compiled kernels can be loaded")
@@ -86,6 +99,7 @@ def main() -> None:
         print(binding.library("cpu").__file__)
     print(f"fastlip {fastlip.__version__} in {Path(fastlip.__file__).parent}, Python {sys.version.split()[0]}")
     print(f"{check_layers()} layers trained")
+    print(f"{check_trained()} trained networks loaded")
     for method in fastlip.models.METHODS:
         print(f"{method:<12} Lipschitz bound {check_network(method):.7f}")
 

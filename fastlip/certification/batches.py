@@ -9,11 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastlip.certification.loading import collated, picture
-from fastlip.certification.standardised import remark
-
-IMAGE_KEYS = ("image", "images", "img", "x", "input", "inputs", "pixel_values", "data")
-LABEL_KEYS = ("label", "labels", "y", "target", "targets")
+from fastlip.inspection.loading import IMAGE_KEYS, LABEL_KEYS, collated, entry_of, picture
+from fastlip.inspection.standardised import remark
 
 
 def check_batch(index: int, batch: Any) -> tuple[Tensor, Tensor]:
@@ -110,13 +107,7 @@ def _pair(index: int, batch: Any) -> tuple[Any, Any]:
 
 
 def _entry(index: int, batch: Mapping[Any, Any], what: str, keys: tuple[str, ...]) -> Any:
-    found = [key for key in batch if isinstance(key, str) and key.lower() in keys]
-    if len(found) != 1:
-        raise ValueError(
-            f"loader: batch {index} has the keys {list(batch)}; expected exactly one of {', '.join(keys)} "
-            f"for the {what}"
-        )
-    return batch[found[0]]
+    return entry_of(f"loader: batch {index}", batch, what, keys)
 
 
 def _tensor(index: int, what: str, value: Any) -> Tensor:

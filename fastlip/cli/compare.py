@@ -120,7 +120,7 @@ def compare(
     given = {name: value for name, value in options.items() if value is not None}
     if axes.recipes and "data" not in given:
         given["data"] = data_of(axes.recipes)
-    folder = out or Path("runs") / f"compare-{given.get('data', 'digits')}"
+    folder = out or Path("runs") / f"compare-{given.get('data', 'digits').replace(':', '.')}"
     known = _known(folder)
     if report_only and known is None:
         raise click.UsageError(f"{folder}: has no study, and --report-only runs none")
@@ -183,13 +183,13 @@ def _study(
     retry: bool,
     report_only: bool,
 ) -> None:
-    from fastlip.data import load as load_data
     from fastlip.study.comparing import Comparison
+    from fastlip.training.setup import data_of as load_data
     from fastlip.training.setup import device_of
 
     recipe = settings.recipe(contenders[0])
     device_of(recipe)
-    data = load_data(recipe.data, recipe.path, recipe.image_size)
+    data = load_data(recipe)
     if new or not report_only:
         save(folder, settings, dict.fromkeys((*contenders, *earlier)))
     keep_pages()

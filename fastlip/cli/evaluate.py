@@ -22,6 +22,7 @@ from fastlip.certification.certificates import Certificate
 from fastlip.cli.options import eps_option
 from fastlip.cli.report import attack_lines, write_report
 from fastlip.data import Batches, Data
+from fastlip.data.own import is_place
 from fastlip.models import TITLES
 from fastlip.training.card import describe_certificate
 from fastlip.training.doubts import doubts
@@ -31,6 +32,7 @@ from fastlip.training.text import paragraph, radius_name
 
 _RUN = click.argument("run", type=click.Path(path_type=Path))
 _PATH = click.option("--path", help="Folder of the data set's files, if they have moved.")
+_DATA = click.option("--data", metavar="MODULE:FUNCTION", help="The run's own data set, if it is one of code.")
 _DEVICE = click.option("--device", help="Where to run: auto, cpu, cuda or cuda:1.  [default: the run's]")
 _BACKEND = click.option("--backend", help="Kernels: auto, reference, native or triton.  [default: the run's]")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -52,6 +54,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the attack's random starts.  [default: 0]")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.  [default: certify-SPLIT in RUN]")
 @_PATH
+@_DATA
 @_DEVICE
 @_BACKEND
 @_JSON
@@ -116,15 +119,21 @@ def audit(run: Path, as_json: bool, **moved: Any):
 
 
 def open_run(run: Path, moved: Mapping[str, Any]) -> tuple[Recipe, Data, nn.Module]:
-    """A run's recipe, data and trained model. ``moved`` replaces path, device and backend where it is not None."""
-    from fastlip.data import load
+    """A run's recipe, data and trained model. ``moved`` replaces path, device and backend where it is not None.
+
+    Raises:
+        UsageError: data of code that ``moved`` does not name.
+    """
     from fastlip.training import checkpoint
-    from fastlip.training.setup import model_of, prepare_process
+    from fastlip.training.setup import data_of, model_of, prepare_process
 
     recipe, _, state = RunFolder.at(run).load_run()
     recipe = dataclasses.replace(recipe, **{name: value for name, value in moved.items() if value is not None})
     prepare_process(recipe)
-    data = load(recipe.data, recipe.path, recipe.image_size)
+    if is_place(recipe.data) and moved.get("data") != recipe.data:
+        # A checkpoint may come from anywhere, and must not decide by itself what runs here.
+        raise click.UsageError(f"{run}: its data come from code. Pass --data {recipe.data} to run it")
+    data = data_of(recipe)
     model = model_of(recipe, data)
     checkpoint.load_model(model, state, data)
     return recipe, data, model

@@ -92,13 +92,19 @@ def recipe_options(command: Callable[..., Any], without: Collection[str] = ()) -
             item.name,
             cls=SectionOption,
             heading=_HEADINGS[item.metadata["key"].partition(".")[0]],
-            type=None if kind is bool else click.Choice(choices) if choices else kind,
+            type=None if kind is bool else _type(item),
             metavar="NAME" if _is_long(choices) else None,
             default=None,
             help=_help(item),
             show_default=False,
         )(command)
     return command
+
+
+def _type(item: Field[Any]) -> Any:
+    """The type of a field's option; where texts other than the choices are allowed, the recipe checks them."""
+    choices = item.metadata.get("choices")
+    return click.Choice(choices) if choices and "other" not in item.metadata else type(item.default)
 
 
 def _is_long(choices: Sequence[str] | None) -> bool:

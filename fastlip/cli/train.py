@@ -149,13 +149,12 @@ def _free_folder(folder: Path) -> Path:
 def _run(
     recipe: Recipe, folder: Path, state: dict[str, Any] | None, stop_after: int, tensorboard: bool, world: World
 ) -> None:
-    from fastlip.data import load
     from fastlip.training.loop import Training
-    from fastlip.training.setup import model_of, prepare_process
+    from fastlip.training.setup import data_of, model_of, prepare_process
 
     started = time.perf_counter()
     prepare_process(recipe)
-    data = load(recipe.data, recipe.path, recipe.image_size)
+    data = data_of(recipe)
     model = model_of(recipe, data)
     if state is None and world.is_main:
         RunFolder(folder).claim(recipe)
@@ -223,7 +222,7 @@ def _load(folder: Path) -> tuple[Recipe, dict[str, Any] | None]:
 
 def _default_folder(recipe: Recipe) -> Path:
     network = recipe.method if recipe.model == "lip_conv_net" else recipe.model
-    return Path("runs") / f"{recipe.data}-{network}-{recipe.size}"
+    return Path("runs") / f"{recipe.data.replace(':', '.')}-{network}-{recipe.size}"
 
 
 def require_free(folder: Path, overwrite: bool) -> None:

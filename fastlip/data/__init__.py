@@ -16,6 +16,7 @@ from fastlip.data.digits import digits
 from fastlip.data.folder import folder, tinyimagenet
 from fastlip.data.images import Data, DataError, FolderImages, Images, TensorImages
 from fastlip.data.mnist import mnist
+from fastlip.data.own import from_datasets
 
 __all__ = [
     "DATASETS",
@@ -31,6 +32,7 @@ __all__ = [
     "cifar100",
     "digits",
     "folder",
+    "from_datasets",
     "load",
     "mnist",
     "tinyimagenet",

@@ -69,16 +69,32 @@ def mnist(root: str | Path) -> Data:
     return Data("mnist", images[0], images[1], classes, (1, *pixels.shape[1:]), 255.0, (mean,))
 
 
+def training_images(root: str | Path) -> TensorImages:
+    """The training images of such a data set alone, for a folder without test images.
+
+    Args:
+        root: folder of the files of one data set, or the one above a folder ``raw``.
+    """
+    pixels, labels = _read_pair(*_pair(*_training(Path(root))))
+    return TensorImages(torch.from_numpy(pixels)[:, None], torch.from_numpy(labels.astype(np.int64)))
+
+
 def _find(root: Path) -> tuple[tuple[Path, Path], tuple[Path, Path]]:
     """The files of images and labels, for training and testing."""
+    folder, name = _training(root)
+    tests = [name.replace("train-images", f"{part}-images") for part in _TEST_NAMES]
+    test = next((name for name in tests if _stored(folder / name)), tests[0])
+    return _pair(folder, name), _pair(folder, test)
+
+
+def _training(root: Path) -> tuple[Path, str]:
+    """The folder of the training images and the name of their file, without ``.gz``."""
     for folder in (root, root / "raw"):
         found = sorted({_plain_name(file) for file in folder.glob("*train-images?idx3-ubyte*")})
         if len(found) > 1:
             raise DataError(f"{folder}: files of several data sets ({', '.join(found)}), expected one")
         if found:
-            tests = [found[0].replace("train-images", f"{part}-images") for part in _TEST_NAMES]
-            test = next((name for name in tests if _stored(folder / name)), tests[0])
-            return _pair(folder, found[0]), _pair(folder, test)
+            return folder, found[0]
     raise DataError(f"{root}: no train-images-idx3-ubyte here or in raw; expected {_FILES}")
 
 

@@ -7,6 +7,7 @@ from fastlip.models.lipnext import LIP_NEXT_SIZES, LipNext, lip_next
 from fastlip.models.lires import lip_res_net
 from fastlip.models.literals import LayerOptions, MethodOptions
 from fastlip.models.plain import plain_twin
+from fastlip.models.pretrained import ModelCard, model_card
 from fastlip.models.quasi_residual import QUASI_RESIDUAL_SIZES, QuasiResidualNet
 from fastlip.models.registry import METHODS, TITLES
 from fastlip.models.sll import SLL_SIZES, SLLNet, sll_net
@@ -23,6 +24,7 @@ __all__ = [
     "LipConvNet",
     "LipNext",
     "MethodOptions",
+    "ModelCard",
     "QuasiResidualNet",
     "SLLNet",
     "bro_net",
@@ -31,6 +33,7 @@ __all__ = [
     "lip_next",
     "lip_res_net",
     "list_models",
+    "model_card",
     "plain_twin",
     "sll_net",
 ]

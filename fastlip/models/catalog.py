@@ -7,13 +7,14 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
-from fastlip.models.literals import ModelName
+from fastlip.models.literals import ModelName, PretrainedName
 from fastlip.models.model import Model
 from fastlip.models.plain import plain_twin
+from fastlip.models.pretrained import load_weights, model_card, pretrained_names
 
 PLAIN = "plain_"
 
@@ -30,7 +31,7 @@ def _discovered() -> dict[str, Model]:
 MODELS: Mapping[str, Model] = _discovered()
 
 
-def list_models(pattern: str = "*") -> list[str]:
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Returns the names of the networks that :func:`create_model` builds, in alphabetical order.
 
     A name that begins with ``plain_`` is that of a twin of torch's layers, without a constraint
@@ -38,11 +39,16 @@ def list_models(pattern: str = "*") -> list[str]:
 
     Args:
         pattern: with the wildcards of a shell, such as ``"*bro*"``.
+        pretrained: whether to list the networks that come with trained weights instead; default False.
 
     Example:
         >>> fastlip.models.list_models("*bro*")
         ['bro_net', 'plain_bro_net']
+        >>> fastlip.models.list_models("cayley*", pretrained=True)
+        ['cayley_xs.digits', 'cayley_xs.mnist']
     """
+    if pretrained:
+        return pretrained_names(pattern)
     twins = [f"{PLAIN}{name}" for name, model in MODELS.items() if model.twin]
     return fnmatch.filter(sorted([*MODELS, *twins]), pattern)
 
@@ -57,25 +63,50 @@ def model_named(name: str) -> Model:
         ValueError: no network has this name.
     """
     if name not in list_models():
-        raise ValueError(f"name={name!r}: allowed are {', '.join(map(repr, list_models()))}")
+        raise ValueError(
+            f"name={name!r}: allowed are {', '.join(map(repr, list_models()))}, and the trained networks of "
+            "list_models(pretrained=True)"
+        )
     return MODELS[name.removeprefix(PLAIN)]
 
 
-def create_model(name: ModelName, **options: Any) -> nn.Module:
+def create_model(name: ModelName | PretrainedName, *, pretrained: bool = False, **options: Any) -> nn.Module:
     """Builds the network of this name.
 
+    Trained networks come with the package, so that no download is needed. They take images (n, c, h, w) with values
+    in [0, 1], and :func:`fastlip.models.model_card` has their accuracy, certificate and recipe.
+
     Args:
-        name: one of :func:`list_models`.
+        name: one of :func:`list_models`, or of ``list_models(pretrained=True)``.
+        pretrained: whether the network has trained weights and is in evaluation mode; default False gives it new
+            weights in training mode.
         **options: those of the function of the same name, such as ``size``, ``num_classes`` and ``image_size``; for
-            a twin those of the network whose twin it is.
+            a twin those of the network whose twin it is. With trained weights only ``backend`` may be given.
 
     Raises:
-        ValueError: no network has this name, or an option that is not allowed.
+        ValueError: no network has this name, none is trained under it, or an option that is not allowed.
 
     Example:
         >>> model = fastlip.models.create_model("bro_net", size="XS", image_size=8)
         >>> model(torch.rand(2, 3, 8, 8)).shape
         torch.Size([2, 10])
+        >>> model = fastlip.models.create_model("cayley_xs.mnist", pretrained=True)
+        >>> model(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
     """
+    if pretrained or name in pretrained_names():
+        return _trained(name, pretrained, options)
     model = model_named(name).build(**options)
     return plain_twin(model) if name.startswith(PLAIN) else model
+
+
+def _trained(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    """The network of a card, with its weights or with new ones."""
+    card = model_card(cast(PretrainedName, name))
+    if pretrained and (other := sorted({*options} - {"backend"})):
+        raise ValueError(
+            f"{other[0]}={options[other[0]]!r}: {name!r} is trained for {other[0]}={card.options.get(other[0])!r}; "
+            "with pretrained=True only backend may be given"
+        )
+    model = MODELS[card.network].build(**{**card.options, **options})
+    return load_weights(model, card) if pretrained else model

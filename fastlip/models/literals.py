@@ -22,6 +22,17 @@ ModelName = Literal[
     "plain_lip_res_net",
     "sll_net",
 ]
+PretrainedName = Literal[
+    "aoc_xs.digits",
+    "aol_xs.mnist",
+    "bcop_xs.digits",
+    "bro_xs.digits",
+    "cayley_xs.digits",
+    "cayley_xs.mnist",
+    "cpl_xs.digits",
+    "lot_xs.digits",
+    "sll_xs.digits",
+]
 Size = Literal["XS", "S", "M", "L"]
 LipNextSize = Literal["XS", "S", "M", "L", "XL"]
 OrthogonalName = Literal["bcop", "bro", "cayley", "lot", "soc"]

@@ -31,16 +31,18 @@ _ROUNDINGS = 16
 def squared_norm(weight: Tensor, warm: WarmStart | None = None) -> Tensor:
     """A bound of the squared spectral norm of a matrix (m, n); (1,).
 
-    On a CPU it is a few roundings too large at most. With ``warm``, in single precision, it may be ``TOLERANCE`` too
-    large. Elsewhere it is that of Gram iteration, which does not wait for the device. Differentiable twice: where
-    the largest singular value is multiple, as if others were a little smaller. Finite at 0; NaN where the weight is
-    not finite.
+    On a CPU it is a few roundings too large at most. With ``warm``, in single precision, it is ``TOLERANCE`` too
+    large at most, and so much where the vector has converged. Elsewhere it is that of Gram iteration, which does not
+    wait for the device. Differentiable twice: where the largest singular value is multiple, as if others were a
+    little smaller. Finite at 0; NaN where the weight is not finite.
     """
     if not weight.is_cpu:
         rounding = 1 + (_ROUNDINGS + sum(weight.shape)) * torch.finfo(weight.dtype).eps
         return gram.norm_bound(weight).square()[None] * rounding
-    if warm is None or weight.dtype != torch.float32 or is_observed() or binding.missing(_KERNEL, weight.device):
+    if warm is None or weight.dtype != torch.float32:
         return exact(weight)
+    if is_observed() or binding.missing(_KERNEL, weight.device):
+        return exact(weight) * (1 + TOLERANCE)  # as if it were found from a kept vector
     return _Certified.apply(weight, warm)
 
 
@@ -83,7 +85,8 @@ class _Certified(torch.autograd.Function):
         """That of factor |M v|^2 for the constant v; to be differentiated itself, that of the exact norm."""
         weight, v = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return differentiated(exact, (weight,), (True,), gradient)[0], None
+            factor = ctx.factor
+            return differentiated(lambda weight: exact(weight) * factor, (weight,), (True,), gradient)[0], None
         u = torch.mv(weight if weight.shape[0] >= weight.shape[1] else weight.mT, v)
         u, v = (u, v) if weight.shape[0] >= weight.shape[1] else (v, u)
         return torch.outer(u * (2 * ctx.factor * gradient), v), None
@@ -93,16 +96,25 @@ def _from_kept(weight: Tensor, warm: WarmStart) -> tuple[Tensor, Tensor, float]:
     """The bound, and the vector v of the smaller side and the factor for which it is factor |M v|^2."""
     kept = warm.recall(weight, (min(weight.shape),))
     if kept is not None:
-        M, v, bound = weight.contiguous(), kept.clone(), weight.new_empty(1)
-        # A recomputed forward takes the vector of the forward that it repeats.
-        steps = 0 if is_recomputed() else _STEPS
-        CPU[_KERNEL](M.data_ptr(), v.data_ptr(), bound.data_ptr(), *M.shape, steps, TOLERANCE)
+        # A forward of the same weight, or a recomputed one, takes the vector of the forward that it repeats.
+        steps = 0 if is_recomputed() or warm.is_of(weight) else _STEPS
+        bound, v = _certified(weight, kept, steps)
         if bound.item() < math.inf:  # NaN where there is no factor
-            warm.keep(v)
+            warm.keep(v, weight)
             return bound, v, 1 + TOLERANCE
-    bound, v = _exact(weight)
-    warm.keep(v.contiguous())
-    return bound, v, 1.0
+    largest, v = _exact(weight)
+    v = v.contiguous()
+    # By the same kernel, so that a repeated forward has the same bits.
+    bound, _ = _certified(weight, v, 0)
+    warm.keep(v, weight)
+    return bound if bound.item() < math.inf else largest * (1 + TOLERANCE), v, 1 + TOLERANCE
+
+
+def _certified(weight: Tensor, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """The bound that some steps from a vector lead to, NaN if it is not proved, and the vector then."""
+    M, v, bound = weight.contiguous(), start.clone(), weight.new_empty(1)
+    CPU[_KERNEL](M.data_ptr(), v.data_ptr(), bound.data_ptr(), *M.shape, steps, TOLERANCE)
+    return bound, v
 
 
 def _gram(weight: Tensor) -> Tensor:

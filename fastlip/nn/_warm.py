@@ -13,10 +13,11 @@ class WarmStart:
     written to: threads may share a layer.
     """
 
-    __slots__ = ("_kept",)
+    __slots__ = ("_kept", "_source")
 
     def __init__(self) -> None:
         self._kept: Tensor | None = None
+        self._source: tuple[int, int] | None = None
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return WarmStart, ()
@@ -28,6 +29,15 @@ class WarmStart:
             return None
         return kept
 
-    def keep(self, value: Tensor) -> None:
-        """Keeps a tensor that nobody writes to."""
-        self._kept = value
+    def keep(self, value: Tensor, source: Tensor | None = None) -> None:
+        """Keeps a tensor that nobody writes to, and remembers of which one it was found."""
+        self._kept, self._source = value, None if source is None else _mark(source)
+
+    def is_of(self, source: Tensor) -> bool:
+        """Whether what is kept was found of this tensor as it is: then nothing is left to be iterated."""
+        return self._source is not None and self._source == _mark(source)
+
+
+def _mark(source: Tensor) -> tuple[int, int] | None:
+    """Where a tensor is, and how often it was written to; None: torch does not count that."""
+    return None if source.is_inference() else (source.data_ptr(), source._version)

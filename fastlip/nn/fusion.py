@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from fastlip import ops
@@ -79,9 +80,13 @@ def is_plain_maxmin(module: nn.Module) -> bool:
     return is_untouched(module, MaxMin)
 
 
-@lru_cache(maxsize=256)
 def style_of(geometry: ConvGeometry, pairing: PairingOrNone = "none") -> Style | None:
     """The style of a convolution of this geometry; None where ``ops.conv_chain`` does not have its padding."""
+    # The compiler traces what is kept as if it were not, and warns of it.
+    return (_find_style if torch.compiler.is_compiling() else _kept_style)(geometry, pairing)
+
+
+def _find_style(geometry: ConvGeometry, pairing: PairingOrNone) -> Style | None:
     left, right, top, bottom = geometry.pads
     symmetric = (left, top) == (right, bottom)
     if geometry.stride != (1, 1) or geometry.groups != 1 or not geometry.keeps_size:
@@ -89,6 +94,9 @@ def style_of(geometry: ConvGeometry, pairing: PairingOrNone = "none") -> Style |
     if not symmetric and geometry.padding_mode != "circular":
         return None
     return Style(geometry.padding_mode, geometry.dilation, pairing)
+
+
+_kept_style = lru_cache(maxsize=256)(_find_style)
 
 
 def _plain_convolution(module: nn.Conv2d, activation: MaxMin) -> Fusion | None:

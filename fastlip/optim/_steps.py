@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastlip.kernels.common.precision import full_precision
 from fastlip.nn._manifold import retracted
-from fastlip.optim._rows import divided, gathered, own_rows, put_rows, summed
+from fastlip.optim._rows import divided, gathered, is_sharded, own_rows, put_rows, summed
 
 _MOST_HALVINGS = 64
 
@@ -67,9 +67,10 @@ def move_(W: Tensor, step: Tensor, tolerance: float, memory: Workspace) -> None:
     m, n = W.shape
     with full_precision(W.device):
         if m == n:
-            rows = own_rows(W.detach())
-            P = turn_minus_one(_skew_(gathered(step), memory), tolerance, memory)
-            rows.add_(torch.mm(rows, P, out=memory(1, rows)))
+            rows, A = own_rows(W.detach()), _skew_(gathered(step), memory)
+            if is_sharded(W) and _turn_rows_(rows, A, tolerance, W):
+                return
+            rows.add_(torch.mm(rows, turn_minus_one(A, tolerance, memory), out=memory(1, rows)))
             return
         wide = m < n
         Q, U = (gathered(one).mT if wide else gathered(one) for one in (W.detach(), step))
@@ -96,19 +97,53 @@ def turn_minus_one(A: Tensor, tolerance: float, memory: Workspace) -> Tensor:
     """
     S = torch.mm(A, A, out=memory(0, A))
     size = torch.linalg.vector_norm(S).item() / math.sqrt(2)
-    if not math.isfinite(size) or defect(2, size) <= tolerance:
+    degree, halvings = degree_for(size, tolerance)
+    if degree == 2:
         return S.mul_(0.5).add_(A)
-    if defect(4, size) <= tolerance:
+    if degree == 4:
         _, _, _, cubic, quartic = butterworth(4)
         inner = torch.mul(A, cubic, out=memory(1, A)).add_(S, alpha=quartic)
-        return torch.add(A, S, alpha=0.5, out=memory(2, A)).addmm_(inner, S)
-    halvings = 0
-    while 2.0**halvings * defect(6, size / 4.0**halvings) > tolerance and halvings < _MOST_HALVINGS:
-        halvings += 1
+        P = torch.add(A, S, alpha=0.5, out=memory(2, A))
+        return torch.addmm(P, inner, S, out=P)
     P = _of_degree_six(A * 2.0**-halvings, S.mul_(4.0**-halvings))
     for _ in range(halvings):
         P = torch.addmm(P, P, P, beta=2)
     return P
+
+
+def _turn_rows_(rows: Tensor, A: Tensor, tolerance: float, W: Tensor) -> bool:
+    """W P from the rows that each process has: a product of rows for each degree, and no product of whole matrices.
+
+    Returns:
+        Whether it was done; not for steps that would have to be halved.
+    """
+    powers = [rows @ A]
+    powers.append(powers[0] @ A)
+    square = summed(torch.linalg.vector_norm(powers[1]).square(), W)  # |W A²| = |A²|
+    degree, halvings = degree_for(math.sqrt(square.item() / 2), tolerance)
+    if halvings:
+        return False
+    for _ in range(degree - 2):
+        powers.append(powers[-1] @ A)
+    for power, coefficient in zip(powers, butterworth(degree)[1:], strict=True):
+        rows.add_(power, alpha=coefficient)
+    return True
+
+
+def degree_for(size: float, tolerance: float) -> tuple[int, int]:
+    """The degree of the polynomial, and how often A is halved before it.
+
+    Args:
+        size: a bound of |A²|₂.
+        tolerance: a bound of |PᵀP - I|₂.
+    """
+    for degree in (2, 4):
+        if not math.isfinite(size) or defect(degree, size) <= tolerance:
+            return degree, 0
+    halvings = 0
+    while 2.0**halvings * defect(6, size / 4.0**halvings) > tolerance and halvings < _MOST_HALVINGS:
+        halvings += 1
+    return 6, halvings
 
 
 def _of_degree_six(A: Tensor, S: Tensor) -> Tensor:
@@ -116,7 +151,7 @@ def _of_degree_six(A: Tensor, S: Tensor) -> Tensor:
     _, _, _, *c = butterworth(6)
     cube = A @ S
     inner = torch.add(c[1] * A, S, alpha=c[2]).add_(cube, alpha=c[3])
-    return torch.add(A, S, alpha=0.5).add_(cube, alpha=c[0]).addmm_(inner, cube)
+    return torch.addmm(torch.add(A, S, alpha=0.5).add_(cube, alpha=c[0]), inner, cube)
 
 
 @cache

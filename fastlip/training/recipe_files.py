@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from fastlip._extras import needed_for
+from fastlip.data.own import is_place
 from fastlip.models import METHODS, list_models
 from fastlip.models.catalog import model_named
 from fastlip.models.registry import REGISTRY
+from fastlip.training.field_rules import check_value
 from fastlip.training.literals import Size
-from fastlip.training.recipe import Recipe, as_type, check_value
+from fastlip.training.recipe import Recipe, as_type
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -90,7 +92,7 @@ def default_recipe(given: Mapping[str, Any], source: str | Path = "") -> Recipe:
         TypeError: a given value of another type.
     """
     recipe = Recipe.from_dict(read(source or default_name(given)).values_for(given))
-    if recipe.data != "digits" and not recipe.path:
+    if recipe.data != "digits" and not recipe.path and not is_place(recipe.data):
         raise ValueError(f"path='': data={recipe.data!r} needs the folder of its files")
     return recipe
 

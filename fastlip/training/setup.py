@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastlip.data import Batches, Data, Images, Share
+from fastlip.data import Batches, Data, DatasetName, Images, Share, load
 from fastlip.data.batches import Augmentation
+from fastlip.data.own import from_function, is_place
 from fastlip.models import create_model
 from fastlip.models.catalog import model_named
 from fastlip.official import published_conv_net
@@ -31,6 +32,13 @@ def prepare_process(recipe: Recipe) -> None:
         # cuBLAS reads this when it starts; without it torch refuses to promise determinism on a GPU.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def data_of(recipe: Recipe) -> Data:
+    """The recipe's data set; for ``module:function`` that function runs."""
+    if is_place(recipe.data):
+        return from_function(recipe.data)
+    return load(cast(DatasetName, recipe.data), recipe.path, recipe.image_size)
 
 
 def device_of(recipe: Recipe) -> torch.device:

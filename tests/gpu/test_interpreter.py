@@ -40,6 +40,11 @@ MANY_PROGRAMS = {"gram_rowsum-depthwise", "spectral_conv-depthwise_torus", "spec
 MANY_PROGRAMS |= {f"spectral_polar-{name}" for name in ("c3", "c1", "c23_odd", "groups_dilation", "tall", "wide")}
 MANY_PROGRAMS |= {"spectral_polar-ill_conditioned", "spectral_polar-c40"}
 MANY_PROGRAMS |= {f"block_reflector-{name}" for name in ("c2", "c3", "wide", "c63_strided", "half")}
+MANY_PROGRAMS |= {f"block_conv-{name}" for name in ("3x3, 16 channels", "3x3, one channel", "3x3, 3 of 17 rows")}
+MANY_PROGRAMS |= {
+    "block_conv-5x5, 8 channels, 3 groups",
+    "block_conv-2x3 to 3x5, 5 rows, 3 channels, two batch dimensions",
+}
 # So is an exponential.
 QUICK_EXPONENTIALS = ("17", "empty batch", "empty_batch")
 MANY_PROGRAMS |= {
@@ -176,7 +181,9 @@ def test_maxmin_is_exact_with_ties_and_nan(dtype, pairing, channels_last):
 @pytest.mark.parametrize("case_name", ["groups_s3x2", "c4_s13x1", "torus_s3x5_to_10x7"])
 def test_spectral_conv_by_fft_as_on_larger_images(case_name, monkeypatch):
     kernels_of("spectral_conv")
-    monkeypatch.setattr(testing.op("spectral_conv").modules["triton"].tables, "SMALL", 0)
+    module = testing.op("spectral_conv").modules["triton"]
+    monkeypatch.setattr(module.tables, "SMALL", 0)
+    monkeypatch.setattr(module.planes, "fits", lambda torus, dtype: False)
     case = testing.cases_of("spectral_conv").CASES[case_name]
     testing.check_agreement("spectral_conv", "triton", case, torch.float32)
 
@@ -293,6 +300,13 @@ def test_block_reflectors_of_matrices_without_full_rank(dtype):
     error, eps = (Q - expected).abs().amax((1, 2)), torch.finfo(dtype).eps
     assert error[[0, 1, 2, 3, 5, 6]].amax() < 200 * eps
     assert error[4] < max(200 * eps, 1e6 * torch.finfo(torch.float64).eps)  # of condition 1e5
+
+
+@inside
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64, torch.complex128], ids=str)
+def test_block_conv_in_other_dtypes(dtype):
+    case = testing.cases_of("block_conv").CASES["4x1, no batch dimension"]
+    testing.check_agreement("block_conv", "triton", case, dtype)
 
 
 def test_outside_the_interpreter_a_cpu_tensor_is_refused_with_the_reason():

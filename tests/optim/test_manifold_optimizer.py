@@ -9,6 +9,7 @@ import warnings
 import pytest
 import torch
 from torch import nn, optim
+from torch.utils.flop_counter import FlopCounterMode
 
 import fastlip
 from fastlip import nn as lip
@@ -280,3 +281,14 @@ def test_training_never_warns():
         warnings.simplefilter("error")
         model = network()
         train(model, ManifoldOptimizer(manifold_groups(model), BASES["adam"]), 40)
+
+
+@pytest.mark.parametrize(("lr", "products"), [(1e-5, 3), (3e-3, 4)])
+def test_products_of_a_training_step(lr, products):
+    """WᵀG, A² and W P for small steps, and one more for usual ones."""
+    layer = lip.LOTLinear(64, 64, bias=False, parametrization="manifold")
+    optimizer = ManifoldOptimizer(manifold_groups(layer, lr=lr))
+    (layer(torch.randn(32, 64)) - 1).square().mean().backward()
+    with FlopCounterMode(display=False) as counter:
+        optimizer.step()
+    assert counter.get_total_flops() == products * 2 * 64**3

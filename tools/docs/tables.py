@@ -1,7 +1,8 @@
 """Makes the tables of measured figures in the documentation from benchmarks/results/*.json.
 
 Each function of ``TABLES`` returns Markdown: a line that says how the figures were measured, then the table. All
-figures come from the files; ``benchmarks_page.py`` writes the tables into docs/benchmarks.md.
+figures come from the files, those of trained networks from their cards; ``benchmarks_page.py`` writes the tables into
+the documentation.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastlip.models import TITLES
+from fastlip.models import TITLES, list_models, model_card
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -86,6 +87,19 @@ def digits() -> str:
     head = ("method", "accuracy", f"CRA({EPS}), as in papers", f"CRA({EPS})", "audited L", "time")
     about = measured(file, found["command"], f"{found['machine']}, {found['date']}", found["torch"])
     return f"{about}\n\n{table(head, rows)}"
+
+
+def digits_plain() -> str:
+    """Accuracy and audit of the plain network on the digits."""
+    file, found = read("digits_plain_cpu.json")
+    head = ("seed", "accuracy", f"CRA({EPS})", "audited L")
+    rows = (
+        (str(row["seed"]), _percent(row["accuracy"]), _percent(_at(row["cra"])), f"{row['lipschitz']:.3g}")
+        for row in found["rows"]
+    )
+    about = measured(file, found["command"], f"{found['machine']}, {found['date']}", found["torch"])
+    chosen = f"Learning rate {found['lr']:g}, chosen on a fifth of the training images."
+    return f"{about} {chosen}\n\n{table(head, rows)}"
 
 
 def _at(by_eps: dict[str, float]) -> float:
@@ -244,6 +258,43 @@ def sharing() -> str:
     return f"{measured(file, command, machine, options['torch'])}\n\n{table(head, rows)}"
 
 
+def dense() -> str:
+    """Networks of dense layers, as ratios to the same of ``nn.Linear``: training, evaluation, one input at a time."""
+    file, found = read("dense_cpu_*.json")
+    by_method: dict[str, dict[str, str]] = {}
+    for row in found["rows"]:
+        setting = f"{row['width']} × {row['depth']}, batch {row['batch']}"
+        kinds = ("training", "evaluation", "evaluation, batch 1")
+        by_method.setdefault(row["method"], {})[setting] = " / ".join(f"{row[kind]['ratio']:.1f}" for kind in kinds)
+    settings = list(dict.fromkeys(name for cells in by_method.values() for name in cells))
+    rows = [
+        (f"`{method}`", *(cells.get(name, "") for name in settings)) for method, cells in sorted(by_method.items())
+    ]
+    machine = f"CPU ({found['machine']}), {found['threads']} thread, CPU time"
+    about = measured(file, "python benchmarks/bench_dense.py", machine, found["torch"])
+    return f"{about}\n\n{table(('layer', *settings), rows)}"
+
+
+def manifold() -> str:
+    """Orthogonal dense layers whose parameter is the matrix, and their orthogonality errors."""
+    file, found = read("manifold_cpu*.json")
+    options = found["options"]
+    rows = (
+        (
+            str(row["width"]),
+            f"{row['ratio_to_unconstrained']:.2f}",
+            f"{row['ratio_to_plain']:.2f}",
+            f"{row['error_before']:.1e}",
+            f"{row['error_after']:.1e}",
+        )
+        for row in found["rows"]
+    )
+    machine = f"CPU (its name is not in the file), {options['threads']} thread, batch {options['batch']}"
+    head = ("width", "step / Cayley's", "step / plain", "error before a retraction", "error after it")
+    command = "python benchmarks/bench_manifold.py"
+    return f"{measured(file, command, machine, options['torch'])}\n\n{table(head, rows)}"
+
+
 def rounding(network: str) -> str:
     """What the worst-case bound of rounding errors costs certificates: trained on digits, or with initial weights."""
     file, found = read("rounding_costs.json")
@@ -259,13 +310,35 @@ def rounding(network: str) -> str:
     return "\n".join((f"{about} Networks of size {found['size']}.", "", table(head, rows)))
 
 
+def trained(data: str) -> str:
+    """The trained networks of the package for one data set, as their cards describe them."""
+    cards = [model_card(name) for name in list_models(f"*.{data}", pretrained=True)]
+    head = "name", "parameters", "accuracy", *(f"CRA({eps:.3g})" for eps in cards[0].cra), "audited L"
+    rows = (
+        (
+            f"`{card.name}`",
+            f"{card.parameters:,}",
+            f"{card.accuracy:.1%}",
+            *(f"{share:.1%}" for share in card.cra.values()),
+            f"{card.lipschitz:.6f}",
+        )
+        for card in sorted(cards, key=lambda card: -card.cra[36 / 255])
+    )
+    about = f"Figures of {cards[0].certified_on}. Trained on {cards[0].trained_on:,} images."
+    return "\n".join((about, "", table(head, rows)))
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "attacks": attacks,
     "compare": compare,
+    "dense": dense,
     "digits": digits,
+    "digits_plain": digits_plain,
+    "manifold": manifold,
     "never_slower": never_slower,
     "ops": ops,
     "rounding": rounding,
     "sharing": sharing,
     "steps": steps,
+    "trained": trained,
 }

@@ -17,7 +17,6 @@ from fastlip.certification.attacks.options import KINDS, AttackKind, Plan, Radii
 from fastlip.certification.attacks.result import AttackResult, BrokenCertificateWarning, broken_text
 from fastlip.certification.batches import check_batch, check_declared
 from fastlip.certification.certificates import DEFAULT_EPS, Certificate
-from fastlip.certification.loading import batches_of
 from fastlip.inspection.evaluation import (
     bar,
     certified_precision,
@@ -26,6 +25,7 @@ from fastlip.inspection.evaluation import (
     prepare,
     radii_of,
 )
+from fastlip.inspection.loading import batches_of
 
 __all__ = ["KINDS", "attack", "attack_certified"]
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from fastlip.certification.batches import check_batch, check_bounds, check_declared, check_inputs
 from fastlip.certification.certificates.prepared import Prepared
 from fastlip.certification.rounding import Rounded, RoundingModel, check_model_name
-from fastlip.certification.standardised import warn_of_units
 from fastlip.inspection.evaluation import Unchanged, certified_precision, check_model, from_parameters, prepare
 from fastlip.inspection.sameness import check_batch_outputs
+from fastlip.inspection.standardised import warn_of_units
 
 # The least and largest value that images may have, numbers or tensors that broadcast to an image; None: any.
 ImageBounds = tuple[float | Tensor, float | Tensor] | None

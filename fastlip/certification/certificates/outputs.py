@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from fastlip.certification.auditing import Audit
 from fastlip.certification.certificates.evaluated import Evaluated, certifying, evaluated
-from fastlip.certification.loading import batches_of
 from fastlip.certification.rounding import Rounded, RoundingModel
 from fastlip.inspection.evaluation import bar, check_eps
+from fastlip.inspection.loading import batches_of
 
 UP = 1 + 2.0**-48  # a few roundings in float64
 

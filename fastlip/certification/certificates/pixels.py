@@ -15,9 +15,9 @@ from fastlip.certification.certificates.evaluated import Evaluated, certifying, 
 from fastlip.certification.certificates.outputs import lost_within
 from fastlip.certification.certificates.run import DEFAULT_EPS
 from fastlip.certification.certificates.slopes import SQRT2
-from fastlip.certification.loading import batches_of
 from fastlip.certification.rounding import Rounded, RoundingModel
 from fastlip.inspection.evaluation import bar, radii_of
+from fastlip.inspection.loading import batches_of
 
 _ENTRIES = 2**23  # scores that are measured at once
 _TINY, _EPS = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).eps

@@ -12,9 +12,9 @@ from fastlip.certification.auditing import Audit
 from fastlip.certification.certificates.evaluated import Evaluated, certifying, evaluated
 from fastlip.certification.certificates.margins import Slopes, above, measure
 from fastlip.certification.certificates.result import Certificate
-from fastlip.certification.loading import batches_of
 from fastlip.certification.rounding import RoundingModel
 from fastlip.inspection.evaluation import bar, radii_of
+from fastlip.inspection.loading import batches_of
 
 DEFAULT_EPS = (36 / 255, 72 / 255, 108 / 255, 1.0)
 

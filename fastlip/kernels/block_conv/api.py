@@ -13,7 +13,7 @@ from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
 
-OP = Op("block_conv", backends=("native",))
+OP = Op("block_conv", backends=("native", "triton"))
 
 
 def block_conv(matrix: Tensor, projectors: Tensor, axes: Sequence[int], *, backend: Backend = "auto") -> Tensor:
@@ -33,7 +33,8 @@ def block_conv(matrix: Tensor, projectors: Tensor, axes: Sequence[int], *, backe
         matrix: O, (..., m, c), or a kernel (..., th, tw, m, c), real or complex.
         projectors: P_1 ... P_n, (..., n, c, c), in the dtype of matrix.
         axes: n numbers: 0 if the taps of the factor lie along the height, 1 if along the width.
-        backend: ``"auto"`` (default), ``"reference"`` or ``"native"``, whose adjoint saves the arguments only.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``; the adjoint of the last two
+            saves the arguments only.
 
     Returns:
         (..., kh, kw, m, c) with kh = th + axes.count(0) and kw = tw + axes.count(1) (th = tw = 1 for a matrix). The

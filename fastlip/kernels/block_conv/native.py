@@ -11,6 +11,7 @@ from torch import Tensor
 from fastlip.kernels.block_conv import products
 from fastlip.kernels.block_conv.api import kernel_shape
 from fastlip.kernels.common import binding
+from fastlip.kernels.common.dispatch import registered
 
 binding.require()
 
@@ -32,6 +33,8 @@ def unprofitable(kernel: Tensor, projectors: Tensor, axes: Sequence[int]) -> str
     """Empty, or why the reference is faster."""
     if kernel.is_complex() and kernel.device.type == "cpu":
         return "complex products are torch's, and recomputing partial kernels costs more than it saves"
+    if kernel.is_cuda and not registered["block_conv"].why_not("triton", kernel, projectors, axes):
+        return "Triton's kernels take one launch for each factor"
     if torch.compiler.is_compiling() and kernel.shape[-1] >= _LARGE:
         return "compiled, the reference keeps its partial kernels and has fewer products to compute"
     return "" if axes and kernel.numel() else "there is nothing to multiply"

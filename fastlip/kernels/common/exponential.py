@@ -12,9 +12,9 @@ _TURN = ((0.0, -1.0), (1.0, 0.0))  # by one radian
 def matrix_exp(A: Tensor) -> Tensor:
     """``torch.linalg.matrix_exp`` of matrices (..., c, c), of a larger matrix each.
 
-    Where torch takes a polynomial of degree 8, its error is 8e-4 of the fifth power of the norm: 5e-5 at a norm of 0.58
-    in single precision, 2e-10 at 0.05 in double. So each matrix gets a block on its diagonal whose norm asks for a
-    higher degree.
+    Where torch takes a polynomial of degree 8, its error is 8e-4 of the fifth power of the norm: 5e-5 at a norm of
+    0.58 in single precision, 2e-10 at 0.05 in double. So each matrix gets a block on its diagonal whose norm asks for
+    a higher degree.
     """
     size = A.shape[-1]
     turn = torch.tensor(_TURN, dtype=A.dtype, device=A.device)

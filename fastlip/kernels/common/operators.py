@@ -270,7 +270,7 @@ class MainOperator(Operator):
         if isinstance(value, list):
             numbers = [number for geometry in value for number in geometry.numbers]
         else:
-            numbers = () if value is None else value.numbers
+            numbers = value.numbers
         return *arguments[:at], numbers, *arguments[at + 1 :]
 
     def _differentiate_reference(self, ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -295,7 +295,7 @@ class MainOperator(Operator):
     def _restored(self, value: Any, position: int) -> Any:
         """An argument as the reference takes it: torch's dispatcher makes lists of tuples, numbers of a geometry."""
         if position == self.geometry:
-            return from_numbers(tuple(value))[0] if value else None
+            return from_numbers(tuple(value))[0]
         return tuple(value) if isinstance(value, list) else value
 
 

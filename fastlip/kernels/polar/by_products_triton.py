@@ -97,7 +97,7 @@ def adjoint(G: Tensor, V: Tensor, Q: Tensor, reals: int) -> Tensor:
         g = g.clone()
         g[:reals, 1] = 0
     unconverged = iteration.status[:, -1] != 0
-    unit = torch.where(unit == 0, 1, unit)
+    unit = unit.masked_fill(unit == 0, 1)
     _tall(out).copy_(torch.where(unconverged[:, None, None, None], g, result) * unit[:, None, None, None])
     return out
 
@@ -115,7 +115,7 @@ def _halves(pair: Tensor) -> tuple[Tensor, Tensor]:
 def _orthonormal(X: Tensor) -> Tensor:
     """Columns of a cosine transform, of an X's shape."""
     rows, columns = X.shape[2:]
-    row, column = (2 * torch.arange(size, device=X.device) + 1 for size in (rows, columns))
+    row, column = (torch.arange(1, 2 * size, 2, device=X.device) for size in (rows, columns))
     angles = (row[:, None] * column % (8 * rows)).to(X.dtype) * (torch.pi / (4 * rows))
     return angles.cos() * (2 / rows) ** 0.5
 
@@ -139,15 +139,17 @@ def _is_odd(iteration: Iteration) -> Tensor:
 
 def _unit(V: Tensor, reals: int) -> Tensor:
     """(b,): 1 / the largest entry; 0 for a matrix of zeros."""
-    parts = planar(V).abs().amax((2, 3))
+    parts = torch.linalg.vector_norm(planar(V), torch.inf, dim=(2, 3))
     if V.is_complex():
         parts[:reals, 1] = 0
     peak = parts.amax(1)
-    return torch.where(peak <= TINY, 0, 1 / torch.where(peak <= TINY, 1, peak))
+    # A number in place of entries that are chosen is a launch; by torch.where it would be a tensor first.
+    tiny = peak <= TINY
+    return peak.masked_fill_(tiny, 1).reciprocal_().masked_fill_(tiny, 0)
 
 
 def _inverse_bound(gram: Tensor) -> Tensor:
     """(b,): 1 / an upper bound of the largest singular value, from the Gram matrix: the smaller of two norms."""
     sizes = torch.linalg.vector_norm(gram, dim=1)
     square = torch.minimum(torch.linalg.vector_norm(sizes, dim=(1, 2)), sizes.sum(2).amax(1))
-    return torch.where(square == 0, 0, torch.where(square == 0, 1, square).rsqrt())
+    return square.rsqrt().masked_fill_(square == 0, 0)

@@ -58,7 +58,7 @@ def sdp_residual(
         recompute: if True, the backward of the kernels computes relu(W x + b) again, at the cost of one convolution;
             if False it is saved. Default None: True for 1x1 kernels, where it is cheap. The result is the same.
         second: the result of ``folded(weight, scale)`` in this op's module, if it has been computed already; it has
-            no gradient of its own. Default None. Of a matrix: not used.
+            no gradient of its own. Default None.
         backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
@@ -110,9 +110,6 @@ def _check(x: Tensor, weight: Any, bias: Tensor | None, scale: Tensor, groups: i
 def _fake_forward(
     x: Tensor, weight: Tensor, bias: Any, scale: Any, second: Any, recompute: bool, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if weight.dim() == 2:
-        rows = x.shape[:-1].numel()
-        return torch.empty_like(x), x.new_empty(rows, weight.shape[0]), x.new_empty(0, dtype=torch.uint8)
     shape = (0, 0, 0, 0) if recompute else (x.shape[0], weight.shape[0], *x.shape[2:])
     h = torch.empty_like(x.new_empty(shape), memory_format=torch.channels_last)
     _, pairing, backend = options
@@ -124,8 +121,7 @@ def _fake_backward(
     gradient: Tensor, x: Tensor, weight: Tensor, bias: Any, scale: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
     _, _, needs_x, needs_weight, *_ = rest
-    layout = torch.contiguous_format if weight.dim() == 2 else torch.channels_last
-    images = torch.empty_like(x, memory_format=layout) if needs_x else x.new_empty(0)
+    images = torch.empty_like(x, memory_format=torch.channels_last) if needs_x else x.new_empty(0)
     return (
         images,
         weight.new_empty(weight.shape if needs_weight else 0),

@@ -1,12 +1,9 @@
 """sdp_residual on the CPU: oneDNN's channels-last convolutions through torch, our passes between them.
 
-The convolutional form, one group (csrc/sdp_residual, and csrc/conv_chain for the MaxMin behind it); the dense form is
-in dense.py.
+The convolutional form, one group (csrc/sdp_residual, and csrc/conv_chain for the MaxMin behind it).
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +13,7 @@ from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.conv_chain import native as conv_chain
-from fastlip.kernels.sdp_residual import dense, layer, reference
+from fastlip.kernels.sdp_residual import layer, reference
 from fastlip.kernels.sdp_residual.api import folded
 
 binding.require()
@@ -47,49 +44,5 @@ class Passes(conv_chain.Passes):
 
 
 _kernels = layer.Kernels(Passes())
-unprofitable = reference.faster
-
-
-def supports(
-    x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, geometry: ConvGeometry | None, pairing: str
-) -> str:
-    """Empty, or why these kernels cannot run."""
-    if geometry is None:
-        return dense.refuse(x, weight, bias, scale, pairing)
-    return _kernels.supports(x, weight, bias, scale, geometry, pairing)
-
-
-def sdp_residual_forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: Tensor,
-    second: Tensor | None,
-    recompute: bool,
-    numbers: Sequence[int],
-    pairing: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """y, h = relu(W x + b) unless it is to be computed again, and the bits of MaxMin."""
-    if numbers:
-        return _kernels.forward(x, weight, bias, scale, second, recompute, numbers, pairing)
-    return *dense.forward(x, weight, bias, scale), x.new_empty(0, dtype=torch.uint8)
-
-
-def sdp_residual_backward(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: Tensor,
-    h: Tensor | None,
-    mask: Tensor,
-    needs_x: bool,
-    needs_weight: bool,
-    numbers: Sequence[int],
-    pairing: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of x and weight, empty unless needed (each costs products), of bias and scale."""
-    needed = needs_x, needs_weight
-    if numbers:
-        return _kernels.backward(gradient, x, weight, bias, scale, h, mask, *needed, numbers, pairing)
-    return dense.backward(gradient, x, weight, scale, h, *needed)
+supports, unprofitable = _kernels.supports, reference.faster
+sdp_residual_forward, sdp_residual_backward = _kernels.forward, _kernels.backward

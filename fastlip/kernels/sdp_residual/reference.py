@@ -16,9 +16,9 @@ from fastlip.kernels.maxmin.api import maxmin
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor) -> Tensor:
-    """x − W₂ relu(W x + b), W₂ = Wᵀ diag(scale)."""
-    hidden = F.linear(x, weight, bias).relu()
-    return x - F.linear(hidden, (scale[:, None] * weight).T)
+    """x − Wᵀ (scale ∘ relu(W x + b)): activations are scaled, so that no call passes over the matrix."""
+    hidden = F.linear(x, weight, bias).relu() * scale
+    return x - F.linear(hidden, weight.T)
 
 
 def sdp_residual(

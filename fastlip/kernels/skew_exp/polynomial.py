@@ -74,7 +74,9 @@ def _halved(A: Tensor, square: Tensor) -> tuple[Tensor, Tensor, int]:
 
     Eigenvalues of A² come in pairs, so that its norm is at most its Frobenius norm over the root of 2.
     """
-    norm = math.sqrt(float(torch.linalg.matrix_norm(square).amax()) / math.sqrt(2)) if square.numel() else 0.0
+    if square.is_meta or not square.numel():
+        return A, square, 0
+    norm = math.sqrt(float(torch.linalg.matrix_norm(square).amax()) / math.sqrt(2))
     if not norm > _LARGEST:  # also where it is not a number
         return A, square, 0
     halvings = math.ceil(math.log2(norm / _LARGEST)) if norm < math.inf else _MOST_SQUARINGS

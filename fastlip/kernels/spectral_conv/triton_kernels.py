@@ -1,4 +1,4 @@
-"""spectral_conv in Triton: transforms as matrix products on small images (torch.fft on others), and the mixing.
+"""spectral_conv in Triton: transforms as matrix products (torch.fft on large images), and the mixing.
 
 A spectrum is (2, F, n, c): real and imaginary parts at the unique frequencies. Every sum is one program's, in order;
 float32 is multiplied as 3xTF32.
@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastlip.kernels.common import triton_launch
+from fastlip.kernels.spectral_conv import planes_triton as planes
 from fastlip.kernels.spectral_conv import tables
 from fastlip.kernels.spectral_conv.api import dense_format, empty_gradients
 from fastlip.kernels.spectral_conv.frequencies import Size
@@ -139,6 +140,8 @@ def _analyse(x: Tensor, torus: Size, weighted: bool) -> Tensor:
         spectrum = x.new_empty(2, table.shape[0] // 2, n, channels)
         _transform(table, x, _image_strides(x), None, spectrum, (n * channels, channels, 1), channels)
         return spectrum
+    if planes.fits(torus, x.dtype):
+        return planes.analyse(x, torus, weighted, _precision(x))
     X = torch.view_as_real(torch.fft.rfft2(x, s=torus)).flatten(2, 3).permute(3, 2, 0, 1)
     X = X.index_select(1, tables.positions(torus, x.device))
     return X * tables.weights(torus, x.dtype, x.device)[:, None, None] if weighted else X
@@ -150,6 +153,9 @@ def _synthesize(spectrum: Tensor, torus: Size, y: Tensor, bias: Tensor | None, w
     if torus[0] * torus[1] <= tables.SMALL:
         table = tables.transform(torus, (height, width), weighted, y.dtype, y.device).T
         _transform(table, spectrum, (n * channels, channels, 1), bias, y, _image_strides(y), channels)
+        return
+    if planes.fits(torus, y.dtype):
+        planes.synthesize(spectrum, torus, y, bias, weighted, _precision(y))
         return
     parts = spectrum.index_select(1, tables.sources(torus, y.device))
     parts *= tables.factors(torus, weighted, y.dtype, y.device)[:, :, None, None]
@@ -269,3 +275,4 @@ def _compilations(dtype: str, rows: int) -> list[triton_launch.Compilation]:
 
 
 AOT = [compilation for dtype, name in _DTYPES.items() for compilation in _compilations(name, _PRODUCT_ROWS[dtype])]
+AOT += planes.AOT

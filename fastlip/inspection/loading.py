@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+IMAGE_KEYS = ("image", "images", "img", "x", "input", "inputs", "pixel_values", "data")
+LABEL_KEYS = ("label", "labels", "y", "target", "targets")
 # Images in a batch of a data set, which has no batch size of its own.
 BATCH_SIZE = 256
 
@@ -32,7 +34,7 @@ def batches_of(loader: Any, labelled: bool = True) -> Iterable[Any]:
     """
     if not labelled and isinstance(loader, (Tensor, np.ndarray)):
         return _slices(len(loader), lambda rows: loader[rows])
-    if _is_pair(loader, (tuple, list) if labelled else (tuple,)):
+    if is_pair(loader, (tuple, list) if labelled else (tuple,)):
         if len(loader[0]) != len(loader[1]):
             raise ValueError(f"loader: got {len(loader[0])} images and {len(loader[1])} labels")
         return _slices(len(loader[0]), lambda rows: (loader[0][rows], loader[1][rows]))
@@ -63,6 +65,16 @@ def collated(samples: Sequence[Any]) -> Any:
         ) from None
 
 
+def entry_of(where: str, values: Mapping[Any, Any], what: str, keys: Sequence[str]) -> Any:
+    """The value of the only one of these keys; ValueError, which begins with where, if there is none or several."""
+    found = [key for key in values if isinstance(key, str) and key.lower() in keys]
+    if len(found) != 1:
+        raise ValueError(
+            f"{where} has the keys {list(values)}; expected exactly one of {', '.join(keys)} for the {what}"
+        )
+    return values[found[0]]
+
+
 def picture(value: Any) -> Tensor | None:
     """A Pillow image as float32 (c, h, w) in [0, 1]; None for anything else."""
     pillow = sys.modules.get("PIL.Image")
@@ -74,7 +86,7 @@ def picture(value: Any) -> Tensor | None:
     return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
 
 
-def _is_pair(loader: Any, kinds: tuple[type, ...]) -> bool:
+def is_pair(loader: Any, kinds: tuple[type, ...] = (tuple, list)) -> bool:
     """Whether this is a whole set (images, labels), not two batches."""
     if not isinstance(loader, kinds) or len(loader) != 2:
         return False

@@ -1,0 +1,153 @@
+"""Transforms of images of up to 32 x 32 pixels in Triton: one launch, by rows and columns, planes stay on the chip.
+
+A program takes an image's channels, some at a time, through two products. The first transforms the rows: the real
+and the imaginary part at each k_x, which are 32 numbers, since those of k_x = 0 and 16 are real and share a pair. The
+second transforms the columns of a pair as one complex vector; those of the shared pair, which are real, by a matrix
+of their own. ``tables.planes`` has the matrices, and where each number is in a spectrum. The way back is the
+transposed matrices in the other order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastlip.kernels.common import triton_launch
+from fastlip.kernels.common.fourier import Size, count_frequencies, own_frequencies
+from fastlip.kernels.spectral_conv import tables
+
+_CHANNELS, _WARPS = 8, 8  # of a program
+
+
+@triton.jit
+def _matrix(p_table, ROWS: tl.constexpr, TRANSPOSED: tl.constexpr):
+    lane = tl.arange(0, ROWS)
+    if TRANSPOSED:
+        return tl.load(p_table + lane[None, :] * ROWS + lane[:, None])
+    return tl.load(p_table + lane[:, None] * ROWS + lane[None, :])
+
+
+@triton.jit
+def _columns(p_table, x, shared, SIDE: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr):
+    """The transform of columns, [2 SIDE, pairs x channels]; of the shared pair by the second matrix."""
+    matrix = _matrix(p_table + SIDE * SIDE, 2 * SIDE, TRANSPOSED)
+    y = tl.dot(matrix, tl.where(shared[None, :], 0, x), input_precision=PRECISION, out_dtype=x.dtype)
+    matrix = _matrix(p_table + 5 * SIDE * SIDE, 2 * SIDE, TRANSPOSED)
+    return tl.dot(matrix, tl.where(shared[None, :], x, 0), y, input_precision=PRECISION, out_dtype=x.dtype)
+
+
+@triton.jit
+def _analyse_kernel(
+    p_table, p_places, p_x, p_y, images, channels, height, width, own, count, x_row, x_column, x_image, x_channel,
+    SIDE: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """y, (2, count, images, channels), of the images x."""
+    blocks = tl.cdiv(channels, CHANNELS)
+    image, first = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks * CHANNELS
+    o_x, o_plane = tl.arange(0, SIDE), tl.arange(0, SIDE * CHANNELS)
+    o_y, o_channel = o_plane // CHANNELS, first + o_plane % CHANNELS
+    mask = (o_x < width)[:, None] & ((o_y < height) & (o_channel < channels))[None, :]
+    o_image = (o_x * x_column)[:, None] + (o_y * x_row + o_channel * x_channel)[None, :]
+    x = tl.load(p_x + image * x_image + o_image, mask=mask, other=0)  # [SIDE x, SIDE y × CHANNELS]
+    z = tl.dot(_matrix(p_table, SIDE, False), x, input_precision=PRECISION, out_dtype=x.dtype)  # type: ignore[arg-type]
+    z = tl.permute(tl.reshape(z, (SIDE // 2, 2, SIDE, CHANNELS)), (1, 2, 0, 3))
+    z = tl.reshape(z, (2 * SIDE, SIDE // 2 * CHANNELS))
+
+    o_column, o_row = tl.arange(0, SIDE // 2 * CHANNELS), tl.arange(0, 2 * SIDE)
+    pair, o_channel = o_column // CHANNELS, first + o_column % CHANNELS
+    y = _columns(p_table, z, pair == 0, SIDE, False, PRECISION)  # type: ignore[arg-type]
+    place = tl.load(p_places + (o_row * (SIDE // 2))[:, None] + pair[None, :])
+    size = images * channels.to(tl.int64)
+    p_result = p_y + image * channels + o_channel[None, :]
+    tl.store(p_result + place * size, y, mask=(place >= 0) & (o_channel < channels)[None, :])
+    # Self-conjugate frequencies have no imaginary parts.
+    o_own, o_channel = tl.arange(0, 4), first + tl.arange(0, CHANNELS)
+    p_zero = p_y + image * channels + (count + o_own)[:, None] * size + o_channel[None, :]
+    tl.store(p_zero, tl.zeros((4, CHANNELS), x.dtype), mask=(o_own < own)[:, None] & (o_channel < channels)[None, :])
+
+
+@triton.jit
+def _synthesize_kernel(
+    p_table, p_places, p_x, p_bias, p_y, images, channels, height, width, y_row, y_column, y_image, y_channel,
+    SIDE: tl.constexpr, CHANNELS: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The images y of the spectrum x, (2, F, images, channels), and bias."""
+    blocks = tl.cdiv(channels, CHANNELS)
+    image, first = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks * CHANNELS
+    o_column, o_row = tl.arange(0, SIDE // 2 * CHANNELS), tl.arange(0, 2 * SIDE)
+    pair, o_channel = o_column // CHANNELS, first + o_column % CHANNELS
+    place = tl.load(p_places + (o_row * (SIDE // 2))[:, None] + pair[None, :])
+    p_spectrum = p_x + image * channels + o_channel[None, :] + place * (images * channels.to(tl.int64))
+    x = tl.load(p_spectrum, mask=(place >= 0) & (o_channel < channels)[None, :], other=0)
+    z = _columns(p_table, x, pair == 0, SIDE, True, PRECISION)  # type: ignore[arg-type]
+    z = tl.permute(tl.reshape(z, (2, SIDE, SIDE // 2, CHANNELS)), (2, 0, 1, 3))
+    z = tl.reshape(z, (SIDE, SIDE * CHANNELS))
+    y = tl.dot(_matrix(p_table, SIDE, True), z, input_precision=PRECISION, out_dtype=x.dtype)  # type: ignore[arg-type]
+
+    o_x, o_plane = tl.arange(0, SIDE), tl.arange(0, SIDE * CHANNELS)
+    o_y, o_channel = o_plane // CHANNELS, first + o_plane % CHANNELS
+    mask = (o_x < width)[:, None] & ((o_y < height) & (o_channel < channels))[None, :]
+    if BIAS:
+        y += tl.load(p_bias + o_channel, mask=o_channel < channels, other=0)[None, :]
+    o_image = (o_x * y_column)[:, None] + (o_y * y_row + o_channel * y_channel)[None, :]
+    tl.store(p_y + image * y_image + o_image, y, mask=mask)
+
+
+def fits(torus: Size, dtype: torch.dtype) -> bool:
+    """Whether a transform of this size runs here."""
+    return dtype == torch.float32 and max(torus) <= tables.PLANE
+
+
+def analyse(x: Tensor, torus: Size, weighted: bool, precision: str) -> Tensor:
+    """The spectrum of the images x, at the origin of the torus."""
+    n, channels, height, width = x.shape
+    matrices, places = tables.planes(torus, weighted, x.device)
+    spectrum = x.new_empty(2, count_frequencies(torus), n, channels)
+    triton_launch.launch(
+        _analyse_kernel, (n * triton.cdiv(channels, _CHANNELS),), x.device, matrices, places, x, spectrum,
+        n, channels, height, width, own_frequencies(torus), spectrum.shape[1], *_strides(x),
+        SIDE=tables.PLANE, CHANNELS=_CHANNELS, PRECISION=precision, num_warps=_WARPS,
+    )  # fmt: skip
+    return spectrum
+
+
+def synthesize(spectrum: Tensor, torus: Size, y: Tensor, bias: Tensor | None, weighted: bool, precision: str) -> None:
+    """Writes the images y of a spectrum, with their bias."""
+    n, channels, height, width = y.shape
+    matrices, places = tables.planes(torus, weighted, y.device)
+    triton_launch.launch(
+        _synthesize_kernel, (n * triton.cdiv(channels, _CHANNELS),), y.device, matrices, places, spectrum,
+        matrices if bias is None else bias.contiguous(), y, n, channels, height, width, *_strides(y),
+        SIDE=tables.PLANE, CHANNELS=_CHANNELS, BIAS=bias is not None, PRECISION=precision, num_warps=_WARPS,
+    )  # fmt: skip
+
+
+def _strides(x: Tensor) -> tuple[int, int, int, int]:
+    """Of rows, columns, images and channels."""
+    image, channel, row, column = x.stride()
+    return row, column, image, channel
+
+
+_SIZES = ("images", "channels", "height", "width")
+
+
+def _compilation(kernel: triton.JITFunction, names: tuple[str, ...], axis: str, **constants: Any):
+    strides = tuple(f"{axis}_{name}" for name in ("row", "column", "image", "channel"))
+    signature = {name: "*i32" if name == "p_places" else "*fp32" for name in names if name.startswith("p_")}
+    signature |= dict.fromkeys([name for name in names if not name.startswith("p_")] + [*strides], "i32")
+    constants |= {"SIDE": tables.PLANE, "CHANNELS": _CHANNELS, "PRECISION": "tf32x3", f"{axis}_channel": 1}
+    even = ("images", "channels", "height", "width", *strides)
+    return triton_launch.Compilation(kernel, signature, constants, _WARPS, even)
+
+
+AOT = [
+    _compilation(_analyse_kernel, ("p_table", "p_places", "p_x", "p_y", *_SIZES, "own", "count"), "x"),
+    *(
+        _compilation(_synthesize_kernel, ("p_table", "p_places", "p_x", "p_bias", "p_y", *_SIZES), "y", BIAS=bias)
+        for bias in (False, True)
+    ),
+]

@@ -1,0 +1,129 @@
+"""Natural mistakes: each gives one line that names the argument, its value, and what is allowed or what to do."""
+
+import pytest
+import torch
+
+import fastlip
+from fastlip import nn as lip
+
+X, Y = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return fastlip.models.lip_conv_net("aol", width=4, image_size=8, layers_per_block=1).eval()
+
+
+def conv_net(method="aol", **options):
+    return fastlip.models.lip_conv_net(method, image_size=options.pop("image_size", 8), **options)
+
+
+OFFSET = fastlip.losses.OffsetCrossEntropy
+# What is built or computed without a network: the call, and what its message has to say.
+ALONE = {
+    "an odd width": (lambda: conv_net(width=5), "width=5: expected an even number"),
+    "a method misspelt": (lambda: conv_net("alo"), "method='alo': allowed are 'aoc', 'aol'"),
+    "a size of clothes": (lambda: conv_net(size="XXL"), "size='XXL': allowed are 'XS', 'S', 'M', 'L'"),
+    "an image of a pixel": (lambda: conv_net(image_size=1), "image_size=1: expected at least 2"),
+    "too many classes": (lambda: conv_net(width=4, num_classes=1000), "num_classes=1000: expected at most"),
+    "no layers": (lambda: conv_net(layers_per_block=0), "layers_per_block=0: expected at least 1"),
+    "a text for a number": (lambda: conv_net("soc", terms="5"), "terms='5': expected an int, got str"),
+    "an unknown network": (lambda: fastlip.models.create_model("resnet"), "name='resnet': allowed are 'bro_net'"),
+    "an unknown backend": (lambda: lip.AOLConv2d(3, 8, 3, backend="fast"), "backend='fast': allowed are 'auto'"),
+    "a backend set later": (
+        lambda: setattr(lip.AOLConv2d(3, 8, 3), "backend", "cuda"),
+        "backend='cuda': allowed are",
+    ),
+    "padding that mirrors": (
+        lambda: lip.CayleyConv2d(3, 8, 3, padding_mode="reflect"),
+        "padding_mode='reflect': allowed are 'circular', 'zeros'",
+    ),
+    "padding that repeats": (
+        lambda: lip.AOLConv2d(3, 8, 3, padding_mode="replicate"),
+        "padding_mode='replicate': allowed are 'circular', 'zeros'",
+    ),
+    "no channels": (lambda: lip.AOLConv2d(0, 8, 3), "in_channels=0: expected at least 1"),
+    "a float of channels": (lambda: lip.AOLConv2d(3.0, 8, 3), "in_channels=3.0: expected an int, got float"),
+    "a negative kernel": (lambda: lip.AOLConv2d(3, 8, -3), "kernel_size=-3: expected at least 1"),
+    "groups that do not divide": (lambda: lip.AOLConv2d(3, 8, 3, groups=2), "groups=2: expected a divisor of"),
+    "an even kernel of SOC": (lambda: lip.SOCConv2d(4, 4, 2), "kernel_size=(2, 2): allowed are odd sides"),
+    "groups of channels": (lambda: lip.GroupSort(5)(X), "group_size=5: expected a divisor of the 3"),
+    "channels of the input": (lambda: lip.AOLConv2d(5, 8, 3)(X), "x: got shape (4, 3, 8, 8), expected (n, 5, h, w)"),
+    "an image without channels": (lambda: lip.AOLConv2d(3, 8, 3)(X[0, 0]), "x: got shape (8, 8), expected (n, 3"),
+    "features of the input": (lambda: lip.CayleyLinear(8, 4)(X[0, 0, :, :7]), "x: got shape (8, 7), expected (*, 8)"),
+    "a temperature of 0": (lambda: OFFSET(1.0, 0), "temperature=0: expected a positive number"),
+    "a negative offset": (lambda: OFFSET(-1.0), "offset=-1.0: expected a number, at least 0"),
+    "alpha above 1": (lambda: fastlip.losses.HKR(alpha=2.0), "alpha=2.0: expected a number from 0 to 1"),
+    "a label too many": (lambda: OFFSET(1.0)(X[:, :, 0, 0], Y), "labels: got values from 0 to 3, expected 0 to 2"),
+    "labels too few": (lambda: OFFSET(1.0)(X[:, :, 0, 0], Y[:2]), "labels: got shape (2,), expected (4,) integers"),
+    "whole scores": (lambda: OFFSET(1.0)(Y[:, None] + Y, Y), "logits: got torch.int64, expected a floating-point"),
+    "an unknown data set": (lambda: fastlip.data.load("imagenet"), "data='imagenet': allowed are 'digits'"),
+    "data without a folder": (lambda: fastlip.data.load("cifar10"), "path='': data='cifar10' needs the folder"),
+    "a folder that is not there": (lambda: fastlip.data.load("mnist", "nowhere"), "nowhere: no such folder"),
+    "a set without labels": (lambda: fastlip.data.from_datasets(X, X), "train: got Tensor, expected a pair"),
+    "a set on another scale": (
+        lambda: fastlip.data.from_datasets((255 * X, Y), (X, Y)),
+        "expected [0, 1]",
+    ),
+    "a run that is not there": (lambda: fastlip.hub.load("nowhere"), "nowhere: no such checkpoint"),
+    "a state dict of something else": (lambda: fastlip.load_official({}, "aol"), "state_dict: got no entry"),
+    "a method to convert to": (
+        lambda: fastlip.convert(torch.nn.Linear(2, 2), method="alo", example=X[0, 0, :, :2]),
+        "method='alo': allowed are",
+    ),
+}
+# What is done with a network.
+WITH_A_NETWORK = {
+    "a function for a network": (lambda net: fastlip.certify(torch.relu, [(X, Y)]), "model: got builtin_function"),
+    "no batches": (lambda net: fastlip.certify(net, []), "loader: it has no batches"),
+    "images alone": (
+        lambda net: fastlip.certify(net, X),
+        "loader: got Tensor, expected batches of images and labels",
+    ),
+    "a number for data": (lambda net: fastlip.certify(net, 3), "loader: got int, expected batches"),
+    "bytes": (lambda net: fastlip.certify(net, ((255 * X).byte(), Y)), "are torch.uint8, expected floating-point"),
+    "images not divided by 255": (lambda net: fastlip.certify(net, (255 * X, Y), bounds=(0, 1)), "outside of the bo"),
+    "channels of the data": (lambda net: fastlip.certify(net, (X[:, :1], Y)), "built for images of (3, 8, 8)"),
+    "sizes of the data": (lambda net: fastlip.certify(net, (X[..., :7], Y)), "built for images of (3, 8, 8)"),
+    "labels too many": (lambda net: fastlip.certify(net, (X, torch.arange(5))), "got 4 images and 5 labels"),
+    "labels out of range": (lambda net: fastlip.certify(net, (X, Y + 20)), "got values from 20 to 23, expected 0"),
+    "images that are not numbers": (lambda net: fastlip.certify(net, (X * torch.nan, Y)), "contain NaN or Inf"),
+    "a negative radius": (lambda net: fastlip.certify(net, (X, Y), eps=-1), "eps=-1: expected numbers, at least 0"),
+    "a radius as text": (lambda net: fastlip.certify(net, (X, Y), eps="0.1"), "eps='0.1': expected a number"),
+    "half precision": (lambda net: fastlip.certify(net, (X, Y), dtype=torch.float16), "dtype=torch.float16: allowed"),
+    "an unknown rounding": (lambda net: fastlip.certify(net, (X, Y), rounding="no"), "rounding='no': allowed are"),
+    "one bound": (lambda net: fastlip.certify(net, (X, Y), bounds=1), "bounds=1: expected (low, high) or None"),
+    "an unknown attack": (lambda net: fastlip.attack(net, (X, Y), kind="fgsm"), "kind='fgsm': allowed are 'pgd'"),
+    "no steps": (lambda net: fastlip.attack(net, (X, Y), steps=0), "steps=0: expected at least 1"),
+    "images out of bounds": (lambda net: fastlip.attack(net, (2 * X, Y)), "outside of 0 to 1; bounds=None sets none"),
+    "a batch for a sample": (lambda net: fastlip.audit(net, (1, 3, 8, 8)), "expected 3 dimensions, channels first"),
+    "an unknown format": (lambda net: fastlip.export(net, "net.h5", (3, 8, 8)), "path='net.h5': the suffix '.h5'"),
+}
+
+
+def assert_says(call, *arguments, text):
+    with pytest.raises((ValueError, TypeError)) as found:
+        call(*arguments)
+    message = str(found.value)
+    assert text in message
+    assert "\n" not in message
+
+
+def test_there_are_fifty():
+    assert len(ALONE) + len(WITH_A_NETWORK) >= 50
+
+
+@pytest.mark.parametrize("mistake", ALONE)
+def test_a_mistake(mistake):
+    call, text = ALONE[mistake]
+    assert_says(call, text=text)
+
+
+@pytest.mark.parametrize("mistake", WITH_A_NETWORK)
+def test_a_mistake_with_a_network(net, mistake):
+    call, text = WITH_A_NETWORK[mistake]
+    assert_says(call, net, text=text)
+
+
+def test_training_mode(net):
+    assert_says(fastlip.certify, conv_net(width=4), [(X, Y)], text="is in training mode; call model.eval() first")
