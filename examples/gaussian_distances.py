@@ -17,7 +17,7 @@ from torch import nn
 import fastlip
 from fastlip import nn as lip
 
-FRESH = 100_000  # number of fresh samples for an estimate
+FRESH = 200_000  # number of fresh samples for an estimate
 
 
 def certified_critic(inputs, width):

@@ -125,7 +125,7 @@ def test_gaussian_distances(run, tmp_path):
     for row in found.values():
         ratio, bound = row["certified"]
         assert bound <= 1 + 1e-5
-        assert 0.5 < ratio < 1.02, "a lower bound up to the noise of 100,000 samples"
+        assert 0.5 < ratio < 1.02, "a lower bound up to the noise of 200,000 samples"
     assert (tmp_path / "bars.png").stat().st_size > 0
 
 
