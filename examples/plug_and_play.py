@@ -2,9 +2,8 @@
 
 Plug-and-play methods put a denoiser D where a convex method has a proximal step: x <- D(x - t A^T (A x - y)) for a
 blur A and an image y. If D = (I + Q) / 2 with a 1-Lipschitz Q, then D is firmly nonexpansive, and for t <= 2 / |A|^2
-the residual |x_(k+1) - x_k| never grows (Pesquet et al., *Learning Maximally Monotone Operators for Image Recovery*,
-SIAM J. Imaging Sci. 2021). This D, and one with a usual Q, learn from one photograph of scikit-learn and deblur crops
-of the other. ``--figure`` draws residuals, PSNR and crops. The script takes about one minute.
+the residual |x_(k+1) - x_k| never grows (Pesquet et al., SIAM J. Imaging Sci. 2021). This D, and one with a usual Q,
+learn from one photograph and deblur crops of another. ``--figure`` draws the results. Takes about one minute.
 """
 
 import argparse
@@ -87,7 +86,7 @@ def draw(found, images, path):
         axes.set(title=title, xlabel="iteration k", yscale=("log", "linear")[row])
         axes.legend()
     for axes, (name, crop) in zip(pictures, images.items(), strict=True):
-        axes.imshow(crop[0, 0], cmap="gray", vmin=0, vmax=1)
+        axes.imshow(crop[0, 0].numpy(), cmap="gray", vmin=0, vmax=1)
         axes.set(title=name, xticks=[], yticks=[])
     figure.savefig(path)
 
@@ -96,16 +95,17 @@ def main(arguments=None):
     """Returns for each denoiser (residuals, PSNR), both (iterations, crops), and the audited bound of Q."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--side", type=int, default=64, help="side of the crops")
     parser.add_argument("--figure", help="file of the figure, such as plug_and_play.png")
     options = parser.parse_args(arguments)
     china, flower = (torch.tensor(image).float().mean(2) / 255 for image in load_sample_images().images)
     torch.manual_seed(0)
-    truth = crops(flower[:, 320:], 4, 64).double()
+    truth = crops(flower[:, 320:], 4, options.side).double()
     observed = blur(truth) + 0.01 * torch.randn(truth.shape)
     found, images = {}, {"truth": truth, "blurred": observed}
     for name, (*layers, lr) in KINDS.items():
         denoiser = train(Denoiser(*layers), china, 0.05, options.steps, lr)
-        bound = fastlip.audit(denoiser.q, (1, 64, 64)).bound
+        bound = fastlip.audit(denoiser.q, (1, options.side, options.side)).bound
         images[name], residuals, quality = restore(denoiser, observed, truth, 150)
         found[name] = residuals, quality, bound
         grew = (residuals[1:] > residuals[:-1] + 1e-12).sum().item()

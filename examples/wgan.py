@@ -77,7 +77,7 @@ def draw(rows, path):
     figure = Figure(figsize=(8, 3.8), layout="constrained")
     for axes, (name, row) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
         framed = nn.functional.pad(row[:32].reshape(2, 16, 8, 8), (2, 2, 2, 2))
-        axes.imshow(framed.permute(0, 2, 1, 3).reshape(24, 192), cmap="gray_r")
+        axes.imshow(framed.permute(0, 2, 1, 3).reshape(24, 192).numpy(), cmap="gray_r")
         axes.set_title(name, fontsize=9)
         axes.set_axis_off()
     figure.savefig(path)

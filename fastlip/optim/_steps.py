@@ -103,7 +103,8 @@ def turn_minus_one(A: Tensor, tolerance: float, memory: Workspace) -> Tensor:
     if degree == 4:
         _, _, _, cubic, quartic = butterworth(4)
         inner = torch.mul(A, cubic, out=memory(1, A)).add_(S, alpha=quartic)
-        return torch.add(A, S, alpha=0.5, out=memory(2, A)).addmm_(inner, S)
+        P = torch.add(A, S, alpha=0.5, out=memory(2, A))
+        return torch.addmm(P, inner, S, out=P)
     P = _of_degree_six(A * 2.0**-halvings, S.mul_(4.0**-halvings))
     for _ in range(halvings):
         P = torch.addmm(P, P, P, beta=2)
@@ -150,7 +151,7 @@ def _of_degree_six(A: Tensor, S: Tensor) -> Tensor:
     _, _, _, *c = butterworth(6)
     cube = A @ S
     inner = torch.add(c[1] * A, S, alpha=c[2]).add_(cube, alpha=c[3])
-    return torch.add(A, S, alpha=0.5).add_(cube, alpha=c[0]).addmm_(inner, cube)
+    return torch.addmm(torch.add(A, S, alpha=0.5).add_(cube, alpha=c[0]), inner, cube)
 
 
 @cache

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args
-
-import torch
 
 from fastlip.data.own import is_place
 from fastlip.kernels.common.dispatch import check_backend
@@ -17,13 +14,12 @@ from fastlip.models import METHODS
 from fastlip.models.catalog import PLAIN, list_models, model_named
 from fastlip.models.literals import MethodName
 from fastlip.models.registry import owners_of
+from fastlip.training.field_rules import check_value
 from fastlip.training.literals import DataName, Decayed, Network, Optimizer, Precision, Schedule, Size
 
 # What may differ when a run is resumed or evaluated elsewhere: where and how it runs, not what is computed.
 MOVABLE = ("path", "device", "accumulate", "workers", "save_every", "share", "compile")
 _OF_SOME_NETWORKS = ("depth", "patch", "quasi_residual", "centering")
-# The networks compute in float32: its largest number, and its smallest one of full precision.
-_LARGEST, _SMALLEST = torch.finfo(torch.float32).max, torch.finfo(torch.float32).tiny
 
 
 def _about(key: str, help: str, **rules: Any) -> dict[str, Any]:
@@ -336,24 +332,3 @@ def as_type(name: str, value: Any, kind: type) -> Any:
     if type(value) is not kind:
         raise TypeError(f"{name}: got {value!r}, expected {kind.__name__}")
     return value
-
-
-def check_value(name: str, value: Any, rules: Mapping[str, Any]) -> None:
-    """Raises ValueError unless the value is finite and keeps its field's choices, least, most, above and below."""
-    # "other" says which texts are allowed besides the choices.
-    if "choices" in rules and value not in rules["choices"] and not rules.get("other", lambda _: False)(value):
-        raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, rules['choices']))}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name}={value!r}: must be finite")
-    if type(value) in (int, float) and value and not _SMALLEST <= abs(value) <= _LARGEST:
-        raise ValueError(
-            f"{name}={value!r}: must be 0 or of a magnitude from {_SMALLEST:.3g} to {_LARGEST:.3g} (float32)"
-        )
-    if "least" in rules and value < rules["least"]:
-        raise ValueError(f"{name}={value!r}: must be at least {rules['least']}")
-    if "most" in rules and value > rules["most"]:
-        raise ValueError(f"{name}={value!r}: must be at most {rules['most']}")
-    if "above" in rules and value <= rules["above"]:
-        raise ValueError(f"{name}={value!r}: must be above {rules['above']}")
-    if "below" in rules and value >= rules["below"]:
-        raise ValueError(f"{name}={value!r}: must be below {rules['below']}")

@@ -18,8 +18,9 @@ from fastlip.data.own import is_place
 from fastlip.models import METHODS, list_models
 from fastlip.models.catalog import model_named
 from fastlip.models.registry import REGISTRY
+from fastlip.training.field_rules import check_value
 from fastlip.training.literals import Size
-from fastlip.training.recipe import Recipe, as_type, check_value
+from fastlip.training.recipe import Recipe, as_type
 
 if sys.version_info >= (3, 11):
     import tomllib

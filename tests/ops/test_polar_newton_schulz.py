@@ -222,6 +222,24 @@ def test_by_products_every_finite_matrix_has_an_orthonormal_factor(columns, dtyp
     assert (H - H.mH).abs().max() < 50 * EPS
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("rows", "columns"), [(6, 6), (7, 4), (4, 7), (5, 1)])
+def test_on_chip_too_without_the_host(rows, columns, dtype, kernels, monkeypatch):
+    """What has not converged is perturbed and iterated again; what has is as it was."""
+    monkeypatch.setattr(torch.Tensor, "cpu", None)
+    V = random((5, rows, columns), dtype)
+    V[1] = 0
+    V[2, :, 0] = 0
+    V[3] = V[3, :, :1] @ V[3, :1]
+    Q = newton_schulz.completed_factor(kernels.iterate, V, 0)
+    X = Q if rows >= columns else Q.mT
+    assert (X.mH @ X - torch.eye(min(rows, columns))).abs().amax() < 10 * EPS
+    H = Q.mH @ V if rows >= columns else V @ Q.mH
+    assert (H - H.mH).abs().amax() < 100 * EPS
+    assert torch.linalg.eigvalsh((H + H.mH) / 2).amin() > -100 * EPS
+    assert torch.equal(Q[4], kernels.iterate(V, 0)[0][4])
+
+
 def test_the_operator_passes_torchs_checks_and_keeps_two_matrices(kernels):
     backend = "native" if kernels is on_cuda else "triton"
     V = conditioned((3, 4, 4), torch.complex64, 3).requires_grad_()

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples"
 OUTPUT = FOLDER / "output"
+_SENTENCE = re.compile(r"\.\s+|\Z")
 _MAIN = re.compile(r'\n\nif __name__ == "__main__":\n    main\(\)\n$')
 
 
@@ -36,10 +37,10 @@ class Example(NamedTuple):
 def read(path: Path) -> Example:
     """The parts of a script."""
     source = path.read_text(encoding="utf-8")
-    title, _, text = (ast.get_docstring(ast.parse(source)) or path.stem).partition("\n\n")
+    title, text = _SENTENCE.split(ast.get_docstring(ast.parse(source)) or path.stem, maxsplit=1)
     recorded = OUTPUT / f"{path.stem}.txt"
     output = recorded.read_text(encoding="utf-8") if recorded.is_file() else ""
-    return Example(path.stem, title.rstrip("."), to_markdown(text), source, output)
+    return Example(path.stem, " ".join(title.split()), to_markdown(text), source, output)
 
 
 def to_markdown(text: str) -> str:

@@ -17,6 +17,8 @@ from fastlip.kernels.polar.reference import join, polar_adjoint, polish, split
 
 FINE = 2**-11.5  # a Frobenius norm of QᴴQ - I from which one plain step reaches the rounding of float32
 STEPS, ADJOINT_STEPS = 24, 28  # enough for condition numbers up to 1e6
+# Where an iteration has not converged: plain steps, and what is added of orthonormal columns after them.
+PLAIN_STEPS, PERTURBATION = 6, 2.0**-6
 TINY = 2**-63  # the root of float32's smallest normal number: a matrix of smaller entries counts as zero
 
 
@@ -73,6 +75,36 @@ def decomposed_adjoint(G: Tensor, V: Tensor, reals: int) -> Tensor:
         U, s, Wh = decompose(matrices)
         parts.append(polar_adjoint(gradient, U, Wh, s))
     return join(parts, V.dtype)
+
+
+def completed_factor(iterate: Callable[[Tensor, int], tuple[Tensor, Tensor]], V: Tensor, reals: int) -> Tensor:
+    """Q of contiguous matrices (b, m, n), orthonormal for every finite V, without a look at which did not converge.
+
+    Of those the iteration has made tiny singular values grow a millionfold; zeros stayed. Plain steps bring the large
+    ones to 1. Then they get some of fixed orthonormal columns between the vectors of the others alone, divided by
+    that growth less than a rounding of V, and are iterated again.
+    """
+    Q, residual = iterate(V, reals)
+    failed = (residual > tolerance(V))[:, None, None]
+    with full_precision(V.device):
+        plain = Q
+        for _ in range(PLAIN_STEPS):
+            plain = torch.baddbmm(plain, plain @ plain.mH, plain, beta=1.5, alpha=-0.5)
+        begin = torch.where(failed, torch.add(plain, between_tiny(plain), alpha=PERTURBATION), Q)
+    again, _ = iterate(begin, reals)
+    return torch.where(failed, again, Q)
+
+
+def between_tiny(Q: Tensor) -> Tensor:
+    """(I - QQᴴ) W (I - QᴴQ) for orthonormal columns W: of W, what is between the vectors of tiny singular values."""
+    X = Q.mT if Q.shape[1] < Q.shape[2] else Q
+    rows, columns = X.shape[1:]
+    row, column = (torch.arange(1, 2 * size, 2, device=X.device) for size in (rows, columns))
+    angles = (row[:, None] * column % (8 * rows)).to(X.real.dtype) * (torch.pi / (4 * rows))
+    W = (angles.cos() * (2 / rows) ** 0.5).to(X.dtype).expand_as(X)
+    right = torch.baddbmm(W, W @ X.mH, X, alpha=-1)
+    found = torch.baddbmm(right, X, X.mH @ right, alpha=-1)
+    return found.mT if X is not Q else found
 
 
 def is_capturing(device: torch.device) -> bool:

@@ -48,7 +48,7 @@ def polar_forward(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
 
 def polar_backward(gradient: Tensor, V: Tensor, Q: Tensor, failed: Tensor, reals: int) -> Tensor:
     """The gradient of V."""
-    return newton_schulz.checked_adjoint(_adjoint, gradient, V, Q, failed, reals)
+    return newton_schulz.checked_adjoint(adjoint, gradient, V, Q, failed, reals)
 
 
 def iterate(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,8 @@ def iterate(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
     return Q, residual
 
 
-def _adjoint(G: Tensor, V: Tensor, Q: Tensor, reals: int) -> Tensor:
+def adjoint(G: Tensor, V: Tensor, Q: Tensor, reals: int) -> Tensor:
+    """The gradient of contiguous matrices (b, m, n); nothing waits."""
     result = torch.empty_like(V)
     _launch("backward", (G, V, Q, result), V, reals, ADJOINT_STEPS)
     return result

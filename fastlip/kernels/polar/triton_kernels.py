@@ -175,6 +175,11 @@ def adjoint(G: Tensor, V: Tensor, Q: Tensor, reals: int) -> Tensor:
     return result
 
 
+def is_on_chip(V: Tensor) -> bool:
+    """Whether one program makes each factor."""
+    return len(V) > 0 and _fits(V, _LARGEST_FORWARD)
+
+
 def _fits(V: Tensor, largest: dict[bool, int]) -> bool:
     """Whether a matrix is one program's work."""
     return max(V.shape[-2:]) <= largest[V.is_complex()]

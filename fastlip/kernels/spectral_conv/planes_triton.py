@@ -9,6 +9,8 @@ transposed matrices in the other order.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -51,13 +53,13 @@ def _analyse_kernel(
     mask = (o_x < width)[:, None] & ((o_y < height) & (o_channel < channels))[None, :]
     o_image = (o_x * x_column)[:, None] + (o_y * x_row + o_channel * x_channel)[None, :]
     x = tl.load(p_x + image * x_image + o_image, mask=mask, other=0)  # [SIDE x, SIDE y × CHANNELS]
-    z = tl.dot(_matrix(p_table, SIDE, False), x, input_precision=PRECISION, out_dtype=x.dtype)
+    z = tl.dot(_matrix(p_table, SIDE, False), x, input_precision=PRECISION, out_dtype=x.dtype)  # type: ignore[arg-type]
     z = tl.permute(tl.reshape(z, (SIDE // 2, 2, SIDE, CHANNELS)), (1, 2, 0, 3))
     z = tl.reshape(z, (2 * SIDE, SIDE // 2 * CHANNELS))
 
     o_column, o_row = tl.arange(0, SIDE // 2 * CHANNELS), tl.arange(0, 2 * SIDE)
     pair, o_channel = o_column // CHANNELS, first + o_column % CHANNELS
-    y = _columns(p_table, z, pair == 0, SIDE, False, PRECISION)
+    y = _columns(p_table, z, pair == 0, SIDE, False, PRECISION)  # type: ignore[arg-type]
     place = tl.load(p_places + (o_row * (SIDE // 2))[:, None] + pair[None, :])
     size = images * channels.to(tl.int64)
     p_result = p_y + image * channels + o_channel[None, :]
@@ -81,10 +83,10 @@ def _synthesize_kernel(
     place = tl.load(p_places + (o_row * (SIDE // 2))[:, None] + pair[None, :])
     p_spectrum = p_x + image * channels + o_channel[None, :] + place * (images * channels.to(tl.int64))
     x = tl.load(p_spectrum, mask=(place >= 0) & (o_channel < channels)[None, :], other=0)
-    z = _columns(p_table, x, pair == 0, SIDE, True, PRECISION)
+    z = _columns(p_table, x, pair == 0, SIDE, True, PRECISION)  # type: ignore[arg-type]
     z = tl.permute(tl.reshape(z, (2, SIDE, SIDE // 2, CHANNELS)), (2, 0, 1, 3))
     z = tl.reshape(z, (SIDE, SIDE * CHANNELS))
-    y = tl.dot(_matrix(p_table, SIDE, True), z, input_precision=PRECISION, out_dtype=x.dtype)
+    y = tl.dot(_matrix(p_table, SIDE, True), z, input_precision=PRECISION, out_dtype=x.dtype)  # type: ignore[arg-type]
 
     o_x, o_plane = tl.arange(0, SIDE), tl.arange(0, SIDE * CHANNELS)
     o_y, o_channel = o_plane // CHANNELS, first + o_plane % CHANNELS
@@ -133,7 +135,7 @@ def _strides(x: Tensor) -> tuple[int, int, int, int]:
 _SIZES = ("images", "channels", "height", "width")
 
 
-def _compilation(kernel: triton.JITFunction, names: tuple[str, ...], axis: str, **constants: bool):
+def _compilation(kernel: triton.JITFunction, names: tuple[str, ...], axis: str, **constants: Any):
     strides = tuple(f"{axis}_{name}" for name in ("row", "column", "image", "channel"))
     signature = {name: "*i32" if name == "p_places" else "*fp32" for name in names if name.startswith("p_")}
     signature |= dict.fromkeys([name for name in names if not name.startswith("p_")] + [*strides], "i32")

@@ -1,4 +1,4 @@
-"""spectral_polar by polar's iterations in Triton: nothing waits for the device."""
+"""spectral_polar by polar's iterations, in CUDA C++ where matrices fit on the chip, else in Triton: nothing waits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from fastlip.kernels.polar import on_cuda
 from fastlip.kernels.polar import triton_kernels as polar
+from fastlip.kernels.polar.newton_schulz import completed_factor
 from fastlip.kernels.spectral_conv.frequencies import Size, kernel_spectrum, kernel_spectrum_adjoint, own_frequencies
 
 AOT = [entry for entry in polar.AOT if entry.constants.get("COMPLEX")]
@@ -19,8 +21,13 @@ def supports(weight: Tensor, *_: Any) -> str:
 
 def spectral_polar_forward(weight: Tensor, size: Size, dilation: Size, groups: int) -> Tensor:
     """The factors at each frequency."""
-    V = _matrices(kernel_spectrum(weight, size, dilation), groups)
-    Q, _ = polar.iterate(V, groups * own_frequencies(size))
+    V, reals = _matrices(kernel_spectrum(weight, size, dilation), groups), groups * own_frequencies(size)
+    if _is_on_chip(V):
+        Q = completed_factor(on_cuda.iterate, V, reals)
+    elif polar.is_on_chip(V):
+        Q = completed_factor(polar.iterate, V, reals)
+    else:
+        Q, _ = polar.iterate(V, reals)
     return Q.view(-1, *weight.shape[:2])
 
 
@@ -29,8 +36,14 @@ def spectral_polar_backward(
 ) -> Tensor:
     """The gradient of the weight, whose matrices are computed again."""
     V = _matrices(kernel_spectrum(weight, size, dilation), groups)
-    of_spectrum = polar.adjoint(_matrices(gradient, groups), V, _matrices(Q, groups), groups * own_frequencies(size))
+    adjoint = on_cuda.adjoint if _is_on_chip(V) else polar.adjoint
+    of_spectrum = adjoint(_matrices(gradient, groups), V, _matrices(Q, groups), groups * own_frequencies(size))
     return kernel_spectrum_adjoint(of_spectrum.view(-1, *weight.shape[:2]), weight.shape, size, dilation)
+
+
+def _is_on_chip(V: Tensor) -> bool:
+    """Whether the kernels in CUDA C++ run."""
+    return V.is_cuda and len(V) > 0 and not on_cuda.supports(V, 0)
 
 
 def _matrices(spectrum: Tensor, groups: int) -> Tensor:
