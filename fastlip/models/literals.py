@@ -29,7 +29,6 @@ PretrainedName = Literal[
     "bro_xs.digits",
     "cayley_xs.digits",
     "cayley_xs.mnist",
-    "cpl_xs.digits",
     "lot_xs.digits",
     "sll_xs.digits",
 ]
