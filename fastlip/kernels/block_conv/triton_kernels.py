@@ -178,7 +178,7 @@ def _tile(K: Tensor) -> int:
 
 def _project_warps(widest: bool) -> int:
     """Warps for the gradient of projectors: with others, registers spill."""
-    return 2 if widest else _WARPS
+    return 2 * _WARPS if widest else _WARPS
 
 
 def _numbers(X: Tensor) -> Tensor:
