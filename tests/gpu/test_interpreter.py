@@ -36,9 +36,13 @@ slow = pytest.mark.slow
 SMALL_DENSE, SMALL_CONVOLUTION = 20000, 5000
 # Programs take the interpreter 10 ms too: one for each group, or each frequency and group.
 MANY_PROGRAMS = {"gram_rowsum-depthwise", "spectral_conv-depthwise_torus", "spectral_conv-groups"}
+# A transform of a large image in one launch is products of larger tables.
+MANY_PROGRAMS |= {
+    f"spectral_conv-{name}" for name in ("c1_s32", "c1_s29x31_channels_last", "groups_torus_s22x27_to_24x30")
+}
 # An iteration is a hundred launches, of some programs for each frequency.
 MANY_PROGRAMS |= {f"spectral_polar-{name}" for name in ("c3", "c1", "c23_odd", "groups_dilation", "tall", "wide")}
-MANY_PROGRAMS |= {"spectral_polar-ill_conditioned", "spectral_polar-c40"}
+MANY_PROGRAMS |= {"spectral_polar-ill_conditioned", "spectral_polar-c40", "polar-wide_33_63"}
 MANY_PROGRAMS |= {f"block_reflector-{name}" for name in ("c2", "c3", "wide", "c63_strided", "half")}
 MANY_PROGRAMS |= {f"block_conv-{name}" for name in ("3x3, 16 channels", "3x3, one channel", "3x3, 3 of 17 rows")}
 MANY_PROGRAMS |= {
