@@ -45,8 +45,8 @@ BUDGETS = {
     AOL: Budget(12, 5),
     SLL: Budget(35, 7),
     SLL_KERNELS: Budget(58, 15),
-    CERTIFY: Budget(2550),
-    CERTIFY_FIVE: Budget(5650),
+    CERTIFY: Budget(2600),
+    CERTIFY_FIVE: Budget(5700),
 }
 Entered = collections.Counter[tuple[str, str]]
 

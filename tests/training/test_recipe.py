@@ -28,7 +28,10 @@ def test_types_list_what_is_allowed():
     listed = {
         item.name: item.metadata["choices"] for item in dataclasses.fields(Recipe) if "choices" in item.metadata
     }
-    assert listed == {name: get_args(types[name]) for name in listed}
+    allowed = {name: get_args(types[name]) for name in listed}
+    literal, text = allowed["data"]  # or a function of one's own
+    assert listed == allowed | {"data": get_args(literal)}
+    assert text is str
     assert listed["data"] == DATASETS
     assert get_args(types["method"]) == METHODS
 
