@@ -11,7 +11,8 @@ from fastlip.kernels.common import triton_launch
 from fastlip.kernels.pixel_unshuffle.api import _fake_shuffle, _fake_unshuffle
 
 _DTYPES = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-_ELEMENTS = 4096  # of a program's tile
+_BYTES = 16384  # of a program's tile: with more, float64 spills on sm_86
+_ELEMENTS = 4096  # at most, in a tile
 _POSITIONS, _CHANNELS = 64, 256  # at most, in a tile
 
 
@@ -82,7 +83,7 @@ def _launch(source: Tensor, target: Tensor, small: Tensor, large: Tensor, factor
         return
     n, _, height, width = small.shape
     channels = large.shape[1]
-    pixels, positions, columns = _tile(factor, channels)
+    pixels, positions, columns = _tile(factor, channels, source.element_size())
     channel_tiles = triton.cdiv(channels, columns)
     grid = triton.cdiv(n * height * width, pixels), triton.cdiv(factor * factor, positions) * channel_tiles
     triton_launch.launch(
@@ -92,15 +93,15 @@ def _launch(source: Tensor, target: Tensor, small: Tensor, large: Tensor, factor
     )  # fmt: skip
 
 
-def _tile(factor: int, channels: int) -> tuple[int, int, int]:
+def _tile(factor: int, channels: int, itemsize: int) -> tuple[int, int, int]:
     """Pixels, positions and channels of a program."""
     positions = min(_POSITIONS, triton.next_power_of_2(factor * factor))
     columns = min(_CHANNELS, triton.next_power_of_2(channels))
-    return max(1, _ELEMENTS // (positions * columns)), positions, columns
+    return max(1, min(_ELEMENTS, _BYTES // itemsize) // (positions * columns)), positions, columns
 
 
 def _compilation(dtype: torch.dtype, inverse: bool, factor: int, channels: int) -> triton_launch.Compilation:
-    pixels, positions, columns = _tile(factor, channels)
+    pixels, positions, columns = _tile(factor, channels, dtype.itemsize)
     strides = "image_stride", "row_stride", "pixel_stride"
     signature: dict[str, str] = dict.fromkeys(("p_from", "p_to"), f"*{_DTYPES[dtype]}")
     signature |= dict.fromkeys(("pixels", "channels", "height", "width", "channel_tiles", *strides), "i32")

@@ -20,7 +20,7 @@ from fastlip.kernels.common import triton_launch
 from fastlip.kernels.common.fourier import Size, count_frequencies, own_frequencies
 from fastlip.kernels.spectral_conv import tables
 
-_CHANNELS, _WARPS = 8, 8  # of a program
+_ANALYSED, _SYNTHESIZED, _WARPS = 8, 4, 8  # channels of a program of either kernel: with more, registers spill
 
 
 @triton.jit
@@ -108,9 +108,9 @@ def analyse(x: Tensor, torus: Size, weighted: bool, precision: str) -> Tensor:
     matrices, places = tables.planes(torus, weighted, x.device)
     spectrum = x.new_empty(2, count_frequencies(torus), n, channels)
     triton_launch.launch(
-        _analyse_kernel, (n * triton.cdiv(channels, _CHANNELS),), x.device, matrices, places, x, spectrum,
+        _analyse_kernel, (n * triton.cdiv(channels, _ANALYSED),), x.device, matrices, places, x, spectrum,
         n, channels, height, width, own_frequencies(torus), spectrum.shape[1], *_strides(x),
-        SIDE=tables.PLANE, CHANNELS=_CHANNELS, PRECISION=precision, num_warps=_WARPS,
+        SIDE=tables.PLANE, CHANNELS=_ANALYSED, PRECISION=precision, num_warps=_WARPS,
     )  # fmt: skip
     return spectrum
 
@@ -120,9 +120,9 @@ def synthesize(spectrum: Tensor, torus: Size, y: Tensor, bias: Tensor | None, we
     n, channels, height, width = y.shape
     matrices, places = tables.planes(torus, weighted, y.device)
     triton_launch.launch(
-        _synthesize_kernel, (n * triton.cdiv(channels, _CHANNELS),), y.device, matrices, places, spectrum,
+        _synthesize_kernel, (n * triton.cdiv(channels, _SYNTHESIZED),), y.device, matrices, places, spectrum,
         matrices if bias is None else bias.contiguous(), y, n, channels, height, width, *_strides(y),
-        SIDE=tables.PLANE, CHANNELS=_CHANNELS, BIAS=bias is not None, PRECISION=precision, num_warps=_WARPS,
+        SIDE=tables.PLANE, CHANNELS=_SYNTHESIZED, BIAS=bias is not None, PRECISION=precision, num_warps=_WARPS,
     )  # fmt: skip
 
 
@@ -137,9 +137,10 @@ _SIZES = ("images", "channels", "height", "width")
 
 def _compilation(kernel: triton.JITFunction, names: tuple[str, ...], axis: str, **constants: Any):
     strides = tuple(f"{axis}_{name}" for name in ("row", "column", "image", "channel"))
+    channels = _ANALYSED if kernel is _analyse_kernel else _SYNTHESIZED
     signature = {name: "*i32" if name == "p_places" else "*fp32" for name in names if name.startswith("p_")}
     signature |= dict.fromkeys([name for name in names if not name.startswith("p_")] + [*strides], "i32")
-    constants |= {"SIDE": tables.PLANE, "CHANNELS": _CHANNELS, "PRECISION": "tf32x3", f"{axis}_channel": 1}
+    constants |= {"SIDE": tables.PLANE, "CHANNELS": channels, "PRECISION": "tf32x3", f"{axis}_channel": 1}
     even = ("images", "channels", "height", "width", *strides)
     return triton_launch.Compilation(kernel, signature, constants, _WARPS, even)
 
