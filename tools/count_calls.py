@@ -44,9 +44,9 @@ BUDGETS = {
     CAYLEY: Budget(25, 6),
     AOL: Budget(12, 5),
     SLL: Budget(35, 7),
-    SLL_KERNELS: Budget(58, 15),
-    CERTIFY: Budget(2600),
-    CERTIFY_FIVE: Budget(5700),
+    SLL_KERNELS: Budget(56, 15),
+    CERTIFY: Budget(2563),
+    CERTIFY_FIVE: Budget(5663),
 }
 Entered = collections.Counter[tuple[str, str]]
 
