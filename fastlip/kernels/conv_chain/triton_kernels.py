@@ -214,4 +214,10 @@ AOT = [
         FRAMED=False,
     )
     for activation in (0, 1)
+] + [
+    # A halo alone: Passes.with_halo.
+    compilation(
+        _activate_kernel, dtype, _ACTIVATE, 64, ACTIVATION=0, BIAS=False, RESIDUAL=False, PLAIN=False, FRAMED=True
+    )
+    for dtype in _DTYPES.values()
 ]  # fmt: skip
