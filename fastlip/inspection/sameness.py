@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from fastlip.inspection.running import failure, innermost, run
-from fastlip.kernels.common.precision import autocasts, is_ieee
+from fastlip.kernels.common.precision import autocasts
 
 # Allowance for the rounding of one module, in units of eps (L |x| + |y|): kernels differ with the size of a batch.
 _UNITS = 64
 _LARGEST_SHARE = 0.1  # of L |x| + |y|, in types of few bits
-_TF32, _BF16 = 2.0**-10, 2.0**-8
+_TF32 = 2.0**-10
 
 
 def norms(x: Tensor) -> Tensor:
@@ -30,10 +30,8 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 def rounding_of(bound: float, x: Tensor, y: Tensor, autocast: torch.dtype | None = None) -> Tensor:
     """(n,): by how much two ways of computing y = f(x) may differ, for a function of Lipschitz constant ``bound``."""
     eps = max(torch.finfo(x.dtype).eps, torch.finfo(y.dtype).eps, torch.finfo(autocast or y.dtype).eps)
-    if y.dtype == torch.float32 and x.is_cuda:
-        eps = max(eps, _TF32)
-    elif y.dtype == torch.float32 and not is_ieee(x.device):  # a processor with products in bfloat16 uses them
-        eps = max(eps, _BF16)
+    if x.is_cuda and eps < _TF32 and y.dtype != torch.float64:
+        eps = _TF32
     size = torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1, dtype=torch.float64)
     result = torch.linalg.vector_norm(y.reshape(len(y), -1), dim=1, dtype=torch.float64)
     return min(_UNITS * eps, _LARGEST_SHARE) * (bound * size + result)
