@@ -34,6 +34,7 @@ class ManifoldOptimizer(Optimizer):
 
     Cost: three products of n x n matrices for each n x n matrix and step for a small A, four for |A|_F^2 up to
     about 0.4, where a Cayley transform takes an inverse and two products.
+    On a GPU every matrix waits for the host once a step, for its polynomial: a CUDA graph cannot capture the step.
     Guarantee: |WᵀW - I|₂ is at most ``retract_every * tolerance`` plus the rounding of as many steps, and after
     :meth:`retract` only the rounding of W. Bounds and certificates use W as it is.
 

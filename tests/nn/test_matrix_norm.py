@@ -59,6 +59,28 @@ def test_with_a_kept_vector_it_is_a_bound_within_the_tolerance(shape, kind, deco
 
 
 @needs_kernel
+def test_every_forward_of_one_weight_has_the_same_bits():
+    W, warm = torch.randn(17, 33), WarmStart()
+    first = squared_norm(W, warm)
+    assert torch.equal(first, squared_norm(W, warm))
+    torch.testing.assert_close(squared_norm(W.clone(), warm), first)  # more steps from the vector of the norm
+    with torch.no_grad():
+        W.add_(torch.randn(17, 33))
+    assert not torch.equal(first, squared_norm(W, warm))
+
+
+@needs_kernel
+def test_a_write_that_torch_does_not_count_leaves_a_bound():
+    W, warm = torch.nn.Parameter(torch.randn(9, 9)), WarmStart()
+    for _ in range(5):
+        squared_norm(W, warm)
+        version = W._version
+        W.data.copy_(torch.randn(9, 9))  # the address and the count stay, so the vector of another matrix is taken
+        assert W._version == version
+        assert norm_of(W) <= squared_norm(W, warm)[0] * (1 + 1e-6)
+
+
+@needs_kernel
 @pytest.mark.parametrize(
     "W",
     [torch.eye(6), torch.zeros(4, 5), torch.full((3, 3), 1e25), torch.full((3, 3), 1e-15), torch.ones(5, 5)],
