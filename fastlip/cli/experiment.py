@@ -27,8 +27,8 @@ def experiment(name: str, seed: int, out: Path | None):
     """
     from fastlip import _figures
     from fastlip._files import printable, write_json
+    from fastlip.kernels.common.threads import one_thread
     from fastlip.study.experiments import module_of
-    from fastlip.study.experiments.common import one_thread
 
     started = time.perf_counter()
     module, folder = module_of(name), out or Path("runs") / "experiments"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from fastlip.kernels.common.fourier import angles
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.gram import GramPower
+from fastlip.kernels.common.threads import one_thread
 
 # Eigenvalues of n Hermitian c x c matrices cost about n c^3 times 3 ns; beyond this, Gram iteration.
 EXACT_COST = 1_000_000_000
@@ -42,7 +43,7 @@ def convolution_norm(weight: Tensor, image_size: tuple[int, int], geometry: Conv
     count = groups * (sides[0] // step_h) * (sides[1] // step_w // 2 + 1)
     exact = is_cheap(count, min(cout, cin))
     largest = weight.new_zeros(())
-    with _one_thread() if exact else nullcontext():
+    with one_thread() if exact else nullcontext():
         for matrices in transfer_matrices(grouped, sides, steps, geometry.dilation):
             largest = torch.maximum(largest, _largest_singular_value(matrices, exact))
     return scale * largest * math.sqrt(repeats_h * repeats_w) * _inflation(cout, cin + geometry.taps)
@@ -106,17 +107,6 @@ def _largest_eigenvalue(gram: Tensor) -> Tensor:
         chosen = gram[order[at : at + step]]
         largest = torch.maximum(largest, torch.linalg.eigvalsh(chosen)[:, -1].amax())
     return largest
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """LAPACK's threads meet at every column: on matrices this small they cost up to 50 times what they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _cheap_bound(gram: Tensor) -> Tensor:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,17 +26,6 @@ def dense_network(features: Sequence[int]) -> nn.Sequential:
     for inputs, outputs in itertools.pairwise(features):
         layers += [lip.CayleyLinear(inputs, outputs), lip.MaxMin()]
     return nn.Sequential(*layers[:-1])
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """In this context torch computes on one thread: networks are so small that threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def fit(
