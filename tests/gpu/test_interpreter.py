@@ -29,7 +29,7 @@ ACTIVE = triton.knobs.runtime.interpret
 inside = pytest.mark.skipif(not ACTIVE, reason="runs in the process that test_with_the_interpreter starts")
 
 OPS = [path.parent.name for path in sorted(ROOT.glob("fastlip/kernels/*/triton_kernels.py"))]
-ALSO = ("frozen", "polar_newton_schulz")
+ALSO = [ROOT / "tests" / "ops" / f"test_{name}.py" for name in ("frozen", "polar_newton_schulz")]
 SMALL = 4000
 slow = pytest.mark.slow
 # Each pair of taps and of channel tiles is a step of a loop, which takes the interpreter 10 ms whatever its size.
@@ -86,9 +86,9 @@ CASES = [
 
 @pytest.mark.skipif(ACTIVE, reason="this is the process that it starts")
 @pytest.mark.parametrize("speed", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_with_the_interpreter(speed):
-    files = [Path(__file__), *(ROOT / "tests" / "ops" / f"test_{name}.py" for name in ALSO)]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", speed, *map(str, files)]
+@pytest.mark.parametrize("file", [Path(__file__), *ALSO], ids=lambda file: file.stem)
+def test_with_the_interpreter(file, speed):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", speed, str(file)]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
@@ -148,7 +148,7 @@ def test_cayley_in_other_dtypes(case_name, dtype):
 
 @inside
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
-@pytest.mark.parametrize("shape", [(12, 12), (40, 40), (9, 6), (45, 37)], ids=str)
+@pytest.mark.parametrize("shape", [(12, 12), pytest.param((40, 40), marks=slow), (9, 6), (45, 37)], ids=str)
 def test_cayley_is_never_expanding(shape, dtype):
     """Matrices too large for elimination in single precision are transformed again on the device; NaN stays NaN."""
     M = torch.randn(3, *shape, dtype=dtype) * torch.tensor([1, 40, 1e6]).view(3, 1, 1)

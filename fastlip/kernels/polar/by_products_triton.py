@@ -18,7 +18,7 @@ STEPS = 30
 # singular vectors alone: a singular value of zero stays zero in every step, but this one grows like others. Divided
 # by the growth until then it is about a rounding, so that the factor is one of a matrix next to V, and orthonormal
 # for every V.
-PLAIN, PERTURBATION = range(12, 16), 2.0**-6
+PLAIN, PERTURBATION = range(12, 17), 2.0**-6
 
 
 def factor(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
@@ -43,9 +43,9 @@ def factor(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
     for step in range(STEPS):
         old, X = pair[step % 2], pair[(step + 1) % 2]
         multiply(X, old, defect, x=old, second=-1, iteration=iteration, cubic=Cubic(step, 1, 1, step in PLAIN))
+        measure(Cubic(step))
         if step == PLAIN[-1]:
             X += (iteration.status[:, step + 1] * PERTURBATION)[:, None, None, None] * _between_tiny(X, defect)
-        measure(Cubic(step))
     residual = iteration.sums[..., 0].sum(1).sqrt()
     last = (
         torch.where(_is_odd(iteration), pair[1], pair[0]) + 0 * residual[:, None, None, None]
@@ -123,7 +123,7 @@ def _orthonormal(X: Tensor) -> Tensor:
 def _between_tiny(X: Tensor, defect: Tensor) -> Tensor:
     """(I - XXᴴ) W (I - XᴴX) for orthonormal columns W: of W, what is between the vectors of tiny singular values.
 
-    ``defect``: I - XᴴX, of this X or the one before.
+    ``defect``: I - XᴴX of this X; that of an earlier step would leave some of the large singular values' vectors.
     """
     W = torch.zeros_like(X)
     W[:, 0] = _orthonormal(X)
