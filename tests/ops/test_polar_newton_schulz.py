@@ -22,12 +22,16 @@ OTHERS = ((1, 1, 1), (2, 5, 3), (1, 3, 33), (2, 64, 1), (1, 17, 64), (1, 64, 61)
 # Complex ones take time and show no more. The interpreter takes most time for large ones, which show no more either.
 REPEATED = {(1, 32, 32), (1, 48, 48), (1, 63, 63), (1, 64, 64), (1, 17, 64), (1, 64, 61)}
 LARGE = REPEATED - {(1, 32, 32), (1, 17, 64)}
+LARGE_COMPLEX = REPEATED | {(1, 33, 33)}
 slow = pytest.mark.slow
-OTHER_DIFFICULT = ((4, torch.float32), (2, torch.complex64))
+OTHER_DIFFICULT = ((4, torch.float32), (4, torch.complex64), (2, torch.complex64))
 
 
 def interpreted():
     return not OP.why_not("triton", torch.zeros(2, 2), 0)
+
+
+long_if_interpreted = slow if interpreted() else ()
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +104,8 @@ def shapes_and_dtypes():
     for shape in SQUARE + OTHERS:
         long = interpreted() and shape in LARGE
         yield pytest.param(shape, torch.float32, id=f"{shape}-float32", marks=slow if long else ())
-        yield pytest.param(shape, torch.complex64, id=f"{shape}-complex64", marks=slow if shape in REPEATED else ())
+        long = shape in (LARGE_COMPLEX if interpreted() else REPEATED)
+        yield pytest.param(shape, torch.complex64, id=f"{shape}-complex64", marks=slow if long else ())
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [*shapes_and_dtypes()])
@@ -117,7 +122,7 @@ def test_factor_and_gradient_agree_with_float64(shape, dtype, kernels):
 
 
 @pytest.mark.parametrize("condition", [1e3, 1e6])
-@pytest.mark.parametrize("shape", [(1, 17, 17), (1, 33, 20)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 17, 17), pytest.param((1, 33, 20), marks=long_if_interpreted)], ids=str)
 def test_ill_conditioned_matrices(shape, condition, kernels):
     V, G = conditioned(shape, torch.float32, condition), random(shape, seed=1)
     skip_repeated(kernels, V)
@@ -142,7 +147,7 @@ def difficult():
 
 @pytest.mark.filterwarnings("ignore:All-NaN slice")  # the interpreter's maximum
 @pytest.mark.parametrize("columns", [4, 2], ids=["square", "tall"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.complex64, marks=long_if_interpreted)], ids=str)
 @pytest.mark.parametrize("kernels", ["triton", "cuda"], indirect=True)
 def test_matrices_that_do_not_converge_are_decomposed(columns, dtype, kernels):
     V = difficult()[..., -columns:].to(dtype)
@@ -160,7 +165,11 @@ def test_matrices_that_do_not_converge_are_decomposed(columns, dtype, kernels):
     assert error(gradient[0], reference(V[:1], G[:1])[1][0]) < 1e-6
 
 
+BUT_PRODUCTS = ["triton", pytest.param("products", marks=slow), "cuda"]
+
+
 @pytest.mark.filterwarnings("ignore:All-NaN slice")  # the interpreter's maximum
+@pytest.mark.parametrize("kernels", BUT_PRODUCTS, indirect=True)
 def test_without_synchronisation_what_does_not_converge_stays_finite_and_never_expands(kernels, monkeypatch):
     monkeypatch.setattr(newton_schulz, "is_capturing", lambda device: True)
     V = difficult()
@@ -190,6 +199,7 @@ def test_powers_of_two_change_no_bit(kernels):
     assert all(torch.equal(kernels.polar_forward(V * factor, 0)[0], Q) for factor in (2.0**90, 2.0**-50))
 
 
+@pytest.mark.parametrize("kernels", BUT_PRODUCTS, indirect=True)
 @pytest.mark.parametrize("shape", [pytest.param((4, 2, 3, 3), marks=slow), (4, 2, 3)], ids=str)
 def test_the_first_matrices_are_taken_as_real(shape, kernels):
     V, G = random(shape, torch.complex64), random(shape, torch.complex64, 1)
@@ -206,7 +216,7 @@ def test_the_first_matrices_are_taken_as_real(shape, kernels):
 @pytest.mark.filterwarnings("ignore:All-NaN slice")  # the interpreter's maximum
 @pytest.mark.parametrize(
     ("columns", "dtype"),
-    [(4, torch.complex64), (2, torch.float32), *(pytest.param(*other, marks=slow) for other in OTHER_DIFFICULT)],
+    [(2, torch.float32), *(pytest.param(*other, marks=slow) for other in OTHER_DIFFICULT)],
     ids=str,
 )
 @pytest.mark.parametrize("kernels", ["products"], indirect=True)
