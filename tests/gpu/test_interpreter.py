@@ -141,7 +141,10 @@ def test_one_product_on_tensor_cores_does_not(monkeypatch):
 
 @inside
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex64, torch.complex128], ids=str)
-@pytest.mark.parametrize("case_name", ["c3", "c17", "c63_strided", "tall", "wide", "tall_50_33"])
+@pytest.mark.parametrize(
+    "case_name",
+    ["c3", "c17", "tall", "wide", "tall_50_33", pytest.param("c63_strided", marks=slow)],
+)
 def test_cayley_in_other_dtypes(case_name, dtype):
     testing.check_agreement("cayley", "triton", testing.cases_of("cayley").CASES[case_name], dtype)
 
