@@ -161,3 +161,27 @@ def test_the_types_of_layer_options_list_what_only_some_methods_have():
     own = set().union(*arguments) - set(inspect.signature(torch.nn.Conv2d).parameters) - {"backend"}
     assert set(fastlip.models.LayerOptions.__annotations__) == own
     assert set(fastlip.models.MethodOptions.__annotations__) == own - {"quasi_residual"}
+
+
+SMALL = {"image_size": 8, "in_channels": 2, "num_classes": 3}
+OF_ONE_SHAPE = {
+    "lip_conv_net": {"method": "aol", "width": 4, "layers_per_block": 1},
+    "lip_conv_net of many channels": {"method": "aol", "width": 2, "layers_per_block": 1, "in_channels": 3},
+    "sll_net": {"width": 4, "convolutions": 1, "dense_layers": 1, "inner_features": 4},
+    "bro_net": {"width": 4, "depth": 1},
+    "lip_res_net": {"width": 4, "depth": 1},
+    "lip_next": {"width": 4, "depth": 1},
+}
+
+
+@pytest.mark.parametrize("name", OF_ONE_SHAPE)
+@pytest.mark.parametrize("change", [(1, 0, 0), (-1, 0, 0), (0, 8, 8), (0, -4, -4), (0, 0, 1)])
+def test_images_of_another_shape_are_refused(name, change):
+    """One row of pixels more would be left out by a pool, and a channel more would stand for a zero."""
+    options = SMALL | OF_ONE_SHAPE[name]
+    model = fastlip.models.create_model(name.partition(" ")[0], **options).eval()
+    shape = options["in_channels"], options["image_size"], options["image_size"]
+    assert model(torch.rand(2, *shape)).shape == (2, 3)
+    other = [size + more for size, more in zip(shape, change, strict=True)]
+    with pytest.raises(ValueError, match=r"x: got shape \(2, "):
+        model(torch.rand(2, *other))

@@ -29,8 +29,9 @@ from fastlip.models.pretrained import FOLDER, ModelCard, load_weights, write
 
 EPS = (36 / 255, 72 / 255, 108 / 255, 1.0)
 RATES = (0.003, 0.01, 0.03)
-# AOL's, Cayley's and LOT's were chosen on the digits by --choose; used for all methods, and for MNIST as well.
-RATE = {method: 0.01 for method in METHODS} | {"cayley": 0.03}
+# AOL's, Cayley's, CPL's, LOT's and SOC's were chosen on the digits by --choose; the others have AOL's and LOT's, and
+# MNIST has the same.
+RATE = {method: 0.01 for method in METHODS} | {"cayley": 0.03, "cpl": 0.003, "soc": 0.03}
 RECIPE = {"optimizer": "Adam", "loss": "EMMA"}
 STEPS = {"digits": 600, "mnist": 429}  # one epoch of MNIST
 HELD_OUT = 12  # one of so many of MNIST's training images: 5,000

@@ -69,7 +69,7 @@ def bro_net(
     Example:
         >>> model = fastlip.models.bro_net("XS", width=16, depth=2, features=32, dense_layers=1, image_size=8)
         >>> [name for name, _ in model.named_children()]
-        ['stem', 'blocks', 'neck', 'dense', 'head']
+        ['pad', 'stem', 'blocks', 'neck', 'dense', 'head']
         >>> model(torch.rand(2, 3, 8, 8)).shape
         torch.Size([2, 10])
     """

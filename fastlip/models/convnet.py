@@ -113,9 +113,9 @@ def lip_conv_net(
     positive_int("layers_per_block", layers_per_block)
     layers = _Layers(parametrization, pairing, backend, {**parametrization.options, **layer_options})
     parts: OrderedDict[str, nn.Module] = OrderedDict()
-    if positive_int("in_channels", in_channels) <= width:
-        parts["pad"] = lip.ZeroChannelPad(width)
-    parts["stem"] = lip.Chain(*layers.activated(max(in_channels, width), width, 1))
+    padded, shape = max(width, positive_int("in_channels", in_channels)), (in_channels, image_size, image_size)
+    parts["pad"] = lip.ZeroChannelPad(padded, shape)
+    parts["stem"] = lip.Chain(*layers.activated(padded, width, 1))
     for index in range(blocks):
         kernel_size = 1 if index == blocks - 1 else 3
         parts[f"block{index + 1}"] = layers.block(width * 2**index, kernel_size, layers_per_block)
@@ -125,7 +125,7 @@ def lip_conv_net(
     if lipschitz != 1:
         parts["scale"] = lip.Scale(lipschitz)
     net = LipConvNet(parts)
-    net.input_shape = in_channels, image_size, image_size
+    net.input_shape = shape
     net.margin_slope = math.sqrt(2) * lipschitz
     if parametrization.orthogonal_ends:
         for name in ("stem.0", "head"):

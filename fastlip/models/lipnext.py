@@ -113,7 +113,7 @@ def lip_next(
     Example:
         >>> model = fastlip.models.lip_next("XS", width=16, depth=2, image_size=8)
         >>> [name for name, _ in model.named_children()]
-        ['stem', 'blocks', 'pool', 'head']
+        ['pad', 'stem', 'blocks', 'pool', 'head']
         >>> model(torch.rand(2, 3, 8, 8)).shape
         torch.Size([2, 10])
     """
@@ -129,14 +129,16 @@ def lip_next(
     side, moved = math.ceil(image_size / patch), _moved(shift, width)
     stem: list[nn.Module] = [lip.PixelUnshuffle(patch, backend=backend)] if patch > 1 else []
     stem.append(lip.PerPixel(dense(channels * patch**2, width)))
+    shape = in_channels, image_size, image_size
     parts: OrderedDict[str, nn.Module] = OrderedDict(
+        pad=lip.ZeroChannelPad(in_channels, shape),  # pads nothing, and refuses images of another shape
         stem=lip.Chain(*stem),
         blocks=lip.Chain(*(_block(dense, width, side, moved) for _ in range(depth))),
         pool=lip.Chain(lip.AdaptiveL2NormPool2d(1), nn.Flatten()),
         head=lip.NormalizedLinear(width, num_classes, backend=backend),
     )
     net = LipNext(parts)
-    net.input_shape = in_channels, image_size, image_size
+    net.input_shape = shape
     return net
 
 

@@ -135,7 +135,9 @@ def assemble(
         blocks += [lip.BatchCentering(width)] if centering else []
         blocks.append(layers.maxmin())
     dense = [layers.dense(features, features, dense_factor) for _ in range(sizes.dense_layers)]
+    shape = in_channels, image_size, image_size
     parts: OrderedDict[str, nn.Module] = OrderedDict(
+        pad=lip.ZeroChannelPad(in_channels, shape),  # pads nothing, and refuses images of another shape
         stem=lip.Chain(layers.stem(positive_int("in_channels", in_channels), width), layers.maxmin()),
         blocks=lip.Chain(*blocks),
         neck=lip.Chain(
@@ -145,5 +147,5 @@ def assemble(
         head=lip.NormalizedLinear(features, num_classes, backend=layers.backend),
     )
     net = QuasiResidualNet(parts)
-    net.input_shape = in_channels, image_size, image_size
+    net.input_shape = shape
     return net

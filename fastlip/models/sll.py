@@ -121,7 +121,7 @@ def sll_net(
     convolve = {"inner_channels": positive_int("inner_channels", inner_channels), "backend": backend}
     connect = {"inner_features": positive_int("inner_features", inner_features), "backend": backend}
     parts: OrderedDict[str, nn.Module] = OrderedDict(
-        pad=lip.ZeroChannelPad(width),
+        pad=lip.ZeroChannelPad(width, (in_channels, image_size, image_size)),
         convolutions=nn.Sequential(*(lip.SLLConv2d(width, width, 3, **convolve) for _ in range(sizes.convolutions))),
         pool=lip.ScaledAvgPool2d(_POOL),
         flatten=nn.Flatten(),

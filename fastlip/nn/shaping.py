@@ -20,28 +20,37 @@ class ZeroChannelPad(WholeModule):
 
     Args:
         channels: number of channels of the output, at least that of the input.
+        input_shape: the shape (c, ...) of one input, where a network is built for one shape; None: any.
 
     Raises:
-        ValueError: an input with more channels.
+        ValueError: an input with more channels, or of another shape than ``input_shape``.
 
     >>> lip.ZeroChannelPad(4)(torch.ones(1, 3, 2, 2)).shape
     torch.Size([1, 4, 2, 2])
     """
 
-    def __init__(self, channels: int):
+    input_shape: tuple[int, ...] | None = None
+
+    def __init__(self, channels: int, input_shape: tuple[int, ...] | None = None):
         super().__init__()
         self.channels = positive_int("channels", channels)
+        self.input_shape = input_shape and tuple(input_shape)
+        if input_shape and input_shape[0] > channels:
+            raise ValueError(f"input_shape={input_shape}: expected at most the {channels} channels of the output")
 
     def forward(self, x: Tensor) -> Tensor:
-        """x with zero channels appended; ValueError if it has more than ``channels`` already."""
+        """x with zero channels appended."""
+        if self.input_shape and x.shape[1:] != self.input_shape:
+            expected = ", ".join(map(str, self.input_shape))
+            raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, {expected}), that of the network's images")
         missing = self.channels - x.shape[1]
         if missing < 0:
             raise ValueError(f"channels={self.channels}: expected at least the {x.shape[1]} channels of x")
-        return F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing))
+        return F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing)) if missing else x
 
     def extra_repr(self) -> str:
         """The arguments."""
-        return f"{self.channels}"
+        return f"{self.channels}, input_shape={self.input_shape}" if self.input_shape else f"{self.channels}"
 
 
 class FirstChannels(WholeModule):
