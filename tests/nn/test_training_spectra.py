@@ -9,7 +9,7 @@ from torch import nn
 import fastlip
 from fastlip import nn as lip
 from fastlip.kernels.spectral_conv.api import OP
-from fastlip.nn.applications import spectra
+from fastlip.nn.applications import spectra, training_spectra
 
 if OP.status("native"):
     pytest.skip(OP.status("native"), allow_module_level=True)
@@ -45,13 +45,13 @@ def make(name, dtype=torch.float64, **options):
 def calls(monkeypatch):
     """Applies every kernel by its spectrum, and lists the FFT sizes at which training does."""
     seen = []
-    original = spectra.apply_in_training
+    original = training_spectra.apply_in_training
 
     def record(*arguments):
         seen.append(arguments[3])
         return original(*arguments)
 
-    monkeypatch.setattr(spectra, "apply_in_training", record)
+    monkeypatch.setattr(training_spectra, "apply_in_training", record)
     monkeypatch.setattr(spectra, "is_cheaper", lambda *_: True)
     return seen
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastlip import ops
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.kernels.common.literals import PairingOrNone
-from fastlip.nn.applications import spectra
+from fastlip.nn.applications import spectra, training_spectra
 from fastlip.nn.applications.application import ConvApplication
 from fastlip.nn.base import as_it_runs
 from fastlip.nn.fusion import Fusion, Link, runs_alone, style_of
@@ -70,7 +70,7 @@ class KernelConvolution(ConvApplication):
         """P * x + bias by the kernel's spectrum, and MaxMin after it if a pairing is given."""
         (weight,) = layer.effective()
         if layer.training:
-            y = spectra.apply_in_training(x, weight, layer.bias, fft_size, self.geometry, layer.backend)
+            y = training_spectra.apply_in_training(x, weight, layer.bias, fft_size, self.geometry.dilation)
             return y if pairing == "none" else ops.maxmin(y, pairing, 1, backend=layer.backend)
         compute = partial(spectra.spectra_of, weight, fft_size, self.geometry.dilation)
         (spectrum,) = layer._cache.derive("spectra", fft_size, (weight,), compute)

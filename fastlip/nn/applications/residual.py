@@ -20,7 +20,7 @@ from fastlip.kernels.sdp_residual.api import folded
 from fastlip.kernels.spectral_conv.api import spectral_conv_fixed
 from fastlip.nn._cache import CACHED_CONTEXTS, may_cache
 from fastlip.nn._channels import first_channels, pad_channels
-from fastlip.nn.applications import spectra
+from fastlip.nn.applications import spectra, training_spectra
 from fastlip.nn.applications.application import Application, ConvApplication
 from fastlip.nn.applications.dense import describe_dense
 from fastlip.nn.base import LipschitzLayer, as_it_runs
@@ -99,8 +99,9 @@ class ResidualConvolution(ConvApplication):
     def _train_by_spectrum(self, layer: Any, x: Tensor, scale: Tensor, fft_size: Any, pairing: Any) -> Tensor:
         kernel = layer.kernel
         second = adjoint(scale[:, None, None, None] * kernel)
-        h = spectra.apply_in_training(x, kernel, layer.bias, fft_size, self.inner, layer.backend).relu()
-        y = x - spectra.apply_in_training(h, second, None, fft_size, self.inner, layer.backend)
+        options = fft_size, self.inner.dilation
+        h = training_spectra.apply_in_training(x, kernel, layer.bias, *options).relu()
+        y = x - training_spectra.apply_in_training(h, second, None, *options)
         return y if pairing == "none" else ops.maxmin(y, pairing, 1, backend=layer.backend)
 
     def _by_spectrum(self, layer: Any, source: Any, x: Tensor, scale: Tensor, fft_size: Any, pairing: str) -> Tensor:

@@ -11,10 +11,8 @@ from torch import Tensor
 from fastlip import ops
 from fastlip.kernels.common.gate import is_observed, refusal
 from fastlip.kernels.common.geometry import ConvGeometry
-from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.spectral_conv import costs
 from fastlip.kernels.spectral_conv.api import OP, FixedSpectrum, fix_spectrum, kernel_spectrum, spectral_conv_fixed
-from fastlip.kernels.spectral_conv.api import OPERATOR as SPECTRAL_CONV
 from fastlip.nn._cache import may_cache
 
 if TYPE_CHECKING:
@@ -86,14 +84,6 @@ def is_cheaper(
         return False
     spectral = costs.spectral_convolution(batch, channels, fft_size, training)
     return spectral < costs.convolution(batch, channels, image, taps)
-
-
-def apply_in_training(
-    x: Tensor, kernel: Tensor, bias: Tensor | None, fft_size: Size, geometry: ConvGeometry, backend: Backend
-) -> Tensor:
-    """The convolution of x through the kernel's spectrum, which is a step of its own in autograd's graph."""
-    Q = kernel_spectrum(kernel, fft_size, geometry.dilation)
-    return SPECTRAL_CONV(x, Q, bias, fft_size, 1, backend)
 
 
 def spectra_of(

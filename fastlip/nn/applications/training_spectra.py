@@ -1,0 +1,66 @@
+"""Convolutions through their kernel's spectrum in training, which keep images and kernel for the backward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastlip.kernels.common.asked import asked
+from fastlip.kernels.common.derivatives import differentiated
+from fastlip.kernels.common.gate import refusal
+from fastlip.kernels.spectral_conv import reference
+from fastlip.kernels.spectral_conv.api import OP
+from fastlip.kernels.spectral_conv.frequencies import Size, kernel_spectrum, kernel_spectrum_adjoint
+
+
+def apply_in_training(x: Tensor, kernel: Tensor, bias: Tensor | None, fft_size: Size, dilation: Size) -> Tensor:
+    """The convolution of x through the kernel's spectrum, by the kernels in C++.
+
+    The spectrum has as many times the kernel's numbers as the FFT size has pixels for each tap: more than the images
+    where channels are many. It is not kept, but computed again in the backward pass, where it takes a small part of
+    the products' time.
+
+    Args:
+        x: (n, cin, h, w), float32 or float64.
+        kernel: (cout, cin, kh, kw), in the precision of x.
+        bias: (cout,), or None.
+        fft_size: at least the size of x.
+        dilation: distances between taps.
+    """
+    return _Convolution.apply(x, kernel, bias, fft_size, dilation)  # pyright: ignore[reportReturnType]
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Tensor, bias: Tensor | None, fft_size: Size, dilation: Size) -> Tensor:
+        ctx.save_for_backward(x, kernel)
+        ctx.options = fft_size, dilation
+        Q = kernel_spectrum(kernel, fft_size, dilation)
+        return OP.modules["native"].spectral_conv_forward(x, Q, bias, fft_size, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (gradient,), (x, kernel), (fft_size, dilation) = gradients, ctx.saved_tensors, ctx.options
+        if torch.is_grad_enabled() or refusal((gradient,)):
+            return *_plain_gradients(ctx, gradient), None, None
+        x_wanted, kernel_wanted, *bias_wanted = asked(ctx)
+        wanted = [x_wanted, kernel_wanted, any(bias_wanted)]
+        Q = kernel_spectrum(kernel, fft_size, dilation)
+        backward = OP.modules["native"].spectral_conv_backward
+        of_x, of_Q, of_bias = backward(gradient, x, Q, fft_size, 1, wanted)
+        of_kernel = kernel_spectrum_adjoint(of_Q, kernel.shape, fft_size, dilation) if kernel_wanted else None
+        return of_x if x_wanted else None, of_kernel, of_bias if wanted[2] else None, None, None
+
+
+def _plain_gradients(ctx: Any, gradient: Tensor) -> list[Tensor | None]:
+    """By torch's own operations, which can be differentiated again."""
+    (x, kernel), (fft_size, dilation) = ctx.saved_tensors, ctx.options
+    needs_x, needs_kernel, needs_bias = ctx.needs_input_grad[:3]
+
+    def function(x: Tensor, kernel: Tensor) -> Tensor:
+        return reference.spectral_conv(x, kernel_spectrum(kernel, fft_size, dilation), None, fft_size, 1)
+
+    found = differentiated(function, (x, kernel), (needs_x, needs_kernel), gradient)
+    return [*found, gradient.sum((0, 2, 3)) if needs_bias else None]
