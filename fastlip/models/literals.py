@@ -24,13 +24,23 @@ ModelName = Literal[
 ]
 PretrainedName = Literal[
     "aoc_xs.digits",
+    "aoc_xs.mnist",
+    "aol_xs.digits",
     "aol_xs.mnist",
     "bcop_xs.digits",
+    "bcop_xs.mnist",
     "bro_xs.digits",
+    "bro_xs.mnist",
     "cayley_xs.digits",
     "cayley_xs.mnist",
+    "cpl_xs.digits",
+    "cpl_xs.mnist",
     "lot_xs.digits",
+    "lot_xs.mnist",
     "sll_xs.digits",
+    "sll_xs.mnist",
+    "soc_xs.digits",
+    "soc_xs.mnist",
 ]
 Size = Literal["XS", "S", "M", "L"]
 LipNextSize = Literal["XS", "S", "M", "L", "XL"]
