@@ -47,7 +47,7 @@ class RefusedError(ValueError):
 
 
 def convolution(old: Any, method: Method, start: Start, x: Tensor, y: Tensor) -> Layer:
-    """The method's convolution for ``torch.nn.Conv2d``, ``Conv1d`` or ``Conv3d``; AOL's where the method has none for it.
+    """The method's convolution for ``torch.nn.Conv2d``, ``Conv1d`` or ``Conv3d``; AOL's where it has none for that.
 
     x and y are its input and output.
     """
@@ -70,7 +70,7 @@ def convolution(old: Any, method: Method, start: Start, x: Tensor, y: Tensor) ->
 
 
 def _kind_for(old: nn.Module, kind: type[nn.Module]) -> type[nn.Module]:
-    """The layer for a convolution: that of sequences or volumes for ``torch.nn.Conv1d`` or ``Conv3d``, or an error."""
+    """The layer for a convolution: that of sequences or volumes for ``torch.nn.Conv1d`` or ``Conv3d``."""
     if isinstance(old, nn.Conv2d):
         return kind
     sequences = isinstance(old, nn.Conv1d)

@@ -63,7 +63,7 @@ def _scaled(work: Rewriting, node: fx.Node, module: Any) -> nn.Module | None:
         return None
     if isinstance(module, nn.AvgPool1d):
         return _fitting(work, node, lip.ScaledAvgPool1d(module.kernel_size))
-    kind = lip.ScaledAvgPool3d if isinstance(module, nn.AvgPool3d) else lip.ScaledAvgPool2d
+    kind: Any = lip.ScaledAvgPool3d if isinstance(module, nn.AvgPool3d) else lip.ScaledAvgPool2d
     return _fitting(work, node, kind(module.kernel_size))
 
 

@@ -209,5 +209,7 @@ def sum_roundings(inputs: int, geometry: ConvGeometry) -> float:
     to Probabilistic Rounding Error Analysis*, SIAM J. Sci. Comput. 2019); the worst case is n instead of
     sqrt(n).
     """
-    windows = math.prod([-(-k // s) for k, s in zip(geometry.kernel_size, geometry.stride, strict=True)])
+    windows = 1
+    for k, s in zip(geometry.kernel_size, geometry.stride, strict=True):
+        windows *= -(-k // s)
     return math.sqrt(inputs * geometry.taps * windows)

@@ -21,10 +21,11 @@ def convolution_is_exact(shape: tuple[int, ...], image: Pair, geometry: ConvGeom
         image: the sides of the input.
         geometry: that of the convolution.
     """
+    frequencies = 1
     for padding, halo, side, step in zip(geometry.totals, geometry.halo, image, geometry.stride, strict=True):
         circular = geometry.padding_mode == "circular" and padding == halo and side % step == 0
         if not (circular or halo == padding == 0):
             return False
+        frequencies *= -(-side // step)
     groups, stride = geometry.groups, geometry.stride
-    frequencies = math.prod([-(-side // step) for side, step in zip(image, stride, strict=True)])
     return is_cheap(groups * frequencies, min(shape[0] // groups, shape[1] * math.prod(stride)))

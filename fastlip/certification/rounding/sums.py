@@ -56,14 +56,17 @@ def convolution(
         padded: the size of x if its padding is zeros: taps on the padding round nothing. None: every tap counts.
     """
     kernel, pixels = in_double(weight), math.prod(output_shape[1:])
-    sizes = kernel.shape[2:]
-    taps, windows = math.prod(sizes), math.prod([-(-k // s) for k, s in zip(sizes, geometry.stride, strict=True)])
+    sizes, windows = kernel.shape[2:], 1
+    for k, s in zip(sizes, geometry.stride, strict=True):
+        windows *= -(-k // s)
+    taps = math.prod(sizes)
     norms = norms_of(kernel.flatten(1).unflatten(0, (geometry.groups, -1)), taps)
     if padded is not None:
-        within = zip(sizes, padded, geometry.dilation, strict=True)
-        taps = math.prod([min(k, -(-side // distance)) for k, side, distance in within])
-        outputs_along = zip(sizes, output_shape[1:], strict=True)
-        windows = min(windows, math.prod([min(k, side) for k, side in outputs_along]))
+        taps, outputs_seen = 1, 1
+        for k, side, d, output in zip(sizes, padded, geometry.dilation, output_shape[1:], strict=True):
+            taps *= min(k, -(-side // d))
+            outputs_seen *= min(k, output)
+        windows = min(windows, outputs_seen)
     count, outputs = kernel.shape[1] * taps, math.prod(output_shape)
     return sum_of_products(unit, norms, count, windows, outputs, norm_of(bias, pixels))
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip.exporting.plain._module import PASSES, Plain, Shape
-from fastlip.kernels.common.rearrange import channels_to_patches, patches_to_channels
+from fastlip.kernels.common.rearrange import channels_to_patches, in_windows, patches_to_channels
 from fastlip.nn.base import as_it_runs
 
 
@@ -180,7 +180,7 @@ class ScaledPool(Plain):
     def forward(self, x: Tensor) -> Tensor:
         """The scaled averages of x."""
         if len(self.kernel_size) == 3:
-            return F.avg_pool3d(x, self.kernel_size) * math.sqrt(math.prod(self.kernel_size))
+            return in_windows(x, self.kernel_size).sum((-5, -3, -1)) / math.sqrt(math.prod(self.kernel_size))
         return F.avg_pool2d(x, self.kernel_size) * math.sqrt(math.prod(self.kernel_size))
 
     def roundings(self, input_shape: Shape) -> float:
@@ -196,9 +196,7 @@ class NormPool(Plain):
     def forward(self, x: Tensor) -> Tensor:
         """The norm of each window of x."""
         if len(self.kernel_size) == 3:
-            for axis, length in zip((-3, -2, -1), self.kernel_size, strict=True):
-                x = x.narrow(axis, 0, x.shape[axis] // length * length)
-            return torch.linalg.vector_norm(patches_to_channels(x.unsqueeze(-4), self.kernel_size), dim=-4)
+            return torch.linalg.vector_norm(in_windows(x, self.kernel_size), dim=(-5, -3, -1))
         down, across = self.kernel_size
         height, width = x.shape[-2] // down, x.shape[-1] // across
         covered = x.narrow(-2, 0, height * down).narrow(-1, 0, width * across)

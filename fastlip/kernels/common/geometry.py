@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from operator import add, mul, sub
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ class ConvGeometry:
 
     - ``axes``: 2 for images, 3 for volumes;
     - ``around``: the pads before each axis, as torch's convolutions order them where these are symmetric;
+    - ``totals``: the number of entries added along each axis, before and after it;
     - ``halo``: ``dilation * (kernel_size - 1)``, how far a kernel reaches beyond one pixel;
     - ``taps``: the number of taps;
     - ``keeps_size``: whether ``pads`` keep an image's size at stride 1;
@@ -62,6 +64,7 @@ class ConvGeometry:
     padding_mode: PaddingMode = "zeros"
     axes: int = field(init=False, repr=False, compare=False)
     around: Sizes = field(init=False, repr=False, compare=False)
+    totals: Sizes = field(init=False, repr=False, compare=False)
     halo: Sizes = field(init=False, repr=False, compare=False)
     taps: int = field(init=False, repr=False, compare=False)
     keeps_size: bool = field(init=False, repr=False, compare=False)
@@ -81,7 +84,8 @@ class ConvGeometry:
             "pads": pads,
             "around": pads[-2::-2],
             "dilation": dilation,
-            "halo": tuple([d * (k - 1) for k, d in zip(self.kernel_size, dilation, strict=True)]),
+            "totals": tuple(map(add, pads[-2::-2], pads[::-2])),
+            "halo": tuple(map(sub, map(mul, dilation, self.kernel_size), dilation)),
             "taps": math.prod(self.kernel_size),
             "keeps_size": pads == same,
             "symmetric": pads[::2] == pads[1::2],
@@ -136,14 +140,9 @@ class ConvGeometry:
         """The pads of the adjoint convolution: what is added before an image here is added after it there."""
         return tuple([self.pads[at ^ 1] for at in range(len(self.pads))])
 
-    @property
-    def totals(self) -> Sizes:
-        """The number of entries added along each axis, before and after it."""
-        return tuple([before + after for before, after in zip(self.pads[-2::-2], self.pads[::-2], strict=True)])
-
     def padded_size(self, image_size: Sizes) -> Sizes:
         """The sides of an image with its pads."""
-        return tuple([side + more for side, more in zip(image_size, self.totals, strict=True)])
+        return tuple(map(add, image_size, self.totals))
 
     def output_size(self, image_size: Sizes) -> Sizes:
         """The sides of the output for an image with these sides."""
@@ -157,9 +156,8 @@ class ConvGeometry:
         padding, as many zeros are added as the kernel reads on the side of the image on which it reads more; windows
         that lie wholly in the padding give zeros and need no room.
         """
-        ends = zip(self.pads[-2::-2], self.pads[::-2], strict=True)
-        axes = zip(image_size, self.stride, ends, self.halo, strict=True)
-        return tuple([self._fft_length(side, step, *end, halo) for side, step, end, halo in axes])
+        lengths = map(self._fft_length, image_size, self.stride, self.pads[-2::-2], self.pads[::-2], self.halo)
+        return tuple(lengths)
 
     def fast_fft_size(self, image_size: Sizes) -> Sizes:
         """:meth:`fft_size`, with zero padding enlarged to sizes whose transforms are fast."""
@@ -170,7 +168,7 @@ class ConvGeometry:
         """The FFT size at which orthogonal layers embed an image: with zero padding its size plus the halo."""
         if self.padding_mode == "circular":
             return image_size
-        return tuple([side + halo for side, halo in zip(image_size, self.halo, strict=True)])
+        return tuple(map(add, image_size, self.halo))
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``F.conv2d`` or ``F.conv3d`` of the image with its pads."""

@@ -25,17 +25,15 @@ def pad(x: Tensor, pads: Pads, mode: str) -> Tensor:
         return x
     if mode == "zeros":
         return F.pad(x, pads)
-    if _fits(x, pads) and x.numel() > 0:
-        return F.pad(x, pads, mode="circular")
+    for axis in range(0, len(pads), 2):
+        if max(pads[axis], pads[axis + 1]) > x.shape[-1 - axis // 2] or x.numel() == 0:
+            return _pad_by_index(x, pads)
+    return F.pad(x, pads, mode="circular")
+
+
+def _pad_by_index(x: Tensor, pads: Pads) -> Tensor:
+    """Circular padding that exceeds the image, which torch repeats only once."""
     for axis, (before, after) in enumerate(zip(pads[::2], pads[1::2], strict=True), 1):
         side = x.shape[-axis]
         x = x.index_select(-axis, torch.arange(-before, side + after, device=x.device) % max(side, 1))
     return x
-
-
-def _fits(x: Tensor, pads: Pads) -> bool:
-    """Whether no padding exceeds the image: torch repeats an image once."""
-    for axis in range(0, len(pads), 2):
-        if max(pads[axis], pads[axis + 1]) > x.shape[-1 - axis // 2]:
-            return False
-    return True

@@ -47,3 +47,12 @@ def channels_to_patches(x: Tensor, stride: Sizes) -> Tensor:
     for axis in range(-axes, 0):  # the axes after it take two dimensions each
         patches = patches.flatten(2 * axis, 2 * axis + 1)
     return patches
+
+
+def in_windows(x: Tensor, size: Sizes) -> Tensor:
+    """A view (..., h / kh, kh, w / kw, kw) of disjoint windows; incomplete ones are dropped."""
+    for axis in range(-1, -1 - len(size), -1):  # the axes after it take two dimensions each
+        at, length = 2 * axis + 1, size[axis]
+        count = x.shape[at] // length
+        x = x.narrow(at, 0, count * length).unflatten(at, (-1, length))
+    return x

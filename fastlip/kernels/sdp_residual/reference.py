@@ -51,7 +51,11 @@ def faster(x: Tensor, weight: Tensor, bias: Any, scale: Any, geometry: ConvGeome
 
 def convolutional(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, geometry: ConvGeometry) -> Tensor:
     """x − W₂ relu(W x + b), W the convolution that keeps the image's size and W₂ = Wᵀ diag(scale)."""
-    hidden = geometry.convolve(x, weight, bias).relu()
+    if geometry.padding_mode == "zeros" and geometry.symmetric:
+        convolution = F.conv2d if geometry.axes == 2 else F.conv3d
+        hidden = convolution(x, weight, bias, 1, geometry.around, geometry.dilation, geometry.groups).relu()
+    else:
+        hidden = geometry.convolve(x, weight, bias).relu()
     return x - adjoint(hidden, scale.view(-1, *[1] * (weight.dim() - 1)) * weight, geometry)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
+from operator import floordiv
 
 import torch
 from torch import Tensor
@@ -35,12 +36,14 @@ def convolution_norm(weight: Tensor, image_size: tuple[int, ...], geometry: Conv
     if weight.numel() == 0:
         return weight.new_zeros(())
     groups, sides = geometry.groups, geometry.fft_size(image_size)
-    aliasing = [_aliasing(geometry, image_size, sides, axis) for axis in range(len(sides))]
-    steps, repeats = tuple([step for step, _ in aliasing]), math.prod([often for _, often in aliasing])
+    steps, repeats = (), 1
+    for axis in range(len(sides)):
+        step, often = _aliasing(geometry, image_size, sides, axis)
+        steps, repeats = (*steps, step), repeats * often
     scale = weight.abs().amax()
     grouped = (weight / _nonzero(scale)).unflatten(0, (groups, -1))
     cout, cin = grouped.shape[1], grouped.shape[2] * math.prod(steps)
-    *outer, last = [side // step for side, step in zip(sides, steps, strict=True)]
+    *outer, last = map(floordiv, sides, steps)
     exact = is_cheap(groups * math.prod(outer) * (last // 2 + 1), min(cout, cin))
     largest = weight.new_zeros(())
     with one_thread() if exact else nullcontext():

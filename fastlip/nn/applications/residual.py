@@ -58,7 +58,7 @@ class ResidualConvolution(ConvApplication):
         """The residual map of x, between its paddings and truncation, and MaxMin after it if a pairing is given."""
         layer._check_images(x, layer.in_channels)
         images = x if self.width == layer.in_channels else self._widened(layer, x)
-        context = self.context(images.shape)
+        context = tuple(images.shape[-self.geometry.axes :]) if self.sized else ()
         source, scale = at_rest(layer, context)
         if self.width == layer.out_channels:
             return self._map(layer, source, images, scale, pairing)

@@ -6,14 +6,15 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip.kernels.common.literals import Sides3d
-from fastlip.kernels.common.rearrange import patches_to_channels
+from fastlip.kernels.common.rearrange import in_windows
 from fastlip.nn._recorded import WholeModule
 from fastlip.nn.arguments import pair
 from fastlip.nn.pooling import norms_of_windows
+
+_POSITIONS = (-5, -3, -1)  # of an entry in its window
 
 
 def _windows(kernel_size: Any, stride: Any) -> tuple[int, ...]:
@@ -64,7 +65,8 @@ class ScaledAvgPool3d(WholeModule):
     def forward(self, x: Tensor) -> Tensor:
         """The scaled averages of x."""
         _check_windows(x, self.kernel_size)
-        return F.avg_pool3d(x, self.kernel_size) * math.sqrt(math.prod(self.kernel_size))
+        # Not avg_pool3d, which torch has not for every dtype on a CPU.
+        return in_windows(x, self.kernel_size).sum(_POSITIONS) / math.sqrt(math.prod(self.kernel_size))
 
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
         """1, attained: a volume that is constant on each window keeps its norm.
@@ -111,11 +113,7 @@ class L2NormPool3d(WholeModule):
     def forward(self, x: Tensor) -> Tensor:
         """The norm of each window of x."""
         _check_windows(x, self.kernel_size)
-        for axis, length in enumerate(self.kernel_size, -3):
-            x = x.narrow(axis, 0, x.shape[axis] // length * length)
-        # Each channel as a group of its own: (group, position in the window, d, h, w).
-        windows = patches_to_channels(x.unsqueeze(-4), self.kernel_size)
-        return torch.linalg.vector_norm(windows, dim=-4)
+        return torch.linalg.vector_norm(in_windows(x, self.kernel_size), dim=_POSITIONS)
 
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
         """1, attained: a volume that the windows cover keeps its norm.
