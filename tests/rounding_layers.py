@@ -47,6 +47,11 @@ LAYERS = {
         )
     },
     **{f"{name}-1d": (lambda name=name: getattr(lip, f"{name}Conv1d")(6, 8, 3), (6, 9)) for name in METHODS},
+    **{
+        f"{name}-3d": (lambda name=name: getattr(lip, f"{name}Conv3d")(6, 8, (3, 2, 3)), (6, 3, 4, 5))
+        for name in ("AOL", "CPL", "Cayley", "SLL")
+    },
+    "Cayley-3d-zeros": (lambda: lip.CayleyConv3d(6, 8, 3, stride=(1, 2, 1), padding_mode="zeros"), (6, 2, 5, 3)),
     "AOC-transposed": (lambda: lip.AOCConvTranspose2d(8, 4, 4, stride=2), (8, 5, 5)),
     "HouseHolder": (lambda: lip.HouseHolder(8), (8, 6, 6)),
     "ScaledAvgPool1d": (lambda: lip.ScaledAvgPool1d(3), (8, 13)),
@@ -55,6 +60,9 @@ LAYERS = {
     "ScaledAvgPool2d": (lambda: lip.ScaledAvgPool2d(2), (8, 6, 6)),
     "L2NormPool2d": (lambda: lip.L2NormPool2d(2), (8, 6, 6)),
     "AdaptiveL2NormPool2d": (lambda: lip.AdaptiveL2NormPool2d((2, 4)), (8, 6, 7)),
+    "ScaledAvgPool3d": (lambda: lip.ScaledAvgPool3d((1, 2, 2)), (8, 2, 6, 6)),
+    "L2NormPool3d": (lambda: lip.L2NormPool3d(2), (8, 2, 6, 6)),
+    "AdaptiveL2NormPool3d": (lambda: lip.AdaptiveL2NormPool3d((1, 2, 4)), (8, 3, 6, 7)),
     "BatchCentering": (lambda: lip.BatchCentering(8), (8, 6, 6)),
     "LayerCentering": (lambda: lip.LayerCentering(8), (8, 6, 6)),
     "PositionBias": (lambda: lip.PositionBias(6), (8, 6, 6)),
@@ -69,6 +77,9 @@ LAYERS = {
     "Conv2d-replicate": (lambda: nn.Conv2d(8, 12, 4, 2, padding=2, padding_mode="replicate"), (8, 9, 9)),
     "Conv2d-small-image": (lambda: nn.Conv2d(8, 12, 5, padding=2), (8, 2, 2)),
     "Conv1d": (lambda: nn.Conv1d(8, 12, 3), (8, 20)),
+    "Conv3d": (lambda: nn.Conv3d(8, 12, 3, (1, 2, 1), padding=1, groups=2), (8, 3, 5, 4)),
+    "Conv3d-reflect": (lambda: nn.Conv3d(8, 12, (1, 3, 5), padding=(0, 1, 2), padding_mode="reflect"), (8, 2, 5, 4)),
+    "Conv3d-circular": (lambda: nn.Conv3d(8, 12, 3, padding=1, padding_mode="circular"), (8, 2, 3, 3)),
     "ConvTranspose2d": (lambda: nn.ConvTranspose2d(8, 12, 3, 2, 1, 1, groups=2), (8, 6, 6)),
     "BatchNorm2d": (lambda: nn.BatchNorm2d(8), (8, 6, 6)),
     "LayerNorm": (lambda: nn.LayerNorm((8, 6, 6)), (8, 6, 6)),

@@ -181,6 +181,7 @@ def test_every_module_of_the_package_is_understood():
         sizes = (lip.CayleyLinear(4, 4),) if module is lip.PerPixel else sizes
         layer = module(*sizes).eval()
         images = (4, 6) if module.__name__.endswith("1d") else (4, 6, 6)
+        images = (8, 6, 6, 6) if module is lip.PixelShuffle3d else (4, 6, 6, 6) if "3d" in module.__name__ else images
         shape = (4,) if "Linear" in module.__name__ else images
         assert 0 <= fastlip.audit(layer, shape).bound <= (2 if module is lip.NormalizedLinear else 1 + 1e-5)
 

@@ -92,6 +92,7 @@ def test_every_layer_of_ours_is_tried():
     kinds = {type(build()) for build, _ in LAYERS.values()}
     moves = {lip.Abs, lip.FirstChannels, lip.GroupSort, lip.MaxMin, lip.PixelUnshuffle, lip.ZeroChannelPad}
     moves |= {lip.PartialAbs, lip.SpatialShift, lip.PixelUnshuffle1d, lip.PixelShuffle1d}
+    moves |= {lip.PixelUnshuffle3d, lip.PixelShuffle3d}
     containers = {lip.Chain, lip.PerPixel, lip.LipschitzResidual}  # the latter: tests/nn/test_scaling.py
     assert {getattr(lip, name) for name in lip.__all__} <= kinds | moves | containers
     assert all(rule_of(build()) for build, _ in LAYERS.values())

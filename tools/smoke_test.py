@@ -33,6 +33,8 @@ def layers() -> Iterator[tuple[str, nn.Module, Tensor]]:
             yield name, cls(4, 4, 3), torch.randn(2, *SHAPE)
         elif name.endswith("Conv1d"):
             yield name, cls(4, 4, 3), torch.randn(2, SHAPE[0], SHAPE[-1])
+        elif name.endswith("Conv3d"):
+            yield name, cls(4, 4, 3), torch.randn(2, SHAPE[0], 3, 4, 4)
         elif name.endswith("Linear"):
             yield name, cls(6, 6), torch.randn(3, 6)
 

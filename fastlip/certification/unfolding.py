@@ -23,6 +23,7 @@ from fastlip.nn.applications import (
 )
 from fastlip.nn.pooling import L2NormPool2d, ScaledAvgPool2d
 from fastlip.nn.sequences import OneRow
+from fastlip.nn.volumes import Volumes
 
 
 class Link(NamedTuple):
@@ -44,6 +45,8 @@ class Link(NamedTuple):
 # The number of dimensions of a sample, for modules that would take samples without channels for channels.
 _RANKS: dict[type, int] = {
     OneRow: 2,
+    **dict.fromkeys((Volumes, lip.PixelUnshuffle3d, lip.PixelShuffle3d), 4),
+    **dict.fromkeys((lip.ScaledAvgPool3d, lip.L2NormPool3d, lip.AdaptiveL2NormPool3d), 4),
     **dict.fromkeys((lip.ScaledAvgPool1d, lip.L2NormPool1d, lip.AdaptiveL2NormPool1d), 2),
     **dict.fromkeys((lip.PixelUnshuffle1d, lip.PixelShuffle1d), 2),
     **dict.fromkeys((nn.Conv1d, nn.ConvTranspose1d, nn.MaxPool1d, nn.AvgPool1d), 2),

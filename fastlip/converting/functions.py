@@ -25,7 +25,7 @@ _ACTIVATIONS = {
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout}
 _POOLS = {
     *(F.avg_pool1d, F.avg_pool2d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.max_pool1d, F.max_pool2d),
-    F.adaptive_max_pool2d,
+    *(F.adaptive_max_pool2d, F.avg_pool3d, F.adaptive_avg_pool3d, F.max_pool3d),
 }
 _DIFFERENCES = {operator.sub, operator.isub, torch.sub, "sub"}
 _CHANGES_NOTHING = {

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import nn as lip
+from fastlip.kernels.common.geometry import around
 from fastlip.kernels.common.padding import same_pads
 from fastlip.nn.method import Method
 from fastlip.nn.sequences import one_dimensional
+from fastlip.nn.volumes import three_dimensional
 
 Weights = Literal["keep", "fresh"]
 Head = Literal["orthogonal", "unit_rows", "method"]
@@ -45,7 +47,7 @@ class RefusedError(ValueError):
 
 
 def convolution(old: Any, method: Method, start: Start, x: Tensor, y: Tensor) -> Layer:
-    """The method's convolution for ``torch.nn.Conv2d`` or ``Conv1d``; AOL's where the method has none for it.
+    """The method's convolution for ``torch.nn.Conv2d``, ``Conv1d`` or ``Conv3d``; AOL's where it has none for that.
 
     x and y are its input and output.
     """
@@ -68,15 +70,18 @@ def convolution(old: Any, method: Method, start: Start, x: Tensor, y: Tensor) ->
 
 
 def _kind_for(old: nn.Module, kind: type[nn.Module]) -> type[nn.Module]:
-    """The layer for a convolution: that of sequences for ``torch.nn.Conv1d``, or RefusedError."""
-    found = one_dimensional(kind) if isinstance(old, nn.Conv1d) else kind
+    """The layer for a convolution: that of sequences or volumes for ``torch.nn.Conv1d`` or ``Conv3d``."""
+    if isinstance(old, nn.Conv2d):
+        return kind
+    sequences = isinstance(old, nn.Conv1d)
+    found = one_dimensional(kind) if sequences else three_dimensional(kind)
     if found is None:
-        raise RefusedError("it has no form for sequences")
+        raise RefusedError(f"it has no form for {'sequences' if sequences else 'volumes'}")
     return found
 
 
-def _name_for(old: nn.Module, kind: type[nn.Module]) -> str:
-    return kind.__name__.replace("2d", "1d") if isinstance(old, nn.Conv1d) else kind.__name__
+def _name_for(old: Any, kind: type[nn.Module]) -> str:
+    return kind.__name__.replace("2d", f"{old.weight.dim() - 2}d")
 
 
 def transposed(old: Any, x: Tensor, y: Tensor) -> Layer:
@@ -111,8 +116,7 @@ def _options(old: Any) -> dict[str, Any]:
     dilation, padding = _two(old.dilation, 1), old.padding
     if not isinstance(padding, str):
         padding = _two(padding, 0)
-        same = same_pads(size, dilation)
-        padding = "same" if same == (padding[1], padding[1], padding[0], padding[0]) else padding
+        padding = "same" if same_pads(size, dilation) == around(padding) else padding
     sizes = {"kernel_size": size, "stride": stride, "padding": padding, "dilation": dilation}
     if isinstance(old, nn.Conv1d):
         sizes = {name: value[1:] if isinstance(value, tuple) else value for name, value in sizes.items()}
@@ -125,9 +129,10 @@ def _options(old: Any) -> dict[str, Any]:
     }
 
 
-def _two(sides: Any, first: int) -> tuple[int, int]:
+def _two(sides: Any, first: int) -> tuple[int, ...]:
+    """The sizes of at least two axes: those of sequences on one row."""
     sides = (sides,) if isinstance(sides, int) else tuple(sides)
-    return (first, sides[0]) if len(sides) == 1 else (sides[0], sides[1])
+    return (first, sides[0]) if len(sides) == 1 else sides
 
 
 def _shape(layer: nn.Module, x: Tensor) -> torch.Size:

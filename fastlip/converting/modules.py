@@ -46,7 +46,7 @@ def convert_pool(work: Rewriting, node: fx.Node, module: Any, bound: float) -> N
     kind = type(module).__name__
     if bound == 1:
         return
-    if isinstance(module, (nn.AvgPool1d, nn.AvgPool2d)) and (scaled := _scaled(work, node, module)):
+    if isinstance(module, (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)) and (scaled := _scaled(work, node, module)):
         work.note(node, kind, type(scaled).__name__)
         work.put(node, scaled)
     elif isinstance(module, MAX_POOLS) and (disjoint := _disjoint(work, node, module)):
@@ -58,12 +58,13 @@ def convert_pool(work: Rewriting, node: fx.Node, module: Any, bound: float) -> N
         work.scale(node, factor)
 
 
-def _scaled(work: Rewriting, node: fx.Node, module: nn.AvgPool1d | nn.AvgPool2d) -> nn.Module | None:
+def _scaled(work: Rewriting, node: fx.Node, module: Any) -> nn.Module | None:
     if module.kernel_size != module.stride or getattr(module, "divisor_override", None):
         return None
     if isinstance(module, nn.AvgPool1d):
         return _fitting(work, node, lip.ScaledAvgPool1d(module.kernel_size))
-    return _fitting(work, node, lip.ScaledAvgPool2d(module.kernel_size))
+    kind: Any = lip.ScaledAvgPool3d if isinstance(module, nn.AvgPool3d) else lip.ScaledAvgPool2d
+    return _fitting(work, node, kind(module.kernel_size))
 
 
 def _disjoint(work: Rewriting, node: fx.Node, module: Any) -> Any:

@@ -14,7 +14,7 @@ from fastlip.converting.tracing import Flow
 from fastlip.nn.method import Method
 
 FAINT = 0.05  # the share of the norm of which a network with kept weights is to keep more
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
 
 
 class Rewriting:

@@ -24,6 +24,7 @@ from fastlip.nn.applications import (
     TransposedConvolution,
 )
 
+_KINDS: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}  # by the number of axes
 # What is exported for one image size: padding, transforms or scales are those of that size.
 FOR_ONE_SIZE: dict[type, bool] = dict.fromkeys(
     (KernelConvolution, FrequencyConvolution, ResidualConvolution, ExponentialConvolution, SandwichConvolution), True
@@ -59,11 +60,11 @@ def _matrix_layer(layer: Any, target: Target) -> nn.Module:
 
 @exported.register(FrequencyConvolution)
 def _orthogonal_layer(layer: Any, target: Target) -> nn.Module:
-    if layer.application.taps == (1, 1):
+    if max(layer.application.taps) == 1:
         return in_sequence(patches(layer), _one_tap(layer, layer.effective()[0]))
     fft_size = layer.application.fft_size(layer, *target.require_image(layer, layer.application.geometry.stride))
     (Q,) = layer.effective(*fft_size)
-    return in_sequence(patches(layer), _spectral(layer, Q, (fft_size[0], fft_size[1]), layer.bias, target))
+    return in_sequence(patches(layer), _spectral(layer, Q, fft_size, layer.bias, target))
 
 
 @exported.register(ResidualConvolution)
@@ -130,24 +131,24 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def _convolution(layer: Any, weight: Tensor, target: Target) -> nn.Module:
-    """nn.Conv2d where its padding is the layer's, for every image or for that of the target."""
+    """nn.Conv2d or Conv3d where its padding is the layer's, for every image or for that of the target."""
     geometry = layer.application.geometry
-    left, right, top, bottom = geometry.pads
-    image = target.image() or (max(top, bottom), max(left, right))
+    before, after = geometry.pads[-2::-2], geometry.pads[::-2]
+    most = tuple(max(ends) for ends in zip(before, after, strict=True))
+    image = target.image((1,) * geometry.axes)
     circular = geometry.padding_mode == "circular" and any(geometry.pads)
-    symmetric = left == right and top == bottom
     # "same" of nn.Conv2d puts the odd element where this package does; with zeros it warns.
-    same = circular and geometry.stride == (1, 1) and layer.padding == "same"
-    wraps = circular and (max(top, bottom) > image[0] or max(left, right) > image[1])
-    if wraps or not (symmetric or same):
+    same = circular and max(geometry.stride) == 1 and layer.padding == "same"
+    wraps = circular and any(pads > side for pads, side in zip(most, image or most, strict=True))
+    if wraps or not (geometry.symmetric or same):
         tensors = {"weight": weight, "bias": layer.bias}
-        return plain.freeze(plain.Convolution(tensors, **config_of(geometry), image=target.image()))
-    plain_layer = nn.Conv2d(
+        return plain.freeze(plain.Convolution(tensors, **config_of(geometry), image=image))
+    plain_layer = _KINDS[geometry.axes](
         layer.in_channels,
         layer.out_channels,
         geometry.kernel_size,
         geometry.stride,
-        (top, left) if symmetric else "same",
+        geometry.around if geometry.symmetric else "same",
         geometry.dilation,
         geometry.groups,
         layer.bias is not None,
@@ -165,10 +166,10 @@ def _inner_config(kernel: Tensor, layer: Any) -> dict[str, Any]:
     return config
 
 
-def _one_tap(layer: Any, weight: Tensor) -> nn.Conv2d:
-    """A 1 x 1 convolution of patches."""
+def _one_tap(layer: Any, weight: Tensor) -> nn.Module:
+    """A 1 x 1 (x 1) convolution of patches."""
     cout, cin = weight.shape[:2]
-    convolution = nn.Conv2d(
+    convolution = _KINDS[weight.dim() - 2](
         cin * layer.groups, cout, 1, groups=layer.groups, bias=layer.bias is not None, device="meta"
     )
     return with_tensors(convolution, weight, layer.bias)
@@ -177,7 +178,7 @@ def _one_tap(layer: Any, weight: Tensor) -> nn.Conv2d:
 def patches(layer: Any, position_first: bool = False) -> nn.Module | None:
     """Space to depth before a layer with a stride; None without one."""
     stride = layer.application.geometry.stride
-    if stride == (1, 1):
+    if max(stride) == 1:
         return None
     groups = layer.groups if position_first else 1
     return plain.freeze(plain.Patches(stride=stride, groups=groups, position_first=position_first))
@@ -188,6 +189,9 @@ def _widen(layer: Any, width: int) -> nn.Module | None:
     missing = (width - layer.in_channels * math.prod(layer.stride)) // layer.groups
     if missing == 0:
         return None
+    axes = layer.application.geometry.axes
+    if axes == 3:
+        return plain.freeze(plain.PadGroups(groups=layer.groups, missing=missing, axes=axes))
     if layer.groups == 1:
         return nn.ZeroPad3d((0, 0, 0, 0, 0, missing))
     return plain.freeze(plain.PadGroups(groups=layer.groups, missing=missing))
@@ -198,10 +202,10 @@ def _truncate(layer: Any, width: int) -> nn.Module | None:
         return None
     kept, groups = layer.out_channels // layer.groups, layer.groups
     # In groups, channels are the last but two dimensions of (group, channel, h, w) too.
-    return plain.freeze(plain.FirstEntries(count=kept, dim=-3, groups=groups))
+    return plain.freeze(plain.FirstEntries(count=kept, dim=-1 - layer.application.geometry.axes, groups=groups))
 
 
-def _spectral(layer: Any, Q: Tensor, fft_size: tuple[int, int], bias: Tensor | None, target: Target) -> Any:
+def _spectral(layer: Any, Q: Tensor, fft_size: tuple[int, ...], bias: Tensor | None, target: Target) -> Any:
     matrices = half_plane(Q, fft_size).unflatten(1, (layer.groups, -1))
     return plain.freeze(
         plain.SpectralConvolution(

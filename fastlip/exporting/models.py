@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastlip.exporting import layers, others, sandwich, sequences  # noqa: F401  (they register their rules)
+from fastlip.exporting import layers, others, sandwich, sequences, volumes  # noqa: F401  (they register their rules)
 from fastlip.exporting.folding import fold_shifts
 from fastlip.exporting.rules import FOURIER, Fourier, Target, rule_of
 from fastlip.inspection.evaluation import check_finite, compiled_from, evaluating

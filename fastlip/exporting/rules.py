@@ -34,14 +34,15 @@ class Target:
     rank: int | None = None
     children: Mapping[str, nn.Module] = field(default_factory=dict, compare=False)
 
-    def image(self, stride: tuple[int, int] = (1, 1)) -> tuple[int, int] | None:
-        """(h, w) after a stride, None if unknown."""
-        if self.input_shape is None or len(self.input_shape) < 3:
+    def image(self, stride: tuple[int, ...] = (1, 1)) -> tuple[int, ...] | None:
+        """The sides after a stride, as many as it has: (h, w) or (d, h, w). None if unknown."""
+        if self.input_shape is None or len(self.input_shape) <= len(stride):
             return None
-        return -(-self.input_shape[-2] // stride[0]), -(-self.input_shape[-1] // stride[1])
+        sides = self.input_shape[-len(stride) :]
+        return tuple(-(-side // step) for side, step in zip(sides, stride, strict=True))
 
-    def require_image(self, layer: nn.Module, stride: tuple[int, int] = (1, 1)) -> tuple[int, int]:
-        """(h, w) after a stride; ValueError if unknown."""
+    def require_image(self, layer: nn.Module, stride: tuple[int, ...] = (1, 1)) -> tuple[int, ...]:
+        """The sides after a stride; ValueError if unknown."""
         image = self.image(stride)
         if image is None:
             raise ValueError(

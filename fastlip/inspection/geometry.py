@@ -17,4 +17,5 @@ def norm_of_convolution(weight: Tensor, geometry: ConvGeometry, image: Pair) -> 
 
 def blocks(geometry: ConvGeometry, sides: tuple[int, ...]) -> Pair:
     """The size of an image after its stride x stride patches became channels; partial patches count."""
-    return -(-sides[-2] // geometry.stride[0]), -(-sides[-1] // geometry.stride[1])
+    axes = zip(sides[-geometry.axes :], geometry.stride, strict=True)
+    return tuple([-(-side // step) for side, step in axes])

@@ -35,6 +35,17 @@ from fastlip.nn.sequences import (
 from fastlip.nn.shaping import FirstChannels, PixelUnshuffle, SpatialShift, ZeroChannelPad
 from fastlip.nn.sll import SLLConv2d, SLLLinear
 from fastlip.nn.soc import SOCConv2d, SOCLinear
+from fastlip.nn.volumes import (
+    AdaptiveL2NormPool3d,
+    AOLConv3d,
+    CayleyConv3d,
+    CPLConv3d,
+    L2NormPool3d,
+    PixelShuffle3d,
+    PixelUnshuffle3d,
+    ScaledAvgPool3d,
+    SLLConv3d,
+)
 
 __all__ = [
     "AOCConv1d",
@@ -42,10 +53,12 @@ __all__ = [
     "AOCConvTranspose2d",
     "AOLConv1d",
     "AOLConv2d",
+    "AOLConv3d",
     "AOLLinear",
     "Abs",
     "AdaptiveL2NormPool1d",
     "AdaptiveL2NormPool2d",
+    "AdaptiveL2NormPool3d",
     "BCOPConv1d",
     "BCOPConv2d",
     "BROConv1d",
@@ -55,9 +68,11 @@ __all__ = [
     "BjorckLinear",
     "CPLConv1d",
     "CPLConv2d",
+    "CPLConv3d",
     "CPLLinear",
     "CayleyConv1d",
     "CayleyConv2d",
+    "CayleyConv3d",
     "CayleyLinear",
     "Chain",
     "FirstChannels",
@@ -65,6 +80,7 @@ __all__ = [
     "HouseHolder",
     "L2NormPool1d",
     "L2NormPool2d",
+    "L2NormPool3d",
     "LOTConv1d",
     "LOTConv2d",
     "LOTLinear",
@@ -75,11 +91,14 @@ __all__ = [
     "PartialAbs",
     "PerPixel",
     "PixelShuffle1d",
+    "PixelShuffle3d",
     "PixelUnshuffle",
     "PixelUnshuffle1d",
+    "PixelUnshuffle3d",
     "PositionBias",
     "SLLConv1d",
     "SLLConv2d",
+    "SLLConv3d",
     "SLLLinear",
     "SOCConv1d",
     "SOCConv2d",
@@ -90,6 +109,7 @@ __all__ = [
     "Scale",
     "ScaledAvgPool1d",
     "ScaledAvgPool2d",
+    "ScaledAvgPool3d",
     "SpatialShift",
     "ZeroChannelPad",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,14 +20,18 @@ _GAIN = 0.1
 
 
 def make_residual_conv(
-    channels: tuple[Any, Any], sizes: tuple[Any, Any, Any, Any, Any, Any], inner_channels: Any, sized: bool = False
+    channels: tuple[Any, Any],
+    sizes: tuple[Any, Any, Any, Any, Any, Any],
+    inner_channels: Any,
+    sized: bool = False,
+    axes: int = 2,
 ) -> ResidualConvolution:
     """The application for a constructor's (kernel_size, stride, padding, dilation, groups, padding_mode)."""
     inner = None if inner_channels is None else positive_int("inner_channels", inner_channels)
-    geometry, padding = conv_geometry(channels, *sizes, ZEROS_FIRST), sizes[2]
+    geometry, padding = conv_geometry(channels, *sizes, ZEROS_FIRST, axes), sizes[2]
     if padding != "same":
         raise ValueError(f"padding={padding!r}: allowed is 'same': a residual layer keeps the image's size")
-    width = max(channels[0] * geometry.stride[0] * geometry.stride[1], channels[1])
+    width = max(channels[0] * math.prod(geometry.stride), channels[1])
     inner = inner or width
     if inner % geometry.groups:
         raise ValueError(f"inner_channels={inner}: expected a multiple of groups={geometry.groups}")
@@ -36,7 +41,7 @@ def make_residual_conv(
 def show_residual_conv(
     layer: Any, channels: tuple[int, int], padding: Any, bias: bool, device: Any, dtype: Any
 ) -> None:
-    """Sets the attributes of ``torch.nn.Conv2d``, sizes, bias and kernel."""
+    """Sets the attributes of ``torch.nn.Conv2d`` (or ``Conv3d``), sizes, bias and kernel."""
     application = layer.application
     show_conv_arguments(layer, *channels, padding)
     layer.inner_channels, layer.width = application.inner_channels, application.width

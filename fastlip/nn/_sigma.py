@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip.kernels.common import gram
 from fastlip.kernels.common.fourier import plane_angles
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.literals import PaddingMode
-from fastlip.kernels.common.padding import pad, same_pads
 from fastlip.kernels.sdp_residual.reference import adjoint
 
 # Frequencies per axis and unit of the kernel's degree: at 17, sampling loses less than 1 % of sigma.
@@ -22,15 +20,15 @@ POWER_DENSITY = 6
 POWER_STEPS = 10
 
 
-def squared_norm_bound(weight: Tensor, sides: tuple[int, int], groups: int) -> Tensor:
+def squared_norm_bound(weight: Tensor, sides: tuple[int, ...], groups: int) -> Tensor:
     """Upper bound of sigma^2 of each group's kernel over the frequencies of an FFT size, by Gram iteration.
 
-    weight is (m, c / groups, kh, kw). Differentiable, with the gradient of the bound at the frequency that attains
-    it.
+    weight is (m, c / groups, kh, kw), or of volumes (m, c / groups, kd, kh, kw). Differentiable, with the gradient of
+    the bound at the frequency that attains it.
     """
     size = weight.detach().abs().amax()
     taps = (weight / torch.where(size > 0, size, 1)).flatten(2).unflatten(0, (groups, -1))  # [g, m, c, t]
-    waves = _waves(sides, (weight.shape[2], weight.shape[3]), weight)
+    waves = _waves(sides, tuple(weight.shape[2:]), weight)
     with torch.no_grad():
         real, imaginary = (torch.einsum("gmct,ft->fgmc", taps, wave) for wave in waves)
         every = gram.squared_norm_bound(real, imaginary)
@@ -42,11 +40,11 @@ def squared_norm_bound(weight: Tensor, sides: tuple[int, int], groups: int) -> T
     return (bound + (largest - bound).detach().clamp_min(0)) * (size * size * rounding)
 
 
-def _waves(sides: tuple[int, int], kernel_size: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
+def _waves(sides: tuple[int, ...], kernel_size: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine of k tau for half of the frequencies k and all taps tau: two matrices [f, t]."""
-    rows, columns = (torch.arange(count, device=like.device) for count in (sides[0], sides[1] // 2 + 1))
-    vertical, horizontal = (torch.arange(taps, device=like.device) for taps in kernel_size)
-    angles = plane_angles(torch.cartesian_prod(rows, columns), (vertical, horizontal), sides)
+    lines = [torch.arange(count, device=like.device) for count in (*sides[:-1], sides[-1] // 2 + 1)]
+    positions = [torch.arange(taps, device=like.device) for taps in kernel_size]
+    angles = plane_angles(torch.cartesian_prod(*lines), positions, sides)
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
@@ -76,9 +74,9 @@ def fft_side(side: int, degree: int, dilation: int, padding_mode: PaddingMode) -
 @torch.no_grad()
 def power_step(weight: Tensor, vector: Tensor, groups: int) -> Tensor:
     """W^T W v / |W^T W v| for each group's v, (groups, c / groups, h, w); a v that W maps to 0 stays."""
-    geometry = ConvGeometry.like(weight, (1, 1), groups, "circular")
+    geometry = ConvGeometry.like(weight, (1,) * (weight.dim() - 2), groups, "circular")
     image = adjoint(_convolve(weight, vector), weight, geometry).reshape_as(vector)
-    norm = torch.linalg.vector_norm(image, dim=(1, 2, 3), keepdim=True)
+    norm = torch.linalg.vector_norm(image, dim=tuple(range(1, vector.dim())), keepdim=True)
     return torch.where(norm > 0, image / torch.where(norm > 0, norm, 1), vector)
 
 
@@ -88,8 +86,8 @@ def squared_norm_at(weight: Tensor, vector: Tensor) -> Tensor:
 
 
 def _convolve(weight: Tensor, vector: Tensor) -> Tensor:
-    image = pad(vector.flatten(0, 1)[None], same_pads(weight.shape[2:], (1, 1)), "circular")
-    return F.conv2d(image, weight, groups=len(vector))
+    geometry = ConvGeometry.like(weight, (1,) * (weight.dim() - 2), len(vector), "circular")
+    return geometry.convolve(vector.flatten(0, 1)[None], weight)
 
 
 def is_recomputed() -> bool:

@@ -200,14 +200,14 @@ class AOCConvTranspose2d(LipschitzLayer):
         dtype: torch.dtype | None = None,
         backend: Backend = "auto",
     ):
-        padding, extra = pair("padding", padding, least=0), pair("output_padding", output_padding, least=0)
+        pads, extra = pair("padding", padding, least=0), pair("output_padding", output_padding, least=0)
         one_of("padding_mode", padding_mode, ("zeros",))
         channels = in_channels, out_channels
-        geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode, ("zeros",))
+        geometry = conv_geometry(channels, kernel_size, stride, pads, dilation, groups, padding_mode, ("zeros",))
         check_output_padding("output_padding", geometry, extra)
         check_coverage(geometry)
         super().__init__(TransposedConvolution(geometry, orthogonal=True, output_padding=extra), backend)
-        show_conv_arguments(self, in_channels, out_channels, padding)
+        show_conv_arguments(self, in_channels, out_channels, pads)
         self.output_padding = extra
         self.bias = make_bias(out_channels, bias, device, dtype)
         self.raw_matrix, self.raw_bases = make_adaptive(geometry, self._ports, device, dtype)

@@ -136,7 +136,8 @@ class AOLConv2d(LipschitzLayer):
         quasi_residual: bool | float = False,
     ):
         channels = in_channels, out_channels
-        geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        sizes = kernel_size, stride, padding, dilation, groups, padding_mode
+        geometry = conv_geometry(channels, *sizes, axes=self._axes)
         super().__init__(KernelConvolution(geometry), backend)
         show_conv_arguments(self, in_channels, out_channels, padding)
         self.epsilon = epsilon

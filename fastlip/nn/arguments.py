@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry, Pair
+from fastlip.kernels.common.geometry import ConvGeometry, Pair, around
 from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import Pads
 
 CIRCULAR_FIRST: tuple[PaddingMode, ...] = ("circular", "zeros")
 ZEROS_FIRST: tuple[PaddingMode, ...] = ("zeros", "circular")
+_INTS = {2: "an int or a pair of ints", 3: "an int or a tuple of three ints"}
 
 
 def positive_int(name: str, value: Any) -> int:
@@ -34,17 +35,18 @@ def nonnegative(name: str, value: Any) -> float:
     return float(value)
 
 
-def pair(name: str, value: Any, least: int = 1) -> Pair:
-    """Returns an int or a pair of ints as a pair, or raises TypeError or ValueError."""
-    both = (value, value) if isinstance(value, int) else value
-    if not (isinstance(both, (tuple, list)) and len(both) == 2):
-        raise TypeError(f"{name}={value!r}: expected an int or a pair of ints")
-    for item in both:
+def pair(name: str, value: Any, least: int = 1, axes: int = 2) -> Pair:
+    """Returns an int or a pair of ints as a pair (of volumes three), or raises TypeError or ValueError."""
+    each = (value,) * axes if isinstance(value, int) else value
+    expected = f"{name}={value!r}: expected {_INTS[axes]}"
+    if not (isinstance(each, (tuple, list)) and len(each) == axes):
+        raise TypeError(expected)
+    for item in each:
         if isinstance(item, bool) or not isinstance(item, int):
-            raise TypeError(f"{name}={value!r}: expected an int or a pair of ints")
+            raise TypeError(expected)
         if item < least:
             raise ValueError(f"{name}={value!r}: expected at least {least}")
-    return int(both[0]), int(both[1])
+    return tuple([int(item) for item in each])
 
 
 def one_of(name: str, value: Any, allowed: Sequence[str]) -> Any:
@@ -74,19 +76,23 @@ def conv_geometry(
     groups: Any,
     padding_mode: Any,
     modes: Sequence[PaddingMode] = CIRCULAR_FIRST,
+    axes: int = 2,
 ) -> ConvGeometry:
     """The geometry that ``torch.nn.Conv2d``'s arguments mean; ``padding_mode`` None means the first of ``modes``.
+
+    With ``axes=3`` they are those of ``torch.nn.Conv3d``. Layers of sequences (1) give those of kernels of one row.
 
     ``padding="same"`` keeps the image's size at stride 1, with the odd entry of an even kernel's padding after the
     image, and is subsampled at larger strides. Circular padding wraps by index and may exceed the image; its total
     per axis is at most ``dilation * (kernel_size - 1)``: beyond that outputs repeat, and the bound is lost.
     """
     inputs, outputs = positive_int("in_channels", channels[0]), positive_int("out_channels", channels[1])
-    sizes = pair("kernel_size", kernel_size), pair("stride", stride)
-    dilation = pair("dilation", dilation)
+    axes = max(axes, 2)
+    sizes = pair("kernel_size", kernel_size, axes=axes), pair("stride", stride, axes=axes)
+    dilation = pair("dilation", dilation, axes=axes)
     groups = divisor_of_channels(groups, inputs, outputs)
     mode = one_of("padding_mode", padding_mode or modes[0], modes)
-    same = ConvGeometry(*sizes, None, dilation, groups, mode)  # type: ignore[arg-type]
+    same = ConvGeometry(*sizes, dilation=dilation, groups=groups, padding_mode=mode)
     pads = _pads(padding, same)
     return same if pads == same.pads else ConvGeometry(*sizes, pads, dilation, groups, mode)
 
@@ -96,18 +102,18 @@ def _pads(padding: Any, same: ConvGeometry) -> Pads:
     if padding == "same":
         return same.pads
     if padding == "valid":
-        return NO_PADS
+        return (0, 0) * same.axes
     if isinstance(padding, str):
-        raise ValueError(f"padding={padding!r}: allowed are 'same', 'valid', an int or a pair of ints")
-    vertical, horizontal = pair("padding", padding, least=0)
-    reach = same.halo
-    if same.padding_mode == "circular" and (2 * vertical > reach[0] or 2 * horizontal > reach[1]):
+        raise ValueError(f"padding={padding!r}: allowed are 'same', 'valid', {_INTS[same.axes]}")
+    each, reach = pair("padding", padding, 0, same.axes), same.halo
+    if same.padding_mode == "circular" and any([2 * side > far for side, far in zip(each, reach, strict=True)]):
+        *most, last = [str(far // 2) for far in reach]
         raise ValueError(
             f"padding={padding!r}: circular padding repeats outputs beyond a total of dilation * "
             f"(kernel_size - 1) = {reach} per axis, where the Lipschitz bound is lost; "
-            f"allowed are at most {reach[0] // 2} and {reach[1] // 2} on each side, or 'same'"
+            f"allowed are at most {', '.join(most)} and {last} on each side, or 'same'"
         )
-    return horizontal, horizontal, vertical, vertical
+    return around(each)
 
 
 def require_same(padding: Any, geometry: ConvGeometry) -> None:

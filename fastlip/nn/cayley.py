@@ -129,7 +129,8 @@ class CayleyConv2d(LipschitzLayer):
         quasi_residual: bool | float = False,
     ):
         channels = in_channels, out_channels
-        geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        sizes = kernel_size, stride, padding, dilation, groups, padding_mode
+        geometry = conv_geometry(channels, *sizes, axes=self._axes)
         check_patches(padding, geometry)
         super().__init__(FrequencyConvolution(geometry, orthogonal=True), backend)
         show_conv_arguments(self, in_channels, out_channels, padding)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -137,7 +138,7 @@ class CPLConv2d(LipschitzLayer):
         one_of("training_sigma", training_sigma, TRAINING_SIGMAS)
         channels = in_channels, out_channels
         sizes = kernel_size, stride, padding, dilation, groups, padding_mode
-        super().__init__(make_residual_conv(channels, sizes, inner_channels, sized=True), backend)
+        super().__init__(make_residual_conv(channels, sizes, inner_channels, True, self._axes), backend)
         show_residual_conv(self, channels, padding, bias, device, dtype)
         self.recompute, self.training_sigma = recompute, training_sigma
         self.register_buffer("fixed_scale", torch.zeros(groups, device=device, dtype=dtype))
@@ -175,16 +176,18 @@ class CPLConv2d(LipschitzLayer):
             sides = (fft_side(side, k - 1, d, self.padding_mode) for side, k, d in axes)
             least = [min(side, kept) for side, kept in zip(sides, self.power_vector.shape[2:], strict=True)]
             return (inner_scale(self.fixed_scale, self.kernel, self._power_step(least)),)
-        (rows, above), (columns, more) = (frequencies(*axis, self.padding_mode) for axis in axes)
-        bound = squared_norm_bound(at_least_float32(self.kernel), (rows, columns), self.groups)
-        return (inner_scale(self.fixed_scale, self.kernel, bound * (above * more)),)
+        counts, above = zip(*[frequencies(*axis, self.padding_mode) for axis in axes], strict=True)
+        bound = squared_norm_bound(at_least_float32(self.kernel), counts, self.groups)
+        return (inner_scale(self.fixed_scale, self.kernel, bound * math.prod(above)),)
 
     def _power_step(self, sides: Sequence[int]) -> Tensor:
         """Sigma^2 of each group after one step at this FFT size; the vector is kept for the next.
 
         A recomputed forward takes the vector of the forward that it repeats, and moves nothing.
         """
-        weight, kept = for_convolution(at_least_float32(self.kernel)), self.power_vector[..., : sides[0], : sides[1]]
+        weight, kept = for_convolution(at_least_float32(self.kernel)), self.power_vector
+        for axis, side in enumerate(sides, 2):
+            kept = kept.narrow(axis, 0, side)
         vector = kept.detach().clone()
         if not is_recomputed():
             vector = power_step(weight, vector.to(weight.dtype), self.groups).to(kept.dtype)

@@ -87,13 +87,14 @@ def style_of(geometry: ConvGeometry, pairing: PairingOrNone = "none") -> Style |
 
 
 def _find_style(geometry: ConvGeometry, pairing: PairingOrNone) -> Style | None:
-    left, right, top, bottom = geometry.pads
-    symmetric = (left, top) == (right, bottom)
+    if geometry.axes != 2:
+        return None
+    symmetric = geometry.symmetric
     if geometry.stride != (1, 1) or geometry.groups != 1 or not geometry.keeps_size:
         return None
     if not symmetric and geometry.padding_mode != "circular":
         return None
-    return Style(geometry.padding_mode, geometry.dilation, pairing)
+    return Style(geometry.padding_mode, (geometry.dilation[0], geometry.dilation[1]), pairing)
 
 
 _kept_style = lru_cache(maxsize=256)(_find_style)

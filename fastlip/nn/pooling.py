@@ -170,9 +170,10 @@ class AdaptiveL2NormPool2d(WholeModule):
 
 def norms_of_windows(x: Tensor, output_size: Pair) -> Tensor:
     """The norms of the windows that tile an image, along one axis after the other."""
-    if output_size == (1, 1):
-        return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
-    for dim, parts in ((-2, output_size[0]), (-1, output_size[1])):
+    axes = range(-len(output_size), 0)
+    if max(output_size) == 1:
+        return torch.linalg.vector_norm(x, dim=tuple(axes), keepdim=True)
+    for dim, parts in zip(axes, output_size, strict=True):
         side = x.shape[dim]
         places = [(index * side // parts, (index + 1) * side // parts) for index in range(parts)]
         windows = [x.narrow(dim, start, end - start) for start, end in places]

@@ -125,7 +125,7 @@ class SLLConv2d(LipschitzLayer):
     ):
         channels = in_channels, out_channels
         sizes = kernel_size, stride, padding, dilation, groups, padding_mode
-        super().__init__(make_residual_conv(channels, sizes, inner_channels), backend)
+        super().__init__(make_residual_conv(channels, sizes, inner_channels, axes=self._axes), backend)
         show_residual_conv(self, channels, padding, bias, device, dtype)
         self.recompute, self.epsilon = recompute, epsilon
         self.psi = make_parameter((self.inner_channels,), device, dtype)

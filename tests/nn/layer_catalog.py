@@ -97,12 +97,16 @@ def _shape_for(name):
     """The shape of a sample for a module of this name."""
     if name.endswith("Linear"):
         return (4,)
+    if name.endswith("3d"):
+        return (8, 2, 4, 4)
     return (4, 6) if name.endswith("1d") else (4, 6, 6)
 
 
 def _forms(name, kind):
     if name.endswith("Conv1d"):
         return {"": partial(kind, 4, 4, 3)}
+    if name.endswith("Conv3d"):
+        return {"": partial(kind, 8, 8, (1, 3, 3))}
     if name.endswith("ConvTranspose2d"):
         return {"": partial(kind, 4, 4, 2, stride=2)}
     if name.endswith("Conv2d"):

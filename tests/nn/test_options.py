@@ -52,7 +52,7 @@ def make(cls, **options):
     sizes = ("in_features", "out_features") if dense else ("in_channels", "out_channels")
     sizes = dict.fromkeys(sizes, 4) | ({} if dense else {"kernel_size": 3})
     layer = cls(**{**sizes, **options}, dtype=torch.float64)
-    shape = (4,) if dense else (4, 6, 5)[: 1 + cls._axes]
+    shape = (4,) if dense else (4, 6, 5, 3)[: 1 + cls._axes]
     return layer, torch.randn(3, *shape, dtype=torch.float64)
 
 

@@ -122,7 +122,7 @@ def test_sixteen_bit_weights_are_read_exactly():
         ({"dilation": (1, 0)}, "dilation"),
         ({"pads": (-1, 0, 0, 0)}, "pads"),
         ({"groups": 3}, "groups=3"),
-        ({"weight": torch.ones(2, 2, 2)}, "two or four dimensions"),
+        ({"weight": torch.ones(2, 2, 2)}, "two, four or five dimensions"),
         ({"weight": torch.full((2, 2, 1, 1), math.nan)}, "NaN or Inf"),
         ({"backend": "native"}, "no native kernel"),
     ],

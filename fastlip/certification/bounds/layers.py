@@ -35,6 +35,7 @@ _PASSES = 4  # residual, series and spectral layers pass several times over data
 
 @register(lip.MaxMin, lip.GroupSort, lip.Abs, lip.ZeroChannelPad, lip.FirstChannels, lip.PixelUnshuffle)
 @register(lip.PartialAbs, lip.SpatialShift, lip.PixelUnshuffle1d, lip.PixelShuffle1d)
+@register(lip.PixelUnshuffle3d, lip.PixelShuffle3d)
 def _moves_entries(module: Any, input_shape: Shape, output_shape: Shape) -> Bound:
     return Bound(1.0, "1 by construction", 0.0, exact=True)
 
@@ -123,7 +124,7 @@ def _kernel(layer: Any, input_shape: Shape) -> Details:
     geometry, inputs = layer.application.geometry, layer.in_channels // layer.groups
     roundings = _over_taps(geometry, input_shape) if linear_form(layer) is None else sum_roundings(inputs, geometry)
     shape = layer.out_channels, inputs, *geometry.kernel_size
-    return Details(roundings, convolution_is_exact(shape, (input_shape[-2], input_shape[-1]), geometry))
+    return Details(roundings, convolution_is_exact(shape, input_shape[-geometry.axes :], geometry))
 
 
 @_DETAILS.register(TransposedConvolution)
@@ -137,7 +138,7 @@ def _transposed(layer: Any, input_shape: Shape) -> Details:
 def _per_frequency(layer: Any, input_shape: Shape) -> Details:
     geometry = layer.application.geometry
     # Every frequency's matrix acts as it is: no zeros around the image.
-    whole = layer.padding_mode == "circular" or layer.application.taps == (1, 1)
+    whole = layer.padding_mode == "circular" or max(layer.application.taps) == 1
     return Details(_over_taps(geometry, input_shape), whole and _divides(geometry, input_shape))
 
 
@@ -165,11 +166,13 @@ def _residual_dense(layer: Any, input_shape: Shape) -> Details:
 
 def _divides(geometry: ConvGeometry, input_shape: Shape) -> bool:
     """Whether the stride divides the image: no zeros after it."""
-    return input_shape[-2] % geometry.stride[0] == 0 == input_shape[-1] % geometry.stride[1]
+    axes = zip(input_shape[-geometry.axes :], geometry.stride, strict=True)
+    return not any([side % step for side, step in axes])
 
 
 @_DETAILS.register(lip.ScaledAvgPool2d, lip.L2NormPool2d, lip.AdaptiveL2NormPool2d)
 @_DETAILS.register(lip.ScaledAvgPool1d, lip.L2NormPool1d, lip.AdaptiveL2NormPool1d)
+@_DETAILS.register(lip.ScaledAvgPool3d, lip.L2NormPool3d, lip.AdaptiveL2NormPool3d)
 def _pool(module: Any, input_shape: Shape) -> Details:
     return Details(_by_passes(input_shape), exact=True)
 
@@ -187,7 +190,7 @@ def _plain_exact(module: plain.Plain, input_shape: Shape) -> Details:
 
 @_DETAILS.register(plain.Convolution)
 def _plain_convolution(module: plain.Convolution, input_shape: Shape) -> Details:
-    image = input_shape[-2], input_shape[-1]
+    image = input_shape[-module.geometry.axes :]
     exact = convolution_is_exact(tuple(module.weight.shape), image, module.geometry)
     return Details(module.roundings(input_shape), exact)
 
@@ -206,5 +209,7 @@ def sum_roundings(inputs: int, geometry: ConvGeometry) -> float:
     to Probabilistic Rounding Error Analysis*, SIAM J. Sci. Comput. 2019); the worst case is n instead of
     sqrt(n).
     """
-    (kh, kw), (sh, sw) = geometry.kernel_size, geometry.stride
-    return math.sqrt(inputs * geometry.taps * -(-kh // sh) * -(-kw // sw))
+    windows = 1
+    for k, s in zip(geometry.kernel_size, geometry.stride, strict=True):
+        windows *= -(-k // s)
+    return math.sqrt(inputs * geometry.taps * windows)

@@ -18,17 +18,14 @@ def convolution_is_exact(shape: tuple[int, ...], image: Pair, geometry: ConvGeom
 
     Args:
         shape: that of the kernel, (outputs, inputs of a group, ...).
-        image: height and width of the input.
+        image: the sides of the input.
         geometry: that of the convolution.
     """
-    left, right, top, bottom = geometry.pads
-    for padding, halo, side, step in (
-        (top + bottom, geometry.halo[0], image[0], geometry.stride[0]),
-        (left + right, geometry.halo[1], image[1], geometry.stride[1]),
-    ):
+    frequencies = 1
+    for padding, halo, side, step in zip(geometry.totals, geometry.halo, image, geometry.stride, strict=True):
         circular = geometry.padding_mode == "circular" and padding == halo and side % step == 0
         if not (circular or halo == padding == 0):
             return False
-    (down, across), groups = geometry.stride, geometry.groups
-    frequencies = -(-image[0] // down) * -(-image[1] // across)
-    return is_cheap(groups * frequencies, min(shape[0] // groups, shape[1] * math.prod(geometry.stride)))
+        frequencies *= -(-side // step)
+    groups, stride = geometry.groups, geometry.stride
+    return is_cheap(groups * frequencies, min(shape[0] // groups, shape[1] * math.prod(stride)))

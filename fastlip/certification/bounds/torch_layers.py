@@ -15,7 +15,7 @@ from fastlip.certification.bounds.layers import sum_roundings
 from fastlip.certification.bounds.table import Bound, Shape, lipschitz_bound, register
 from fastlip.certification.bounds.tightness import convolution_is_exact, matrix_is_exact
 from fastlip.inspection.geometry import norm_of_convolution
-from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry, Pair
+from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.nn.base import as_it_runs
 
 MOVES = (
@@ -78,17 +78,18 @@ def _linear(module: nn.Linear, input_shape: Shape, output_shape: Shape) -> Bound
     return Bound(value, "float64 singular values", value * math.sqrt(columns), exact=matrix_is_exact(rows, columns))
 
 
-@register(nn.Conv1d, nn.Conv2d)
+@register(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def _convolution(module: Any, input_shape: Shape, output_shape: Shape) -> Bound:
     weight, geometry = as_it_runs(module.weight), ConvGeometry.of_module(module)
     roundings = sum_roundings(weight.shape[1], geometry)
-    image = input_shape[-2] if isinstance(module, nn.Conv2d) else 1, input_shape[-1]
-    weight = weight if isinstance(module, nn.Conv2d) else weight.unsqueeze(2)
+    image = input_shape[1:]
+    if isinstance(module, nn.Conv1d):  # an image of one row
+        weight, image = weight.unsqueeze(2), (1, *image)
     factor, how = 1.0, "float64 singular values per frequency"
     if module.padding_mode in ("reflect", "replicate"):
         factor, image = duplication(geometry, image, module.padding_mode)
         how += f", times {factor:.4g} for {module.padding_mode} padding"
-        geometry = replace(geometry, pads=NO_PADS, padding_mode="zeros")
+        geometry = replace(geometry, pads=(0,) * len(geometry.pads), padding_mode="zeros")
     value = factor * norm_of_convolution(weight, geometry, image)
     exact = factor == 1 and convolution_is_exact(tuple(weight.shape), image, geometry)
     return Bound(value, how, value * roundings, exact=exact)
@@ -105,9 +106,9 @@ def _transposed(module: nn.ConvTranspose2d, input_shape: Shape, output_shape: Sh
 
 def duplication(geometry: ConvGeometry, image: Pair, mode: str) -> tuple[float, Pair]:
     """The norm of a padding that repeats entries, sqrt(largest number of copies), and the padded size."""
-    left, right, top, bottom = geometry.pads
-    (rows, height), (columns, width) = _copies(image[0], top, bottom, mode), _copies(image[1], left, right, mode)
-    return math.sqrt(rows * columns), (height, width)
+    ends = zip(image, geometry.pads[-2::-2], geometry.pads[::-2], strict=True)
+    copies = [_copies(*axis, mode) for axis in ends]
+    return math.sqrt(math.prod([most for most, _ in copies])), tuple([side for _, side in copies])
 
 
 def _copies(side: int, before: int, after: int, mode: str) -> tuple[int, int]:

@@ -16,12 +16,14 @@ _CONTRACTS = {
     nn.Linear: ("forward",),
     nn.Conv1d: ("forward", "_conv_forward"),
     nn.Conv2d: ("forward", "_conv_forward"),
+    nn.Conv3d: ("forward", "_conv_forward"),
     nn.ConvTranspose2d: ("forward",),
 }
 _FORMS: dict[type, LinearForm] = {
     nn.Linear: "matrix",
     nn.Conv1d: "convolution",
     nn.Conv2d: "convolution",
+    nn.Conv3d: "convolution",
     nn.ConvTranspose2d: "transposed",
     Dense: "matrix",
     KernelConvolution: "convolution",

@@ -49,11 +49,15 @@ _AS_MODULES: dict[Any, type[nn.Module]] = {
     F.avg_pool2d: nn.AvgPool2d,
     F.max_pool2d: nn.MaxPool2d,
     F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
+    F.avg_pool3d: nn.AvgPool3d,
+    F.max_pool3d: nn.MaxPool3d,
+    F.adaptive_avg_pool3d: nn.AdaptiveAvgPool3d,
     F.adaptive_max_pool2d: nn.AdaptiveMaxPool2d,
 }
 _CONVOLUTIONS: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
     torch.conv1d: (nn.Conv1d, ("weight", "bias", "stride", "padding", "dilation", "groups")),
     torch.conv2d: (nn.Conv2d, ("weight", "bias", "stride", "padding", "dilation", "groups")),
+    torch.conv3d: (nn.Conv3d, ("weight", "bias", "stride", "padding", "dilation", "groups")),
     torch.conv_transpose2d: (
         nn.ConvTranspose2d,
         ("weight", "bias", "stride", "padding", "output_padding", "groups", "dilation"),

@@ -41,7 +41,7 @@ def _matrix(layer: Any, input_shape: Shape, output_shape: Shape, value: float, u
 @register(KernelConvolution)
 def _kernel(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     (kernel,), geometry = layer.effective(), layer.application.geometry
-    image = input_shape[-2], input_shape[-1]
+    image = input_shape[-geometry.axes :]
     padded = image if geometry.padding_mode == "zeros" else None
     direct = convolution(unit, kernel, layer.bias, geometry, output_shape, padded)
     if not _may_run_by_spectrum(geometry):
@@ -52,7 +52,8 @@ def _kernel(layer: Any, input_shape: Shape, output_shape: Shape, value: float, u
 
 def _may_run_by_spectrum(geometry: ConvGeometry) -> bool:
     """Whether evaluation may apply the kernel by its spectrum, for some batch size."""
-    return geometry.stride == (1, 1) and geometry.taps > 1 and geometry.groups == 1 and geometry.keeps_size
+    at_each = geometry.stride == (1, 1)  # of images only
+    return at_each and geometry.taps > 1 and geometry.groups == 1 and geometry.keeps_size
 
 
 @register(TransposedConvolution)
@@ -66,7 +67,7 @@ def _per_frequency(layer: Any, input_shape: Shape, output_shape: Shape, value: f
     (Q,) = layer.effective(*fft_size)
     if not fft_size:
         return _one_tap(unit, Q, layer.bias, layer.groups, output_shape)
-    return _frequencies(unit, Q, layer, (fft_size[0], fft_size[1]), math.prod(output_shape), output_shape)
+    return _frequencies(unit, Q, layer, fft_size, math.prod(output_shape), output_shape)
 
 
 def _at_stride_one(kernel: Tensor, geometry: ConvGeometry) -> ConvGeometry:
@@ -76,7 +77,7 @@ def _at_stride_one(kernel: Tensor, geometry: ConvGeometry) -> ConvGeometry:
 
 def _one_tap(unit: Unit, Q: Tensor, bias: Tensor | None, groups: int, output_shape: Shape) -> Rounding:
     """The error of a kernel of one tap, after space-to-depth."""
-    return convolution(unit, Q, bias, ConvGeometry((1, 1), groups=groups), output_shape)
+    return convolution(unit, Q, bias, ConvGeometry(tuple(Q.shape[2:]), groups=groups), output_shape)
 
 
 def _frequencies(unit: Unit, Q: Tensor, layer: Any, fft_size: Pair, numbers: int, output_shape: Shape) -> Rounding:
@@ -134,7 +135,8 @@ def _residual(layer: Any, input_shape: Shape, output_shape: Shape, value: float,
     image = blocks(geometry, input_shape)
     (scale,) = layer.effective(*layer.application.context(image))
     inner = _at_stride_one(layer.kernel, geometry)
-    return residual_kernel(unit, layer.kernel, layer.bias, scale, inner, image, spectral=layer.groups == 1)
+    spectral = layer.groups == 1 and geometry.axes == 2
+    return residual_kernel(unit, layer.kernel, layer.bias, scale, inner, image, spectral)
 
 
 @register(ResidualDense)
@@ -150,7 +152,7 @@ def _plain_convolution(module: Any, input_shape: Shape, output_shape: Shape, val
 
 @register(plain.ResidualConvolution)
 def _plain_residual(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    image = input_shape[-2], input_shape[-1]
+    image = input_shape[-module.geometry.axes :]
     return residual_kernel(unit, module.kernel, module.bias, module.scale, module.geometry, image, spectral=False)
 
 

@@ -45,24 +45,28 @@ def convolution(
     output_shape: Shape,
     padded: Pair | None = None,
 ) -> Rounding:
-    """The error of W * x + b for a kernel (outputs, inputs of a group, kh, kw).
+    """The error of W * x + b for a kernel (outputs, inputs of a group, *taps).
 
     Args:
         unit: that of the dtype.
         weight: the kernel.
         bias: (outputs,) or None.
         geometry: stride, dilation and groups are read.
-        output_shape: (outputs, height, width).
+        output_shape: (outputs, *sides).
         padded: the size of x if its padding is zeros: taps on the padding round nothing. None: every tap counts.
     """
     kernel, pixels = in_double(weight), math.prod(output_shape[1:])
-    (kh, kw), (sh, sw) = kernel.shape[2:], geometry.stride
-    taps, windows = kh * kw, -(-kh // sh) * -(-kw // sw)
+    sizes, windows = kernel.shape[2:], 1
+    for k, s in zip(sizes, geometry.stride, strict=True):
+        windows *= -(-k // s)
+    taps = math.prod(sizes)
     norms = norms_of(kernel.flatten(1).unflatten(0, (geometry.groups, -1)), taps)
     if padded is not None:
-        (dh, dw), (height, width) = geometry.dilation, padded
-        taps = min(kh, -(-height // dh)) * min(kw, -(-width // dw))
-        windows = min(windows, min(kh, output_shape[1]) * min(kw, output_shape[2]))
+        taps, outputs_seen = 1, 1
+        for k, side, d, output in zip(sizes, padded, geometry.dilation, output_shape[1:], strict=True):
+            taps *= min(k, -(-side // d))
+            outputs_seen *= min(k, output)
+        windows = min(windows, outputs_seen)
     count, outputs = kernel.shape[1] * taps, math.prod(output_shape)
     return sum_of_products(unit, norms, count, windows, outputs, norm_of(bias, pixels))
 

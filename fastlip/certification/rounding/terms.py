@@ -221,7 +221,7 @@ def spectral_product(
     unit: Unit,
     norm: float,
     ports: tuple[int, int],
-    fft_size: tuple[int, int],
+    fft_size: tuple[int, ...],
     outputs: int,
     bias: float = 0.0,
     transform: Callable[[int], float] = transform_roundings,
@@ -232,7 +232,7 @@ def spectral_product(
         unit: that of the dtype.
         norm: the largest norm of the Q_k.
         ports: inputs and outputs of a group.
-        fft_size: height and width of the transforms.
+        fft_size: the sides of the transforms.
         outputs: the number of outputs.
         bias: the norm of b, repeated for all pixels.
         transform: the roundings of a transform of a given length.
@@ -240,7 +240,7 @@ def spectral_product(
     smallest = math.sqrt(min(ports))
     # Sums over channels, the rounding of their products, that of Q itself, and the bias.
     products = 2 * ports[0] + 2 * math.sqrt(2) * smallest + smallest + 8
-    count = 2 * (transform(fft_size[0]) + transform(fft_size[1])) + products
+    count = 2 * sum([transform(side) for side in fft_size]) + products
     limit = unit.largest / 1024 / max(1.0, norm) / math.prod(fft_size)
     own = Rounding(unit.gamma(count) * norm, 4 * unit.u * bias, sums=4 * unit.u, largest=limit)
     numbers = max(outputs, ports[0] * math.prod(fft_size), ports[1] * math.prod(fft_size))

@@ -24,6 +24,7 @@ _SMOOTH = 16.0  # rounding allowance per elementwise function, including the lib
 @register(plain.SortPairs, plain.SortGroups, plain.Absolute, plain.FirstEntries)
 @register(plain.PadChannels, plain.PadGroups, plain.Patches)
 @register(lip.PixelUnshuffle1d, lip.PixelShuffle1d, plain.Interleave)
+@register(lip.PixelUnshuffle3d, lip.PixelShuffle3d, plain.Spread)
 @register(lip.PartialAbs, lip.SpatialShift, plain.AbsoluteFirst, plain.ShiftPixels)
 @register(*MOVES, *MAX_POOLS)
 def _moves(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
@@ -64,11 +65,11 @@ def _linear(module: Any, input_shape: Shape, output_shape: Shape, value: float, 
     return dense(unit, module.weight, module.bias, output_shape)
 
 
-@register(nn.Conv1d, nn.Conv2d)
+@register(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def _convolution(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    weight, geometry, image = module.weight, ConvGeometry.of_module(module), (input_shape[-2], input_shape[-1])
+    weight, geometry, image = module.weight, ConvGeometry.of_module(module), input_shape[1:]
     if isinstance(module, nn.Conv1d):  # an image of one row
-        weight, image, output_shape = weight.unsqueeze(2), (1, image[1]), (output_shape[0], 1, output_shape[1])
+        weight, image, output_shape = weight.unsqueeze(2), (1, *image), (output_shape[0], 1, output_shape[1])
     padded = image if module.padding_mode == "zeros" else None
     error = convolution(unit, weight, module.bias, geometry, output_shape, padded)
     if module.padding_mode in ("reflect", "replicate"):
@@ -87,12 +88,12 @@ def _average(module: Any, input_shape: Shape, output_shape: Shape, value: float,
     return average(unit, length, value, math.prod(output_shape))
 
 
-@register(lip.ScaledAvgPool1d, lip.ScaledAvgPool2d, plain.ScaledPool)
+@register(lip.ScaledAvgPool1d, lip.ScaledAvgPool2d, lip.ScaledAvgPool3d, plain.ScaledPool)
 def _scaled_pool(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     return average(unit, math.prod(module.kernel_size), value, math.prod(output_shape))
 
 
-@register(lip.L2NormPool1d, lip.L2NormPool2d, plain.NormPool)
+@register(lip.L2NormPool1d, lip.L2NormPool2d, lip.L2NormPool3d, plain.NormPool)
 def _norm_pool(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     # Squares below the normal range vanish: n of them are sqrt(n tiny) after the root.
     length, outputs = math.prod(module.kernel_size), math.prod(output_shape)
@@ -100,7 +101,7 @@ def _norm_pool(module: Any, input_shape: Shape, output_shape: Shape, value: floa
     return Rounding(unit.gamma(length + 4), lost, largest=math.sqrt(unit.largest) / 1024)
 
 
-@register(lip.AdaptiveL2NormPool1d, lip.AdaptiveL2NormPool2d, plain.AdaptiveNormPool)
+@register(lip.AdaptiveL2NormPool1d, lip.AdaptiveL2NormPool2d, lip.AdaptiveL2NormPool3d, plain.AdaptiveNormPool)
 def _adaptive_norm_pool(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     """As above, along one axis after the other."""
     sizes = input_shape[-len(module.output_size) :]

@@ -18,6 +18,7 @@ from fastlip.exporting.plain.entries import (
     ScaledPool,
     SortGroups,
     SortPairs,
+    Spread,
 )
 from fastlip.exporting.plain.freezing import freeze, frozen_kind, thaw
 from fastlip.exporting.plain.sandwich import SandwichProducts, SandwichSpectra
@@ -60,6 +61,7 @@ __all__ = [
     "SortGroups",
     "SortPairs",
     "SpectralConvolution",
+    "Spread",
     "freeze",
     "frozen_kind",
     "thaw",

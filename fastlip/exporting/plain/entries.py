@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip.exporting.plain._module import PASSES, Plain, Shape
-from fastlip.kernels.common.rearrange import patches_to_channels
+from fastlip.kernels.common.rearrange import channels_to_patches, in_windows, patches_to_channels
 from fastlip.nn.base import as_it_runs
 
 
@@ -123,30 +123,32 @@ class PadChannels(Plain):
 
 
 class PadGroups(Plain):
-    """Appends ``missing`` zero channels to each of ``groups`` groups of channels of images."""
+    """Appends ``missing`` zero channels to each of ``groups`` groups of channels of images, or of other ``axes``."""
 
     groups: int
     missing: int
+    axes: int = 2
 
     def forward(self, x: Tensor) -> Tensor:
         """x with zero channels."""
-        return F.pad(x.unflatten(-3, (self.groups, -1)), (0, 0, 0, 0, 0, self.missing)).flatten(-4, -3)
+        at = -1 - self.axes
+        return F.pad(x.unflatten(at, (self.groups, -1)), (*(0, 0) * self.axes, 0, self.missing)).flatten(at - 1, at)
 
 
 class Patches(Plain):
     """Space to depth: patches become channels, ``position_first`` or after the channel, within each group.
 
-    Sides that the stride does not divide are padded with zeros at their end.
+    Sides that the stride does not divide are padded with zeros at their end. Three entries are those of volumes.
     """
 
-    stride: tuple[int, int]
+    stride: tuple[int, ...]
     groups: int
     position_first: bool
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., c, h, w) to (..., c sh sw, ceil(h / sh), ceil(w / sw))."""
-        down, across = self.stride
-        x = F.pad(x, (0, -x.shape[-1] % across, 0, -x.shape[-2] % down))
+        missing = [(0, -x.shape[-1 - at] % step) for at, step in enumerate(reversed(self.stride))]
+        x = F.pad(x, tuple(side for ends in missing for side in ends))
         return patches_to_channels(x, self.stride, self.groups, self.position_first)
 
 
@@ -160,13 +162,25 @@ class Interleave(Plain):
         return x.unflatten(-2, (-1, self.factor)).transpose(-1, -2).flatten(-2)
 
 
-class ScaledPool(Plain):
-    """Average of disjoint windows times the root of their size."""
+class Spread(Plain):
+    """Channels of volumes become blocks of voxels, of sides ``factor``."""
 
-    kernel_size: tuple[int, int]
+    factor: tuple[int, int, int]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., c fd fh fw, d, h, w) to (..., c, d fd, h fh, w fw)."""
+        return channels_to_patches(x, self.factor)
+
+
+class ScaledPool(Plain):
+    """Average of disjoint windows times the root of their size, of images or of volumes."""
+
+    kernel_size: tuple[int, ...]
 
     def forward(self, x: Tensor) -> Tensor:
         """The scaled averages of x."""
+        if len(self.kernel_size) == 3:
+            return in_windows(x, self.kernel_size).sum((-5, -3, -1)) / math.sqrt(math.prod(self.kernel_size))
         return F.avg_pool2d(x, self.kernel_size) * math.sqrt(math.prod(self.kernel_size))
 
     def roundings(self, input_shape: Shape) -> float:
@@ -175,12 +189,14 @@ class ScaledPool(Plain):
 
 
 class NormPool(Plain):
-    """L2 norm of disjoint windows."""
+    """L2 norm of disjoint windows, of images or of volumes."""
 
-    kernel_size: tuple[int, int]
+    kernel_size: tuple[int, ...]
 
     def forward(self, x: Tensor) -> Tensor:
         """The norm of each window of x."""
+        if len(self.kernel_size) == 3:
+            return torch.linalg.vector_norm(in_windows(x, self.kernel_size), dim=(-5, -3, -1))
         down, across = self.kernel_size
         height, width = x.shape[-2] // down, x.shape[-1] // across
         covered = x.narrow(-2, 0, height * down).narrow(-1, 0, width * across)

@@ -104,9 +104,9 @@ class ShiftPixels(Plain):
 
 
 class AdaptiveNormPool(Plain):
-    """L2 norm of the windows that tile an image."""
+    """L2 norm of the windows that tile an image or a volume."""
 
-    output_size: tuple[int, int]
+    output_size: tuple[int, ...]
 
     def forward(self, x: Tensor) -> Tensor:
         """The norm of each window of x."""
@@ -114,4 +114,4 @@ class AdaptiveNormPool(Plain):
 
     def roundings(self, input_shape: Shape) -> float:
         """A sum over the window, and roots."""
-        return PASSES * math.sqrt(math.prod(input_shape[-2:]))
+        return PASSES * math.sqrt(math.prod(input_shape[-len(self.output_size) :]))

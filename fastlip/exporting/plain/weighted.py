@@ -17,62 +17,62 @@ from fastlip.kernels.conv_exp.truncation import largest_modulus
 from fastlip.nn.applications.residual import effective_norms, residual_bound
 from fastlip.nn.base import as_it_runs
 
+_NAMES = "planes", "rows", "columns"  # of the tables of indices along each axis
+
 
 class PlainConvolution(Plain):
     """Geometry and padding of the convolutions below. ``image`` is the size for which they were exported."""
 
     weight: Tensor
     bias: Tensor | None
-    stride: tuple[int, int] = (1, 1)
-    pads: tuple[int, int, int, int]
-    dilation: tuple[int, int]
+    stride: tuple[int, ...] = ()
+    pads: tuple[int, ...]
+    dilation: tuple[int, ...]
     groups: int
     padding_mode: PaddingMode
-    image: tuple[int, int] | None
+    image: tuple[int, ...] | None
 
     def make_tables(self) -> None:
         """The geometry, and indices where circular padding exceeds the image, which F.pad refuses."""
-        kernel_size = self.kernel_of_module().shape[2:]
-        self.geometry = ConvGeometry(
-            (kernel_size[0], kernel_size[1]),
-            self.stride,
-            self.pads,
-            self.dilation,
-            self.groups,
-            self.padding_mode,
-        )
+        kernel_size = tuple(self.kernel_of_module().shape[2:])
+        stride = self.stride or (1,) * len(kernel_size)
+        self.geometry = ConvGeometry(kernel_size, stride, self.pads, self.dilation, self.groups, self.padding_mode)
         self.wraps = False
         if self.padding_mode == "circular" and self.image is not None:
-            (height, width), (left, right, top, bottom) = self.image, self.pads
-            self.wraps = max(top, bottom) > height or max(left, right) > width
+            before, after = self.pads[-2::-2], self.pads[::-2]
+            axes = list(zip(_NAMES[-len(kernel_size) :], self.image, before, after, strict=True))
+            self.wraps = any(max(start, end) > side for _, side, start, end in axes)
             if self.wraps:
                 # "after": the adjoint of a padding before the image pads after it.
-                self.register_buffer("rows", torch.arange(-top, height + bottom) % height)
-                self.register_buffer("columns", torch.arange(-left, width + right) % width)
-                self.register_buffer("rows_after", torch.arange(-bottom, height + top) % height)
-                self.register_buffer("columns_after", torch.arange(-right, width + left) % width)
+                for name, side, start, end in axes:
+                    self.register_buffer(name, torch.arange(-start, side + end) % side)
+                    self.register_buffer(f"{name}_after", torch.arange(-end, side + start) % side)
 
     def pad(self, x: Tensor, after: str = "") -> Tensor:
         """x, padded as the convolution pads it, or with "_after" as its adjoint does."""
-        left, right, top, bottom = self.pads
-        pads = (right, left, bottom, top) if after else self.pads
+        pads = self.geometry.opposite_pads if after else self.pads
         if not any(pads):
             return x
         if self.padding_mode == "zeros":
             return F.pad(x, pads)
-        if self.wraps:
-            # The tables hold for one size: at another the output would be cropped, repeated, or of another map.
-            for axis, side in ((-2, self.image[0]), (-1, self.image[1])) if self.image else ():
-                torch._assert(x.shape[axis] == side, f"exported for images of {self.image} (after its stride)")
-            return x[..., self.get_buffer(f"rows{after}"), :][..., self.get_buffer(f"columns{after}")]
-        return F.pad(x, pads, mode="circular")
+        if not self.wraps:
+            return F.pad(x, pads, mode="circular")
+        axes = range(-self.geometry.axes, 0)
+        # The tables hold for one size: at another the output would be cropped, repeated, or of another map.
+        for axis, side in zip(axes, self.image, strict=True) if self.image else ():
+            torch._assert(x.shape[axis] == side, f"exported for images of {self.image} (after its stride)")
+        for axis, name in zip(axes, _NAMES[-self.geometry.axes :], strict=True):
+            x = x[(..., self.get_buffer(f"{name}{after}"), *[slice(None)] * (-1 - axis))]
+        return x
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The padded convolution."""
-        left, right, top, bottom = self.pads
-        if self.padding_mode == "zeros" and left == right and top == bottom:
-            return F.conv2d(x, weight, bias, self.stride, (top, left), self.dilation, self.groups)
-        return F.conv2d(self.pad(x), weight, bias, self.stride, 0, self.dilation, self.groups)
+        geometry = self.geometry
+        stride, dilation, groups = geometry.stride, geometry.dilation, geometry.groups
+        convolution = F.conv2d if geometry.axes == 2 else F.conv3d
+        if self.padding_mode == "zeros" and geometry.symmetric:
+            return convolution(x, weight, bias, stride, geometry.around, dilation, groups)
+        return convolution(self.pad(x), weight, bias, stride, 0, dilation, groups)
 
     def kernel_of_module(self) -> Tensor:
         """The kernel, whose first axes are (outputs, inputs of a group)."""
@@ -96,7 +96,7 @@ def config_of(geometry: ConvGeometry) -> dict[str, Any]:
 
 def _norm(kernel: Tensor, geometry: ConvGeometry, input_shape: Shape) -> float:
     """An upper bound of the norm of the convolution on images of this shape."""
-    return norm_of_convolution(as_it_runs(kernel), geometry, (input_shape[-2], input_shape[-1]))
+    return norm_of_convolution(as_it_runs(kernel), geometry, input_shape[-geometry.axes :])
 
 
 class Convolution(PlainConvolution):
@@ -123,16 +123,18 @@ class ResidualConvolution(PlainConvolution):
     def forward(self, x: Tensor) -> Tensor:
         """The residual map of x."""
         hidden = self.convolve(x, self.kernel, self.bias).relu()
-        second = self.scale.view(-1, 1, 1, 1) * self.kernel
-        left, right, top, bottom = self.pads
-        reach: tuple[int, int] = (top, left)
-        if self.padding_mode == "circular" or left != right or top != bottom:
-            hidden, reach = self.pad(hidden, "_after"), (top + bottom, left + right)
-        return x - F.conv_transpose2d(hidden, second, None, 1, reach, 0, self.groups, self.dilation)
+        geometry = self.geometry
+        second = self.scale.view(-1, *[1] * (1 + geometry.axes)) * self.kernel
+        reach = geometry.around
+        if self.padding_mode == "circular" or not geometry.symmetric:
+            hidden, reach = self.pad(hidden, "_after"), geometry.totals
+        transposed = F.conv_transpose2d if geometry.axes == 2 else F.conv_transpose3d
+        return x - transposed(hidden, second, None, 1, reach, 0, self.groups, self.dilation)
 
     def lipschitz_bound(self, input_shape: Shape) -> float:
         """From the norm of the scaled kernel on images of this shape."""
-        image, geometry = (input_shape[-2], input_shape[-1]), self.geometry
+        geometry = self.geometry
+        image = input_shape[-geometry.axes :]
         options = {"pads": geometry.pads, "dilation": geometry.dilation, "groups": geometry.groups}
         norms = effective_norms(self.kernel, self.scale, image, **options, padding_mode=geometry.padding_mode)
         return residual_bound(*norms)

@@ -25,7 +25,7 @@ def _before(K: Tensor, axis: int) -> Tensor:
     return F.pad(K, (0, 0, 0, 0, axis, 0, 1 - axis, 0))
 
 
-def alternating_axes(kernel_size: tuple[int, int]) -> tuple[int, ...]:
+def alternating_axes(kernel_size: tuple[int, ...]) -> tuple[int, ...]:
     """The axes of a kernel's factors: width and height in turn, as the 2 x 2 blocks have them, then the longer."""
     height, width = kernel_size[0] - 1, kernel_size[1] - 1
     both = min(height, width)

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastlip.kernels.cayley import reference
 from fastlip.kernels.common import binding, gpu
 from fastlip.kernels.common.binding import CPU
+from fastlip.kernels.common.checks import VOLUMES
 from fastlip.kernels.common.fourier import Size, cached_kernel_phases
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.spectral_conv.frequencies import COMPLEX, kernel_spectrum_adjoint
@@ -134,6 +135,8 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def supports_taps(weight: Tensor, *_: Any) -> str:
     """Empty, or why these kernels cannot run."""
+    if weight.dim() != 4:
+        return VOLUMES
     name = _OF_TAPS.get(weight.dtype)
     if name is None:
         return f"no kernel for dtype {weight.dtype}"

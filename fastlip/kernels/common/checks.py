@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastlip.kernels.common.literals import Backend
 
+VOLUMES = "no kernel for three spatial dimensions"
 BACKENDS = ("auto", "reference", "native", "triton")
 # Dtypes in which matrices are computed as they are.
 NUMBERS = frozenset((torch.float32, torch.float64, torch.complex64, torch.complex128))

@@ -1,46 +1,49 @@
 """Discrete Fourier transforms: the phases, and the unique frequencies of real images.
 
 One of each pair of conjugate frequencies (k_y, k_x) and (-k_y, -k_x) is unique. The self-conjugate ones, at which
-the matrices of real kernels are real, come first.
+the matrices of real kernels are real, come first. Volumes have three frequencies (k_z, k_y, k_x), and so on.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-Size = tuple[int, int]
+Size = tuple[int, ...]  # (height, width), or of volumes (depth, height, width)
 
 
 def own_frequencies(size: Size) -> int:
     """Returns g, the number of self-conjugate frequencies, at which the matrices of real kernels are real.
 
     Args:
-        size: (h, w), the FFT size.
+        size: (h, w), the FFT size; of volumes (d, h, w).
 
     >>> fastlip.ops.own_frequencies((8, 8)), fastlip.ops.own_frequencies((8, 7)), fastlip.ops.own_frequencies((7, 7))
     (4, 2, 1)
     """
-    return (2 - size[0] % 2) * (2 - size[1] % 2)
+    return math.prod([2 - side % 2 for side in size])
 
 
 def count_frequencies(size: Size) -> int:
     """F, the number of unique frequencies."""
-    return (size[0] * size[1] + own_frequencies(size)) // 2
+    return (math.prod(size) + own_frequencies(size)) // 2
 
 
 def unique_frequencies(size: Size, device: torch.device | None = None) -> Tensor:
-    """(F, 2): one (k_y, k_x) of each conjugate pair, F = (h w + g) / 2; the g self-conjugate ones come first."""
+    """(F, axes): one (k_y, k_x) of each conjugate pair, F = (h w + g) / 2; the g self-conjugate ones come first."""
     ends, halves, everything = [], [], []
     for length in size:
         line = torch.arange(length, device=device)
         ends.append(line[:: max(length // 2, 1)][: 2 - length % 2])  # 0 and, of an even length, its half
         halves.append(line[1 : (length + 1) // 2])
         everything.append(line)
-    blocks = ((ends[0], ends[1]), (halves[0], ends[1]), (everything[0], halves[1]))
+    blocks = [ends]
+    for axis in range(len(size)):  # the last one whose frequency is not its own conjugate
+        blocks.append([*everything[:axis], halves[axis], *ends[axis + 1 :]])
     return torch.cat([torch.cartesian_prod(*block) for block in blocks])
 
 
@@ -53,20 +56,23 @@ def angles(frequencies: Tensor, positions: Tensor, length: int) -> Tensor:
     return 2 * math.pi * (turns.double() / length)
 
 
-def plane_angles(frequencies: Tensor, positions: tuple[Tensor, Tensor], size: Size) -> Tensor:
-    """(F, Py Px): the sum of the :func:`angles` of both axes for frequencies (F, 2) and a grid of positions."""
-    vertical, horizontal = (angles(frequencies[:, axis], positions[axis], size[axis]) for axis in (0, 1))
-    return (vertical[:, :, None] + horizontal[:, None, :]).flatten(1)
+def plane_angles(frequencies: Tensor, positions: Sequence[Tensor], size: Size) -> Tensor:
+    """(F, Py Px): the sum of the :func:`angles` of all axes for frequencies (F, axes) and a grid of positions."""
+    along = [angles(frequencies[:, axis], positions[axis], length) for axis, length in enumerate(size)]
+    total = along[0]
+    for more in along[1:]:
+        total = (total[:, :, None] + more[:, None, :]).flatten(1)
+    return total
 
 
 def kernel_phases(kernel: Size, size: Size, dilation: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(F, kh kw): exp(i angle) at the unique frequencies for the taps of a kernel; computed in float64.
+    """(F, taps): exp(i angle) at the unique frequencies for the taps of a kernel; computed in float64.
 
     Taps lie at d tau - floor(d (k - 1) / 2). The phases of self-conjugate frequencies are real.
     """
     frequencies = unique_frequencies(size, device)
     positions = [d * torch.arange(k, device=device) - d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True)]
-    found = plane_angles(frequencies, (positions[0], positions[1]), size)
+    found = plane_angles(frequencies, positions, size)
     sines = found.sin()
     sines[: own_frequencies(size)] = 0
     return torch.complex(found.cos(), sines).to(dtype)

@@ -1,10 +1,12 @@
-"""The geometry of a two-dimensional convolution as one value: what it reads, where, and how large its output is."""
+"""The geometry of a convolution of images or volumes as one value: what it reads, where, and its output's size."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from operator import add, mul, sub
 from typing import Any
 
 import torch
@@ -14,10 +16,12 @@ from torch import Tensor
 from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import Pads, pad, same_pads
 
-Pair = tuple[int, int]
+Sizes = tuple[int, ...]  # an int for each axis: (vertical, horizontal), or (depth, vertical, horizontal)
+Pair = Sizes  # where there are images only, or mostly
 NO_PADS: Pads = (0, 0, 0, 0)
 MODES: tuple[PaddingMode, ...] = ("zeros", "circular")
-_NUMBERS = 12  # ints of a geometry
+_NUMBERS = 12  # ints of a geometry of images
+_OF_VOLUMES = 17  # of volumes
 _LARGEST_FACTOR = 17  # of a fast FFT size: transforms of larger primes are slow
 
 
@@ -25,17 +29,23 @@ _LARGEST_FACTOR = 17  # of a fast FFT size: transforms of larger primes are slow
 class ConvGeometry:
     """Everything that describes a convolution apart from its kernel and channels. Pairs are (vertical, horizontal).
 
+    A convolution of volumes has triples instead, (depth, vertical, horizontal), and six pads.
+
     Args:
         kernel_size: taps along each axis.
-        stride: step between two outputs.
-        pads: entries added on the (left, right, top, bottom), as ``F.pad`` orders them; None: :meth:`same_pads`.
-        dilation: distance between two taps.
+        stride: step between two outputs; default None: 1 along each axis.
+        pads: entries added on the (left, right, top, bottom), of volumes also (front, back), as ``F.pad`` orders
+            them; None: :meth:`same_pads`.
+        dilation: distance between two taps; default None: 1 along each axis.
         groups: number of groups of channels.
         padding_mode: what is added: ``"zeros"``, or the image itself, repeated (``"circular"``).
 
     Derived once:
 
-    - ``halo``: the pair ``dilation * (kernel_size - 1)``, how far a kernel reaches beyond one pixel;
+    - ``axes``: 2 for images, 3 for volumes;
+    - ``around``: the pads before each axis, as torch's convolutions order them where these are symmetric;
+    - ``totals``: the number of entries added along each axis, before and after it;
+    - ``halo``: ``dilation * (kernel_size - 1)``, how far a kernel reaches beyond one pixel;
     - ``taps``: the number of taps;
     - ``keeps_size``: whether ``pads`` keep an image's size at stride 1;
     - ``symmetric``: whether the pads before and after an image are equal, the only ones that ``F.conv2d`` can add;
@@ -46,30 +56,39 @@ class ConvGeometry:
     ((1, 1, 1, 1), (2, 2), (16, 16))
     """
 
-    kernel_size: Pair
-    stride: Pair = (1, 1)
+    kernel_size: Sizes
+    stride: Sizes = None  # type: ignore[assignment]  # None becomes 1 along each axis
     pads: Pads = None  # type: ignore[assignment]  # None becomes same_pads
-    dilation: Pair = (1, 1)
+    dilation: Sizes = None  # type: ignore[assignment]  # as stride
     groups: int = 1
     padding_mode: PaddingMode = "zeros"
-    halo: Pair = field(init=False, repr=False, compare=False)
+    axes: int = field(init=False, repr=False, compare=False)
+    around: Sizes = field(init=False, repr=False, compare=False)
+    totals: Sizes = field(init=False, repr=False, compare=False)
+    halo: Sizes = field(init=False, repr=False, compare=False)
     taps: int = field(init=False, repr=False, compare=False)
     keeps_size: bool = field(init=False, repr=False, compare=False)
     symmetric: bool = field(init=False, repr=False, compare=False)
     numbers: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        (kh, kw), (dh, dw) = self.kernel_size, self.dilation
-        same = same_pads(self.kernel_size, self.dilation)
+        one = (1,) * len(self.kernel_size)
+        stride, dilation = self.stride or one, self.dilation or one
+        same = same_pads(self.kernel_size, dilation)
         pads = same if self.pads is None else self.pads
         circular = int(self.padding_mode == "circular")
-        numbers = (*self.kernel_size, *self.stride, *pads, *self.dilation, self.groups, circular)
+        numbers = (*self.kernel_size, *stride, *pads, *dilation, self.groups, circular)
         derived = {
+            "axes": len(one),
+            "stride": stride,
             "pads": pads,
-            "halo": (dh * (kh - 1), dw * (kw - 1)),
-            "taps": kh * kw,
+            "around": pads[-2::-2],
+            "dilation": dilation,
+            "totals": tuple(map(add, pads[-2::-2], pads[::-2])),
+            "halo": tuple(map(sub, map(mul, dilation, self.kernel_size), dilation)),
+            "taps": math.prod(self.kernel_size),
             "keeps_size": pads == same,
-            "symmetric": pads[0] == pads[1] and pads[2] == pads[3],
+            "symmetric": pads[::2] == pads[1::2],
             "numbers": numbers,
         }
         for name, value in derived.items():
@@ -83,34 +102,33 @@ class ConvGeometry:
         groups: int = 1,
         padding_mode: PaddingMode = "zeros",
     ) -> ConvGeometry:
-        """The geometry of a kernel (outputs, inputs / groups, kh, kw) at stride 1 that keeps an image's size.
+        """The geometry of a kernel (outputs, inputs / groups, *taps) at stride 1 that keeps an image's size.
 
         ValueError for a dilation or padding mode that is not allowed.
         """
         make = _make_like if torch.compiler.is_compiling() else _keep_like
-        return make((weight.shape[2], weight.shape[3]), tuple(dilation), groups, padding_mode)
+        return make(tuple(weight.shape[2:]), tuple(dilation), groups, padding_mode)
 
     @classmethod
     def of_module(cls, module: Any) -> ConvGeometry:
-        """The geometry of a ``torch.nn.Conv1d``, ``Conv2d`` or a layer with their attributes, as it runs now.
+        """The geometry of a ``torch.nn.Conv1d``, ``Conv2d``, ``Conv3d`` or a layer with their attributes, as it runs.
 
         One-dimensional images are images of one row. ``padding_mode`` may be one that no layer of this package has.
         """
         axes = module.weight.dim() - 2
-        one = (1,) * (2 - axes)
+        one = (1,) * (2 - axes)  # nothing where there are two axes or three
         kernel_size = (*one, *module.weight.shape[2:])
         stride, dilation = ((*one, *per_axis(value, axes)) for value in (module.stride, module.dilation))
         geometry = cls(kernel_size, stride, None, dilation, module.groups, module.padding_mode)  # type: ignore[arg-type]
         if module.padding_mode != "zeros":
             # As torch runs them: it reads this list, whatever ``padding`` was set to after construction.
             listed = list(module._reversed_padding_repeated_twice)
-            return replace(geometry, pads=(*listed, *[0] * (4 - len(listed))))
+            return replace(geometry, pads=(*listed, *[0] * (2 * len(kernel_size) - len(listed))))
         if module.padding == "same":
             return geometry
         if module.padding == "valid":
-            return replace(geometry, pads=NO_PADS)
-        vertical, horizontal = (*(0,) * len(one), *per_axis(module.padding, axes))
-        return replace(geometry, pads=(horizontal, horizontal, vertical, vertical))
+            return replace(geometry, pads=(0,) * (2 * len(kernel_size)))
+        return replace(geometry, pads=around((*(0,) * len(one), *per_axis(module.padding, axes))))
 
     @property
     def same_pads(self) -> Pads:
@@ -120,48 +138,45 @@ class ConvGeometry:
     @property
     def opposite_pads(self) -> Pads:
         """The pads of the adjoint convolution: what is added before an image here is added after it there."""
-        left, right, top, bottom = self.pads
-        return right, left, bottom, top
+        return tuple([self.pads[at ^ 1] for at in range(len(self.pads))])
 
-    def padded_size(self, image_size: Pair) -> Pair:
-        """Height and width of an image with its pads."""
-        left, right, top, bottom = self.pads
-        return image_size[0] + top + bottom, image_size[1] + left + right
+    def padded_size(self, image_size: Sizes) -> Sizes:
+        """The sides of an image with its pads."""
+        return tuple(map(add, image_size, self.totals))
 
-    def output_size(self, image_size: Pair) -> Pair:
-        """Height and width of the output for an image of this height and width."""
-        height, width = self.padded_size(image_size)
-        return (height - self.halo[0] - 1) // self.stride[0] + 1, (width - self.halo[1] - 1) // self.stride[1] + 1
+    def output_size(self, image_size: Sizes) -> Sizes:
+        """The sides of the output for an image with these sides."""
+        axes = zip(self.padded_size(image_size), self.halo, self.stride, strict=True)
+        return tuple([(side - halo - 1) // step + 1 for side, halo, step in axes])
 
-    def fft_size(self, image_size: Pair) -> Pair:
+    def fft_size(self, image_size: Sizes) -> Sizes:
         """The smallest FFT size, a multiple of the stride, at which a circular convolution contains this one.
 
         With circular padding the size of the image itself, whatever the stride. With zero padding, and without
         padding, as many zeros are added as the kernel reads on the side of the image on which it reads more; windows
         that lie wholly in the padding give zeros and need no room.
         """
-        left, right, top, bottom = self.pads
-        height = self._fft_length(image_size[0], self.stride[0], top, bottom, self.halo[0])
-        return height, self._fft_length(image_size[1], self.stride[1], left, right, self.halo[1])
+        lengths = map(self._fft_length, image_size, self.stride, self.pads[-2::-2], self.pads[::-2], self.halo)
+        return tuple(lengths)
 
-    def fast_fft_size(self, image_size: Pair) -> Pair:
+    def fast_fft_size(self, image_size: Sizes) -> Sizes:
         """:meth:`fft_size`, with zero padding enlarged to sizes whose transforms are fast."""
-        height, width = self.fft_size(image_size)
-        return (height, width) if self.padding_mode == "circular" else (fast_length(height), fast_length(width))
+        sides = self.fft_size(image_size)
+        return sides if self.padding_mode == "circular" else tuple([fast_length(side) for side in sides])
 
-    def embedded_size(self, image_size: Pair) -> Pair:
+    def embedded_size(self, image_size: Sizes) -> Sizes:
         """The FFT size at which orthogonal layers embed an image: with zero padding its size plus the halo."""
         if self.padding_mode == "circular":
             return image_size
-        return image_size[0] + self.halo[0], image_size[1] + self.halo[1]
+        return tuple(map(add, image_size, self.halo))
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """``F.conv2d`` of the image with its pads."""
-        left, _, top, _ = self.pads
+        """``F.conv2d`` or ``F.conv3d`` of the image with its pads."""
+        convolve = F.conv2d if self.axes == 2 else F.conv3d
         if self.padding_mode == "zeros" and self.symmetric:
-            return F.conv2d(x, weight, bias, self.stride, (top, left), self.dilation, self.groups)
+            return convolve(x, weight, bias, self.stride, self.around, self.dilation, self.groups)
         padded = pad(x, self.pads, self.padding_mode)
-        return F.conv2d(padded, weight, bias, self.stride, 0, self.dilation, self.groups)
+        return convolve(padded, weight, bias, self.stride, 0, self.dilation, self.groups)
 
     def pad(self, x: Tensor) -> Tensor:
         """The image (..., h, w) with its pads; circular padding may exceed the image."""
@@ -171,6 +186,11 @@ class ConvGeometry:
         if self.padding_mode == "circular" and before + after > 0:
             return side
         return -(-(side + max(min(before, halo), min(after, halo))) // stride) * stride
+
+
+def around(sizes: Sizes) -> Pads:
+    """The pads that add an int before and after each axis."""
+    return tuple([side for side in reversed(sizes) for _ in range(2)])
 
 
 def fast_length(length: int) -> int:
@@ -195,12 +215,13 @@ def per_axis(value: Any, axes: int) -> tuple[int, ...]:
     return (value,) * axes if isinstance(value, int) else tuple(value) * (axes // len(value))
 
 
-def _make_like(kernel_size: Pair, dilation: tuple[int, ...], groups: int, mode: PaddingMode) -> ConvGeometry:
-    if len(dilation) != 2 or min(dilation) < 1:
-        raise ValueError(f"dilation={dilation!r}: expected a pair of ints, at least 1")
+def _make_like(kernel_size: Sizes, dilation: Sizes, groups: int, mode: PaddingMode) -> ConvGeometry:
+    if len(dilation) != len(kernel_size) or min(dilation) < 1:
+        expected = "a pair of ints" if len(kernel_size) == 2 else f"{len(kernel_size)} ints"
+        raise ValueError(f"dilation={dilation!r}: expected {expected}, at least 1")
     if mode not in MODES:
         raise ValueError(f"padding_mode={mode!r}: allowed are {', '.join(map(repr, MODES))}")
-    return ConvGeometry(kernel_size, dilation=(dilation[0], dilation[1]), groups=groups, padding_mode=mode)
+    return ConvGeometry(kernel_size, dilation=dilation, groups=groups, padding_mode=mode)
 
 
 _keep_like = lru_cache(maxsize=256)(_make_like)
@@ -209,6 +230,10 @@ _keep_like = lru_cache(maxsize=256)(_make_like)
 @lru_cache(maxsize=256)
 def from_numbers(numbers: tuple[int, ...]) -> tuple[ConvGeometry, ...]:
     """The geometries whose ``numbers`` these are, one after the other."""
+    if len(numbers) == _OF_VOLUMES:  # the only one: runs of convolutions are of images
+        sizes, strides, pads, dilations = numbers[:3], numbers[3:6], numbers[6:12], numbers[12:15]
+        volumes: PaddingMode = "circular" if numbers[16] else "zeros"
+        return (ConvGeometry(sizes, strides, pads, dilations, numbers[15], volumes),)
     found = []
     for at in range(0, len(numbers), _NUMBERS):
         kh, kw, sh, sw, left, right, top, bottom, dh, dw, groups, circular = numbers[at : at + _NUMBERS]

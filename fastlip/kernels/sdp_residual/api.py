@@ -24,7 +24,7 @@ def sdp_residual(
     weight: Tensor,
     bias: Tensor | None,
     scale: Tensor,
-    dilation: tuple[int, int] = (1, 1),
+    dilation: tuple[int, ...] | None = None,
     groups: int = 1,
     padding_mode: PaddingMode = "zeros",
     pairing: PairingOrNone = "none",
@@ -47,11 +47,13 @@ def sdp_residual(
     circular padding and images smaller than the kernel.
 
     Args:
-        x: (*, c) for a matrix; (n, c, h, w) or (c, h, w) for a convolution.
-        weight: W, (m, c) or (m, c / groups, kh, kw); m is the inner width.
+        x: (*, c) for a matrix; (n, c, h, w) or (c, h, w) for a convolution, of volumes (n, c, d, h, w) or
+            (c, d, h, w).
+        weight: W, (m, c) or (m, c / groups, kh, kw), of volumes (m, c / groups, kd, kh, kw), for which there are no
+            kernels; m is the inner width.
         bias: b, (m,), or None.
         scale: s, (m,), not negative.
-        dilation: distance between two taps, (vertical, horizontal); default (1, 1).
+        dilation: distance between two taps, (vertical, horizontal); default None: 1 along each axis.
         groups: number of groups of channels, as in ``conv2d``; default 1.
         padding_mode: ``"zeros"`` (default) or ``"circular"``.
         pairing: of a MaxMin over the channels of y, ``"adjacent"`` or ``"halves"``; ``"none"`` (default): no MaxMin.
@@ -73,11 +75,12 @@ def sdp_residual(
     tensor([[ 0., -1.]])
     """
     _check(x, weight, bias, scale, groups)
-    geometry = None if weight.dim() == 2 else ConvGeometry.like(weight, dilation, groups, padding_mode)
+    axes = weight.dim() - 2
+    geometry = ConvGeometry.like(weight, dilation or (1,) * axes, groups, padding_mode) if axes else None
     if pairing not in (*PAIRINGS, "none"):
         raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, (*PAIRINGS, 'none')))}")
     if recompute is None:
-        recompute = geometry is not None and geometry.kernel_size == (1, 1)
+        recompute = geometry is not None and geometry.taps == 1
     return OPERATOR(x, weight, bias, scale, second, recompute, geometry, pairing, backend)
 
 
@@ -90,8 +93,8 @@ def _check(x: Tensor, weight: Any, bias: Tensor | None, scale: Tensor, groups: i
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         got = getattr(weight, "dtype", type(weight).__name__)
         raise TypeError(f"weight: got {got}, expected a floating-point tensor")
-    if weight.dim() not in (2, 4):
-        raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected two or four dimensions")
+    if weight.dim() not in (2, 4, 5):
+        raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected two, four or five dimensions")
     inner = weight.shape[0]
     for name, vector in (("bias", bias), ("scale", scale)):
         if vector is not None and vector.shape != (inner,):
@@ -103,8 +106,9 @@ def _check(x: Tensor, weight: Any, bias: Tensor | None, scale: Tensor, groups: i
     if groups < 1 or inner % groups:
         raise ValueError(f"groups={groups}: expected a divisor of the inner width {inner}")
     channels = groups * weight.shape[1]
-    if x.dim() not in (3, 4) or x.shape[-3] != channels:
-        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, {channels}, h, w) or ({channels}, h, w)")
+    axes, size = weight.dim() - 2, "h, w" if weight.dim() == 4 else "d, h, w"
+    if x.dim() not in (axes + 1, axes + 2) or x.shape[-1 - axes] != channels:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, {channels}, {size}) or ({channels}, {size})")
 
 
 def _fake_forward(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common import channels_last as images
+from fastlip.kernels.common.checks import VOLUMES
 from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry, from_numbers
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.conv_chain import layers
@@ -47,6 +48,8 @@ class Kernels:
         pairing: str,
     ) -> str:
         """Empty, or why these kernels cannot run."""
+        if geometry is not None and geometry.axes != 2:
+            return VOLUMES
         if geometry is None or x.dim() != 4:
             return "no kernel for dense weights and for images without a batch dimension"
         if geometry.groups != 1:

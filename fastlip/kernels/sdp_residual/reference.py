@@ -34,7 +34,7 @@ def sdp_residual(
     if geometry is None:
         y, channels = dense(x, weight, bias, scale), -1
     else:
-        y, channels = convolutional(x, weight, bias, scale, geometry), -3
+        y, channels = convolutional(x, weight, bias, scale, geometry), -1 - geometry.axes
     return y if pairing == "none" else maxmin(y, pairing, channels, backend=backend)
 
 
@@ -51,18 +51,18 @@ def faster(x: Tensor, weight: Tensor, bias: Any, scale: Any, geometry: ConvGeome
 
 def convolutional(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, geometry: ConvGeometry) -> Tensor:
     """x − W₂ relu(W x + b), W the convolution that keeps the image's size and W₂ = Wᵀ diag(scale)."""
-    left, _, top, _ = geometry.pads
     if geometry.padding_mode == "zeros" and geometry.symmetric:
-        hidden = F.conv2d(x, weight, bias, 1, (top, left), geometry.dilation, geometry.groups).relu()
+        convolution = F.conv2d if geometry.axes == 2 else F.conv3d
+        hidden = convolution(x, weight, bias, 1, geometry.around, geometry.dilation, geometry.groups).relu()
     else:
         hidden = geometry.convolve(x, weight, bias).relu()
-    return x - adjoint(hidden, scale[:, None, None, None] * weight, geometry)
+    return x - adjoint(hidden, scale.view(-1, *[1] * (weight.dim() - 1)) * weight, geometry)
 
 
 def adjoint(y: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
     """The transpose of the padded convolution: what it pads before an image, its transpose pads after it."""
-    left, right, top, bottom = geometry.pads
+    transposed = F.conv_transpose2d if geometry.axes == 2 else F.conv_transpose3d
     if geometry.padding_mode == "zeros" and geometry.symmetric:
-        return F.conv_transpose2d(y, weight, None, 1, (top, left), 0, geometry.groups, geometry.dilation)
-    y, padding = pad(y, geometry.opposite_pads, geometry.padding_mode), (top + bottom, left + right)
-    return F.conv_transpose2d(y, weight, None, 1, padding, 0, geometry.groups, geometry.dilation)
+        return transposed(y, weight, None, 1, geometry.around, 0, geometry.groups, geometry.dilation)
+    y = pad(y, geometry.opposite_pads, geometry.padding_mode)
+    return transposed(y, weight, None, 1, geometry.totals, 0, geometry.groups, geometry.dilation)

@@ -17,6 +17,7 @@ from fastlip.kernels.spectral_conv import reference, tables
 from fastlip.kernels.spectral_conv.fixed import FixedSpectrum, fix_spectrum
 from fastlip.kernels.spectral_conv.frequencies import (
     Size,
+    count_frequencies,
     half_plane,
     kernel_spectrum,
     own_frequencies,
@@ -57,18 +58,21 @@ def spectral_conv(
     size exceeds the image, x is embedded in zeros and the result is cropped, which adds no norm.
 
     Args:
-        x: (n, cin, h, w) or (cin, h, w); transformed and multiplied in the precision of Q, also under autocast.
+        x: (n, cin, h, w) or (cin, h, w), or volumes with a ``torus`` of three sides: (n, cin, d, h, w) or
+            (cin, d, h, w), for which there are no kernels; transformed and multiplied in the precision of Q, also
+            under autocast.
         Q: (F, cout, cin / groups), complex64 or complex128, at the unique frequencies of the FFT size in the order of
             ``kernel_spectrum``: F = (h w + g) / 2, where g is the number of self-conjugate frequencies, which come
             first. An imaginary part at those has no effect.
         bias: b, (cout,); default None.
-        torus: FFT size (height, width) of the circular image, at least the size of x; default None: the size of x.
+        torus: FFT size (height, width) of the circular image, or (depth, height, width) of the circular volume, at
+            least the size of x; default None: the size of x, which is an image then.
         groups: number of groups of channels, as in ``torch.nn.functional.conv2d``; default 1.
         backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
-        (n, cout, h, w) or (cout, h, w), in the dtype of x, or under autocast in that of ``conv2d``. The kernels keep
-        the memory format of x.
+        The shape of x with cout channels, in the dtype of x, or under autocast in that of ``conv2d``. The kernels
+        keep the memory format of x.
 
     Raises:
         TypeError: x is not real or has more precision than Q, or Q is not complex64 or complex128.
@@ -85,12 +89,12 @@ def spectral_conv(
     dtype = x.dtype
     if dtype == torch.float32 and autocasts(x.device):
         dtype = torch.get_autocast_dtype(x.device.type)
-    images = x if x.dim() == 4 else x[None]
+    images = x if x.dim() == 2 + len(fft_size) else x[None]
     bias = bias if bias is None else bias.to(reference.REAL[Q.dtype])
-    if images.device.type != "cpu":
+    if images.device.type != "cpu" and len(fft_size) == 2:
         tables.prepare((fft_size[0], fft_size[1]), (x.shape[-2], x.shape[-1]), reference.REAL[Q.dtype], x.device)
     y = OPERATOR(images, Q, bias, fft_size, groups, backend)
-    return (y if x.dim() == 4 else y[0]).to(dtype)
+    return (y if images is x else y[0]).to(dtype)
 
 
 def spectral_conv_fixed(
@@ -151,20 +155,26 @@ def _check(x: Tensor, Q: Tensor, fft_size: Size, groups: int) -> None:
         raise TypeError(
             f"x: got {x.dtype}, expected {reference.REAL[Q.dtype]} or a shorter real type for Q of {Q.dtype}"
         )
-    if x.dim() not in (3, 4) or 0 in x.shape[-2:]:
+    axes = len(fft_size)
+    if axes not in (2, 3):
+        raise ValueError(f"torus={fft_size}: expected two sides, or three for volumes")
+    sides = tuple(x.shape[-axes:])
+    if x.dim() not in (axes + 1, axes + 2) or 0 in sides:
+        size = "h, w" if axes == 2 else "d, h, w"
         raise ValueError(
-            f"x: got shape {tuple(x.shape)}, expected (n, cin, h, w) or (cin, h, w) with h, w at least 1"
+            f"x: got shape {tuple(x.shape)}, expected (n, cin, {size}) or (cin, {size}) with {size} at least 1"
         )
-    if fft_size[0] < x.shape[-2] or fft_size[1] < x.shape[-1]:
-        raise ValueError(f"torus={fft_size}: expected an FFT size of at least the size {tuple(x.shape[-2:])} of x")
-    own = (2 - fft_size[0] % 2) * (2 - fft_size[1] % 2)
-    frequencies = (fft_size[0] * fft_size[1] + own) // 2
+    for length, side in zip(fft_size, sides, strict=True):
+        if length < side:
+            raise ValueError(f"torus={fft_size}: expected an FFT size of at least the size {sides} of x")
+    frequencies = count_frequencies(fft_size)
     if Q.dim() != 3 or Q.shape[0] != frequencies:
         shape = tuple(Q.shape)
         raise ValueError(f"Q: got shape {shape}, expected ({frequencies}, cout, cin) for the FFT size {fft_size}")
-    if x.shape[-3] != groups * Q.shape[2] or Q.shape[1] % groups:
+    channels = x.shape[-1 - axes]
+    if channels != groups * Q.shape[2] or Q.shape[1] % groups:
         raise ValueError(
-            f"groups={groups}: {x.shape[-3]} channels of x and Q of shape {tuple(Q.shape)} do not fit; "
+            f"groups={groups}: {channels} channels of x and Q of shape {tuple(Q.shape)} do not fit; "
             f"expected (F, cout, cin / groups) with cout divisible by groups"
         )
 
@@ -177,7 +187,7 @@ def dense_format(x: Tensor) -> torch.memory_format:
 
 
 def _fake_forward(x: Tensor, Q: Tensor, *_: Any) -> Tensor:
-    shape = (x.shape[0], Q.shape[1], x.shape[2], x.shape[3])
+    shape = (x.shape[0], Q.shape[1], *x.shape[2:])
     return torch.empty(shape, dtype=reference.REAL[Q.dtype], device=x.device, memory_format=dense_format(x))
 
 
@@ -232,7 +242,7 @@ def _plain_gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 
     def function(x: Tensor, Q: Tensor) -> Tensor:
         with without_autocast(x.device):
-            return reference.spectral_conv(x, Q, None, (fft_size[0], fft_size[1]), groups)
+            return reference.spectral_conv(x, Q, None, tuple(fft_size), groups)
 
     found = differentiated(function, ctx.saved_tensors, (needs_x, needs_Q), gradient)
     return *found, gradient.sum((0, 2, 3)) if needs_bias else None, None, None, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -34,16 +35,18 @@ COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 def half_plane(Q: Tensor, size: Size) -> Tensor:
     """Extends (F, ...) at the unique frequencies by conjugate symmetry to the h (w // 2 + 1) frequencies of rfft2."""
-    # The last block of the unique frequencies is in rfft2's list as it is, the one before it with its conjugates.
-    own, twice = own_frequencies(size), ((size[0] + 1) // 2 - 1) * (2 - size[1] % 2)
-    y, x = unique_frequencies(size, Q.device).unbind(1)
-    repeated = slice(own, own + twice)
-    y, x = torch.cat((y, size[0] - y[repeated])), torch.cat((x, x[repeated]))
-    order = (y * (size[1] // 2 + 1) + x).argsort()
-    return torch.cat((Q, Q[repeated].conj()))[order]
+    # The last block of the unique frequencies is in rfft2's list as it is, what is before it with its conjugates.
+    own, last = own_frequencies(size), math.prod(size[:-1]) * ((size[-1] + 1) // 2 - 1)
+    repeated = slice(own, len(Q) - last)
+    lengths, strides = [*size[:-1], size[-1] // 2 + 1], [1]
+    for length in lengths[:0:-1]:
+        strides.insert(0, strides[0] * length)
+    axes = zip(unique_frequencies(size, Q.device).unbind(1), size, strides, strict=True)
+    places = [torch.cat((k, -k[repeated] % length)) * stride for k, length, stride in axes]
+    return torch.cat((Q, Q[repeated].conj()))[torch.stack(places).sum(0).argsort()]
 
 
-def kernel_spectrum(weight: Tensor, size: Size, dilation: Size = (1, 1)) -> Tensor:
+def kernel_spectrum(weight: Tensor, size: Size, dilation: Size | None = None) -> Tensor:
     r"""Returns the matrices by which a circular convolution acts on the unique frequencies of an image.
 
     .. math:: \hat W_k = \sum_\tau W_\tau \exp\bigl(2\pi i\,(k_y p_y(\tau)/h + k_x p_x(\tau)/w)\bigr),
@@ -53,9 +56,9 @@ def kernel_spectrum(weight: Tensor, size: Size, dilation: Size = (1, 1)) -> Tens
     kernel is larger than the image.
 
     Args:
-        weight: (cout, cin, kh, kw), float32 or float64.
-        size: (h, w) of the image, or the FFT size in which it is embedded.
-        dilation: (dh, dw), distances between taps.
+        weight: (cout, cin, kh, kw), float32 or float64; of volumes (cout, cin, kd, kh, kw).
+        size: (h, w) of the image, or the FFT size in which it is embedded; of volumes (d, h, w).
+        dilation: (dh, dw), distances between taps; default None: 1 along each axis.
 
     Returns:
         (F, cout, cin), complex, in the order of :func:`unique_frequencies`; real at the self-conjugate ones.
@@ -64,21 +67,20 @@ def kernel_spectrum(weight: Tensor, size: Size, dilation: Size = (1, 1)) -> Tens
     >>> Q.shape, Q.real.unique()
     (torch.Size([10, 1, 1]), tensor([1.]))
     """
-    cout, cin, kh, kw = weight.shape
+    cout, cin, *kernel = weight.shape
     make = kernel_phases if is_observed() else cached_kernel_phases
-    dtype, size, dilation = COMPLEX[weight.dtype], (size[0], size[1]), (dilation[0], dilation[1])
-    phases = make((kh, kw), size, dilation, weight.device, dtype)
+    dtype, dilation = COMPLEX[weight.dtype], tuple(dilation or (1,) * len(kernel))
+    phases = make(tuple(kernel), tuple(size), dilation, weight.device, dtype)
     taps = weight.flatten(2).permute(2, 0, 1).flatten(1)
     return (phases @ taps.to(dtype)).view(len(phases), cout, cin)
 
 
 def kernel_spectrum_adjoint(gradient: Tensor, kernel: tuple[int, ...], size: Size, dilation: Size) -> Tensor:
     """The gradient of a weight of the shape ``kernel`` from that of its spectrum."""
-    cout, cin, kh, kw = kernel
+    cout, cin, *taps_along = kernel
     make = kernel_phases if is_observed() else cached_kernel_phases
-    size, dilation = (size[0], size[1]), (dilation[0], dilation[1])
-    phases = make((kh, kw), size, dilation, gradient.device, gradient.dtype)
-    taps = (phases.mH @ gradient.flatten(1)).real.view(kh * kw, cout, cin)
+    phases = make(tuple(taps_along), tuple(size), tuple(dilation), gradient.device, gradient.dtype)
+    taps = (phases.mH @ gradient.flatten(1)).real.view(math.prod(taps_along), cout, cin)
     return taps.permute(1, 2, 0).contiguous().view(kernel)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastlip.kernels.common import binding
 from fastlip.kernels.common.binding import CPU
+from fastlip.kernels.common.checks import VOLUMES
 from fastlip.kernels.spectral_conv.api import ACTIVATIONS, dense_format, empty_gradients, empty_images
 from fastlip.kernels.spectral_conv.frequencies import Size
 from fastlip.kernels.spectral_conv.reference import REAL
@@ -21,6 +22,8 @@ _LANES = {torch.float32: "spectral_conv_lanes_float32", torch.float64: "spectral
 
 def supports(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, groups: int) -> str:
     """Empty, or why these kernels cannot run."""
+    if len(fft_size) != 2:
+        return VOLUMES
     if 0 in Q.shape:
         return "there are no channels"
     name = _FORWARD[Q.dtype]

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastlip.kernels.common import triton_launch
+from fastlip.kernels.common.checks import VOLUMES
 from fastlip.kernels.spectral_conv import planes_triton as planes
 from fastlip.kernels.spectral_conv import tables
 from fastlip.kernels.spectral_conv.api import dense_format, empty_gradients
@@ -97,6 +98,8 @@ def _product_kernel(
 
 def supports(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> str:
     """Empty, or why these kernels cannot run."""
+    if len(torus) != 2:
+        return VOLUMES
     return "there are no channels" if 0 in Q.shape else triton_launch.why_not(x, _product_kernel)
 
 

@@ -18,10 +18,10 @@ OP = Op("spectral_norm", backends=())
 
 def spectral_norm(
     weight: Tensor,
-    image_size: tuple[int, int] | None = None,
-    stride: tuple[int, int] = (1, 1),
-    pads: tuple[int, int, int, int] = (0, 0, 0, 0),
-    dilation: tuple[int, int] = (1, 1),
+    image_size: tuple[int, ...] | None = None,
+    stride: tuple[int, ...] | None = None,
+    pads: tuple[int, ...] | None = None,
+    dilation: tuple[int, ...] | None = None,
     groups: int = 1,
     padding_mode: PaddingMode = "circular",
     *,
@@ -42,11 +42,13 @@ def spectral_norm(
     size.
 
     Args:
-        weight: (cout, cin / groups, kh, kw), or (out_features, in_features) for the norm of a matrix.
-        image_size: (h, w) of the input before padding; default None, for a matrix, which has none.
-        stride: step between two outputs, (vertical, horizontal); default (1, 1).
-        pads: (left, right, top, bottom), as ``F.pad`` orders them; default (0, 0, 0, 0).
-        dilation: distance between two taps, (vertical, horizontal); default (1, 1).
+        weight: (cout, cin / groups, kh, kw), of volumes (cout, cin / groups, kd, kh, kw), or (out_features,
+            in_features) for the norm of a matrix.
+        image_size: (h, w) of the input before padding, of volumes (d, h, w); default None, for a matrix, which has
+            none.
+        stride: step between two outputs, (vertical, horizontal) or (depth, vertical, horizontal); default None: 1.
+        pads: (left, right, top, bottom), of volumes also (front, back), as ``F.pad`` orders them; default None: 0.
+        dilation: distance between two taps, in the order of stride; default None: 1.
         groups: number of groups of channels, as in ``conv2d``; default 1.
         padding_mode: ``"circular"`` (default) or ``"zeros"``.
         backend: ``"auto"`` (default) or ``"reference"``: this op has no kernels.
@@ -65,20 +67,23 @@ def spectral_norm(
     weight = _check_weight(weight, groups)
     if weight.dim() == 2:
         return reference.matrix_norm(weight)
-    if image_size is None or min(image_size) < 1:
-        raise ValueError(f"image_size={image_size!r}: expected the height and width of the input, at least 1")
+    axes = weight.dim() - 2
+    one, ints = (1,) * axes, "a pair of ints" if axes == 2 else "three ints"
+    if image_size is None or len(image_size) != axes or min(image_size) < 1:
+        sides = "height and width" if axes == 2 else "depth, height and width"
+        raise ValueError(f"image_size={image_size!r}: expected the {sides} of the input, at least 1")
     if padding_mode not in PADDING_MODES:
         raise ValueError(f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, PADDING_MODES))}")
-    if len(pads) != 4 or min(pads) < 0:
-        raise ValueError(f"pads={pads!r}: expected (left, right, top, bottom), at least 0")
-    for name, pair in (("stride", stride), ("dilation", dilation)):
-        if len(pair) != 2 or min(pair) < 1:
-            raise ValueError(f"{name}={pair!r}: expected a pair of ints, at least 1")
-    left, right, top, bottom = pads
+    stride, dilation, pads = stride or one, dilation or one, (0, 0) * axes if pads is None else pads
+    if len(pads) != 2 * axes or min(pads) < 0:
+        expected = "(left, right, top, bottom)" if axes == 2 else "(left, right, top, bottom, front, back)"
+        raise ValueError(f"pads={pads!r}: expected {expected}, at least 0")
+    for name, value in (("stride", stride), ("dilation", dilation)):
+        if len(value) != axes or min(value) < 1:
+            raise ValueError(f"{name}={value!r}: expected {ints}, at least 1")
     geometry = ConvGeometry(
-        (weight.shape[2], weight.shape[3]), (stride[0], stride[1]), (left, right, top, bottom),
-        (dilation[0], dilation[1]), groups, padding_mode,
-    )  # fmt: skip
+        tuple(weight.shape[2:]), tuple(stride), tuple(pads), tuple(dilation), groups, padding_mode
+    )
     return reference.convolution_norm(weight, image_size, geometry)
 
 
@@ -87,8 +92,8 @@ def _check_weight(weight: Any, groups: int) -> Tensor:
         raise TypeError(
             f"weight: got {getattr(weight, 'dtype', type(weight).__name__)}, expected a floating-point tensor"
         )
-    if weight.dim() not in (2, 4):
-        raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected two or four dimensions")
+    if weight.dim() not in (2, 4, 5):
+        raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected two, four or five dimensions")
     if groups < 1 or weight.shape[0] % groups:
         raise ValueError(f"groups={groups}: expected a divisor of the {weight.shape[0]} output channels")
     weight = weight.detach().to("cpu", torch.float64)

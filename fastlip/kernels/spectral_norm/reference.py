@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
+from operator import floordiv
 
 import torch
 from torch import Tensor
@@ -30,27 +31,29 @@ def matrix_norm(weight: Tensor) -> Tensor:
     return scale * largest * _inflation(weight.shape[0], weight.shape[1])
 
 
-def convolution_norm(weight: Tensor, image_size: tuple[int, int], geometry: ConvGeometry) -> Tensor:
+def convolution_norm(weight: Tensor, image_size: tuple[int, ...], geometry: ConvGeometry) -> Tensor:
     """The largest singular value over groups and frequencies, strides by aliasing (polyphase)."""
     if weight.numel() == 0:
         return weight.new_zeros(())
     groups, sides = geometry.groups, geometry.fft_size(image_size)
-    (step_h, repeats_h), (step_w, repeats_w) = (_aliasing(geometry, image_size, sides, axis) for axis in (0, 1))
-    steps = step_h, step_w
+    steps, repeats = (), 1
+    for axis in range(len(sides)):
+        step, often = _aliasing(geometry, image_size, sides, axis)
+        steps, repeats = (*steps, step), repeats * often
     scale = weight.abs().amax()
     grouped = (weight / _nonzero(scale)).unflatten(0, (groups, -1))
     cout, cin = grouped.shape[1], grouped.shape[2] * math.prod(steps)
-    count = groups * (sides[0] // step_h) * (sides[1] // step_w // 2 + 1)
-    exact = is_cheap(count, min(cout, cin))
+    *outer, last = map(floordiv, sides, steps)
+    exact = is_cheap(groups * math.prod(outer) * (last // 2 + 1), min(cout, cin))
     largest = weight.new_zeros(())
     with one_thread() if exact else nullcontext():
         for matrices in transfer_matrices(grouped, sides, steps, geometry.dilation):
             largest = torch.maximum(largest, _largest_singular_value(matrices, exact))
-    return scale * largest * math.sqrt(repeats_h * repeats_w) * _inflation(cout, cin + geometry.taps)
+    return scale * largest * math.sqrt(repeats) * _inflation(cout, cin + geometry.taps)
 
 
 def _aliasing(
-    geometry: ConvGeometry, image_size: tuple[int, int], sides: tuple[int, int], axis: int
+    geometry: ConvGeometry, image_size: tuple[int, ...], sides: tuple[int, ...], axis: int
 ) -> tuple[int, int]:
     """Along one axis, the stride at this FFT size, and how often an output can repeat.
 
@@ -64,13 +67,21 @@ def _aliasing(
 
 
 def transfer_matrices(
-    weight: Tensor, sides: tuple[int, int], strides: tuple[int, int], dilation: tuple[int, int]
+    weight: Tensor, sides: tuple[int, ...], strides: tuple[int, ...], dilation: tuple[int, ...]
 ) -> Iterator[Tensor]:
     """The matrices of half of the frequencies, in chunks of (n, cout, cin * stride_h * stride_w).
 
-    weight is (groups, cout, cin, kh, kw). A stride adds up frequencies that differ by side / stride: they stand
-    side by side in one matrix, divided by the square root of their number. Taps wrap where they exceed the FFT size.
+    weight is (groups, cout, cin, kh, kw), or of volumes (groups, cout, cin, kd, kh, kw). A stride adds up frequencies
+    that differ by side / stride: they stand side by side in one matrix, divided by the square root of their number.
+    Taps wrap where they exceed the FFT size.
     """
+    if len(sides) == 3:
+        # The taps along the depth at each frequency (and its aliases, as channels): kernels of images.
+        planes = _phases(sides[0], weight.shape[3], dilation[0]).view(strides[0], sides[0] // strides[0], -1)
+        for part in planes.split(1, dim=1):
+            kernels = torch.einsum("goizyx,rz->goiryx", weight.to(part.dtype), part[:, 0]) / math.sqrt(strides[0])
+            yield from transfer_matrices(kernels.flatten(2, 3), sides[1:], strides[1:], dilation[1:])
+        return
     (height, width), (step_h, step_w) = sides, strides
     groups, cout, cin = weight.shape[:3]
     rows = _phases(height, weight.shape[3], dilation[0]).view(step_h, height // step_h, -1)

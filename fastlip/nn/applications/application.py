@@ -58,8 +58,10 @@ class ConvApplication(Application):
         )
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """``conv2d`` with this stride, padding, dilation and groups."""
+        """``conv2d`` or ``conv3d`` with this stride, padding, dilation and groups."""
         geometry = self.geometry
+        if geometry.axes != 2:
+            return geometry.convolve(x, weight, bias)
         left, right, top, bottom = pads = geometry.pads
         if (
             x.dim() == 4
@@ -74,10 +76,10 @@ class ConvApplication(Application):
             return F.conv2d(x, weight, bias, stride, (top, left), dilation, groups)
         return F.conv2d(pad(x, pads, geometry.padding_mode), weight, bias, stride, 0, dilation, groups)
 
-    def strided_size(self, image_size: tuple[int, ...]) -> tuple[int, int]:
-        """Height and width after the stride's patches became channels: rounded up."""
-        down, across = self.geometry.stride
-        return -(-image_size[-2] // down), -(-image_size[-1] // across)
+    def strided_size(self, image_size: tuple[int, ...]) -> tuple[int, ...]:
+        """The sides after the stride's patches became channels: rounded up."""
+        stride = self.geometry.stride
+        return tuple([-(-side // step) for side, step in zip(image_size[-len(stride) :], stride, strict=True)])
 
 
 # The attributes of a convolution that its constructor reads, as ``torch.nn.Conv2d`` has them.
@@ -88,7 +90,7 @@ CONV_ARGUMENTS = (
 
 
 def show_conv_arguments(layer: Any, in_channels: int, out_channels: int, padding: Any) -> None:
-    """Sets the attributes that ``torch.nn.Conv2d``, or ``Conv1d``, has, from the geometry of the application."""
+    """Sets the attributes that ``torch.nn.Conv2d`` (``Conv1d``, ``Conv3d``) has, from the application's geometry."""
     geometry = layer.application.geometry
     layer.in_channels, layer.out_channels = in_channels, out_channels
     layer.padding = padding[-layer._axes :] if isinstance(padding, tuple) else padding

@@ -115,7 +115,8 @@ class ExponentialConvolution(ConvApplication):
             compute = partial(spectra.spectra_of, kernel, fft_size, geometry.dilation)
             (spectrum,) = layer._cache.derive("spectra", fft_size, (kernel,), compute)
             return series_by_spectrum(x, spectrum, coefficients, bias)
-        arguments = degree, geometry.dilation, geometry.groups, geometry.padding_mode, bias, coefficients
+        dilation = geometry.dilation[0], geometry.dilation[1]
+        arguments = degree, dilation, geometry.groups, geometry.padding_mode, bias, coefficients
         return ops.conv_exp(x, kernel, *arguments, layer.recompute, backend=layer.backend)
 
     def degree(self, layer: Any, size: Pair, kernel: Tensor | None = None) -> int:

@@ -46,18 +46,20 @@ class FrequencyConvolution(ConvApplication):
     reach: Pair = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        (kh, kw), (sh, sw), (dh, dw) = self.geometry.kernel_size, self.geometry.stride, self.geometry.dilation
-        taps = -(-kh // sh), -(-kw // sw)
+        taps = self.strided_size(self.geometry.kernel_size)
+        reach = tuple([d * (k - 1) for k, d in zip(taps, self.geometry.dilation, strict=True)])
         object.__setattr__(self, "taps", taps)  # the dataclass is frozen
-        object.__setattr__(self, "reach", (dh * (taps[0] - 1), dw * (taps[1] - 1)))
+        object.__setattr__(self, "reach", reach)
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """Q * x + bias."""
         layer._check_images(x, layer.in_channels)
         if not layer.training and (kept := kept_size(layer, self, x)):
             return apply_kept(layer, self, x, kept)
-        if self.geometry.stride != (1, 1):
+        if max(self.geometry.stride) > 1:
             x = space_to_depth(x, self.geometry.stride)
+        if self.geometry.axes != 2:
+            return self._of_volumes(layer, x)
         if self.taps == (1, 1):
             return F.conv2d(x, layer.effective()[0], layer.bias, groups=self.geometry.groups)
         height, width = x.shape[-2], x.shape[-1]
@@ -70,18 +72,27 @@ class FrequencyConvolution(ConvApplication):
             return SPECTRAL_CONV(x, Q, bias, (height, width), groups, layer.backend)
         return ops.spectral_conv(x, Q, bias, (height, width), groups, backend=layer.backend)
 
-    def fft_size(self, layer: Any, height: int, width: int) -> tuple[int, ...]:
-        """The FFT size of an image after space-to-depth; () for a kernel of one tap."""
-        if self.taps == (1, 1):
+    def _of_volumes(self, layer: Any, x: Tensor) -> Tensor:
+        """Q * x + bias for volumes after space-to-depth."""
+        geometry = self.geometry
+        fft_size = self.fft_size(layer, *x.shape[-geometry.axes :])
+        (Q,) = layer.effective(*fft_size)
+        if not fft_size:
+            return F.conv3d(x, Q, layer.bias, groups=geometry.groups)
+        return ops.spectral_conv(x, Q, layer.bias, fft_size, geometry.groups, backend=layer.backend)
+
+    def fft_size(self, layer: Any, *sides: int) -> tuple[int, ...]:
+        """The FFT size of an image with these sides after space-to-depth; () for a kernel of one tap."""
+        if max(self.taps) == 1:
             return ()
         if self.geometry.padding_mode == "circular":
-            return height, width
-        return height + self.reach[0], width + self.reach[1]
+            return sides
+        return tuple([side + more for side, more in zip(sides, self.reach, strict=True)])
 
     def weight_shape(self, layer: Any) -> tuple[int, ...]:
         """The shape of a kernel after space-to-depth: (out_channels, columns, *taps)."""
-        down, across = self.geometry.stride
-        return layer.out_channels, layer.in_channels // self.geometry.groups * down * across, *self.taps
+        patch = math.prod(self.geometry.stride)
+        return layer.out_channels, layer.in_channels // self.geometry.groups * patch, *self.taps
 
     def matrices(
         self, weight: Tensor, fft_size: tuple[int, ...], orthogonalize: Callable[[Tensor, int], Tensor]
@@ -94,9 +105,8 @@ class FrequencyConvolution(ConvApplication):
         if not fft_size:
             rows = weight.flatten(1).unflatten(0, (groups, -1))
             return (orthogonalize(rows, 0).reshape(weight.shape),)
-        size = fft_size[0], fft_size[1]
-        spectrum = kernel_spectrum(weight, size, self.geometry.dilation).unflatten(1, (groups, -1))
-        return (orthogonalize(spectrum, own_frequencies(size)).flatten(1, 2),)
+        spectrum = kernel_spectrum(weight, fft_size, self.geometry.dilation).unflatten(1, (groups, -1))
+        return (orthogonalize(spectrum, own_frequencies(fft_size)).flatten(1, 2),)
 
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
         """The largest singular value of the matrices that are applied to images of this shape, in float64."""
@@ -116,9 +126,10 @@ class FrequencyConvolution(ConvApplication):
 def kept_size(layer: LipschitzLayer, application: Any, x: Tensor) -> Pair | None:
     """The FFT size at which evaluation applies kept matrices per frequency to x; None where they are not kept.
 
-    ``application.fft_size(layer, height, width)`` says the size after space-to-depth, () where there are none.
+    ``application.fft_size(layer, *sides)`` says the size after space-to-depth, () where there are none.
     """
-    if application.geometry.groups != 1 or not spectra.is_kept(layer, x) or 0 in x.shape[-2:]:
+    geometry = application.geometry
+    if geometry.axes != 2 or geometry.groups != 1 or not spectra.is_kept(layer, x) or 0 in x.shape[-2:]:
         return None
     fft_size = application.fft_size(layer, *application.strided_size(x.shape))
     return (fft_size[0], fft_size[1]) if fft_size else None
@@ -133,7 +144,7 @@ def apply_kept(layer: Any, application: Any, x: Tensor, fft_size: Pair, pairing:
 
 def fused_by_kept(layer: LipschitzLayer, application: Any, activation: Any) -> Fusion | None:
     """With MaxMin, in evaluation, by kept matrices; in training the two run one after the other."""
-    if not runs_alone(layer, activation):
+    if application.geometry.axes != 2 or not runs_alone(layer, activation):
         return None
 
     def run(x: Tensor, fft_size: Pair) -> Tensor:

@@ -20,7 +20,13 @@ from fastlip.nn.fusion import Fusion, Link, runs_alone, style_of
 
 def _is_padded_in_passes(x: Tensor, geometry: ConvGeometry) -> bool:
     """Whether a kernel's pass makes the circular padding: on a GPU, where the backward of torch's is many passes."""
-    return x.is_cuda and x.dim() == 4 and geometry.padding_mode == "circular" and geometry.taps > 1
+    return (
+        x.is_cuda
+        and x.dim() == 4
+        and geometry.axes == 2
+        and geometry.padding_mode == "circular"
+        and geometry.taps > 1
+    )
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ class KernelConvolution(ConvApplication):
         """An upper bound of the norm of the convolution with this kernel on images of this shape."""
         geometry = self.geometry
         arguments = geometry.stride, geometry.pads, geometry.dilation, geometry.groups, geometry.padding_mode
-        return ops.spectral_norm(as_it_runs(weight), (input_shape[-2], input_shape[-1]), *arguments).item()
+        return ops.spectral_norm(as_it_runs(weight), input_shape[-geometry.axes :], *arguments).item()
 
     def fused(self, layer: Any, activation: Any) -> Fusion | None:
         """With MaxMin: one pass after the convolution, and a run with others of the same style."""

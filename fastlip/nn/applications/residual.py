@@ -51,22 +51,24 @@ class ResidualConvolution(ConvApplication):
     inner: ConvGeometry = field(init=False, repr=False)  # that of W: stride 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "inner", replace(self.geometry, stride=(1, 1)))  # the dataclass is frozen
+        inner = replace(self.geometry, stride=(1,) * self.geometry.axes)
+        object.__setattr__(self, "inner", inner)  # the dataclass is frozen
 
     def __call__(self, layer: Any, x: Tensor, pairing: Any = "none") -> Tensor:
         """The residual map of x, between its paddings and truncation, and MaxMin after it if a pairing is given."""
         layer._check_images(x, layer.in_channels)
         images = x if self.width == layer.in_channels else self._widened(layer, x)
-        context = (images.shape[-2], images.shape[-1]) if self.sized else ()
+        context = tuple(images.shape[-self.geometry.axes :]) if self.sized else ()
         source, scale = at_rest(layer, context)
         if self.width == layer.out_channels:
             return self._map(layer, source, images, scale, pairing)
-        y = first_channels(self._map(layer, source, images, scale, "none"), layer.out_channels, layer.groups)
-        return y if pairing == "none" else ops.maxmin(y, pairing, -3, backend=layer.backend)
+        y, axes = self._map(layer, source, images, scale, "none"), self.geometry.axes
+        y = first_channels(y, layer.out_channels, layer.groups, axes)
+        return y if pairing == "none" else ops.maxmin(y, pairing, -1 - axes, backend=layer.backend)
 
     def context(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """What the scale depends on beside the parameters, for images of this shape after the stride."""
-        return (shape[-2], shape[-1]) if self.sized else ()
+        return tuple(shape[-self.geometry.axes :]) if self.sized else ()
 
     def _map(self, layer: Any, source: Any, x: Tensor, scale: Tensor, pairing: Any) -> Tensor:
         """maxmin(x - W^T diag(scale) relu(W x + b)), by the kernel's spectrum where that is cheaper.
@@ -81,12 +83,12 @@ class ResidualConvolution(ConvApplication):
                 return self._train_by_spectrum(layer, x, scale, fft_size, pairing)
             return self._by_spectrum(layer, source, x, scale, fft_size, pairing)
         if source is not layer:
-            if geometry.groups == 1 and layer.backend != "reference":
+            if geometry.groups == 1 and geometry.axes == 2 and layer.backend != "reference":
                 second = layer._cache.derive("folded", (), (kernel, scale), partial(folded, kernel, scale))
         elif not layer.training:
             # A view, where only the images' gradient may be asked for: of a leaf, torch does not say whether it is.
             kernel = kernel.view_as(kernel)
-        recompute = geometry.kernel_size == (1, 1) if layer.recompute is None else layer.recompute
+        recompute = geometry.taps == 1 if layer.recompute is None else layer.recompute
         return SDP_RESIDUAL(x, kernel, bias, scale, second, recompute, self.inner, pairing, layer.backend)
 
     def _fft_size(self, layer: Any, x: Tensor) -> Any:
@@ -116,7 +118,7 @@ class ResidualConvolution(ConvApplication):
         """Moves each stride x stride patch into channels, and pads the channels of each group to its width."""
         groups = self.geometry.groups
         images = space_to_depth(x, self.geometry.stride, groups, position_first=True)
-        return pad_channels(images, self.width, groups)
+        return pad_channels(images, self.width, groups, self.geometry.axes)
 
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
         """At least the Lipschitz constant of the residual map, at least 1: from the norm of its scaled kernel."""
@@ -129,7 +131,7 @@ class ResidualConvolution(ConvApplication):
 
     def fused(self, layer: LipschitzLayer, activation: Any) -> Fusion | None:
         """With MaxMin in the last pass of the residual map."""
-        if not runs_alone(layer, activation):
+        if self.geometry.axes != 2 or not runs_alone(layer, activation):
             return None
         return Fusion(lambda x: True, lambda x, _: self(layer, x, activation.pairing))
 
@@ -210,7 +212,7 @@ def residual_bound(first_norm: float, defect: float) -> float:
 
 
 def effective_norms(
-    weight: Tensor, scale: Tensor, image_size: tuple[int, int] | None = None, **geometry: Any
+    weight: Tensor, scale: Tensor, image_size: tuple[int, ...] | None = None, **geometry: Any
 ) -> tuple[float, float]:
     """(first_norm, defect) of residual_bound for the weights as sdp_residual uses them."""
     column = scale.view(-1, *[1] * (weight.dim() - 1))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastlip.nn.base import LipschitzLayer
 
 _is_compiling = torch.compiler.is_compiling
-Size = tuple[int, int]
+Size = tuple[int, ...]
 
 _DTYPES = (torch.float32, torch.float64)
 _LARGEST_SPECTRUM = 32 << 20  # bytes
@@ -32,7 +32,7 @@ def fft_size_for(layer: LipschitzLayer, geometry: ConvGeometry, x: Tensor, chann
     where nothing is differentiated, so that the spectrum is kept. Training computes the spectrum in each step.
     """
     if geometry.stride != (1, 1) or geometry.kernel_size == (1, 1) or not geometry.keeps_size:
-        return None
+        return None  # volumes too
     if geometry.groups != 1 or x.dim() != 4 or _is_compiling():
         return None
     # Sizes decide first, as their answers are kept; in a trace they are no numbers.

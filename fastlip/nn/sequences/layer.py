@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Padding, Padding1d
 from fastlip.nn.base import LipschitzLayer
+
+_Row = tuple[int, int]
 
 
 class OneRow(LipschitzLayer):
@@ -62,7 +63,7 @@ def row_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return *shape[:-1], 1, shape[-1]
 
 
-def row_arguments(kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> tuple[Pair, Pair, Padding, Pair]:
+def row_arguments(kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> tuple[_Row, _Row, Padding, _Row]:
     """The four arguments of ``torch.nn.Conv1d`` for a kernel of one row, or TypeError or ValueError."""
     return (
         (1, one_int("kernel_size", kernel_size)),

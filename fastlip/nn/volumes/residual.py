@@ -1,0 +1,166 @@
+"""Three-dimensional layers with an activation inside: CPL, SLL."""
+
+from __future__ import annotations
+
+import torch
+
+from fastlip.kernels.common.literals import Backend, Device, Padding3d, PaddingMode, Sides3d
+from fastlip.nn.cpl import CPLConv2d, TrainingSigma
+from fastlip.nn.sll import SLLConv2d
+from fastlip.nn.volumes.layer import Volumes
+
+
+class CPLConv3d(Volumes, CPLConv2d):
+    r"""Residual layer of volumes, y = x - (2 / sigma^2) W^T relu(W x + b), sigma an upper bound of the norm of W.
+
+    The layer is :class:`CPLConv2d` with one more axis; width, stride and padding of channels are those of that layer,
+    with patches of stride^3 entries. Meunier, Delattre, Araujo, Allauzen, *A Dynamical System Perspective for
+    Lipschitz Neural Networks*, ICML 2022. Lipschitz constant at most 1, for every kernel size, dilation and groups,
+    zero or circular "same" padding. With ``training_sigma="power"`` that holds in eval mode only, and training is
+    much cheaper: sigma looks at up to (17 (kernel_size - 1))^3 / 2 frequencies. Initial values: as
+    :class:`CPLConv2d`.
+
+    Args:
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: number of taps along each axis, (depth, height, width).
+        stride: step between two outputs.
+        padding: ``"same"``.
+        dilation: distance of two taps.
+        groups: number of groups of channels.
+        bias: whether a bias is added.
+        padding_mode: ``"zeros"`` or ``"circular"``.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"`` or ``"reference"``, which are the same: ``"native"`` and ``"triton"`` raise ValueError in
+            forward.
+        inner_channels: rows of W; None: ``width``.
+        recompute: as in :class:`CPLConv2d`; without effect here.
+        training_sigma: ``"bound"``, or ``"power"``: a power iteration in train mode.
+
+    Shapes: (n, in_channels, d, h, w) or (in_channels, d, h, w) to out_channels and ceil(side / stride).
+    Parameters: ``kernel`` (inner_channels, width / groups, *kernel_size) with width = max(in_channels * stride^3,
+    out_channels), ``bias`` (inner_channels). Buffers: as :class:`CPLConv2d`.
+
+    Raises:
+        TypeError: a size that is neither an int nor a tuple of three.
+        ValueError: another padding, padding mode or value of training_sigma, groups that do not divide the channels.
+
+    >>> layer = lip.CPLConv3d(4, 8, 3, stride=2)
+    >>> layer(torch.rand(1, 4, 4, 8, 8)).shape
+    torch.Size([1, 8, 2, 4, 4])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sides3d,
+        stride: Sides3d = 1,
+        padding: Padding3d = "same",
+        dilation: Sides3d = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+        *,
+        inner_channels: int | None = None,
+        recompute: bool | None = None,
+        training_sigma: TrainingSigma = "bound",
+    ):
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,  # type: ignore[arg-type]
+            stride,  # type: ignore[arg-type]
+            padding,  # type: ignore[arg-type]
+            dilation,  # type: ignore[arg-type]
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            backend,
+            inner_channels=inner_channels,
+            recompute=recompute,
+            training_sigma=training_sigma,
+        )
+
+
+class SLLConv3d(Volumes, SLLConv2d):
+    r"""Residual layer of volumes, y = x - 2 W^T T^{-1} relu(W x + b), T diagonal.
+
+    The layer is :class:`SLLConv2d` with one more axis; T, width, stride and padding of channels are those of that
+    layer, with patches of stride^3 entries. Araujo, Havens, Delattre, Allauzen, Hu, *A Unified Algebraic Perspective
+    on Lipschitz Neural Networks*, ICLR 2023. Lipschitz constant at most 1, for every kernel size, dilation and
+    groups, zero or circular "same" padding, any size. Initial values: as :class:`SLLConv2d`.
+
+    Args:
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: number of taps along each axis, (depth, height, width).
+        stride: step between two outputs.
+        padding: ``"same"``.
+        dilation: distance of two taps.
+        groups: number of groups of channels.
+        bias: whether a bias is added.
+        padding_mode: ``"zeros"`` or ``"circular"``.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"`` or ``"reference"``: T has kernels under ``"auto"``, the residual map has none, so that
+            ``"native"`` and ``"triton"`` raise ValueError in forward.
+        inner_channels: rows of W; None: ``width``.
+        recompute: as in :class:`SLLConv2d`; without effect here.
+        epsilon: a number added to T, at least 0.
+
+    Shapes: (n, in_channels, d, h, w) or (in_channels, d, h, w) to out_channels and ceil(side / stride).
+    Parameters: ``kernel`` (inner_channels, width / groups, *kernel_size) with width = max(in_channels * stride^3,
+    out_channels), ``bias`` and ``psi`` (inner_channels).
+
+    Raises:
+        TypeError: a size that is neither an int nor a tuple of three.
+        ValueError: another padding or padding mode, groups that do not divide the channels.
+
+    >>> layer = lip.SLLConv3d(4, 8, 3, stride=2)
+    >>> layer(torch.rand(1, 4, 4, 8, 8)).shape
+    torch.Size([1, 8, 2, 4, 4])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sides3d,
+        stride: Sides3d = 1,
+        padding: Padding3d = "same",
+        dilation: Sides3d = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+        *,
+        inner_channels: int | None = None,
+        recompute: bool | None = None,
+        epsilon: float = 0.0,
+    ):
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,  # type: ignore[arg-type]
+            stride,  # type: ignore[arg-type]
+            padding,  # type: ignore[arg-type]
+            dilation,  # type: ignore[arg-type]
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            backend,
+            inner_channels=inner_channels,
+            recompute=recompute,
+            epsilon=epsilon,
+        )

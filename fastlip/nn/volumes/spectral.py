@@ -1,0 +1,85 @@
+"""Three-dimensional convolutions by one orthogonal matrix per frequency: Cayley."""
+
+from __future__ import annotations
+
+import torch
+
+from fastlip.kernels.common.literals import Backend, Device, Padding3d, PaddingMode, Sides3d
+from fastlip.nn.cayley import CayleyConv2d
+from fastlip.nn.volumes.layer import Volumes
+
+
+class CayleyConv3d(Volumes, CayleyConv2d):
+    r"""Orthogonal convolution of volumes: at each frequency the Cayley transform of the kernel's matrix.
+
+    The layer is :class:`CayleyConv2d` with one more axis. Trockman, Kolter, *Orthogonalizing Convolutional Layers
+    with the Cayley Transform*, ICLR 2021. Circular padding: orthogonal (orthonormal rows or columns at every
+    frequency where in_channels * stride^3 != out_channels); zero padding: Lipschitz constant at most 1. A stride
+    makes channels of patches first. In training one inverse for each of d h w / 2 frequencies; in eval mode these are
+    kept per size. Initial values: those of ``torch.nn``, alpha at the norm of the weight, bias 0.
+
+    Args:
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: number of taps along each axis, (depth, height, width).
+        stride: step between two outputs.
+        padding: ``"same"``, or the numbers of entries that equal it.
+        dilation: distance of two taps; 1 where stride exceeds 1.
+        groups: number of groups of channels.
+        bias: whether a bias is added.
+        padding_mode: ``"circular"`` or ``"zeros"``.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"`` or ``"reference"``: the Fourier transforms of volumes have no kernels, the Cayley
+            transforms have under ``"auto"``. ``"native"`` and ``"triton"`` raise ValueError in forward, except for
+            kernels of one tap.
+        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`CayleyConv2d`;
+            True is 1. For in_channels = out_channels and stride 1 only.
+
+    Shapes: (n, in_channels, d, h, w) or (in_channels, d, h, w) to out_channels and ceil(side / stride).
+    Parameters: ``raw_weight`` (out_channels, in_channels / groups * stride^3, *ceil(kernel_size / stride)), ``alpha``
+    (1), ``bias`` (out_channels).
+
+    Raises:
+        TypeError: a size that is neither an int nor a tuple of three.
+        ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels,
+            a quasi_residual of a layer that is not square.
+
+    >>> layer = lip.CayleyConv3d(4, 4, 3).eval()
+    >>> x = torch.rand(1, 4, 5, 6, 7)
+    >>> bool(torch.isclose(layer(x).norm(), x.norm()))
+    True
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sides3d,
+        stride: Sides3d = 1,
+        padding: Padding3d = "same",
+        dilation: Sides3d = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "circular",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+        *,
+        quasi_residual: bool | float = False,
+    ):
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,  # type: ignore[arg-type]
+            stride,  # type: ignore[arg-type]
+            padding,  # type: ignore[arg-type]
+            dilation,  # type: ignore[arg-type]
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            backend,
+            quasi_residual=quasi_residual,
+        )
