@@ -45,7 +45,7 @@ class Recipe:
             other=is_place,
         ),
     )
-    path: str = field(default="", metadata=_about("data.path", "folder of the data set's files"))
+    path: str = field(default="", metadata=_about("data.path", "folder of the data set's files; npz: or the file"))
     image_size: int = field(
         default=0,
         metadata=_about(
