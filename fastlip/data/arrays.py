@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastlip._files import printable
 from fastlip.data.images import Data, DataError, Images
-from fastlip.data.own import from_datasets
+from fastlip.data.own import from_datasets, images_of
 from fastlip.inspection.loading import IMAGE_KEYS, LABEL_KEYS
 
 _TRAIN, _TEST = ("train", "training"), ("test", "val", "valid", "validation")
@@ -98,12 +98,7 @@ def npz_images(file: Path) -> tuple[Images, float]:
     Args:
         file: the ``.npz`` file.
     """
-    arrays = labelled_arrays(file)
-    try:
-        data = from_datasets(arrays, arrays, name=file.stem)
-    except DataError as error:
-        raise DataError(f"{file}: {error}") from None
-    return data.train, data.divisor
+    return images_of(labelled_arrays(file), str(file))
 
 
 def _pair_of(names: list[str], parts: tuple[str, ...]) -> tuple[str, str] | None:

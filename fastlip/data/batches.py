@@ -177,6 +177,24 @@ class Batches:
                 raise pair
             yield self._to_device(*pair)
 
+    @property
+    def description(self) -> dict[str, int]:
+        """What a checkpoint says of a second set of images; empty, as there is none."""
+        return {}
+
+    def order(self, epoch: int | None) -> Tensor:
+        """Returns the indices of the images of an epoch, batch after batch, int64 (image_count,).
+
+        Args:
+            epoch: number of the epoch; None: in order.
+        """
+        return self._permuted(self.image_count, epoch)
+
+    def _permuted(self, count: int, epoch: int | None) -> Tensor:
+        if epoch is None:
+            return torch.arange(count)
+        return torch.randperm(count, generator=self.generator(epoch))
+
     def fetch(self, indices: Tensor) -> _Pair:
         """Returns scaled images and their labels.
 
@@ -190,7 +208,8 @@ class Batches:
         """Returns the random generator of an epoch, or of a batch of an epoch.
 
         Args:
-            position: number of the epoch, and for the augmentation of a batch also 1 + its index.
+            position: number of the epoch, for the augmentation of a batch also 1 + its index (0: no batch), and for
+                anything else a number that stands for it.
         """
         state = np.random.SeedSequence([self.seed, *position]).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(state[0]))
@@ -208,9 +227,9 @@ class _Ordered(Dataset):
     The error is returned, because exceptions of worker processes lose their text.
     """
 
-    def __init__(self, batches: Batches):
+    def __init__(self, batches: Batches, epoch: int | None = None):
         self.batches = batches
-        self.order = torch.arange(batches.image_count)
+        self.order = batches.order(epoch)
 
     def __getitem__(self, batch: int) -> _Pair | DataError:
         indices = self.order[batch * self.batches.batch_size :][: self.batches.batch_size]
@@ -228,9 +247,8 @@ class _Shuffled(_Ordered):
     """Maps a batch's number to the shuffled and augmented (x, y) of an epoch."""
 
     def __init__(self, batches: Batches, epoch: int):
-        super().__init__(batches)
+        super().__init__(batches, epoch)
         self.epoch = epoch
-        self.order = torch.randperm(batches.image_count, generator=batches.generator(epoch))
 
     def prepare(self, batch: int, indices: Tensor, rows: slice) -> _Pair:
         rows = rows if rows.stop > rows.start else slice(0, 1)

@@ -3,8 +3,9 @@
 A file is 128 bytes of header, which end with a version and an endian mark, and elements: a type and a number of
 bytes (4 bytes each), the bytes, and padding to a multiple of 8. An element of at most 4 bytes may be packed: its
 size and type are 2 bytes each, and its bytes follow at once. A matrix is an element that consists of its flags,
-dimensions, name and values; a compressed element holds one in zlib's format. (MathWorks, MAT-File Format, "Level 5 MAT-File".)
-SciPy reads these files too, but a damaged one can end the process there.
+dimensions, name and values; a compressed element holds one in zlib's format.
+(MathWorks, MAT-File Format, "Level 5 MAT-File".) SciPy reads these files too, but a damaged one can
+end the process there.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ _ENTRIES = {"format", "recipe", "data", "model", "optimizer", "scheduler", "rand
 _DICTS = (
     "recipe",
     "data",
+    "extra",
     "model",
     "trained",
     "optimizer",
@@ -100,6 +101,13 @@ def load_model(model: nn.Module, state: dict[str, Any], data: Data) -> None:
             now_text = f"{name} is {now.get(name)!r}"
             raise CheckpointError(f"data: {now_text}, the run was trained with {value!r}")
     put_weights(model, state["model"], "checkpoint: its weights do not fit the model")
+
+
+def require_same_extra(state: dict[str, Any], now: dict[str, int]) -> None:
+    """CheckpointError unless the run in the checkpoint had the same second set of images: ``Batches.description``."""
+    then = state.get("extra", {})
+    if then != now:
+        raise CheckpointError(f"extra_data: has {now or 'no images'}, the run was trained with {then or 'none'}")
 
 
 def averaging(model: nn.Module, average: Average | None) -> dict[str, Any]:

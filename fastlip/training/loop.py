@@ -159,6 +159,7 @@ class Training:
         state = {
             "recipe": self.recipe.to_dict(),
             "data": checkpoint.describe(self.data),
+            "extra": self.train_batches.description,
             "model": self.result.state_dict(),
             **checkpoint.averaging(self.model, self.average),
             "optimizer": self.optimizer.state_dict(),
@@ -173,6 +174,7 @@ class Training:
         if not state["optimizer"]:
             raise checkpoint.CheckpointError("checkpoint: holds imported weights, not a run that can be continued")
         checkpoint.load_model(self.result, state, self.data)
+        checkpoint.require_same_extra(state, self.train_batches.description)
         if self.average:
             checkpoint.load_trained(self.model, self.average, state)
         try:
