@@ -15,6 +15,7 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "sklearn": ("scikit-learn", "train"),
     "tomli": ("tomli", "train"),
     "tqdm": ("tqdm", "train"),
+    "torchvision": ("torchvision", "augment"),
     "onnx": ("onnx", "onnx"),
     "onnxruntime": ("onnxruntime", "onnx"),
     "onnxscript": ("onnxscript", "onnx"),

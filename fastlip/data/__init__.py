@@ -17,6 +17,7 @@ from fastlip.data.digits import digits
 from fastlip.data.folder import folder, tinyimagenet
 from fastlip.data.images import Data, DataError, FolderImages, Images, TensorImages
 from fastlip.data.mnist import mnist
+from fastlip.data.operations import ImageOperations
 from fastlip.data.own import from_datasets
 from fastlip.data.svhn import svhn
 
@@ -27,6 +28,7 @@ __all__ = [
     "Data",
     "DataError",
     "FolderImages",
+    "ImageOperations",
     "Images",
     "Share",
     "TensorImages",

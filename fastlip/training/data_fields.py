@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from fastlip.data.mixing import extra_size
+from fastlip.data.operations import MOST_MAGNITUDE, AugmentName
 from fastlip.data.own import is_place
 from fastlip.training.field_rules import about
 from fastlip.training.literals import DataName
@@ -54,6 +55,26 @@ class DataFields:
         metadata=about("data.shift", "augmentation: random shifts of up to this many pixels", least=0, most=2**14),
     )
     flip: bool = field(default=False, metadata=about("data.flip", "augmentation: random horizontal flips"))
+    augment: AugmentName = field(
+        default="none",
+        metadata=about(
+            "data.augment",
+            "augmentation: random operations on the images, by torchvision",
+            choices=get_args(AugmentName),
+        ),
+    )
+    augment_operations: int = field(
+        default=2,
+        metadata=about("data.augment_operations", "operations of randaugment", least=1, most=16),
+    )
+    augment_magnitude: int = field(
+        default=9,
+        metadata=about("data.augment_magnitude", "magnitude of randaugment", least=0, most=MOST_MAGNITUDE),
+    )
+    augment_probability: float = field(
+        default=1.0,
+        metadata=about("data.augment_probability", "fraction of the images that augment changes", above=0, most=1),
+    )
 
     def _check_data(self, batch_size: int) -> None:
         if self.data == "digits" and self.path:
