@@ -15,6 +15,8 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "sklearn": ("scikit-learn", "train"),
     "tomli": ("tomli", "train"),
     "tqdm": ("tqdm", "train"),
+    "pytorch_optimizer": ("pytorch-optimizer", "optim"),
+    "schedulefree": ("schedulefree", "optim"),
     "torchvision": ("torchvision", "augment"),
     "onnx": ("onnx", "onnx"),
     "onnxruntime": ("onnxruntime", "onnx"),

@@ -110,14 +110,23 @@ def require_same_extra(state: dict[str, Any], now: dict[str, int]) -> None:
         raise CheckpointError(f"extra_data: has {now or 'no images'}, the run was trained with {then or 'none'}")
 
 
-def averaging(model: nn.Module, average: Average | None) -> dict[str, Any]:
-    """A checkpoint's entries for a run whose "model" is a moving average: the trained weights, and its steps."""
-    return {"trained": model.state_dict(), "averaged": average.count} if average else {}
+def averaging(model: nn.Module, result: nn.Module, average: Average | None) -> dict[str, Any]:
+    """A checkpoint's entries for a run whose "model" is not the trained network.
+
+    Args:
+        model: the trained network.
+        result: the network that is evaluated, whose weights are the checkpoint's "model".
+        average: the moving average and its number of steps; None if there is none.
+    """
+    trained = {} if result is model else {"trained": model.state_dict()}
+    return {**trained, "averaged": average.count} if average else trained
 
 
-def load_trained(model: nn.Module, average: Average, state: dict[str, Any]) -> None:
+def load_trained(model: nn.Module, average: Average | None, state: dict[str, Any]) -> None:
     """Restores what :func:`averaging` saved; CheckpointError if the weights do not fit."""
     put_weights(model, state.get("trained", {}), "checkpoint: its trained weights do not fit the model")
+    if average is None:
+        return
     count = state.get("averaged")
     if type(count) is not int or count < 0:
         raise CheckpointError(f"checkpoint: averaged={count!r}: expected the number of averaged steps")

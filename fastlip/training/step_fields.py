@@ -8,6 +8,8 @@ from typing import get_args
 from fastlip.training.field_rules import about
 from fastlip.training.literals import Decayed, Optimizer, Schedule
 
+SCHEDULE_FREE: Optimizer = "adamw-schedulefree"
+
 
 @dataclass(frozen=True)
 class StepFields:
@@ -66,6 +68,21 @@ class StepFields:
             below=1,
         ),
     )
+    lookahead: int = field(
+        default=0,
+        metadata=about(
+            "optimizer.lookahead",
+            "steps after which Lookahead moves its slow weights; 0: without Lookahead",
+            least=0,
+            most=10_000,
+        ),
+    )
+    lookahead_alpha: float = field(
+        default=0.5,
+        metadata=about(
+            "optimizer.lookahead_alpha", "fraction of the way that Lookahead's slow weights move", above=0, most=1
+        ),
+    )
     manifold_lr: float = field(
         default=0.0,
         metadata=about("optimizer.manifold_lr", "as lr, of orthogonal matrices in radians; 0: lr", least=0),
@@ -78,7 +95,7 @@ class StepFields:
         default=0.3,
         metadata=about(
             "schedule.warmup",
-            "fraction of the steps in which the learning rate of onecycle or cosine rises",
+            "fraction of the steps in which the learning rate of onecycle, cosine or constant rises",
             above=0,
             below=1,
         ),
@@ -87,3 +104,11 @@ class StepFields:
     def _check_step(self) -> None:
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True: needs momentum above 0")
+        if self.optimizer != SCHEDULE_FREE:
+            return
+        if self.schedule != "constant":
+            raise ValueError(f"schedule={self.schedule!r}: optimizer={SCHEDULE_FREE!r} needs 'constant'")
+        if self.beta1 == 0:
+            raise ValueError(f"beta1=0.0: optimizer={SCHEDULE_FREE!r} needs a value above 0")
+        if self.lookahead:
+            raise ValueError(f"lookahead={self.lookahead}: optimizer={SCHEDULE_FREE!r} has an average of its own")
