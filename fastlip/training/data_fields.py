@@ -45,7 +45,7 @@ class DataFields:
     )
     extra_ratio: float = field(
         default=0.0,
-        metadata=about("data.extra_ratio", "fraction of each batch that is taken from extra_data", least=0, below=1),
+        metadata=about("data.extra_ratio", "fraction of each batch that is of extra_data, below 1", least=0, below=1),
     )
     center: bool = field(
         default=False, metadata=about("data.center", "subtract the data set's mean, which changes no distance")
@@ -65,15 +65,17 @@ class DataFields:
     )
     augment_operations: int = field(
         default=2,
-        metadata=about("data.augment_operations", "operations of randaugment", least=1, most=16),
+        metadata=about("data.augment_operations", "operations of randaugment, 1 to 16", least=1, most=16),
     )
     augment_magnitude: int = field(
         default=9,
-        metadata=about("data.augment_magnitude", "magnitude of randaugment", least=0, most=MOST_MAGNITUDE),
+        metadata=about("data.augment_magnitude", "magnitude of randaugment, 0 to 30", least=0, most=MOST_MAGNITUDE),
     )
     augment_probability: float = field(
         default=1.0,
-        metadata=about("data.augment_probability", "fraction of the images that augment changes", above=0, most=1),
+        metadata=about(
+            "data.augment_probability", "fraction of images that augment changes, up to 1", above=0, most=1
+        ),
     )
 
     def _check_data(self, batch_size: int) -> None:

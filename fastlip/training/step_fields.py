@@ -80,7 +80,10 @@ class StepFields:
     lookahead_alpha: float = field(
         default=0.5,
         metadata=about(
-            "optimizer.lookahead_alpha", "fraction of the way that Lookahead's slow weights move", above=0, most=1
+            "optimizer.lookahead_alpha",
+            "fraction of the way that Lookahead's slow weights go, to 1",
+            above=0,
+            most=1,
         ),
     )
     manifold_lr: float = field(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -45,6 +46,14 @@ VARIANTS = {
     "mixed": {"extra_data": f"{__name__}:extra", "extra_ratio": 0.4, "epochs": 3},
     "share-lip_next": {**LIP_NEXT, "epochs": 2, "share": True},
 }
+# Optimisers of packages that may be missing.
+if find_spec("pytorch_optimizer"):
+    VARIANTS["lookahead"] = {"method": "cpl", "epochs": 3, "lookahead": 2}
+if find_spec("schedulefree"):
+    VARIANTS["schedule-free"] = {
+        **{"method": "cpl", "epochs": 3, "optimizer": "adamw-schedulefree", "schedule": "constant"},
+        **{"lr": 0.01, "ema": 0.5},
+    }
 
 
 def digits():

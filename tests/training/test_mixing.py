@@ -1,5 +1,6 @@
 """A second set of training images: its exact share of each batch, its order, and runs with it resumed bit for bit."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -134,6 +135,18 @@ def test_a_set_on_another_scale_is_put_on_that_of_the_data(files, tiny_data, tin
     assert batches_of(recipe, tiny_data, tiny_data.test).image_count == 16
 
 
+def test_the_extra_images_of_svhn_are_read(tmp_path, tiny_data):
+    matlab = pytest.importorskip("scipy.io")
+    images = np.random.default_rng(1).integers(0, 256, (32, 32, 3, 5), dtype=np.uint8)
+    matlab.savemat(tmp_path / "extra_32x32.mat", {"X": images, "y": np.array([[10], [1], [2], [3], [4]], np.uint8)})
+    svhn = dataclasses.replace(tiny_data, name="svhn", shape=(3, 32, 32), divisor=255.0)
+    found = extra_images(str(tmp_path / "extra_32x32.mat"), svhn)
+    assert found.labels.tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(found.pixels(torch.tensor([2]))[0], torch.from_numpy(images[..., 2].transpose(2, 0, 1).copy()))
+    with pytest.raises(DataError, match=r"extra_32x32\.mat: has images of shape \(3, 32, 32\), expected \(1, 8, 8\)"):
+        extra_images(str(tmp_path / "extra_32x32.mat"), tiny_data)
+
+
 def test_sets_that_do_not_fit_are_named(files, tiny_data, tmp_path):
     images, labels = files
     for name, arrays, message in (
@@ -171,8 +184,9 @@ def test_a_wrong_value_is_named(fields, message):
     assert extra_size(256, 0.7) == 179
 
 
-def test_a_resumed_run_is_the_same_bit_for_bit(files, make_training, tiny_recipe, tmp_path):
-    recipe = tiny_recipe(extra_data="made.npz", extra_ratio=0.4, shift=1, epochs=3)
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2, "precision": "bf16", "ema": 0.8, "flip": True}], ids=str)
+def test_a_resumed_run_is_the_same_bit_for_bit(files, make_training, tiny_recipe, tmp_path, options):
+    recipe = tiny_recipe(extra_data="made.npz", extra_ratio=0.4, shift=1, epochs=3, **options)
     straight = make_training(recipe, "straight")
     straight.fit(tensorboard=False)
     make_training(recipe).fit(stop_after=1, tensorboard=False)
