@@ -1,4 +1,4 @@
-"""Real images to train and certify on: bundled digits, MNIST, CIFAR, TinyImageNet, and any folder of images.
+"""Real images to train and certify on: bundled digits, MNIST, CIFAR, SVHN, TinyImageNet, and your own files.
 
 Every image is float32 on the scale of [0, 1]: its stored value divided by a constant of the data set (16 for digits,
 255 elsewhere). L2 radii are in units of that scale. A constant mean may be subtracted, which changes no distance;
@@ -10,13 +10,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
+from fastlip.data.arrays import npz
 from fastlip.data.batches import Augmentation, Batches, Share
 from fastlip.data.cifar import cifar10, cifar100
 from fastlip.data.digits import digits
 from fastlip.data.folder import folder, tinyimagenet
 from fastlip.data.images import Data, DataError, FolderImages, Images, TensorImages
 from fastlip.data.mnist import mnist
+from fastlip.data.operations import ImageOperations
 from fastlip.data.own import from_datasets
+from fastlip.data.svhn import svhn
 
 __all__ = [
     "DATASETS",
@@ -25,6 +28,7 @@ __all__ = [
     "Data",
     "DataError",
     "FolderImages",
+    "ImageOperations",
     "Images",
     "Share",
     "TensorImages",
@@ -35,12 +39,14 @@ __all__ = [
     "from_datasets",
     "load",
     "mnist",
+    "npz",
+    "svhn",
     "tinyimagenet",
 ]
 
-DatasetName = Literal["digits", "mnist", "cifar10", "cifar100", "tinyimagenet", "folder"]
+DatasetName = Literal["digits", "mnist", "cifar10", "cifar100", "tinyimagenet", "svhn", "npz", "folder"]
 DATASETS: tuple[DatasetName, ...] = get_args(DatasetName)
-_FROM_PATH = {"mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "tinyimagenet": tinyimagenet}
+_FROM_PATH = {"mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "tinyimagenet": tinyimagenet, "svhn": svhn}
 
 
 def load(name: DatasetName, path: str | Path = "", image_size: int = 0) -> Data:
@@ -48,8 +54,8 @@ def load(name: DatasetName, path: str | Path = "", image_size: int = 0) -> Data:
 
     Args:
         name: ``"digits"`` (they come with scikit-learn), ``"mnist"`` (also Fashion-MNIST, KMNIST and EMNIST),
-            ``"cifar10"``, ``"cifar100"``, ``"tinyimagenet"`` or ``"folder"``.
-        path: folder of the files; every data set but digits needs it.
+            ``"cifar10"``, ``"cifar100"``, ``"tinyimagenet"``, ``"svhn"``, ``"npz"`` or ``"folder"``.
+        path: folder of the files, for ``"npz"`` also the file; every data set but digits needs it.
         image_size: side in pixels to which the images of a ``"folder"`` are resized and cropped; 0 keeps their size.
 
     Returns:
@@ -76,6 +82,8 @@ def load(name: DatasetName, path: str | Path = "", image_size: int = 0) -> Data:
     if not str(path):
         raise ValueError(f"path='': data={name!r} needs the folder of its files")
     root = Path(path).expanduser()
+    if name == "npz":
+        return npz(root)
     if not root.is_dir():
         raise DataError(f"{root}: {'is not a folder' if root.exists() else 'no such folder'} (data={name!r})")
     return folder(root, image_size) if name == "folder" else _FROM_PATH[name](root)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +19,16 @@ from torch.utils.data import DataLoader, Dataset
 from fastlip.data.images import DataError, Images
 
 _Pair = tuple[Tensor, Tensor]
+# What a random generator of a batch is for, besides shifts and flips.
+_OPERATIONS = 3
+
+
+class Operations(Protocol):
+    """Protocol of random changes of images in [0, 1]."""
+
+    def __call__(self, x: Tensor, generator: torch.Generator, rows: slice, total: int) -> Tensor:
+        """Returns changed images x, which are these rows of a batch of ``total``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,8 @@ class Batches:
         mean: one number per channel that is subtracted; empty subtracts nothing.
         seed: seed of the order and the augmentation of training batches.
         augmentation: random shifts and flips of training batches; None for none.
+        operations: other random changes of training images, before the mean is subtracted and before shifts and
+            flips, such as :class:`ImageOperations`; None for none.
         device: device to which batches are copied.
         channels_last: whether images have channels-last memory format.
         share: the part of each batch that this process takes; None takes all of it. The parts of all processes
@@ -119,6 +133,7 @@ class Batches:
         mean: Sequence[float] = (),
         seed: int = 0,
         augmentation: Augmentation | None = None,
+        operations: Operations | None = None,
         device: torch.device | str = "cpu",
         channels_last: bool = False,
         share: Share | None = None,
@@ -130,6 +145,7 @@ class Batches:
         self.mean = torch.tensor(mean or 0.0).view(-1, 1, 1)
         self.seed = seed
         self.augmentation = augmentation or Augmentation()
+        self.operations = operations
         self.device = torch.device(device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.share = share or Share()
@@ -177,20 +193,41 @@ class Batches:
                 raise pair
             yield self._to_device(*pair)
 
-    def fetch(self, indices: Tensor) -> _Pair:
+    @property
+    def description(self) -> dict[str, int]:
+        """What a checkpoint says of a second set of images; empty, as there is none."""
+        return {}
+
+    def order(self, epoch: int | None) -> Tensor:
+        """Returns the indices of the images of an epoch, batch after batch, int64 (image_count,).
+
+        Args:
+            epoch: number of the epoch; None: in order.
+        """
+        return self._permuted(self.image_count, epoch)
+
+    def _permuted(self, count: int, epoch: int | None) -> Tensor:
+        if epoch is None:
+            return torch.arange(count)
+        return torch.randperm(count, generator=self.generator(epoch))
+
+    def fetch(self, indices: Tensor, change: Callable[[Tensor], Tensor] | None = None) -> _Pair:
         """Returns scaled images and their labels.
 
         Args:
             indices: indices of the images, int64 (b,).
+            change: changes the images before the mean is subtracted.
         """
-        x = self.images.pixels(indices).float().div_(self.divisor).sub_(self.mean)
-        return x, self.images.labels[indices]
+        x = self.images.pixels(indices).float().div_(self.divisor)
+        x = x if change is None else change(x)
+        return x.sub_(self.mean), self.images.labels[indices]
 
     def generator(self, *position: int) -> torch.Generator:
         """Returns the random generator of an epoch, or of a batch of an epoch.
 
         Args:
-            position: number of the epoch, and for the augmentation of a batch also 1 + its index.
+            position: number of the epoch, for the augmentation of a batch also 1 + its index (0: no batch), and for
+                anything else a number that stands for it.
         """
         state = np.random.SeedSequence([self.seed, *position]).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(state[0]))
@@ -208,9 +245,9 @@ class _Ordered(Dataset):
     The error is returned, because exceptions of worker processes lose their text.
     """
 
-    def __init__(self, batches: Batches):
+    def __init__(self, batches: Batches, epoch: int | None = None):
         self.batches = batches
-        self.order = torch.arange(batches.image_count)
+        self.order = batches.order(epoch)
 
     def __getitem__(self, batch: int) -> _Pair | DataError:
         indices = self.order[batch * self.batches.batch_size :][: self.batches.batch_size]
@@ -228,14 +265,17 @@ class _Shuffled(_Ordered):
     """Maps a batch's number to the shuffled and augmented (x, y) of an epoch."""
 
     def __init__(self, batches: Batches, epoch: int):
-        super().__init__(batches)
+        super().__init__(batches, epoch)
         self.epoch = epoch
-        self.order = torch.randperm(batches.image_count, generator=batches.generator(epoch))
 
     def prepare(self, batch: int, indices: Tensor, rows: slice) -> _Pair:
         rows = rows if rows.stop > rows.start else slice(0, 1)
-        x, y = self.batches.fetch(indices[rows])
-        generator = self.batches.generator(self.epoch, batch + 1)
+        change, where = None, (self.epoch, batch + 1)
+        if self.batches.operations is not None:
+            generator = self.batches.generator(*where, _OPERATIONS)
+            change = partial(self.batches.operations, generator=generator, rows=rows, total=len(indices))
+        x, y = self.batches.fetch(indices[rows], change)
+        generator = self.batches.generator(*where)
         return self.batches.augmentation(x, generator, rows, len(indices)), y
 
 

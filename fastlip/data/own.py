@@ -115,7 +115,7 @@ def from_datasets(
     names = classes if classes is not None else getattr(train, "classes", None) or [str(k) for k in range(count)]
     if len(names) < count:
         raise DataError(f"classes: got {len(names)} names, the labels go up to {count - 1}")
-    divisor = 255.0 if first.dtype == torch.uint8 else 1.0
+    divisor = _divisor(first)
     mean = tuple(round(value, 2) for value in (first.double().mean((0, 2, 3)) / divisor).tolist())
     return Data(name, *sets, tuple(map(str, names)), tuple(first.shape[1:]), divisor, mean)  # type: ignore[arg-type]
 
@@ -133,19 +133,7 @@ def from_function(place: str) -> Data:
     Raises:
         DataError: no such module or function, one that fails to import, or another result.
     """
-    module_name, _, name = place.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise DataError(f"data={place!r}: cannot import {module_name!r}: {error}") from None
-    finally:
-        sys.path.remove(here)
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise DataError(f"data={place!r}: {module_name!r} has no function {name!r}")
-    found = function()
+    found = called(place, "data")
     if isinstance(found, Data):
         return found
     if not isinstance(found, (tuple, list)) or len(found) != 2:
@@ -154,6 +142,49 @@ def from_function(place: str) -> Data:
             " data sets"
         )
     return from_datasets(*found, name=place)
+
+
+def called(place: str, field: str) -> Any:
+    """What the function of ``module:function`` returns.
+
+    Args:
+        place: the module, which may lie in the current folder, and its function.
+        field: name of the option that has the place, for messages.
+
+    Raises:
+        DataError: no such module or function, or one that fails to import.
+    """
+    module_name, _, name = place.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise DataError(f"{field}={place!r}: cannot import {module_name!r}: {error}") from None
+    finally:
+        sys.path.remove(here)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise DataError(f"{field}={place!r}: {module_name!r} has no function {name!r}")
+    return function()
+
+
+def images_of(data: Any, what: str) -> tuple[Images, float]:
+    """One set of labelled images, and the divisor that puts its stored values on the scale of [0, 1].
+
+    Args:
+        data: as each set of :func:`from_datasets`.
+        what: names the set in messages.
+
+    Raises:
+        DataError: see :func:`from_datasets`.
+    """
+    images = _images(data, what)
+    return images, _divisor(_checked(images, what))
+
+
+def _divisor(pixels: Tensor) -> float:
+    return 255.0 if pixels.dtype == torch.uint8 else 1.0
 
 
 def _images(data: Any, what: str) -> Images:

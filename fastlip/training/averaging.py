@@ -34,7 +34,7 @@ class Average(nn.Module):
         decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.count else 0.0
         averages: list[Tensor] = []
         values: list[Tensor] = []
-        for average, value in zip(_tensors(self.module), _tensors(model), strict=True):
+        for average, value in zip(tensors_of(self.module), tensors_of(model), strict=True):
             if average.is_floating_point():
                 averages.append(average)
                 values.append(value.detach())
@@ -44,7 +44,8 @@ class Average(nn.Module):
         self.count += 1
 
 
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
+def tensors_of(model: nn.Module) -> Iterator[Tensor]:
+    """The parameters and buffers of a model."""
     yield from model.parameters()
     yield from model.buffers()
 

@@ -24,6 +24,7 @@ _ENTRIES = {"format", "recipe", "data", "model", "optimizer", "scheduler", "rand
 _DICTS = (
     "recipe",
     "data",
+    "extra",
     "model",
     "trained",
     "optimizer",
@@ -102,14 +103,30 @@ def load_model(model: nn.Module, state: dict[str, Any], data: Data) -> None:
     put_weights(model, state["model"], "checkpoint: its weights do not fit the model")
 
 
-def averaging(model: nn.Module, average: Average | None) -> dict[str, Any]:
-    """A checkpoint's entries for a run whose "model" is a moving average: the trained weights, and its steps."""
-    return {"trained": model.state_dict(), "averaged": average.count} if average else {}
+def require_same_extra(state: dict[str, Any], now: dict[str, int]) -> None:
+    """CheckpointError unless the run in the checkpoint had the same second set of images: ``Batches.description``."""
+    then = state.get("extra", {})
+    if then != now:
+        raise CheckpointError(f"extra_data: has {now or 'no images'}, the run was trained with {then or 'none'}")
 
 
-def load_trained(model: nn.Module, average: Average, state: dict[str, Any]) -> None:
+def averaging(model: nn.Module, result: nn.Module, average: Average | None) -> dict[str, Any]:
+    """A checkpoint's entries for a run whose "model" is not the trained network.
+
+    Args:
+        model: the trained network.
+        result: the network that is evaluated, whose weights are the checkpoint's "model".
+        average: the moving average and its number of steps; None if there is none.
+    """
+    trained = {} if result is model else {"trained": model.state_dict()}
+    return {**trained, "averaged": average.count} if average else trained
+
+
+def load_trained(model: nn.Module, average: Average | None, state: dict[str, Any]) -> None:
     """Restores what :func:`averaging` saved; CheckpointError if the weights do not fit."""
     put_weights(model, state.get("trained", {}), "checkpoint: its trained weights do not fit the model")
+    if average is None:
+        return
     count = state.get("averaged")
     if type(count) is not int or count < 0:
         raise CheckpointError(f"checkpoint: averaged={count!r}: expected the number of averaged steps")

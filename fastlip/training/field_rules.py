@@ -12,6 +12,11 @@ import torch
 _LARGEST, _SMALLEST = torch.finfo(torch.float32).max, torch.finfo(torch.float32).tiny
 
 
+def about(key: str, help: str, **rules: Any) -> dict[str, Any]:
+    """A field's key in recipe files, the text of its option, and the rules of :func:`check_value`."""
+    return {"key": key, "help": help, **rules}
+
+
 def check_value(name: str, value: Any, rules: Mapping[str, Any]) -> None:
     """Raises ValueError unless the value is finite and keeps its field's choices, least, most, above and below."""
     # "other" says which texts are allowed besides the choices.

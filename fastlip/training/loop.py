@@ -17,6 +17,7 @@ from fastlip.losses import RECIPE_LOSSES
 from fastlip.training import checkpoint, distributed, logs
 from fastlip.training.averaging import averaged
 from fastlip.training.distributed import World
+from fastlip.training.extra_optimizers import evaluated
 from fastlip.training.figures import Figures, Pending
 from fastlip.training.gradients import EPS, Gradients, correct_and_certified
 from fastlip.training.losses import ramp_of
@@ -70,6 +71,7 @@ class Training:
         self.interrupt = Interrupt(patient=self.world.size > 1)
         self.average = averaged(model, recipe.ema)
         self.optimizer = optimizer_of(recipe, model)
+        self.evaluated = evaluated(recipe, model, self.optimizer)
         self.steps = steps_of(recipe, len(self.train_batches))
         self.scheduler = scheduler_of(recipe, self.optimizer, len(self.train_batches))
         self.ramp = ramp_of(recipe, self.gradients.loss, self.steps)
@@ -90,8 +92,16 @@ class Training:
 
     @property
     def result(self) -> nn.Module:
-        """The moving average of the trained network, or that network itself if the recipe has no ``ema``."""
-        return self.average.module if self.average else self.model
+        """The network that is evaluated: the moving average of the recipe's ``ema``, or the trained network.
+
+        A schedule-free optimiser has other weights for evaluation, which are then those of a copy.
+        """
+        return self.average.module if self.average else self._present
+
+    @property
+    def _present(self) -> nn.Module:
+        """The network after the last step, as it is evaluated."""
+        return self.evaluated.refreshed() if self.evaluated else self.model
 
     @property
     def epochs(self) -> int:
@@ -156,11 +166,13 @@ class Training:
         require_finite_parameters(self.model)
         if not self.world.is_main:
             return
+        result = self.result
         state = {
             "recipe": self.recipe.to_dict(),
             "data": checkpoint.describe(self.data),
-            "model": self.result.state_dict(),
-            **checkpoint.averaging(self.model, self.average),
+            "extra": self.train_batches.description,
+            "model": result.state_dict(),
+            **checkpoint.averaging(self.model, result, self.average),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "loss": self.gradients.loss.state_dict(),
@@ -172,8 +184,10 @@ class Training:
     def _restore(self, state: dict[str, Any]) -> None:
         if not state["optimizer"]:
             raise checkpoint.CheckpointError("checkpoint: holds imported weights, not a run that can be continued")
-        checkpoint.load_model(self.result, state, self.data)
-        if self.average:
+        result = self.result
+        checkpoint.load_model(result, state, self.data)
+        checkpoint.require_same_extra(state, self.train_batches.description)
+        if result is not self.model:
             checkpoint.load_trained(self.model, self.average, state)
         try:
             checkpoint.load_optimizer(self.optimizer, state["optimizer"])
@@ -225,7 +239,7 @@ class Training:
         limit_gradient(self.recipe, self.model)
         self.optimizer.step()
         if self.average:
-            self.average.update_parameters(self.model)
+            self.average.update_parameters(self._present)
         self.scheduler.step()
         if self.ramp:
             self.ramp.step()

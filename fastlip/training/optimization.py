@@ -14,7 +14,9 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from fastlip.optim import ManifoldOptimizer, retract_
 from fastlip.optim.groups import orthogonal_matrices
+from fastlip.training.extra_optimizers import schedule_free, with_lookahead
 from fastlip.training.recipe import Recipe
+from fastlip.training.step_fields import SCHEDULE_FREE
 
 _ADAPTIVE: dict[str, type[Adam] | type[AdamW] | type[NAdam]] = {"adam": Adam, "adamw": AdamW, "nadam": NAdam}
 # Parameters that are no weights although some have several dimensions.
@@ -22,15 +24,28 @@ _NOT_WEIGHTS = ("bias", "gamma")
 
 
 def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:
-    """The recipe's optimiser, over all parameters; of orthogonal matrices in their tangent spaces."""
+    """The recipe's optimiser, over all parameters; of orthogonal matrices in their tangent spaces.
+
+    Raises:
+        ValueError: an optimiser that averages weights, for a network with orthogonal matrices.
+        MissingPackageError: the optimiser's package is not installed.
+    """
     common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     if recipe.optimizer in _ADAPTIVE:
         base = partial(_ADAPTIVE[recipe.optimizer], betas=(recipe.beta1, recipe.beta2), **common)
+    elif recipe.optimizer == SCHEDULE_FREE:
+        base = schedule_free(betas=(recipe.beta1, recipe.beta2), **common)
     else:
         base = partial(SGD, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
     matrices = orthogonal_matrices(model)
     if not matrices:
-        return base(_groups(recipe, model))
+        return with_lookahead(recipe, base(_groups(recipe, model)))
+    if recipe.lookahead or recipe.optimizer == SCHEDULE_FREE:
+        name = "lookahead" if recipe.lookahead else "optimizer"
+        raise ValueError(
+            f"{name}={getattr(recipe, name)!r}: averages weights, and model={recipe.model!r} has orthogonal matrices,"
+            " whose averages are not orthogonal"
+        )
     on_manifold = {"params": matrices, "manifold": True, "lr": recipe.manifold_lr or recipe.lr}
     return ManifoldOptimizer([on_manifold, *_groups(recipe, model, matrices)], base)
 
@@ -84,10 +99,13 @@ def steps_of(recipe: Recipe, steps_per_epoch: int) -> int:
 
 
 def scheduler_of(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
-    """The learning rate over the whole run: it rises, then falls to 0 (see the recipe's ``schedule``)."""
+    """The learning rate over the whole run: it rises, then falls to 0 or stays (see the recipe's ``schedule``)."""
     steps = steps_of(recipe, steps_per_epoch)
     if recipe.schedule == "triangular":
         return LambdaLR(optimizer, lambda step: triangle(step / steps))
+    if recipe.schedule == "constant":
+        rising = max(1, round(recipe.warmup * steps))
+        return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / rising))
     if recipe.schedule == "cosine":
         rising = round(recipe.warmup * steps)
         return LambdaLR(optimizer, lambda step: cosine(step, steps, rising))

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args
 
-from fastlip.data.own import is_place
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
 from fastlip.losses import RECIPE_LOSSES, LossName
@@ -14,61 +13,41 @@ from fastlip.models import METHODS
 from fastlip.models.catalog import PLAIN, list_models, model_named
 from fastlip.models.literals import MethodName
 from fastlip.models.registry import owners_of
-from fastlip.training.field_rules import check_value
-from fastlip.training.literals import DataName, Decayed, Network, Optimizer, Precision, Schedule, Size
+from fastlip.training.data_fields import DataFields
+from fastlip.training.field_rules import about, check_value
+from fastlip.training.literals import Network, Precision, Size
+from fastlip.training.step_fields import StepFields
 
 # What may differ when a run is resumed or evaluated elsewhere: where and how it runs, not what is computed.
-MOVABLE = ("path", "device", "accumulate", "workers", "save_every", "share", "compile")
+MOVABLE = ("path", "extra_data", "device", "accumulate", "workers", "save_every", "share", "compile")
 _OF_SOME_NETWORKS = ("depth", "patch", "quasi_residual", "centering")
 
 
-def _about(key: str, help: str, **rules: Any) -> dict[str, Any]:
-    """A field's key in recipe files, the text of its option, and the rules of :func:`check_value`."""
-    return {"key": key, "help": help, **rules}
-
-
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(StepFields, DataFields):
     """Everything that decides the outcome of a run. ValueError names the field that is not allowed.
 
     A recipe file (``fastlip/recipes/*.toml``, :mod:`fastlip.training.recipe_files`) has the same fields under the
     keys given here, such as ``optimizer.lr``. :func:`fastlip.training.recipe_files.default_recipe` takes the file
     made for a data set, network and method.
+
+    The fields of ``DataFields`` and ``StepFields`` belong to it too.
     """
 
-    data: DataName | str = field(
-        default="digits",
-        metadata=_about(
-            "data.name",
-            "data set; module:function is a function of your own that returns (train, test)",
-            choices=get_args(DataName),
-            other=is_place,
-        ),
-    )
-    path: str = field(default="", metadata=_about("data.path", "folder of the data set's files"))
-    image_size: int = field(
-        default=0,
-        metadata=_about(
-            "data.image_size",
-            "side in pixels to which the images of a folder are resized; 0: as stored",
-            least=0,
-            most=2**14,
-        ),
-    )
     model: Network = field(
         default="lip_conv_net",
-        metadata=_about("model.name", "network; plain_*: a twin without a constraint", choices=get_args(Network)),
+        metadata=about("model.name", "network; plain_*: a twin without a constraint", choices=get_args(Network)),
     )
     method: MethodName = field(
         default="aol",
-        metadata=_about(
+        metadata=about(
             "model.method",
             f"parametrization of the layers: {', '.join(METHODS)} (sll_net: sll, bro_net: bro, lip_next: lot)",
         ),
     )
     size: Size = field(
         default="XS",
-        metadata=_about(
+        metadata=about(
             "model.size",
             "size of the network (sll_net: S to XL)",
             choices=get_args(Size),
@@ -76,127 +55,57 @@ class Recipe:
     )
     width: int = field(
         default=0,
-        metadata=_about("model.width", "channels of the first block; 0: those of the size", least=0, most=2**16),
+        metadata=about("model.width", "channels of the first block; 0: those of the size", least=0, most=2**16),
     )
     layers_per_block: int = field(
         default=5,
-        metadata=_about("model.layers_per_block", "convolutions in each block of lip_conv_net", least=1, most=1000),
+        metadata=about("model.layers_per_block", "convolutions in each block of lip_conv_net", least=1, most=1000),
     )
     depth: int = field(
         default=0,
-        metadata=_about(
+        metadata=about(
             "model.depth", "blocks of bro_net, lip_res_net and lip_next; 0: by size", least=0, most=10_000
         ),
     )
     patch: int = field(
         default=0,
-        metadata=_about("model.patch", "side of the patches of lip_next; 0: by image size", least=0, most=1000),
+        metadata=about("model.patch", "side of the patches of lip_next; 0: by image size", least=0, most=1000),
     )
     quasi_residual: bool = field(
         default=True,
-        metadata=_about(
+        metadata=about(
             "model.quasi_residual", "identity before orthogonalisation in the blocks of bro_net and lip_res_net"
         ),
     )
     centering: bool = field(
         default=True,
-        metadata=_about("model.centering", "subtract the mean of each channel in bro_net and lip_res_net"),
+        metadata=about("model.centering", "subtract the mean of each channel in bro_net and lip_res_net"),
     )
     lipschitz: float = field(
         default=1.0,
-        metadata=_about("model.lipschitz", "Lipschitz constant of lip_conv_net: scores are times it", above=0.0),
+        metadata=about("model.lipschitz", "Lipschitz constant of lip_conv_net: scores are times it", above=0.0),
     )
     backend: Backend = field(
-        default="auto", metadata=_about("model.backend", "kernels: auto, reference, native or triton")
+        default="auto", metadata=about("model.backend", "kernels: auto, reference, native or triton")
     )
-    epochs: float = field(
-        default=100.0,
-        metadata=_about(
-            "schedule.epochs",
-            "passes over the training images, rounded to whole steps (0.5: half of the images)",
-            above=0,
-            most=1e9,
-        ),
-    )
-    batch_size: int = field(
-        default=256,
-        metadata=_about(
-            "schedule.batch_size", "images in a training step, over all processes and parts", least=1, most=2**31 - 1
-        ),
-    )
-    optimizer: Optimizer = field(
-        default="sgd", metadata=_about("optimizer.name", "optimiser", choices=get_args(Optimizer))
-    )
-    lr: float = field(default=0.1, metadata=_about("optimizer.lr", "highest learning rate of the schedule", above=0))
-    momentum: float = field(default=0.9, metadata=_about("optimizer.momentum", "momentum of SGD", least=0, below=1))
-    nesterov: bool = field(default=False, metadata=_about("optimizer.nesterov", "Nesterov momentum"))
-    beta1: float = field(
-        default=0.9, metadata=_about("optimizer.beta1", "Adam's decay rate of the mean gradient", least=0, below=1)
-    )
-    beta2: float = field(
-        default=0.999,
-        metadata=_about("optimizer.beta2", "Adam's decay rate of the squared gradient", least=0, below=1),
-    )
-    weight_decay: float = field(
-        default=0.0,
-        metadata=_about("optimizer.weight_decay", "L2 penalty (adamw: decay times the learning rate)", least=0),
-    )
-    decayed: Decayed = field(
-        default="all",
-        metadata=_about(
-            "optimizer.decayed",
-            "parameters that weight_decay acts on; weights: no biases and scales",
-            choices=get_args(Decayed),
-        ),
-    )
-    clip_norm: float = field(
-        default=0.0,
-        metadata=_about("optimizer.clip_norm", "largest norm of the gradient of all parameters; 0: any", least=0),
-    )
-    ema: float = field(
-        default=0.0,
-        metadata=_about(
-            "optimizer.ema",
-            "decay of a moving average of the weights, which is then what is certified; 0: none",
-            least=0,
-            below=1,
-        ),
-    )
-    manifold_lr: float = field(
-        default=0.0,
-        metadata=_about("optimizer.manifold_lr", "as lr, of orthogonal matrices in radians; 0: lr", least=0),
-    )
-    schedule: Schedule = field(
-        default="onecycle",
-        metadata=_about("schedule.name", "schedule of the learning rate", choices=get_args(Schedule)),
-    )
-    warmup: float = field(
-        default=0.3,
-        metadata=_about(
-            "schedule.warmup",
-            "fraction of the steps in which the learning rate of onecycle or cosine rises",
-            above=0,
-            below=1,
-        ),
-    )
-    loss: LossName = field(default="offset-ce", metadata=_about("loss.name", "loss", choices=tuple(RECIPE_LOSSES)))
+    loss: LossName = field(default="offset-ce", metadata=about("loss.name", "loss", choices=tuple(RECIPE_LOSSES)))
     offset: float = field(
         default=2**1.5 * 36 / 255,
-        metadata=_about("loss.offset", "margin that training asks for (u of offset-ce and logit-annealing)", least=0),
+        metadata=about("loss.offset", "margin that training asks for (u of offset-ce and logit-annealing)", least=0),
     )
     temperature: float = field(
         default=0.25,
-        metadata=_about("loss.temperature", "temperature (t of offset-ce, 1 / tau of temperature-ce)", above=0),
+        metadata=about("loss.temperature", "temperature (t of offset-ce, 1 / tau of temperature-ce)", above=0),
     )
     radius: float = field(
-        default=3 * 36 / 255, metadata=_about("loss.radius", "largest radius that emma trains for", least=0)
+        default=3 * 36 / 255, metadata=about("loss.radius", "largest radius that emma trains for", least=0)
     )
     radius_start: float = field(
-        default=0.1 * 36 / 255, metadata=_about("loss.radius_start", "radius of emma in the first step", least=0)
+        default=0.1 * 36 / 255, metadata=about("loss.radius_start", "radius of emma in the first step", least=0)
     )
     ramp: float = field(
         default=0.5,
-        metadata=_about(
+        metadata=about(
             "loss.ramp",
             "fraction of the steps in which emma's radius goes from the first to the largest",
             least=0,
@@ -204,60 +113,52 @@ class Recipe:
         ),
     )
     annealing: float = field(
-        default=5.0, metadata=_about("loss.annealing", "exponent of logit-annealing (beta)", least=0)
+        default=5.0, metadata=about("loss.annealing", "exponent of logit-annealing (beta)", least=0)
     )
-    alpha: float = field(default=0.9, metadata=_about("loss.alpha", "weight of the hinge in hkr", least=0, most=1))
-    min_margin: float = field(default=1.0, metadata=_about("loss.min_margin", "margin of the hinge in hkr", above=0))
-    center: bool = field(
-        default=False, metadata=_about("data.center", "subtract the data set's mean, which changes no distance")
-    )
-    shift: int = field(
-        default=0,
-        metadata=_about("data.shift", "augmentation: random shifts of up to this many pixels", least=0, most=2**14),
-    )
-    flip: bool = field(default=False, metadata=_about("data.flip", "augmentation: random horizontal flips"))
+    alpha: float = field(default=0.9, metadata=about("loss.alpha", "weight of the hinge in hkr", least=0, most=1))
+    min_margin: float = field(default=1.0, metadata=about("loss.min_margin", "margin of the hinge in hkr", above=0))
     seed: int = field(
         default=0,
-        metadata=_about(
+        metadata=about(
             "run.seed", "seed of initialisation, order of the images and augmentation", least=0, below=2**63
         ),
     )
     deterministic: bool = field(
-        default=False, metadata=_about("run.deterministic", "use deterministic algorithms only (a CPU always does)")
+        default=False, metadata=about("run.deterministic", "use deterministic algorithms only (a CPU always does)")
     )
-    device: str = field(default="auto", metadata=_about("run.device", "where to run: auto, cpu, cuda or cuda:1"))
+    device: str = field(default="auto", metadata=about("run.device", "where to run: auto, cpu, cuda or cuda:1"))
     channels_last: bool = field(
-        default=False, metadata=_about("run.channels_last", "keep images and weights in channels-last memory format")
+        default=False, metadata=about("run.channels_last", "keep images and weights in channels-last memory format")
     )
     threads: int = field(
-        default=0, metadata=_about("run.threads", "CPU threads; 0: torch's default", least=0, most=1024)
+        default=0, metadata=about("run.threads", "CPU threads; 0: torch's default", least=0, most=1024)
     )
     precision: Precision = field(
         default="fp32",
-        metadata=_about(
+        metadata=about(
             "run.precision", "dtype of activations in training; weights stay in fp32", choices=get_args(Precision)
         ),
     )
     accumulate: int = field(
         default=1,
-        metadata=_about(
+        metadata=about(
             "run.accumulate", "number of parts in which each process takes its images of a step", least=1, most=2**16
         ),
     )
     share: bool = field(
         default=False,
-        metadata=_about(
+        metadata=about(
             "run.share", "with several processes, each computes the effective weights of some of the layers"
         ),
     )
-    compile: bool = field(default=False, metadata=_about("run.compile", "train through torch.compile"))
+    compile: bool = field(default=False, metadata=about("run.compile", "train through torch.compile"))
     workers: int = field(
         default=0,
-        metadata=_about("run.workers", "processes that read images; 0: threads of this process", least=0, most=256),
+        metadata=about("run.workers", "processes that read images; 0: threads of this process", least=0, most=256),
     )
     save_every: int = field(
         default=0,
-        metadata=_about(
+        metadata=about(
             "run.save_every",
             "number of steps after which the run is saved within an epoch; 0: after each epoch only",
             least=0,
@@ -277,19 +178,14 @@ class Recipe:
         if self.lipschitz != 1 and self.model.removeprefix(PLAIN) != "lip_conv_net":
             raise ValueError(f"lipschitz={_shown(self.lipschitz)}: model={self.model!r} has the constant 1")
         self._require_fields_of_the_network()
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov=True: needs momentum above 0")
+        self._check_step()
         if self.accumulate > 1 and RECIPE_LOSSES[self.loss].whole_batch:
             raise ValueError(
                 f"accumulate={self.accumulate}: loss={self.loss!r} compares the classes of a whole batch"
             )
         if self.share and self.compile:
             raise ValueError("share=True: compile=True compiles the computation of effective weights into the step")
-        if self.data == "digits" and self.path:
-            raise ValueError(f"path={self.path!r}: data='digits' comes with scikit-learn and takes no path")
-        if is_place(self.data) and (self.path or self.image_size):
-            name = "path" if self.path else "image_size"
-            raise ValueError(f"{name}={getattr(self, name)!r}: the function of data={self.data!r} takes none")
+        self._check_data(self.batch_size)
 
     def _require_fields_of_the_network(self) -> None:
         taken = model_named(self.model).fields if self.model in list_models() else ()

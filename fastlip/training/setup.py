@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastlip.data import Batches, Data, DatasetName, Images, Share, load
+from fastlip.data import Batches, Data, DatasetName, ImageOperations, Images, Share, load
 from fastlip.data.batches import Augmentation
+from fastlip.data.mixing import MixedBatches, extra_images
 from fastlip.data.own import from_function, is_place
 from fastlip.models import create_model
 from fastlip.models.catalog import model_named
@@ -124,23 +125,39 @@ def batches_of(
         recipe: batch size, scale, augmentation and device.
         data: the data set of the images.
         images: its training or test images.
-        augment: whether to shift and flip the images, as in training.
+        augment: whether to change the images and to mix them with the extra ones, as in training.
         share: this process's part of each batch; None: all of it.
 
     Raises:
-        ValueError: shifts that could move a whole image out of sight.
+        ValueError: shifts that could move a whole image out of sight, operations that images of this number of
+            channels do not have, or extra images that cannot be read or do not fit.
     """
     if recipe.shift >= min(data.shape[1:]):
         raise ValueError(f"shift={recipe.shift}: must be below the {min(data.shape[1:])} pixels of an image's side")
-    return Batches(
-        images,
-        data.divisor,
-        recipe.batch_size,
-        mean=data.mean if recipe.center else (),
-        seed=recipe.seed,
-        augmentation=Augmentation(recipe.shift, recipe.flip) if augment else None,
-        device=device_of(recipe),
-        channels_last=recipe.channels_last,
-        share=share,
-        workers=recipe.workers,
-    )
+    options: dict[str, Any] = {
+        "mean": data.mean if recipe.center else (),
+        "seed": recipe.seed,
+        "device": device_of(recipe),
+        "channels_last": recipe.channels_last,
+        "share": share,
+        "workers": recipe.workers,
+    }
+    if not augment:
+        return Batches(images, data.divisor, recipe.batch_size, **options)
+    options["augmentation"] = Augmentation(recipe.shift, recipe.flip)
+    options["operations"] = _operations_of(recipe, data)
+    if not recipe.extra_data:
+        return Batches(images, data.divisor, recipe.batch_size, **options)
+    extra = extra_images(recipe.extra_data, data)
+    return MixedBatches(images, extra, recipe.extra_ratio, data.divisor, recipe.batch_size, **options)
+
+
+def _operations_of(recipe: Recipe, data: Data) -> ImageOperations | None:
+    if recipe.augment == "none":
+        return None
+    if data.shape[0] not in (1, 3):
+        raise ValueError(
+            f"augment={recipe.augment!r}: needs images of 1 or 3 channels, {data.name} has {data.shape[0]}"
+        )
+    settings = recipe.augment_operations, recipe.augment_magnitude, recipe.augment_probability
+    return ImageOperations(recipe.augment, *settings)

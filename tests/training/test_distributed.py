@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -41,8 +42,18 @@ VARIANTS = {
     "share-bro_net": {**BRO_NET, "epochs": 2, "share": True},
     # Matrices on the manifold, which are retracted after each epoch, and so is their average.
     "lip_next": {**LIP_NEXT, "epochs": 2, "optimizer": "adam", "manifold_lr": 0.01, "decayed": "weights", "ema": 0.8},
+    # 6 images of each batch are of a second set.
+    "mixed": {"extra_data": f"{__name__}:extra", "extra_ratio": 0.4, "epochs": 3},
     "share-lip_next": {**LIP_NEXT, "epochs": 2, "share": True},
 }
+# Optimisers of packages that may be missing.
+if find_spec("pytorch_optimizer"):
+    VARIANTS["lookahead"] = {"method": "cpl", "epochs": 3, "lookahead": 2}
+if find_spec("schedulefree"):
+    VARIANTS["schedule-free"] = {
+        **{"method": "cpl", "epochs": 3, "optimizer": "adamw-schedulefree", "schedule": "constant"},
+        **{"lr": 0.01, "ema": 0.5},
+    }
 
 
 def digits():
@@ -51,6 +62,11 @@ def digits():
         TensorImages(part.pixels(torch.arange(IMAGES)), part.labels[:IMAGES]) for part in (data.train, data.test)
     ]
     return dataclasses.replace(data, train=images[0], test=images[1])
+
+
+def extra():
+    """Images and labels that are mixed with the digits."""
+    return torch.randint(256, (25, 8, 8), generator=torch.Generator().manual_seed(0)).byte(), torch.arange(25) % 10
 
 
 def recipe_of(variant):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from checkpoints import assert_equal, load_state, without_times
 from torch import nn
 
 import fastlip
@@ -13,7 +14,6 @@ from fastlip.training.averaging import averaged
 from fastlip.training.checkpoint import CheckpointError
 from fastlip.training.loop import Training
 from fastlip.training.optimization import cosine, is_weight, limit_gradient, optimizer_of, scheduler_of
-from fastlip.training.run_folder import RunFolder
 
 EVERYTHING = {
     "optimizer": "nadam",
@@ -24,34 +24,6 @@ EVERYTHING = {
     "decayed": "weights",
     "ema": 0.9,
 }
-
-
-def load_state(folder):
-    return RunFolder(folder).load_state()
-
-
-def assert_equal(one, other, where=""):
-    """Equal values and tensors at every level."""
-    assert type(one) is type(other), where
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key, value in one.items():
-            assert_equal(value, other[key], f"{where}.{key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other), where
-        for index, (value, another) in enumerate(zip(one, other, strict=True)):
-            assert_equal(value, another, f"{where}[{index}]")
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    else:
-        assert one == other, where
-
-
-def without_times(state):
-    timed = {"images_per_second", "seconds"}
-    progress = {**state["progress"], "seconds": 0}
-    progress["history"] = [{k: v for k, v in row.items() if k not in timed} for row in progress["history"]]
-    return {**state, "progress": progress}
 
 
 @pytest.mark.parametrize("options", [EVERYTHING, {"optimizer": "adamw"}, {"ema": 0.5, "method": "cpl"}], ids=str)
