@@ -50,8 +50,8 @@ def backward(
     reals: int,
 ) -> Tensor:
     """The gradient of V; iterate takes contiguous matrices, as :func:`completed_adjoint` does."""
-    flat = map(_flat, (gradient, V, Q))
-    return completed_adjoint(iterate, *flat, perturbed, _count(V, reals)).view(V.shape)
+    result = completed_adjoint(iterate, _flat(gradient), _flat(V), _flat(Q), perturbed, _count(V, reals))
+    return result.view(V.shape)
 
 
 def completed_factor(
