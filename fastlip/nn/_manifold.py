@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from fastlip import ops
 from fastlip.kernels.common.gate import is_recorded
@@ -27,6 +28,8 @@ NOTICED = 0.01
 # The iteration squares an error below 1; above this one, singular values may be small, and it would take many steps.
 _NEAR = 0.5
 _STEPS = 8
+# The version of a matrix after the last step of an optimiser that keeps it orthogonal.
+_moved: Any = WeakIdKeyDictionary()
 
 
 def begin_on_manifold(layer: Any, parametrization: Any, device: Any, dtype: Any, refused: dict[str, Any]) -> bool:
@@ -92,12 +95,24 @@ def on_manifold(layer: Any) -> Tensor:
     return weight
 
 
+def note_moved(weight: Tensor) -> None:
+    """Lets layers know that what changed the matrix keeps it orthogonal.
+
+    Args:
+        weight: the parameter, after its change.
+    """
+    _moved[weight] = weight._version
+
+
 def _watch(layer: Any, weight: Tensor) -> None:
     """Looks at the matrix after the first, second, fourth, eighth, ... change of which it was not told."""
     if type(weight) is not nn.Parameter or weight.is_meta or is_recorded() or weight.is_inference():
         return
     seen = layer.__dict__.setdefault("_seen", [weight._version, 0, 1])
     if seen[0] == weight._version:
+        return
+    if _moved.get(weight) == weight._version:
+        seen[0] = weight._version
         return
     seen[:2] = weight._version, seen[1] + 1
     if seen[1] < seen[2]:

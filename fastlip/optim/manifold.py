@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
-from fastlip.nn._manifold import NOTICED, orthogonality_error, retracted
-from fastlip.optim._rows import gathered, put_rows
+from fastlip.kernels.common.capture import is_capturing
+from fastlip.nn._manifold import NOTICED, note_moved, orthogonality_error, retracted
+from fastlip.optim._on_device import is_on_device, move_all_, retract_all_, tangent_gradients
+from fastlip.optim._rows import gathered, is_sharded, own_rows, put_rows
 from fastlip.optim._steps import Workspace, move_, tangent_gradient
 
 # Entries of a group that the base optimiser does not have.
@@ -34,7 +36,10 @@ class ManifoldOptimizer(Optimizer):
 
     Cost: three products of n x n matrices for each n x n matrix and step for a small A, four for |A|_F^2 up to
     about 0.4, where a Cayley transform takes an inverse and two products.
-    On a GPU every matrix waits for the host once a step, for its polynomial: a CUDA graph cannot capture the step.
+    On a GPU the host waits for nothing: all matrices of one shape take a step together, whose polynomial is of degree
+    6, squared three times, so that a matrix takes seven products; steps of more than 10 radians (at the default
+    ``tolerance``) are shortened to that. A step that a CUDA graph captures ends in a retraction, since replays do not
+    count steps.
     Guarantee: |WᵀW - I|₂ is at most ``retract_every * tolerance`` plus the rounding of as many steps, and after
     :meth:`retract` only the rounding of W. Bounds and certificates use W as it is.
 
@@ -130,8 +135,7 @@ class ManifoldOptimizer(Optimizer):
         for group, flat in zip(self.param_groups, self.base.param_groups, strict=True):
             flat.update({name: value for name, value in group.items() if name not in _NOT_SHARED})
             if group["manifold"]:
-                for W, tangent in zip(group["params"], flat["params"], strict=True):
-                    tangent.grad = None if W.grad is None else tangent_gradient(W, W.grad, self._memory)
+                self._differentiate(group["params"], flat["params"])
         self.base.step()
         self._take_settings()
         for group, flat in zip(self.param_groups, self.base.param_groups, strict=True):
@@ -144,7 +148,9 @@ class ManifoldOptimizer(Optimizer):
         """Replaces every matrix by its polar factor, before an evaluation or an export."""
         for group in self.param_groups:
             if group["manifold"]:
-                _retract(group)
+                for W in group["params"]:
+                    put_rows(retracted(gathered(W.detach())), W)
+                group["since"] = 0
 
     def orthogonality_error(self) -> float:
         """The largest |WᵀW - I|₂ (|WWᵀ - I|₂ of wide matrices) of all matrices, measured in float64."""
@@ -173,17 +179,37 @@ class ManifoldOptimizer(Optimizer):
         super().__setstate__(state)
         self._memory = Workspace()
 
+    def _differentiate(self, matrices: list[Tensor], tangents: list[Tensor]) -> None:
+        """Gives the base optimiser's parameters the gradients in the tangent spaces."""
+        together: list[tuple[Tensor, Tensor]] = []
+        for W, tangent in zip(matrices, tangents, strict=True):
+            tangent.grad = None
+            if W.grad is not None and is_on_device(W) and not is_sharded(W):
+                together.append((W, tangent))
+            elif W.grad is not None:
+                tangent.grad = tangent_gradient(W, W.grad, self._memory)
+        found = tangent_gradients(
+            [W.detach() for W, _ in together], [W.grad for W, _ in together if W.grad is not None]
+        )
+        for (_, tangent), gradient in zip(together, found, strict=True):
+            tangent.grad = gradient
+
     def _move(self, group: dict[str, Any], tangents: list[Tensor]) -> None:
-        moved = False
-        for W, tangent in zip(group["params"], tangents, strict=True):
-            if tangent.grad is not None:
-                move_(W, tangent, group["tolerance"], self._memory)
-                tangent.zero_()
-                tangent.grad = None
-                moved = True
-        group["since"] += moved
-        if group["since"] >= group["retract_every"]:
+        moved = [(W, step) for W, step in zip(group["params"], tangents, strict=True) if step.grad is not None]
+        for W, step in moved:
+            if not is_on_device(W):
+                move_(W, step, group["tolerance"], self._memory)
+        together = [(W, step) for W, step in moved if is_on_device(W)]
+        move_all_([W for W, _ in together], [step for _, step in together], group["tolerance"])
+        for _, step in moved:
+            step.grad = None
+        if moved:
+            torch._foreach_zero_([own_rows(step.detach()) for _, step in moved])
+        group["since"] += bool(moved)
+        if group["since"] >= group["retract_every"] or any(is_capturing(W.device) for W, _ in moved):
             _retract(group)
+        for W, _ in moved:
+            note_moved(W)
 
     def _flat(self, group: dict[str, Any]) -> dict[str, Any]:
         """The group as the base optimiser has it: zeros in place of matrices."""
@@ -203,7 +229,9 @@ class ManifoldOptimizer(Optimizer):
 
 def _retract(group: dict[str, Any]) -> None:
     for W in group["params"]:
-        put_rows(retracted(gathered(W.detach())), W)
+        if not is_on_device(W):
+            put_rows(retracted(gathered(W.detach())), W)
+    retract_all_([W for W in group["params"] if is_on_device(W)])
     group["since"] = 0
 
 

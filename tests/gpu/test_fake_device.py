@@ -10,16 +10,14 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from functools import lru_cache
 from pathlib import Path
 
 import pytest
 import torch
 
 import fastlip
-from fastlip import losses, ops
+from fastlip import losses
 from fastlip import nn as lip
-from fastlip.kernels.spectral_conv import tables
 from fastlip.training.averaging import averaged
 from fastlip.training.optimization import limit_gradient, optimizer_of
 from fastlip.training.recipe import Recipe
@@ -35,12 +33,14 @@ if ACTIVE:
     import steps
     import watch
 
-METHODS = ("aol", "cayley", "aoc", "sll", "cpl", "lot", "bcop", "soc")
+OTHERS = (ROOT / "tests" / "gpu" / "test_fake_limits.py",)
+METHODS = ("aol", "cayley", "aoc", "sll", "cpl", "lot", "bcop", "soc", "bro")
+NETWORKS = (*METHODS, "bro_net", "lip_next")
 
 
-def quick_first(*quick):
+def quick_first(*quick, of=METHODS):
     """All methods; those that are not named here take longer, and .ci/run does them by the tools themselves."""
-    return [pytest.param(method, marks=() if method in quick else pytest.mark.slow) for method in METHODS]
+    return [pytest.param(method, marks=() if method in quick else pytest.mark.slow) for method in of]
 
 
 @pytest.mark.skipif(ACTIVE, reason="this is the process that it starts")
@@ -49,7 +49,7 @@ def test_on_a_fake_device(speed):
     if shutil.which("g++") is None:
         pytest.skip("no g++ to build tools/gpu/fake_cuda.cpp with")
     command = [sys.executable, ROOT / "tools/gpu/fake_cuda.py", "pytest", "-q", "-p", "no:cacheprovider", "-m", speed]
-    result = subprocess.run([*command, __file__], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run([*command, __file__, *OTHERS], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
     assert " passed" in result.stdout
 
@@ -170,7 +170,41 @@ def test_a_step_never_waits(method, optimizer):
 
 
 @inside
-@pytest.mark.parametrize("method", quick_first("aol", "cayley", "sll"))
+@pytest.mark.parametrize("method", quick_first("lip_next", of=NETWORKS))
+def test_a_step_of_any_network_never_waits(method):
+    with watch.gpu() as device:
+        step = small_step(method)
+        with device.counting() as counts:
+            step()
+            step()
+    assert counts.launches
+    assert not counts.waits
+
+
+@inside
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_step_on_the_manifold_and_its_retraction_are_captured(dtype):
+    with watch.gpu() as device:
+        shapes = ((96, 96), (96, 96), (96, 32))
+        layers = [lip.LOTLinear(*shape, parametrization="manifold", dtype=dtype) for shape in shapes]
+        model, x = torch.nn.Sequential(*layers), torch.randn(8, 96, dtype=dtype)
+        optimizer = steps.optimizer_of(model, lambda groups: torch.optim.SGD(groups, lr=0.1), retract_every=1)
+
+        def step():
+            model(x).sum().backward()
+            optimizer.step()
+
+        step()
+        with device.counting() as counts:
+            step()
+        assert counts.launches
+        assert not counts.waits
+        with device.capture():
+            step()
+
+
+@inside
+@pytest.mark.parametrize("method", quick_first("aol", "cayley", "sll", of=NETWORKS))
 def test_a_training_step_is_captured(method):
     with watch.gpu() as device:
         step = small_step(method)
@@ -214,41 +248,11 @@ def test_the_training_loop_reads_figures_later():
     assert Pending(torch.device("cpu")).limit == 1
 
 
-# Captures
-
-
-@inside
-def test_an_upload_during_a_capture_is_found():
-    with watch.gpu() as device:
-        torch.tensor([1.0, 2.0])  # allowed otherwise
-        with pytest.raises(watch.HostWaitError, match="upload"), device.capture():
-            torch.tensor([1.0, 2.0])
-
-
-@inside
-def test_a_table_kept_from_a_capture_is_found(monkeypatch):
-    monkeypatch.setattr(tables, "planted", lru_cache(lambda size: torch.zeros(size)), raising=False)
-    with watch.gpu() as device:
-        with pytest.raises(watch.HostWaitError, match=r"kept from a capture.*tables.planted"), device.capture():
-            tables.planted(3)
-        with device.capture():
-            torch.zeros(3)
-
-
-@inside
-@pytest.mark.parametrize("side", [8, 32])
-def test_no_table_is_kept_from_a_capture_without_warm_up(side):
-    tables._keep.cache_clear()
-    with watch.gpu() as device, device.capture():
-        x, Q = torch.randn(2, 4, side, side), torch.randn(side * side // 2 + 2, 4, 4, dtype=torch.complex64)
-        ops.spectral_conv(x, Q, backend="triton")
-
-
 # Budgets
 
 
 @inside
-@pytest.mark.parametrize("method", quick_first("aol", "cayley"))
+@pytest.mark.parametrize("method", quick_first("aol", "cayley", of=NETWORKS))
 def test_a_network_keeps_its_budget(method):
     budgets = json.loads(ledger.FILE.read_text())
     assert ledger.exceeded(ledger.figures(ledger.count_network(method)), budgets[method]) == []
@@ -260,6 +264,13 @@ def test_a_layer_keeps_its_budget(name):
     budgets = json.loads(ledger.FILE.read_text())
     found = ledger.figures(ledger.count_layer(name, 64, 32), 256 * 64 * 32 * 32 * 4)
     assert ledger.exceeded(found, budgets[f"{name} 64x32"]) == []
+
+
+@inside
+def test_no_budget_has_a_wait():
+    budgets = json.loads(ledger.FILE.read_text())
+    assert {*steps.NETWORKS} <= {*budgets}
+    assert [name for name, budget in budgets.items() if budget["waits"]] == []
 
 
 @inside
@@ -293,6 +304,7 @@ CHOSEN = {
     "lot": {"polar_forward": {"native", "triton"}, "spectral_conv_forward": {"triton"}},
     "bcop": {"polar_forward": {"native", "triton"}, "conv_chain_forward": {"triton"}},
     "soc": {"skew_exp_forward": {"native"}, "maxmin_forward": {"native"}},
+    "bro": {"block_reflector_forward": {"triton"}},
 }
 
 
@@ -318,33 +330,3 @@ def test_a_network_is_one_graph(method):
     assert CHOSEN[method].items() <= chosen.items(), chosen
     if "spectral_conv_forward" in chosen:  # before the graph runs
         assert device.tables
-
-
-# What the device can do
-
-
-@inside
-def test_a_gpu_that_is_too_old_runs_the_reference():
-    for capability, expected in (((7, 5), 0), ((8, 0), 1)):
-        with watch.gpu(capability=capability, extension=False) as device:
-            x = torch.randn(4, 8)
-            with device.counting() as counts:
-                ops.maxmin(x)
-            assert len(counts.triton) == expected
-    with (
-        watch.gpu(capability=(7, 5)),
-        pytest.raises(ValueError, match=r"fake GPU has compute capability 7.5, kernels need 8.0"),
-    ):
-        ops.maxmin(torch.randn(4, 8), backend="triton")
-
-
-@inside
-def test_what_does_not_fit_the_chip_is_refused_with_the_number():
-    from fastlip import testing
-
-    V = {"shape": (3, 64, 64), "dtype": torch.complex64}
-    with watch.gpu(shared=99 * 1024):
-        reason = testing.op("polar").why_not("native", torch.randn(V["shape"], dtype=V["dtype"]), 0)
-    assert "take 131200 bytes of shared memory, a block of cuda:0 has 101376" in reason
-    with watch.gpu(shared=163 * 1024):
-        assert testing.op("polar").why_not("native", torch.randn(V["shape"], dtype=V["dtype"]), 0) == ""

@@ -113,10 +113,10 @@ def test_as_an_operator():
     require("native")
     packet = torch.ops.fastlip
     weight, options = random(4, 4, 3, 3, dtype=torch.float32).requires_grad_(), ([5, 4], [1, 1], 1, "native")
-    Q = packet.spectral_polar_forward(weight, *options)
+    Q, perturbed = packet.spectral_polar_forward(weight, *options)
     tests = ["test_schema", "test_faketensor", "test_autograd_registration"]
     torch.library.opcheck(packet.spectral_polar_forward.default, (weight, *options), test_utils=tests)
-    arguments = (torch.randn_like(Q), Q.detach(), weight.detach(), *options)
+    arguments = (torch.randn_like(Q), Q.detach(), perturbed, weight.detach(), *options)
     torch.library.opcheck(packet.spectral_polar_backward.default, arguments, test_utils=tests)
 
     def loss(w):

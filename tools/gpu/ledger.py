@@ -3,9 +3,10 @@
     python tools/gpu/fake_cuda.py ledger [--networks NAME ...] [--layers NAME ...] [--update] [--detail]
                                     [--places]
 
-A network's step is that of ConvNet S on 256 images of 32 x 32, fused: gradients cleared, forward, loss, backward,
-update by SGD with momentum. A layer's is its forward and backward on 256 images, and its bytes are counted in units
-of its activations. Exits with 1 if a budget is exceeded; ``--update`` writes what was counted as the new budgets.
+A network's step is that of a method's ConvNet S, of BRONet S or of LipNeXt S on 256 images of 32 x 32, fused:
+gradients cleared, forward, loss, backward, update by SGD with momentum, of matrices on the manifold in their tangent
+spaces. A layer's is its forward and backward on 256 images, and its bytes are counted in units of its activations.
+Exits with 1 if a budget is exceeded; ``--update`` writes what was counted as the new budgets.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def show(name: str, counts: watch.Counts) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="ledger", description=__doc__.partition("\n")[0])
-    parser.add_argument("--networks", nargs="*", default=list(steps.METHODS))
+    parser.add_argument("--networks", nargs="*", default=list(steps.NETWORKS))
     parser.add_argument("--layers", nargs="*", default=list(steps.CONVOLUTIONS))
     parser.add_argument("--update", action="store_true", help="write the budgets")
     parser.add_argument("--detail", action="store_true", help="list every operation")

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 import fastlip
 from fastlip import nn as lip
+from fastlip.optim.groups import orthogonal_matrices
 
-METHODS = ("aol", "cayley", "aoc", "sll", "cpl", "lot", "bcop", "soc")
+METHODS = ("aol", "cayley", "aoc", "sll", "cpl", "lot", "bcop", "soc", "bro")
+# Networks of other papers that have a budget, at size S: their matrices are block reflectors, or on the manifold.
+OTHERS: dict[str, Callable[..., nn.Module]] = {
+    "bro_net": fastlip.models.bro_net,
+    "lip_next": fastlip.models.lip_next,
+}
+NETWORKS = (*METHODS, *OTHERS)
 OFFSET, TEMPERATURE = 0.5, 0.25
 
 # The convolutions of the methods, (channels, channels, 3).
@@ -24,12 +33,24 @@ CONVOLUTIONS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "LOTConv2d": (lip.LOTConv2d, {}),
     "BCOPConv2d": (lip.BCOPConv2d, {}),
     "SOCConv2d": (lip.SOCConv2d, {}),
+    "BROConv2d": (lip.BROConv2d, {}),
 }
-LINEARS = ("AOLLinear", "SLLLinear", "CPLLinear", "CayleyLinear", "LOTLinear", "BjorckLinear", "SOCLinear")
+LINEARS = (
+    "AOLLinear",
+    "SLLLinear",
+    "CPLLinear",
+    "CayleyLinear",
+    "LOTLinear",
+    "BjorckLinear",
+    "SOCLinear",
+    "BROLinear",
+)
 
 
 def network(method: str, size: str | None = "S", **options: Any) -> nn.Module:
-    """A method's ConvNet in training mode, fused."""
+    """A method's ConvNet, or one of the other networks, in training mode, fused."""
+    if method in OTHERS:
+        return fastlip.fuse(OTHERS[method](size or "XS", **options)).train()
     if method == "cpl":
         options["training_sigma"] = "power"
     return fastlip.fuse(fastlip.models.lip_conv_net(method, size or "XS", **options)).train()
@@ -43,7 +64,7 @@ def training_step(model: nn.Module, x: Tensor, y: Tensor, optimizer: Any = torch
     """A step: gradients cleared, forward, loss, backward, update."""
     criterion = fastlip.losses.OffsetCrossEntropy(offset=OFFSET, temperature=TEMPERATURE)
     options = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
-    updates = optimizer(model.parameters(), lr=0.01, foreach=True, **options)
+    updates = optimizer_of(model, partial(optimizer, lr=0.01, foreach=True, **options))
 
     def step() -> Tensor:
         updates.zero_grad(set_to_none=True)
@@ -53,6 +74,15 @@ def training_step(model: nn.Module, x: Tensor, y: Tensor, optimizer: Any = torch
         return loss
 
     return step
+
+
+def optimizer_of(model: nn.Module, base: Callable[..., Any], **options: Any) -> Any:
+    """The optimiser of all parameters; of orthogonal matrices, on their manifold."""
+    if not orthogonal_matrices(model):
+        return base(model.parameters())
+    # Matrices that nobody computed are not orthogonal.
+    with mock.patch("fastlip.optim.manifold.orthogonality_error", return_value=0.0):
+        return fastlip.optim.ManifoldOptimizer(fastlip.optim.manifold_groups(model), base, **options)
 
 
 def layer_step(layer: nn.Module, x: Tensor) -> Callable[[], Any]:

@@ -148,7 +148,7 @@ _FORMULAS = {
     "kernel_exp_forward": _per_frequency(_EXPONENTIAL),
     "kernel_exp_backward": _per_frequency(2 * _EXPONENTIAL, 1),
     "spectral_polar_forward": _per_frequency(_POLAR),
-    "spectral_polar_backward": _per_frequency(_POLAR, 2),
+    "spectral_polar_backward": _per_frequency(_POLAR, 3),
     "spectral_cayley_forward": _per_frequency(3),
     "spectral_cayley_backward": _per_frequency(4, 1),
     "maxmin_forward": _nothing,

@@ -28,19 +28,16 @@ def polar(V: Tensor, reals: int = 0, *, backend: Backend = "auto") -> Tensor:
     On a CPU, the C++ kernels use the dynamically weighted Halley iteration in single and double precision. ``"auto"``
     takes them where they are faster: if the smaller side has at most 256 entries in float32, or 128 in other dtypes.
 
-    On a GPU, float32 and complex64 use a scaled Newton-Schulz iteration. One launch iterates matrices of at most 64 x
-    64 (``"native"``) or 32 x 32 (``"triton"``; complex matrices and gradients of real ones: 16 x 16). Then the host
-    waits once for the residuals ||QᴴQ - I||, and decomposes the matrices that did not converge (condition numbers
-    from about 1e6). During the capture of a CUDA graph it does not wait: such matrices keep the last iterate, whose
-    norm is at most 1 up to rounding, and have a finite gradient.
-
-    Larger matrices are iterated by batched products. Those of ``"triton"`` never wait, and give a matrix that has not
-    converged after 12 steps a small fixed addition, so that Q is orthonormal. Those of ``"native"`` are torch's; the
-    host waits once per step, and decomposes as above. If V has NaN or Inf, Q is NaN.
+    On a GPU, float32 and complex64 use a scaled Newton-Schulz iteration, and the host never waits. One launch
+    iterates matrices of at most 64 x 64 (``"native"``) or 32 x 32 (``"triton"``; complex matrices and gradients of
+    real ones: 16 x 16); ``"triton"`` iterates larger ones in batched products. A matrix that does not converge
+    (condition numbers from about 1e6 in one launch, 1e4 by products) gets a small fixed addition, relative to V less
+    than a rounding, so that Q is orthonormal for every finite V. If V has NaN or Inf, Q is NaN.
 
     The gradient is that of the exact factor with its denominators, singular values and sums of two of them, bounded
-    below by max(m, n) eps times the largest one (1 for a zero matrix), hence finite for every finite V. Derivatives
-    up to the third are those of the reference.
+    below by max(m, n) eps times the largest one (1 for a zero matrix), hence finite for every finite V. On a GPU, the
+    singular values of a matrix that did not converge count as larger by (8 + max(m, n)) eps ||V||_F instead.
+    Derivatives up to the third are those of the reference.
 
     Args:
         V: (..., m, n), real or complex; float16 and bfloat16 are computed and returned in float32.
@@ -67,7 +64,7 @@ def polar(V: Tensor, reals: int = 0, *, backend: Backend = "auto") -> Tensor:
 
 
 def _fake_forward(V: Tensor, reals: int, backend: Backend) -> tuple[Tensor, Tensor]:
-    failed = torch.empty(V.shape[:-2].numel(), dtype=torch.bool, device="cpu")
+    failed = torch.empty(V.shape[:-2].numel(), dtype=torch.bool, device=V.device)
     return torch.empty_like(V, memory_format=torch.contiguous_format), failed
 
 

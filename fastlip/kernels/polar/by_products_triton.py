@@ -21,8 +21,8 @@ STEPS = 30
 PLAIN, PERTURBATION = range(12, 17), 2.0**-6
 
 
-def factor(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
-    """Q of contiguous matrices (b, m, n), the first of them real, and for each the Frobenius norm of I - QᴴQ."""
+def factor(V: Tensor, reals: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Q of contiguous matrices (b, m, n), some real; the Frobenius norms of I - QᴴQ, and which it perturbed."""
     X = _tall(V) * _unit(V, reals)[:, None, None, None]
     if V.is_complex():
         X[:reals, 1] = 0
@@ -52,7 +52,7 @@ def factor(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
     )  # NaN wherever one is
     Q = torch.empty_like(V)
     _tall(Q).copy_(last)
-    return Q, residual
+    return Q, residual, iteration.status[:, min(PLAIN[-1] + 1, STEPS)] != 0
 
 
 def adjoint(G: Tensor, V: Tensor, Q: Tensor, reals: int) -> Tensor:

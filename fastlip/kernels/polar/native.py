@@ -23,7 +23,7 @@ def unprofitable(V: Tensor, reals: int) -> str:
 
 
 def polar_forward(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
-    """Q, and which matrices were decomposed."""
+    """Q, and which matrices were decomposed, on a GPU perturbed."""
     return _of(V).polar_forward(V, reals)
 
 

@@ -1,7 +1,6 @@
-"""What surrounds the Newton-Schulz iterations of one matrix at a time on chip, and what is done where they fail.
+"""What surrounds the Newton-Schulz iterations on GPUs, and what is done about matrices that do not converge.
 
-README.md derives the iteration; the kernels of triton_kernels.py and of csrc/polar leave to this file the matrices
-that do not converge.
+README.md derives the iteration. Nothing here waits for the device.
 """
 
 from __future__ import annotations
@@ -13,12 +12,13 @@ from torch import Tensor
 
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.polar.decomposition import decompose
-from fastlip.kernels.polar.reference import join, polar_adjoint, polish, split
+from fastlip.kernels.polar.reference import join, polish, split
 
 FINE = 2**-11.5  # a Frobenius norm of QᴴQ - I from which one plain step reaches the rounding of float32
 STEPS, ADJOINT_STEPS = 24, 28  # enough for condition numbers up to 1e6
 # Where an iteration has not converged: plain steps, and what is added of orthonormal columns after them.
 PLAIN_STEPS, PERTURBATION = 6, 2.0**-6
+LARGE = 2.0**100  # of a norm: times small numbers it is finite
 TINY = 2**-63  # the root of float32's smallest normal number: a matrix of smaller entries counts as zero
 
 
@@ -27,72 +27,72 @@ def tolerance(V: Tensor) -> float:
     return 16 * torch.finfo(V.dtype).eps * min(V.shape[-2:]) ** 0.5
 
 
-def checked_factor(
-    iterate: Callable[[Tensor, int], tuple[Tensor, Tensor]], V: Tensor, reals: int
-) -> tuple[Tensor, Tensor]:
-    """Returns Q, and on the host which matrices were decomposed (none while a CUDA graph is captured).
-
-    iterate takes contiguous matrices (b, m, n), the first of them real, and returns Q and the norms of QᴴQ - I.
-    """
-    matrices, count = _flat(V), _count(V, reals)
-    Q, residual = iterate(matrices, count)
-    failed = torch.zeros(len(matrices), dtype=torch.bool)
-    if not is_capturing(V.device):
-        failed = (residual > tolerance(V)).cpu()
-    if failed.any():
-        with full_precision(V.device):
-            Q[failed] = decomposed(matrices[failed], int(failed[:count].sum()))
-    return Q.view(V.shape), failed
-
-
-def checked_adjoint(
-    iterate: Callable[[Tensor, Tensor, Tensor, int], Tensor],
-    gradient: Tensor,
-    V: Tensor,
-    Q: Tensor,
-    failed: Tensor,
-    reals: int,
-) -> Tensor:
-    """The gradient of V: by decomposition where Q was; iterate as for :func:`checked_factor`."""
-    G, matrices, count = _flat(gradient), _flat(V), _count(V, reals)
-    result = iterate(G, matrices, _flat(Q), count)
-    if failed.any():
-        with full_precision(V.device):
-            of_failed = G[failed], matrices[failed], int(failed[:count].sum())
-            result[failed] = decomposed_adjoint(*of_failed)
-    return result.view(V.shape)
-
-
 def decomposed(V: Tensor, reals: int) -> Tensor:
     """Q by decomposition, of any matrices, the first of them real."""
     return join([polish(U @ Wh) for U, _, Wh in map(decompose, split(V, reals))], V.dtype)
 
 
-def decomposed_adjoint(G: Tensor, V: Tensor, reals: int) -> Tensor:
-    """The gradient of V by decomposition."""
-    parts = []
-    for gradient, matrices in zip(split(G, reals), split(V, reals), strict=True):
-        U, s, Wh = decompose(matrices)
-        parts.append(polar_adjoint(gradient, U, Wh, s))
-    return join(parts, V.dtype)
+def forward(complete: Callable[[Tensor, int], tuple[Tensor, Tensor]], V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
+    """Q, and on the device which matrices were perturbed.
+
+    complete takes contiguous matrices (b, m, n), the first of them real, as :func:`completed_factor` does.
+    """
+    Q, perturbed = complete(_flat(V), _count(V, reals))
+    return Q.view(V.shape), perturbed
 
 
-def completed_factor(iterate: Callable[[Tensor, int], tuple[Tensor, Tensor]], V: Tensor, reals: int) -> Tensor:
-    """Q of contiguous matrices (b, m, n), orthonormal for every finite V, without a look at which did not converge.
+def backward(
+    iterate: Callable[[Tensor, Tensor, Tensor, int], Tensor],
+    gradient: Tensor,
+    V: Tensor,
+    Q: Tensor,
+    perturbed: Tensor,
+    reals: int,
+) -> Tensor:
+    """The gradient of V; iterate takes contiguous matrices, as :func:`completed_adjoint` does."""
+    result = completed_adjoint(iterate, _flat(gradient), _flat(V), _flat(Q), perturbed, _count(V, reals))
+    return result.view(V.shape)
 
-    Of those the iteration has made tiny singular values grow a millionfold; zeros stayed. Plain steps bring the large
-    ones to 1. Then they get some of fixed orthonormal columns between the vectors of the others alone, divided by
-    that growth less than a rounding of V, and are iterated again.
+
+def completed_factor(
+    iterate: Callable[[Tensor, int], tuple[Tensor, Tensor]], V: Tensor, reals: int
+) -> tuple[Tensor, Tensor]:
+    """Q of contiguous matrices (b, m, n), orthonormal for every finite V, and which did not converge: on the device.
+
+    iterate returns Q and the norms of QᴴQ - I. Of matrices that do not converge the iteration has made tiny singular
+    values grow a millionfold; zeros stayed. Plain steps bring the large ones to 1. Then they get some of fixed
+    orthonormal columns between the vectors of the others alone, divided by that growth less than a rounding of V, and
+    are iterated again.
     """
     Q, residual = iterate(V, reals)
-    failed = (residual > tolerance(V))[:, None, None]
+    perturbed = residual > tolerance(V)
+    where = perturbed[:, None, None]
     with full_precision(V.device):
         plain = Q
         for _ in range(PLAIN_STEPS):
             plain = torch.baddbmm(plain, plain @ plain.mH, plain, beta=1.5, alpha=-0.5)
-        begin = torch.where(failed, torch.add(plain, between_tiny(plain), alpha=PERTURBATION), Q)
+        begin = torch.where(where, torch.add(plain, between_tiny(plain), alpha=PERTURBATION), Q)
     again, _ = iterate(begin, reals)
-    return torch.where(failed, again, Q)
+    return torch.where(where, again, Q), perturbed
+
+
+def completed_adjoint(
+    iterate: Callable[[Tensor, Tensor, Tensor, int], Tensor],
+    G: Tensor,
+    V: Tensor,
+    Q: Tensor,
+    perturbed: Tensor,
+    reals: int,
+) -> Tensor:
+    """The gradient of V from G, that of Q, of contiguous matrices (b, m, n); iterate is the adjoint of the others.
+
+    Of V + dQ, if V was perturbed: H = QᴴV, on which the adjoint depends, becomes H + dI, and every singular value
+    counts as larger by d = (8 + max(m, n)) eps |V|_F, more than the rounding errors of H; d = 1 if V is zero.
+    """
+    size = torch.linalg.vector_norm(V, dim=(1, 2)).clamp_(max=LARGE)
+    shift = (size * ((8 + max(V.shape[1:])) * torch.finfo(V.dtype).eps)).masked_fill_(size <= TINY, 1)
+    shift = (shift * perturbed)[:, None, None].to(V.dtype)
+    return iterate(G, torch.addcmul(V, shift, Q), Q, reals)
 
 
 def between_tiny(Q: Tensor) -> Tensor:
@@ -105,11 +105,6 @@ def between_tiny(Q: Tensor) -> Tensor:
     right = torch.baddbmm(W, W @ X.mH, X, alpha=-1)
     found = torch.baddbmm(right, X, X.mH @ right, alpha=-1)
     return found.mT if X is not Q else found
-
-
-def is_capturing(device: torch.device) -> bool:
-    """Whether a CUDA graph is being captured, so that the host must not wait for the device."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _flat(V: Tensor) -> Tensor:

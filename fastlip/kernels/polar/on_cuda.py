@@ -42,13 +42,18 @@ def shared_bytes(rows: int, columns: int, dtype: torch.dtype) -> int:
 
 
 def polar_forward(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
-    """Q, and on the host, which matrices were decomposed (during a capture: none)."""
-    return newton_schulz.checked_factor(iterate, V, reals)
+    """Q, and on the device, which matrices were perturbed."""
+    return newton_schulz.forward(completed, V, reals)
 
 
-def polar_backward(gradient: Tensor, V: Tensor, Q: Tensor, failed: Tensor, reals: int) -> Tensor:
+def polar_backward(gradient: Tensor, V: Tensor, Q: Tensor, perturbed: Tensor, reals: int) -> Tensor:
     """The gradient of V."""
-    return newton_schulz.checked_adjoint(adjoint, gradient, V, Q, failed, reals)
+    return newton_schulz.backward(adjoint, gradient, V, Q, perturbed, reals)
+
+
+def completed(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
+    """Q of contiguous matrices (b, m, n), orthonormal for every finite V, and which were perturbed."""
+    return newton_schulz.completed_factor(iterate, V, reals)
 
 
 def iterate(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:

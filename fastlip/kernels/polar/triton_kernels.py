@@ -139,17 +139,23 @@ def supports(V: Tensor, reals: int) -> str:
 
 
 def polar_forward(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
-    """Q, and on the host, which were decomposed: none of those iterated by products, nor during a capture."""
-    if not _fits(V, _LARGEST_FORWARD):
-        flat = V.reshape(-1, *V.shape[-2:]).contiguous()
-        Q, _ = iterate(flat, reals * V.shape[1:-2].numel() if reals else 0)
-        return Q.view(V.shape), torch.zeros(len(flat), dtype=torch.bool)
-    return newton_schulz.checked_factor(iterate, V, reals)
+    """Q, and on the device, which matrices were perturbed."""
+    return newton_schulz.forward(completed, V, reals)
 
 
-def polar_backward(gradient: Tensor, V: Tensor, Q: Tensor, failed: Tensor, reals: int) -> Tensor:
+def polar_backward(gradient: Tensor, V: Tensor, Q: Tensor, perturbed: Tensor, reals: int) -> Tensor:
     """The gradient of V."""
-    return newton_schulz.checked_adjoint(adjoint, gradient, V, Q, failed, reals)
+    return newton_schulz.backward(adjoint, gradient, V, Q, perturbed, reals)
+
+
+def completed(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
+    """Q of contiguous matrices (b, m, n), orthonormal for every finite V, and which were perturbed."""
+    if len(V) == 0:
+        return torch.empty_like(V), torch.empty(0, dtype=torch.bool, device=V.device)
+    if not _fits(V, _LARGEST_FORWARD):
+        Q, _, perturbed = by_products_triton.factor(V, reals)
+        return Q, perturbed
+    return newton_schulz.completed_factor(iterate, V, reals)
 
 
 def iterate(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
@@ -157,7 +163,7 @@ def iterate(V: Tensor, reals: int) -> tuple[Tensor, Tensor]:
     if len(V) == 0:
         return torch.empty_like(V), V.real.new_empty(0)
     if not _fits(V, _LARGEST_FORWARD):
-        return by_products_triton.factor(V, reals)
+        return by_products_triton.factor(V, reals)[:2]
     Q, residual = torch.empty_like(V), torch.empty(len(V), dtype=torch.float32, device=V.device)
     _launch(_forward_kernel, V, reals, (V, Q), (residual,), STEPS=STEPS)
     return Q, residual
@@ -173,11 +179,6 @@ def adjoint(G: Tensor, V: Tensor, Q: Tensor, reals: int) -> Tensor:
     square = V.shape[1] == V.shape[2]
     _launch(_backward_kernel, V, reals, (G, V, Q, result), STEPS=ADJOINT_STEPS, SQUARE=square)
     return result
-
-
-def is_on_chip(V: Tensor) -> bool:
-    """Whether one program makes each factor."""
-    return len(V) > 0 and _fits(V, _LARGEST_FORWARD)
 
 
 def _fits(V: Tensor, largest: dict[bool, int]) -> bool:

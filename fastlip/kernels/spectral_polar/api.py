@@ -56,31 +56,34 @@ def spectral_polar(
     return OPERATOR(weight, size, dilation, groups, backend)
 
 
-def _fake(weight: Tensor, size: Size, *_: Any) -> Tensor:
-    return weight.new_empty((count_frequencies(size), *weight.shape[:2]), dtype=COMPLEX[weight.dtype])
+def _fake(weight: Tensor, size: Size, dilation: Size, groups: int, backend: Backend) -> tuple[Tensor, Tensor]:
+    frequencies = count_frequencies(size)
+    perturbed = weight.new_empty(groups * frequencies if backend == "triton" else 0, dtype=torch.bool)
+    return weight.new_empty((frequencies, *weight.shape[:2]), dtype=COMPLEX[weight.dtype]), perturbed
 
 
-def _fake_backward(gradient: Tensor, Q: Tensor, weight: Tensor, *_: Any) -> Tensor:
+def _fake_backward(gradient: Tensor, Q: Tensor, perturbed: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
-def _gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+def _gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     return _backward.outputs(gradient, *ctx.saved_tensors, *ctx.options), None, None, None, None
 
 
 # spectral_polar(weight, size, dilation, groups, backend).
 OPERATOR = OP.main(
-    "spectral_polar_forward(Tensor weight, int[] size, int[] dilation, int groups, str backend) -> (Tensor Q)",
+    "spectral_polar_forward(Tensor weight, int[] size, int[] dilation, int groups, str backend) -> (Tensor Q, Tensor"
+    " perturbed)",
     reference=reference.spectral_polar,
     precision=full_precision,
     nested=True,
     fake=_fake,
-    saves=("Q", "weight"),
+    saves=("Q", "perturbed", "weight"),
     keeps=("size", "dilation", "groups", "backend"),
     backward=_gradient,
 )
 _backward = OP.define(
-    "spectral_polar_backward(Tensor gradient, Tensor Q, Tensor weight, int[] size, int[] dilation, int groups,"
-    " str backend) -> Tensor",
+    "spectral_polar_backward(Tensor gradient, Tensor Q, Tensor perturbed, Tensor weight, int[] size, int[] dilation,"
+    " int groups, str backend) -> Tensor",
     fake=_fake_backward,
 )

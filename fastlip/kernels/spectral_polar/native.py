@@ -22,17 +22,17 @@ def supports(weight: Tensor, *_: Any) -> str:
     return polar_supports(weight, 0)
 
 
-def spectral_polar_forward(weight: Tensor, size: Size, dilation: Size, groups: int) -> Tensor:
-    """The factors at each frequency."""
+def spectral_polar_forward(weight: Tensor, size: Size, dilation: Size, groups: int) -> tuple[Tensor, Tensor]:
+    """The factors at each frequency; none is perturbed."""
     V = _spectrum(weight, size, dilation, groups)
     Q = torch.empty_like(V)
     for part in _parts(size):
         Q[part] = factors(_matrices(V, part))[0]
-    return Q.flatten(1, 2)
+    return Q.flatten(1, 2), weight.new_empty(0, dtype=torch.bool)
 
 
 def spectral_polar_backward(
-    gradient: Tensor, Q: Tensor, weight: Tensor, size: Size, dilation: Size, groups: int
+    gradient: Tensor, Q: Tensor, perturbed: Tensor, weight: Tensor, size: Size, dilation: Size, groups: int
 ) -> Tensor:
     """The gradient of the weight, whose matrices are computed again."""
     V = _spectrum(weight, size, dilation, groups)

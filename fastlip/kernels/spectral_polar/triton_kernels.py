@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastlip.kernels.polar import on_cuda
 from fastlip.kernels.polar import triton_kernels as polar
-from fastlip.kernels.polar.newton_schulz import completed_factor
+from fastlip.kernels.polar.newton_schulz import completed_adjoint
 from fastlip.kernels.spectral_conv.frequencies import Size, kernel_spectrum, kernel_spectrum_adjoint, own_frequencies
 
 AOT = [entry for entry in polar.AOT if entry.constants.get("COMPLEX")]
@@ -19,25 +19,21 @@ def supports(weight: Tensor, *_: Any) -> str:
     return polar.supports(weight, 0)
 
 
-def spectral_polar_forward(weight: Tensor, size: Size, dilation: Size, groups: int) -> Tensor:
-    """The factors at each frequency."""
+def spectral_polar_forward(weight: Tensor, size: Size, dilation: Size, groups: int) -> tuple[Tensor, Tensor]:
+    """The factors at each frequency, and which were perturbed."""
     V, reals = _matrices(kernel_spectrum(weight, size, dilation), groups), groups * own_frequencies(size)
-    if _is_on_chip(V):
-        Q = completed_factor(on_cuda.iterate, V, reals)
-    elif polar.is_on_chip(V):
-        Q = completed_factor(polar.iterate, V, reals)
-    else:
-        Q, _ = polar.iterate(V, reals)
-    return Q.view(-1, *weight.shape[:2])
+    Q, perturbed = (on_cuda if _is_on_chip(V) else polar).completed(V, reals)
+    return Q.view(-1, *weight.shape[:2]), perturbed
 
 
 def spectral_polar_backward(
-    gradient: Tensor, Q: Tensor, weight: Tensor, size: Size, dilation: Size, groups: int
+    gradient: Tensor, Q: Tensor, perturbed: Tensor, weight: Tensor, size: Size, dilation: Size, groups: int
 ) -> Tensor:
     """The gradient of the weight, whose matrices are computed again."""
     V = _matrices(kernel_spectrum(weight, size, dilation), groups)
-    adjoint = on_cuda.adjoint if _is_on_chip(V) else polar.adjoint
-    of_spectrum = adjoint(_matrices(gradient, groups), V, _matrices(Q, groups), groups * own_frequencies(size))
+    adjoint = (on_cuda if _is_on_chip(V) else polar).adjoint
+    G, factors, reals = _matrices(gradient, groups), _matrices(Q, groups), groups * own_frequencies(size)
+    of_spectrum = completed_adjoint(adjoint, G, V, factors, perturbed, reals)
     return kernel_spectrum_adjoint(of_spectrum.view(-1, *weight.shape[:2]), weight.shape, size, dilation)
 
 

@@ -1,0 +1,78 @@
+"""A CUDA device that computes nothing: what may not be captured, and what a device cannot run.
+
+tests/gpu/test_fake_device.py runs this file where that device is.
+"""
+
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastlip import ops
+from fastlip.kernels.spectral_conv import tables
+
+pytest.importorskip("triton", minversion="3.6")
+
+ROOT = Path(__file__).resolve().parents[2]
+ACTIVE = os.environ.get("FASTLIP_FAKE_CUDA") == "1"
+inside = pytest.mark.skipif(not ACTIVE, reason="runs in the process that tests/gpu/test_fake_device.py starts")
+if ACTIVE:
+    sys.path.insert(0, str(ROOT / "tools" / "gpu"))
+    import watch
+
+
+@inside
+def test_an_upload_during_a_capture_is_found():
+    with watch.gpu() as device:
+        torch.tensor([1.0, 2.0])  # allowed otherwise
+        with pytest.raises(watch.HostWaitError, match="upload"), device.capture():
+            torch.tensor([1.0, 2.0])
+
+
+@inside
+def test_a_table_kept_from_a_capture_is_found(monkeypatch):
+    monkeypatch.setattr(tables, "planted", lru_cache(lambda size: torch.zeros(size)), raising=False)
+    with watch.gpu() as device:
+        with pytest.raises(watch.HostWaitError, match=r"kept from a capture.*tables.planted"), device.capture():
+            tables.planted(3)
+        with device.capture():
+            torch.zeros(3)
+
+
+@inside
+@pytest.mark.parametrize("side", [8, 32])
+def test_no_table_is_kept_from_a_capture_without_warm_up(side):
+    tables._keep.cache_clear()
+    with watch.gpu() as device, device.capture():
+        x, Q = torch.randn(2, 4, side, side), torch.randn(side * side // 2 + 2, 4, 4, dtype=torch.complex64)
+        ops.spectral_conv(x, Q, backend="triton")
+
+
+@inside
+def test_a_gpu_that_is_too_old_runs_the_reference():
+    for capability, expected in (((7, 5), 0), ((8, 0), 1)):
+        with watch.gpu(capability=capability, extension=False) as device:
+            x = torch.randn(4, 8)
+            with device.counting() as counts:
+                ops.maxmin(x)
+            assert len(counts.triton) == expected
+    with (
+        watch.gpu(capability=(7, 5)),
+        pytest.raises(ValueError, match=r"fake GPU has compute capability 7.5, kernels need 8.0"),
+    ):
+        ops.maxmin(torch.randn(4, 8), backend="triton")
+
+
+@inside
+def test_what_does_not_fit_the_chip_is_refused_with_the_number():
+    from fastlip import testing
+
+    V = {"shape": (3, 64, 64), "dtype": torch.complex64}
+    with watch.gpu(shared=99 * 1024):
+        reason = testing.op("polar").why_not("native", torch.randn(V["shape"], dtype=V["dtype"]), 0)
+    assert "take 131200 bytes of shared memory, a block of cuda:0 has 101376" in reason
+    with watch.gpu(shared=163 * 1024):
+        assert testing.op("polar").why_not("native", torch.randn(V["shape"], dtype=V["dtype"]), 0) == ""
