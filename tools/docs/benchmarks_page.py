@@ -13,18 +13,19 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import growth
 from tables import ROOT, TABLES
 
 PAGES = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "guide" / "pretrained.md"
-_REGION = re.compile(r"^(<!-- table: (\w+)(?: (\w+))? -->\n).*?^(<!-- end of table -->)$", re.M | re.S)
+_REGION = re.compile(r"^(<!-- table: (\w+)((?: \w+)*) -->\n).*?^(<!-- end of table -->)$", re.M | re.S)
+_TABLES = TABLES | {"growth": growth.table, "how_growth": growth.about}
 
 
 def refresh(text: str) -> str:
     """The page with new tables; KeyError names an unknown table."""
 
     def region(match: re.Match[str]) -> str:
-        arguments = [match[3]] if match[3] else []
-        return f"{match[1]}{TABLES[match[2]](*arguments)}\n{match[4]}"
+        return f"{match[1]}{_TABLES[match[2]](*match[3].split())}\n{match[4]}"
 
     return _REGION.sub(region, text)
 

@@ -54,7 +54,9 @@ def steps(size: str) -> str:
             measured(file, f"fastlip bench --size {size}", machine, options["torch"]),
             f"{about} In brackets: the reference, where it was measured.",
             "",
-            table(("method", "training step", "evaluation", "saved for backward"), rows),
+            table(
+                ("method", "training step", "to the best", "evaluation", "to the best", "saved for backward"), rows
+            ),
         )
     )
 
@@ -65,9 +67,10 @@ def _layer(method: str) -> str:
 
 
 def _ratios(contestants: dict[str, dict[str, Any]]) -> Iterator[str]:
-    for column in ("train", "evaluate", "saved"):
-        reference = f" ({contestants['reference'][column]:.2f})" if "reference" in contestants else ""
-        yield f"{contestants['fused'][column]:.2f}{reference}"
+    for column in ("train", "train_to_best", "evaluate", "evaluate_to_best", "saved"):
+        own, reference = contestants["fused"].get(column), contestants.get("reference", {}).get(column)
+        text = "" if own is None else f"{own:.2f}"
+        yield f"{text} ({reference:.2f})" if reference is not None and "best" not in column else text
 
 
 def digits() -> str:
