@@ -16,7 +16,7 @@ from fastlip.kernels.common.dispatch import registered
 from fastlip.nn.volumes import Volumes, three_dimensional
 
 CONVOLUTIONS = [getattr(lip, name) for name in lip.__all__ if name.endswith("Conv3d")]
-ORTHOGONAL = (lip.CayleyConv3d,)
+ORTHOGONAL = (lip.BROConv3d, lip.CayleyConv3d, lip.LOTConv3d)
 double = {"dtype": torch.float64}
 every_convolution = pytest.mark.parametrize("cls", CONVOLUTIONS)
 
@@ -42,7 +42,9 @@ def make(cls, **options):
 
 
 def test_arguments_are_those_of_images_and_of_conv3d():
-    assert {cls.__name__ for cls in CONVOLUTIONS} == {"AOLConv3d", "CPLConv3d", "CayleyConv3d", "SLLConv3d"}
+    assert {cls.__name__.removesuffix("Conv3d") for cls in CONVOLUTIONS} == {
+        *["AOL", "BRO", "CPL", "Cayley", "LOT", "SLL"]
+    }
     for cls in CONVOLUTIONS:
         of_images = getattr(lip, cls.__name__.replace("3d", "2d"))
         assert three_dimensional(of_images) is cls
