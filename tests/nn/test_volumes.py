@@ -42,9 +42,8 @@ def make(cls, **options):
 
 
 def test_arguments_are_those_of_images_and_of_conv3d():
-    assert {cls.__name__.removesuffix("Conv3d") for cls in CONVOLUTIONS} == {
-        *["AOL", "BRO", "CPL", "Cayley", "LOT", "SLL"]
-    }
+    methods = {"AOL", "BRO", "CPL", "Cayley", "LOT", "SLL"}
+    assert {cls.__name__.removesuffix("Conv3d") for cls in CONVOLUTIONS} == methods
     for cls in CONVOLUTIONS:
         of_images = getattr(lip, cls.__name__.replace("3d", "2d"))
         assert three_dimensional(of_images) is cls
@@ -74,6 +73,16 @@ def test_the_theorem(cls, padding_mode):
 def test_the_theorem_everywhere(cls, padding_mode):
     for channels, size, geometry in itertools.product(CHANNELS, SIZES, GEOMETRIES):
         judge(cls, channels, size, padding_mode, geometry)
+
+
+@every_convolution
+@pytest.mark.parametrize("padding_mode", ["circular", "zeros"])
+def test_the_theorem_with_options(cls, padding_mode):
+    residual = {"inner_channels": 6}
+    for options in (residual, {"quasi_residual": 0.5}, {"rank": 2}, {"ridge": 1e-4, "steps": 10}, {"epsilon": 0.1}):
+        if set(options) <= set(inspect.signature(cls).parameters):
+            mode = "zeros" if "ridge" in options else padding_mode
+            assert judge(cls, (3, 3), (2, 3, 4), mode, {"kernel_size": (3, 1, 3), **options})
 
 
 def judge(cls, channels, size, padding_mode, geometry):
