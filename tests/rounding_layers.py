@@ -49,7 +49,7 @@ LAYERS = {
     **{f"{name}-1d": (lambda name=name: getattr(lip, f"{name}Conv1d")(6, 8, 3), (6, 9)) for name in METHODS},
     **{
         f"{name}-3d": (lambda name=name: getattr(lip, f"{name}Conv3d")(6, 8, (3, 2, 3)), (6, 3, 4, 5))
-        for name in ("AOL", "CPL", "Cayley", "SLL")
+        for name in ("AOL", "BRO", "CPL", "Cayley", "LOT", "SLL")
     },
     "Cayley-3d-zeros": (lambda: lip.CayleyConv3d(6, 8, 3, stride=(1, 2, 1), padding_mode="zeros"), (6, 2, 5, 3)),
     "AOC-transposed": (lambda: lip.AOCConvTranspose2d(8, 4, 4, stride=2), (8, 5, 5)),

@@ -94,6 +94,8 @@ def test_weights_are_kept():
         (nn.ConvTranspose2d(4, 2, 3, stride=2, padding=1, output_padding=1), (4, 4, 4)),
         (nn.Conv1d(2, 4, 3, stride=2, padding=1), (2, 8)),
         (nn.ConvTranspose1d(2, 4, 2, stride=2), (2, 8)),
+        (nn.Conv3d(2, 4, 3, stride=(1, 2, 2), padding=1), (2, 3, 6, 5)),
+        (nn.Conv3d(4, 4, (1, 2, 3), padding="same", dilation=2, groups=2, padding_mode="circular"), (4, 2, 4, 5)),
     ],
 )
 @pytest.mark.parametrize("method", ["aol", "cayley"])
@@ -113,6 +115,18 @@ def test_convolutions_of_sequences_become_those_of_the_method(method):
     assert [step.after for step in report.steps] == [f"{name}Conv1d", "MaxMin", "ScaledAvgPool1d", f"{name}Conv1d"]
     assert report.steps[0].note.startswith("weights kept" if method in ("aol", "cayley", "lot") else "fresh")
     assert converted(torch.rand(3, 4, 8)).shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize(("method", "name"), [("sll", "SLL"), ("lot", "LOT"), ("soc", "AOL")])
+def test_convolutions_of_volumes_become_those_of_the_method(method, name):
+    pool, head = nn.AdaptiveAvgPool3d(1), nn.Linear(4, 2)
+    old = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.AvgPool3d(2), pool)
+    converted, report = convert(nn.Sequential(*old, nn.Flatten(), head), (1, 4, 6, 6), method)
+    assert report.complete, str(report)
+    after = [step.after for step in report.steps]
+    assert after[:4] == [f"{name}Conv3d", "BatchCentering", "MaxMin", "ScaledAvgPool3d"]
+    assert ("not SOCConv3d: it has no form for volumes" in report.steps[0].note) == (method == "soc")
+    assert converted(torch.rand(3, 1, 4, 6, 6)).shape == (3, 2)
 
 
 def test_the_effective_convolution_is_that_of_the_kept_weights():

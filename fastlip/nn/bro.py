@@ -134,7 +134,8 @@ class BROConv2d(LipschitzLayer):
         quasi_residual: bool | float = False,
     ):
         channels = in_channels, out_channels
-        geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        sizes = kernel_size, stride, padding, dilation, groups, padding_mode
+        geometry = conv_geometry(channels, *sizes, axes=self._axes)
         check_patches(padding, geometry)
         super().__init__(FrequencyConvolution(geometry, orthogonal=True), backend)
         show_conv_arguments(self, in_channels, out_channels, padding)
@@ -160,12 +161,12 @@ class BROConv2d(LipschitzLayer):
         """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
         V, (rows, columns) = with_identity(self, at_least_float32(self.raw_weight)), self._sides()
         if fft_size:
-            V = ops.kernel_spectrum(V, (fft_size[0], fft_size[1]), self.application.geometry.dilation)
+            V = ops.kernel_spectrum(V, fft_size, self.application.geometry.dilation)
             V = V.unflatten(1, (self.groups, -1))
             return (BLOCK_REFLECTOR(V, rows, columns, self.backend).flatten(1, 2),)
         V = V.flatten(1).unflatten(0, (self.groups, -1))
         Q = ops.block_reflector(V, rows, columns, backend=self.backend)
-        return (Q.flatten(0, 1)[..., None, None],)
+        return (Q.flatten(0, 1)[(..., *[None] * self.application.geometry.axes)],)
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""

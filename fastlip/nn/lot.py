@@ -122,7 +122,8 @@ class LOTConv2d(LipschitzLayer):
         quasi_residual: bool | float = False,
     ):
         channels = in_channels, out_channels
-        geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        sizes = kernel_size, stride, padding, dilation, groups, padding_mode
+        geometry = conv_geometry(channels, *sizes, axes=self._axes)
         check_patches(padding, geometry)
         ridge, steps = check_iteration(ridge, steps)
         super().__init__(FrequencyConvolution(geometry, orthogonal=ridge is None), backend)
@@ -145,9 +146,8 @@ class LOTConv2d(LipschitzLayer):
         """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
         weight = with_identity(self, at_least_float32(self.raw_weight))
         if fft_size and self.ridge is None:
-            size = fft_size[0], fft_size[1]
             dilation = self.application.geometry.dilation
-            return (ops.spectral_polar(weight, size, dilation, self.groups, backend=self.backend),)
+            return (ops.spectral_polar(weight, fft_size, dilation, self.groups, backend=self.backend),)
         return self.application.matrices(
             weight, fft_size, lambda V, reals: polar(V, self.ridge, self.steps, self.backend, reals)
         )

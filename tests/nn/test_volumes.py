@@ -16,7 +16,7 @@ from fastlip.kernels.common.dispatch import registered
 from fastlip.nn.volumes import Volumes, three_dimensional
 
 CONVOLUTIONS = [getattr(lip, name) for name in lip.__all__ if name.endswith("Conv3d")]
-ORTHOGONAL = (lip.CayleyConv3d,)
+ORTHOGONAL = (lip.BROConv3d, lip.CayleyConv3d, lip.LOTConv3d)
 double = {"dtype": torch.float64}
 every_convolution = pytest.mark.parametrize("cls", CONVOLUTIONS)
 
@@ -42,7 +42,8 @@ def make(cls, **options):
 
 
 def test_arguments_are_those_of_images_and_of_conv3d():
-    assert {cls.__name__ for cls in CONVOLUTIONS} == {"AOLConv3d", "CPLConv3d", "CayleyConv3d", "SLLConv3d"}
+    methods = {"AOL", "BRO", "CPL", "Cayley", "LOT", "SLL"}
+    assert {cls.__name__.removesuffix("Conv3d") for cls in CONVOLUTIONS} == methods
     for cls in CONVOLUTIONS:
         of_images = getattr(lip, cls.__name__.replace("3d", "2d"))
         assert three_dimensional(of_images) is cls
@@ -72,6 +73,16 @@ def test_the_theorem(cls, padding_mode):
 def test_the_theorem_everywhere(cls, padding_mode):
     for channels, size, geometry in itertools.product(CHANNELS, SIZES, GEOMETRIES):
         judge(cls, channels, size, padding_mode, geometry)
+
+
+@every_convolution
+@pytest.mark.parametrize("padding_mode", ["circular", "zeros"])
+def test_the_theorem_with_options(cls, padding_mode):
+    residual = {"inner_channels": 6}
+    for options in (residual, {"quasi_residual": 0.5}, {"rank": 2}, {"ridge": 1e-4, "steps": 10}, {"epsilon": 0.1}):
+        if set(options) <= set(inspect.signature(cls).parameters):
+            mode = "zeros" if "ridge" in options else padding_mode
+            assert judge(cls, (3, 3), (2, 3, 4), mode, {"kernel_size": (3, 1, 3), **options})
 
 
 def judge(cls, channels, size, padding_mode, geometry):

@@ -17,7 +17,7 @@ OP = Op("spectral_polar", backends=("native", "triton"))
 
 
 def spectral_polar(
-    weight: Tensor, size: Size, dilation: Size = (1, 1), groups: int = 1, *, backend: Backend = "auto"
+    weight: Tensor, size: Size, dilation: Size | None = None, groups: int = 1, *, backend: Backend = "auto"
 ) -> Tensor:
     r"""Returns the polar factors of the matrices by which a circular convolution acts, one per frequency.
 
@@ -29,9 +29,9 @@ def spectral_polar(
     ``spectral_conv`` saves as well.
 
     Args:
-        weight: (cout, cin / groups, kh, kw), float32 or float64.
-        size: FFT size, the (h, w) of the circular image.
-        dilation: distance between two taps, (vertical, horizontal); default (1, 1).
+        weight: (cout, cin / groups, kh, kw), float32 or float64; of volumes (cout, cin / groups, kd, kh, kw).
+        size: FFT size, the (h, w) of the circular image; of volumes (d, h, w).
+        dilation: distance between two taps, (vertical, horizontal); default None: 1 along each axis.
         groups: number of groups of channels, as in ``torch.nn.functional.conv2d``; default 1.
         backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
@@ -40,8 +40,8 @@ def spectral_polar(
 
     Raises:
         TypeError: weight is not of float32 or float64.
-        ValueError: weight is empty or does not have four dimensions, groups do not divide its rows, or the backend is
-            unknown or cannot run here.
+        ValueError: weight is empty or does not have four or five dimensions, sizes do not fit it, groups do not
+            divide its rows, or the backend is unknown or cannot run here.
 
     >>> Q = fastlip.ops.spectral_polar(torch.randn(3, 3, 3, 3), (4, 4))
     >>> Q.shape, bool(torch.allclose(Q.mH @ Q, torch.eye(3, dtype=Q.dtype), atol=1e-5))
@@ -49,10 +49,16 @@ def spectral_polar(
     """
     if weight.dtype not in COMPLEX:
         raise TypeError(f"weight: got {weight.dtype}, allowed are {', '.join(map(str, COMPLEX))}")
-    if weight.dim() != 4 or 0 in weight.shape or weight.shape[0] % groups:
+    if weight.dim() not in (4, 5) or 0 in weight.shape or weight.shape[0] % groups:
         raise ValueError(
-            f"weight: got shape {tuple(weight.shape)}, expected (cout, cin / groups, kh, kw), groups={groups}"
+            f"weight: got shape {tuple(weight.shape)}, expected (cout, cin / groups, kh, kw) or (cout, cin / groups, "
+            f"kd, kh, kw), groups={groups}"
         )
+    axes = weight.dim() - 2
+    dilation = dilation or (1,) * axes
+    for name, value in (("size", size), ("dilation", dilation)):
+        if len(value) != axes:
+            raise ValueError(f"{name}={value!r}: expected {axes} ints for weight of shape {tuple(weight.shape)}")
     return OPERATOR(weight, size, dilation, groups, backend)
 
 

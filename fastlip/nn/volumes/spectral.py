@@ -1,12 +1,93 @@
-"""Three-dimensional convolutions by one orthogonal matrix per frequency: Cayley."""
+"""Three-dimensional convolutions by one orthogonal matrix per frequency: BRO, Cayley, LOT."""
 
 from __future__ import annotations
 
 import torch
 
 from fastlip.kernels.common.literals import Backend, Device, Padding3d, PaddingMode, Sides3d
+from fastlip.nn.bro import BROConv2d
 from fastlip.nn.cayley import CayleyConv2d
+from fastlip.nn.lot import LOTConv2d
 from fastlip.nn.volumes.layer import Volumes
+
+
+class BROConv3d(Volumes, BROConv2d):
+    r"""Orthogonal convolution of volumes: at each frequency a reflection that negates n columns given by a kernel.
+
+    The layer is :class:`BROConv2d` with one more axis. Lai, Huang, Kung, Chien, *Enhancing Certified Robustness via
+    Block Reflector Orthogonal Layers and Logit Annealing Loss*, ICML 2025. Circular padding: orthogonal (orthonormal
+    rows or columns at every frequency where in_channels * stride^3 != out_channels); zero padding: Lipschitz constant
+    at most 1. A stride makes channels of patches first. In training a system of n equations for each of d h w / 2
+    frequencies; in eval mode the matrices are kept per size. Initial values: normal numbers; bias 0.
+
+    Args:
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: number of taps along each axis, (depth, height, width).
+        stride: step between two outputs.
+        padding: ``"same"``, or the numbers of entries that equal it.
+        dilation: distance of two taps; 1 where stride exceeds 1.
+        groups: number of groups of channels.
+        bias: whether a bias is added.
+        padding_mode: ``"circular"`` or ``"zeros"``.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"`` or ``"reference"``: the Fourier transforms of volumes have no kernels, the orthogonal
+            matrices have under ``"auto"``. ``"native"`` and ``"triton"`` raise ValueError in forward, except for
+            kernels of one tap.
+        rank: n, an int from 1 to m, or a fraction of m.
+        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`BROConv2d`;
+            True is 1. For in_channels = out_channels and stride 1 only.
+
+    Shapes: (n, in_channels, d, h, w) or (in_channels, d, h, w) to out_channels and ceil(side / stride).
+    Parameters: ``raw_weight`` (groups * m, n, *ceil(kernel_size / stride)) with m = max(out_channels, in_channels *
+    stride^3) / groups, ``bias`` (out_channels).
+
+    Raises:
+        TypeError: a size that is neither an int nor a tuple of three.
+        ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels, a rank
+            out of range, a quasi_residual of a layer that is not square.
+
+    >>> layer = lip.BROConv3d(4, 4, 3).eval()
+    >>> x = torch.rand(1, 4, 5, 6, 7)
+    >>> bool(torch.isclose(layer(x).norm(), x.norm()))
+    True
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sides3d,
+        stride: Sides3d = 1,
+        padding: Padding3d = "same",
+        dilation: Sides3d = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "circular",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+        *,
+        rank: float = 0.125,
+        quasi_residual: bool | float = False,
+    ):
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,  # type: ignore[arg-type]
+            stride,  # type: ignore[arg-type]
+            padding,  # type: ignore[arg-type]
+            dilation,  # type: ignore[arg-type]
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            backend,
+            rank=rank,
+            quasi_residual=quasi_residual,
+        )
 
 
 class CayleyConv3d(Volumes, CayleyConv2d):
@@ -81,5 +162,88 @@ class CayleyConv3d(Volumes, CayleyConv2d):
             device,
             dtype,
             backend,
+            quasi_residual=quasi_residual,
+        )
+
+
+class LOTConv3d(Volumes, LOTConv2d):
+    r"""Orthogonal convolution of volumes: at each frequency the polar factor of the kernel's matrix.
+
+    The layer is :class:`LOTConv2d` with one more axis. Xu, Li, Li, *LOT: Layer-wise Orthogonal Training on Improving
+    l2 Certified Robustness*, NeurIPS 2022. Circular padding: orthogonal (orthonormal rows or columns at every
+    frequency where in_channels * stride^3 != out_channels); zero padding: Lipschitz constant at most 1. A stride
+    makes channels of patches first. In training one decomposition for each of d h w / 2 frequencies; in eval mode the
+    matrices are kept per size. Initial values: the Dirac kernel (square) or an orthogonal matrix at the kernel's
+    centre; bias 0.
+
+    Args:
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        kernel_size: number of taps along each axis, (depth, height, width).
+        stride: step between two outputs.
+        padding: ``"same"``, or the numbers of entries that equal it.
+        dilation: distance of two taps; 1 where stride exceeds 1.
+        groups: number of groups of channels.
+        bias: whether a bias is added.
+        padding_mode: ``"circular"`` or ``"zeros"``.
+        device: of the parameters.
+        dtype: of the parameters.
+        backend: ``"auto"`` or ``"reference"``: the Fourier transforms of volumes have no kernels, the orthogonal
+            matrices have under ``"auto"``. ``"native"`` and ``"triton"`` raise ValueError in forward, except for
+            kernels of one tap.
+        ridge: with ``steps``, the published code's function, see :class:`LOTConv2d`; None: exact.
+        steps: number of its Newton steps.
+        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`LOTConv2d`;
+            True is 1. For in_channels = out_channels and stride 1 only.
+
+    Shapes: (n, in_channels, d, h, w) or (in_channels, d, h, w) to out_channels and ceil(side / stride).
+    Parameters: ``raw_weight`` (out_channels, in_channels / groups * stride^3, *ceil(kernel_size / stride)), ``bias``
+    (out_channels).
+
+    Raises:
+        TypeError: a size that is neither an int nor a tuple of three.
+        ValueError: another padding or padding mode, a dilated stride, groups that do not divide the channels,
+            a quasi_residual of a layer that is not square.
+
+    >>> layer = lip.LOTConv3d(4, 4, 3).eval()
+    >>> x = torch.rand(1, 4, 5, 6, 7)
+    >>> bool(torch.isclose(layer(x).norm(), x.norm()))
+    True
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sides3d,
+        stride: Sides3d = 1,
+        padding: Padding3d = "same",
+        dilation: Sides3d = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "circular",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: Backend = "auto",
+        *,
+        ridge: float | None = None,
+        steps: int | None = None,
+        quasi_residual: bool | float = False,
+    ):
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,  # type: ignore[arg-type]
+            stride,  # type: ignore[arg-type]
+            padding,  # type: ignore[arg-type]
+            dilation,  # type: ignore[arg-type]
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            backend,
+            ridge=ridge,
+            steps=steps,
             quasi_residual=quasi_residual,
         )
