@@ -15,6 +15,7 @@ from fastlip.kernels.common.channels_last import too_small
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.literals import Backend, PaddingMode, PairingOrNone
 from fastlip.kernels.conv_chain.api import OP as CONV_CHAIN
+from fastlip.kernels.conv_chain.api import runs_under_autocast
 from fastlip.nn._calls import is_untouched
 from fastlip.nn.activations import MaxMin
 from fastlip.nn.base import LipschitzLayer
@@ -145,6 +146,8 @@ def run_links(links: Sequence[Link], x: Tensor) -> Tensor | None:
 
 
 def _a_kernel_runs(x: Tensor, biases: list[Tensor | None], pairing: PairingOrNone, native: bool) -> bool:
+    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
+        return runs_under_autocast(x, "native" if native else "auto")
     for name in ("native",) if native else CONV_CHAIN.backends:
         if not CONV_CHAIN.why_not(name, x, [], biases, [], [], pairing):
             return True

@@ -30,6 +30,7 @@ inside = pytest.mark.skipif(not ACTIVE, reason="runs in the process that test_wi
 
 OPS = [path.parent.name for path in sorted(ROOT.glob("fastlip/kernels/*/triton_kernels.py"))]
 ALSO = [ROOT / "tests" / "ops" / f"test_{name}.py" for name in ("frozen", "polar_newton_schulz")]
+QUICK = [ROOT / "tests" / "gpu" / "test_sixteen_bits.py"]
 SMALL = 4000
 slow = pytest.mark.slow
 # Each pair of taps and of channel tiles is a step of a loop, which takes the interpreter 10 ms whatever its size.
@@ -88,6 +89,16 @@ CASES = [
 @pytest.mark.parametrize("speed", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("file", [Path(__file__), *ALSO], ids=lambda file: file.stem)
 def test_with_the_interpreter(file, speed):
+    run_interpreted(file, speed)
+
+
+@pytest.mark.skipif(ACTIVE, reason="this is the process that it starts")
+@pytest.mark.parametrize("file", QUICK, ids=lambda file: file.stem)
+def test_quick_files_with_the_interpreter(file):
+    run_interpreted(file, "not slow")
+
+
+def run_interpreted(file, speed):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", speed, str(file)]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

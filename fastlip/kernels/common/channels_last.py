@@ -6,7 +6,7 @@ The geometries here are of stride 1 and keep an image's size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,14 +24,20 @@ ACTIVATIONS = {"none": 0, "adjacent": 1, "halves": 2}
 _convolution_backward = torch.ops.aten.convolution_backward.default
 
 
-def refuse(x: Tensor, others: Sequence[Tensor | None], geometries: Sequence[ConvGeometry]) -> str:
+def refuse(
+    x: Tensor,
+    others: Sequence[Tensor | None],
+    geometries: Sequence[ConvGeometry],
+    allowed: Collection[torch.dtype] = tuple(NAMES),
+) -> str:
     """Returns why these convolutions cannot run on channels-last images with halos; empty if they can.
 
-    ``others`` are the weights and all further tensors that must have the dtype of x.
+    ``others`` are the weights and all further tensors that must have the dtype of x, which must be allowed.
     """
     dtypes = {tensor.dtype for tensor in (x, *others) if tensor is not None}
-    if len(dtypes) > 1 or x.dtype not in NAMES:
-        return f"the kernels need one dtype for all tensors, float32 or float64, not {', '.join(map(str, dtypes))}"
+    if len(dtypes) > 1 or x.dtype not in allowed:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+        return f"the kernels need one dtype for all tensors, of {names}, not {', '.join(map(str, dtypes))}"
     if autocasts(x.device):
         return "under autocast convolutions run in another dtype"
     for geometry in geometries:

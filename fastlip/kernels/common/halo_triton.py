@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -17,6 +18,7 @@ from fastlip.kernels.common import triton_launch
 from fastlip.kernels.common.padding import Pads
 
 _ELEMENTS = 2048  # of a program's tile
+SUMS = ("p_sums", "p_products")  # names of pointers to sums
 _GEOMETRY = ("height", "width", "framed_height", "framed_width", "left", "top", "shift_y", "shift_x")
 
 
@@ -41,10 +43,16 @@ def tile(channels: int) -> tuple[int, int]:
     return _ELEMENTS // (16 * count), count
 
 
+@triton.jit
+def widened(value):
+    """A tile as it is computed with: sixteen-bit numbers in float32."""
+    return value if value.dtype == tl.float64 else value.to(tl.float32)
+
+
 def partial_sums(image: Tensor, frame: Pads, *count: int) -> Tensor:
-    """Memory for the sums per channel of each program, or for so many kinds of them."""
-    pixels = _framed_pixels(image, frame)
-    return image.new_empty(*count, triton.cdiv(pixels, tile(image.shape[1])[0]), image.shape[1])
+    """Memory for the sums per channel of each program, or for so many kinds of them: in at least float32."""
+    shape = *count, triton.cdiv(_framed_pixels(image, frame), tile(image.shape[1])[0]), image.shape[1]
+    return image.new_empty(shape, dtype=torch.promote_types(image.dtype, torch.float32))
 
 
 def launch(kernel: triton.JITFunction, image: Tensor, frame: Pads, *pointers: Tensor, **constants: int) -> None:
@@ -70,6 +78,7 @@ def compilation(kernel: triton.JITFunction, dtype: str, pointers: Sequence[str],
     """How to compile a kernel of this form ahead of time."""
     step, count = tile(channels)
     signature = {name: "*u8" if name == "p_mask" else f"*{dtype}" for name in pointers}
+    signature |= {name: "*fp32" for name in SUMS if name in pointers and dtype != "fp64"}
     signature |= dict.fromkeys(("pixels", "channels", "mask_bytes", *_GEOMETRY), "i32")
     constants |= {"PIXELS": step, "BYTES": count}
     return triton_launch.Compilation(kernel, signature, constants, divisible=("channels",))

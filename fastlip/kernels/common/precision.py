@@ -37,6 +37,13 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False) if autocasts(device) else _NOTHING
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The type in which autocast multiplies x; None without autocast, and for float64, which it leaves alone."""
+    if x.dtype == torch.float64 or not autocasts(x.device):
+        return None
+    return torch.get_autocast_dtype(x.device.type)
+
+
 def is_ieee(device: torch.device) -> bool:
     """Whether float32 products on this device (cuDNN's convolutions apart) are computed in float32."""
     if device.type == "cuda":

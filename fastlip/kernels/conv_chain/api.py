@@ -14,6 +14,7 @@ from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.geometry import ConvGeometry, from_numbers
 from fastlip.kernels.common.literals import Backend, PaddingMode, PairingOrNone
+from fastlip.kernels.common.precision import autocast_dtype, without_autocast
 from fastlip.kernels.conv_chain import reference
 from fastlip.kernels.maxmin.api import PAIRINGS
 
@@ -53,7 +54,7 @@ def conv_chain(
         backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
-        (n, c_L, h, w); from the kernels in channels-last format.
+        (n, c_L, h, w); from the kernels in channels-last format. Under autocast in its dtype.
 
     Raises:
         TypeError: x is not a floating-point tensor.
@@ -72,7 +73,29 @@ def conv_chain(
     keep = False
     for tensor in (x, *weights, *filled, *scales):
         keep = keep or tensor.requires_grad
-    return OPERATOR(x, weights, filled, scales, keep and torch.is_grad_enabled(), geometries, pairing, backend)
+    keep = keep and torch.is_grad_enabled()
+    # Asked here too, so that no call is made without autocast.
+    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type) and runs_under_autocast(x, backend):
+        return _under_autocast(x, weights, filled, scales, keep, geometries, pairing, backend)
+    return OPERATOR(x, weights, filled, scales, keep, geometries, pairing, backend)
+
+
+def runs_under_autocast(x: Tensor, backend: Backend) -> bool:
+    """Whether autocast is on for x, and Triton's passes take images of its type."""
+    if backend not in ("auto", "triton") or (dtype := autocast_dtype(x)) is None:
+        return False
+    with without_autocast(x.device):
+        return not OP.why_not("triton", x.new_empty((0, 1, 1, 1), dtype=dtype), [], [], [], [], "none")
+
+
+def _under_autocast(
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], scales: list[Tensor], keep: bool, *options: Any
+) -> Tensor:
+    """The chain in autocast's type: each kernel is scaled in its own type, and rounded once."""
+    dtype = autocast_dtype(x)
+    with without_autocast(x.device):
+        rounded = [weight.to(dtype) for weight in reference.scaled(weights, scales)]
+        return OPERATOR(x.to(dtype), rounded, [bias.to(dtype) for bias in biases], [], keep, *options)
 
 
 def _check(

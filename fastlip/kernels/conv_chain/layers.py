@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,13 @@ from fastlip.kernels.conv_chain.reference import scaled
 
 
 class Passes(Protocol):
-    """What happens to channels-last images between convolutions; native.py and triton_kernels.py have one each."""
+    """What happens to channels-last images between convolutions; native.py and triton_kernels.py have one each.
+
+    ``dtypes`` are those of the images.
+    """
+
+    @property
+    def dtypes(self) -> Collection[torch.dtype]: ...  # noqa: D102
 
     def missing(self, x: Tensor) -> str:
         """Why these passes cannot run on the device of x; empty if they can."""
@@ -68,7 +74,8 @@ class Kernels:
         pairing: str,
     ) -> str:
         """Empty, or why these kernels cannot run."""
-        return images.refuse(x, [*weights, *biases, *scales], geometries) or self.passes.missing(x)
+        others = [*weights, *biases, *scales]
+        return images.refuse(x, others, geometries, self.passes.dtypes) or self.passes.missing(x)
 
     def unprofitable(
         self,
@@ -135,7 +142,7 @@ class Kernels:
             needs = needs_x or i > 0, needs_kernels[i]
             x_bar, bar = self.passes.gradients(inputs[i], extended, kernel, geometry, *needs)
             weight_gradients.append(kernel.new_empty(0) if bar is None else bar)
-            bias_gradients.append(sums)
+            bias_gradients.append(sums.to(kernel.dtype))
             gradient = gradient if x_bar is None else x_bar
         x_gradient = gradient if needs_x else torch.empty_like(inputs[0])
         return x_gradient, weight_gradients[::-1], bias_gradients[::-1]

@@ -17,6 +17,7 @@ binding.require()
 class Passes:
     """The passes in C++: of z or the gradient, the plain result is written in place."""
 
+    dtypes = tuple(images.NAMES)
     gradients = staticmethod(images.flipped_gradients)
 
     def missing(self, x: Tensor) -> str:

@@ -1,7 +1,7 @@
 """The chain's passes in Triton; the convolutions are cuDNN's, on channels-last images.
 
 Each program makes a tile of the framed result (``halo_triton.py``). A bit mask has whole bytes for each pixel,
-eight pairs of channels each.
+eight pairs of channels each. Sixteen-bit numbers are added, compared and summed in float32, and rounded once.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from torch import Tensor
 
 from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common import triton_launch
-from fastlip.kernels.common.halo_triton import compilation, launch, partial_sums, source_pixels
+from fastlip.kernels.common.halo_triton import compilation, launch, partial_sums, source_pixels, widened
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.conv_chain import layers
 from fastlip.kernels.conv_chain.api import mask_shape
 
-_DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
+_DTYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.float16: "fp16", torch.bfloat16: "bf16"}
 ACTIVATIONS = {"none": 0, "adjacent": 1, "halves": 2, "relu": 3}
 
 
 @triton.jit
 def _load(p_z, p_bias, p_residual, o_row, o_channel, mask, BIAS: tl.constexpr, RESIDUAL: tl.constexpr):
-    value = tl.load(p_z + o_row + o_channel, mask=mask, other=0)
+    value = widened(tl.load(p_z + o_row + o_channel, mask=mask, other=0))
     if RESIDUAL:
-        value = tl.load(p_residual + o_row + o_channel, mask=mask, other=0) - value
+        value = widened(tl.load(p_residual + o_row + o_channel, mask=mask, other=0)) - value
     if BIAS:
         # Beyond the last channel there is no bias to load either, whichever the row.
-        value += tl.load(p_bias + o_channel + 0 * o_row, mask=mask, other=0)
+        value += widened(tl.load(p_bias + o_channel + 0 * o_row, mask=mask, other=0))
     return value
 
 
@@ -119,8 +119,8 @@ def _deactivate_kernel(
     if ACTIVATION == 2:
         o_a, o_b = tl.where(o_pair < pairs, o_pair, 2 * pairs), pairs + o_pair
         m_a, m_b = m_pixel & (o_pair < channels - pairs), m_pixel & (o_pair < pairs)
-        high = tl.load(p_gradient + o_row + o_a, mask=m_a, other=0)
-        low = tl.load(p_gradient + o_row + o_b, mask=m_b, other=0)
+        high = widened(tl.load(p_gradient + o_row + o_a, mask=m_a, other=0))
+        low = widened(tl.load(p_gradient + o_row + o_b, mask=m_b, other=0))
         a, b = tl.where(swap, low, high), tl.where(swap, high, low)
         _store(p_y, p_framed, a, o_row, o_framed, o_a, m_a, m_inside, PLAIN, FRAMED)
         _store(p_y, p_framed, b, o_row, o_framed, o_b, m_b, m_inside, PLAIN, FRAMED)
@@ -132,7 +132,7 @@ def _deactivate_kernel(
     else:
         o_channel = first * 16 + tl.arange(0, 16 * BYTES)[None, :]
         m_both = m_pixel & (o_channel < channels)
-        both = tl.load(p_gradient + o_row + o_channel, mask=m_both, other=0)
+        both = widened(tl.load(p_gradient + o_row + o_channel, mask=m_both, other=0))
         if ACTIVATION == 1:
             high, low = tl.split(tl.reshape(both, (PIXELS, 8 * BYTES, 2)))
             a, b = tl.where(swap, low, high), tl.where(swap, high, low)
@@ -146,6 +146,7 @@ def _deactivate_kernel(
 class Passes:
     """The passes in Triton."""
 
+    dtypes = tuple(_DTYPES)
     gradients = staticmethod(images.adjoint_gradients)
 
     def missing(self, x: Tensor) -> str:

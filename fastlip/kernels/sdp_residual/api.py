@@ -12,7 +12,8 @@ from fastlip.kernels.common.channels_last import adjoint
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.literals import Backend, PaddingMode, PairingOrNone
-from fastlip.kernels.conv_chain.api import mask_shape
+from fastlip.kernels.common.precision import autocast_dtype, without_autocast
+from fastlip.kernels.conv_chain.api import mask_shape, runs_under_autocast
 from fastlip.kernels.maxmin.api import PAIRINGS
 from fastlip.kernels.sdp_residual import reference
 
@@ -81,7 +82,35 @@ def sdp_residual(
         raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, (*PAIRINGS, 'none')))}")
     if recompute is None:
         recompute = geometry is not None and geometry.taps == 1
-    return OPERATOR(x, weight, bias, scale, second, recompute, geometry, pairing, backend)
+    lowered = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+    call = residual_under_autocast if lowered else OPERATOR
+    return call(x, weight, bias, scale, second, recompute, geometry, pairing, backend)
+
+
+def residual_under_autocast(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    second: Tensor | None,
+    recompute: bool,
+    geometry: ConvGeometry | None,
+    pairing: PairingOrNone,
+    backend: Backend,
+) -> Tensor:
+    """The operator; Triton's passes run it for an x of autocast's type. W₂ is made in the type of W, and rounded.
+
+    An x of more precision keeps it in x - W₂ relu(W x + b), where autocast rounds the products alone: so torch does.
+    """
+    dtype = autocast_dtype(x)
+    takes = geometry is not None and geometry.groups == 1 and x.dim() == weight.dim() == 4 and x.dtype == dtype
+    if not takes or not runs_under_autocast(x, backend):
+        return OPERATOR(x, weight, bias, scale, second, recompute, geometry, pairing, backend)
+    with without_autocast(x.device):
+        if second is None:
+            second = folded(weight.detach(), scale.detach())
+        tensors = (None if tensor is None else tensor.to(dtype) for tensor in (x, weight, bias, scale, second))
+        return OPERATOR(*tensors, recompute, geometry, pairing, backend)
 
 
 def folded(weight: Tensor, scale: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class Kernels:
             return "no kernel for dense weights and for images without a batch dimension"
         if geometry.groups != 1:
             return f"no kernel for groups={geometry.groups}"
-        return images.refuse(x, (weight, bias, scale), (geometry,)) or self.passes.missing(x)
+        return images.refuse(x, (weight, bias, scale), (geometry,), self.passes.dtypes) or self.passes.missing(x)
 
     def forward(
         self,
@@ -114,7 +114,7 @@ class Kernels:
             weight_gradient = torch.addcmul(first, scale[:, None, None, None], second, value=-1)
         if z is not None:
             x_gradient = z.add_(residual)
-        return x_gradient, weight_gradient, u_sum, product_sum
+        return x_gradient, weight_gradient, u_sum.to(scale.dtype), product_sum.to(scale.dtype)
 
     def _hidden(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, halo: Pads, keep: bool

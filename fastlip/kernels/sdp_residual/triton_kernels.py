@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.geometry import ConvGeometry
-from fastlip.kernels.common.halo_triton import compilation, launch, partial_sums, source_pixels
+from fastlip.kernels.common.halo_triton import compilation, launch, partial_sums, source_pixels, widened
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.conv_chain import triton_kernels as conv_chain
 from fastlip.kernels.sdp_residual import layer
@@ -33,9 +33,9 @@ def _relu_backward_kernel(
     m_channel = o_channel < channels
     mask = (o_pixel < pixels)[:, None] & m_channel[None, :]
     o_source = (source * channels)[:, None] + o_channel[None, :]
-    v = tl.load(p_v + o_source, mask=mask, other=0)  # [PIXELS, 16 BYTES]
-    h = tl.load(p_h + o_source, mask=mask, other=0)
-    scale = tl.load(p_scale + o_channel, mask=m_channel, other=0)
+    v = widened(tl.load(p_v + o_source, mask=mask, other=0))  # [PIXELS, 16 BYTES]
+    h = widened(tl.load(p_h + o_source, mask=mask, other=0))
+    scale = widened(tl.load(p_scale + o_channel, mask=m_channel, other=0))
     u = tl.where(h > 0, -scale[None, :] * v, 0)
     if FRAMED:
         tl.store(p_framed + (o_pixel.to(tl.int64) * channels)[:, None] + o_channel[None, :], u, mask=mask)
@@ -74,6 +74,6 @@ supports, sdp_residual_forward, sdp_residual_backward = _kernels.supports, _kern
 _POINTERS = ("p_v", "p_h", "p_scale", "p_u", "p_framed", "p_sums", "p_products")
 AOT = [
     compilation(_relu_backward_kernel, dtype, _POINTERS, channels, FRAMED=framed)
-    for dtype, channels in (("fp32", 16), ("fp32", 64), ("fp64", 64))
+    for dtype, channels in (("fp32", 16), ("fp32", 64), ("fp64", 64), ("fp16", 64), ("bf16", 64))
     for framed in (False, True)
 ]

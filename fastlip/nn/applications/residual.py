@@ -16,7 +16,7 @@ from fastlip.kernels.common.channels_last import adjoint
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.rearrange import space_to_depth
 from fastlip.kernels.sdp_residual.api import OPERATOR as SDP_RESIDUAL
-from fastlip.kernels.sdp_residual.api import folded
+from fastlip.kernels.sdp_residual.api import folded, residual_under_autocast
 from fastlip.kernels.spectral_conv.api import spectral_conv_fixed
 from fastlip.nn._cache import CACHED_CONTEXTS, may_cache
 from fastlip.nn._channels import first_channels, pad_channels
@@ -89,7 +89,9 @@ class ResidualConvolution(ConvApplication):
             # A view, where only the images' gradient may be asked for: of a leaf, torch does not say whether it is.
             kernel = kernel.view_as(kernel)
         recompute = geometry.taps == 1 if layer.recompute is None else layer.recompute
-        return SDP_RESIDUAL(x, kernel, bias, scale, second, recompute, self.inner, pairing, layer.backend)
+        lowered = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+        call = residual_under_autocast if lowered else SDP_RESIDUAL
+        return call(x, kernel, bias, scale, second, recompute, self.inner, pairing, layer.backend)
 
     def _fft_size(self, layer: Any, x: Tensor) -> Any:
         """The FFT size at which the kernel is applied to x; None: convolutions are cheaper, or asked for."""
