@@ -32,6 +32,8 @@ TABLES = (TABLE_CSV, TABLE_MARKDOWN, TABLE_LATEX, RUNS_CSV, TABLE)
 NOT_RUN = "not run yet"
 # Timing takes this fraction of the budget, and at least this number of seconds.
 _MEASURING_FRACTION, _MEASURING_LEAST = 0.02, 2.0
+# The order in which labels name what varies: by the section of its key.
+_SECTIONS = ("model", "schedule", "optimizer", "loss", "data", "run")
 
 
 class Comparison:
@@ -90,7 +92,8 @@ class Comparison:
         earlier = [one for one in self.earlier if running.result_of(self.folder / one.name)]
         contenders = (*self.contenders, *earlier)
         changed = {name for contender in contenders for name, _ in contender.changes}
-        varied = [item.name for item in dataclasses.fields(Recipe) if item.name in changed]
+        found = [item for item in dataclasses.fields(Recipe) if item.name in changed]
+        varied = [item.name for item in sorted(found, key=_section)]
         several = any(contender.recipe for contender in contenders)
         return [self._row(contender, self._about(contender, varied, several)) for contender in contenders]
 
@@ -191,6 +194,10 @@ class Comparison:
             return ""
         kept = read_json(self._measured_file(contender))
         return kept["reason"] if "reason" in kept else Measured(**kept)
+
+
+def _section(field: dataclasses.Field[Any]) -> int:
+    return _SECTIONS.index(field.metadata["key"].partition(".")[0])
 
 
 def machine(settings: Settings) -> dict[str, Any]:
