@@ -8,6 +8,7 @@
 
 #include "common/scratch.h"
 #include "linalg/inverse.h"
+#include "linalg/positive.h"
 #include "polar/matrix.h"
 
 namespace fastlip::polar {
@@ -74,7 +75,7 @@ class Adjoint {
     const double p = shift();
     if (!(p > 0)) return false;
     combine(a_, n_, {{1, h_}}, p, parallel_);
-    linalg::Inverse<T, complex>(whole(a_), n_, parallel_).run();
+    linalg::PositiveInverse<T, complex>(a_, n_, parallel_).run();
     multiply(w_, a_, t_, n_, n_, n_);
     multiply_half(t_, w_, a_, n_, n_, T{-1}, parallel_);
     combine(t_, n_, {{2 * p, t_}}, 0, parallel_);

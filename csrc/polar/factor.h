@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "common/scratch.h"
-#include "linalg/inverse.h"
+#include "linalg/positive.h"
 #include "polar/halley.h"
 #include "polar/matrix.h"
 
@@ -70,7 +70,7 @@ class Factor {
   void advance(const Weights& weights, bool cubic) const {
     const auto [a, b, c] = weights;
     combine(z_, n_, {{cubic ? -0.5 : c, g_}}, cubic ? 1 : 1 + c, parallel_);
-    if (!cubic) linalg::Inverse<T, complex>(whole(z_), n_, parallel_).run();
+    if (!cubic) linalg::PositiveInverse<T, complex>(z_, n_, parallel_).run();
     linalg::multiply(y_, x_, z_, m_, n_, n_, false, T{1}, parallel_);
     if (cubic) {
       combine(x_, m_, {{1, y_}}, 0, parallel_);
