@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/scratch.h"
+#include "linalg/combine.h"
 #include "linalg/planar.h"
 #include "linalg/product.h"
 
@@ -54,8 +55,8 @@ class Adjoint {
     pull_back();
     // V̄ / -2 = Q̄₂Bᴴ + V(X + Xᴴ) with X = BᴴHBᴴ
     multiply(result_, lower_, b_, extra_, n_, n_, false, T{1}, parallel_);
-    multiply(result_, v_, a_, extra_, n_, n_, true, T{1}, parallel_);
     conjugate_transpose(a_, n_, n_, T{1}, c_);
+    linalg::combine(c_, n_, {{1, a_}, {1, c_}}, 0, parallel_);
     multiply(result_, v_, c_, extra_, n_, n_, true, T{1}, parallel_);
     store(result_, extra_, n_, T{-2}, T{0}, m_gradient + below);
     subtract_adjoint(a_, n_);
