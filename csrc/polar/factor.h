@@ -59,38 +59,39 @@ class Factor {
 
  private:
   using Matrix = Planar<T, complex>;
-  // Of D² in (I - D)^(-1/2) and so on: what polynomials of the degree before leave out.
+  // What polynomials that end before D², D³ and D⁵ leave out of (I - D)^(-1/2), in multiples of these powers.
   static constexpr double kSecond = 0.375, kThird = 0.3125, kFifth = 0.24609375;
-  static constexpr double kPolynomial = 64;
+  static constexpr double kSmall = 0.1, kLeastFourth = 0.22;  // of ‖D‖₂², with which ‖0.3125 D + 0.27 D²‖ is so much ‖D‖
 
   // Whether y = X p(D), D = I - XᴴX = g, is the factor: the polynomial p of degree k - 1 begins (I - D)^(-1/2), the
   // series of D's powers, and leaves an error of order k. A y that does not suffice takes the place of X.
   bool is_last_step() const {
-    // What is left of the singular values is a rounding.
-    const double fine = std::numeric_limits<T>::epsilon() * std::sqrt(n_);
+    // What is left of the singular values is less than a rounding.
+    const double fine = std::numeric_limits<T>::epsilon() * std::max(0.25, std::sqrt(n_) / 16);
     const double norm = std::sqrt(linalg::square_norm(g_, n_)), trace = linalg::trace(g_, n_);
-    if (!(norm <= kPolynomial)) return false;
     if (kSecond * norm * norm <= fine) return apply({{0.5, g_}}), true;
-    // The mean of D weighted by D, and what D has if all is alike.
+    // The mean of D weighted by D, and what is typical of eigenvalues around 0.
     const double typical = std::max(trace > 0 ? norm * norm / trace : 0.0, std::sqrt(2.0 / n_) * norm);
-    if (!(kFifth * std::pow(norm * typical, 2.5) <= fine)) return false;
+    if (!(kFifth * std::pow(norm * typical * typical, 5.0 / 3) <= fine)) return false;
     multiply_half(h_, g_, g_, n_, n_, T{1}, parallel_);
-    const double square = std::sqrt(linalg::square_norm(h_, n_));  // ‖D‖₂² or more
+    const double square = std::sqrt(linalg::square_norm(h_, n_));  // at least ‖D‖₂²
     if (kThird * std::pow(square, 1.5) <= fine) return apply({{0.5, g_}, {0.375, h_}}), true;
     combine(z_, n_, {{0.3125, g_}, {0.2734375, h_}}, 0, parallel_);
     multiply_half(w_, z_, h_, n_, n_, T{1}, parallel_);
     apply({{0.5, g_}, {0.375, h_}, {1, w_}});
-    if (kFifth * std::pow(square, 2.5) <= fine) return true;
+    const double cube = std::sqrt(linalg::square_norm(w_, n_)) / kLeastFourth;  // at least ‖D‖₂³
+    if (square <= kSmall && kFifth * std::pow(cube, 5.0 / 3) <= fine) return true;
     combine(x_, m_, {{1, y_}}, 0, parallel_);
     look();
     return is_last_step();
   }
 
-  // y = X (I + the sum)
+  // y = X + X times the sum, whose rounding errors are small as the sum is.
   template <size_t count>
   void apply(const linalg::Term<T, complex> (&terms)[count]) const {
-    combine(z_, n_, terms, 1, parallel_);
+    combine(z_, n_, terms, 0, parallel_);
     linalg::multiply(y_, x_, z_, m_, n_, n_, false, T{1}, parallel_);
+    combine(y_, m_, {{1, x_}, {1, y_}}, 0, parallel_);
   }
 
   // X = X (aI + bXᴴX)(I + cXᴴX)⁻¹ = b/c X + (a - b/c) X (I + cXᴴX)⁻¹
