@@ -107,14 +107,21 @@ class Transform {
     vectors_ = memory;
   }
 
+  // A wide matrix is given by its adjoint.
   template <class S>
-  void run(const S* m) {
-    load(m, n_, n_, inverse_);
+  void run(const S* m, bool wide) {
+    load(m, n_, n_, inverse_, wide ? n_ + extra_ : n_);
     subtract_adjoint(inverse_, n_);
+    if (wide) linalg::combine(inverse_, n_, {{-1, inverse_}}, 0, parallel_);
     add_to_diagonal(inverse_, n_, T{1});
     if (extra_ > 0) {
-      load(m + n_ * n_ * Matrix::kPlanes, extra_, n_, v_);
-      conjugate_transpose(v_, extra_, n_, T{1}, adjoint_);
+      if (wide) {
+        load(m + n_ * Matrix::kPlanes, n_, extra_, adjoint_, n_ + extra_);
+        conjugate_transpose(adjoint_, n_, extra_, T{1}, v_, parallel_);
+      } else {
+        load(m + n_ * n_ * Matrix::kPlanes, extra_, n_, v_);
+        conjugate_transpose(v_, extra_, n_, T{1}, adjoint_, parallel_);
+      }
       multiply<T, complex, true>(gram_, adjoint_, v_, n_, n_, extra_, false, T{1}, parallel_);
       linalg::mirror<T, complex>(gram_, n_, T{1}, T{1}, parallel_);
       linalg::combine(inverse_, n_, {{1, inverse_}, {1, gram_}}, 0, parallel_);
@@ -139,12 +146,20 @@ class Transform {
     return once == 0 ? 0 : std::sqrt(square_norm(x) / once);
   }
 
-  // inverse is null where it is not wanted.
+  // inverse is null where it is not wanted. Nothing is left of the matrices that were computed with.
   template <class S>
-  void write(S* q, S* inverse) const {
-    store(inverse_, n_, n_, T{2}, T{-1}, q);
-    if (extra_ > 0) store(product_, extra_, n_, T{-2}, T{0}, q + n_ * n_ * Matrix::kPlanes);
+  void write(S* q, S* inverse, bool wide) const {
+    const int64_t step = n_ + extra_;
     if (inverse != nullptr) store(inverse_, n_, n_, T{1}, T{0}, inverse);
+    if (wide) {
+      conjugate_transpose(inverse_, n_, n_, T{1}, gram_, parallel_);
+      store(gram_, n_, n_, T{2}, T{-1}, q, step);
+      conjugate_transpose(product_, extra_, n_, T{1}, adjoint_, parallel_);
+      store(adjoint_, n_, extra_, T{-2}, T{0}, q + n_ * Matrix::kPlanes, step);
+    } else {
+      store(inverse_, n_, n_, T{2}, T{-1}, q);
+      if (extra_ > 0) store(product_, extra_, n_, T{-2}, T{0}, q + n_ * n_ * Matrix::kPlanes);
+    }
   }
 
  private:
