@@ -35,8 +35,8 @@ bool transform(const S* m, S* q, S* inverse, int64_t rows, int64_t n, bool wide,
   return true;
 }
 
-// m is (batch, rows, n) with rows >= n, or its adjoints, (batch, n, rows), where they are wide; inverse (batch, n, n) where rows > n, else null. failed[i] is whether Q[i] could
-// not be computed; it is left unwritten then.
+// m and q are (batch, rows, n) with rows >= n, or (batch, n, rows), the adjoints, if `wide`; inverse is (batch, n, n) where
+// rows > n, else null. failed[i] is whether Q[i] could not be computed; it is left unwritten then.
 template <class T, bool complex>
 void forward(const T* m, T* q, T* inverse, bool* failed, int64_t batch, int64_t rows, int64_t n,
              int64_t wide) {
@@ -53,7 +53,8 @@ void forward(const T* m, T* q, T* inverse, bool* failed, int64_t batch, int64_t 
   });
 }
 
-// gradient, m and m_gradient are (batch, rows, n), or (batch, n, rows) where they are wide. Square matrices are given by Q alone, tall ones by M and B.
+// gradient, m and m_gradient are (batch, rows, n), or (batch, n, rows) if `wide`. Square matrices are given by Q alone,
+// others by M and B.
 template <class T, bool complex>
 void backward(const T* gradient, const T* q, const T* m, const T* inverse, T* m_gradient, int64_t batch, int64_t rows,
               int64_t n, int64_t wide) {

@@ -110,28 +110,27 @@ class PositiveInverse {
   void update(int64_t j) const {
     const int64_t vectors = std::min(kStrip<T>, padded<T>(size_) - j) / kLaneCount<T>;
     const Part<T> result = whole(result_).at(0, j);
-    const int64_t filled = padded<T>(length_);
+    const int64_t filled = padded<T>(length_), columns = vectors * kLaneCount<T>;
     T* panel = scratch<T, struct SweptRows>(kRightPanel<T, complex>);
-    if (j >= begin_ && j < end_) return negate(j, vectors * kLaneCount<T>);
+    if (j >= begin_ && j < end_) return negate(j, columns);
     pack_right<T, complex>(Part<const T>(whole(rows_).at(0, j)), length_, vectors, panel);
     multiply_panels<T, complex>(result, length_, vectors, inverse_, panel, length_, kAll<T>, T{1});
     pack_right<T, complex>(Part<const T>(result), length_, vectors, panel);
     for (int64_t i = length_; i < filled; ++i) {
-      for (int64_t p = 0; p < matrix_.kPlanes; ++p) std::fill_n(result_.at(i, j) + p * result_.plane, vectors * kLaneCount<T>, T{0});
+      for (int64_t p = 0; p < matrix_.kPlanes; ++p) std::fill_n(result_.at(i, j) + p * result_.plane, columns, T{0});
     }
     const int64_t last = std::min(size_, (j / kBlock + 1) * kBlock);  // of the rows that are wanted
     const Part<T> target = whole(matrix_);
-    multiply_panels<T, complex>(target.at(0, j), std::min(begin_, last), vectors, before_, panel, length_, kNone, T{-1});
+    const int64_t before = std::min(begin_, last);
+    multiply_panels<T, complex>(target.at(0, j), before, vectors, before_, panel, length_, kNone, T{-1});
     if (j < begin_) {
-      transpose_part<T, complex>(Part<const T>(result), filled, vectors * kLaneCount<T>, T{1},
-                                 target.at(j, begin_));
+      transpose_part<T, complex>(Part<const T>(result), filled, columns, T{1}, target.at(j, begin_));
       return;
     }
     multiply_panels<T, complex>(target.at(end_, j), last - end_, vectors, after_, panel, length_, kNone, T{-1});
     for (int64_t i = 0; i < length_; ++i) {
       for (int64_t p = 0; p < matrix_.kPlanes; ++p) {
-        std::copy_n(result_.at(i, j) + p * result_.plane, vectors * kLaneCount<T>,
-                    matrix_.at(begin_ + i, j) + p * matrix_.plane);
+        std::copy_n(result_.at(i, j) + p * result_.plane, columns, matrix_.at(begin_ + i, j) + p * matrix_.plane);
       }
     }
   }
