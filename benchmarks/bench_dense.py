@@ -22,6 +22,7 @@ import click
 import torch
 from torch import Tensor, nn
 
+import fastlip
 from fastlip import nn as lip
 from fastlip.benchmarking import keep_pages, perturb
 
@@ -70,9 +71,11 @@ def training_step(model: nn.Module, x: Tensor, target: Tensor) -> Callable[[], N
     return step
 
 
-def evaluation(model: nn.Module, x: Tensor) -> Callable[[], None]:
-    """A forward pass in eval mode without gradients."""
+def evaluation(model: nn.Module, x: Tensor, frozen: bool = False) -> Callable[[], None]:
+    """A forward pass in eval mode without gradients; ``frozen``: without a look at the parameters."""
     model = copy.deepcopy(model).eval()
+    if frozen:
+        fastlip.freeze(model)
 
     def step() -> None:
         with torch.no_grad():
@@ -93,6 +96,7 @@ def compare(method: str, setting: Setting, rounds: int) -> dict[str, Any]:
         "training": lambda model: training_step(model, x, target),
         "evaluation": lambda model: evaluation(model, x),
         "evaluation, batch 1": lambda model: evaluation(model, x[:1]),
+        "evaluation, batch 1, frozen": lambda model: evaluation(model, x[:1], frozen=True),
     }
     row: dict[str, Any] = {"method": method, **setting._asdict()}
     for name, step_of in kinds.items():

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/scratch.h"
+#include "linalg/combine.h"
 #include "linalg/planar.h"
 #include "linalg/product.h"
 
@@ -42,24 +43,40 @@ class Adjoint {
     store(a_, n_, n_, T{-2}, T{0}, m_gradient);
   }
 
-  void run_tall(const T* gradient, const T* m, const T* inverse, T* m_gradient) const {
-    const int64_t below = n_ * n_ * Matrix::kPlanes;
+  // A wide matrix is given by its adjoint, and so are the gradients.
+  void run_tall(const T* gradient, const T* m, const T* inverse, T* m_gradient, bool wide) const {
+    const int64_t below = n_ * (wide ? 1 : n_) * Matrix::kPlanes, step = n_ + extra_;
     load(inverse, n_, n_, a_);
-    conjugate_transpose(a_, n_, n_, T{1}, b_);
-    load(m + below, extra_, n_, v_);
-    load(gradient + below, extra_, n_, lower_);
-    load(gradient, n_, n_, a_);
-    conjugate_transpose(v_, extra_, n_, T{1}, adjoint_);
+    conjugate_transpose(a_, n_, n_, T{1}, b_, parallel_);
+    if (wide) {
+      load(gradient, n_, n_, c_, step);
+      conjugate_transpose(c_, n_, n_, T{1}, a_, parallel_);
+      load(gradient + below, n_, extra_, adjoint_, step);
+      conjugate_transpose(adjoint_, n_, extra_, T{1}, lower_, parallel_);
+      load(m + below, n_, extra_, adjoint_, step);
+      conjugate_transpose(adjoint_, n_, extra_, T{1}, v_, parallel_);
+    } else {
+      load(gradient, n_, n_, a_);
+      load(gradient + below, extra_, n_, lower_);
+      load(m + below, extra_, n_, v_);
+      conjugate_transpose(v_, extra_, n_, T{1}, adjoint_, parallel_);
+    }
     multiply(a_, adjoint_, lower_, n_, n_, extra_, true, T{-1}, parallel_);
     pull_back();
     // V̄ / -2 = Q̄₂Bᴴ + V(X + Xᴴ) with X = BᴴHBᴴ
     multiply(result_, lower_, b_, extra_, n_, n_, false, T{1}, parallel_);
-    multiply(result_, v_, a_, extra_, n_, n_, true, T{1}, parallel_);
-    conjugate_transpose(a_, n_, n_, T{1}, c_);
+    conjugate_transpose(a_, n_, n_, T{1}, c_, parallel_);
+    linalg::combine(c_, n_, {{1, a_}, {1, c_}}, 0, parallel_);
     multiply(result_, v_, c_, extra_, n_, n_, true, T{1}, parallel_);
-    store(result_, extra_, n_, T{-2}, T{0}, m_gradient + below);
     subtract_adjoint(a_, n_);
-    store(a_, n_, n_, T{-2}, T{0}, m_gradient);
+    if (wide) {
+      conjugate_transpose(result_, extra_, n_, T{1}, adjoint_, parallel_);
+      store(adjoint_, n_, extra_, T{-2}, T{0}, m_gradient + below, step);
+      store(a_, n_, n_, T{2}, T{0}, m_gradient, step);
+    } else {
+      store(result_, extra_, n_, T{-2}, T{0}, m_gradient + below);
+      store(a_, n_, n_, T{-2}, T{0}, m_gradient);
+    }
   }
 
  private:

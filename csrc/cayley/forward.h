@@ -8,8 +8,10 @@
 
 #include "common/gemm.h"
 #include "common/scratch.h"
+#include "linalg/combine.h"
 #include "linalg/inverse.h"
 #include "linalg/planar.h"
+#include "linalg/positive.h"
 #include "linalg/product.h"
 
 namespace fastlip::cayley {
@@ -95,28 +97,42 @@ class Transform {
   Transform(int64_t n, int64_t extra, bool parallel) : n_(n), extra_(extra), parallel_(parallel) {
     const int64_t square = Matrix::size(n, n), tall = extra > 0 ? Matrix::size(extra, n) : 0;
     const int64_t wide = extra > 0 ? Matrix::size(n, extra) : 0;
-    T* memory = scratch<T, Transform>(square + 2 * tall + wide + 3 * vector_size());
+    T* memory = scratch<T, Transform>((extra > 0 ? 2 : 1) * square + 2 * tall + wide + 3 * vector_size());
     const auto take = [&](int64_t size) { return memory += size, memory - size; };
     inverse_.data = take(square);
+    gram_.data = take(extra > 0 ? square : 0);
     v_.data = take(tall);
     product_.data = take(tall);
     adjoint_.data = take(wide);
     vectors_ = memory;
   }
 
+  // A wide matrix is given by its adjoint.
   template <class S>
-  void run(const S* m) {
-    load(m, n_, n_, inverse_);
+  void run(const S* m, bool wide) {
+    load(m, n_, n_, inverse_, wide ? n_ + extra_ : n_);
     subtract_adjoint(inverse_, n_);
+    if (wide) linalg::combine(inverse_, n_, {{-1, inverse_}}, 0, parallel_);
     add_to_diagonal(inverse_, n_, T{1});
     if (extra_ > 0) {
-      load(m + n_ * n_ * Matrix::kPlanes, extra_, n_, v_);
-      conjugate_transpose(v_, extra_, n_, T{1}, adjoint_);
-      multiply(inverse_, adjoint_, v_, n_, n_, extra_, true, T{1}, parallel_);
+      if (wide) {
+        load(m + n_ * Matrix::kPlanes, n_, extra_, adjoint_, n_ + extra_);
+        conjugate_transpose(adjoint_, n_, extra_, T{1}, v_, parallel_);
+      } else {
+        load(m + n_ * n_ * Matrix::kPlanes, extra_, n_, v_);
+        conjugate_transpose(v_, extra_, n_, T{1}, adjoint_, parallel_);
+      }
+      multiply<T, complex, true>(gram_, adjoint_, v_, n_, n_, extra_, false, T{1}, parallel_);
+      linalg::mirror<T, complex>(gram_, n_, T{1}, T{1}, parallel_);
+      linalg::combine(inverse_, n_, {{1, inverse_}, {1, gram_}}, 0, parallel_);
     }
+    size_ = std::sqrt(linalg::square_norm(inverse_, n_) / n_);
     Inverse<T, complex>(whole(inverse_), n_, parallel_).run();
     if (extra_ > 0) multiply(product_, v_, inverse_, extra_, n_, n_, false, T{1}, parallel_);
   }
+
+  // The root mean square of the singular values of I + A.
+  double size() const { return size_; }
 
   // An estimate of ‖D‖₂ for D = QᴴQ - I, from below: ‖D D x‖ / ‖D x‖ for a vector x of signs. It is near the norm where
   // few eigenvalues of D stand out, and 0.7 of it where they are spread as a random matrix's. NaN where Q has a NaN.
@@ -130,12 +146,20 @@ class Transform {
     return once == 0 ? 0 : std::sqrt(square_norm(x) / once);
   }
 
-  // inverse is null where it is not wanted.
+  // inverse is null where it is not wanted. Nothing is left of the matrices that were computed with.
   template <class S>
-  void write(S* q, S* inverse) const {
-    store(inverse_, n_, n_, T{2}, T{-1}, q);
-    if (extra_ > 0) store(product_, extra_, n_, T{-2}, T{0}, q + n_ * n_ * Matrix::kPlanes);
+  void write(S* q, S* inverse, bool wide) const {
+    const int64_t step = n_ + extra_;
     if (inverse != nullptr) store(inverse_, n_, n_, T{1}, T{0}, inverse);
+    if (wide) {
+      conjugate_transpose(inverse_, n_, n_, T{1}, gram_, parallel_);
+      store(gram_, n_, n_, T{2}, T{-1}, q, step);
+      conjugate_transpose(product_, extra_, n_, T{1}, adjoint_, parallel_);
+      store(adjoint_, n_, extra_, T{-2}, T{0}, q + n_ * Matrix::kPlanes, step);
+    } else {
+      store(inverse_, n_, n_, T{2}, T{-1}, q);
+      if (extra_ > 0) store(product_, extra_, n_, T{-2}, T{0}, q + n_ * n_ * Matrix::kPlanes);
+    }
   }
 
  private:
@@ -164,10 +188,12 @@ class Transform {
   const int64_t extra_;
   const bool parallel_;
   Matrix inverse_{nullptr, n_};  // I + A, then B
+  Matrix gram_{nullptr, n_};  // VᴴV
   Matrix v_{nullptr, n_};
   Matrix product_{nullptr, n_};  // VB
   Matrix adjoint_{nullptr, extra_};  // Vᴴ
   T* vectors_;
+  double size_ = 0;
 };
 
 }  // namespace fastlip::cayley

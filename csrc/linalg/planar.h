@@ -36,11 +36,12 @@ struct Planar {
   T* at(int64_t i, int64_t j) const { return data + i * row + j; }
 };
 
-// From contiguous numbers, (re, im) pairs where complex; S may be a narrower type than T.
+// From numbers row by row, (re, im) pairs where complex; S may be a narrower type than T. `step` is the distance of two
+// rows, `columns` if they are contiguous.
 template <class T, bool complex, class S>
-void load(const S* source, int64_t rows, int64_t columns, const Planar<T, complex>& target) {
+void load(const S* source, int64_t rows, int64_t columns, const Planar<T, complex>& target, int64_t step) {
   constexpr int64_t kPlanes = Planar<T, complex>::kPlanes;
-  for (int64_t i = 0; i < rows; ++i, source += kPlanes * columns) {
+  for (int64_t i = 0; i < rows; ++i, source += kPlanes * step) {
     T *re = target.at(i, 0), *im = re + target.plane;
     for (int64_t j = 0; j < columns; ++j) {
       re[j] = source[kPlanes * j];
@@ -52,11 +53,17 @@ void load(const S* source, int64_t rows, int64_t columns, const Planar<T, comple
   std::fill(target.at(rows, 0), target.at(padded<T>(rows), 0), T{0});
 }
 
-// scale * source + shift on the diagonal, as contiguous numbers.
 template <class T, bool complex, class S>
-void store(const Planar<T, complex>& source, int64_t rows, int64_t columns, T scale, T shift, S* target) {
+void load(const S* source, int64_t rows, int64_t columns, const Planar<T, complex>& target) {
+  load(source, rows, columns, target, columns);
+}
+
+// scale * source + shift on the diagonal, row by row; `step` as for load.
+template <class T, bool complex, class S>
+void store(const Planar<T, complex>& source, int64_t rows, int64_t columns, T scale, T shift, S* target,
+           int64_t step) {
   constexpr int64_t kPlanes = Planar<T, complex>::kPlanes;
-  for (int64_t i = 0; i < rows; ++i, target += kPlanes * columns) {
+  for (int64_t i = 0; i < rows; ++i, target += kPlanes * step) {
     const T *re = source.at(i, 0), *im = re + source.plane;
     for (int64_t j = 0; j < columns; ++j) {
       target[kPlanes * j] = static_cast<S>(scale * re[j]);
@@ -64,6 +71,11 @@ void store(const Planar<T, complex>& source, int64_t rows, int64_t columns, T sc
     }
     if (i < columns) target[kPlanes * i] = static_cast<S>(scale * re[i] + shift);
   }
+}
+
+template <class T, bool complex, class S>
+void store(const Planar<T, complex>& source, int64_t rows, int64_t columns, T scale, T shift, S* target) {
+  store(source, rows, columns, scale, shift, target, columns);
 }
 
 template <class T, bool complex>

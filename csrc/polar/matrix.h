@@ -9,6 +9,7 @@
 #include "common/parallel.h"
 #include "linalg/combine.h"
 #include "linalg/planar.h"
+#include "linalg/positive.h"
 #include "linalg/product.h"
 
 namespace fastlip::polar {
@@ -89,20 +90,8 @@ T unit_of(T largest) {
 template <class T, bool complex>
 void multiply_half(const Planar<T, complex>& c, const Planar<T, complex>& a, const Planar<T, complex>& b, int64_t n,
                    int64_t length, T sign, bool parallel) {
-  constexpr int64_t lanes = kLaneCount<T>;
   linalg::multiply<T, complex, true>(c, a, b, n, n, length, false, T{1}, parallel);
-  parallel_jobs(linalg::padded<T>(n) / lanes, parallel, [&](int64_t block) {
-    const int64_t i = block * lanes;
-    for (int64_t j = 0; j < i; j += lanes) {
-      for (int64_t p = 0; p < c.kPlanes; ++p) {
-        Lanes<T> square[lanes];
-        linalg::load_square(c.at(j, i) + p * c.plane, c.row, square);
-        transpose<T>(square);
-        for (auto& value : square) value *= p == 0 ? sign : -sign;
-        linalg::store_square(square, c.row, c.at(i, j) + p * c.plane);
-      }
-    }
-  });
+  linalg::mirror<T, complex>(c, n, sign, T{1}, parallel);
 }
 
 }  // namespace fastlip::polar

@@ -247,6 +247,7 @@ class SandwichLinear(LipschitzLayer):
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(sqrt(2) B, sqrt(2) A^T, e^psi, e^psi b); without a bias, the first three."""
-        Q = math.sqrt(2) * ops.cayley(normalize(self.raw_weight, self.alpha), backend=self.backend)
-        first, second = Q[:, self.out_features :], Q[:, : self.out_features].mT
-        return first, second, *spread_and_shift(self.psi, self.bias)
+        Q = ops.cayley(normalize(self.raw_weight, self.alpha), backend=self.backend)
+        # The gradients of the parts are written once: split's are concatenated, those of slices are sums of zeros.
+        A, B = Q.split((self.out_features, self.in_features), 1)
+        return math.sqrt(2) * B, math.sqrt(2) * A.mT, *spread_and_shift(self.psi, self.bias)

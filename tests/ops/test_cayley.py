@@ -181,3 +181,32 @@ def test_native_compiles_without_graph_break(shape):
     M = random(shape, torch.complex64)
     compiled = torch.compile(lambda M: ops.cayley(M, backend="native"), backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(M), ops.cayley(M, backend="reference"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(2, 9, 6), (70, 33), (3, 40, 39)], ids=str)
+def test_wide_matrices_are_the_adjoints_of_tall_ones_bit_by_bit(shape, dtype):
+    M, G = (torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    M[..., 1:, :] *= 0.2
+    found = []
+    for tensor, cotangent in ((M, G), (M.mH.contiguous().resolve_conj(), G.mH.contiguous().resolve_conj())):
+        leaf = tensor.clone().requires_grad_()
+        Q = ops.cayley(leaf, backend="native")
+        found.append((Q.detach(), *torch.autograd.grad(Q, leaf, cotangent)))
+    for tall, wide in zip(*found, strict=True):
+        assert torch.equal(tall, wide.mH.resolve_conj())
+
+
+@pytest.mark.parametrize("factor", [1.0, 30.0, 1000.0])
+def test_gradients_of_tall_matrices_keep_their_digits_where_the_inverse_is_small(factor):
+    M, G = (torch.randn(100, 33, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    M /= 10
+    M[-1] *= factor
+    found = {}
+    for backend, tensor in (("native", M), ("reference", M), ("exact", M.double())):
+        leaf = tensor.clone().requires_grad_()
+        Q = ops.cayley(leaf, backend="native" if backend == "native" else "reference")
+        found[backend] = torch.autograd.grad(Q, leaf, G.to(Q))[0]
+    error, of_reference = ((found[name] - found["exact"]).norm() for name in ("native", "reference"))
+    assert error < 2 * of_reference
+    assert error < 16 * factor**2 * torch.finfo(torch.float32).eps * found["exact"].norm()

@@ -267,8 +267,9 @@ def dense() -> str:
     by_method: dict[str, dict[str, str]] = {}
     for row in found["rows"]:
         setting = f"{row['width']} × {row['depth']}, batch {row['batch']}"
-        kinds = ("training", "evaluation", "evaluation, batch 1")
-        by_method.setdefault(row["method"], {})[setting] = " / ".join(f"{row[kind]['ratio']:.1f}" for kind in kinds)
+        kinds = ("training", "evaluation", "evaluation, batch 1", "evaluation, batch 1, frozen")
+        ratios = [f"{row[kind]['ratio']:.1f}" for kind in kinds if kind in row]
+        by_method.setdefault(row["method"], {})[setting] = " / ".join(ratios)
     settings = list(dict.fromkeys(name for cells in by_method.values() for name in cells))
     rows = [
         (f"`{method}`", *(cells.get(name, "") for name in settings)) for method, cells in sorted(by_method.items())

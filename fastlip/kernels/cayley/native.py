@@ -47,44 +47,58 @@ def supports(M: Tensor) -> str:
 
 def cayley_forward(M: Tensor) -> tuple[Tensor, Tensor]:
     """Q, and B for tall and wide M (empty for square M). A wide M is transformed by its adjoint."""
+    if M.is_cpu and _WORKSPACE_FORWARD[M.dtype] not in CPU:
+        return _forward_on_cpu(M)
     rows, columns = M.shape[-2:]
     wide = rows < columns
     if wide:
         M, rows, columns = M.mH, columns, rows
-    M = M.contiguous().resolve_conj().resolve_neg()
+    M = _plain(M)
     batch = M.numel() // (rows * columns)
     Q, B = torch.empty_like(M), M.new_empty(0 if rows == columns else (*M.shape[:-2], columns, columns))
     failed = torch.empty(batch, dtype=torch.bool, device=M.device)
     addresses = M.data_ptr(), Q.data_ptr(), B.data_ptr() if rows > columns else 0, failed.data_ptr()
-    if not M.is_cpu or _WORKSPACE_FORWARD[M.dtype] in CPU:
-        memory, largest, slots = _forward_workspace(M)
-        sizes = memory.data_ptr(), memory.nbytes, batch, rows, columns, largest, slots
-        binding.launch(_WORKSPACE_FORWARD[M.dtype], M.device, *addresses, *sizes)
-    else:
-        CPU[_FORWARD[M.dtype]](*addresses, batch, rows, columns)
-        if failed.any():
-            _repair(M, Q, B, failed.view(M.shape[:-2]))
+    memory, largest, slots = _forward_workspace(M)
+    sizes = memory.data_ptr(), memory.nbytes, batch, rows, columns, largest, slots
+    binding.launch(_WORKSPACE_FORWARD[M.dtype], M.device, *addresses, *sizes)
     return Q.mH.resolve_conj().contiguous() if wide else Q, B
+
+
+def _forward_on_cpu(M: Tensor) -> tuple[Tensor, Tensor]:
+    """As :func:`cayley_forward`; these kernels read and write wide matrices as they are."""
+    M = _plain(M)
+    rows, columns = M.shape[-2:]
+    larger, smaller = max(rows, columns), min(rows, columns)
+    batch = M.numel() // (rows * columns)
+    Q, B = torch.empty_like(M), M.new_empty(0 if rows == columns else (*M.shape[:-2], smaller, smaller))
+    failed = torch.empty(batch, dtype=torch.bool)
+    addresses = M.data_ptr(), Q.data_ptr(), B.data_ptr() if rows != columns else 0, failed.data_ptr()
+    CPU[_FORWARD[M.dtype]](*addresses, batch, larger, smaller, rows < columns)
+    if failed.any():
+        _repair(M, Q, B, failed.view(M.shape[:-2]))
+    return Q, B
 
 
 def cayley_backward(gradient: Tensor, Q: Tensor | None, M: Tensor | None, B: Tensor | None) -> Tensor:
     """The gradient for M: from Q if M is square, else from M and B."""
     rows, columns = gradient.shape[-2:]
-    wide = rows < columns
-    if wide:
-        gradient, M, rows, columns = gradient.mH, None if M is None else M.mH, columns, rows
+    wide, on_cpu = rows < columns, gradient.is_cpu and _WORKSPACE_FORWARD[gradient.dtype] not in CPU
+    turned = wide and not on_cpu
+    if turned:
+        gradient, M = gradient.mH, None if M is None else M.mH
+    rows, columns = max(rows, columns), min(rows, columns)
     gradient, saved = _plain(gradient), [None if tensor is None else _plain(tensor) for tensor in (Q, M, B)]
     result = torch.empty_like(gradient)
     batch = gradient.numel() // (rows * columns)
     pointers = [0 if tensor is None else tensor.data_ptr() for tensor in saved]
     addresses = gradient.data_ptr(), *pointers, result.data_ptr()
-    if not gradient.is_cpu or _WORKSPACE_FORWARD[gradient.dtype] in CPU:
+    if on_cpu:
+        CPU[_BACKWARD[gradient.dtype]](*addresses, batch, rows, columns, wide)
+    else:
         memory = gradient.new_empty(2 * batch * columns**2)
         sizes = memory.data_ptr(), memory.nbytes, batch, rows, columns
         binding.launch(_WORKSPACE_BACKWARD[gradient.dtype], gradient.device, *addresses, *sizes)
-    else:
-        CPU[_BACKWARD[gradient.dtype]](*addresses, batch, rows, columns)
-    return result.mH.resolve_conj().contiguous() if wide else result
+    return result.mH.resolve_conj().contiguous() if turned else result
 
 
 def _forward_workspace(M: Tensor) -> tuple[Tensor, int, int]:
@@ -124,7 +138,8 @@ def _repair(M: Tensor, Q: Tensor, B: Tensor, failed: Tensor) -> None:
         exact = reference.cayley(M[failed].to(wide))
     Q[failed] = exact.to(Q.dtype)
     if B.numel() > 0:
-        columns = M.shape[-1]
+        columns = B.shape[-1]
+        exact = exact.mH if M.shape[-2] < M.shape[-1] else exact
         B[failed] = ((exact[..., :columns, :] + torch.eye(columns, dtype=wide)) / 2).to(B.dtype)
 
 

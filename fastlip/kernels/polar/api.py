@@ -26,7 +26,7 @@ def polar(V: Tensor, reals: int = 0, *, backend: Backend = "auto") -> Tensor:
     the decomposition chooses.
 
     On a CPU, the C++ kernels use the dynamically weighted Halley iteration in single and double precision. ``"auto"``
-    takes them where they are faster: if the smaller side has at most 256 entries in float32, or 128 in other dtypes.
+    takes them where they are faster: if the smaller side has at most 1024 entries in float32, or 128 in other dtypes.
 
     On a GPU, float32 and complex64 use a scaled Newton-Schulz iteration, and the host never waits. One launch
     iterates matrices of at most 64 x 64 (``"native"``) or 32 x 32 (``"triton"``; complex matrices and gradients of

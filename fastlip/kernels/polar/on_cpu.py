@@ -16,7 +16,7 @@ _NAMES = {
     torch.complex64: "complex64",
     torch.complex128: "complex128",
 }
-_LARGEST = {torch.float32: 256}  # else 128: until when this is faster whatever the condition (README.md)
+_LARGEST = {torch.float32: 1024}  # else 128: until when this is faster for matrices as layers have them (README.md)
 
 
 def supports(V: Tensor, reals: int) -> str:
