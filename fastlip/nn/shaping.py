@@ -40,8 +40,9 @@ class ZeroChannelPad(WholeModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """x with zero channels appended."""
-        if self.input_shape and x.shape[1:] != self.input_shape:
-            expected = ", ".join(map(str, self.input_shape))
+        shape = self.input_shape
+        if shape and x.dim() == len(shape) + 1 and x.shape[1:] != shape:
+            expected = ", ".join(map(str, shape))
             raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, {expected}), that of the network's images")
         missing = self.channels - x.shape[1]
         if missing < 0:

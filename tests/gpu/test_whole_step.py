@@ -51,8 +51,8 @@ def assert_same_parameters(one, other, **tolerance):
 
 @pytest.mark.parametrize("method", ["aol", "cayley"])
 def test_a_training_step_compiles_without_graph_break(method):
-    model = network(method, "cpu", width=4, image_size=4, layers_per_block=1)
-    compiled_model, images = copy.deepcopy(model), batch(256, "cpu")  # enough for kernels
+    model = network(method, "cpu", width=4, image_size=16, layers_per_block=1)
+    compiled_model, images = copy.deepcopy(model), batch(16, "cpu", 256)  # enough for kernels
     torch._dynamo.reset()
     eager = stepper(model, mean_loss(model))
     compiled = torch.compile(mean_loss(compiled_model), fullgraph=True, backend="aot_eager")

@@ -66,7 +66,7 @@ def cayley_forward(M: Tensor) -> tuple[Tensor, Tensor]:
 
 def _forward_on_cpu(M: Tensor) -> tuple[Tensor, Tensor]:
     """As :func:`cayley_forward`; these kernels read and write wide matrices as they are."""
-    M = _plain(M)
+    M = M.contiguous().resolve_conj().resolve_neg()
     rows, columns = M.shape[-2:]
     larger, smaller = max(rows, columns), min(rows, columns)
     batch = M.numel() // (rows * columns)

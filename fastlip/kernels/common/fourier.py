@@ -25,7 +25,10 @@ def own_frequencies(size: Size) -> int:
     >>> fastlip.ops.own_frequencies((8, 8)), fastlip.ops.own_frequencies((8, 7)), fastlip.ops.own_frequencies((7, 7))
     (4, 2, 1)
     """
-    return math.prod([2 - side % 2 for side in size])
+    count = 1
+    for side in size:
+        count *= 2 - side % 2
+    return count
 
 
 def count_frequencies(size: Size) -> int:

@@ -17,7 +17,6 @@ from fastlip.kernels.spectral_conv import reference, tables
 from fastlip.kernels.spectral_conv.fixed import FixedSpectrum, fix_spectrum
 from fastlip.kernels.spectral_conv.frequencies import (
     Size,
-    count_frequencies,
     half_plane,
     kernel_spectrum,
     own_frequencies,
@@ -164,10 +163,12 @@ def _check(x: Tensor, Q: Tensor, fft_size: Size, groups: int) -> None:
         raise ValueError(
             f"x: got shape {tuple(x.shape)}, expected (n, cin, {size}) or (cin, {size}) with {size} at least 1"
         )
+    area, own = 1, 1
     for length, side in zip(fft_size, sides, strict=True):
+        area, own = area * length, own * (2 - length % 2)
         if length < side:
             raise ValueError(f"torus={fft_size}: expected an FFT size of at least the size {sides} of x")
-    frequencies = count_frequencies(fft_size)
+    frequencies = (area + own) // 2
     if Q.dim() != 3 or Q.shape[0] != frequencies:
         shape = tuple(Q.shape)
         raise ValueError(f"Q: got shape {shape}, expected ({frequencies}, cout, cin) for the FFT size {fft_size}")
