@@ -23,7 +23,7 @@ class Decides(nn.Module):
     [
         (Gate(), (4,), "1.mul", "mul", "product of values"),
         (Decides(), (4,), "1", "Decides", "cannot be traced"),
-        (nn.Conv3d(1, 2, 3), (1, 4, 4, 4), "1", "Conv3d", "there is no 1-Lipschitz layer"),
+        (nn.ConvTranspose3d(1, 2, 3), (1, 4, 4, 4), "1", "ConvTranspose3d", "there is no 1-Lipschitz layer"),
         (nn.LSTM(4, 4), (4,), "1", "LSTM", "no single tensor"),
         (Function(lambda self, x: torch.max(x, 1)), (4,), "1.max_1", "max", "no single tensor"),
         (nn.Embedding(4, 4), (4,), "1", "Embedding", "it fails: Expected tensor"),

@@ -23,9 +23,11 @@ CONVOLUTIONS = (
     lip.SOCConv2d,
 )
 SEQUENCES = tuple(one_dimensional(cls) for cls in CONVOLUTIONS)
+VOLUMES = (lip.AOLConv3d, lip.BROConv3d, lip.CayleyConv3d, lip.LOTConv3d)
 DENSE = (lip.AOLLinear, lip.BROLinear, lip.BjorckLinear, lip.CayleyLinear, lip.LOTLinear, lip.SOCLinear)
 LAYERS = [*((cls, (4, 4, 3), (4, 6, 5)) for cls in CONVOLUTIONS), *((cls, (4, 4), (4,)) for cls in DENSE)]
 LAYERS += [(cls, (4, 4, 3), (4, 7)) for cls in SEQUENCES]
+LAYERS += [(cls, (4, 4, 3), (4, 2, 3, 4)) for cls in VOLUMES]
 every_layer = pytest.mark.parametrize(("cls", "sizes", "shape"), LAYERS, ids=[cls.__name__ for cls, *_ in LAYERS])
 ORTHOGONALISED = ("raw_weight", "raw_matrix", "raw_matrices")
 
@@ -42,7 +44,7 @@ def make(cls):
 def test_which_layers_have_the_option():
     found = [value for value in vars(lip).values() if isinstance(value, type) and issubclass(value, LipschitzLayer)]
     with_option = {cls for cls in found if "quasi_residual" in inspect.signature(cls).parameters}
-    assert with_option == {*CONVOLUTIONS, *SEQUENCES, *DENSE}
+    assert with_option == {*CONVOLUTIONS, *SEQUENCES, *VOLUMES, *DENSE}
     assert {cls for cls in found if "quasi_residual" in cls._fixed} == with_option
     orthogonal = [cls for cls in found if getattr(make(cls).application, "orthogonal", False)]
     assert {*orthogonal} <= {*with_option, lip.AOCConvTranspose2d}
