@@ -85,7 +85,7 @@ def draw() -> None:
             panel.set_xticks(values, map(str, values))
             panel.minorticks_off()
             panel.set_yticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
-            panel.set_xlabel(label, fontsize=7) if kind == "memory" else None
+            panel.set_xlabel(label.replace(" (", "\n(", 1), fontsize=7) if kind == "memory" else None
         line[0].set_ylabel(f"{title}\n(plain = 1, lower is better)", fontsize=8)
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(methods), frameon=False)
