@@ -48,6 +48,8 @@ class Factor {
     const double scale = mean * halley.largest_square();
     combine(x_, m_, {{1 / std::sqrt(scale), x_}}, 0, parallel_);
     combine(g_, n_, {{-1 / scale, g_}}, 1, parallel_);
+    // Of a V that is nearly orthonormal the next step may be the last: it needs I - XᴴX of X as it was rounded.
+    if (linalg::square_norm(g_, n_) < 1) look();
     while (!is_last_step()) {
       if (halley.is_exhausted()) return false;
       halley.look_at(linalg::square_norm(g_, n_), linalg::trace(g_, n_));

@@ -31,6 +31,9 @@ from fastlip.nn.base import at_least_float32
 from fastlip.nn.initial import zero_
 
 
+_FEW = 128  # columns up to which a tall Cayley transform on a CPU is computed in float64 in any case
+
+
 def axes_of(geometry: ConvGeometry) -> tuple[int, ...]:
     """Along which axis the taps of each factor lie."""
     (kh, kw), (sh, sw) = geometry.kernel_size, geometry.stride
@@ -80,9 +83,12 @@ def _projectors(like: Tensor, raw_bases: Tensor | None, axes: tuple[int, ...], b
     flips = [axes[:i].count(axis) % 2 for i, axis in enumerate(axes)]
     if raw_bases is None:
         return torch.stack([identity * flip for flip in flips]).expand(groups, len(axes), 1, 1)
-    Q = ops.cayley(at_least_float32(raw_bases), backend=backend)
+    bases = at_least_float32(raw_bases)
+    # The errors of all factors add up, and those of a large matrix in float32 are many roundings.
+    precise = bases.double() if bases.is_cpu and bases.shape[-1] > _FEW else bases
+    Q = ops.cayley(precise, backend=backend)
     # One by one, because a tensor of the flips would have to come from the host at each step.
-    projectors = (Q @ Q.mT).unbind(1)
+    projectors = (Q @ Q.mT).to(bases.dtype).unbind(1)
     return torch.stack([identity - P if flip else P for P, flip in zip(projectors, flips, strict=True)], 1)
 
 
