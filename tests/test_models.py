@@ -168,8 +168,8 @@ OF_ONE_SHAPE = {
     "lip_conv_net": {"method": "aol", "width": 4, "layers_per_block": 1},
     "lip_conv_net of many channels": {"method": "aol", "width": 2, "layers_per_block": 1, "in_channels": 3},
     "sll_net": {"width": 4, "convolutions": 1, "dense_layers": 1, "inner_features": 4},
-    "bro_net": {"width": 4, "depth": 1},
-    "lip_res_net": {"width": 4, "depth": 1},
+    "bro_net": {"width": 4, "depth": 1, "features": 6, "dense_layers": 1},
+    "lip_res_net": {"width": 4, "depth": 1, "features": 6, "dense_layers": 1},
     "lip_next": {"width": 4, "depth": 1},
 }
 

@@ -30,7 +30,6 @@ from fastlip.nn.arguments import make_parameter
 from fastlip.nn.base import at_least_float32
 from fastlip.nn.initial import zero_
 
-
 _FEW = 128  # columns up to which a tall Cayley transform on a CPU is computed in float64 in any case
 
 
