@@ -106,22 +106,22 @@ def compare(method: str, setting: Setting, rounds: int) -> dict[str, Any]:
 
 def ratio(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
     """The median of each round's ratio of the second step to the first, and both medians in milliseconds."""
-    counts = [_repetitions(step) for step in steps.values()]
+    counts = [repetitions(step) for step in steps.values()]
     turns = list(zip(steps.values(), counts, strict=True))
-    taken = [[_seconds(step, count) for step, count in turns] for _ in range(rounds)]
+    taken = [[seconds(step, count) for step, count in turns] for _ in range(rounds)]
     middle = statistics.median(other / plain for plain, other in taken)
     plain, other = (1e3 * statistics.median(times) for times in zip(*taken, strict=True))
     return {"ratio": round(middle, 3), "plain ms": round(plain, 4), "ms": round(other, 4)}
 
 
-def _repetitions(step: Callable[[], None]) -> int:
+def repetitions(step: Callable[[], None]) -> int:
     """How often a short step is repeated for one measurement."""
     for _ in range(3):
         step()
-    return max(1, round(_SECONDS / max(_seconds(step, 1), 1e-6)))
+    return max(1, round(_SECONDS / max(seconds(step, 1), 1e-6)))
 
 
-def _seconds(step: Callable[[], None], count: int) -> float:
+def seconds(step: Callable[[], None], count: int) -> float:
     """CPU time of one step."""
     begun = time.process_time()
     for _ in range(count):

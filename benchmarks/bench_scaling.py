@@ -10,18 +10,17 @@ worked, whatever else the machine does. Memory is what autograd keeps for the ba
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 import torch
+from bench_dense import evaluation, repetitions, seconds
 from torch import Tensor, nn
 
 import fastlip
@@ -57,7 +56,6 @@ PLAIN = "plain"
 FORMS = ("fused", "reference")
 # References of these methods factorise matrices for seconds at more channels than this.
 WIDEST_REFERENCE = 128
-_SECONDS = 0.02  # that one measurement takes at least: short steps are repeated
 
 
 def network(method: str, form: str, sizes: Sizes) -> nn.Module:
@@ -80,17 +78,6 @@ def training_step(model: nn.Module, x: Tensor) -> Callable[[], None]:
         optimizer.zero_grad()
         model(x).square().mean().backward()
         optimizer.step()
-
-    return step
-
-
-def evaluation(model: nn.Module, x: Tensor) -> Callable[[], None]:
-    """A forward pass in eval mode without gradients."""
-    model = copy.deepcopy(model).eval()
-
-    def step() -> None:
-        with torch.no_grad():
-            model(x)
 
     return step
 
@@ -121,20 +108,6 @@ def in_turns(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, lis
         for form, step in steps.items():
             taken[form].append(seconds(step, counts[form]))
     return taken
-
-
-def repetitions(step: Callable[[], None]) -> int:
-    """How often a short step is repeated for one measurement."""
-    step()
-    return max(1, round(_SECONDS / max(seconds(step, 1), 1e-6)))
-
-
-def seconds(step: Callable[[], None], count: int) -> float:
-    """CPU time of one step."""
-    begun = time.process_time()
-    for _ in range(count):
-        step()
-    return (time.process_time() - begun) / count
 
 
 @click.command()

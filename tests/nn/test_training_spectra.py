@@ -10,6 +10,7 @@ import fastlip
 from fastlip import nn as lip
 from fastlip.kernels.spectral_conv.api import OP
 from fastlip.nn.applications import spectra, training_spectra
+from fastlip.testing import bytes_kept
 
 if OP.status("native"):
     pytest.skip(OP.status("native"), allow_module_level=True)
@@ -143,3 +144,11 @@ def test_it_is_used_without_being_forced(monkeypatch):
     direct = reference(x)
     monkeypatch.setattr(type(layer.application), "convolve", None)
     torch.testing.assert_close(layer(x), direct, rtol=1e-5, atol=1e-5)
+
+
+def test_the_spectrum_is_not_kept():
+    """Only the image and the kernel, which others keep already: a spectrum has 40/9 of the kernel's bytes here."""
+    x, kernel = torch.randn(2, 8, 4, 4, requires_grad=True), torch.randn(8, 8, 3, 3, requires_grad=True)
+    OP.status("native")
+    kept = bytes_kept(lambda: training_spectra.apply_in_training(x, kernel, None, (4, 4), (1, 1)), (x, kernel))
+    assert kept == 0
