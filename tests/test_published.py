@@ -38,7 +38,8 @@ NETWORKS = {
     ),
     "no identity": (bronet, {"backbone_quasi_residual": False}, {"quasi_residual": False}),
     "any rows": (bronet, {"use_lln": False}, {"unit_rows": False}),
-    "no centering": (lambda: without("running_mean", bronet()), {}, {}),
+    "no centering": (lambda: without("running_mean", liresnet()), {}, {}),
+    "BRONet without centering": (lambda: without("running_mean", bronet()), {}, {}),
     "no dense layers": (lambda: without("linear.", liresnet()), {}, {}),
     "ImageNet": (imagenet_bronet, IMAGENET, {"version": 2}),
 }

@@ -110,8 +110,8 @@ class CholeskyConv2d(LipschitzLayer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Rows of orthonormal matrices."""
-        nn.init.orthogonal_(self.raw_weight)
+        """As published: normal numbers, rows of norm about 1."""
+        nn.init.normal_(self.raw_weight, std=self.raw_weight[0].numel() ** -0.5)
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(kernel,)."""
@@ -144,9 +144,9 @@ class CholeskyLinear(LipschitzLayer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As published: small normal numbers and gamma 1, or an orthogonal matrix; bias 0."""
+        """As published: normal numbers, small and with gamma 1 if there is an identity; bias 0."""
         if not reset_quasi_residual(self, self.raw_weight, self.out_features):
-            nn.init.orthogonal_(self.raw_weight)
+            nn.init.normal_(self.raw_weight, std=self.in_features**-0.5)
         zero_(self.bias)
 
     def _parametrize(self) -> tuple[Tensor, ...]:

@@ -35,7 +35,7 @@ def load_published(checkpoint: Mapping[str, Any], config: Mapping[str, Any] | No
             None: that of the checkpoint's ``configs``, or the published defaults.
 
     Returns:
-        A :class:`fastlip.models.QuasiResidualNet`: (n, 3, side, side) -> (n, classes).
+        A ``fastlip.models.QuasiResidualNet``: (n, 3, side, side) -> (n, classes).
 
     Raises:
         TypeError: checkpoint has no mapping of names to tensors, or config is none.
