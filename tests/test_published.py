@@ -37,7 +37,7 @@ NETWORKS = {
         {"version": 2, "zeros": False},
     ),
     "no identity": (bronet, {"backbone_quasi_residual": False}, {"quasi_residual": False}),
-    "any rows": (bronet, {"use_lln": False}, {"unit_rows": False}),
+    "any rows": (bronet, {"use_lln": False, "dense_quasi_residual": False}, {"unit_rows": False}),
     "no centering": (lambda: without("running_mean", liresnet()), {}, {}),
     "BRONet without centering": (lambda: without("running_mean", bronet()), {}, {}),
     "no dense layers": (lambda: without("linear.", liresnet()), {}, {}),
@@ -229,7 +229,11 @@ REFUSED = {
     ),
     "SOC": (bronet, {"backbone_type": "soc"}, "config: backbone_type='soc': allowed are 'bro'"),
     "ReLU": (bronet, {"act_name": "relu"}, "config: act_name='relu': allowed is 'minmax'"),
-    "no dense identity": (bronet, {"dense_quasi_residual": False}, "dense_quasi_residual=False: allowed is True"),
+    "no dense identity": (
+        lambda: bronet(dense="bro"),
+        {"dense_quasi_residual": False},
+        "linear: dense_quasi_residual=False is not read",
+    ),
     "a second patch": (bronet, {"neck_conv_patch_size_2": 2}, "neck_conv_patch_size_2=2: allowed is 0"),
     "a patch of text": (bronet, {"neck_conv_patch_size": "4"}, "neck_conv_patch_size='4': expected a positive int"),
 }

@@ -96,11 +96,6 @@ class Layout:
         """Whether the stem has stride 2 and padding; otherwise it takes disjoint patches."""
         return self.side != _PATCHED
 
-    @property
-    def side_after_stem(self) -> int:
-        """The side of the images after the stem."""
-        return self.side // 2 if self.strided else self.side // self.stem
-
 
 def layout_of(shapes: Shapes, settings: Settings) -> Layout:
     """The network that these entries describe.
@@ -133,6 +128,9 @@ def layout_of(shapes: Shapes, settings: Settings) -> Layout:
     if neck_dense == "reflector" and flat <= features:
         raise LayoutError(f"neck.weight: got {rows} rows for {features} features, which no neck of {flat} inputs has")
     dense: Factor = "reflector" if "linear.residual_identity" in shapes else "cholesky"
+    if dense == "reflector" and not settings.dense_quasi_residual:
+        # The published code adds the identity all the same, unless it runs in eight processes or more.
+        raise LayoutError("linear: dense_quasi_residual=False is not read, as its function depends on the processes")
     count, _, rank = _shape(shapes, "linear.weights", 3) if "linear.weights" in shapes else (0, 0, 0)
     reflects = any(part.kind == "reflector" for part in backbones) or "reflector" in (neck, neck_dense, dense)
     architecture: Architecture = "BRONet" if reflects or neck == "norm" else "LiResNet"

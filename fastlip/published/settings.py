@@ -18,6 +18,7 @@ class Settings:
         unit_rows: whether the head's rows are divided by their norms (``use_lln``).
         v2: whether reflectors are the second version (``backbone_type`` ending in ``v2``).
         quasi_residual: whether convolutions have an identity in V (``backbone_quasi_residual``).
+        dense_quasi_residual: whether dense reflectors have it (``dense_quasi_residual``).
         zero_padding: whether reflectors pad images with zeros (``backbone_zero_padding``).
         patch: side of the windows of a neck of L2 norms (``neck_conv_patch_size``).
     """
@@ -25,6 +26,7 @@ class Settings:
     unit_rows: bool = True
     v2: bool = False
     quasi_residual: bool = True
+    dense_quasi_residual: bool = True
     zero_padding: bool = True
     patch: int = 4
 
@@ -36,8 +38,6 @@ class Settings:
         backbone = str(config.get("backbone_type", "bro")).lower()
         _allow("backbone_type", backbone, _BACKBONES)
         _allow("act_name", str(config.get("act_name", "MinMax")).lower(), ("minmax",))
-        # With fewer than eight processes the published code adds the identity whatever this field says.
-        _allow("dense_quasi_residual", config.get("dense_quasi_residual", True), (True,))
         _allow("neck_conv_patch_size_2", config.get("neck_conv_patch_size_2", 0), (0,))
         patch = config.get("neck_conv_patch_size", 4)
         if type(patch) is not int or patch < 1:
@@ -45,6 +45,7 @@ class Settings:
         flags = {
             "unit_rows": "use_lln",
             "quasi_residual": "backbone_quasi_residual",
+            "dense_quasi_residual": "dense_quasi_residual",
             "zero_padding": "backbone_zero_padding",
         }
         values = {field: config.get(name, True) for field, name in flags.items()}
