@@ -146,9 +146,12 @@ class EvaluationCache:
             self.entries = kept
 
 
-def may_cache(layer: nn.Module) -> bool:
-    """Whether kept results may be used as they are: :func:`may_keep`, and no parameter wants a gradient."""
-    if layer.training or is_observed():
+def may_cache(layer: Any) -> bool:
+    """Whether kept results may be used as they are: :func:`may_keep`, and no parameter wants a gradient.
+
+    Weights that are supplied are not those of the parameters, of which everything that is kept is made.
+    """
+    if layer.training or layer.supplied is not None or is_observed():
         return False
     recording, state = torch.is_grad_enabled(), layer.__dict__
     for group in (state["_parameters"], state["_buffers"]):

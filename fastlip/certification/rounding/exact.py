@@ -46,8 +46,6 @@ def exact_twin(model: nn.Module, modules: Sequence[nn.Module]) -> nn.Module | No
     for original, layer in zip(model.modules(), twin.modules(), strict=True):
         if isinstance(layer, LipschitzLayer) and isinstance(original, LipschitzLayer):
             layer.supplied = _Raised(original)
-            # Nothing is kept, and so no approximation that evaluation may take instead.
-            layer.__dict__["may_cache"] = _never
         if isinstance(layer, LipschitzResidual) and isinstance(original, LipschitzResidual):
             layer.supplied = original.mixture().detach().double()
     return twin
@@ -61,7 +59,3 @@ class _Raised:
 
     def __call__(self, layer: LipschitzLayer, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
         return tuple([weight.detach().to(_DOUBLE[weight.dtype]) for weight in self.original.effective(*context)])
-
-
-def _never() -> bool:
-    return False
