@@ -107,7 +107,8 @@ class Kernels:
         halos = [images.halo_of(geometry) for geometry in geometries]
         extended = self.passes.with_halo(x.contiguous(memory_format=images.LAST), halos[0])
         outputs, masks = [], []
-        layers = zip(scaled(weights, scales), biases, geometries, [*halos[1:], NO_PADS], strict=True)
+        kernels = scaled(weights, scales) if scales else weights
+        layers = zip(kernels, biases, geometries, [*halos[1:], NO_PADS], strict=True)
         for kernel, bias, geometry, halo in layers:
             z = images.convolve(extended, kernel, geometry)
             y, extended, mask = self.passes.activate(z, bias.contiguous(), None, pairing, halo, keep)

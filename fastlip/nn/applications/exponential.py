@@ -111,7 +111,7 @@ class ExponentialConvolution(ConvApplication):
         factor, geometry = layer.gain(terms), self.geometry
         coefficients = tuple(factor * value for value in coefficients)
         channels = self.width, self.width
-        if not layer.training and (fft_size := spectra.fft_size_for(layer, geometry, x, channels)):
+        if not layer.training and (fft_size := spectra.fft_size_for(layer, geometry, channels, x)):
             compute = partial(spectra.spectra_of, kernel, fft_size, geometry.dilation)
             (spectrum,) = layer._cache.derive("spectra", fft_size, (kernel,), compute)
             return series_by_spectrum(x, spectrum, coefficients, bias)

@@ -22,7 +22,7 @@ from fastlip.nn.applications import spectra
 from fastlip.nn.applications.application import ConvApplication
 from fastlip.nn.arguments import require_same
 from fastlip.nn.base import LipschitzLayer, as_it_runs
-from fastlip.nn.fusion import Fusion, runs_alone
+from fastlip.nn.fusion import Fusion
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def apply_kept(layer: Any, application: Any, x: Tensor, fft_size: Pair, pairing:
 
 def fused_by_kept(layer: LipschitzLayer, application: Any, activation: Any) -> Fusion | None:
     """With MaxMin, in evaluation, by kept matrices; in training the two run one after the other."""
-    if application.geometry.axes != 2 or not runs_alone(layer, activation):
+    if application.geometry.axes != 2:
         return None
 
     def run(x: Tensor, fft_size: Pair) -> Tensor:

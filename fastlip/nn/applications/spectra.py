@@ -25,7 +25,7 @@ _DTYPES = (torch.float32, torch.float64)
 _LARGEST_SPECTRUM = 32 << 20  # bytes
 
 
-def fft_size_for(layer: LipschitzLayer, geometry: ConvGeometry, x: Tensor, channels: Size) -> Size | None:
+def fft_size_for(layer: LipschitzLayer, geometry: ConvGeometry, channels: Size, x: Tensor) -> Size | None:
     """FFT size to use for x, for a kernel of (inputs, outputs) channels; None if ``conv2d`` is cheaper.
 
     Only where the kernel moves on by one pixel, x has its dtype, and :func:`is_cheaper`; in evaluation also only
