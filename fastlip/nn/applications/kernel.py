@@ -12,6 +12,7 @@ from torch import Tensor
 from fastlip import ops
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import PairingOrNone
+from fastlip.kernels.spectral_norm.api import convolution_norm
 from fastlip.nn.applications import spectra, training_spectra
 from fastlip.nn.applications.application import ConvApplication
 from fastlip.nn.base import as_it_runs
@@ -84,14 +85,9 @@ class KernelConvolution(ConvApplication):
 
     @torch.no_grad()
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
-        """The norm of the convolution on images of this shape."""
-        return self.norm(layer.effective()[0], input_shape)
-
-    def norm(self, weight: Tensor, input_shape: tuple[int, ...]) -> float:
-        """An upper bound of the norm of the convolution with this kernel on images of this shape."""
-        geometry = self.geometry
-        arguments = geometry.stride, geometry.pads, geometry.dilation, geometry.groups, geometry.padding_mode
-        return ops.spectral_norm(as_it_runs(weight), input_shape[-geometry.axes :], *arguments).item()
+        """An upper bound of the norm of the convolution on images of this shape."""
+        weight, image = as_it_runs(layer.effective()[0]), input_shape[-self.geometry.axes :]
+        return convolution_norm(weight, image, self.geometry).item()
 
     def fused(self, layer: Any, activation: Any) -> Fusion | None:
         """With MaxMin: one pass after the convolution, and a run with others of the same style."""
