@@ -104,7 +104,7 @@ class Kernels:
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The last output, and if they are to be kept those before it and the bits of every MaxMin."""
         geometries = from_numbers(tuple(numbers))
-        halos = [images.halo_of(geometry) for geometry in geometries]
+        halos = list(map(images.halo_of, geometries))
         extended = self.passes.with_halo(x.contiguous(memory_format=images.LAST), halos[0])
         outputs, masks = [], []
         kernels = scaled(weights, scales) if scales else weights
