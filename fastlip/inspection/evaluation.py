@@ -81,7 +81,7 @@ def prepare(model: nn.Module, device: Any, dtype: torch.dtype | None) -> tuple[n
     for parameter in model.parameters():
         if parameter.is_floating_point():
             return model, parameter.detach()
-    return model, torch.zeros(())
+    return model, torch.zeros((), device=device, dtype=dtype)
 
 
 def bar(loader: Iterable[Any], what: str, progress: bool) -> Iterable[Any]:

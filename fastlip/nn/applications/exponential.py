@@ -67,7 +67,7 @@ class ExponentialConvolution(ConvApplication):
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """exp(L) x + bias."""
-        layer._check_images(x, layer.in_channels)
+        layer._check_input(x, layer.in_channels, self.geometry.axes)
         if not layer.training and (kept := kept_size(layer, self, x)):
             return apply_kept(layer, self, x, kept)
         x, groups = space_to_depth(x, self.geometry.stride), self.geometry.groups

@@ -53,7 +53,7 @@ class FrequencyConvolution(ConvApplication):
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """Q * x + bias."""
-        layer._check_images(x, layer.in_channels)
+        layer._check_input(x, layer.in_channels, self.geometry.axes)
         if not layer.training and (kept := kept_size(layer, self, x)):
             return apply_kept(layer, self, x, kept)
         if max(self.geometry.stride) > 1:
@@ -148,7 +148,7 @@ def fused_by_kept(layer: LipschitzLayer, application: Any, activation: Any) -> F
         return None
 
     def run(x: Tensor, fft_size: Pair) -> Tensor:
-        layer._check_images(x, layer.in_channels)  # type: ignore[arg-type]
+        layer._check_input(x, layer.in_channels, 2)  # type: ignore[arg-type]
         return apply_kept(layer, application, x, fft_size, activation.pairing)
 
     return Fusion(partial(kept_size, layer, application), run)

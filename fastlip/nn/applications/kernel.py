@@ -33,7 +33,7 @@ class KernelConvolution(ConvApplication):
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """P * x + bias."""
-        layer._check_images(x, layer.in_channels)
+        layer._check_input(x, layer.in_channels, self.geometry.axes)
         if self.whole_windows:
             self._check_windows(x)
         channels = layer.in_channels, layer.out_channels
@@ -107,5 +107,5 @@ class KernelConvolution(ConvApplication):
         return Fusion(plan, partial(self._fused_by_spectrum, layer, style.pairing), link)
 
     def _fused_by_spectrum(self, layer: Any, pairing: PairingOrNone, x: Tensor, fft_size: Pair) -> Tensor:
-        layer._check_images(x, layer.in_channels)  # pairs run fused at stride 1, where no windows overlap
+        layer._check_input(x, layer.in_channels, 2)  # pairs run fused at stride 1, where no windows overlap
         return self.by_spectrum(layer, x, fft_size, pairing)

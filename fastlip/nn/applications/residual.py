@@ -56,7 +56,7 @@ class ResidualConvolution(ConvApplication):
 
     def __call__(self, layer: Any, x: Tensor, pairing: Any = "none") -> Tensor:
         """The residual map of x, between its paddings and truncation, and MaxMin after it if a pairing is given."""
-        layer._check_images(x, layer.in_channels)
+        layer._check_input(x, layer.in_channels, self.geometry.axes)
         images = x if self.width == layer.in_channels else self._widened(layer, x)
         context = tuple(images.shape[-self.geometry.axes :]) if self.sized else ()
         source, scale = at_rest(layer, context)
@@ -156,7 +156,7 @@ class ResidualDense(Application):
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """The residual map of x, padded before it or truncated after it."""
-        layer._check_features(x, layer.in_features)
+        layer._check_input(x, layer.in_features)
         if self.width > layer.in_features:
             x = F.pad(x, (0, self.width - layer.in_features))
         source, scale = at_rest(layer, ())

@@ -23,7 +23,7 @@ class TransposedConvolution(ConvApplication):
 
     def __call__(self, layer: Any, x: Tensor, output_padding: Pair | None = None) -> Tensor:
         """The transposed convolution of x, and bias."""
-        layer._check_images(x, layer.in_channels)
+        layer._check_input(x, layer.in_channels, self.geometry.axes)
         geometry, extra = self.geometry, self.output_padding if output_padding is None else output_padding
         padding = geometry.pads[2], geometry.pads[0]
         (weight,) = layer.effective()
