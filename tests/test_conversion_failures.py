@@ -64,8 +64,8 @@ def test_squeeze_and_excitation_is_named_with_its_remedy_and_the_rest_is_convert
     (failure,) = report.failures
     assert (failure.path, failure.before) == ("3.3.mul", "mul")
     assert failure.note == (
-        "a product of values has no Lipschitz constant: leave it out, for example by torch.nn.Identity() in the place "
-        "of 3.3 (SqueezeExcitation)"
+        "a product of values has no Lipschitz constant: leave it out, for example by torch.nn.Identity() in the "
+        "place of 3.3 (SqueezeExcitation)"
     )
     assert {step.path for step in report.steps} >= {
         "0",
