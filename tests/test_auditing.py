@@ -241,6 +241,16 @@ def test_aol_takes_the_smaller_of_two_bounds(monkeypatch):
     assert exact < certificate <= 1 + 1e-6
 
 
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": 1}, {"groups": 2, "stride": 3}], ids=str)
+def test_a_kernel_of_one_tap_has_the_norm_of_its_matrix_at_any_size(options):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(192, 192, 1, **options).eval()
+    (row,) = fastlip.audit(nn.Sequential(layer), (192, 96, 96)).layers
+    matrices = layer.weight.detach().double().flatten(1).unflatten(0, (layer.groups, -1))
+    assert math.isclose(row.bound, torch.linalg.matrix_norm(matrices, 2).amax().item(), rel_tol=1e-9)
+    assert row.exact == ("padding" not in options)
+
+
 def test_weight_hooks_and_parametrizations_are_read():
     torch.manual_seed(0)
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(5, 5)).eval()
