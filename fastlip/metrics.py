@@ -78,14 +78,11 @@ class CertifiedRobustAccuracy(nn.Module):
 
     @torch.no_grad()
     def update(self, scores: Tensor, labels: Any) -> None:
-        """Adds a batch.
+        """Adds a batch without computing its CRA.
 
         Args:
-            scores: (n, c), or (n,) or (n, 1) of a network with one score.
-            labels: class numbers (n,) or one-hot rows (n, c); of one score {0, 1} or {-1, 1}.
-
-        Raises:
-            ValueError: scores or labels of other shapes, or slopes of another number of classes.
+            scores: see :meth:`forward`, as for errors.
+            labels: see :meth:`forward`.
         """
         self.counts += self._count(scores, labels)
 

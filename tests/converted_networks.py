@@ -101,6 +101,44 @@ class MobileNet(nn.Module):
         return self.classifier(x)
 
 
+class SqueezeExcitation(nn.Module):
+    """Channels times a gate that the whole image decides on, as in MobileNetV3 and EfficientNet."""
+
+    def __init__(self, channels, squeezed, activation, gate):
+        super().__init__()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc1, self.fc2 = nn.Conv2d(channels, squeezed, 1), nn.Conv2d(squeezed, channels, 1)
+        self.activation, self.scale_activation = activation(), gate()
+
+    def forward(self, x):
+        scale = self.scale_activation(self.fc2(self.activation(self.fc1(self.avgpool(x)))))
+        return scale * x
+
+
+def squeezing(activation, squeeze_activation, gate):
+    """A stage of a network with squeeze and excitation, its stem and its head."""
+    parts = nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.BatchNorm2d(16), activation()
+    body = nn.Sequential(*parts, SqueezeExcitation(16, 4, squeeze_activation, gate), nn.Conv2d(16, 8, 1))
+    stem = nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), activation()
+    return nn.Sequential(*stem, body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+
+
+class Transformer(nn.Module):
+    """Patches, attention with a shortcut, a dense block, and the mean of the tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16)
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.mlp, self.head = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16)), nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        y = self.norm(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return self.head((x + self.mlp(x)).mean(1))
+
+
 class LayerNorm2d(nn.LayerNorm):
     def forward(self, x):
         x = x.permute(0, 2, 3, 1)

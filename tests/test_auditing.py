@@ -11,8 +11,8 @@ from torch import nn
 
 import fastlip
 from fastlip import nn as lip
-from fastlip import ops
 from fastlip.certification import auditing
+from fastlip.nn.applications import kernel
 from fastlip.nn.base import LipschitzLayer
 
 
@@ -236,9 +236,19 @@ def test_rounded_weights_are_measured_as_they_run():
 def test_aol_takes_the_smaller_of_two_bounds(monkeypatch):
     layer = random_weights(lip.AOLConv2d(4, 4, 3)).eval()
     exact = bound_of(layer, (4, 6, 6))
-    monkeypatch.setattr(ops, "spectral_norm", lambda *_: torch.tensor(2.0, dtype=torch.float64))
+    monkeypatch.setattr(kernel, "convolution_norm", lambda *_: torch.tensor(2.0, dtype=torch.float64))
     certificate = bound_of(layer, (4, 6, 6))
-    assert exact <= certificate <= 1 + 1e-6
+    assert exact < certificate <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": 1}, {"groups": 2, "stride": 3}], ids=str)
+def test_a_kernel_of_one_tap_has_the_norm_of_its_matrix_at_any_size(options):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(192, 192, 1, **options).eval()
+    (row,) = fastlip.audit(nn.Sequential(layer), (192, 96, 96)).layers
+    matrices = layer.weight.detach().double().flatten(1).unflatten(0, (layer.groups, -1))
+    assert math.isclose(row.bound, torch.linalg.matrix_norm(matrices, 2).amax().item(), rel_tol=1e-9)
+    assert row.exact == ("padding" not in options)
 
 
 def test_weight_hooks_and_parametrizations_are_read():

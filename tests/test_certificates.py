@@ -217,6 +217,15 @@ def test_one_hot_labels_and_constant_networks(trained, digits):
     assert (found.radii[labels != 9] == 0).all()
 
 
+def test_a_network_without_parameters_runs_in_the_dtype_that_is_asked_for():
+    scores, labels = torch.rand(8, 3, 1, 1), torch.arange(8) % 3
+    model = nn.Sequential(nn.Flatten(), nn.Sigmoid()).eval()
+    single, double = (
+        fastlip.certify(model, [(scores, labels)], dtype=dtype).rounding for dtype in (None, torch.float64)
+    )
+    assert 0 < double < 1e-12 < single
+
+
 def test_what_certify_refuses(trained, digits):
     images, labels = digits
     training = copy.deepcopy(trained)

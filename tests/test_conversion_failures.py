@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from converted_networks import Function, convert
+from converted_networks import Function, Transformer, convert, squeezing
 from torch import nn
 
 import fastlip
@@ -51,6 +51,58 @@ def test_what_cannot_be_converted_is_named(module, shape, path, kind, why):
     x = torch.rand(2, *shape)
     if "tensor" not in why:
         assert torch.equal(converted(x), module(x))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [(nn.Hardswish, nn.ReLU, nn.Hardsigmoid), (nn.SiLU, nn.SiLU, nn.Sigmoid)],
+    ids=["MobileNetV3", "EfficientNet"],
+)
+def test_squeeze_and_excitation_is_named_with_its_remedy_and_the_rest_is_converted(parts):
+    model = squeezing(*parts)
+    _, report = convert(model, (3, 8, 8))
+    (failure,) = report.failures
+    assert (failure.path, failure.before) == ("3.3.mul", "mul")
+    assert failure.note == (
+        "a product of values has no Lipschitz constant: leave it out, for example by torch.nn.Identity() in the "
+        "place of 3.3 (SqueezeExcitation)"
+    )
+    assert {step.path for step in report.steps} >= {
+        "0",
+        "1",
+        "2",
+        "3.0",
+        "3.1",
+        "3.2",
+        "3.3.fc1",
+        "3.3.fc2",
+        "3.4",
+        "6",
+    }
+    model[3][3] = nn.Identity()  # the remedy
+    assert convert(model, (3, 8, 8))[1].complete
+
+
+def test_attention_is_named_with_its_remedy_and_the_rest_is_converted():
+    _, report = convert(Transformer(), (3, 16, 16))
+    (failure,) = report.failures
+    assert (failure.path, failure.before) == ("attention", "MultiheadAttention")
+    assert failure.note == (
+        "dot-product attention has no Lipschitz constant: mix the tokens by torch.nn.Linear along them, "
+        "as MLP-Mixer does"
+    )
+    assert {step.path for step in report.steps} >= {
+        "patches",
+        "norm",
+        "add",
+        "mlp.0",
+        "mlp.1",
+        "mlp.2",
+        "mean",
+        "head",
+    }
+    (layer,) = convert(nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16)), (4, 8))[1].failures
+    assert (layer.path, "attention" in layer.note) == ("0", True)
 
 
 @pytest.mark.parametrize(

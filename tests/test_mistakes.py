@@ -51,6 +51,8 @@ ALONE = {
     "channels of the input": (lambda: lip.AOLConv2d(5, 8, 3)(X), "x: got shape (4, 3, 8, 8), expected (n, 5, h, w)"),
     "an image without channels": (lambda: lip.AOLConv2d(3, 8, 3)(X[0, 0]), "x: got shape (8, 8), expected (n, 3"),
     "features of the input": (lambda: lip.CayleyLinear(8, 4)(X[0, 0, :, :7]), "x: got shape (8, 7), expected (*, 8)"),
+    "weights on meta": (lambda: lip.AOLConv2d(3, 8, 3, device="meta")(X), "bias: is on meta, without numbers"),
+    "a matrix on meta": (lambda: lip.CayleyLinear(8, 4, bias=False, device="meta")(X), "raw_weight: is on meta"),
     "a temperature of 0": (lambda: OFFSET(1.0, 0), "temperature=0: expected a positive number"),
     "a negative offset": (lambda: OFFSET(-1.0), "offset=-1.0: expected a number, at least 0"),
     "alpha above 1": (lambda: fastlip.losses.HKR(alpha=2.0), "alpha=2.0: expected a number from 0 to 1"),

@@ -11,7 +11,7 @@ from torch import nn
 import fastlip
 from fastlip import nn as lip
 from fastlip.certification.bounds import Bound, bound_module
-from fastlip.certification.rounding import Unit, torch_layers, worst_case
+from fastlip.certification.rounding import Unit, exact_twin, torch_layers, worst_case
 from fastlip.certification.rounding.rules import rule_of
 from fastlip.nn.base import LipschitzLayer
 
@@ -47,6 +47,15 @@ def twin_of(layer):
         twin.backend = "reference"
         twin.supplied = lambda _, context: tuple(w.detach().to(kinds[w.dtype]) for w in layer.effective(*context))
     return twin
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if isinstance(LAYERS[name][0](), LipschitzLayer)])
+def test_the_copy_in_float64_has_the_effective_weights_of_the_layer(name):
+    layer, shape = make(name, "random")
+    x = torch.randn(4, *shape, dtype=torch.float64)
+    with torch.no_grad():
+        found, expected = exact_twin(layer, [layer])(x), twin_of(layer)(x)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
 
 def inputs(shape):

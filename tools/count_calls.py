@@ -45,8 +45,8 @@ BUDGETS = {
     AOL: Budget(12, 5),
     SLL: Budget(35, 7),
     SLL_KERNELS: Budget(56, 15),
-    CERTIFY: Budget(2560),
-    CERTIFY_FIVE: Budget(5660),
+    CERTIFY: Budget(2040),
+    CERTIFY_FIVE: Budget(4400),
 }
 Entered = collections.Counter[tuple[str, str]]
 

@@ -24,9 +24,6 @@ constexpr double kRoundings = 48;
 // The root mean square of the singular values of I + A with which tall matrices are transformed in their own precision:
 // with more of them B is small, and gradients need its digits (README.md).
 constexpr double kLargest = 4;
-// Tall matrices of at most so many columns are transformed in float64 at once: little work, and the projectors of AOC's
-// kernels, products of many factors, are orthogonal to a rounding.
-constexpr int64_t kFew = 128;
 
 template <class T, bool complex, class S>
 bool transform(const S* m, S* q, S* inverse, int64_t rows, int64_t n, bool wide, bool inside) {
@@ -48,7 +45,7 @@ void forward(const T* m, T* q, T* inverse, bool* failed, int64_t batch, int64_t 
   schedule.run(batch, [&](int64_t i) {
     const int64_t at = i * rows * n * kPlanes;
     T* b = inverse == nullptr ? inverse : inverse + i * n * n * kPlanes;
-    if (sizeof(T) < sizeof(double) && (rows == n || n > kFew)) {
+    if (sizeof(T) < sizeof(double)) {
       failed[i] = !transform<T, complex>(m + at, q + at, b, rows, n, wide, schedule.inside);
       if (!failed[i]) return;
     }

@@ -69,7 +69,7 @@ def convert_function(work: Rewriting, node: fx.Node) -> None:
         work.note(node, name, type(made).__name__, "subtracts each sample's own mean")
         work.put(node, made)
     elif target not in MOVES and target not in _CHANGES_NOTHING:
-        work.fail(node, name, "there is no 1-Lipschitz form of this function")
+        work.fail_for_good(node, name, "there is no 1-Lipschitz form of this function")
 
 
 def name_of(node: fx.Node) -> str:
@@ -104,14 +104,14 @@ def _convert_factor(work: Rewriting, node: fx.Node) -> None:
     sources, name = work.sources(node), name_of(node)
     constants = [argument for argument in node.args if argument not in sources]
     if len(constants) != 1 or len(node.args) != 2 or work.values[sources[0]].shape != work.values[node].shape:
-        work.fail(node, name, "a product of values has no Lipschitz constant")
+        work.fail_for_good(node, name, "a product of values has no Lipschitz constant")
         return
     (factor,) = constants
     if node.kwargs:
         work.fail(node, name, f"it has further arguments: {', '.join(node.kwargs)}")
         return
     if node.target in QUOTIENTS and node.args[1] is sources[0]:
-        work.fail(node, name, "a quotient by a value has no Lipschitz constant")
+        work.fail_for_good(node, name, "a quotient by a value has no Lipschitz constant")
         return
     learnt = isinstance(factor, fx.Node) and _learnt(work, factor)
     found = torch.as_tensor(work.values[factor] if isinstance(factor, fx.Node) else factor, dtype=torch.float64)

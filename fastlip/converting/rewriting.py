@@ -69,6 +69,15 @@ class Rewriting:
         """Records what could not be converted."""
         self.failures.append(Step(self.path_of(node), before, "", why))
 
+    def fail_for_good(self, node: fx.Node, before: str, why: str) -> None:
+        """Records a function that no layer can stand for, and that it must be left out."""
+        path = self.paths.get(node, "")
+        remedy = "leave it out of the model's forward"
+        if path:
+            kind = type(self.modules[path]).__name__
+            remedy = f"leave it out, for example by torch.nn.Identity() in the place of {path} ({kind})"
+        self.fail(node, before, f"{why}: {remedy}")
+
     def put(self, node: fx.Node, module: nn.Module) -> None:
         """Lets a node call a module on its first live input: in the place of the node's own, or under a new name."""
         path = self.path_of(node)

@@ -19,6 +19,14 @@ from fastlip.converting.rewriting import WEIGHTED, Rewriting
 from fastlip.converting.tracing import is_dropout
 
 _BOUND_FAILURES = (TypeError, ValueError, RuntimeError)
+_ATTENTION = (
+    *(nn.MultiheadAttention, nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer),
+    *(nn.TransformerDecoder, nn.TransformerDecoderLayer),
+)
+# Kim, Papamakarios, Mnih, *The Lipschitz Constant of Self-Attention*, ICML 2021.
+_NO_ATTENTION = (
+    "dot-product attention has no Lipschitz constant: mix the tokens by torch.nn.Linear along them, as MLP-Mixer does"
+)
 
 
 def convert_node(work: Rewriting, node: fx.Node) -> None:
@@ -29,6 +37,9 @@ def convert_node(work: Rewriting, node: fx.Node) -> None:
         return
     work.channel[node] = _channel(work, node)
     value = work.values[node]
+    if node.op == "call_module" and isinstance(work.module_of(node), _ATTENTION):
+        work.fail(node, type(work.module_of(node)).__name__, _NO_ATTENTION)
+        return
     if not isinstance(value, Tensor):
         kind = type(work.module_of(node)).__name__ if node.op == "call_module" else name_of(node)
         if isinstance(value, Exception):

@@ -74,8 +74,10 @@ class ExportedFile:
         )
 
 
+# A copy in memory, of which the second argument may be the shape: export(model, (3, 32, 32)).
 @overload
 def export(model: nn.Module, path: tuple[int, ...] | None = None, *, fourier: Fourier | None = None) -> nn.Module: ...
+# A copy in memory, by the names of the arguments: export(model, input_shape=(3, 32, 32)).
 @overload
 def export(
     model: nn.Module,
@@ -85,6 +87,7 @@ def export(
     example: Tensor | None = None,
     fourier: Fourier | None = None,
 ) -> nn.Module: ...
+# A file: export(model, "net.onnx", (3, 32, 32)). What the arguments mean is documented once, below.
 @overload
 def export(
     model: nn.Module,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastlip._extras import needed_for
 from fastlip._progress import WIDTH
 from fastlip.kernels.common.precision import everything_ieee
-from fastlip.nn._fingerprint import fingerprint, is_plain
+from fastlip.nn._fingerprint import fingerprint, plain_of
 from fastlip.nn.base import LipschitzLayer
 
 
@@ -81,7 +81,7 @@ def prepare(model: nn.Module, device: Any, dtype: torch.dtype | None) -> tuple[n
     for parameter in model.parameters():
         if parameter.is_floating_point():
             return model, parameter.detach()
-    return model, torch.zeros(())
+    return model, torch.zeros((), device=device, dtype=dtype)
 
 
 def bar(loader: Iterable[Any], what: str, progress: bool) -> Iterable[Any]:
@@ -137,7 +137,7 @@ class Unchanged:
             raise ValueError(f"model: its parameters changed before the end of batch {index}: they must stay fixed")
 
     def _state(self) -> Any:
-        return fingerprint([parameter.detach() for parameter in self.model.parameters() if is_plain(parameter)])
+        return fingerprint(plain_of(self.model.parameters()))
 
 
 @contextmanager

@@ -24,13 +24,10 @@ def nearest(table: Mapping[type, Rule], module: nn.Module) -> tuple[type, Rule] 
     for base in type(module).__mro__:
         if base in table and base is not object:
             return base, table[base]
-    kind = application_of(module)
+    if not isinstance(module, LipschitzLayer):  # what others call so is no application
+        return None
+    kind = type(module.application)  # a class derived from it is another one
     return (kind, table[kind]) if kind in table else None
-
-
-def application_of(module: nn.Module) -> type:
-    """The class of a layer's application; ``NoneType`` for other modules. A class derived from it is another one."""
-    return type(getattr(module, "application", None)) if isinstance(module, LipschitzLayer) else type(None)
 
 
 def of_images(table: Mapping[type, Rule], layer: OneRow) -> Rule:
@@ -39,7 +36,7 @@ def of_images(table: Mapping[type, Rule], layer: OneRow) -> Rule:
     for base in kinds[kinds.index(OneRow) + 1 :]:
         if base in table and base is not object:
             return table[base]
-    return table[application_of(layer)]
+    return table[type(layer.application)]
 
 
 def is_bounded_here(module: nn.Module) -> bool:
@@ -81,7 +78,7 @@ class Rules(Generic[Rule]):
         return decorate
 
     def rule_of(self, module: nn.Module) -> Rule | None:
-        """The rule for a module; None if there is none."""
+        """The rule for a module, see :func:`nearest`; None if there is none."""
         found = nearest(self.table, module)
         return None if found is None else found[1]
 

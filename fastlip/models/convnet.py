@@ -14,7 +14,7 @@ from fastlip import nn as lip
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend, Pairing
 from fastlip.models.literals import LayerOptions, MethodName, Size
-from fastlip.models.model import Model
+from fastlip.models.model import Model, Network
 from fastlip.models.pooling import GlobalMaxPool2d
 from fastlip.models.registry import method_of
 from fastlip.nn.arguments import positive_int
@@ -28,7 +28,7 @@ SIZES: dict[Size, int] = {"XS": 16, "S": 32, "M": 64, "L": 128}
 MAX_BLOCKS = 5
 
 
-class LipConvNet(lip.Chain):
+class LipConvNet(Network):
     """The network that :func:`lip_conv_net` builds: a sequence of 1-Lipschitz modules with named parts.
 
     ``input_shape`` is the shape (c, h, w) of one image. ``margin_slope``: margins change by at most this times the
@@ -42,7 +42,6 @@ class LipConvNet(lip.Chain):
         (3, 8, 8)
     """
 
-    input_shape: tuple[int, int, int]
     margin_slope = math.sqrt(2)
 
 

@@ -15,7 +15,7 @@ from fastlip import nn as lip
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
 from fastlip.models.literals import LipNextSize, OrthogonalName
-from fastlip.models.model import Model
+from fastlip.models.model import Model, Network
 from fastlip.models.registry import method_of, owners_of
 from fastlip.nn._manifold import MANIFOLD, PARAMETRIZATIONS, Parametrization, retracted
 from fastlip.nn.arguments import one_of, positive_int
@@ -40,11 +40,8 @@ LIP_NEXT_SIZES: dict[LipNextSize, LipNextShape] = {
 }
 
 
-class LipNext(lip.Chain):
-    """The network that :func:`lip_next` builds.
-
-    ``input_shape`` is the shape (c, h, w) of one image. ``margin_slope``: margins change by at most this times the
-    perturbation, as |w_y - w_j| <= 2 for unit rows.
+class LipNext(Network):
+    """The network that :func:`lip_next` builds, with ``input_shape`` and ``margin_slope`` as :class:`LipConvNet`.
 
     Args:
         *modules: the modules in their order, or one ``OrderedDict`` of them, as ``torch.nn.Sequential`` takes them.
@@ -53,9 +50,6 @@ class LipNext(lip.Chain):
         >>> fastlip.models.LipNext.margin_slope
         2.0
     """
-
-    input_shape: tuple[int, int, int]
-    margin_slope = 2.0
 
 
 def lip_next(

@@ -1,4 +1,4 @@
-"""What a network tells the rest of the package: how it is built, and how recipes name it."""
+"""What networks have in common, and what each tells the package: how it is built, and how recipes name it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
+
+from fastlip import nn as lip
+
+
+class Network(lip.Chain):
+    """Base of the networks of this package: a sequence of 1-Lipschitz modules with named parts.
+
+    ``input_shape`` is the shape (c, h, w) of one image. ``margin_slope``: margins change by at most this times the
+    perturbation. It is 2 where the last layer has unit rows, as |w_y - w_j| <= 2 for those.
+
+    Args:
+        *modules: the modules in their order, or one ``OrderedDict`` of them, as ``torch.nn.Sequential`` takes them.
+    """
+
+    input_shape: tuple[int, int, int]
+    margin_slope: float = 2.0
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from fastlip import nn as lip
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend, Pairing
 from fastlip.models.literals import Size
+from fastlip.models.model import Network
 from fastlip.nn.arguments import positive_int
 
 STEM, PATCH = 5, 4
@@ -37,11 +38,10 @@ QUASI_RESIDUAL_SIZES: dict[Size, QuasiResidualSize] = {
 }
 
 
-class QuasiResidualNet(lip.Chain):
+class QuasiResidualNet(Network):
     """The network that :func:`bro_net` and :func:`lip_res_net` build.
 
-    ``input_shape`` is the shape (c, h, w) of one image. ``margin_slope``: margins change by at most this times the
-    perturbation, as |w_y - w_j| <= 2 for unit rows.
+    It has ``input_shape`` and ``margin_slope`` as :class:`LipConvNet`.
 
     Args:
         *modules: the modules in their order, or one ``OrderedDict`` of them, as ``torch.nn.Sequential`` takes them.
@@ -50,9 +50,6 @@ class QuasiResidualNet(lip.Chain):
         >>> fastlip.models.QuasiResidualNet.margin_slope
         2.0
     """
-
-    input_shape: tuple[int, int, int]
-    margin_slope = 2.0
 
 
 @dataclass(frozen=True)

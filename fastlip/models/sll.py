@@ -11,7 +11,7 @@ from fastlip import nn as lip
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
 from fastlip.models.literals import SLLSizeName
-from fastlip.models.model import Model
+from fastlip.models.model import Model, Network
 from fastlip.nn.arguments import positive_int
 
 
@@ -36,10 +36,8 @@ _INNER_FEATURES = 2048
 _POOL = 4
 
 
-class SLLNet(lip.Chain):
-    """The network that :func:`sll_net` builds. ``input_shape`` is the shape (c, h, w) of one image.
-
-    ``margin_slope``: margins change by at most this times the perturbation, as |w_y - w_j| <= 2 for unit rows.
+class SLLNet(Network):
+    """The network that :func:`sll_net` builds, with ``input_shape`` and ``margin_slope`` as :class:`LipConvNet`.
 
     Args:
         *modules: the modules in their order, or one ``OrderedDict`` of them, as ``torch.nn.Sequential`` takes them.
@@ -48,9 +46,6 @@ class SLLNet(lip.Chain):
         >>> fastlip.models.SLLNet.margin_slope
         2.0
     """
-
-    input_shape: tuple[int, int, int]
-    margin_slope = 2.0
 
 
 def sll_net(

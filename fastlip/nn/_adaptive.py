@@ -30,7 +30,7 @@ from fastlip.nn.arguments import make_parameter
 from fastlip.nn.base import at_least_float32
 from fastlip.nn.initial import zero_
 
-_FEW = 128  # columns up to which a tall Cayley transform on a CPU is computed in float64 in any case
+_FEW = 128  # columns of R up to which float64 is little work
 
 
 def axes_of(geometry: ConvGeometry) -> tuple[int, ...]:
@@ -69,7 +69,10 @@ def adaptive_kernel(
     geometry: ConvGeometry, cin: int, raw_matrix: Tensor, raw_bases: Tensor | None, backend: Backend
 ) -> Tensor:
     """The kernel in conv2d's layout, (groups cout, cin, kh, kw)."""
-    R = ops.cayley(at_least_float32(raw_matrix), backend=backend)
+    matrix = at_least_float32(raw_matrix)
+    rows, columns = matrix.shape[1:]
+    few = rows != columns and min(rows, columns) <= _FEW
+    R = ops.cayley(_precise(matrix) if few else matrix, backend=backend).to(matrix.dtype)
     K = R.unflatten(-1, (*geometry.stride, -1)).permute(0, 2, 3, 1, 4)
     if axes := axes_of(geometry):
         K = ops.block_conv(K, _projectors(K, raw_bases, axes, backend), axes, backend=backend)
@@ -83,12 +86,18 @@ def _projectors(like: Tensor, raw_bases: Tensor | None, axes: tuple[int, ...], b
     if raw_bases is None:
         return torch.stack([identity * flip for flip in flips]).expand(groups, len(axes), 1, 1)
     bases = at_least_float32(raw_bases)
-    # The errors of all factors add up, and those of a large matrix in float32 are many roundings.
-    precise = bases.double() if bases.is_cpu and bases.shape[-1] > _FEW else bases
-    Q = ops.cayley(precise, backend=backend)
+    Q = ops.cayley(_precise(bases), backend=backend)
     # One by one, because a tensor of the flips would have to come from the host at each step.
     projectors = (Q @ Q.mT).to(bases.dtype).unbind(1)
     return torch.stack([identity - P if flip else P for P, flip in zip(projectors, flips, strict=True)], 1)
+
+
+def _precise(matrix: Tensor) -> Tensor:
+    """A tall or wide matrix in the type of its Cayley transform: float64 on a CPU, as the kernels of GPUs compute it.
+
+    The errors of all factors of a kernel add up, and that of one in float32 may be many roundings.
+    """
+    return matrix.double() if matrix.is_cpu else matrix
 
 
 def check_coverage(geometry: ConvGeometry) -> None:

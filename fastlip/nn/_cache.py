@@ -140,15 +140,19 @@ class EvaluationCache:
             if generation != self.generation:
                 return
             kept = {**self.entries, key: (stamp, value)}
-            alike = sorted((k for k in kept if _kind(k) == _kind(key)), key=lambda k: kept[k][0].used)
-            for oldest in alike[:-most]:
-                del kept[oldest]
+            if len(kept) > most:
+                alike = sorted((k for k in kept if _kind(k) == _kind(key)), key=lambda k: kept[k][0].used)
+                for oldest in alike[:-most]:
+                    del kept[oldest]
             self.entries = kept
 
 
-def may_cache(layer: nn.Module) -> bool:
-    """Whether kept results may be used as they are: :func:`may_keep`, and no parameter wants a gradient."""
-    if layer.training or is_observed():
+def may_cache(layer: Any) -> bool:
+    """Whether kept results may be used as they are: :func:`may_keep`, and no parameter wants a gradient.
+
+    Weights that are supplied are not those of the parameters, of which everything that is kept is made.
+    """
+    if layer.training or layer.supplied is not None or is_observed():
         return False
     recording, state = torch.is_grad_enabled(), layer.__dict__
     for group in (state["_parameters"], state["_buffers"]):
@@ -209,18 +213,22 @@ def _copy_of(layer: Any) -> Any:
     """The layer with copies of its tensors and no cache; parametrizations are replaced by what they give."""
     kind = parametrize.type_before_parametrizations(layer)
     state: dict[str, Any] = dict(vars(layer))
-    state |= {name: _clone(value) for name, value in _attributes(state).items()}
+    state |= _clones(_attributes(state))
     for group in ("_parameters", "_buffers"):
-        state[group] = {name: _clone(value) for name, value in list(state[group].items())}
-    state["_parameters"] |= {name: _clone(getattr(layer, name)) for name in _parametrized(layer)}
-    state["_modules"] = {
-        name: copy.deepcopy(module) for name, module in state["_modules"].items() if name != "parametrizations"
-    }
+        state[group] = _clones(state[group])
+    modules, state["_modules"] = state["_modules"], {}
+    if modules:
+        state["_parameters"] |= _clones({name: getattr(layer, name) for name in _parametrized(layer)})
+        others = {name: module for name, module in modules.items() if name != "parametrizations"}
+        state["_modules"] = copy.deepcopy(others)
     state |= {"_cache": EvaluationCache(), "supplied": None}
     result = object.__new__(kind)
     result.__dict__.update(state)
     return result
 
 
-def _clone(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach().clone()
+def _clones(tensors: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, tensor in list(tensors.items()):  # other threads may add to them
+        found[name] = None if tensor is None else tensor.detach().clone()
+    return found

@@ -15,7 +15,7 @@ _CALLS = nn.Module.__call__, nn.Module._call_impl, nn.Module._wrapped_call_impl
 _CONVOLVE = {kind: (kind.forward, kind._conv_forward) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 # Methods through which a call of a layer goes; an attribute of that name on the instance takes their place.
 _METHODS = frozenset(
-    {"forward", "_call_impl", "_wrapped_call_impl", "_conv_forward", "_check_images", "_check_features"}
+    {"forward", "_call_impl", "_wrapped_call_impl", "_conv_forward", "_check_input"}
     | {"effective", "_parametrize", "_factors", "_compute", "_computed"}
 )
 _NO_HOOKS = ({},) * 4

@@ -27,6 +27,16 @@ def is_plain(tensor: Tensor) -> bool:
     return type(tensor) in PLAIN and not tensor.is_meta and tensor.layout is torch.strided
 
 
+def plain_of(tensors: Iterable[Tensor | None]) -> list[Tensor]:
+    """Those of the tensors that are plain (:func:`is_plain`)."""
+    found = []
+    for tensor in tensors:  # without a call for each of them: evaluation asks in each forward
+        if tensor is None or type(tensor) not in PLAIN or tensor.is_meta or tensor.layout is not torch.strided:
+            continue
+        found.append(tensor)
+    return found
+
+
 def fingerprint(tensors: Iterable[Tensor]) -> tuple[Any, ...] | None:
     """What tells the bits of tensors apart: a hash with their shapes and dtypes; None: no hash can be had now.
 

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fastlip import ops
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend, Device, Pairing
-from fastlip.kernels.maxmin.api import PAIRINGS
+from fastlip.kernels.maxmin.api import OPERATOR as MAXMIN
+from fastlip.kernels.maxmin.api import PAIRINGS, check
 from fastlip.nn._recorded import WholeModule
 from fastlip.nn.arguments import positive_int
 from fastlip.nn.base import at_least_float32
@@ -47,7 +47,7 @@ class MaxMin(WholeModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """The pairs of x along dim, each sorted in descending order."""
-        return ops.maxmin(x, self.pairing, self.dim, backend=self.backend)
+        return MAXMIN(x, self.pairing, check(x, self.pairing, self.dim), self.backend)
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -239,7 +239,7 @@ class AOCConvTranspose2d(LipschitzLayer):
 
     def _extra(self, x: Tensor, output_size: tuple[int, ...]) -> Pair:
         """The output padding that gives this size."""
-        self._check_images(x, self.in_channels)
+        self._check_input(x, self.in_channels, 2)
         least = self.application.output_size(tuple(x.shape), (0, 0))
         height, width = (wanted - side for wanted, side in zip(output_size[-2:], least, strict=True))
         name = f"output_size={output_size}: least {least}; output_padding"

@@ -201,31 +201,24 @@ class LipschitzLayer(nn.Module):
         (weight,) = self.effective()
         return weight.clone() if not self.training and may_cache(self) else weight
 
-    def _check_images(self, x: Tensor, channels: int) -> None:
-        """Raises ValueError unless x is (n, channels, h, w) or (channels, h, w) and parameters have numbers."""
-        if x.dim() not in (3, 4) or x.shape[-3] != channels:
-            raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, {channels}, h, w) or ({channels}, h, w)")
-        for tensors in (self._parameters, self._buffers):
-            for tensor in tensors.values():
-                if tensor is not None and tensor.is_meta:
-                    self._refuse_meta(x)
+    def _check_input(self, x: Tensor, size: int, axes: int = 0) -> None:
+        """Raises ValueError unless x has the right shape and the parameters have numbers.
 
-    def _check_features(self, x: Tensor, features: int) -> None:
-        """Raises ValueError unless the last dimension of x is ``features`` and parameters have numbers."""
-        if x.dim() == 0 or x.shape[-1] != features:
-            raise ValueError(f"x: got shape {tuple(x.shape)}, expected (*, {features})")
-        for tensors in (self._parameters, self._buffers):
-            for tensor in tensors.values():
-                if tensor is not None and tensor.is_meta:
-                    self._refuse_meta(x)
-
-    def _refuse_meta(self, x: Tensor) -> None:
-        """Raises ValueError for a parameter on meta, unless x is there too: torch would read what is not there."""
-        if _is_compiling() or x.is_meta:
-            return
+        Args:
+            x: the input.
+            size: the number of its channels, or features.
+            axes: along which a convolution runs: x is (n, size, h, w) or (size, h, w) for 2, also with a depth for 3.
+                For 0, a dense layer, x is (..., size).
+        """
+        dims = x.dim()
+        if dims <= axes or (axes and dims > axes + 2) or x.shape[-1 - axes] != size:
+            sides = ", ".join(("d", "h", "w")[3 - axes :])
+            expected = f"(n, {size}, {sides}) or ({size}, {sides})" if axes else f"(*, {size})"
+            raise ValueError(f"x: got shape {tuple(x.shape)}, expected {expected}")
         for tensors in (self._parameters, self._buffers):
             for name, tensor in tensors.items():
-                if tensor is not None and tensor.is_meta:
+                # Unless x is on meta too: torch would read what is not there.
+                if tensor is not None and tensor.is_meta and not (x.is_meta or _is_compiling()):
                     raise ValueError(f"{name}: is on meta, without numbers, and x on {x.device}: load it first")
 
     def extra_repr(self) -> str:

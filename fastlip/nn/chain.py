@@ -46,31 +46,23 @@ class Chain(nn.Sequential):
         """The modules of the sequence, one after the other."""
         if isinstance(x, fx.Proxy):
             return super().forward(x)
-        with _lending.lent(self) if self.training and _lending.may_lend(x) else _ALONE:
-            return self._run(x)
-
-    def _run(self, x: Tensor) -> Tensor:
         modules: list[Any] = list(self)
         position = 0
-        while position < len(modules):
-            fusion = None
-            if x.dim() == 4 and position + 1 < len(modules) and isinstance(modules[position + 1], MaxMin):
-                fusion = fusion_of(modules[position], modules[position + 1])
-            if fusion is None:
-                x = modules[position](x)
-                position += 1
-            elif plan := fusion.plan(x):
-                x = fusion.run(x, plan)
-                position += 2
-            else:
-                x, count = _run(fusion, modules, position, x)
-                position += count
+        with _lending.lent(self) if self.training and _lending.may_lend(x) else _ALONE:
+            while position < len(modules):
+                fusion = None
+                if x.dim() == 4 and position + 1 < len(modules) and isinstance(modules[position + 1], MaxMin):
+                    fusion = fusion_of(modules[position], modules[position + 1])
+                if fusion is None:
+                    x = modules[position](x)
+                    position += 1
+                elif plan := fusion.plan(x):
+                    x = fusion.run(x, plan)
+                    position += 2
+                else:
+                    x, count = _run(fusion, modules, position, x)
+                    position += count
         return x
-
-
-def _fusion_at(modules: list[Any], position: int) -> Fusion | None:
-    """How the module at this position runs with the one after it."""
-    return fusion_of(modules[position], modules[position + 1]) if position + 1 < len(modules) else None
 
 
 def _run(fusion: Fusion, modules: list[Any], position: int, x: Tensor) -> tuple[Tensor, int]:
@@ -78,10 +70,12 @@ def _run(fusion: Fusion, modules: list[Any], position: int, x: Tensor) -> tuple[
     if fusion.link is None:
         return modules[position](x), 1
     links, end = [fusion.link], position + 2
-    while (following := _fusion_at(modules, end)) is not None:
-        if following.link is None or following.link.style != fusion.link.style or following.plan(x):
+    while end + 1 < len(modules) and isinstance(modules[end + 1], MaxMin):
+        following = fusion_of(modules[end], modules[end + 1])
+        link = None if following is None else following.link
+        if following is None or link is None or link.style != fusion.link.style or following.plan(x):
             break
-        links.append(following.link)
+        links.append(link)
         end += 2
     y = run_links(links, x)
     if y is not None:

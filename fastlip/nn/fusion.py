@@ -21,7 +21,6 @@ from fastlip.nn.activations import MaxMin
 from fastlip.nn.base import LipschitzLayer
 
 _FUSED_BACKENDS = ("auto", "native")
-_CONV_FORWARD, _MAXMIN_FORWARD = nn.Conv2d.forward, MaxMin.forward
 
 
 class Style(NamedTuple):
@@ -60,25 +59,20 @@ class Link:
     factors: Callable[[], tuple[Tensor, Tensor | None]]
 
 
-def fusion_of(module: nn.Module, activation: nn.Module | None) -> Fusion | None:
-    """What the module says of itself with the activation after it; ``torch.nn.Conv2d`` is spoken for."""
-    if not isinstance(activation, MaxMin):
+def fusion_of(module: nn.Module, activation: nn.Module) -> Fusion | None:
+    """What the module says of itself with the activation after it; ``torch.nn.Conv2d`` is spoken for.
+
+    None unless the activation is a MaxMin over channels, calling both computes what their classes say and nothing
+    else, and their kernels may be fused.
+    """
+    if type(activation) is not MaxMin or activation.dim not in (1, -3) or activation.backend not in _FUSED_BACKENDS:
         return None
-    if isinstance(module, LipschitzLayer):
-        return module.application.fused(module, activation)
-    return _plain_convolution(module, activation) if isinstance(module, nn.Conv2d) else None
-
-
-def runs_alone(layer: LipschitzLayer, activation: nn.Module) -> bool:
-    """Whether calling both computes what their classes say and nothing else, by kernels that may be fused."""
-    return layer.backend in _FUSED_BACKENDS and is_plain_maxmin(activation) and is_untouched(layer, LipschitzLayer)
-
-
-def is_plain_maxmin(module: nn.Module) -> bool:
-    """Whether the module is an untouched MaxMin over channels whose kernels may be fused with others."""
-    if type(module) is not MaxMin or module.dim not in (1, -3) or module.backend not in _FUSED_BACKENDS:
-        return False
-    return is_untouched(module, MaxMin)
+    kind = LipschitzLayer if isinstance(module, LipschitzLayer) else nn.Conv2d
+    if not (isinstance(module, kind) and is_untouched(activation, MaxMin) and is_untouched(module, kind)):
+        return None
+    if not isinstance(module, LipschitzLayer):
+        return _plain_convolution(module, activation)
+    return module.application.fused(module, activation) if module.backend in _FUSED_BACKENDS else None
 
 
 def style_of(geometry: ConvGeometry, pairing: PairingOrNone = "none") -> Style | None:
@@ -101,10 +95,8 @@ def _find_style(geometry: ConvGeometry, pairing: PairingOrNone) -> Style | None:
 _kept_style = lru_cache(maxsize=256)(_find_style)
 
 
-def _plain_convolution(module: nn.Conv2d, activation: MaxMin) -> Fusion | None:
-    if module.padding_mode not in ("zeros", "circular") or not is_plain_maxmin(activation):
-        return None
-    if not is_untouched(module, nn.Conv2d):
+def _plain_convolution(module: Any, activation: MaxMin) -> Fusion | None:
+    if module.padding_mode not in ("zeros", "circular"):
         return None
     geometry = ConvGeometry.of_module(module)
     style = style_of(geometry, activation.pairing)

@@ -33,9 +33,8 @@ class Method(LipschitzLayer):
 
 
 def rules(layer):
-    details = bounds_of.rule_of(layer)
     return (
-        details is not bounds_of._unknown,
+        bounds_of._DETAILS.rule_of(layer) is not None,
         roundings_of.rule_of(layer) is not None,
         export_rule_of(layer) is not None,
     )
@@ -54,7 +53,7 @@ def test_a_rule_is_found_by_the_application(monkeypatch):
     assert found == (Applied, "applied")
     assert nearest({Applied: "applied", Method: "method"}, layer) == (Method, "method")
     monkeypatch.setitem(bounds_of._DETAILS.table, Applied, lambda module, shape: bounds_of.Details(1.0, True))
-    assert bounds_of.rule_of(layer)(layer, (3,)).exact
+    assert bounds_of._DETAILS.rule_of(layer)(layer, (3,)).exact
     roundings_of.rule_for.cache_clear()
     monkeypatch.setitem(roundings_of._RULES.table, Applied, lambda *_: None)
     assert roundings_of.rule_of(layer) is not None

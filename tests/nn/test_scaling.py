@@ -121,7 +121,7 @@ def test_the_rounding_of_residual_mixtures_is_bounded(form):
     prepared = Prepared(model, (64,), "worst-case", torch.device("cpu"))
     for size in (1e-3, 1.0, 1e3):
         x = size * torch.randn(200, 64)
-        exact = prepared.exact(x)(torch.arange(200))
+        exact = prepared.exact(x, torch.arange(200))
         y, rounded = prepared.forward(0, x.clone())
         error = (y.double() - exact).norm(dim=1)
         assert (error <= rounded.error).all()

@@ -95,7 +95,7 @@ def soft(module, name):
 
 TOUCHES = {
     "called otherwise": lambda module: with_method(module, "_call_impl"),
-    "convolves otherwise": lambda module: with_method(module, "_check_images"),
+    "convolves otherwise": lambda module: with_method(module, "_check_input"),
     "parametrized otherwise": lambda module: with_method(module, "_parametrize"),
     "other weights": lambda module: with_method(module, "effective"),
     "parametrized bias": lambda module: soft(module, "bias"),

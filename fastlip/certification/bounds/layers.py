@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from fastlip import nn as lip
 from fastlip.certification.bounds.table import Bound, Shape, lipschitz_bound, register
@@ -89,14 +88,9 @@ _DETAILS: Rules[DetailsRule] = Rules()
 def own_bound(module: Any, input_shape: Shape, output_shape: Shape) -> Bound:
     """The bound that the module's own ``lipschitz_bound`` gives."""
     value = float(module.lipschitz_bound(input_shape))
-    details = rule_of(module)(module, input_shape)
+    details = (_DETAILS.rule_of(module) or _unknown)(module, input_shape)
     roundings = None if details.roundings is None else value * details.roundings
     return Bound(value, "effective weight", roundings, exact=details.exact)
-
-
-def rule_of(module: nn.Module) -> DetailsRule:
-    """The rule for the details of a module that bounds itself."""
-    return _DETAILS.rule_of(module) or _unknown
 
 
 def _unknown(module: Any, input_shape: Shape) -> Details:

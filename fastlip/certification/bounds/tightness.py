@@ -27,5 +27,7 @@ def convolution_is_exact(shape: tuple[int, ...], image: Pair, geometry: ConvGeom
         if not (circular or halo == padding == 0):
             return False
         frequencies *= -(-side // step)
-    groups, stride = geometry.groups, geometry.stride
-    return is_cheap(groups * frequencies, min(shape[0] // groups, shape[1] * math.prod(stride)))
+    groups, patch = geometry.groups, math.prod(geometry.stride)
+    if geometry.taps == 1:
+        frequencies = patch = 1
+    return is_cheap(groups * frequencies, min(shape[0] // groups, shape[1] * patch))

@@ -14,8 +14,8 @@ from fastlip import ops
 from fastlip.certification.bounds.layers import sum_roundings
 from fastlip.certification.bounds.table import Bound, Shape, lipschitz_bound, register
 from fastlip.certification.bounds.tightness import convolution_is_exact, matrix_is_exact
-from fastlip.inspection.geometry import norm_of_convolution
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
+from fastlip.kernels.spectral_norm.api import convolution_norm
 from fastlip.nn.base import as_it_runs
 
 MOVES = (
@@ -90,7 +90,7 @@ def _convolution(module: Any, input_shape: Shape, output_shape: Shape) -> Bound:
         factor, image = duplication(geometry, image, module.padding_mode)
         how += f", times {factor:.4g} for {module.padding_mode} padding"
         geometry = replace(geometry, pads=(0,) * len(geometry.pads), padding_mode="zeros")
-    value = factor * norm_of_convolution(weight, geometry, image)
+    value = factor * convolution_norm(weight, image, geometry).item()
     exact = factor == 1 and convolution_is_exact(tuple(weight.shape), image, geometry)
     return Bound(value, how, value * roundings, exact=exact)
 
@@ -99,7 +99,7 @@ def _convolution(module: Any, input_shape: Shape, output_shape: Shape) -> Bound:
 def _transposed(module: nn.ConvTranspose2d, input_shape: Shape, output_shape: Shape) -> Bound:
     # The adjoint of the convolution of the same weight on images of the output's size.
     geometry = ConvGeometry.of_module(module)
-    value = norm_of_convolution(as_it_runs(module.weight), geometry, (output_shape[-2], output_shape[-1]))
+    value = convolution_norm(as_it_runs(module.weight), output_shape[-2:], geometry).item()
     roundings = value * sum_roundings(module.weight.shape[0], geometry)
     return Bound(value, "float64 singular values per frequency", roundings)
 

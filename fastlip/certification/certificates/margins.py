@@ -24,9 +24,11 @@ class Slopes(NamedTuple):
     classes: Tensor
 
 
-def above(
-    threshold: float, outputs: Tensor, exact: Callable[[Tensor], Tensor] | None
-) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
+# The scores (k, c) without rounding of some samples of a batch, given by a mask (n,); None where they cannot be had.
+Exact = Callable[[Tensor], Tensor | None]
+
+
+def above(threshold: float, outputs: Tensor, exact: Exact) -> tuple[Tensor, Exact]:
     """One score per sample minus a threshold, and likewise the scores without rounding; see :func:`measure`."""
     if not threshold:
         return outputs, exact
@@ -37,7 +39,12 @@ def above(
         )
     level = outputs.new_tensor(threshold).double()
     shift = torch.stack((level, -level)) / 2
-    return outputs.double() - level, exact and (lambda rows: exact(rows) + shift)
+
+    def shifted(rows: Tensor) -> Tensor | None:
+        scores = exact(rows)
+        return None if scores is None else scores + shift
+
+    return outputs.double() - level, shifted
 
 
 def measure(
@@ -46,7 +53,7 @@ def measure(
     error: Rounded,
     slopes: Slopes,
     eps: Sequence[float],
-    exact: Callable[[Tensor], Tensor] | None,
+    exact: Exact,
 ) -> dict[str, Tensor]:
     """Margins, and radii that are not yet 0 for misclassified samples, by name and with one row per sample.
 
@@ -58,7 +65,7 @@ def measure(
         error: bounds of the errors of the outputs.
         slopes: see :class:`Slopes`.
         eps: the radii at which an exact evaluation is worth its cost.
-        exact: the scores (k, c) without rounding of some samples, given by a mask (n,); None: not at hand.
+        exact: see :data:`Exact`.
     """
     logits, true = classes(outputs, labels)
     logits, root = logits.double(), 1.0 if is_binary(outputs) else SQRT2
@@ -68,13 +75,12 @@ def measure(
     joint_steepness = (root * slopes.bound + growth).clamp_min(TINY)
     certain = gaps - root * (error.error + error.near)[:, None]
     margin = gaps.amin(1)
-    if exact is not None:
-        hopeful = gaps + root * (error.error - error.near)[:, None]
-        rows = _is_between(certain, hopeful, steepness, eps) & (margin > 0)
-        rows |= _is_between(certain, hopeful, joint_steepness[:, None], eps) & (margin > 0)
-        if rows.any():
-            lost = root * (EXACT * error.error + error.near)[rows, None]
-            certain[rows] = torch.maximum(certain[rows], gaps_of(exact(rows), true[rows]) - lost)
+    hopeful = gaps + root * (error.error - error.near)[:, None]
+    rows = _is_between(certain, hopeful, steepness, eps) & (margin > 0)
+    rows |= _is_between(certain, hopeful, joint_steepness[:, None], eps) & (margin > 0)
+    if rows.any() and (scores := exact(rows)) is not None:
+        lost = root * (EXACT * error.error + error.near)[rows, None]
+        certain[rows] = torch.maximum(certain[rows], gaps_of(scores, true[rows]) - lost)
     class_radii = torch.minimum(certain / steepness, error.reach[:, None])
     radius = class_radii.amin(1).clamp(0, LARGEST)
     return {

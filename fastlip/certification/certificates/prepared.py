@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -34,8 +34,7 @@ class Prepared:
         self.slopes = class_slopes(self.links, self.audit).to(device)
         self._follower = FOLLOWERS[rounding]
         self._rules: dict[Any, Any] = {}
-        exactly = rounding == "worst-case"
-        self._twins = _twins(model, self.links, input_shape) if exactly else None
+        self._model = model if rounding == "worst-case" else None
 
     def forward(self, index: int, x: Tensor) -> tuple[Tensor, Rounded]:
         """The outputs of the layers for a batch, which they may overwrite, and bounds of the outputs' errors."""
@@ -52,19 +51,19 @@ class Prepared:
         """(c, c): how fast differences of a pixel's scores can change by a linear last layer; None without one."""
         return pixel_slopes(self.links, self.audit)
 
-    def exact(self, images: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """A function from rows of a batch to their scores by the network in float64; None if there is none."""
-        twins = self._twins
-        if twins is None:
+    @cached_property
+    def _twins(self) -> list[nn.Module] | None:
+        """The layers of the model in float64, copied when they are first asked for; None if there are none."""
+        return None if self._model is None else _twins(self._model, self.links, self.audit.input_shape)
+
+    def exact(self, images: Tensor, rows: Tensor) -> Tensor | None:
+        """The scores of rows of a batch by the network in float64; None if there is none."""
+        if self._twins is None:
             return None
-
-        def scores(rows: Tensor) -> Tensor:
-            x = images[rows].double()
-            for module in twins:
-                x = module(x)
-            return as_logits(x)
-
-        return scores
+        x = images[rows].double()
+        for module in self._twins:
+            x = module(x)
+        return as_logits(x)
 
 
 def _twins(model: nn.Module, links: Sequence[Link], input_shape: tuple[int, ...]) -> list[nn.Module] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -137,7 +138,7 @@ def _run(
     for x, outputs, labels, error, prepared in batches:
         audits = [prepared.audit]
         slopes = Slopes(prepared.audit.bound, prepared.slopes)
-        scores, exact = above(threshold, outputs, prepared.exact(x))
+        scores, exact = above(threshold, outputs, partial(prepared.exact, x))
         measured = measure(scores, cast(Tensor, labels), error, slopes, eps, exact)
         if not per_class:
             del measured["class_radii"]

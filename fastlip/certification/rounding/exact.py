@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fastlip.certification.rounding.rules import rule_for
+from fastlip.certification.rounding.rules import rule_of
 from fastlip.nn.base import LipschitzLayer
 from fastlip.nn.scaling import LipschitzResidual
 
@@ -35,7 +35,7 @@ def exact_twin(model: nn.Module, modules: Sequence[nn.Module]) -> nn.Module | No
         # Softplus jumps at its threshold by no multiple of the unit roundoff.
         if isinstance(module, nn.Softplus) or module._forward_pre_hooks:
             return None
-        if rule_for(type(module), type(getattr(module, "application", None))) is None:
+        if rule_of(module) is None:
             return None
         if parametrize.is_parametrized(module):
             return None
@@ -46,8 +46,6 @@ def exact_twin(model: nn.Module, modules: Sequence[nn.Module]) -> nn.Module | No
     for original, layer in zip(model.modules(), twin.modules(), strict=True):
         if isinstance(layer, LipschitzLayer) and isinstance(original, LipschitzLayer):
             layer.supplied = _Raised(original)
-            # Nothing is kept, and so no approximation that evaluation may take instead.
-            layer.__dict__["may_cache"] = _never
         if isinstance(layer, LipschitzResidual) and isinstance(original, LipschitzResidual):
             layer.supplied = original.mixture().detach().double()
     return twin
@@ -61,7 +59,3 @@ class _Raised:
 
     def __call__(self, layer: LipschitzLayer, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
         return tuple([weight.detach().to(_DOUBLE[weight.dtype]) for weight in self.original.effective(*context)])
-
-
-def _never() -> bool:
-    return False

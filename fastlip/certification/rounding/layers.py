@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastlip.certification.rounding.residual import residual_kernel, residual_matrix, series
 from fastlip.certification.rounding.rules import Shape, register
-from fastlip.certification.rounding.sums import by_spectrum, convolution, dense, in_double, norm_of, transposed
+from fastlip.certification.rounding.sums import convolution, dense, in_double, norm_of, transposed
 from fastlip.certification.rounding.terms import (
     TRANSFORMS,
     Rounding,
@@ -41,19 +41,10 @@ def _matrix(layer: Any, input_shape: Shape, output_shape: Shape, value: float, u
 @register(KernelConvolution)
 def _kernel(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     (kernel,), geometry = layer.effective(), layer.application.geometry
-    image = input_shape[-geometry.axes :]
+    image, bias = input_shape[-geometry.axes :], norm_of(layer.bias, math.prod(output_shape[1:]))
     padded = image if geometry.padding_mode == "zeros" else None
-    direct = convolution(unit, kernel, layer.bias, geometry, output_shape, padded)
-    if not _may_run_by_spectrum(geometry):
-        return direct
-    bias = norm_of(layer.bias, math.prod(output_shape[1:]))
-    return direct.worse(by_spectrum(unit, kernel, geometry, image, math.prod(output_shape), bias))
-
-
-def _may_run_by_spectrum(geometry: ConvGeometry) -> bool:
-    """Whether evaluation may apply the kernel by its spectrum, for some batch size."""
-    at_each = geometry.stride == (1, 1)  # of images only
-    return at_each and geometry.taps > 1 and geometry.groups == 1 and geometry.keeps_size
+    spectral = image if geometry.has_spectrum else None
+    return convolution(unit, kernel, bias, geometry, output_shape, padded, spectral)
 
 
 @register(TransposedConvolution)
@@ -77,7 +68,8 @@ def _at_stride_one(kernel: Tensor, geometry: ConvGeometry) -> ConvGeometry:
 
 def _one_tap(unit: Unit, Q: Tensor, bias: Tensor | None, groups: int, output_shape: Shape) -> Rounding:
     """The error of a kernel of one tap, after space-to-depth."""
-    return convolution(unit, Q, bias, ConvGeometry(tuple(Q.shape[2:]), groups=groups), output_shape)
+    size = norm_of(bias, math.prod(output_shape[1:]))
+    return convolution(unit, Q, size, ConvGeometry(tuple(Q.shape[2:]), groups=groups), output_shape)
 
 
 def _frequencies(unit: Unit, Q: Tensor, layer: Any, fft_size: Pair, numbers: int, output_shape: Shape) -> Rounding:
@@ -147,7 +139,8 @@ def _residual_dense(layer: Any, input_shape: Shape, output_shape: Shape, value: 
 
 @register(plain.Convolution)
 def _plain_convolution(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    return convolution(unit, module.weight, module.bias, module.geometry, output_shape)
+    bias = norm_of(module.bias, math.prod(output_shape[1:]))
+    return convolution(unit, module.weight, bias, module.geometry, output_shape)
 
 
 @register(plain.ResidualConvolution)

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from fastlip.certification.rounding.sums import by_spectrum, convolution, in_double, norm_of
+from fastlip.certification.rounding.sums import convolution, in_double, norm_of
 from fastlip.certification.rounding.terms import Rounding, Unit, after, norms_of, sum_of_products, underflow
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.kernels.conv_exp.truncation import taylor
@@ -54,12 +54,9 @@ def residual_kernel(
     balanced, shift, lost = _balance(unit, kernel, bias, scale, pixels, geometry.taps)
     rows, columns = balanced.shape[0], geometry.groups * balanced.shape[1]
     adjoint = balanced.unflatten(0, (geometry.groups, -1)).transpose(1, 2).flatten(0, 1)
-    inner = convolution(unit, balanced, None, geometry, (rows, *image), padded)
-    inner = inner._replace(constant=inner.constant + inner.sums * shift)
-    outer = convolution(unit, adjoint, None, geometry, (columns, *image), padded)
-    if spectral and geometry.taps > 1:
-        inner = inner.worse(by_spectrum(unit, balanced, geometry, image, rows * pixels, shift))
-        outer = outer.worse(by_spectrum(unit, adjoint, geometry, image, columns * pixels))
+    seen = image if spectral and geometry.taps > 1 else None
+    inner = convolution(unit, balanced, shift, geometry, (rows, *image), padded, seen)
+    outer = convolution(unit, adjoint, 0.0, geometry, (columns, *image), padded, seen)
     norm = _operator_norm(balanced, geometry, image)
     count = rows // geometry.groups * geometry.taps
     return _difference(unit, inner, outer, norm, shift, count, columns * pixels).plus(lost)
@@ -93,9 +90,7 @@ def series(
     width = geometry.groups * kernel.shape[1]
     outputs = width * math.prod(image)
     padded = image if geometry.padding_mode == "zeros" else None
-    once = convolution(unit, kernel, None, geometry, (width, *image), padded)
-    if spectral:
-        once = once.worse(by_spectrum(unit, kernel, geometry, image, outputs))
+    once = convolution(unit, kernel, 0.0, geometry, (width, *image), padded, image if spectral else None)
     norm = _operator_norm(in_double(kernel), geometry, image)
     values = taylor(terms)
     size = sum(value * norm**t for t, value in enumerate(values))

@@ -11,7 +11,8 @@ from torch import nn
 
 from fastlip.certification.bounds import Bound
 from fastlip.certification.rounding.terms import SLACK, Rounding, Unit, underflow
-from fastlip.inspection.rules import Rules, application_of, of_images
+from fastlip.inspection.rules import Rules, of_images
+from fastlip.nn.base import LipschitzLayer
 from fastlip.nn.sequences import OneRow, row_shape
 
 Shape = tuple[int, ...]
@@ -39,12 +40,13 @@ def rule_for(kind: type, application: type) -> Rule | None:
             return None
         if base in _RULES.table:
             return _RULES.table[base]
-    return _RULES.table.get(application)
+    # What the modules of others call so is no application.
+    return _RULES.table.get(application) if issubclass(kind, LipschitzLayer) else None
 
 
 def rule_of(module: nn.Module) -> Rule | None:
     """The rule for a module; None if there is none."""
-    return rule_for(type(module), application_of(module))
+    return rule_for(type(module), type(getattr(module, "application", None)))
 
 
 def worst_case(module: nn.Module, found: Any, input_shape: Shape, output_shape: Shape, unit: Unit) -> Rounding:
@@ -62,7 +64,7 @@ def worst_case(module: nn.Module, found: Any, input_shape: Shape, output_shape: 
         unit: that of the dtype in which the module runs.
     """
     value = float(found.value if isinstance(found, Bound) else found.bound)
-    rule = rule_for(type(module), application_of(module))
+    rule = rule_of(module)
     if rule is not None:
         return rule(module, input_shape, output_shape, value, unit).times(1 + SLACK)
     method = getattr(module, "worst_roundings", None)

@@ -90,8 +90,8 @@ def pixels(
     (spread, shift), repeats = rest, math.prod(output_shape[1:])
     geometry = ConvGeometry((1, 1), groups=groups)
     products = (
-        convolution(unit, first, shift, geometry, output_shape),
-        convolution(unit, second, None, geometry, output_shape),
+        convolution(unit, first, norm_of(shift, repeats), geometry, output_shape),
+        convolution(unit, second, 0.0, geometry, output_shape),
     )
     grouped = [in_double(kernel).flatten(1).unflatten(0, (groups, -1)) for kernel in (first, second)]
     norms = norms_of(grouped[0]).spectral, norms_of(grouped[1]).spectral

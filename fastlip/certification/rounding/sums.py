@@ -40,22 +40,24 @@ def dense(unit: Unit, weight: Tensor, bias: Tensor | None, output_shape: Shape) 
 def convolution(
     unit: Unit,
     weight: Tensor,
-    bias: Tensor | None,
+    bias: float,
     geometry: ConvGeometry,
     output_shape: Shape,
     padded: Pair | None = None,
+    spectral: Pair | None = None,
 ) -> Rounding:
     """The error of W * x + b for a kernel (outputs, inputs of a group, *taps).
 
     Args:
         unit: that of the dtype.
         weight: the kernel.
-        bias: (outputs,) or None.
+        bias: the norm of b, repeated for all pixels (:func:`norm_of`).
         geometry: stride, dilation and groups are read.
         output_shape: (outputs, *sides).
         padded: the size of x if its padding is zeros: taps on the padding round nothing. None: every tap counts.
+        spectral: the size of x if the kernel may also be applied by its spectrum. None: it may not.
     """
-    kernel, pixels = in_double(weight), math.prod(output_shape[1:])
+    kernel = in_double(weight)
     sizes, windows = kernel.shape[2:], 1
     for k, s in zip(sizes, geometry.stride, strict=True):
         windows *= -(-k // s)
@@ -68,7 +70,13 @@ def convolution(
             outputs_seen *= min(k, output)
         windows = min(windows, outputs_seen)
     count, outputs = kernel.shape[1] * taps, math.prod(output_shape)
-    return sum_of_products(unit, norms, count, windows, outputs, norm_of(bias, pixels))
+    direct = sum_of_products(unit, norms, count, windows, outputs, bias)
+    if spectral is None:
+        return direct
+    # The matrices of the spectrum have at most sqrt(taps) times the kernel's norm.
+    norm = min(math.sqrt(geometry.taps) * norms.spectral, norms.by_taps, norms.absolute)
+    ports = kernel.shape[1], kernel.shape[0]
+    return direct.worse(spectral_product(unit, norm, ports, geometry.fast_fft_size(spectral), outputs, bias))
 
 
 def transposed(unit: Unit, weight: Tensor, bias: Tensor | None, groups: int, output_shape: Shape) -> Rounding:
@@ -82,17 +90,6 @@ def transposed(unit: Unit, weight: Tensor, bias: Tensor | None, groups: int, out
     norms = norms_of(matrices.unflatten(0, (groups, -1)), taps)
     count = matrices.shape[1]
     return sum_of_products(unit, norms, count, taps, math.prod(output_shape), norm_of(bias, pixels))
-
-
-def by_spectrum(
-    unit: Unit, kernel: Tensor, geometry: ConvGeometry, image: Pair, outputs: int, bias: float = 0.0
-) -> Rounding:
-    """The error of a convolution by its spectrum, whose matrices have at most sqrt(taps) times the kernel's norm."""
-    kernel = in_double(kernel)
-    fft_size = geometry.fast_fft_size(image)
-    norms = norms_of(kernel.flatten(1)[None], geometry.taps)
-    norm = min(math.sqrt(geometry.taps) * norms.spectral, norms.by_taps, norms.absolute)
-    return spectral_product(unit, norm, (kernel.shape[1], kernel.shape[0]), fft_size, outputs, bias)
 
 
 def average(unit: Unit, length: int, value: float, outputs: int) -> Rounding:

@@ -71,7 +71,8 @@ def _convolution(module: Any, input_shape: Shape, output_shape: Shape, value: fl
     if isinstance(module, nn.Conv1d):  # an image of one row
         weight, image, output_shape = weight.unsqueeze(2), (1, *image), (output_shape[0], 1, output_shape[1])
     padded = image if module.padding_mode == "zeros" else None
-    error = convolution(unit, weight, module.bias, geometry, output_shape, padded)
+    bias = norm_of(module.bias, math.prod(output_shape[1:]))
+    error = convolution(unit, weight, bias, geometry, output_shape, padded)
     if module.padding_mode in ("reflect", "replicate"):
         error = error.times(duplication(geometry, image, module.padding_mode)[0])
     return error

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip.exporting.plain._module import PASSES, Plain, Shape
-from fastlip.inspection.geometry import norm_of_convolution
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.conv_exp.truncation import largest_modulus
+from fastlip.kernels.spectral_norm.api import convolution_norm
 from fastlip.nn.applications.residual import effective_norms, residual_bound
 from fastlip.nn.base import as_it_runs
 
@@ -96,7 +96,7 @@ def config_of(geometry: ConvGeometry) -> dict[str, Any]:
 
 def _norm(kernel: Tensor, geometry: ConvGeometry, input_shape: Shape) -> float:
     """An upper bound of the norm of the convolution on images of this shape."""
-    return norm_of_convolution(as_it_runs(kernel), geometry, input_shape[-geometry.axes :])
+    return convolution_norm(as_it_runs(kernel), input_shape[-geometry.axes :], geometry).item()
 
 
 class Convolution(PlainConvolution):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip.kernels.common import binding
+from fastlip.kernels.common.binding import CPU
 from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.common.precision import autocasts
@@ -34,7 +35,10 @@ def refuse(
 
     ``others`` are the weights and all further tensors that must have the dtype of x, which must be allowed.
     """
-    dtypes = {tensor.dtype for tensor in (x, *others) if tensor is not None}
+    dtypes = [x.dtype]
+    for tensor in others:
+        if tensor is not None and tensor.dtype not in dtypes:
+            dtypes.append(tensor.dtype)
     if len(dtypes) > 1 or x.dtype not in allowed:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
         return f"the kernels need one dtype for all tensors, of {names}, not {', '.join(map(str, dtypes))}"
@@ -48,7 +52,8 @@ def refuse(
 
 def missing(x: Tensor) -> str:
     """Returns why the passes in C++ cannot run on the device of x; empty if they can."""
-    return binding.missing("conv_chain_forward_float32", x.device)
+    name = "conv_chain_forward_float32"
+    return "" if x.is_cpu and name in CPU else binding.missing(name, x.device)
 
 
 # From this number of outputs on the passes in C++ win: below, torch's own padding and activations take less time
@@ -182,9 +187,9 @@ def is_matrix(weight: Tensor) -> bool:
 
 
 def launch(name: str, image: Tensor, *arguments: int, halo: Pads) -> None:
-    """Runs a pass over an image of this shape."""
+    """Runs a pass over an image of this shape, on the CPU."""
     n, channels, height, width = image.shape
-    binding.launch(f"{name}_{NAMES[image.dtype]}", image.device, *arguments, n, height, width, channels, *halo)
+    CPU[f"{name}_{NAMES[image.dtype]}"](*arguments, n, height, width, channels, *halo)
 
 
 def _adjoint_padding(geometry: ConvGeometry) -> list[int]:

@@ -5,7 +5,8 @@ its kernels implement. A kernel backend is a module of that folder, imported whe
 
 - ``supports(*inputs) -> str``: empty, or the reason why this backend cannot run these inputs;
 - optionally ``unprofitable(*inputs) -> str``: why ``"auto"`` should pass it over although it could run. It may be
-  asked first, and must answer for every input that the public function lets through;
+  asked first, and must answer for every input that the public function lets through. Or
+  ``unprofitable_compiled(*inputs)``, which is asked only in a program that is being compiled;
 - one function per operator, with the operator's name and arguments (without ``backend``).
 
 The reference is not a registered operator: it is ordinary PyTorch, differentiated by autograd itself.
@@ -65,6 +66,8 @@ class Op:
             if self.why_not(name, *inputs):
                 continue
             unprofitable = self.unprofitable[name]
+            if unprofitable is None and _is_compiling():
+                unprofitable = getattr(self.modules[name], "unprofitable_compiled", None)
             if unprofitable is None or not unprofitable(*inputs):
                 return name
         self._check_devices(inputs)

@@ -48,6 +48,8 @@ class ConvGeometry:
     - ``halo``: ``dilation * (kernel_size - 1)``, how far a kernel reaches beyond one pixel;
     - ``taps``: the number of taps;
     - ``keeps_size``: whether ``pads`` keep an image's size at stride 1;
+    - ``has_spectrum``: whether a kernel may be applied to images by its spectrum: more than one tap, one group, and
+      an output for each pixel;
     - ``symmetric``: whether the pads before and after an image are equal, the only ones that ``F.conv2d`` can add;
     - ``numbers``: the whole value as ints, for the schema of an operator (:func:`from_numbers`).
 
@@ -68,6 +70,7 @@ class ConvGeometry:
     halo: Sizes = field(init=False, repr=False, compare=False)
     taps: int = field(init=False, repr=False, compare=False)
     keeps_size: bool = field(init=False, repr=False, compare=False)
+    has_spectrum: bool = field(init=False, repr=False, compare=False)
     symmetric: bool = field(init=False, repr=False, compare=False)
     numbers: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
@@ -76,6 +79,7 @@ class ConvGeometry:
         stride, dilation = self.stride or one, self.dilation or one
         same = same_pads(self.kernel_size, dilation)
         pads = same if self.pads is None else self.pads
+        taps = math.prod(self.kernel_size)
         circular = int(self.padding_mode == "circular")
         numbers = (*self.kernel_size, *stride, *pads, *dilation, self.groups, circular)
         derived = {
@@ -86,8 +90,9 @@ class ConvGeometry:
             "dilation": dilation,
             "totals": tuple(map(add, pads[-2::-2], pads[::-2])),
             "halo": tuple(map(sub, map(mul, dilation, self.kernel_size), dilation)),
-            "taps": math.prod(self.kernel_size),
+            "taps": taps,
             "keeps_size": pads == same,
+            "has_spectrum": taps > 1 and self.groups == 1 and stride == (1, 1) and pads == same,
             "symmetric": pads[::2] == pads[1::2],
             "numbers": numbers,
         }
@@ -156,8 +161,12 @@ class ConvGeometry:
         padding, as many zeros are added as the kernel reads on the side of the image on which it reads more; windows
         that lie wholly in the padding give zeros and need no room.
         """
-        lengths = map(self._fft_length, image_size, self.stride, self.pads[-2::-2], self.pads[::-2], self.halo)
-        return tuple(lengths)
+        sides = list(image_size)
+        for axis, (before, after) in enumerate(zip(self.pads[-2::-2], self.pads[::-2], strict=True)):
+            if self.padding_mode != "circular" or before + after == 0:
+                halo, stride = self.halo[axis], self.stride[axis]
+                sides[axis] = -(-(sides[axis] + max(min(before, halo), min(after, halo))) // stride) * stride
+        return tuple(sides)
 
     def fast_fft_size(self, image_size: Sizes) -> Sizes:
         """:meth:`fft_size`, with zero padding enlarged to sizes whose transforms are fast."""
@@ -181,11 +190,6 @@ class ConvGeometry:
     def pad(self, x: Tensor) -> Tensor:
         """The image (..., h, w) with its pads; circular padding may exceed the image."""
         return pad(x, self.pads, self.padding_mode)
-
-    def _fft_length(self, side: int, stride: int, before: int, after: int, halo: int) -> int:
-        if self.padding_mode == "circular" and before + after > 0:
-            return side
-        return -(-(side + max(min(before, halo), min(after, halo))) // stride) * stride
 
 
 def around(sizes: Sizes) -> Pads:

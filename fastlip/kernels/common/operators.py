@@ -255,10 +255,11 @@ class MainOperator(Operator):
                 return self.reference(*inputs, *options)
         if self.geometry is not None:
             arguments = self._with_numbers(arguments)
-        if unusual or self.lists:
+        differentiable = differentiable and _is_grad_enabled()
+        if unusual or (differentiable and self.lists):  # an autograd.Function takes no lists
             return Operator.__call__(self, *arguments[:-1], chosen)
         kernel = self.kernels.get(chosen) or self.find(chosen)
-        if differentiable and _is_grad_enabled():
+        if differentiable:
             return self.apply(*arguments[:-1], chosen)
         outputs = kernel(*arguments[:-1])
         return outputs if isinstance(outputs, Tensor) else outputs[0]
@@ -268,7 +269,9 @@ class MainOperator(Operator):
         at = self.geometry or 0
         value: Any = arguments[at]
         if isinstance(value, list):
-            numbers = [number for geometry in value for number in geometry.numbers]
+            numbers = ()
+            for geometry in value:
+                numbers += geometry.numbers
         else:
             numbers = value.numbers
         return *arguments[:at], numbers, *arguments[at + 1 :]

@@ -10,6 +10,7 @@ weights does not change it: convolutions of weights on a GPU run in float64 (:fu
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,6 +23,7 @@ from torch import Tensor
 _get = torch._C._get_fp32_precision_getter
 _set = torch._C._set_fp32_precision_setter
 FULL = ("none", "ieee")  # "none": nothing is lowered
+_FULL = frozenset(FULL)
 # The precision of float32 products on the CPU: one call of C each, for what every training forward asks.
 cpu_products, cpu_convolutions = partial(_get, "mkldnn", "matmul"), partial(_get, "mkldnn", "conv")
 _NOTHING = nullcontext()
@@ -118,7 +120,7 @@ class _Settings:
         with self._lock:
             self.holders += 1
             # Also if another context is open: the user may have changed the settings since.
-            if any(_get(*name) not in FULL for name in self._names):
+            if not set(itertools.starmap(_get, self._names)) <= _FULL:
                 self._raise()
 
     def __exit__(self, *_: object) -> None:

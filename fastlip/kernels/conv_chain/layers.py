@@ -104,10 +104,11 @@ class Kernels:
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The last output, and if they are to be kept those before it and the bits of every MaxMin."""
         geometries = from_numbers(tuple(numbers))
-        halos = [images.halo_of(geometry) for geometry in geometries]
+        halos = list(map(images.halo_of, geometries))
         extended = self.passes.with_halo(x.contiguous(memory_format=images.LAST), halos[0])
         outputs, masks = [], []
-        layers = zip(scaled(weights, scales), biases, geometries, [*halos[1:], NO_PADS], strict=True)
+        kernels = scaled(weights, scales) if scales else weights
+        layers = zip(kernels, biases, geometries, [*halos[1:], NO_PADS], strict=True)
         for kernel, bias, geometry, halo in layers:
             z = images.convolve(extended, kernel, geometry)
             y, extended, mask = self.passes.activate(z, bias.contiguous(), None, pairing, halo, keep)

@@ -18,15 +18,9 @@ class Passes:
     """The passes in C++: of z or the gradient, the plain result is written in place."""
 
     dtypes = tuple(images.NAMES)
+    missing = staticmethod(images.missing)
+    with_halo = staticmethod(images.with_halo)
     gradients = staticmethod(images.flipped_gradients)
-
-    def missing(self, x: Tensor) -> str:
-        """Why these passes cannot run on the device of x; empty if they can."""
-        return images.missing(x)
-
-    def with_halo(self, x: Tensor, halo: Pads) -> Tensor:
-        """x with its halo."""
-        return images.with_halo(x, halo)
 
     def activate(
         self, z: Tensor, bias: Tensor | None, residual: Tensor | None, pairing: str, halo: Pads, keep: bool
@@ -35,7 +29,7 @@ class Passes:
         y, extended, address = images.outputs_of(z, halo)
         mask = torch.empty(mask_shape(z, z.shape[1], pairing, "native"), dtype=torch.uint8)
         plain = y.data_ptr() if keep or not address else 0
-        others = [0 if other is None else other.data_ptr() for other in (bias, residual)]
+        others = bias.data_ptr() if bias is not None else 0, residual.data_ptr() if residual is not None else 0
         addresses = z.data_ptr(), *others, plain, address, mask.data_ptr()
         images.launch("conv_chain_forward", z, *addresses, images.ACTIVATIONS[pairing], halo=halo)
         return y, extended, mask

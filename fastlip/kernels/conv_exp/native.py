@@ -10,7 +10,7 @@ from fastlip.kernels.common import binding
 from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.geometry import ConvGeometry, from_numbers
 from fastlip.kernels.conv_exp import matrices, spectrum, taps
-from fastlip.kernels.conv_exp.series import Series
+from fastlip.kernels.conv_exp.series import Series, refuse
 
 KERNELS = "conv_chain_", "spectral_conv_"  # what the forms are made of
 _FORMS = {"taps": taps, "spectrum": spectrum, "matrices": matrices}
@@ -27,11 +27,7 @@ def supports(
     recompute: bool = False,
 ) -> str:
     """Empty, or why these kernels cannot run."""
-    if x.dim() != 4:
-        return "no kernel for images without a batch dimension"
-    if geometry.groups != 1:
-        return f"no kernel for groups={geometry.groups}"
-    return images.refuse(x, (kernel, bias), (geometry,)) or images.missing(x)
+    return refuse(x, kernel, bias, geometry) or images.missing(x)
 
 
 def conv_exp_forward(

@@ -1,4 +1,4 @@
-"""The series that the three forms of conv_exp apply."""
+"""The series that the three forms of conv_exp apply, and what no kernel of it takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.geometry import ConvGeometry
+
+
+def refuse(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: ConvGeometry) -> str:
+    """Why the series cannot run on channels-last images, on any device; empty if it can."""
+    if x.dim() != 4:
+        return "no kernel for images without a batch dimension"
+    if geometry.groups != 1:
+        return f"no kernel for groups={geometry.groups}"
+    return images.refuse(x, (kernel, bias), (geometry,))
 
 
 class Series(NamedTuple):

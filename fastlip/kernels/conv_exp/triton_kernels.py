@@ -15,6 +15,7 @@ from torch import Tensor
 from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.geometry import ConvGeometry, from_numbers
 from fastlip.kernels.conv_chain import triton_kernels as conv_chain
+from fastlip.kernels.conv_exp.series import refuse
 
 _passes = conv_chain.Passes()
 # The one kernel that runs here: of the halo alone.
@@ -30,11 +31,7 @@ def supports(
     recompute: bool = False,
 ) -> str:
     """Empty, or why these kernels cannot run."""
-    if x.dim() != 4:
-        return "no kernel for images without a batch dimension"
-    if geometry.groups != 1:
-        return f"no kernel for groups={geometry.groups}"
-    return images.refuse(x, (kernel, bias), (geometry,)) or _passes.missing(x)
+    return refuse(x, kernel, bias, geometry) or _passes.missing(x)
 
 
 def conv_exp_forward(

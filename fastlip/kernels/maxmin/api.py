@@ -41,10 +41,11 @@ def maxmin(x: Tensor, pairing: Pairing = "adjacent", dim: int = 1, *, backend: B
     >>> fastlip.ops.maxmin(torch.tensor([[1.0, 3.0, 5.0, 2.0, 7.0]]))
     tensor([[3., 1., 5., 2., 7.]])
     """
-    return OPERATOR(x, pairing, _check(x, pairing, dim), backend)
+    return OPERATOR(x, pairing, check(x, pairing, dim), backend)
 
 
-def _check(x: Tensor, pairing: Pairing, dim: int) -> int:
+def check(x: Tensor, pairing: Pairing, dim: int) -> int:
+    """Returns dim as a number from 0; TypeError or ValueError for arguments that are not allowed."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"x: got {getattr(x, 'dtype', type(x).__name__)}, expected a floating-point tensor")
     dims = x.dim()

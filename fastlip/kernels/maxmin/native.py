@@ -30,9 +30,9 @@ def supports(x: Tensor, pairing: str, dim: int) -> str:
     return "" if x.is_cpu and name in CPU else binding.missing(name, x.device)
 
 
-def unprofitable(x: Tensor, pairing: str, dim: int) -> str:
-    """Empty, or why the reference is faster."""
-    if torch.compiler.is_compiling() and not x.is_cuda and surely_below(x.numel(), _WORTHWHILE):
+def unprofitable_compiled(x: Tensor, pairing: str, dim: int) -> str:
+    """Empty, or why the reference is faster in a program that is being compiled."""
+    if not x.is_cuda and surely_below(x.numel(), _WORTHWHILE):
         return "the compiler's own code for so few numbers takes less time than a call"
     return ""
 

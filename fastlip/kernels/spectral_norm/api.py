@@ -69,9 +69,6 @@ def spectral_norm(
         return reference.matrix_norm(weight)
     axes = weight.dim() - 2
     one, ints = (1,) * axes, "a pair of ints" if axes == 2 else "three ints"
-    if image_size is None or len(image_size) != axes or min(image_size) < 1:
-        sides = "height and width" if axes == 2 else "depth, height and width"
-        raise ValueError(f"image_size={image_size!r}: expected the {sides} of the input, at least 1")
     if padding_mode not in PADDING_MODES:
         raise ValueError(f"padding_mode={padding_mode!r}: allowed are {', '.join(map(repr, PADDING_MODES))}")
     stride, dilation, pads = stride or one, dilation or one, (0, 0) * axes if pads is None else pads
@@ -84,6 +81,15 @@ def spectral_norm(
     geometry = ConvGeometry(
         tuple(weight.shape[2:]), tuple(stride), tuple(pads), tuple(dilation), groups, padding_mode
     )
+    return convolution_norm(weight, image_size, geometry)
+
+
+def convolution_norm(weight: Tensor, image_size: tuple[int, ...] | None, geometry: ConvGeometry) -> Tensor:
+    """:func:`spectral_norm` of a convolution of this geometry."""
+    weight = _check_weight(weight, geometry.groups)
+    if image_size is None or len(image_size) != geometry.axes or min(image_size) < 1:
+        sides = "height and width" if geometry.axes == 2 else "depth, height and width"
+        raise ValueError(f"image_size={image_size!r}: expected the {sides} of the input, at least 1")
     return reference.convolution_norm(weight, image_size, geometry)
 
 

@@ -32,14 +32,16 @@ def matrix_norm(weight: Tensor) -> Tensor:
 
 
 def convolution_norm(weight: Tensor, image_size: tuple[int, ...], geometry: ConvGeometry) -> Tensor:
-    """The largest singular value over groups and frequencies, strides by aliasing (polyphase)."""
+    """The largest singular value over groups and frequencies, strides by aliasing (polyphase).
+
+    A kernel of one tap has the same matrix at each frequency, whatever the stride.
+    """
     if weight.numel() == 0:
         return weight.new_zeros(())
     groups, sides = geometry.groups, geometry.fft_size(image_size)
-    steps, repeats = (), 1
-    for axis in range(len(sides)):
-        step, often = _aliasing(geometry, image_size, sides, axis)
-        steps, repeats = (*steps, step), repeats * often
+    steps, repeats = _aliasing(geometry, image_size, sides)
+    if geometry.taps == 1:
+        sides = steps = (1,) * geometry.axes
     scale = weight.abs().amax()
     grouped = (weight / _nonzero(scale)).unflatten(0, (groups, -1))
     cout, cin = grouped.shape[1], grouped.shape[2] * math.prod(steps)
@@ -53,17 +55,20 @@ def convolution_norm(weight: Tensor, image_size: tuple[int, ...], geometry: Conv
 
 
 def _aliasing(
-    geometry: ConvGeometry, image_size: tuple[int, ...], sides: tuple[int, ...], axis: int
-) -> tuple[int, int]:
-    """Along one axis, the stride at this FFT size, and how often an output can repeat.
+    geometry: ConvGeometry, image_size: tuple[int, ...], sides: tuple[int, ...]
+) -> tuple[tuple[int, ...], int]:
+    """The stride along each axis at this FFT size, and how often an output can repeat.
 
     With circular padding the norm at stride 1 bounds that at a stride which does not divide the image's side.
     """
-    side, stride = sides[axis], geometry.stride[axis]
-    repeats = -(-(geometry.padded_size(image_size)[axis] - geometry.halo[axis]) // side)
-    if geometry.padding_mode == "circular" and repeats > 1:
-        return 1, repeats
-    return (stride if side % stride == 0 else 1), 1
+    steps, repeats = list(geometry.stride), 1
+    for axis, (side, padded) in enumerate(zip(sides, geometry.padded_size(image_size), strict=True)):
+        often = -(-(padded - geometry.halo[axis]) // side)
+        if geometry.padding_mode == "circular" and often > 1:
+            steps[axis], repeats = 1, repeats * often
+        elif side % steps[axis]:
+            steps[axis] = 1
+    return tuple(steps), repeats
 
 
 def transfer_matrices(

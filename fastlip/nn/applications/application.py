@@ -29,7 +29,10 @@ class Application:
         raise NotImplementedError
 
     def fused(self, layer: LipschitzLayer, activation: nn.Module) -> Fusion | None:
-        """How the layer and the activation after it run as one; None if they run one after the other."""
+        """How the layer and the activation after it run as one; None if they run one after the other.
+
+        Asked by ``fastlip.nn.fusion.fusion_of``, where nothing has touched the call of either.
+        """
         return None
 
     def describe(self, layer: Any) -> str:
@@ -72,7 +75,7 @@ class ConvApplication(Application):
             y = F.linear(x.flatten(1), weight.flatten(1), bias)  # oneDNN would reorder the weight
             return y[:, :, None, None]
         stride, dilation, groups = geometry.stride, geometry.dilation, geometry.groups
-        if geometry.padding_mode == "zeros" and left == right and top == bottom:
+        if left == right and top == bottom and (geometry.padding_mode == "zeros" or left == top == 0):
             return F.conv2d(x, weight, bias, stride, (top, left), dilation, groups)
         return F.conv2d(pad(x, pads, geometry.padding_mode), weight, bias, stride, 0, dilation, groups)
 

@@ -24,7 +24,7 @@ class Dense(Application):
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """Q x + bias."""
-        layer._check_features(x, layer.in_features)
+        layer._check_input(x, layer.in_features)
         return F.linear(x, layer.effective()[0], layer.bias)
 
     @torch.no_grad()

@@ -67,7 +67,7 @@ class ExponentialConvolution(ConvApplication):
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """exp(L) x + bias."""
-        layer._check_images(x, layer.in_channels)
+        layer._check_input(x, layer.in_channels, self.geometry.axes)
         if not layer.training and (kept := kept_size(layer, self, x)):
             return apply_kept(layer, self, x, kept)
         x, groups = space_to_depth(x, self.geometry.stride), self.geometry.groups
@@ -111,7 +111,7 @@ class ExponentialConvolution(ConvApplication):
         factor, geometry = layer.gain(terms), self.geometry
         coefficients = tuple(factor * value for value in coefficients)
         channels = self.width, self.width
-        if not layer.training and (fft_size := spectra.fft_size_for(layer, geometry, x, channels)):
+        if not layer.training and (fft_size := spectra.fft_size_for(layer, geometry, channels, x)):
             compute = partial(spectra.spectra_of, kernel, fft_size, geometry.dilation)
             (spectrum,) = layer._cache.derive("spectra", fft_size, (kernel,), compute)
             return series_by_spectrum(x, spectrum, coefficients, bias)

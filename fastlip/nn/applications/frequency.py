@@ -22,7 +22,7 @@ from fastlip.nn.applications import spectra
 from fastlip.nn.applications.application import ConvApplication
 from fastlip.nn.arguments import require_same
 from fastlip.nn.base import LipschitzLayer, as_it_runs
-from fastlip.nn.fusion import Fusion, runs_alone
+from fastlip.nn.fusion import Fusion
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class FrequencyConvolution(ConvApplication):
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """Q * x + bias."""
-        layer._check_images(x, layer.in_channels)
+        layer._check_input(x, layer.in_channels, self.geometry.axes)
         if not layer.training and (kept := kept_size(layer, self, x)):
             return apply_kept(layer, self, x, kept)
         if max(self.geometry.stride) > 1:
@@ -144,11 +144,11 @@ def apply_kept(layer: Any, application: Any, x: Tensor, fft_size: Pair, pairing:
 
 def fused_by_kept(layer: LipschitzLayer, application: Any, activation: Any) -> Fusion | None:
     """With MaxMin, in evaluation, by kept matrices; in training the two run one after the other."""
-    if application.geometry.axes != 2 or not runs_alone(layer, activation):
+    if application.geometry.axes != 2:
         return None
 
     def run(x: Tensor, fft_size: Pair) -> Tensor:
-        layer._check_images(x, layer.in_channels)  # type: ignore[arg-type]
+        layer._check_input(x, layer.in_channels, 2)  # type: ignore[arg-type]
         return apply_kept(layer, application, x, fft_size, activation.pairing)
 
     return Fusion(partial(kept_size, layer, application), run)

@@ -10,23 +10,16 @@ import torch
 from torch import Tensor
 
 from fastlip import ops
-from fastlip.kernels.common.geometry import ConvGeometry, Pair
+from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import PairingOrNone
+from fastlip.kernels.spectral_norm.api import convolution_norm
 from fastlip.nn.applications import spectra, training_spectra
 from fastlip.nn.applications.application import ConvApplication
 from fastlip.nn.base import as_it_runs
-from fastlip.nn.fusion import Fusion, Link, runs_alone, style_of
+from fastlip.nn.fusion import Fusion, Link, style_of
 
-
-def _is_padded_in_passes(x: Tensor, geometry: ConvGeometry) -> bool:
-    """Whether a kernel's pass makes the circular padding: on a GPU, where the backward of torch's is many passes."""
-    return (
-        x.is_cuda
-        and x.dim() == 4
-        and geometry.axes == 2
-        and geometry.padding_mode == "circular"
-        and geometry.taps > 1
-    )
+# The devices on which a kernel's pass makes circular padding: there the backward of torch's is many passes.
+_PASSES_PAD = ("cuda",)
 
 
 @dataclass(frozen=True)
@@ -40,16 +33,18 @@ class KernelConvolution(ConvApplication):
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """P * x + bias."""
-        layer._check_images(x, layer.in_channels)
+        layer._check_input(x, layer.in_channels, self.geometry.axes)
         if self.whole_windows:
             self._check_windows(x)
-        if fft_size := self.fft_size(layer, x):
+        channels = layer.in_channels, layer.out_channels
+        if fft_size := spectra.fft_size_for(layer, self.geometry, channels, x):
             return self.by_spectrum(layer, x, fft_size)
         weight = layer.effective()[0]
+        geometry = self.geometry
         if (
-            _is_padded_in_passes(x, self.geometry)
-            and layer.backend != "reference"
-            and (style := style_of(self.geometry))
+            (geometry.padding_mode == "circular" and geometry.taps > 1 and x.dim() == 4)
+            and (x.device.type in _PASSES_PAD and layer.backend != "reference")
+            and (style := style_of(geometry))
         ):
             return ops.conv_chain(x, [weight], [layer.bias], None, *style, backend="auto")
         return self.convolve(x, weight, layer.bias)
@@ -67,10 +62,6 @@ class KernelConvolution(ConvApplication):
                         "with circular padding windows would overlap, and no bound holds; allowed is "
                         "padding_mode='zeros'"
                     )
-
-    def fft_size(self, layer: Any, x: Tensor) -> Pair | None:
-        """The FFT size at which the kernel is applied to x; None: ``conv2d`` is cheaper."""
-        return spectra.fft_size_for(layer, self.geometry, x, (layer.in_channels, layer.out_channels))
 
     def by_spectrum(self, layer: Any, x: Tensor, fft_size: Pair, pairing: PairingOrNone = "none") -> Tensor:
         """P * x + bias by the kernel's spectrum, and MaxMin after it if a pairing is given."""
@@ -94,18 +85,13 @@ class KernelConvolution(ConvApplication):
 
     @torch.no_grad()
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
-        """The norm of the convolution on images of this shape."""
-        return self.norm(layer.effective()[0], input_shape)
-
-    def norm(self, weight: Tensor, input_shape: tuple[int, ...]) -> float:
-        """An upper bound of the norm of the convolution with this kernel on images of this shape."""
-        geometry = self.geometry
-        arguments = geometry.stride, geometry.pads, geometry.dilation, geometry.groups, geometry.padding_mode
-        return ops.spectral_norm(as_it_runs(weight), input_shape[-geometry.axes :], *arguments).item()
+        """An upper bound of the norm of the convolution on images of this shape."""
+        weight, image = as_it_runs(layer.effective()[0]), input_shape[-self.geometry.axes :]
+        return convolution_norm(weight, image, self.geometry).item()
 
     def fused(self, layer: Any, activation: Any) -> Fusion | None:
         """With MaxMin: one pass after the convolution, and a run with others of the same style."""
-        style = style_of(self.geometry, activation.pairing) if runs_alone(layer, activation) else None
+        style = style_of(self.geometry, activation.pairing)
         if style is None:
             return None
         link = Link(
@@ -117,8 +103,9 @@ class KernelConvolution(ConvApplication):
             layer.backend,
             partial(self.factors, layer),
         )
-        return Fusion(partial(self.fft_size, layer), partial(self._fused_by_spectrum, layer, style.pairing), link)
+        plan = partial(spectra.fft_size_for, layer, self.geometry, (layer.in_channels, layer.out_channels))
+        return Fusion(plan, partial(self._fused_by_spectrum, layer, style.pairing), link)
 
     def _fused_by_spectrum(self, layer: Any, pairing: PairingOrNone, x: Tensor, fft_size: Pair) -> Tensor:
-        layer._check_images(x, layer.in_channels)  # pairs run fused at stride 1, where no windows overlap
+        layer._check_input(x, layer.in_channels, 2)  # pairs run fused at stride 1, where no windows overlap
         return self.by_spectrum(layer, x, fft_size, pairing)

@@ -24,7 +24,7 @@ from fastlip.nn.applications import spectra, training_spectra
 from fastlip.nn.applications.application import Application, ConvApplication
 from fastlip.nn.applications.dense import describe_dense
 from fastlip.nn.base import LipschitzLayer, as_it_runs
-from fastlip.nn.fusion import Fusion, runs_alone
+from fastlip.nn.fusion import Fusion
 
 # A scale is a quotient by sums of products, rounded at each step: they are enlarged by this many roundings.
 _ROUNDINGS = 8
@@ -56,7 +56,7 @@ class ResidualConvolution(ConvApplication):
 
     def __call__(self, layer: Any, x: Tensor, pairing: Any = "none") -> Tensor:
         """The residual map of x, between its paddings and truncation, and MaxMin after it if a pairing is given."""
-        layer._check_images(x, layer.in_channels)
+        layer._check_input(x, layer.in_channels, self.geometry.axes)
         images = x if self.width == layer.in_channels else self._widened(layer, x)
         context = tuple(images.shape[-self.geometry.axes :]) if self.sized else ()
         source, scale = at_rest(layer, context)
@@ -98,7 +98,7 @@ class ResidualConvolution(ConvApplication):
         # An even kernel's transpose reaches to other sides than the kernel.
         if layer.training and (layer.recompute is True or not self.geometry.symmetric):
             return None
-        return spectra.fft_size_for(layer, self.geometry, x, (self.width, self.inner_channels))
+        return spectra.fft_size_for(layer, self.geometry, (self.width, self.inner_channels), x)
 
     def _train_by_spectrum(self, layer: Any, x: Tensor, scale: Tensor, fft_size: Any, pairing: Any) -> Tensor:
         kernel = layer.kernel
@@ -133,7 +133,7 @@ class ResidualConvolution(ConvApplication):
 
     def fused(self, layer: LipschitzLayer, activation: Any) -> Fusion | None:
         """With MaxMin in the last pass of the residual map."""
-        if self.geometry.axes != 2 or not runs_alone(layer, activation):
+        if self.geometry.axes != 2:
             return None
         return Fusion(lambda x: True, lambda x, _: self(layer, x, activation.pairing))
 
@@ -156,7 +156,7 @@ class ResidualDense(Application):
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """The residual map of x, padded before it or truncated after it."""
-        layer._check_features(x, layer.in_features)
+        layer._check_input(x, layer.in_features)
         if self.width > layer.in_features:
             x = F.pad(x, (0, self.width - layer.in_features))
         source, scale = at_rest(layer, ())
@@ -184,7 +184,7 @@ def at_rest(layer: Any, context: tuple[int, ...]) -> tuple[Any, Tensor]:
     In evaluation a copy, kept as long as the parameters hold the same bits: whatever other threads write meanwhile,
     the scale is that of the kernel.
     """
-    if layer.training or layer.supplied is not None or not may_cache(layer):
+    if layer.training or not may_cache(layer):
         return layer, layer.effective(*context)[0]
     twin = layer._cache.snapshot(layer)
     return twin, layer._cache.derive("scale", context, (twin,), lambda: twin._compute(context)[0], CACHED_CONTEXTS)

@@ -70,7 +70,7 @@ class SandwichDense(Application):
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """The two products and the activation between them."""
-        layer._check_features(x, layer.in_features)
+        layer._check_input(x, layer.in_features)
         first, second, *rest = layer.effective()
         spread, shift = spread_and_shift_of(rest)
         return F.linear(stretched(self.activation, F.linear(x, first, shift), spread), second)
@@ -98,7 +98,7 @@ class SandwichConvolution(FrequencyConvolution):
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """The two convolutions and the activation between them."""
-        layer._check_images(x, layer.in_channels)
+        layer._check_input(x, layer.in_channels, self.geometry.axes)
         if not layer.training and (kept := kept_size(layer, self, x)):
             return self._by_kept(layer, x, kept)
         images = space_to_depth(x, self.geometry.stride)

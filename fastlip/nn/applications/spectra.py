@@ -25,15 +25,13 @@ _DTYPES = (torch.float32, torch.float64)
 _LARGEST_SPECTRUM = 32 << 20  # bytes
 
 
-def fft_size_for(layer: LipschitzLayer, geometry: ConvGeometry, x: Tensor, channels: Size) -> Size | None:
+def fft_size_for(layer: LipschitzLayer, geometry: ConvGeometry, channels: Size, x: Tensor) -> Size | None:
     """FFT size to use for x, for a kernel of (inputs, outputs) channels; None if ``conv2d`` is cheaper.
 
     Only where the kernel moves on by one pixel, x has its dtype, and :func:`is_cheaper`; in evaluation also only
     where nothing is differentiated, so that the spectrum is kept. Training computes the spectrum in each step.
     """
-    if geometry.stride != (1, 1) or geometry.kernel_size == (1, 1) or not geometry.keeps_size:
-        return None  # volumes too
-    if geometry.groups != 1 or x.dim() != 4 or _is_compiling():
+    if not geometry.has_spectrum or x.dim() != 4 or _is_compiling():
         return None
     # Sizes decide first, as their answers are kept; in a trace they are no numbers.
     batch, image = x.shape[0], (x.shape[-2], x.shape[-1])

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastlip import ops
 from fastlip.kernels.common.geometry import Pair
+from fastlip.kernels.spectral_norm.api import convolution_norm
 from fastlip.nn.applications.application import ConvApplication
 from fastlip.nn.base import as_it_runs
 
@@ -23,7 +23,7 @@ class TransposedConvolution(ConvApplication):
 
     def __call__(self, layer: Any, x: Tensor, output_padding: Pair | None = None) -> Tensor:
         """The transposed convolution of x, and bias."""
-        layer._check_images(x, layer.in_channels)
+        layer._check_input(x, layer.in_channels, self.geometry.axes)
         geometry, extra = self.geometry, self.output_padding if output_padding is None else output_padding
         padding = geometry.pads[2], geometry.pads[0]
         (weight,) = layer.effective()
@@ -46,8 +46,7 @@ class TransposedConvolution(ConvApplication):
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
         """The norm of the convolution of this kernel on images of the output's size, whose adjoint this is."""
         geometry, size = self.geometry, self.output_size(input_shape, self.output_padding)
-        arguments = geometry.stride, geometry.pads, geometry.dilation, geometry.groups, geometry.padding_mode
-        return ops.spectral_norm(as_it_runs(layer.effective()[0]), size, *arguments).item()
+        return convolution_norm(as_it_runs(layer.effective()[0]), size, geometry).item()
 
     def describe(self, layer: Any) -> str:
         """The arguments of ``torch.nn.ConvTranspose2d``, and the backend."""

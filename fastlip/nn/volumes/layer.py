@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from fastlip.kernels.common.literals import Padding3d
 from fastlip.nn.base import LipschitzLayer
@@ -24,13 +23,6 @@ class Volumes(LipschitzLayer):
     stride: tuple[int, int, int]
     padding: Padding3d
     dilation: tuple[int, int, int]
-
-    def _check_images(self, x: Tensor, channels: int) -> None:
-        """Raises ValueError unless x is (n, channels, d, h, w) or (channels, d, h, w) and parameters have numbers."""
-        if x.dim() not in (4, 5) or x.shape[-4] != channels:
-            expected = f"(n, {channels}, d, h, w) or ({channels}, d, h, w)"
-            raise ValueError(f"x: got shape {tuple(x.shape)}, expected {expected}")
-        self._refuse_meta(x)
 
 
 def three_dimensional(kind: type[torch.nn.Module]) -> type[torch.nn.Module] | None:
