@@ -37,12 +37,12 @@ class InputNorm:
         weights: w, float64 and on the CPU, with sides of 1 where they are repeated; None for the L2 norm.
 
     Example:
-        >>> model = torch.nn.Sequential(lip.InputWeights([1.0, 10.0]), lip.CayleyLinear(2, 2))
+        >>> model = torch.nn.Sequential(lip.InputWeights([1.0, 4.0]), lip.CayleyLinear(2, 2))
         >>> norm = fastlip.audit(model, (2,)).norm
-        >>> norm.name, norm.length([3.0, 0.4]).item()
+        >>> norm.name, norm.length([3.0, 1.0]).item()
         ('weighted l2', 5.0)
         >>> print(norm)
-        weighted L2 norm |w * x|, weights from 1 to 10
+        weighted L2 norm |w * x|, weights from 1 to 4
     """
 
     input_shape: tuple[int, ...]

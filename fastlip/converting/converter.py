@@ -129,8 +129,8 @@ def _report(model: nn.Module, converted: nn.Module, rewriting: Rewriting, shape:
     if after is not None and after.bound > _ALLOWED:
         high = [f"{layer.name} ({layer.kind}) {layer.bound:.4g}" for layer in after.layers if layer.bound > _ALLOWED]
         reason = f"bounds above 1: {', '.join(high)}"
-    bounds = (found.bound if found is not None else None for found in (before, after))
-    return Conversion(tuple(rewriting.steps), tuple(rewriting.failures), *bounds, reason, name)
+    bounds = [found.bound if found is not None else None for found in (before, after)]
+    return Conversion(tuple(rewriting.steps), tuple(rewriting.failures), bounds[0], bounds[1], reason, name)
 
 
 def _audited(model: nn.Module, shape: tuple[int, ...], norm: NormName = "auto") -> tuple[Audit | None, str]:

@@ -65,14 +65,8 @@ class Conversion:
         """The report as plain values, ready for JSON."""
         names = ("steps", "failures")
         lists = {name: [dict(vars(step)) for step in getattr(self, name)] for name in names}
-        return {
-            **lists,
-            "before": self.before,
-            "after": self.after,
-            "norm": self.norm,
-            "reason": self.reason,
-            "complete": self.complete,
-        }
+        values = {name: getattr(self, name) for name in ("before", "after", "norm", "reason", "complete")}
+        return {**lists, **values}
 
     def __str__(self) -> str:
         lines = _table(self.steps)

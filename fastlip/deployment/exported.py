@@ -168,8 +168,8 @@ def export(
         radius: whether the file has the output ``radius``; default False. The network must be a sequence of layers.
         bounds: the least and largest value of the images on which the network was trained, to be noted in the file;
             default None notes nothing.
-        certificate: the result of :func:`fastlip.certify`, in the same norm, whose accuracies and CRA are noted in the
-            file.
+        certificate: the result of :func:`fastlip.certify`, in the norm of the network, whose accuracies and CRA are
+            noted in the file.
         facts: further values that JSON can hold, to be noted in the file, such as the names of the classes.
         progress: prints each step to stderr; default False.
 

@@ -99,8 +99,8 @@ def check_weights(name: str, weights: Tensor) -> None:
     """Raises ValueError unless weights are positive normal numbers of their dtype that need no gradient."""
     if weights.requires_grad:
         raise ValueError(
-            f"{name}: they require a gradient, expected fixed numbers such as weights.detach(): training would change "
-            "the norm in which radii are measured"
+            f"{name}: they require a gradient, expected fixed numbers such as weights.detach(), because training"
+            " would change the norm in which radii are measured"
         )
     smallest = torch.finfo(weights.dtype).tiny
     wrong = ~((weights >= smallest) & weights.isfinite())

@@ -63,7 +63,7 @@ class Ball:
         return torch.clamp(x, self.low, self.high)
 
     def step(self, x: Tensor, gradient: Tensor, length: Tensor) -> Tensor:
-        """The projection of x moved by ``length`` (b,) along the steepest ascent: the gradient, with weights over w^2."""
+        """The projection of x moved by ``length`` (b,) where it climbs most: along the gradient, or that over w^2."""
         if self.weights is None:
             return self.project(x + per_image(length, x) * normalized(gradient))
         return self.project(x + per_image(length, x) * normalized(gradient / self.weights) / self.weights)

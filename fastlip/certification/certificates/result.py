@@ -22,8 +22,8 @@ class Certificate:
         accuracy: the share of samples that are classified correctly; a tie is an error.
         cra: for each eps the share of samples that are classified correctly with a radius above eps.
         joint_cra: the same by margin / (sqrt 2 L) alone, which is what papers report.
-        radii: (n,), certified radii, 0 for misclassified samples. They and all eps are in ``norm``: L2, or weighted if
-            the network begins with :class:`fastlip.nn.InputWeights`.
+        radii: (n,), certified radii, 0 for misclassified samples. They and all eps are in ``norm``: L2, or weighted
+            if the network begins with :class:`fastlip.nn.InputWeights`.
         margins: (n,), f_y - max_{j != y} f_j as computed, negative for misclassified samples.
         labels: (n,), the classes y.
         predictions: (n,), the classes with the largest scores.

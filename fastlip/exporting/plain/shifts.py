@@ -82,7 +82,7 @@ class Multiply(Plain):
 
 
 class Weigh(Plain):
-    """Subtracts a centre, and multiplies each entry of samples of these ``sides``, where not 1, by a positive number."""
+    """Subtracts a centre, and multiplies each entry by a positive number: samples have ``sides``, where not 1."""
 
     TENSORS = ("weights", "center")
     weights: Tensor
