@@ -150,6 +150,9 @@ class InputNorm:
         return hash((self.input_shape, self.largest))
 
 
+L2 = InputNorm(())  # of any shape
+
+
 def check_norm(norm: NormName) -> NormName:
     """Returns the name of a norm that a caller may ask for, or raises ValueError."""
     return one_of("norm", norm, _NAMES)
