@@ -9,8 +9,8 @@ of their scores s(x_i, y_i), k = ceil((n + 1) (1 - alpha)). For a fresh clean sa
 perturbed z with |z - x| <= eps. The network is L-Lipschitz, so s(x, y) is at least a bound s_eps(z, y) that follows
 from z alone, and the set of all y with s_eps(z, y) <= q has the same coverage, whatever the perturbation. This is the
 idea of Massena et al., *Efficient Robust Conformal Prediction via Lipschitz-Bounded Networks* (ICML 2025); here the
-bounds are audited, use the slopes of a linear last layer, and include rounding errors. The norm is L2, or the weighted
-one of a network that begins with :class:`fastlip.nn.InputWeights`.
+bounds are audited, use the slopes of a linear last layer, and include rounding errors. The norm is L2, or the
+weighted one of a network that begins with :class:`fastlip.nn.InputWeights`.
 """
 
 from __future__ import annotations

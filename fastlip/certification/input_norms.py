@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip.certification.bounds.weights import runs_as
+from fastlip.certification.graphs import Branch
 from fastlip.certification.norms import DOWN, lp_factor
 from fastlip.certification.unfolding import Link, understood
 from fastlip.exporting.plain import Weigh, frozen_kind
@@ -21,7 +22,11 @@ from fastlip.nn.weighting import InputWeights, check_weights
 
 NormName = Literal["auto", "l2"]
 _NAMES: tuple[NormName, ...] = get_args(NormName)
-_KEEP_ENTRIES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout)
+_KEEP_ORDER = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout)
+_KEEP_ORDER_IN_GRAPHS = {
+    *(torch.flatten, torch.reshape, torch.unflatten, torch.clone),
+    *("flatten", "reshape", "view", "unflatten", "clone", "contiguous"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,8 +166,8 @@ def check_norm(norm: NormName) -> NormName:
 def norm_of_links(links: Sequence[Link], x: Tensor) -> tuple[InputNorm, int | None]:
     """The norm of a network's inputs, and the index of the link that sets it: None for the L2 norm.
 
-    It is the first link that does more than to arrange entries, if that is :class:`fastlip.nn.InputWeights` or its
-    exported form, whose call nothing has touched.
+    It is the first link that does more than to give samples another shape, if that is
+    :class:`fastlip.nn.InputWeights` or its exported form, whose call nothing has touched.
 
     Args:
         links: the modules that the network applies one after the other.
@@ -170,13 +175,13 @@ def norm_of_links(links: Sequence[Link], x: Tensor) -> tuple[InputNorm, int | No
     """
     shape, inner = tuple(x.shape[1:]), x
     for index, link in enumerate(links):
-        if link.rule is None:
-            break
-        if _is_weights(link.module):
+        if link.rule is not None and _is_weights(link.module):
             return InputNorm(shape, _weights_of(link, shape, tuple(inner.shape[1:]))), index
-        if not any(runs_as(link.module, kind, "forward") for kind in _KEEP_ENTRIES):
+        if not _keeps_order(link):
             break
         inner = link.module(inner)
+        if len(inner) != len(x) or inner.numel() != x.numel():
+            break
     return InputNorm(shape), None
 
 
@@ -217,6 +222,14 @@ def require_same(name: str, norm: InputNorm, other: InputNorm, what: str) -> Non
 
 def _is_weights(module: nn.Module) -> bool:
     return runs_as(module, InputWeights, "forward") or runs_as(module, Weigh, "forward")
+
+
+def _keeps_order(link: Link) -> bool:
+    """Whether a module gives each sample another shape at most, as a module or by functions in a forward."""
+    module = link.module
+    if isinstance(module, Branch):
+        return {node.target for node in module.nodes if node in module.live} <= _KEEP_ORDER_IN_GRAPHS
+    return link.rule is not None and any(runs_as(module, kind, "forward") for kind in _KEEP_ORDER)
 
 
 def _holds_weights(module: nn.Module) -> bool:

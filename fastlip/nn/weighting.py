@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fastlip.kernels.common.literals import Device
 from fastlip.nn._recorded import WholeModule
@@ -20,8 +20,8 @@ class InputWeights(WholeModule):
 
     As the first layer it sets the norm of the inputs: after it an L-Lipschitz network f has the constant L in the
     weighted norm, whatever the units of the features. ``fastlip.audit``, ``certify``, ``attack`` and ``export`` find
-    it there, measure perturbations in this norm, and name it. Only ``Identity``, ``Flatten``, ``Unflatten`` and
-    ``Dropout`` may stand before it. Anywhere else it is a diagonal matrix: its constant is its largest weight.
+    it there, measure perturbations in this norm, and name it. Only what gives samples another shape may come before
+    it, such as ``Flatten``. Anywhere else it is a diagonal matrix: its constant is its largest weight.
 
     With w = 1 / scale and c = mean of each feature it standardises. The centre changes no distance. Both are buffers
     in the state dict. No weight is learnt: training would change the norm in which the result is measured.
@@ -96,8 +96,8 @@ class InputWeights(WholeModule):
 
 
 def check_weights(name: str, weights: Tensor) -> None:
-    """Raises ValueError unless weights are positive normal numbers of their dtype that need no gradient."""
-    if weights.requires_grad:
+    """Raises ValueError unless weights are positive normal numbers of their dtype, and nothing trains them."""
+    if weights.requires_grad or isinstance(weights, nn.Parameter):
         raise ValueError(
             f"{name}: they require a gradient, expected fixed numbers such as weights.detach(), because training"
             " would change the norm in which radii are measured"
