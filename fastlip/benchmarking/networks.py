@@ -16,6 +16,7 @@ from fastlip.kernels.common.literals import Pairing
 from fastlip.kernels.maxmin.cases import by_extrema
 from fastlip.models.registry import REGISTRY
 from fastlip.nn.activations import MaxMin
+from fastlip.optim import retract_
 
 # The network of plain convolutions in every form.
 PLAIN: tuple[str, ...] = ("plain", *get_args(PlainForm))
@@ -92,11 +93,15 @@ class MaximumMinimum(nn.Module):
 
 @torch.no_grad()
 def perturb(model: nn.Module, scale: float = 1.0) -> nn.Module:
-    """Adds noise to the weights in place, as iterations may end early at an initialisation, and scales them."""
+    """Adds noise to the weights in place, as iterations may end early at an initialisation, and scales them.
+
+    Orthogonal matrices of ``parametrization="manifold"`` are made orthogonal again.
+    """
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter += _NOISE * parameter.std() * torch.randn_like(parameter)
             parameter *= scale
+    retract_(model)
     return model
 
 

@@ -202,10 +202,10 @@ def test_two_processes_are_one(sizes, tmp_path):
     from pathlib import Path
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-    from fresh_processes import join, start_ranks
+    from fresh_processes import outputs, run_ranks
 
-    codes = join(start_ranks(train_distributed, tmp_path, sizes, folder=tmp_path))
-    assert codes == [0, 0], [path.read_text() for path in tmp_path.glob("output-*.txt")]
+    codes = run_ranks(train_distributed, tmp_path, sizes, folder=tmp_path)
+    assert codes == [0, 0], outputs(tmp_path)
     alone = network()
     steps(alone, lambda x: x, 1)
     assert alone[1].running_mean.abs().amax() > 1e-3

@@ -21,10 +21,10 @@ EPS = torch.finfo(torch.float32).eps
 WIDE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 SQUARE = ((2, 3, 3), (1, 17, 17), (1, 32, 32), (1, 33, 33), (1, 48, 48), (1, 63, 63), (1, 64, 64))
 OTHERS = ((1, 1, 1), (2, 5, 3), (1, 3, 33), (2, 64, 1), (1, 17, 64), (1, 64, 61))
-# Complex ones take time and show no more. The interpreter takes most time for large ones, which show no more either.
+# Complex ones take time and show no more. Nor do those that take the interpreter long.
 REPEATED = {(1, 32, 32), (1, 48, 48), (1, 63, 63), (1, 64, 64), (1, 17, 64), (1, 64, 61)}
-LARGE = REPEATED - {(1, 32, 32), (1, 17, 64)}
-LARGE_COMPLEX = REPEATED | {(1, 33, 33)}
+LONG = REPEATED - {(1, 32, 32), (1, 17, 64)} | {(2, 3, 3)}
+LONG_COMPLEX = REPEATED | {(2, 3, 3), (1, 17, 17), (1, 33, 33)}
 slow = pytest.mark.slow
 
 
@@ -103,9 +103,9 @@ def defect(Q):
 
 def shapes_and_dtypes():
     for shape in SQUARE + OTHERS:
-        long = interpreted() and shape in LARGE
+        long = interpreted() and shape in LONG
         yield pytest.param(shape, torch.float32, id=f"{shape}-float32", marks=slow if long else ())
-        long = shape in (LARGE_COMPLEX if interpreted() else REPEATED)
+        long = shape in (LONG_COMPLEX if interpreted() else REPEATED)
         yield pytest.param(shape, torch.complex64, id=f"{shape}-complex64", marks=slow if long else ())
 
 

@@ -76,6 +76,13 @@ def test_measuring(digits):
     assert Measured(**one.to_dict()) == one
 
 
+def test_orthogonal_parameters_stay_so_while_they_are_measured(digits):
+    given = {**TINY, "data": "digits", "model": "lip_next", "width": 8, "depth": 2, "patch": 2}
+    found, failed = measure({"one": default_recipe(given, "digits-lipnext")}, digits, 0.0)
+    assert not failed
+    assert found["one"].step > 0
+
+
 def test_a_search_looks_at_training_images_only(digits):
     part = held_out(digits, 0)
     assert len(part.train.labels) + len(part.test.labels) == len(digits.train.labels)

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from fresh_processes import command, join, start, start_ranks
+from fresh_processes import command, join, outputs, run_ranks, start, start_ranks
 
 from fastlip.data import TensorImages, load
 from fastlip.models import METHODS
@@ -100,8 +100,8 @@ def train_all(folder):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    codes = join(start_ranks(train_all, folder, folder=folder))
-    assert codes == [0, 0], [path.read_text() for path in folder.glob("output-*.txt")]
+    codes = run_ranks(train_all, folder, folder=folder)
+    assert codes == [0, 0], outputs(folder)
     return folder
 
 

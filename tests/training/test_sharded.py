@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 import torch.distributed as dist
-from fresh_processes import join, start_ranks
+from fresh_processes import outputs, run_ranks
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -126,8 +126,8 @@ def train_all(folder):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    codes = join(start_ranks(train_all, folder, folder=folder))
-    assert codes == [0, 0], [path.read_text() for path in folder.glob("output-*.txt")]
+    codes = run_ranks(train_all, folder, folder=folder)
+    assert codes == [0, 0], outputs(folder)
     return folder
 
 

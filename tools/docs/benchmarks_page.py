@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import ablation
 import growth
 from tables import ROOT, TABLES
 
 PAGES = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "guide" / "pretrained.md"
 _REGION = re.compile(r"^(<!-- table: (\w+)((?: \w+)*) -->\n).*?^(<!-- end of table -->)$", re.M | re.S)
-_TABLES = TABLES | {"growth": growth.table, "how_growth": growth.about}
+_TABLES = TABLES | {"growth": growth.table, "how_growth": growth.about, "ablation": ablation.ablation}
 
 
 def refresh(text: str) -> str:
