@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fastlip.fusing import fuse, unfuse
     from fastlip.inverting import Inverse, invert_residual
     from fastlip.official import load_official
+    from fastlip.published import PublishedAudit, PublishedLayer, audit_published, load_published
 
 __version__ = "0.1.0"
 
@@ -44,8 +45,11 @@ __all__ = [
     "Conversion",
     "ExportedFile",
     "Inverse",
+    "PublishedAudit",
+    "PublishedLayer",
     "attack",
     "audit",
+    "audit_published",
     "certify",
     "certify_detector",
     "certify_outputs",
@@ -62,6 +66,7 @@ __all__ = [
     "hub",
     "invert_residual",
     "load_official",
+    "load_published",
     "losses",
     "metrics",
     "models",
@@ -80,8 +85,11 @@ _MODULE_OF = {
     "Conversion": "converting",
     "ExportedFile": "deployment",
     "Inverse": "inverting",
+    "PublishedAudit": "published",
+    "PublishedLayer": "published",
     "attack": "certification.attacks",
     "audit": "certification.auditing",
+    "audit_published": "published",
     "certify": "certification.certificates",
     "certify_detector": "certification.certificates",
     "certify_outputs": "certification.certificates",
@@ -95,6 +103,7 @@ _MODULE_OF = {
     "fuse": "fusing",
     "invert_residual": "inverting",
     "load_official": "official",
+    "load_published": "published",
     "unfreeze": "freezing",
     "unfuse": "fusing",
 }

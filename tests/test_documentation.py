@@ -54,6 +54,7 @@ ELSEWHERE = {
     "run by tests/test_new_loss.py": "tests/test_new_loss.py",
     "run by tests/test_new_method.py": "tests/test_new_method.py",
     "run by tests/test_pretrained.py": "tests/test_pretrained.py",
+    "run by tests/test_published.py": "tests/test_published.py",
 }
 BLOCK = re.compile(
     r"^(?:<!-- (?P<marker>[\w./ -]+) -->\n)?"

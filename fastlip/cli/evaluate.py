@@ -24,6 +24,7 @@ from fastlip.cli.report import attack_lines, write_report
 from fastlip.data import Batches, Data
 from fastlip.data.own import is_place
 from fastlip.models import TITLES
+from fastlip.training import archives
 from fastlip.training.card import describe_certificate
 from fastlip.training.doubts import doubts
 from fastlip.training.recipe import Recipe
@@ -108,14 +109,27 @@ def certify(
 def audit(run: Path, as_json: bool, **moved: Any):
     """Prints an upper bound on the Lipschitz constant of each layer of RUN and of the network.
 
-    RUN is a run folder or a checkpoint. Its data set is not needed.
+    RUN is a run folder or a checkpoint. Its data set is not needed. It may also be a checkpoint that the authors'
+    code of LiResNet or BRONet wrote: its published constants are printed next to the bounds.
     """
-    opened = hub.read(run, **moved)
-    result = fastlip.audit(opened.model, input_shape=tuple(opened.data["shape"]))
+    result: fastlip.Audit | fastlip.PublishedAudit
+    if (published := _published_checkpoint(run)) is not None:
+        if any(value is not None for value in moved.values()):
+            raise click.UsageError(f"--device, --backend: {run} is no run of fastlip, and is audited on the CPU")
+        result = fastlip.audit_published(published)
+    else:
+        opened = hub.read(run, **moved)
+        result = fastlip.audit(opened.model, input_shape=tuple(opened.data["shape"]))
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
     else:
         click.echo(str(result))
+
+
+def _published_checkpoint(file: Path) -> Mapping[str, Any] | None:
+    """The content of a checkpoint of the authors' code, which has the weights under ``backbone``; None for others."""
+    content = archives.read(file) if file.is_file() else None
+    return content if isinstance(content, Mapping) and "backbone" in content else None
 
 
 def open_run(run: Path, moved: Mapping[str, Any]) -> tuple[Recipe, Data, nn.Module]:
