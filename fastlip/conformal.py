@@ -1,4 +1,4 @@
-r"""Conformal prediction that is robust to perturbations of L2 norm eps: sets of classes, and intervals.
+r"""Conformal prediction that is robust to perturbations of norm eps: sets of classes, and intervals.
 
 Split conformal prediction calibrates a threshold q on held-out clean samples: with n of them, q is the k-th smallest
 of their scores s(x_i, y_i), k = ceil((n + 1) (1 - alpha)). For a fresh clean sample (x, y), exchangeable with them,
@@ -9,7 +9,8 @@ of their scores s(x_i, y_i), k = ceil((n + 1) (1 - alpha)). For a fresh clean sa
 perturbed z with |z - x| <= eps. The network is L-Lipschitz, so s(x, y) is at least a bound s_eps(z, y) that follows
 from z alone, and the set of all y with s_eps(z, y) <= q has the same coverage, whatever the perturbation. This is the
 idea of Massena et al., *Efficient Robust Conformal Prediction via Lipschitz-Bounded Networks* (ICML 2025); here the
-bounds are audited, use the slopes of a linear last layer, and include rounding errors.
+bounds are audited, use the slopes of a linear last layer, and include rounding errors. The norm is L2, or the
+weighted one of a network that begins with :class:`fastlip.nn.InputWeights`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import Tensor
 from fastlip.certification.certificates.outputs import UP, CertifiedOutputs, Interval, around, lost_within
 from fastlip.certification.certificates.scores import Scores, scores_of
 from fastlip.certification.certificates.slopes import SQRT2
+from fastlip.certification.input_norms import L2, InputNorm, require_same
 from fastlip.inspection.evaluation import check_eps
 from fastlip.losses.labels import classes
 from fastlip.nn.arguments import one_of
@@ -40,7 +42,7 @@ class PredictionSets:
 
     Attributes:
         members: (n, c) booleans, which classes belong to the set of each sample.
-        eps: the L2 norm of the perturbations that the sets allow for.
+        eps: the norm of the perturbations that the sets allow for.
         labels: (n,), the classes of the samples; None if they are not known.
 
     Example:
@@ -83,6 +85,7 @@ class SetPredictor:
         level: k / (n + 1), the coverage that is guaranteed on average over calibrations, at least 1 - alpha.
         score: ``"margin"``, ``"logit"`` or ``"softmax"``.
         temperature: that of the softmax.
+        norm: the norm of perturbations of the network that was calibrated, in which every eps is.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3)).eval()
@@ -96,6 +99,7 @@ class SetPredictor:
     level: float
     score: Score
     temperature: float = 1.0
+    norm: InputNorm = field(default=L2, repr=False)
 
     def sets(self, outputs: CertifiedOutputs, eps: float = 0.0) -> PredictionSets:
         r"""Predicts the set of every sample, which may be perturbed already.
@@ -105,14 +109,15 @@ class SetPredictor:
 
         Args:
             outputs: those of the calibrated network, by :func:`fastlip.certify_outputs`; labels are for the coverage.
-            eps: the L2 norm of the perturbations, at least 0.
+            eps: the norm of the perturbations, at least 0.
 
         Returns:
             :class:`PredictionSets`.
 
         Raises:
-            ValueError: outputs of another shape, or another eps.
+            ValueError: outputs of another shape or in another norm, or another eps.
         """
+        require_same("outputs", outputs.norm, self.norm, "the calibration is")
         low = self._scores(scores_of(outputs), -1, eps)
         labels = None if outputs.targets is None else _labels(outputs)
         return PredictionSets(low <= self.threshold, float(eps), labels)
@@ -127,13 +132,14 @@ class SetPredictor:
 
         Args:
             outputs: those of clean samples with labels.
-            attack: rho, the L2 norm of the perturbations, at least 0.
+            attack: rho, the norm of the perturbations, at least 0.
             eps: that for which the sets are made; default 0.
 
         Raises:
-            ValueError: samples without labels, or another attack or eps.
+            ValueError: samples without labels, another attack or eps, or outputs in another norm.
         """
         check_eps([attack, eps])
+        require_same("outputs", outputs.norm, self.norm, "the calibration is")
         scores, further = scores_of(outputs), float(attack) - float(eps)
         high = self._scores(scores, 1, further) if further > 0 else self._scores(scores, 0, 0.0)
         own = high.gather(1, _labels(outputs)[:, None])
@@ -189,7 +195,7 @@ def calibrate(
         raise ValueError(f"temperature={temperature}: expected a positive number")
     found = _bounds(scores_of(outputs), score, temperature, 0, 0.0)
     threshold, level = _quantile(found.gather(1, _labels(outputs)[:, None])[:, 0], alpha)
-    return SetPredictor(threshold, float(alpha), level, score, float(temperature))
+    return SetPredictor(threshold, float(alpha), level, score, float(temperature), outputs.norm)
 
 
 @dataclass(frozen=True)
@@ -200,6 +206,7 @@ class IntervalPredictor:
         threshold: q, half the length of an interval without a perturbation; inf if there were too few samples.
         alpha: the share of samples that may be outside.
         level: k / (n + 1), the coverage that is guaranteed on average over calibrations.
+        norm: the norm of perturbations of the network that was calibrated, in which every eps is.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 1)).eval()
@@ -211,20 +218,22 @@ class IntervalPredictor:
     threshold: float
     alpha: float
     level: float
+    norm: InputNorm = field(default=L2, repr=False)
 
     def intervals(self, outputs: CertifiedOutputs, eps: float = 0.0) -> Interval:
         r"""Predicts an interval for every output: f_i(z) plus and minus q + L_i eps, and rounding.
 
         Args:
             outputs: those of samples that may be perturbed already, by :func:`fastlip.certify_outputs`.
-            eps: the L2 norm of the perturbations, at least 0.
+            eps: the norm of the perturbations, at least 0.
 
         Returns:
             An :class:`fastlip.certification.Interval` of the shape of the outputs.
 
         Raises:
-            ValueError: another eps.
+            ValueError: another eps, or outputs in another norm.
         """
+        require_same("outputs", outputs.norm, self.norm, "the calibration is")
         return around(outputs.values, outputs.change(eps) + self.threshold)
 
 
@@ -256,7 +265,7 @@ def calibrate_intervals(outputs: CertifiedOutputs, alpha: float = 0.1) -> Interv
     """
     errors = (outputs.values - outputs.numbers()).abs().reshape(len(outputs), -1).amax(1)
     threshold, level = _quantile(errors, alpha)
-    return IntervalPredictor(threshold, float(alpha), level)
+    return IntervalPredictor(threshold, float(alpha), level, outputs.norm)
 
 
 def _quantile(scores: Tensor, alpha: float) -> tuple[float, float]:

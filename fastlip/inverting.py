@@ -49,7 +49,7 @@ def invert_residual(
     Args:
         f: a contraction whose output has the shape of its input, in eval mode.
         y: (n, ...), the images of the block.
-        lipschitz: L, below 1; default None audits f (:func:`fastlip.audit`).
+        lipschitz: L, below 1; default None audits f (:func:`fastlip.audit`) in L2 norm, whatever its first layer.
         tolerance: iterates until the bound of the error of every sample is at most this.
         max_steps: evaluations of f after which it stops; ``error`` then tells how far it came.
 
@@ -73,7 +73,7 @@ def invert_residual(
     if not tolerance >= 0:
         raise ValueError(f"tolerance={tolerance}: expected a number, at least 0")
     positive_int("max_steps", max_steps)
-    bound = audit(f, tuple(y.shape[1:])).bound if lipschitz is None else float(lipschitz)
+    bound = audit(f, tuple(y.shape[1:]), norm="l2").bound if lipschitz is None else float(lipschitz)
     if not 0 <= bound < 1:
         raise ValueError(
             f"lipschitz={bound:.9g}: expected a number below 1, as of a network followed by lip.Scale(0.9)"

@@ -31,7 +31,8 @@ class CertifiedRobustAccuracy(nn.Module):
     :func:`fastlip.certify` computes a certificate.
 
     Args:
-        eps: L2 norms of the perturbation, each at least 0.
+        eps: norms of the perturbation, each at least 0: L2, or the weighted one of a network that begins with
+            :class:`fastlip.nn.InputWeights`.
         slopes: d, a number for all pairs of classes or a matrix (c, c), such as that of
             :func:`fastlip.losses.class_slopes`. Default None is that of L = 1: sqrt(2), and 1 for one score.
         sync: whether ``compute`` adds the counts of all processes of ``torch.distributed``.

@@ -10,6 +10,7 @@ import torch
 from fastlip import _figures
 from fastlip.certification.attacks import AttackResult
 from fastlip.certification.certificates import Certificate
+from fastlip.certification.input_norms import require_same
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,13 +36,16 @@ def plot_curves(
     Args:
         path: file to write; it is replaced as a whole or not at all.
         certificate: result of :func:`fastlip.certify`.
-        attack: result of :func:`fastlip.attack`; None draws no attacked curve.
+        attack: result of :func:`fastlip.attack`, in the same norm; None draws no attacked curve.
         title: title of the plot.
 
     Raises:
+        ValueError: a certificate and an attack in different norms of the inputs.
         ModuleNotFoundError: matplotlib is not installed.
         OSError: the file cannot be written.
     """
+    if attack is not None:
+        require_same("attack", attack.norm, certificate.norm, "the certificate is")
     with _figures.own_style():
         _figures.save(Path(path), _curves(certificate, attack, title))
 
@@ -52,9 +56,8 @@ def _curves(certificate: Certificate, attack: AttackResult | None, title: str) -
     axes = figure.add_subplot()
     largest = max(certificate.cra, default=0.0) or 1.0
     _draw(axes, certificate, attack, torch.linspace(0, largest, _POINTS, dtype=torch.float64))
-    axes.set(
-        xlim=(0, largest), ylim=(0, 100), xlabel="L2 radius ε of images in [0, 1]", ylabel="accuracy, %", title=title
-    )
+    radius = "L2 radius ε of images in [0, 1]" if certificate.norm.weights is None else "weighted L2 radius ε"
+    axes.set(xlim=(0, largest), ylim=(0, 100), xlabel=radius, ylabel="accuracy, %", title=title)
     axes.title.set(fontsize="medium", parse_math=False)  # names of folders are not formulas
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

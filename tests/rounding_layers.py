@@ -68,6 +68,8 @@ LAYERS = {
     "PositionBias": (lambda: lip.PositionBias(6), (8, 6, 6)),
     "Scale": (lambda: lip.Scale(0.9), (8, 6, 6)),
     "Scale-learnable": (lambda: lip.Scale(300.0, learnable=True), (8, 6, 6)),
+    "InputWeights": (lambda: lip.InputWeights(torch.logspace(-4, 4, 8)[:, None, None]), (8, 6, 6)),
+    "InputWeights-centred": (lambda: lip.InputWeights(torch.logspace(-4, 4, 8)[:, None, None], 3.0), (8, 6, 6)),
     "Linear": (lambda: nn.Linear(384, 50), (384,)),
     "Linear-tokens": (lambda: nn.Linear(20, 5), (7, 20)),
     "Conv2d": (lambda: nn.Conv2d(8, 12, 3, padding=1), (8, 9, 9)),

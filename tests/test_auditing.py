@@ -177,6 +177,7 @@ def test_every_module_of_the_package_is_understood():
         sizes = (2,) if "Pool" in module.__name__ else sizes
         sizes = (4,) if module in (lip.HouseHolder, lip.BatchCentering, lip.LayerCentering) else sizes
         sizes = {lip.SpatialShift: (1,), lip.PartialAbs: (2,), lip.PositionBias: (6,)}.get(module, sizes)
+        sizes = (2.0,) if module is lip.InputWeights else sizes
         sizes = (lip.AOLConv2d(4, 4, 3),) if module is lip.LipschitzResidual else sizes
         sizes = (lip.CayleyLinear(4, 4),) if module is lip.PerPixel else sizes
         layer = module(*sizes).eval()

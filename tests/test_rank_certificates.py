@@ -9,7 +9,7 @@ from torch import nn
 
 import fastlip
 from fastlip import nn as lip
-from fastlip.certification.certificates.norms import nearest_meeting
+from fastlip.certification.norms import nearest_meeting
 
 C = 6
 

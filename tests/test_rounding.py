@@ -30,6 +30,10 @@ def make(name, weights):
         if not tensor.is_floating_point():
             continue
         with torch.no_grad():
+            if name == "weights":  # those of inputs are positive normal numbers
+                found = {"random": torch.randn_like(tensor).exp(), "subnormal": tensor.clamp_max(1.2e-38)}
+                tensor.copy_(found.get(weights, tensor))
+                continue
             if weights == "random" and tensor.dim() > 1:
                 tensor.normal_()
             if weights == "subnormal" and tensor.dim() > 1 and not isinstance(layer, LipschitzLayer):

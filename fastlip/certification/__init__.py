@@ -33,6 +33,7 @@ from fastlip.certification.certificates import (
     certify_top_k,
     lp_factor,
 )
+from fastlip.certification.input_norms import InputNorm
 from fastlip.certification.rounding import RoundingModel
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "CertifiedOutputs",
     "DetectionRates",
     "DetectorCertificate",
+    "InputNorm",
     "Interval",
     "LayerBound",
     "RankCertificate",

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from fastlip.certification.bounds import Bound, bound_module, lipschitz_bound
 from fastlip.certification.graphs import Branch, UnknownError
+from fastlip.certification.input_norms import InputNorm, NormName, check_norm, norm_of_links
 from fastlip.certification.unfolding import Link, unfold
 from fastlip.inspection.evaluation import check_finite, evaluating
 from fastlip.inspection.running import batch_like, innermost, run
@@ -77,9 +78,12 @@ class Audit:
     """The result of :func:`fastlip.audit`: ``str()`` of it is a table, ``to_dict()`` plain values.
 
     Attributes:
-        bound: an upper bound of the model's Lipschitz constant, the product of those of its layers.
+        bound: an upper bound of the model's Lipschitz constant, the product of those of its layers: the L2 norm of a
+            change of the outputs is at most this times the ``norm`` of the change of the inputs.
         layers: those of its layers, a :class:`LayerBound` each, in order.
         input_shape: the shape of a sample, without the batch.
+        norm: the :class:`fastlip.certification.InputNorm` of the inputs: L2, or weighted by a first layer
+            :class:`fastlip.nn.InputWeights`.
 
     Example:
         >>> report = fastlip.audit(torch.nn.Sequential(lip.CayleyLinear(4, 4), lip.MaxMin()), (4,))
@@ -90,6 +94,12 @@ class Audit:
     bound: float
     layers: list[LayerBound]
     input_shape: tuple[int, ...]
+    norm: InputNorm
+
+    @property
+    def l2_bound(self) -> float:
+        """An upper bound for the L2 norm of the inputs, whatever ``norm`` is: ``bound`` times the largest weight."""
+        return self.bound if self.norm.weights is None else self.bound * self.norm.largest * (1 + _EPS)
 
     @property
     def seconds(self) -> float:
@@ -104,6 +114,8 @@ class Audit:
         """
         return {
             "bound": self.bound,
+            **self.norm.to_dict(),
+            **({} if self.norm.weights is None else {"l2_bound": self.l2_bound}),
             "input_shape": list(self.input_shape),
             "layers": [layer.to_dict(cost=cost) for layer in self.layers],
             **({"seconds": self.seconds} if cost else {}),
@@ -117,6 +129,9 @@ class Audit:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)
         ]
         lines.append(f"product of {len(self.layers)} layers: Lipschitz constant at most {self.bound:.9g}")
+        if self.norm.weights is not None:
+            lines[-1] += f" in the {self.norm}"
+            lines.append(f"in the L2 norm of the inputs at most {self.l2_bound:.9g}")
         return "\n".join(line.rstrip() for line in lines)
 
 
@@ -128,7 +143,7 @@ def _table_rows(layer: LayerBound, indent: str = "") -> Iterator[tuple[str, ...]
         yield from _table_rows(part, indent + "  ")
 
 
-def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
+def audit(model: nn.Module, input_shape: tuple[int, ...], *, norm: NormName = "auto") -> Audit:
     r"""Returns a bound of the Lipschitz constant of a model in eval mode, from the weights that it will use.
 
     .. math:: L \le \prod_l L_l
@@ -139,6 +154,10 @@ def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
     Convolutions and dense layers are bounded by singular values in float64 (``fastlip.ops.spectral_norm``), layers of
     fastlip by their ``lipschitz_bound(input_shape)``, pools, activations and normalisation in eval mode by their
     exact constants.
+
+    If the first layer is :class:`fastlip.nn.InputWeights`, it sets the norm of the inputs, and has the bound 1 there:
+    the constant is that in the weighted norm, and ``norm`` of the result names it. ``l2_bound`` is that in the L2
+    norm.
 
     The model is a layer, nested ``torch.nn.Sequential`` (also compiled, or wrapped for data parallelism), or any
     module whose forward ``torch.fx`` can trace. A module is understood if it has a method
@@ -158,6 +177,8 @@ def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
     Args:
         model: any module, on any device.
         input_shape: the shape of one sample, such as (3, 32, 32).
+        norm: that of the inputs: ``"auto"`` (default) is the weighted one of a first layer ``InputWeights``, else L2;
+            ``"l2"`` is L2 for every model, with such a layer as a diagonal matrix.
 
     Returns:
         An :class:`Audit`: ``bound``, and ``layers`` with cost and tightness.
@@ -166,7 +187,7 @@ def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
         TypeError: modules that are not understood, all named.
         ValueError: NaN or Inf in a parameter or buffer, naming the layer; a module that mixes samples, depends on
             their number or is no fixed function; layers that together are not the model; samples without the
-            dimensions that a layer needs.
+            dimensions that a layer needs; another norm.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
@@ -177,11 +198,12 @@ def audit(model: nn.Module, input_shape: tuple[int, ...]) -> Audit:
     """
     # Outputs are compared up to roundings of their dtype, whatever products the user's settings allow (bfloat16).
     with ieee(torch.device("cpu")):
-        return examine(model, input_shape)[0]
+        return examine(model, input_shape, norm)[0]
 
 
-def examine(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Audit, list[Link]]:
+def examine(model: nn.Module, input_shape: tuple[int, ...], norm: NormName = "auto") -> tuple[Audit, list[Link]]:
     """The audit, and the modules that it bounds, in the order of its layers."""
+    check_norm(norm)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     _check_shape(input_shape)
@@ -199,8 +221,13 @@ def examine(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Audit, list
             allowed = row.bound * allowed + own
             rows.append(row)
         check_whole(innermost(model), x, y, allowed)
+        found, place = norm_of_links(links, x)
+    if norm == "l2":
+        found = InputNorm(tuple(input_shape))
+    elif place is not None:  # an isometry in the norm that it sets
+        rows[place] = replace(rows[place], bound=1.0, how="sets the norm of the inputs")
     bound = math.prod([row.bound for row in rows]) * (1 + len(rows) * _EPS)
-    return Audit(bound, rows, tuple(input_shape)), links
+    return Audit(bound, rows, tuple(input_shape), found), links
 
 
 def _check_shape(input_shape: Any) -> None:

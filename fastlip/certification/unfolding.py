@@ -78,6 +78,12 @@ def unfold(model: nn.Module, x: Tensor) -> list[Link]:
     return links
 
 
+def understood(model: nn.Module, x: Tensor) -> tuple[list[Link], list[str]]:
+    """The modules as :func:`unfold` finds them, and the names of those that are not understood, without a rule."""
+    unfolding = _Unfolding()
+    return unfolding.links_of("", model, x), unfolding.unknown
+
+
 def modules_of(links: Sequence[Link]) -> list[nn.Module]:
     """The modules of links, and those that their branches call."""
     found: list[nn.Module] = []

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fastlip.certification import audit
+from fastlip.certification import Audit, audit
+from fastlip.certification.input_norms import NormName
 from fastlip.converting.layers import Head, Weights
 from fastlip.converting.report import Conversion
 from fastlip.converting.rewriting import Rewriting
@@ -122,19 +123,20 @@ def _check(model: Any, example: Any) -> None:
 
 
 def _report(model: nn.Module, converted: nn.Module, rewriting: Rewriting, shape: tuple[int, ...]) -> Conversion:
-    before, _ = _audited(model, shape)
     after, reason = _audited(converted, shape)
-    if after is not None and after > _ALLOWED:
-        layers = audit(converted, shape).layers
-        high = [f"{layer.name} ({layer.kind}) {layer.bound:.4g}" for layer in layers if layer.bound > _ALLOWED]
+    name = "l2" if after is None else after.norm.name
+    before, _ = _audited(model, shape, "auto" if name != "l2" else "l2")
+    if after is not None and after.bound > _ALLOWED:
+        high = [f"{layer.name} ({layer.kind}) {layer.bound:.4g}" for layer in after.layers if layer.bound > _ALLOWED]
         reason = f"bounds above 1: {', '.join(high)}"
-    return Conversion(tuple(rewriting.steps), tuple(rewriting.failures), before, after, reason)
+    bounds = [found.bound if found is not None else None for found in (before, after)]
+    return Conversion(tuple(rewriting.steps), tuple(rewriting.failures), bounds[0], bounds[1], reason, name)
 
 
-def _audited(model: nn.Module, shape: tuple[int, ...]) -> tuple[float | None, str]:
-    """The audited bound, or None and the reason."""
+def _audited(model: nn.Module, shape: tuple[int, ...], norm: NormName = "auto") -> tuple[Audit | None, str]:
+    """The audit, or None and the reason."""
     try:
-        bound = audit(model, shape).bound
+        found = audit(model, shape, norm=norm)
     except (TypeError, ValueError) as error:
         return None, str(error)
-    return (bound, "") if math.isfinite(bound) else (None, "its bound is not finite")
+    return (found, "") if math.isfinite(found.bound) else (None, "its bound is not finite")

@@ -38,6 +38,7 @@ class Conversion:
         before: the audited Lipschitz bound of the model; None if the audit does not understand it.
         after: the audited Lipschitz bound of the converted model; None if the audit does not understand it.
         reason: why a bound is None or above 1; empty if there is nothing to say.
+        norm: the norm of the inputs of the bounds, ``"l2"`` or ``"weighted l2"``.
 
     Example:
         >>> mlp = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 2))
@@ -53,6 +54,7 @@ class Conversion:
     before: float | None
     after: float | None
     reason: str = ""
+    norm: str = "l2"
 
     @property
     def complete(self) -> bool:
@@ -63,13 +65,15 @@ class Conversion:
         """The report as plain values, ready for JSON."""
         names = ("steps", "failures")
         lists = {name: [dict(vars(step)) for step in getattr(self, name)] for name in names}
-        return {**lists, "before": self.before, "after": self.after, "reason": self.reason, "complete": self.complete}
+        values = {name: getattr(self, name) for name in ("before", "after", "norm", "reason", "complete")}
+        return {**lists, **values}
 
     def __str__(self) -> str:
         lines = _table(self.steps)
         if self.failures:
             lines += ["not converted:", *_table(self.failures)]
-        lines.append(f"Lipschitz bound: {_bound(self.before)} before, {_bound(self.after)} after")
+        weighted = "" if self.norm == "l2" else f" ({self.norm} norm of the inputs)"
+        lines.append(f"Lipschitz bound: {_bound(self.before)} before, {_bound(self.after)} after{weighted}")
         if self.reason:
             lines += textwrap.wrap(self.reason, _WIDTH)
         if not self.complete:

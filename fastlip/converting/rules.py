@@ -17,6 +17,7 @@ from fastlip.converting.modules import ACTIVATIONS, convert_activation, convert_
 from fastlip.converting.norms import CHANNEL_NORMS, is_layer_norm
 from fastlip.converting.rewriting import WEIGHTED, Rewriting
 from fastlip.converting.tracing import is_dropout
+from fastlip.nn.weighting import InputWeights
 
 _BOUND_FAILURES = (TypeError, ValueError, RuntimeError)
 _ATTENTION = (
@@ -108,6 +109,8 @@ def _convert_module(work: Rewriting, node: fx.Node) -> None:
         convert_norm(work, node, module)
     elif isinstance(module, ACTIVATIONS):
         convert_activation(work, node, kind)
+    elif isinstance(module, InputWeights):
+        work.note(node, kind, kind, "kept: as the first layer it sets the norm of the inputs")
     else:
         _keep_or_fail(work, node, module, "")
 

@@ -29,7 +29,7 @@ def check_file(
         kind: the format.
         data: the content of the file.
         input_shape: the shape of one sample.
-        lipschitz: a bound of the network's Lipschitz constant.
+        lipschitz: a bound of the network's Lipschitz constant in L2 norm.
 
     Raises:
         ValueError: the file gives other outputs than the network, beyond rounding.

@@ -17,6 +17,7 @@ import fastlip
 from fastlip import exporting
 from fastlip._files import printable, write_atomically, write_json
 from fastlip.certification.certificates import Certificate
+from fastlip.certification.input_norms import InputNorm, require_same
 from fastlip.deployment.checking import check_file
 from fastlip.deployment.formats import INPUT, OUTPUTS, Format, Network, content, format_of, require_packages
 from fastlip.deployment.radius import certified_network
@@ -42,6 +43,7 @@ class ExportedFile:
         checked: what ran the file for that: ``"onnxruntime"`` or ``"torch"``. For ONNX without onnxruntime torch ran
             the module that was written.
         facts: what the file says about itself.
+        norm: the :class:`fastlip.certification.InputNorm` in which the bound and the radii are.
 
     Example:
         >>> [field for field in fastlip.ExportedFile.__dataclass_fields__][:3]
@@ -58,17 +60,20 @@ class ExportedFile:
     difference: float
     checked: str
     facts: dict[str, Any]
+    norm: InputNorm
 
     def to_dict(self) -> dict[str, Any]:
         """The values as plain ones, ready for JSON."""
-        return {**asdict(self), "path": str(self.path)}
+        return {**asdict(self), "path": str(self.path), **self.norm.to_dict()}
 
     def __str__(self) -> str:
         shape = ", ".join(map(str, self.input_shape))
+        weighted = "" if self.norm.weights is None else f"norm of the input  {self.norm}\n"
         return (
             f"{printable(self.path)}: {self.format}, {self.size / 1e6:.2f} MB\n"
             f"difference         {self.difference:.1e}  (of the scores, run by {self.checked})\n"
             f"Lipschitz bound    {self.lipschitz:.7f}  (audited)\n"
+            f"{weighted}"
             f"input              {self.inputs[0]} (n, {shape})\n"
             f"outputs            {', '.join(self.outputs)}"
         )
@@ -136,8 +141,9 @@ def export(
     of the network: in ``metadata_props`` of ONNX (keys ``fastlip.lipschitz`` and so on), in the extra file
     ``fastlip.json`` of ``.pt2``, and in PATH.json next to ``.pt``.
 
-    ``radius=True`` adds the certified L2 radius of every prediction as a second output: no change of the image that
-    is smaller changes the class with the largest score.
+    ``radius=True`` adds the certified radius of every prediction as a second output: no change of the image that is
+    smaller, in L2 norm or the weighted one of a first layer :class:`fastlip.nn.InputWeights`, changes the class with
+    the largest score. The file names the norm (``norm``, and ``input_weights`` if there are any).
 
     .. math:: r(x) = \min_{j \ne y} \frac{\max(0,\; f_y - f_j - 2 \sqrt 2\, e)}
                                          {\min(\sqrt 2\, L,\; L_{body} \|w_y - w_j\|) + \sqrt 2\, g}
@@ -165,7 +171,8 @@ def export(
         radius: whether the file has the output ``radius``; default False. The network must be a sequence of layers.
         bounds: the least and largest value of the images on which the network was trained, to be noted in the file;
             default None notes nothing.
-        certificate: the result of :func:`fastlip.certify`, whose accuracies and CRA are noted in the file.
+        certificate: the result of :func:`fastlip.certify`, in the norm of the network, whose accuracies and CRA are
+            noted in the file.
         facts: further values that JSON can hold, to be noted in the file, such as the names of the classes.
         progress: prints each step to stderr; default False.
 
@@ -178,7 +185,7 @@ def export(
         ValueError: NaN or Inf in a weight; a layer that depends on the image size without an input_shape; one
             that is called on several sizes; a copy or a file that computes something else than the model; another
             fourier or format; an unknown suffix; with radius: a network that branches, or whose layers have no
-            linear bound of rounding errors (layer and group norms).
+            linear bound of rounding errors (layer and group norms); a certificate in another norm.
         OSError: a file that cannot be written.
         MissingPackageError: (a ModuleNotFoundError) ONNX without the packages of the extra ``onnx``.
 
@@ -212,7 +219,7 @@ def export(
         raise ValueError("input_shape=None: expected the shape of one sample, such as (3, 32, 32), or an example")
     noted = {**_facts(bounds, certificate), **_plain("facts", facts or {})}
     fourier = fourier or ("fft" if kind != "onnx" else "matrices64" if radius else "matrices")
-    return _Writing(model, shape, target, kind, radius, progress).write(fourier, noted)
+    return _Writing(model, shape, target, kind, radius, certificate, progress).write(fourier, noted)
 
 
 @dataclass(frozen=True)
@@ -224,6 +231,7 @@ class _Writing:
     path: Path
     kind: Format
     radius: bool
+    certificate: Certificate | None
     progress: bool
 
     def write(self, fourier: Fourier, noted: dict[str, Any]) -> ExportedFile:
@@ -232,14 +240,17 @@ class _Writing:
         plain = exporting.export(self.model, self.input_shape, fourier=fourier)
         if self.radius:
             self._note("bounding its rounding errors")
-            network, lipschitz = certified_network(self.model, plain, self.input_shape, fourier)
+            network, audit = certified_network(self.model, plain, self.input_shape, fourier)
         else:
             self._note("auditing its Lipschitz constant")
-            network, lipschitz = plain, fastlip.audit(plain, self.input_shape).bound
+            network, audit = plain, fastlip.audit(plain, self.input_shape)
+        if self.certificate is not None:
+            require_same("certificate", self.certificate.norm, audit.norm, "the network is")
         outputs = OUTPUTS if self.radius else OUTPUTS[:1]
         facts = {
             "version": fastlip.__version__,
-            "lipschitz": lipschitz,
+            "lipschitz": audit.bound,
+            **audit.norm.to_dict(),
             "input_shape": list(self.input_shape),
             "inputs": [INPUT],
             "outputs": list(outputs),
@@ -248,7 +259,7 @@ class _Writing:
         self._note(f"writing {self.kind}" + (", which may take a minute" if self.kind == "onnx" else ""))
         x = batch_like(self.model, 2, self.input_shape)
         data = content(self.kind, Network(network, x, outputs, facts))
-        difference, checked = check_file(self.model, network, self.kind, data, self.input_shape, lipschitz)
+        difference, checked = check_file(self.model, network, self.kind, data, self.input_shape, audit.l2_bound)
         write_atomically(self.path, lambda file: file.write(data))
         if self.kind == "torch":
             write_json(self.path.with_name(self.path.name + ".json"), facts)
@@ -259,7 +270,8 @@ class _Writing:
             input_shape=self.input_shape,
             inputs=(INPUT,),
             outputs=tuple(outputs),
-            lipschitz=lipschitz,
+            lipschitz=audit.bound,
+            norm=audit.norm,
             difference=difference,
             checked=checked,
             facts=facts,

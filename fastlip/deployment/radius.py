@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fastlip.certification.auditing import Audit
 from fastlip.certification.certificates.margins import LARGEST, TINY, gaps_of
 from fastlip.certification.certificates.prepared import Prepared
 from fastlip.certification.certificates.slopes import SQRT2
 from fastlip.certification.graphs import Branch
+from fastlip.certification.input_norms import require_same
 from fastlip.certification.rounding import Rounded
 from fastlip.certification.rounding.following import Values, WorstCase
 from fastlip.exporting import Fourier
@@ -137,8 +139,8 @@ def _norms(x: Tensor, rank: int) -> Tensor:
 
 def certified_network(
     model: nn.Module, plain: nn.Module, input_shape: tuple[int, ...], fourier: Fourier
-) -> tuple[nn.Module, float]:
-    """A module of torch alone that returns scores and certified radii, and the audited bound that these divide by.
+) -> tuple[nn.Module, Audit]:
+    """A module of torch alone that returns scores and certified radii, and the audit by which these divide.
 
     The radii are those that ``fastlip.certify`` gives the model. Its bound of rounding errors must hold for the copy
     as well, which computes the same layers by other operations: on random samples that of the copy may not be larger.
@@ -163,11 +165,12 @@ def certified_network(
         own, copied = (Prepared(module, input_shape, "worst-case", x.device) for module in (model, plain))
         for prepared in (own, copied):
             _require_layers(prepared)
+        require_same("radius=True", copied.audit.norm, own.audit.norm, "the model is")
         errors = [prepared.forward(0, x.clone())[1] for prepared in (own, copied)]
         chosen, memo = (own, parts(model, input_shape, fourier)) if _covers(*errors) else (copied, {})
         layers = [_plain_form(link.module, memo) for link in chosen.links]
         network = CertifiedNetwork(layers, chosen, x.dtype)
-        return _traced(network.to(x.device).eval()), chosen.audit.bound
+        return _traced(network.to(x.device).eval()), chosen.audit
 
 
 def _covers(whole: Rounded, part: Rounded) -> bool:

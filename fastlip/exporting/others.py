@@ -102,6 +102,13 @@ def _scale(module: lip.Scale, target: Target) -> nn.Module:
 
 
 @exported.register
+def _input_weights(module: lip.InputWeights, target: Target) -> nn.Module:
+    tensors = {"weights": module.weights, "center": module.center}
+    sides = torch.broadcast_shapes(*[values.shape for values in tensors.values() if values is not None])
+    return plain.freeze(plain.Weigh(tensors, sides=tuple(sides)))
+
+
+@exported.register
 def _position_bias(module: lip.PositionBias, target: Target) -> nn.Module:
     return plain.freeze(plain.ShiftImage({"shift": module.bias}))
 

@@ -48,6 +48,7 @@ from fastlip.nn.volumes import (
     ScaledAvgPool3d,
     SLLConv3d,
 )
+from fastlip.nn.weighting import InputWeights
 
 __all__ = [
     "AOCConv1d",
@@ -81,6 +82,7 @@ __all__ = [
     "FirstChannels",
     "GroupSort",
     "HouseHolder",
+    "InputWeights",
     "L2NormPool1d",
     "L2NormPool2d",
     "L2NormPool3d",

@@ -83,6 +83,7 @@ def put_card(folder: RunFolder, card: dict[str, Any]) -> None:
 def card_text(card: Mapping[str, Any]) -> str:
     """The card in Markdown."""
     model, images, audit = card["model"], card["input"], card["audit"]
+    norm = audit.get("norm", "l2").replace("l2", "L2")  # audits of earlier versions do not name it
     plain = model["network"].startswith(PLAIN)
     method = model["network"] if plain else TITLES[model["method"]]
     shape = ", ".join(map(str, images["shape"]))
@@ -92,7 +93,7 @@ def card_text(card: Mapping[str, Any]) -> str:
         "",
         f"{model['network']} of {'unconstrained' if plain else method} layers, {model['parameters']:,} parameters,"
         " Lipschitz constant at most"
-        f" {audit['bound']:.7f} (audited).",
+        f" {audit['bound']:.7f} (audited{'' if norm == 'L2' else f', {norm} norm of the inputs'}).",
         "",
         f"- input: (n, {shape}), stored value / {images['divisor']:g}{centred}",
         f"- output: scores of {images['classes']} classes",
@@ -101,7 +102,7 @@ def card_text(card: Mapping[str, Any]) -> str:
     ]
     if model["imported"]:
         lines.append(f"- weights imported from {markdown(model['imported'])}")
-    lines += ["", "## Certificate", "", *_certificate_lines(card["certificate"])]
+    lines += ["", "## Certificate", "", *_certificate_lines(card["certificate"], norm)]
     lines += ["", "## Audit", "", "| layer | type | bound | tight | how |", "|---|---|---|---|---|"]
     for layer in audit["layers"]:
         name, kind = markdown(layer["name"]), markdown(layer["kind"])
@@ -112,11 +113,11 @@ def card_text(card: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _certificate_lines(certificate: Mapping[str, Any]) -> list[str]:
+def _certificate_lines(certificate: Mapping[str, Any], norm: str) -> list[str]:
     if not certificate:
         return ["There is none yet. `fastlip certify` computes one on the images that the network is for."]
     lines = [
-        f"On {certificate['images']} {certificate['split']} images; L2 radii on the scale of the input.",
+        f"On {certificate['images']} {certificate['split']} images; {norm} radii on the scale of the input.",
         "",
         "| accuracy | " + " | ".join(f"CRA at {float(eps):.4g}" for eps in certificate["cra"]) + " |",
         "|---" * (1 + len(certificate["cra"])) + "|",

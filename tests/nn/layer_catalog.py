@@ -123,6 +123,8 @@ def _forms(name, kind):
         return {"": lambda **options: kind(lip.Chain(lip.AOLConv2d(4, 4, 3, **options), lip.MaxMin()))}
     arguments = {"HouseHolder": (4,), "ZeroChannelPad": (4,), "FirstChannels": (4,), "PartialAbs": (2,)}
     arguments |= {"BatchCentering": (4,), "LayerCentering": (4,), "SpatialShift": (1,), "PositionBias": (6,)}
+    if name == "InputWeights":
+        return {"": partial(kind, [[[0.5]], [[2.0]], [[1.0]], [[0.1]]], center=0.25)}
     if name == "Scale":
         return {"": partial(kind, 0.9), "learnable": partial(kind, 0.9, learnable=True)}
     if name == "BatchCentering":

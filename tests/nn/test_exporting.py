@@ -106,6 +106,7 @@ OTHERS = {
     "layer centering, no bias": lip.LayerCentering(5, (-3, -2, -1), bias=False),
     "position": lip.PositionBias((6, 7), 5),
     "scale": lip.Scale(5.0),
+    "input weights": lip.InputWeights([[[0.5]], [[2.0]], [[1.0]], [[0.1]], [[7.0]]], center=0.25),
     "learnt scale": lip.Scale(0.9, learnable=True),
     "residual": lip.LipschitzResidual(lip.Chain(lip.AOLConv2d(5, 5, 3), lip.MaxMin())),
     "clamped residual": lip.LipschitzResidual(lip.Abs(), gate="clamp"),

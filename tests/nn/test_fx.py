@@ -13,7 +13,7 @@ from fastlip import nn as lip
 OTHERS = [
     *(lip.MaxMin(), lip.GroupSort(), lip.Abs(), lip.HouseHolder(4), lip.PixelUnshuffle(2), lip.L2NormPool2d(2)),
     *(lip.PartialAbs(1), lip.SpatialShift(1), lip.AdaptiveL2NormPool2d(2), lip.BatchCentering(4), lip.Scale(5)),
-    *(lip.LayerCentering(4), lip.PositionBias(6), lip.Scale(0.9, learnable=True)),
+    *(lip.LayerCentering(4), lip.PositionBias(6), lip.InputWeights(2.0), lip.Scale(0.9, learnable=True)),
     *(lip.ZeroChannelPad(6), lip.FirstChannels(2), lip.ScaledAvgPool2d(2), lip.AOCConvTranspose2d(4, 4, 2, stride=2)),
 ]
 

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastlip.certification.attacks.ball import Ball, Bounds, distances, per_image
+from fastlip.certification.attacks.ball import Ball, Bounds, per_image
 from fastlip.certification.attacks.objective import AttackLoss, Objective, forward, margins, outputs, rivals
 from fastlip.certification.attacks.options import Plan, Radii, box
 from fastlip.certification.attacks.result import AttackResult
 from fastlip.certification.attacks.search import apgd, pgd
+from fastlip.certification.input_norms import InputNorm
 from fastlip.inspection.sameness import check_fixed
 from fastlip.losses.labels import classes
 
@@ -20,10 +21,12 @@ _CLEAR = 64  # units in the last place of the logits by which a shortened pertur
 
 
 class Batch:
-    """Images of a batch with their outputs, and the pixel values that they may take."""
+    """Images of a batch with their outputs, the pixel values that they may take, and the norm of their distances."""
 
-    def __init__(self, model: nn.Module, x: Tensor, labels: Tensor, bounds: Bounds, where: str):
+    def __init__(self, model: nn.Module, x: Tensor, labels: Tensor, bounds: Bounds, where: str, norm: InputNorm):
         self.model = model
+        self.norm = norm
+        self.weights = None if norm.weights is None else norm.weights.to(x.device)
         self.x = x
         self.where = where
         self.low, self.high = box(bounds, x, where)
@@ -44,12 +47,16 @@ class Batch:
 
     def search(self, rows: Tensor, radius: Tensor, run: tuple[AttackLoss, int], plan: Plan, generator: Any) -> Tensor:
         """The worst images that one run sees inside the radius (r,) of the samples at ``rows`` (r,)."""
-        ball = Ball.around(self.x[rows], radius, self.low[rows], self.high[rows])
+        ball = Ball.around(self.x[rows], radius, self.low[rows], self.high[rows], self.weights)
         objective = self.objective(rows, *run)
         start = ball.center if run[1] == 0 else ball.random(generator)
         if plan.kind == "apgd":
             return apgd(objective, ball, start, plan.steps)
         return pgd(objective, ball, start, plan.steps, plan.step_size)
+
+    def distances(self, rows: Tensor, images: Tensor) -> Tensor:
+        """(r,): the distances of images to the samples at ``rows`` (r,), in float64."""
+        return self.norm.length(images.double() - self.x[rows].double())
 
     def fooled(self, rows: Tensor, images: Tensor, clear: int = 0) -> Tensor:
         """Which images are misclassified, by at least ``clear`` units in the last place of their logits."""
@@ -119,17 +126,17 @@ def _nearest(batch: Batch, levels: Tensor, plan: Plan, generator: torch.Generato
             if not len(rows):
                 break
             images = batch.search(rows, level[rows], run, plan, generator)
-            success = batch.fooled(rows, images) & (distances(images, batch.x[rows]) < level[rows])
+            success = batch.fooled(rows, images) & (batch.distances(rows, images) < level[rows])
             rows, images = rows[success], images[success]
             if len(rows):
                 images = batch.shorten(rows, images)
                 adversarial[rows] = images
-                distance[rows] = distances(images, batch.x[rows])
+                distance[rows] = batch.distances(rows, images)
         previous = level
     return distance, adversarial
 
 
-def result_of(parts: dict[str, Tensor], radii: Radii, plan: Plan) -> AttackResult:
+def result_of(parts: dict[str, Tensor], radii: Radii, plan: Plan, norm: InputNorm) -> AttackResult:
     """The result from what was found on all batches, which is taken out of ``parts``."""
     distance, asked = parts.pop("distances"), parts.pop("radii")
     correct = distance > 0
@@ -148,5 +155,6 @@ def result_of(parts: dict[str, Tensor], radii: Radii, plan: Plan) -> AttackResul
         success=success,
         distances=distance,
         evidence={} if radii.certificate is None else parts,
+        norm=norm,
         **found,
     )

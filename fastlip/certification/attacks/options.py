@@ -13,6 +13,7 @@ from torch import Tensor
 from fastlip.certification.attacks.ball import Bounds
 from fastlip.certification.attacks.objective import LOSSES, AttackLoss
 from fastlip.certification.certificates import Certificate
+from fastlip.certification.input_norms import InputNorm, require_same
 from fastlip.inspection.evaluation import check_eps
 from fastlip.nn.arguments import positive_int
 
@@ -90,6 +91,11 @@ class Radii:
         if self.certificate is None:
             return torch.zeros(count, dtype=torch.float64)
         return self._rows("certificate", self.certificate.radii, start, count)
+
+    def check_norm(self, norm: InputNorm) -> None:
+        """Refuses a certificate whose radii are in another norm than those of the attack."""
+        if self.certificate is not None:
+            require_same("certificate", self.certificate.norm, norm, "the attack is")
 
     def check_certificate(self, start: int, margins: Tensor, labels: Tensor) -> None:
         """Refuses a certificate that was made for other samples, another model or another dtype."""

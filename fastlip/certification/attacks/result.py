@@ -13,6 +13,7 @@ from torch import Tensor
 from fastlip._files import write_atomically
 from fastlip.certification.attacks.objective import AttackLoss
 from fastlip.certification.attacks.options import AttackKind
+from fastlip.certification.input_norms import InputNorm
 from fastlip.inspection.evaluation import check_eps
 
 _FORMAT = 1
@@ -37,12 +38,13 @@ class AttackResult:
             eps; empty if radii were given per sample.
         radii: (n, k), where each sample was attacked.
         success: (n, k), whether an image strictly inside the radius fools the model.
-        distances: (n,), the L2 distance, recomputed in float64, of the nearest such image that was found: 0 for
-            samples that are misclassified as they are, inf where none was found.
+        distances: (n,), the distance in ``norm``, recomputed in float64, of the nearest such image that was found:
+            0 for samples that are misclassified as they are, inf where none was found.
         found: (m,), the indices of the samples that were broken.
         images: (m, ...), the images that broke them.
         predictions: (m,), the classes that the model assigns to these.
         evidence: by name, the samples whose certificate was broken; see :meth:`save_broken`.
+        norm: the :class:`fastlip.certification.InputNorm` of perturbations, in which radii and distances are.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)).eval()
@@ -66,6 +68,7 @@ class AttackResult:
     images: Tensor = field(repr=False)
     predictions: Tensor = field(repr=False)
     evidence: dict[str, Tensor] = field(repr=False)
+    norm: InputNorm = field(repr=False)
 
     @property
     def broken(self) -> Tensor:
@@ -98,7 +101,7 @@ class AttackResult:
         """Writes the samples whose certificate was broken, atomically; ``torch.load(weights_only=True)`` reads it.
 
         The file holds a dict of tensors, one row per sample: index, image, adversarial, label, prediction,
-        distance and certified radius (``radius``); and the attack's kind.
+        distance and certified radius (``radius``); and the attack's kind, and ``input_weights`` if there are any.
 
         Args:
             path: the file.
@@ -108,13 +111,15 @@ class AttackResult:
         """
         if not len(self.broken):
             raise ValueError("save_broken: no certificate was broken")
-        state = {"format": _FORMAT, "kind": self.kind, **self.evidence}
+        weights = {} if self.norm.weights is None else {"input_weights": self.norm.weights}
+        state = {"format": _FORMAT, "kind": self.kind, **self.evidence, **weights}
         write_atomically(Path(path), lambda file: torch.save(state, file))
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain values, ready for JSON: eps become strings, tensors lists, infinite distances None."""
         return {
             "kind": self.kind,
+            **self.norm.to_dict(),
             "losses": list(self.losses),
             "steps": self.steps,
             "restarts": self.restarts,
@@ -130,6 +135,7 @@ class AttackResult:
         lines = [f"accuracy {self.accuracy:.2%} of {self.n} samples"]
         lines += [f"under attack at {eps:.4g}: at most {share:.2%}" for eps, share in self.robust_accuracy.items()]
         lines.append(f"{self.kind} ({', '.join(self.losses)}), {self.steps} steps, {self.restarts} restarts")
+        lines += self.norm.remark()
         if len(self.broken):
             lines.append(broken_text(self.broken))
         return "\n".join(lines)

@@ -17,6 +17,7 @@ from fastlip.certification.attacks.options import KINDS, AttackKind, Plan, Radii
 from fastlip.certification.attacks.result import AttackResult, BrokenCertificateWarning, broken_text
 from fastlip.certification.batches import check_batch, check_declared
 from fastlip.certification.certificates import DEFAULT_EPS, Certificate
+from fastlip.certification.input_norms import InputNorm, NormName, check_norm, norm_of_model
 from fastlip.inspection.evaluation import (
     bar,
     certified_precision,
@@ -42,12 +43,15 @@ def attack(
     step_size: float | None = None,
     bounds: Bounds = (0.0, 1.0),
     certificate: Certificate | None = None,
+    norm: NormName = "auto",
     seed: int | torch.Generator = 0,
     device: torch.device | str | int | None = None,
     dtype: torch.dtype | None = None,
     progress: bool = False,
 ) -> AttackResult:
-    r"""Looks for misclassified images within L2 distance eps of those of a loader: robust accuracy from above.
+    r"""Looks for misclassified images within distance eps of those of a loader: robust accuracy from above.
+
+    Distances are L2 norms, or weighted ones for a model that begins with :class:`fastlip.nn.InputWeights`.
 
     ``"pgd"`` is projected gradient ascent (Madry et al., ICLR 2018) on max_{j != y} f_j - f_y, which unlike
     cross-entropy points the right way however small the logits are. ``"apgd"`` is Auto-PGD (Croce and Hein, ICML
@@ -81,6 +85,8 @@ def attack(
         certificate: one of the same model and loader, unshuffled: every sample is attacked at its certified radius as
             well (instead of at the smaller eps). Those broken there are reported in ``broken``, and by a
             :class:`BrokenCertificateWarning`. Default None.
+        norm: that of perturbations: ``"auto"`` (default) is the weighted one of a first layer
+            :class:`fastlip.nn.InputWeights`, else L2; ``"l2"`` is L2 for every model. A certificate must be in it.
         seed: the seed of the random starts, or a generator, default 0. The same seed and batches give the same result
             on a CPU.
         device: where to run; default None is where the model is. The model itself is not moved.
@@ -94,7 +100,8 @@ def attack(
     Raises:
         ValueError: a model in training mode; NaN or Inf in parameters, images, outputs or gradients (naming the
             batch); labels out of range; images outside of the bounds; an option that is not allowed; radii or a
-            certificate that do not belong to the loader; an empty loader; a model that is random or mixes images.
+            certificate that do not belong to the loader or the norm; an empty loader; a model that is random or mixes
+            images.
         TypeError: an argument of the wrong type.
 
     Example:
@@ -108,21 +115,28 @@ def attack(
     check_bounds(bounds)
     plan = Plan.checked(kind, losses, steps, restarts, step_size)
     radii = Radii(eps if isinstance(eps, Tensor) and eps.dim() else radii_of(eps), certificate)
+    check_norm(norm)
     generator = make_generator(seed)
     model, parameter = prepare(model, device, dtype)
     rows: list[dict[str, Tensor]] = []
+    norms: dict[torch.Size, InputNorm] = {}
     n = 0
     with certified_precision(parameter.device.type), torch.inference_mode(False), torch.no_grad(), _frozen(model):
         for index, batch in enumerate(bar(batches_of(loader), kind, progress)):
             images, labels = check_batch(index, batch)
             check_declared(model, index, images)
-            target = Batch(model, images.detach().to(parameter).clone(), labels, bounds, f"batch {index}")
+            x = images.detach().to(parameter).clone()
+            if x.shape[1:] not in norms:
+                norms[x.shape[1:]] = norm_of_model(model, x, norm)
+                radii.check_norm(norms[x.shape[1:]])
+            target = Batch(model, x, labels, bounds, f"batch {index}", norms[x.shape[1:]])
             rows.append(attack_batch(target, n, radii, plan, generator))
             n += len(images)
     if not rows:
         raise ValueError("loader: it has no batches")
     radii.check_count(n)
-    result = result_of({name: torch.cat([row[name] for row in rows]) for name in rows[0]}, radii, plan)
+    found = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    result = result_of(found, radii, plan, next(iter(norms.values())))
     if len(result.broken):
         warnings.warn(broken_text(result.broken), BrokenCertificateWarning, stacklevel=2)
     return result

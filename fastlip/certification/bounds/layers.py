@@ -28,6 +28,7 @@ from fastlip.nn.applications import (
 )
 from fastlip.nn.base import LipschitzLayer, as_it_runs, at_least_float32
 from fastlip.nn.sequences import OneRow, row_shape
+from fastlip.nn.weighting import check_weights
 
 _PASSES = 4  # residual, series and spectral layers pass several times over data of a few times the input's norm
 
@@ -62,6 +63,18 @@ def _projection(module: lip.LayerCentering, input_shape: Shape, output_shape: Sh
 def _factor(module: lip.Scale, input_shape: Shape, output_shape: Shape) -> Bound:
     value = module.constant()
     return Bound(value, "its constant", 2 * value, exact=True)
+
+
+@lipschitz_bound.register
+def _weights(module: lip.InputWeights, input_shape: Shape, output_shape: Shape) -> Bound:
+    check_weights("InputWeights: weights", module.weights)
+    if module.weights.dim() not in (0, len(input_shape)):
+        raise ValueError(
+            f"InputWeights: weights of shape {tuple(module.weights.shape)}, expected one side for each dimension"
+            f" of the samples {input_shape}"
+        )
+    value = module.weights.double().amax().item()
+    return Bound(value, "largest weight", plain.BY_OUTPUT, exact=True)
 
 
 def constant_of(module: Any, input_shape: Shape) -> float:
@@ -177,7 +190,7 @@ def _plain(module: plain.Plain, input_shape: Shape) -> Details:
     return Details(roundings, exact=roundings == 0)
 
 
-@_DETAILS.register(plain.Shift, plain.ShiftImage, plain.Multiply, plain.AdaptiveNormPool)
+@_DETAILS.register(plain.Shift, plain.ShiftImage, plain.Multiply, plain.Weigh, plain.AdaptiveNormPool)
 def _plain_exact(module: plain.Plain, input_shape: Shape) -> Details:
     return Details(module.roundings(input_shape), exact=True)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastlip.certification.certificates.outputs import CertifiedOutputs
+from fastlip.certification.input_norms import InputNorm
 from fastlip.losses.labels import binary, is_binary
 from fastlip.nn.arguments import one_of
 
@@ -59,6 +60,11 @@ class DetectorCertificate:
     outputs: CertifiedOutputs = field(repr=False)
 
     @property
+    def norm(self) -> InputNorm:
+        """The norm of perturbations in which all eps are: L2, or weighted by a first layer ``InputWeights``."""
+        return self.outputs.norm
+
+    @property
     def auroc(self) -> float:
         """The area under the ROC curve without a perturbation; a tie counts one half."""
         high, low = self.scores[self.normal], self.scores[~self.normal].sort().values
@@ -69,7 +75,7 @@ class DetectorCertificate:
         """A lower bound of the area under the ROC curve if every sample is perturbed; a tie counts against it.
 
         Args:
-            eps: the L2 norm of the perturbations, at least 0.
+            eps: the norm of the perturbations, at least 0.
             attacked: which samples are perturbed: ``"both"`` (default), ``"normal"`` or ``"anomalies"``.
 
         Returns:
@@ -86,7 +92,7 @@ class DetectorCertificate:
 
         Args:
             threshold: the number with which scores are compared.
-            eps: the L2 norm of the perturbations, at least 0.
+            eps: the norm of the perturbations, at least 0.
             attacked: see :meth:`certified_auroc`.
 
         Returns:
@@ -105,7 +111,7 @@ class DetectorCertificate:
 
         Args:
             false_alarm: the limit, from 0 to 1 (excluded).
-            eps: the L2 norm of the perturbations; default 0.
+            eps: the norm of the perturbations; default 0.
             attacked: see :meth:`certified_auroc`.
 
         Returns:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastlip.certification.auditing import Audit
 from fastlip.certification.certificates.evaluated import Evaluated, certifying, evaluated
+from fastlip.certification.input_norms import InputNorm
 from fastlip.certification.rounding import Rounded, RoundingModel
 from fastlip.inspection.evaluation import bar, check_eps
 from fastlip.inspection.loading import batches_of
@@ -40,7 +41,8 @@ class Interval(NamedTuple):
 class CertifiedOutputs:
     r"""The result of :func:`fastlip.certify_outputs` on n samples: their outputs, and how fast these can change.
 
-    For all samples z at a distance of at most eps from x, in L2 norm, the outputs that the network computes satisfy
+    For all samples z at a distance of at most eps from x, in L2 norm or the weighted one that ``norm`` names, the
+    outputs that the network computes satisfy
 
     .. math:: |f(z) - f(x)| \le L \varepsilon + e(\varepsilon), \qquad
               |f_i(z) - f_i(x)| \le L_i \varepsilon + e(\varepsilon)
@@ -74,6 +76,11 @@ class CertifiedOutputs:
     audit: Audit = field(repr=False)
     rounding_model: RoundingModel = "worst-case"
 
+    @property
+    def norm(self) -> InputNorm:
+        """The norm of perturbations in which all eps are."""
+        return self.audit.norm
+
     def __len__(self) -> int:
         return len(self.values)
 
@@ -91,7 +98,7 @@ class CertifiedOutputs:
         """The largest change of the outputs of each sample in L2 norm, (n,), inf where there is no bound.
 
         Args:
-            eps: the L2 norm of the perturbation, at least 0.
+            eps: the norm of the perturbation, at least 0.
         """
         return _finite(self.lipschitz * _checked(eps)) + lost_within(self.errors, eps)
 
@@ -99,7 +106,7 @@ class CertifiedOutputs:
         r"""The largest change of each output, (n, \*output_shape), inf where there is no bound.
 
         Args:
-            eps: the L2 norm of the perturbation, at least 0.
+            eps: the norm of the perturbation, at least 0.
         """
         lost = lost_within(self.errors, eps).reshape(-1, *(1 for _ in self.slopes.shape))
         return (self.slopes * (_checked(eps) * UP)).nan_to_num(nan=torch.inf, posinf=torch.inf) + lost
@@ -108,7 +115,7 @@ class CertifiedOutputs:
         r"""Bounds of each output under every perturbation, of shape (n, \*output_shape).
 
         Args:
-            eps: the L2 norm of the perturbation, at least 0.
+            eps: the norm of the perturbation, at least 0.
 
         Returns:
             An :class:`fastlip.certification.Interval`, ``low`` and ``high``.
@@ -119,7 +126,7 @@ class CertifiedOutputs:
         r"""The largest absolute error |f_i(z) - y_i| of each output under every perturbation.
 
         Args:
-            eps: the L2 norm of the perturbation, at least 0.
+            eps: the norm of the perturbation, at least 0.
 
         Returns:
             (n, \*output_shape), float64; its mean bounds the mean absolute error.
@@ -158,11 +165,13 @@ class CertifiedOutputs:
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.values.shape[1:])) or "1 number"
-        return (
-            f"outputs ({shape}) of {len(self)} samples\n"
-            f"Lipschitz constant at most {self.lipschitz:.9g} (audited)\n"
-            f"error of the forward at most {self.errors.error.amax().item():.3g} ({self.rounding_model})"
+        lines = (
+            f"outputs ({shape}) of {len(self)} samples",
+            f"Lipschitz constant at most {self.lipschitz:.9g} (audited)",
+            *self.norm.remark(),
+            f"error of the forward at most {self.errors.error.amax().item():.3g} ({self.rounding_model})",
         )
+        return "\n".join(lines)
 
 
 def certify_outputs(

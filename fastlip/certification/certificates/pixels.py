@@ -15,6 +15,7 @@ from fastlip.certification.certificates.evaluated import Evaluated, certifying, 
 from fastlip.certification.certificates.outputs import lost_within
 from fastlip.certification.certificates.run import DEFAULT_EPS
 from fastlip.certification.certificates.slopes import SQRT2
+from fastlip.certification.input_norms import InputNorm
 from fastlip.certification.rounding import Rounded, RoundingModel
 from fastlip.inspection.evaluation import bar, radii_of
 from fastlip.inspection.loading import batches_of
@@ -39,7 +40,7 @@ class SegmentationCertificate:
         rounding: the largest bound of the forward's error in L2 norm, at the largest eps.
         n: the number of images.
         audit: the bound of every layer.
-        radii: (n, h, w) if asked for, else None: L2 radii of each pixel's prediction, 0 where it is wrong or ignored.
+        radii: (n, h, w) if asked for, else None: radii of each pixel's prediction, 0 where it is wrong or ignored.
 
     Example:
         >>> model = torch.nn.Sequential(lip.AOLConv2d(3, 8, 3), lip.MaxMin(), lip.AOLConv2d(8, 4, 1)).eval()
@@ -60,6 +61,11 @@ class SegmentationCertificate:
     audit: Audit = field(repr=False)
     radii: Tensor | None = field(default=None, repr=False)
 
+    @property
+    def norm(self) -> InputNorm:
+        """The norm of perturbations in which eps and radii are: L2, or weighted by a first layer ``InputWeights``."""
+        return self.audit.norm
+
     def __str__(self) -> str:
         lines = [f"accuracy {self.accuracy:.2%} of {int(self.pixels.sum())} pixels in {self.n} images"]
         for eps, share in self.cra.items():
@@ -69,6 +75,7 @@ class SegmentationCertificate:
                 f" at most {most:.1f} of an image change"
             )
         lines.append(f"Lipschitz constant at most {self.lipschitz:.9g} (audited)")
+        lines += self.norm.remark()
         return "\n".join(lines)
 
 

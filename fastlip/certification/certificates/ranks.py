@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from fastlip.certification.auditing import Audit
-from fastlip.certification.certificates.norms import lp_factor, nearest_meeting, share_above
 from fastlip.certification.certificates.outputs import CertifiedOutputs
 from fastlip.certification.certificates.scores import Scores, scores_of
+from fastlip.certification.input_norms import InputNorm
+from fastlip.certification.norms import nearest_meeting, share_above
 from fastlip.losses.labels import classes
 from fastlip.nn.arguments import positive_int
 
@@ -25,7 +26,8 @@ class RankCertificate:
     """The result of :func:`fastlip.certify_top_k` and :func:`fastlip.certify_target` on n samples.
 
     Attributes:
-        radii: (n,), certified L2 radii; 0 where the claim does not hold at the sample itself.
+        radii: (n,), certified radii in ``norm`` (L2 unless inputs are weighted); 0 where the claim does not hold at
+            the sample itself.
         margins: (n,), the margin of the claim as computed, at most 0 where it does not hold.
         lipschitz: the audited bound L of the network.
         audit: the bound of every layer.
@@ -52,7 +54,7 @@ class RankCertificate:
         """The share of the samples of which the claim holds under every perturbation, at many radii.
 
         Args:
-            eps: (k,) radii in L2 norm, at least 0.
+            eps: (k,) radii in ``norm``, at least 0.
 
         Returns:
             (k,) shares of the samples, float64.
@@ -62,16 +64,22 @@ class RankCertificate:
         """
         return share_above(self.radii, eps)
 
-    def lp_radii(self, p: float) -> Tensor:
-        """Certified radii in L_p norm, (n,), see :func:`fastlip.certification.lp_factor`.
+    @property
+    def norm(self) -> InputNorm:
+        """The norm of perturbations in which radii are."""
+        return self.audit.norm
+
+    def lp_radii(self, p: float, weighted: bool = True) -> Tensor:
+        """Certified radii in L_p norm, (n,), see :meth:`fastlip.certification.InputNorm.lp_factor`.
 
         Args:
             p: the norm, at least 1; ``math.inf`` for Linf.
+            weighted: whether inputs are weighted in the L_p norm as in ``norm``; default True.
 
         Raises:
             ValueError: p below 1.
         """
-        return self.radii * lp_factor(p, math.prod(self.audit.input_shape))
+        return self.radii * self.norm.lp_factor(p, weighted)
 
 
 def certify_top_k(outputs: CertifiedOutputs, k: int) -> RankCertificate:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from fastlip.certification.auditing import Audit
-from fastlip.certification.certificates.norms import lp_factor, share_above
+from fastlip.certification.input_norms import InputNorm
+from fastlip.certification.norms import share_above
 from fastlip.certification.rounding import RoundingModel
 
 
@@ -22,7 +22,8 @@ class Certificate:
         accuracy: the share of samples that are classified correctly; a tie is an error.
         cra: for each eps the share of samples that are classified correctly with a radius above eps.
         joint_cra: the same by margin / (sqrt 2 L) alone, which is what papers report.
-        radii: (n,), certified L2 radii, 0 for misclassified samples.
+        radii: (n,), certified radii, 0 for misclassified samples. They and all eps are in ``norm``: L2, or weighted
+            if the network begins with :class:`fastlip.nn.InputWeights`.
         margins: (n,), f_y - max_{j != y} f_j as computed, negative for misclassified samples.
         labels: (n,), the classes y.
         predictions: (n,), the classes with the largest scores.
@@ -72,15 +73,31 @@ class Certificate:
         """
         return share_above(self.radii, eps)
 
-    def lp_radii(self, p: float) -> Tensor:
-        r"""Certified radii in another norm, from those in L2: no perturbation shorter in L_p changes the prediction.
+    @property
+    def norm(self) -> InputNorm:
+        """The norm of perturbations in which eps and radii are."""
+        return self.audit.norm
+
+    def feature_radii(self) -> Tensor:
+        r"""How far each input alone may move, all others as they are, without changing the prediction: r / w_i.
+
+        Returns:
+            (n, \*input_shape), float64, in the units of the inputs.
+        """
+        return self.norm.feature_radii(self.radii)
+
+    def lp_radii(self, p: float, weighted: bool = True) -> Tensor:
+        r"""Certified radii in an L_p norm: no perturbation shorter in it changes the prediction.
 
         .. math:: r_p = r \; d^{\,\min(0,\; 1/p - 1/2)}
 
-        d is the number of inputs: r / sqrt(d) for Linf, r for L1 (:func:`fastlip.certification.lp_factor`).
+        d is the number of inputs: r / sqrt(d) for Linf, r for L1 (:func:`fastlip.certification.lp_factor`). If inputs
+        have weights w, these are norms of w delta, or with ``weighted=False`` of delta itself: then r / max w for L1
+        and L2, r / \|w\|_2 for Linf (:meth:`fastlip.certification.InputNorm.lp_factor`).
 
         Args:
             p: the norm, at least 1; ``math.inf`` for Linf.
+            weighted: whether inputs are weighted in the L_p norm as in ``norm``; default True.
 
         Returns:
             (n,) radii in L_p norm, float64.
@@ -88,7 +105,7 @@ class Certificate:
         Raises:
             ValueError: p below 1.
         """
-        return self.radii * lp_factor(p, math.prod(self.audit.input_shape))
+        return self.radii * self.norm.lp_factor(p, weighted)
 
     def to_dict(self) -> dict[str, Any]:
         """The certificate as plain values, ready for JSON: eps become strings, tensors lists."""
@@ -96,6 +113,7 @@ class Certificate:
             "accuracy": self.accuracy,
             "cra": {str(eps): share for eps, share in self.cra.items()},
             "joint_cra": {str(eps): share for eps, share in self.joint_cra.items()},
+            **self.norm.to_dict(),
             "lipschitz": self.lipschitz,
             "rounding": self.rounding,
             "rounding_model": self.rounding_model,
@@ -112,6 +130,7 @@ class Certificate:
             joint = self.joint_cra[eps]
             lines.append(f"certified at {eps:.4g}: {share:.2%}  (by margin / (sqrt 2 L) alone: {joint:.2%})")
         lines.append(f"Lipschitz constant at most {self.lipschitz:.9g} (audited; radii are divided by it)")
+        lines += self.norm.remark()
         lines.append(
             f"error of the forward at most {self.rounding:.3g} ({self.rounding_model}; taken off the margins)"
         )

@@ -62,6 +62,10 @@ def certify(
     The layers are evaluated one after the other. The model's own outputs for each batch, and for its first image
     alone, must agree with theirs up to 2 e: this costs another forward.
 
+    Radii and eps are in L2 norm, or in the weighted norm of a network that begins with
+    :class:`fastlip.nn.InputWeights`: the certificate's ``norm`` says which. ``lp_radii(2, weighted=False)`` then are
+    those in L2 norm.
+
     :func:`fastlip.certify_outputs` and :func:`fastlip.certify_segmentation` begin the certificates of other tasks:
     regression, top-k and targeted ones, anomaly detection, conformal sets, segmentation.
 

@@ -135,6 +135,22 @@ def _factor(module: Any, input_shape: Shape, output_shape: Shape, value: float, 
     return Rounding(8 * unit.u * value, output=2 * unit.u).plus(underflow(unit, 2, math.prod(output_shape), value))
 
 
+@register(lip.InputWeights, plain.Weigh)
+def _input_weights(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
+    """The roundings of y = w (x - c), two for each entry of y: nothing depends on the size of x in its own units.
+
+    A number below the normal range may become zero, x before it is multiplied by w included. Under a weighted norm a
+    distance r is at most r / min w in L2 norm, by which x - c may overflow.
+    """
+    weights, outputs = in_double(module.weights), math.prod(output_shape)
+    smallest, largest = (min(1.0, weights.amin().item()), max(1.0, weights.amax().item()))
+    lost = unit.tiny * (8 * math.sqrt(outputs) + 2 * norm_of(weights, outputs / weights.numel()))
+    limit = unit.largest / 1024
+    if module.center is not None:
+        limit = max(limit - norm_of(module.center, outputs / module.center.numel()) * largest, 0.0) * smallest
+    return Rounding(constant=lost, output=4 * unit.u, largest=limit / largest)
+
+
 @register(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def _batch_norm(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     scale = (in_double(module.running_var) + module.eps).rsqrt()

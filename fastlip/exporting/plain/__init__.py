@@ -23,6 +23,7 @@ from fastlip.exporting.plain.entries import (
 from fastlip.exporting.plain.freezing import freeze, frozen_kind, thaw
 from fastlip.exporting.plain.sandwich import SandwichProducts, SandwichSpectra
 from fastlip.exporting.plain.shifts import (
+    BY_OUTPUT,
     AbsoluteFirst,
     AdaptiveNormPool,
     Centre,
@@ -30,11 +31,13 @@ from fastlip.exporting.plain.shifts import (
     Shift,
     ShiftImage,
     ShiftPixels,
+    Weigh,
 )
 from fastlip.exporting.plain.spectral import SpectralConvolution
 from fastlip.exporting.plain.weighted import Convolution, Exponential, ResidualConvolution, ResidualDense
 
 __all__ = [
+    "BY_OUTPUT",
     "Absolute",
     "AbsoluteFirst",
     "AdaptiveNormPool",
@@ -62,6 +65,7 @@ __all__ = [
     "SortPairs",
     "SpectralConvolution",
     "Spread",
+    "Weigh",
     "freeze",
     "frozen_kind",
     "thaw",

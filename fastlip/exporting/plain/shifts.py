@@ -11,6 +11,8 @@ from fastlip.exporting.plain._module import PASSES, Plain, Shape
 from fastlip.nn.pooling import norms_of_windows
 from fastlip.nn.shaping import shifted
 
+BY_OUTPUT = 2.0**-100  # roundings that are no multiple of the input: not 0, which is for modules without any
+
 
 class Shift(Plain):
     """Adds a number to each channel, dimension 1 of inputs with ``rank`` dimensions beside that of the samples."""
@@ -77,6 +79,31 @@ class Multiply(Plain):
     def roundings(self, input_shape: Shape) -> float:
         """A product, and the number's own rounding."""
         return 2.0
+
+
+class Weigh(Plain):
+    """Subtracts a centre, and multiplies each entry by a positive number: samples have ``sides``, where not 1."""
+
+    TENSORS = ("weights", "center")
+    weights: Tensor
+    center: Tensor | None
+    sides: tuple[int, ...]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The products, in the dtype of x."""
+        for axis, side in enumerate(self.sides, start=1):
+            if side > 1:
+                torch._assert(x.shape[axis] == side, "expected samples that the input weights fit")
+        moved = x if self.center is None else x - self.center
+        return (moved * self.weights).to(x.dtype)
+
+    def lipschitz_bound(self, input_shape: Shape) -> float:
+        """The largest weight."""
+        return self.weights.detach().double().amax().item()
+
+    def roundings(self, input_shape: Shape) -> float:
+        """Errors of the size of the outputs, which count for every module, and so next to none."""
+        return BY_OUTPUT
 
 
 class AbsoluteFirst(Plain):

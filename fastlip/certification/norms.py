@@ -10,7 +10,7 @@ from torch import Tensor
 from fastlip.inspection.evaluation import check_eps
 from fastlip.nn.arguments import positive_int
 
-_DOWN = 1 - 2.0**-50  # a few roundings in float64
+DOWN = 1 - 2.0**-50  # a few roundings in float64
 
 
 def lp_factor(p: float, inputs: int) -> float:
@@ -41,7 +41,7 @@ def lp_factor(p: float, inputs: int) -> float:
         raise ValueError(f"p={p!r}: expected a number of at least 1, or math.inf")
     power = min(0.0, 1 / p - 0.5)
     factor = positive_int("inputs", inputs) ** power
-    return factor * _DOWN if power else 1.0
+    return factor * DOWN if power else 1.0
 
 
 def share_above(radii: Tensor, eps: Sequence[float] | Tensor) -> Tensor:
