@@ -115,7 +115,7 @@ def test_rounding_does_not_grow_with_the_units(center):
     x = torch.randn(500, 32) * scale
     found, other = (Prepared(each, (32,), "worst-case", torch.device("cpu")) for each in (model, plain))
     y, rounded = found.forward(0, x.clone())
-    error = (y.double() - found.exact(x)(torch.arange(500))).norm(dim=1)
+    error = (y.double() - found.exact(x, torch.arange(500))).norm(dim=1)
     assert error.amax() > 0
     assert (error <= rounded.error).all()
     usual = other.forward(0, model[0](x))[1]
@@ -125,7 +125,7 @@ def test_rounding_does_not_grow_with_the_units(center):
     for r in (0.1, 10.0):
         noise = nn.functional.normalize(torch.randn(500, 32), dim=1)
         z = x + r * noise * scale
-        near = (model(z).double() - found.exact(z)(torch.arange(500))).norm(dim=1)
+        near = (model(z).double() - found.exact(z, torch.arange(500))).norm(dim=1)
         distance = found.audit.norm.length(z.double() - x.double())
         assert (near <= rounded.near + rounded.growth * distance).all()
 

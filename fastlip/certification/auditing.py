@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from fastlip.certification.bounds import Bound, bound_module, lipschitz_bound
 from fastlip.certification.graphs import Branch, UnknownError
-from fastlip.certification.input_norms import InputNorm, NormName, check_norm, norm_of_links
+from fastlip.certification.input_norms import L2, InputNorm, NormName, check_norm, norm_of_links
 from fastlip.certification.unfolding import Link, unfold
 from fastlip.inspection.evaluation import check_finite, evaluating
 from fastlip.inspection.running import batch_like, innermost, run
@@ -94,7 +94,7 @@ class Audit:
     bound: float
     layers: list[LayerBound]
     input_shape: tuple[int, ...]
-    norm: InputNorm
+    norm: InputNorm = L2
 
     @property
     def l2_bound(self) -> float:

@@ -80,7 +80,8 @@ class InputWeights(WholeModule):
             if values is None or not values.dim():
                 continue
             sample = x.shape[x.dim() - values.dim() :]
-            fits = all([side in (1, length) for side, length in zip(values.shape, sample, strict=False)])
+            # Under torch.compile with sides that vary, ``side in (1, length)`` would be false.
+            fits = all([side == 1 or side == length for side, length in zip(values.shape, sample, strict=False)])
             if x.dim() - values.dim() not in (0, 1) or not fits:
                 raise ValueError(
                     f"x: got shape {tuple(x.shape)}, expected samples that the {name} of shape {tuple(values.shape)} "

@@ -166,6 +166,7 @@ def test_derivatives_traces_and_compiled_programs():
     traced = fx.symbolic_trace(model)
     assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["0", "1"]
     torch.testing.assert_close(traced(x), model(x))
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), model(x))
+    for dynamic in (None, True):
+        compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=dynamic)
+        torch.testing.assert_close(compiled(x), model(x))
     assert layer.to("meta")(x.to("meta")).shape == x.shape

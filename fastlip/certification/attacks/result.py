@@ -13,7 +13,7 @@ from torch import Tensor
 from fastlip._files import write_atomically
 from fastlip.certification.attacks.objective import AttackLoss
 from fastlip.certification.attacks.options import AttackKind
-from fastlip.certification.input_norms import InputNorm
+from fastlip.certification.input_norms import L2, InputNorm
 from fastlip.inspection.evaluation import check_eps
 
 _FORMAT = 1
@@ -68,7 +68,7 @@ class AttackResult:
     images: Tensor = field(repr=False)
     predictions: Tensor = field(repr=False)
     evidence: dict[str, Tensor] = field(repr=False)
-    norm: InputNorm = field(repr=False)
+    norm: InputNorm = field(default=L2, repr=False)
 
     @property
     def broken(self) -> Tensor:
