@@ -1,11 +1,12 @@
-"""Launches, bytes and waits of training steps, against the budgets in tools/gpu/budgets.json.
+"""Launches, bytes and waits of training steps and evaluations, against the budgets in tools/gpu/budgets.json.
 
     python tools/gpu/fake_cuda.py ledger [--networks NAME ...] [--layers NAME ...] [--update] [--detail]
                                     [--places]
 
 A network's step is that of a method's ConvNet S, of BRONet S or of LipNeXt S on 256 images of 32 x 32, fused:
 gradients cleared, forward, loss, backward, update by SGD with momentum, of matrices on the manifold in their tangent
-spaces. A layer's is its forward and backward on 256 images, and its bytes are counted in units of its activations.
+spaces. Its evaluation is a forward of the same images, frozen. A layer's step is its forward and backward on 256
+images, and its bytes are counted in units of its activations.
 Exits with 1 if a budget is exceeded; ``--update`` writes what was counted as the new budgets.
 """
 
@@ -23,6 +24,7 @@ import places
 import steps
 import torch
 import watch
+from evaluation import evaluation_of
 
 FILE = Path(__file__).with_name("budgets.json")
 IMAGES, SIDE = 256, 32
@@ -37,6 +39,13 @@ def count_network(method: str, by_place: bool = False) -> watch.Counts:
     with watch.gpu() as device:
         step = steps.training_step(steps.network(method, image_size=SIDE), *steps.batch(IMAGES, SIDE))
         return _second(device, step, by_place)
+
+
+def count_evaluation(method: str, by_place: bool = False) -> watch.Counts:
+    """The second evaluation of a frozen network."""
+    with watch.gpu() as device:
+        run = evaluation_of(steps.network(method, image_size=SIDE), steps.batch(IMAGES, SIDE)[0])
+        return _second(device, run, by_place)
 
 
 def count_layer(name: str, channels: int, side: int, by_place: bool = False) -> watch.Counts:
@@ -75,10 +84,11 @@ def all_figures(
     """Of these networks and layers, by name."""
     found, detail = {}, detail or by_place
     for method in networks:
-        counts = count_network(method, by_place)
-        found[method] = figures(counts)
-        if detail:
-            show(method, counts)
+        for name, count in ((method, count_network), (f"{method} evaluation", count_evaluation)):
+            counts = count(method, by_place)
+            found[name] = figures(counts)
+            if detail:
+                show(name, counts)
     for layer in layers:
         for channels, side in SHAPES:
             counts = count_layer(layer, channels, side, by_place)
