@@ -213,7 +213,7 @@ def dense_format(x: Tensor) -> torch.memory_format:
 
 def _fake_forward(x: Tensor, Q: Tensor, *_: Any) -> Tensor:
     shape = (x.shape[0], Q.shape[1], *x.shape[2:])
-    return torch.empty(shape, dtype=reference.REAL[Q.dtype], device=x.device, memory_format=dense_format(x))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=dense_format(x))
 
 
 def _fake_fixed(
@@ -269,11 +269,14 @@ def _plain_gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         with without_autocast(x.device):
             return reference.spectral_conv(x, Q, None, tuple(fft_size), groups)
 
+    _, Q = ctx.saved_tensors
     found = differentiated(function, ctx.saved_tensors, (needs_x, needs_Q), gradient)
-    return *found, gradient.sum((0, 2, 3)) if needs_bias else None, None, None, None
+    bias = gradient.sum((0, 2, 3), dtype=reference.REAL[Q.dtype]) if needs_bias else None
+    return *found, bias, None, None, None
 
 
-# spectral_conv(x, Q, bias, fft_size, groups, backend), of x (n, cin, h, w) and a bias in the precision of Q.
+# spectral_conv(x, Q, bias, fft_size, groups, backend), of x (n, cin, h, w) and a bias in the precision of Q; in the
+# dtype of x.
 OPERATOR = OP.main(
     "spectral_conv_forward(Tensor x, Tensor Q, Tensor? bias, int[] fft_size, int groups, str backend) -> Tensor",
     reference=reference.spectral_conv,

@@ -99,12 +99,14 @@ def finish(z: Tensor, y: Tensor, last: Finish) -> None:
     )  # fmt: skip
 
 
-def variants() -> list[dict[str, Any]]:
-    """Constants of the last stages that layers ask for, and of one with everything."""
+def variants(images: str) -> list[dict[str, Any]]:
+    """Constants of the last stages for images of a type: without anything, with a bias, and after fixed matrices."""
     plain = {"SCALED": False, "BIAS": True, "RESIDUAL": False, "ACTIVATION": "none"}
-    maxmin = plain | {"ACTIVATION": "maxmin"}
-    relu = plain | {"ACTIVATION": "relu"}
-    return [plain | {"BIAS": False}, plain, maxmin, relu, maxmin | {"SCALED": True, "RESIDUAL": True}]
+    found = [plain | {"BIAS": False}, plain]
+    if images in ("fp32", "fp64"):
+        maxmin = plain | {"ACTIVATION": "maxmin"}
+        found += [maxmin, plain | {"ACTIVATION": "relu"}, maxmin | {"SCALED": True, "RESIDUAL": True}]
+    return found
 
 
 def _compilation(dtype: str, images: str, constants: dict[str, Any]) -> triton_launch.Compilation:
@@ -116,4 +118,5 @@ def _compilation(dtype: str, images: str, constants: dict[str, Any]) -> triton_l
     return triton_launch.Compilation(_finish_kernel, signature, constants, divisible=integers)
 
 
-AOT = [_compilation(dtype, dtype, constants) for dtype in ("fp32", "fp64") for constants in variants()]
+_TYPES = ("fp32", "fp32"), ("fp64", "fp64"), ("fp32", "fp16"), ("fp32", "bf16")
+AOT = [_compilation(dtype, images, constants) for dtype, images in _TYPES for constants in variants(images)]

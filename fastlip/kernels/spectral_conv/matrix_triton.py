@@ -86,7 +86,7 @@ def _compilation(dtype: str, x: str, y: str, **constants: Any) -> triton_launch.
 
 def compilations(dtype: str, images: str) -> list[triton_launch.Compilation]:
     """The transform of images of this type, and the way back with everything that may follow it."""
-    analysed, *synthesized = variants()
+    analysed, *synthesized = variants(images)
     return [
         _compilation(dtype, images, dtype, table_term=1, x_channel=1, y_channel=1, **analysed),
         *(

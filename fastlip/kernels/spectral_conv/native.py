@@ -40,7 +40,7 @@ def unprofitable(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, grou
 
 def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, groups: int) -> Tensor:
     """IDFT(Q DFT(x)) + bias."""
-    last = torch.contiguous_format
+    last, dtype = torch.contiguous_format, x.dtype
     if not x.is_contiguous() or x.dtype != REAL[Q.dtype]:
         x, last = _dense(x, Q), dense_format(x)
     Q, bias = Q.resolve_conj().contiguous(), bias if bias is None else bias.contiguous()
@@ -49,7 +49,7 @@ def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: S
     sizes = (n, groups, cin, Q.shape[1], height, width, *fft_size)
     address = 0 if bias is None else bias.data_ptr()
     CPU[_FORWARD[Q.dtype]](x.data_ptr(), Q.data_ptr(), address, y.data_ptr(), *sizes, last is torch.channels_last)
-    return y
+    return y.to(dtype)
 
 
 def spectral_conv_fixed(

@@ -154,6 +154,6 @@ def compilations(images: str) -> list[triton_launch.Compilation]:
         _compilation(_analyse_kernel, "x", {"p_x": images, "p_y": "fp32"}, {"own": "i32", "count": "i32"}),
         *(
             _compilation(_synthesize_kernel, "y", spectrum, {"factor": "fp64"}, **constants)
-            for constants in variants()
+            for constants in variants(images)
         ),
     ]

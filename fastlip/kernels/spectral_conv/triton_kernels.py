@@ -24,6 +24,7 @@ from fastlip.kernels.spectral_conv.frequencies import Size
 from fastlip.kernels.spectral_conv.reference import REAL
 
 _DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
+_SIXTEEN_BITS = {torch.float16: "fp16", torch.bfloat16: "bf16"}  # of images, whose spectra are float32
 # Of the products, which hold twice as many sums and factors: with larger tiles or fewer warps, registers spill.
 # Float64 numbers take two registers each, hence half as many rows.
 _PRODUCT_ROWS = {torch.float32: 64, torch.float64: 32}
@@ -72,17 +73,18 @@ def supports(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int
     """Empty, or why these kernels cannot run."""
     if len(torus) != 2:
         return VOLUMES
+    if x.dtype not in _DTYPES and x.dtype not in _SIXTEEN_BITS:
+        return f"no kernel for dtype {x.dtype}"
     return "there are no channels" if 0 in Q.shape else triton_launch.why_not(x, _product_kernel)
 
 
 def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> Tensor:
     """IDFT(Q DFT(x)) + bias."""
-    last, x = dense_format(x), _dense(x, Q)
+    last, torus = dense_format(x), (torus[0], torus[1])
     y = torch.empty((x.shape[0], Q.shape[1], *x.shape[2:]), dtype=x.dtype, device=x.device, memory_format=last)
     if x.shape[0] > 0:
-        torus = torus[0], torus[1]
-        X = _mix(_analyse(x, torus, False, x.dtype), Q, groups, adjoint=False)
-        _synthesize(X, torus, y, Finish(bias), True)
+        X = _analyse(x, torus, False, REAL[Q.dtype])
+        _synthesize(_mix(X, Q, groups, adjoint=False), torus, y, Finish(bias), True)
     return y
 
 
@@ -112,7 +114,7 @@ def spectral_conv_fixed(
     if 0 in (*x.shape, outputs):
         return y
     torus = fft_size[0], fft_size[1]
-    X = _analyse(x.contiguous(memory_format=dense_format(x)), torus, False, panels.dtype)
+    X = _analyse(x, torus, False, panels.dtype)
     Y = X.new_empty(*X.shape[:3], outputs)
     matrices = panels.stride(0), panels.stride(1), 0, panels.stride(2), panels.stride(3)
     strides = _spectrum(X, 1), matrices, _spectrum(Y, 1)
@@ -127,27 +129,24 @@ def spectral_conv_backward(
     gradient: Tensor, x: Tensor, Q: Tensor, torus: Size, groups: int, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, Q and the bias; those that are not wanted are empty."""
-    images, gradient, torus = _dense(x, Q), _dense(gradient, Q), (torus[0], torus[1])
-    x_gradient, Q_gradient, bias_gradient = empty_gradients(images, Q, wanted)
+    dtype, torus = REAL[Q.dtype], (torus[0], torus[1])
+    x_gradient, Q_gradient, bias_gradient = empty_gradients(x, Q, wanted)
     if x.shape[0] == 0:
-        return x_gradient.to(x.dtype), Q_gradient.zero_(), bias_gradient.zero_()
-    Y = _analyse(gradient, torus, True, gradient.dtype)
+        return x_gradient, Q_gradient.zero_(), bias_gradient.zero_()
+    Y = _analyse(gradient, torus, True, dtype)
     if wanted[2]:  # at frequency 0
         bias_gradient = torus[0] * torus[1] * Y[0, 0].sum(0)
     if wanted[1]:
-        Q_gradient = _outer(Y, _analyse(images, torus, False, images.dtype), groups)
+        Q_gradient = _outer(Y, _analyse(x, torus, False, dtype), groups)
     if wanted[0]:
         _synthesize(_mix(Y, Q, groups, adjoint=True), torus, x_gradient, Finish(), False)
-    return x_gradient.to(x.dtype), Q_gradient, bias_gradient
-
-
-def _dense(x: Tensor, Q: Tensor) -> Tensor:
-    return x.to(REAL[Q.dtype]).contiguous(memory_format=dense_format(x))
+    return x_gradient, Q_gradient, bias_gradient
 
 
 def _analyse(x: Tensor, torus: Size, weighted: bool, dtype: torch.dtype) -> Tensor:
-    """The spectrum of x; weighted: the adjoint of the synthesis, with its weights and its division by the area."""
+    """The spectrum of x in this type; weighted: the adjoint of the synthesis, with its weights and its division."""
     n, channels, height, width = x.shape
+    x = x.contiguous(memory_format=dense_format(x))
     if torus[0] * torus[1] <= tables.SMALL:
         table = tables.transform(torus, (height, width), weighted, dtype, x.device)
         spectrum = x.new_empty(2, table.shape[0] // 2, n, channels, dtype=dtype)
@@ -264,4 +263,6 @@ def _compilations(dtype: str, rows: int) -> list[triton_launch.Compilation]:
 
 
 AOT = [compilation for dtype, name in _DTYPES.items() for compilation in _compilations(name, _PRODUCT_ROWS[dtype])]
-AOT += planes.compilations("fp32") + finish_triton.AOT
+AOT += [entry for images in _SIXTEEN_BITS.values() for entry in matrix_triton.compilations("fp32", images)]
+AOT += [entry for images in ("fp32", *_SIXTEEN_BITS.values()) for entry in planes.compilations(images)]
+AOT += finish_triton.AOT
