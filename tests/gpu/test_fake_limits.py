@@ -24,6 +24,7 @@ ACTIVE = os.environ.get("FASTLIP_FAKE_CUDA") == "1"
 inside = pytest.mark.skipif(not ACTIVE, reason="runs in the process that tests/gpu/test_fake_device.py starts")
 if ACTIVE:
     sys.path.insert(0, str(ROOT / "tools" / "gpu"))
+    import launches
     import watch
     from evaluation import evaluation_of
 
@@ -98,3 +99,18 @@ def test_what_does_not_fit_the_chip_is_refused_with_the_number():
     assert "take 131200 bytes of shared memory, a block of cuda:0 has 101376" in reason
     with watch.gpu(shared=163 * 1024):
         assert testing.op("polar").why_not("native", torch.randn(V["shape"], dtype=V["dtype"]), 0) == ""
+
+
+@inside
+def test_one_compilation_serves_many_launches():
+    """Of iterations on matrices of two sizes: neither a step's number nor the number of tiles is compiled in."""
+    kinds, number = [], 0
+    for side in (96, 160):
+        with watch.gpu(extension=False) as device:
+            x = torch.randn(2, side, side, requires_grad=True)
+            with device.counting() as counts:
+                ops.polar(x, backend="triton").sum().backward()
+            kinds.append({launches.recorded(launch) for launch in counts.triton})
+            number += len(counts.triton)
+    assert kinds[0] == kinds[1]
+    assert number > 10 * len(kinds[0])
