@@ -126,7 +126,8 @@ def test_a_launch_is_known_by_what_triton_specialises():
     numbers = [launches._argument(value, False).value for value in (1, 3, 16, 48, 2**31, 2**31 + 1)]
     assert numbers == [1, 33, 32, 32, 2**31 + 32, 2**31 + 33]
     assert launches._argument(3, True).value == 3
-    assert launches._argument(2.5, False).value == 2.5
+    assert launches._argument(2.5, False) == launches._argument(0.1, False)
+    assert launches._argument(1, False, False) == launches._argument(16, False, False) == launches._argument(3, False)
 
 
 def dots(path):

@@ -256,6 +256,8 @@ def test_the_training_loop_reads_figures_later():
 def test_a_network_keeps_its_budget(method):
     budgets = json.loads(ledger.FILE.read_text())
     assert ledger.exceeded(ledger.figures(ledger.count_network(method)), budgets[method]) == []
+    found = ledger.figures(ledger.count_evaluation(method))
+    assert ledger.exceeded(found, budgets[f"{method} evaluation"]) == []
 
 
 @inside

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import fastlip
+from fastlip import nn as lip
 from fastlip import ops
 from fastlip.kernels.spectral_conv import tables
+from fastlip.kernels.spectral_conv.api import fix_spectrum, spectral_conv_fixed
 
 pytest.importorskip("triton", minversion="3.6")
 
@@ -21,7 +24,9 @@ ACTIVE = os.environ.get("FASTLIP_FAKE_CUDA") == "1"
 inside = pytest.mark.skipif(not ACTIVE, reason="runs in the process that tests/gpu/test_fake_device.py starts")
 if ACTIVE:
     sys.path.insert(0, str(ROOT / "tools" / "gpu"))
+    import launches
     import watch
+    from evaluation import evaluation_of
 
 
 @inside
@@ -49,6 +54,24 @@ def test_no_table_is_kept_from_a_capture_without_warm_up(side):
     with watch.gpu() as device, device.capture():
         x, Q = torch.randn(2, 4, side, side), torch.randn(side * side // 2 + 2, 4, 4, dtype=torch.complex64)
         ops.spectral_conv(x, Q, backend="triton")
+        spectral_conv_fixed(x, fix_spectrum(Q, (side, side), "triton"), activation="maxmin")
+
+
+@inside
+def test_a_frozen_layer_per_frequency_evaluates_in_three_launches():
+    """MaxMin included: nothing is computed from parameters, and the host does not wait."""
+    layers = lip.CayleyConv2d, lip.LOTConv2d, lip.BROConv2d
+    with watch.gpu(strict=True) as device:
+        for make in layers:
+            model = fastlip.fuse(torch.nn.Sequential(make(16, 16, 3), lip.MaxMin()))
+            run = evaluation_of(model, torch.randn(4, 16, 8, 8))
+            device.strict = False  # the weights are computed once
+            run()
+            device.strict = True
+            with device.counting() as counts:
+                run()
+            assert counts.by_name == {"triton:_transform_kernel": 2, "triton:_product_kernel": 1}
+            assert {launch.constants.get("ACTIVATION") for launch in counts.triton} == {None, "none", "maxmin"}
 
 
 @inside
@@ -76,3 +99,18 @@ def test_what_does_not_fit_the_chip_is_refused_with_the_number():
     assert "take 131200 bytes of shared memory, a block of cuda:0 has 101376" in reason
     with watch.gpu(shared=163 * 1024):
         assert testing.op("polar").why_not("native", torch.randn(V["shape"], dtype=V["dtype"]), 0) == ""
+
+
+@inside
+def test_one_compilation_serves_many_launches():
+    """Of iterations on matrices of two sizes: neither a step's number nor the number of tiles is compiled in."""
+    kinds, number = [], 0
+    for side in (96, 160):
+        with watch.gpu(extension=False) as device:
+            x = torch.randn(2, side, side, requires_grad=True)
+            with device.counting() as counts:
+                ops.polar(x, backend="triton").sum().backward()
+            kinds.append({launches.recorded(launch) for launch in counts.triton})
+            number += len(counts.triton)
+    assert kinds[0] == kinds[1]
+    assert number > 10 * len(kinds[0])

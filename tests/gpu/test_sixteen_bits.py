@@ -1,7 +1,8 @@
 """Triton's kernels on images in bfloat16 and float16: tests/gpu/test_interpreter.py runs this file.
 
 Images, weights and gradients are small integers, so that every product and sum of the convolutions is exact, in
-sixteen bits too: kernels must agree with float64 bit by bit, but for the rounding of each result.
+sixteen bits too: kernels must agree with float64 bit by bit, but for the rounding of each result. Spectral
+convolutions are not exact: they must be what float32 computes, rounded once.
 """
 
 import itertools
@@ -12,6 +13,7 @@ import torch
 import fastlip
 from fastlip import nn as lip
 from fastlip import ops, testing
+from fastlip.kernels.common.fourier import count_frequencies
 
 triton = pytest.importorskip("triton", minversion="3.6")
 
@@ -127,3 +129,54 @@ def test_tensors_of_two_types_are_refused():
     x, weight = torch.zeros(1, 2, 4, 4, dtype=torch.bfloat16), torch.zeros(2, 2, 3, 3)
     reason = testing.op("conv_chain").why_not("triton", x, [weight], [], [], [], "none")
     assert "one dtype for all tensors, of float32, float64, float16, bfloat16, not" in reason
+
+
+@pytest.fixture(params=["matrix", "planes", "fft"])
+def transforms(request, monkeypatch):
+    """How images are transformed: by one matrix, by rows and columns on the chip, by torch.fft."""
+    assert testing.op("spectral_conv").status("triton") == ""
+    module = testing.op("spectral_conv").modules["triton"]
+    if request.param != "matrix":
+        monkeypatch.setattr(module.tables, "SMALL", 0)
+    if request.param == "fft":
+        monkeypatch.setattr(module.planes, "fits", lambda torus, dtype: False)
+    return request.param
+
+
+def assert_rounded_once(found, expected, terms):
+    """Found is expected, of a sum computed in float32, rounded to found's type; the interpreter cuts off bfloat16."""
+    eps = torch.finfo(found.dtype).eps / (1 if found.dtype == torch.bfloat16 else 2)
+    allowed = eps * expected.abs() + 4 * terms**0.5 * torch.finfo(torch.float32).eps * expected.abs().max()
+    wide = torch.complex128 if found.dtype.is_complex else torch.double
+    assert ((found.to(wide) - expected).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("torus", "groups", "last"), [((2, 4), 1, True), ((3, 3), 2, False)], ids=str)
+def test_spectral_conv(torus, groups, last, dtype, transforms):
+    generator = torch.Generator().manual_seed(0)
+    frequencies = count_frequencies(torus)
+    x, y_gradient = (torch.randn(5, 4, 2, 3, generator=generator).to(dtype) for _ in range(2))
+    parts = (torch.randn(frequencies, 4, 4 // groups, generator=generator) for _ in range(2))
+    Q, bias = torch.complex(*parts), torch.randn(4, generator=generator)
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    results = []
+    for backend, wide in (("triton", False), ("reference", True)):
+        leaves = (x.double(), Q.to(torch.complex128), bias.double()) if wide else (x, Q, bias)
+        leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+        y = ops.spectral_conv(*leaves, torus, groups, backend=backend)
+        results.append([y.detach(), *torch.autograd.grad(y, leaves, y_gradient.to(y.dtype))])
+    assert [result.dtype for result in results[0]] == [dtype, dtype, torch.complex64, torch.float32]
+    assert results[0][0].is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    for ours, expected in zip(*results, strict=True):
+        assert_rounded_once(ours, expected, 60)
+
+
+def test_what_is_not_rounded_once_is_found():
+    expected = torch.randn(100, dtype=torch.double)
+    assert_rounded_once(expected.bfloat16(), expected, 1)
+    with pytest.raises(AssertionError):
+        assert_rounded_once((expected * 1.02).bfloat16(), expected, 1)
+    with pytest.raises(AssertionError):
+        assert_rounded_once((expected * 1.002).half(), expected, 1)

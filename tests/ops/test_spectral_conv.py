@@ -279,7 +279,7 @@ def fixed(inputs, outputs, dtype, torus=(4, 6)):
     if reason := OP.status("native"):
         pytest.skip(reason)
     Q = torch.randn(14, outputs, inputs, dtype=torch.promote_types(dtype, torch.complex64))
-    return Q, fix_spectrum(Q, torus, OP.modules["native"].lanes(dtype))
+    return Q, fix_spectrum(Q, torus, "native")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -1,11 +1,12 @@
-"""Compiles the Triton launches that training steps really make, and reports registers, spills and shared memory.
+"""Compiles the Triton launches that networks really make, and reports registers, spills and shared memory.
 
-    python tools/gpu/fake_cuda.py launches [--methods NAME ...] [--targets 80 86 89 90 120] [--verbose]
+    python tools/gpu/fake_cuda.py launches [--networks NAME ...] [--targets 80 86 89 90 120] [--verbose]
 
-Each network (S, 256 images of 32 x 32) trains one step on a CUDA device that computes nothing, in float32, and a
-small one in float64. Triton specialises each kernel by the arguments of its launches (1, multiples of
-16, 64 bits) and compiles it for each target as it would on the device. Exits with 1 if a kernel does not compile,
-spills, or takes more shared memory than a block of the target has.
+Each network (S, 256 images of 32 x 32) trains one step and is evaluated on a CUDA device that computes nothing, in
+float32, and a small one in float64. Triton specialises each kernel by the arguments of its launches (1, multiples of
+16, 64 bits) and compiles it for each target as it would on the device; launches that it does not tell apart are
+compiled once. Exits with 1 if a kernel does not compile, spills, or takes more shared memory than a block of the
+target has.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +56,7 @@ def recorded(launch: Any) -> Recorded:
         launch.kernel.fn.__module__,
         launch.kernel.__name__,
         tuple(
-            _argument(value, parameter.is_constexpr)
+            _argument(value, parameter.is_constexpr, not parameter.do_not_specialize)
             for value, parameter in zip(launch.arguments, launch.kernel.params, strict=False)
         ),
         tuple(sorted((key, _constant(value)) for key, value in launch.constants.items())),
@@ -62,46 +64,70 @@ def recorded(launch: Any) -> Recorded:
     )
 
 
-def _argument(value: Any, is_constant: bool) -> Argument:
+def _argument(value: Any, is_constant: bool, is_specialised: bool = True) -> Argument:
+    """One number for all that Triton does not tell apart."""
     if hasattr(value, "data_ptr"):
         return Argument(str(value.dtype).removeprefix("torch."), value.data_ptr() % 16 == 0)
-    if isinstance(value, int) and not (is_constant or isinstance(value, bool) or value == 1):
-        # One number for all that Triton does not tell apart.
-        return Argument("", (2**31 if abs(value) >= 2**31 else 0) + (32 if value % 16 == 0 else 33))
-    return Argument("", value)
+    if is_constant or isinstance(value, (bool, str)):
+        return Argument("", value)
+    if isinstance(value, float):
+        return Argument("", 0.5)
+    if value == 1 and is_specialised:
+        return Argument("", 1)
+    aligned = value % 16 == 0 and is_specialised
+    return Argument("", (2**31 if abs(value) >= 2**31 else 0) + (32 if aligned else 33))
 
 
 def _constant(value: Any) -> Any:
     return value if isinstance(value, (int, float, str, bool)) else str(value)
 
 
-def launches_of(method: str, dtype: str = "float32", target: int = 90, **sizes: Any) -> set[Recorded]:
-    """The different launches of a network's step on a target."""
+def launches_of(name: str, dtype: str = "float32", target: int = 90, **sizes: Any) -> set[Recorded]:
+    """The different launches of a network's step and evaluation on a target."""
     import steps
     import torch
     import watch
+    from evaluation import evaluation_of
 
     count, side = sizes.pop("images", 256), sizes.get("image_size", 32)
     default = torch.get_default_dtype()
     try:
         torch.set_default_dtype(getattr(torch, dtype))
         with watch.gpu(extension=False, capability=divmod(target, 10)) as device:
-            step = steps.training_step(steps.network(method, **sizes), *steps.batch(count, side))
-            with device.counting() as counts:
-                step()
-            return {recorded(launch) for launch in counts.triton}  # while tensors have addresses
+            model, batch = steps.network(name, **sizes), steps.batch(count, side)
+            step, found = steps.training_step(model, *batch), set()
+            for run in (step, evaluation_of(model, batch[0])):
+                model.train(run is step)
+                with device.counting() as counts:
+                    run()
+                found |= {recorded(launch) for launch in counts.triton}  # while tensors have addresses
+            return found
     finally:
         torch.set_default_dtype(default)
 
 
-def all_launches(methods: list[str], target: int) -> dict[Recorded, str]:
-    """Those of every network on a target, with the first that makes it."""
+def sizes_of(name: str, dtype: str) -> dict[str, Any]:
+    """A network's options: size S, or in float64 a small one."""
+    import steps
+
+    if dtype == "float32":
+        return {"image_size": 32}
+    small = {"images": 8, "width": 16, "image_size": 16}
+    return small | ({"depth": 1} if name in steps.OTHERS else {"layers_per_block": 1})
+
+
+def _sorted_launches(name: str, dtype: str, target: int) -> list[Recorded]:
+    return sorted(launches_of(name, dtype, target, **sizes_of(name, dtype)), key=str)
+
+
+def all_launches(networks: list[str], target: int, run: Callable[..., Any] = map) -> dict[Recorded, str]:
+    """Those of every network on a target, with the first that makes it; ``run`` is map, or that of a pool."""
+    runs = [(name, dtype) for name in networks for dtype in ("float32", "float64")]
     found: dict[Recorded, str] = {}
-    small = {"images": 8, "width": 16, "image_size": 16, "layers_per_block": 1}
-    for method in methods:
-        for dtype, sizes in (("float32", {"image_size": 32}), ("float64", small)):
-            for launch in sorted(launches_of(method, dtype, target, **dict(sizes)), key=str):
-                found.setdefault(launch, f"{method} {dtype}")
+    results = run(partial(_sorted_launches, target=target), *zip(*runs, strict=True))
+    for names, launches in zip(runs, results, strict=True):
+        for launch in launches:
+            found.setdefault(launch, " ".join(names))
     return found
 
 
@@ -171,29 +197,31 @@ def compiled(launch: Recorded, capability: int) -> Any:
     )
 
 
-def all_usages(jobs: list[tuple[Recorded, int]]) -> Iterator[Any]:
-    """The usage of each launch on its target, or why it does not compile."""
-    # Triton's compiler holds the interpreter's lock, hence processes; started afresh, as torch has threads.
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        yield from pool.map(compiled, *zip(*jobs, strict=True), chunksize=4)
+def pool() -> ProcessPoolExecutor:
+    """A process on each core: Triton's compiler holds Python's lock. Started afresh, as torch has threads."""
+    import fake_cuda
+
+    return ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=fake_cuda.load)
 
 
 def main() -> int:
     import steps
 
     parser = argparse.ArgumentParser(prog="launches", description=__doc__.partition("\n")[0])
-    parser.add_argument("--methods", nargs="*", default=list(steps.METHODS))
-    parser.add_argument("--targets", nargs="*", type=int, default=list(DEFAULT), choices=TARGETS)
+    parser.add_argument("--networks", nargs="+", default=list(steps.NETWORKS), choices=steps.NETWORKS)
+    parser.add_argument("--targets", nargs="+", type=int, default=list(DEFAULT), choices=TARGETS)
     parser.add_argument("--verbose", action="store_true", help="list every kernel, not only those with a problem")
     options = parser.parse_args()
-    jobs = [
-        (launch, target, where)
-        for target in options.targets
-        for launch, where in all_launches(options.methods, target).items()
-    ]
     bad = 0
-    usages = all_usages([(launch, target) for launch, target, _ in jobs])
-    for (launch, target, where), usage in zip(jobs, usages, strict=True):
+    with pool() as workers:
+        jobs = [
+            (launch, target, where)
+            for target in options.targets
+            for launch, where in all_launches(options.networks, target, workers.map).items()
+        ]
+        launches, targets, places = zip(*jobs, strict=True)
+        usages = list(workers.map(compiled, launches, targets, chunksize=4))
+    for launch, target, where, usage in zip(launches, targets, places, usages, strict=True):
         problem = usage if isinstance(usage, str) else usage.problem()
         bad += bool(problem)
         if isinstance(usage, str):
@@ -202,7 +230,7 @@ def main() -> int:
             numbers = f"{usage.registers} registers, {usage.local} local, {usage.shared} shared"
             print(f"sm_{target} {launch.name()} [{where}]: {numbers}  {problem}")
     print(f"{len(jobs)} launches compiled for {len(options.targets)} targets, {bad} with a problem")
-    return 1 if bad or not jobs else 0
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":

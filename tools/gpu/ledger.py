@@ -1,11 +1,12 @@
-"""Launches, bytes and waits of training steps, against the budgets in tools/gpu/budgets.json.
+"""Launches, bytes and waits of training steps and evaluations, against the budgets in tools/gpu/budgets.json.
 
     python tools/gpu/fake_cuda.py ledger [--networks NAME ...] [--layers NAME ...] [--update] [--detail]
                                     [--places]
 
 A network's step is that of a method's ConvNet S, of BRONet S or of LipNeXt S on 256 images of 32 x 32, fused:
 gradients cleared, forward, loss, backward, update by SGD with momentum, of matrices on the manifold in their tangent
-spaces. A layer's is its forward and backward on 256 images, and its bytes are counted in units of its activations.
+spaces. Its evaluation is a forward of the same images, frozen. A layer's step is its forward and backward on 256
+images, and its bytes are counted in units of its activations.
 Exits with 1 if a budget is exceeded; ``--update`` writes what was counted as the new budgets.
 """
 
@@ -23,10 +24,12 @@ import places
 import steps
 import torch
 import watch
+from evaluation import evaluation_of
 
 FILE = Path(__file__).with_name("budgets.json")
 IMAGES, SIDE = 256, 32
 SHAPES = ((64, 32), (128, 16), (256, 8), (512, 4))
+SIXTEEN_BITS = ("CayleyConv2d",)  # layers that are counted on images in bfloat16 too
 # Launches of a network's step, and activations moved by a layer, that the kernels are to reach.
 TARGETS = {"aol": 650, "cayley": 800, "aoc": 900, "sll": 900, "cpl": 1100, "lot": 1500, "bcop": 1500, "soc": 1800}
 LAYER_TARGETS = {"CayleyConv2d 64x32": 20.0, "AOLConv2d 64x32": 12.0}
@@ -39,12 +42,21 @@ def count_network(method: str, by_place: bool = False) -> watch.Counts:
         return _second(device, step, by_place)
 
 
-def count_layer(name: str, channels: int, side: int, by_place: bool = False) -> watch.Counts:
-    """Forward and backward of a layer, channels-last."""
+def count_evaluation(method: str, by_place: bool = False) -> watch.Counts:
+    """The second evaluation of a frozen network."""
+    with watch.gpu() as device:
+        run = evaluation_of(steps.network(method, image_size=SIDE), steps.batch(IMAGES, SIDE)[0])
+        return _second(device, run, by_place)
+
+
+def count_layer(
+    name: str, channels: int, side: int, by_place: bool = False, dtype: torch.dtype = torch.float32
+) -> watch.Counts:
+    """Forward and backward of a layer, of channels-last images of a type."""
     make, options = steps.CONVOLUTIONS[name]
     with watch.gpu() as device:
         layer = make(channels, channels, 3, **options).train()
-        x = torch.empty(IMAGES, channels, side, side).contiguous(memory_format=torch.channels_last)
+        x = torch.empty(IMAGES, channels, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last)
         return _second(device, steps.layer_step(layer, x), by_place)
 
 
@@ -75,16 +87,19 @@ def all_figures(
     """Of these networks and layers, by name."""
     found, detail = {}, detail or by_place
     for method in networks:
-        counts = count_network(method, by_place)
-        found[method] = figures(counts)
-        if detail:
-            show(method, counts)
-    for layer in layers:
-        for channels, side in SHAPES:
-            counts = count_layer(layer, channels, side, by_place)
-            found[f"{layer} {channels}x{side}"] = figures(counts, IMAGES * channels * side * side * 4)
+        for name, count in ((method, count_network), (f"{method} evaluation", count_evaluation)):
+            counts = count(method, by_place)
+            found[name] = figures(counts)
             if detail:
-                show(f"{layer} {channels}x{side}", counts)
+                show(name, counts)
+    for layer in layers:
+        for dtype in (torch.float32, *((torch.bfloat16,) if layer in SIXTEEN_BITS else ())):
+            for channels, side in SHAPES:
+                counts = count_layer(layer, channels, side, by_place, dtype)
+                name = f"{layer} {channels}x{side}{'' if dtype == torch.float32 else ' bf16'}"
+                found[name] = figures(counts, IMAGES * channels * side * side * dtype.itemsize)
+                if detail:
+                    show(name, counts)
     return found
 
 
@@ -108,14 +123,14 @@ def main() -> int:
     options = parser.parse_args()
     budgets = json.loads(FILE.read_text()) if FILE.exists() else {}
     found = all_figures(options.networks, options.layers, options.detail, options.places)
-    print(f"{'step of':22} launches (target)   size (target)          waits")
+    print(f"{'step of':24} launches (target)   size (target)          waits")
     bad = 0
     for name, row in found.items():
         target, size_target = TARGETS.get(name, ""), LAYER_TARGETS.get(name, "")
         size = f"{row['activations']} activations" if "activations" in row else f"{row['gigabytes']} GB"
         problems = [] if options.update else exceeded(row, budgets.get(name))
         bad += bool(problems)
-        print(f"{name:22} {row['launches']:6} {target!s:>8}   {size:>18} {size_target!s:>5} {row['waits']:6}", end="")
+        print(f"{name:24} {row['launches']:6} {target!s:>8}   {size:>18} {size_target!s:>5} {row['waits']:6}", end="")
         print(f"  over budget: {'; '.join(problems)}" if problems else "")
     if options.update:
         FILE.write_text(json.dumps({**budgets, **found}, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """What the main loops of the Triton kernels consist of, and the bound that issuing them sets.
 
-    python tools/gpu/fake_cuda.py sass [--methods NAME ...] [--target 90] [--match TEXT]
+    python tools/gpu/fake_cuda.py sass [--networks NAME ...] [--target 90] [--match TEXT]
 
 For each launch of the networks' steps with a product: the instructions of its longest loop, how many of them are
 products of tensor cores (HMMA; HGMMA of warp groups) or of the ordinary units (FFMA, DFMA), barriers, and loads.
@@ -76,11 +76,11 @@ def main() -> int:
     import steps
 
     parser = argparse.ArgumentParser(prog="sass", description=__doc__.partition("\n")[0])
-    parser.add_argument("--methods", nargs="*", default=list(steps.METHODS))
+    parser.add_argument("--networks", nargs="*", default=list(steps.METHODS))
     parser.add_argument("--target", type=int, default=90, choices=launches.TARGETS)
     parser.add_argument("--match", default="", help="only launches whose name contains this text")
     options = parser.parse_args()
-    for launch in launches.all_launches(options.methods, options.target):
+    for launch in launches.all_launches(options.networks, options.target):
         if options.match not in launch.name() or "PRECISION" not in dict(launch.constants):
             continue
         binary = launches.binary(launch, options.target)

@@ -63,7 +63,7 @@ def inverse_factor(re, im, limit, COMPLEX: tl.constexpr, TILE: tl.constexpr):
     return e_re, e_im
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("tiles",))
 def gram_kernel(
     p_v, p_w, p_e, p_norm, rows, columns, tiles, negligible, v_member, v_part, v_row, v_column,
     COMPLEX: tl.constexpr, TILE: tl.constexpr, TERMS: tl.constexpr,
@@ -96,7 +96,7 @@ def gram_kernel(
         store_tile(p_e, lane, lane, everywhere, TILE * TILE, TILE, 1, re, im, COMPLEX)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("tiles", "step"))
 def step_kernel(p_w, p_e, p_r, p_norm, tiles, step, negligible, COMPLEX: tl.constexpr, TILE: tl.constexpr):
     """One block of elimination, k = step: R[:, k] = (E W[k, :])ᴴ, of the right half of W; and E[k + 1].
 

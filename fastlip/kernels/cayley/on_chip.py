@@ -156,7 +156,7 @@ def whole_kernel(
         store_tile(p_q, start + lane, lane, m_v, 1, stride, PARTS, w_re.to(OUT), w_im.to(OUT), COMPLEX)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("tiles",))
 def form_kernel(
     p_m, p_w, p_e, p_flags, rows, columns, tiles,
     FLAGGED: tl.constexpr, COMPLEX: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr, TERMS: tl.constexpr,
@@ -185,7 +185,7 @@ def form_kernel(
         store_tile(p_e, lane, lane, everywhere, TILE * TILE, TILE, 1, re, im, COMPLEX)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("tiles", "step"))
 def step_kernel(
     p_from, p_to, p_e, p_flags, columns, tiles, step,
     FLAGGED: tl.constexpr, COMPLEX: tl.constexpr, TILE: tl.constexpr,
@@ -226,7 +226,7 @@ def step_kernel(
         store_tile(p_e, lane, lane, everywhere, TILE * TILE, TILE, 1, w_re, w_im, COMPLEX)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("count",))
 def decide_kernel(
     p_sums, p_scale, p_flags, count, limit, failed, POLISH: tl.constexpr, FLAGGED: tl.constexpr, SUMS: tl.constexpr
 ):
@@ -244,7 +244,7 @@ def decide_kernel(
         tl.store(p_flags + member, ((norm > failed) | (norm != norm)).to(tl.int32))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("tiles",))
 def finish_kernel(
     p_single, p_double, p_flags, p_q, p_b, rows, columns, tiles,
     KEEP: tl.constexpr, FLAGGED: tl.constexpr, COMPLEX: tl.constexpr, TILE: tl.constexpr,

@@ -20,7 +20,7 @@ from torch import Tensor
 from fastlip.kernels.cayley.api import new_inverse
 from fastlip.kernels.cayley.on_chip import decide_kernel, finish_kernel, form_kernel, step_kernel, whole_kernel
 from fastlip.kernels.common import triton_launch
-from fastlip.kernels.common.product_triton import TILE, compilation, multiply, planar, precision_of
+from fastlip.kernels.common.product_triton import TILE, compilation, lanes_for, multiply, planar, precision_of
 
 _REAL = {
     torch.float32: torch.float32,
@@ -111,7 +111,7 @@ def _by_blocks(M: Tensor, Q: Tensor, B: Tensor) -> None:
     def decide(limit: float, polish: bool) -> None:
         triton_launch.launch(
             decide_kernel, (members,), M.device, sums, scale, flags, tiles * tiles, limit * eps, _FAILED,
-            POLISH=polish, FLAGGED=not polish and wide, SUMS=triton.next_power_of_2(tiles * tiles), num_warps=1,
+            POLISH=polish, FLAGGED=not polish and wide, SUMS=lanes_for(tiles * tiles), num_warps=1,
         )  # fmt: skip
 
     original, one, other = (_workspace(M, tiles, real) for _ in range(3))

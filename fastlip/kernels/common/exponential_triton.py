@@ -25,6 +25,7 @@ from fastlip.kernels.common.product_triton import (
     Cubic,
     Iteration,
     compilation,
+    lanes_for,
     multiply,
     planar,
     product_kernel,
@@ -189,7 +190,7 @@ def _correct(E: Tensor, defect: Tensor, sums: Tensor, out: Tensor) -> None:
     multiply(defect, E.mT, E, conjugate=(True, False), second=-1, identity=1, sums=sums)
     triton_launch.launch(
         decide_kernel, (members,), E.device, sums, scale, sums, count, _ORTHOGONAL * eps, 0.0,
-        POLISH=True, FLAGGED=False, SUMS=triton.next_power_of_2(count), num_warps=1,
+        POLISH=True, FLAGGED=False, SUMS=lanes_for(count), num_warps=1,
     )  # fmt: skip
     multiply(out, E, defect, x=E, scale=scale)
 
@@ -197,7 +198,7 @@ def _correct(E: Tensor, defect: Tensor, sums: Tensor, out: Tensor) -> None:
 def _constants(is_complex: bool, degree: int, rows: int, table: int, count: int) -> dict[str, Any]:
     steps = triton.next_power_of_2(max(HALVINGS + 1, table))
     sizes = {"DEGREE": degree, "ROWS": rows, "TABLE": table, "HALVINGS": HALVINGS, "STEPS": steps}
-    return {**sizes, "COMPLEX": is_complex, "TILE": TILE, "SUMS": triton.next_power_of_2(count)}
+    return {**sizes, "COMPLEX": is_complex, "TILE": TILE, "SUMS": lanes_for(count)}
 
 
 def supports(K: Tensor, size: int) -> str:

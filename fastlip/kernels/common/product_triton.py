@@ -65,7 +65,8 @@ def store_sums(p_sums, re, im, m_measured, diagonal, COMPLEX: tl.constexpr):
     tl.store(p_sums + 1, tl.sum(tl.where(diagonal, re, 0.0)))
 
 
-@triton.jit
+# Numbers that only a few instructions read: a kernel compiled for 1, and for multiples of 16, would not be faster.
+@triton.jit(do_not_specialize=("reals", "limit", "step", "steps", "count", "plain"))
 def product_kernel(
     p_a, p_b, p_a2, p_b2, p_x, p_c, p_scale, p_sums, p_status, rows, columns, terms, reals, limit, step, steps, count,
     plain, fine, first, second, x_a, x_b, identity, a_member, a_part, a_row, a_term, b_member, b_part, b_term,
@@ -168,6 +169,14 @@ def tiles_of(rows: int, columns: int, tile: int = TILE) -> int:
     return triton.cdiv(rows, tile) * triton.cdiv(columns, tile)
 
 
+def lanes_for(count: int) -> int:
+    """Lanes that read this many sums: of few sizes, since a kernel is compiled for each."""
+    lanes = 64
+    while lanes < count:
+        lanes *= 4
+    return lanes
+
+
 def _tile(is_complex: bool, symmetry: int, step: bool = False, skipped: bool = False) -> tuple[int, int]:
     """Rows and columns of a tile, and warps of a program: those with which registers spill on no GPU.
 
@@ -181,6 +190,12 @@ def _tile(is_complex: bool, symmetry: int, step: bool = False, skipped: bool = F
 def planar(x: Tensor) -> Tensor:
     """(b, m, n) as (b, parts, m, n), a view."""
     return torch.view_as_real(x).permute(0, 3, 1, 2) if x.is_complex() else x[:, None]
+
+
+def _strides(x: Tensor) -> tuple[int, ...]:
+    """Of members, parts, rows and columns; of the only part 0."""
+    member, part, row, column = x.stride()
+    return member, part if x.shape[1] == 2 else 0, row, column
 
 
 def precision_of(x: Tensor) -> str:
@@ -243,13 +258,13 @@ def multiply(
         a, b, a2, b2, added, out, out if scale is None else scale, out if sums is None else sums, status,
         rows, columns, a.shape[3], reals, columns if limit is None else limit, step, steps, count,
         int(cubic is not None and cubic.plain), fine,
-        float(first), float(second), cubic.x_a if cubic else 1.0, cubic.x_b if cubic else 0.0, float(identity),
-        *a.stride(), *b.stride(), *added.stride(), *out.stride(),
+        float(first), float(second), float(cubic.x_a if cubic else 1), float(cubic.x_b if cubic else 0),
+        float(identity), *_strides(a), *_strides(b), *_strides(added), *_strides(out),
         SIGN_A=-1 if conjugate[0] else 1, SIGN_B=-1 if conjugate[1] else 1, SECOND=factor, ADD=x is not None,
         SYMMETRY=symmetry, SCALED=scale is not None, MEASURED=sums is not None and not is_step,
         ITERATED=cubic is not None, STEP=is_step,
-        COMPLEX=parts == 2, PRECISION=precision_of(out), TILE=tile, TERMS=_TERMS, SUMS=triton.next_power_of_2(count),
-        num_warps=warps,
+        COMPLEX=parts == 2, PRECISION=precision_of(out), TILE=tile, TERMS=_TERMS,
+        SUMS=lanes_for(count if is_step else 0), num_warps=warps,
     )  # fmt: skip
     return out
 

@@ -14,7 +14,7 @@ from fastlip.kernels.common.gate import refusal
 from fastlip.kernels.common.literals import Backend, FusedActivation
 from fastlip.kernels.common.precision import autocasts, without_autocast
 from fastlip.kernels.spectral_conv import reference, tables
-from fastlip.kernels.spectral_conv.fixed import FixedSpectrum, fix_spectrum
+from fastlip.kernels.spectral_conv.fixed import FixedSpectrum
 from fastlip.kernels.spectral_conv.frequencies import (
     Size,
     half_plane,
@@ -96,6 +96,23 @@ def spectral_conv(
     return (y if images is x else y[0]).to(dtype)
 
 
+def fix_spectrum(Q: Tensor, fft_size: Size, backend: str) -> FixedSpectrum:
+    """Q, (F, cout, cin) complex as in :func:`spectral_conv`, as the kernels of a backend read it.
+
+    Args:
+        Q: matrices at the unique frequencies of the FFT size, complex64 or complex128, of one group.
+        fft_size: FFT size (height, width).
+        backend: ``"native"`` or ``"triton"``.
+
+    Raises:
+        ValueError: the backend cannot be imported here.
+    """
+    if reason := OP.status(backend):
+        raise ValueError(f"fastlip.ops.spectral_conv_fixed: backend={backend!r} cannot run here: {reason}")
+    _, outputs, inputs = Q.shape
+    return FixedSpectrum(OP.modules[backend].panels(Q, fft_size), inputs, outputs, fft_size, backend)
+
+
 def spectral_conv_fixed(
     x: Tensor,
     spectrum: FixedSpectrum,
@@ -124,9 +141,13 @@ def spectral_conv_fixed(
         (n, cout, h, w).
 
     Raises:
-        ValueError: shapes, dtypes or the activation do not fit, or there are no native kernels here.
+        ValueError: shapes, dtypes or the activation do not fit, or the spectrum's kernels cannot run here.
     """
-    if not torch.compiler.is_compiling() and (reason := refusal((x, spectrum.panels, bias, residual))):
+    backend = spectrum.backend
+    reason = "" if torch.compiler.is_compiling() else refusal((x, spectrum.panels, bias, residual))
+    if not reason and not (x.is_cpu and backend == "native"):
+        reason = OP.status(backend) or OP.modules[backend].supports_fixed(x)
+    if reason:
         raise ValueError(f"fastlip.ops.spectral_conv_fixed cannot run here: {reason}")
     n, channels, height, width = x.shape
     fits = channels == spectrum.inputs and height <= spectrum.fft_size[0] and width <= spectrum.fft_size[1]
@@ -143,8 +164,11 @@ def spectral_conv_fixed(
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation={activation!r}: allowed are {', '.join(map(repr, ACTIVATIONS))}")
     last = (memory_format or dense_format(x)) is torch.channels_last
+    if not x.is_cpu:
+        fft_size = spectrum.fft_size[0], spectrum.fft_size[1]
+        tables.prepare(fft_size, (height, width), spectrum.panels.dtype, x.device)
     options = spectrum.outputs, spectrum.fft_size, activation, last, factor
-    return _fixed(x, spectrum.panels, bias, residual, *options, "native")
+    return _fixed(x, spectrum.panels, bias, residual, *options, backend)
 
 
 def _check(x: Tensor, Q: Tensor, fft_size: Size, groups: int) -> None:
@@ -189,7 +213,7 @@ def dense_format(x: Tensor) -> torch.memory_format:
 
 def _fake_forward(x: Tensor, Q: Tensor, *_: Any) -> Tensor:
     shape = (x.shape[0], Q.shape[1], *x.shape[2:])
-    return torch.empty(shape, dtype=reference.REAL[Q.dtype], device=x.device, memory_format=dense_format(x))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=dense_format(x))
 
 
 def _fake_fixed(
@@ -245,11 +269,14 @@ def _plain_gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         with without_autocast(x.device):
             return reference.spectral_conv(x, Q, None, tuple(fft_size), groups)
 
+    _, Q = ctx.saved_tensors
     found = differentiated(function, ctx.saved_tensors, (needs_x, needs_Q), gradient)
-    return *found, gradient.sum((0, 2, 3)) if needs_bias else None, None, None, None
+    bias = gradient.sum((0, 2, 3), dtype=reference.REAL[Q.dtype]) if needs_bias else None
+    return *found, bias, None, None, None
 
 
-# spectral_conv(x, Q, bias, fft_size, groups, backend), of x (n, cin, h, w) and a bias in the precision of Q.
+# spectral_conv(x, Q, bias, fft_size, groups, backend), of x (n, cin, h, w) and a bias in the precision of Q; in the
+# dtype of x.
 OPERATOR = OP.main(
     "spectral_conv_forward(Tensor x, Tensor Q, Tensor? bias, int[] fft_size, int groups, str backend) -> Tensor",
     reference=reference.spectral_conv,

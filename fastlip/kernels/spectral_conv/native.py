@@ -9,6 +9,7 @@ from fastlip.kernels.common import binding
 from fastlip.kernels.common.binding import CPU
 from fastlip.kernels.common.checks import VOLUMES
 from fastlip.kernels.spectral_conv.api import ACTIVATIONS, dense_format, empty_gradients, empty_images
+from fastlip.kernels.spectral_conv.fixed import in_vectors
 from fastlip.kernels.spectral_conv.frequencies import Size
 from fastlip.kernels.spectral_conv.reference import REAL
 
@@ -39,7 +40,7 @@ def unprofitable(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, grou
 
 def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, groups: int) -> Tensor:
     """IDFT(Q DFT(x)) + bias."""
-    last = torch.contiguous_format
+    last, dtype = torch.contiguous_format, x.dtype
     if not x.is_contiguous() or x.dtype != REAL[Q.dtype]:
         x, last = _dense(x, Q), dense_format(x)
     Q, bias = Q.resolve_conj().contiguous(), bias if bias is None else bias.contiguous()
@@ -48,7 +49,7 @@ def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: S
     sizes = (n, groups, cin, Q.shape[1], height, width, *fft_size)
     address = 0 if bias is None else bias.data_ptr()
     CPU[_FORWARD[Q.dtype]](x.data_ptr(), Q.data_ptr(), address, y.data_ptr(), *sizes, last is torch.channels_last)
-    return y
+    return y.to(dtype)
 
 
 def spectral_conv_fixed(
@@ -76,11 +77,16 @@ def spectral_conv_fixed(
     return y
 
 
-def lanes(dtype: torch.dtype) -> int:
-    """How many channels of a real dtype make one vector of the kernels."""
+def supports_fixed(x: Tensor) -> str:
+    """Empty, or why these kernels cannot apply fixed matrices to x."""
+    return "" if x.is_cpu else f"fixed matrices in C++ are applied on the CPU, got device {x.device}"
+
+
+def panels(Q: Tensor, fft_size: Size) -> Tensor:
+    """Q, (F, cout, cin), as these kernels read fixed matrices."""
     count = torch.empty((), dtype=torch.int64)
-    CPU[_LANES[dtype]](count.data_ptr())
-    return int(count)
+    CPU[_LANES[Q.real.dtype]](count.data_ptr())
+    return in_vectors(Q, fft_size, int(count))
 
 
 def spectral_conv_backward(

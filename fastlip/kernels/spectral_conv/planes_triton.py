@@ -7,6 +7,9 @@ of their own. ``tables.planes`` has the matrices, and where each number is in a 
 transposed matrices in the other order.
 """
 
+# pyright: reportInvalidTypeForm=false
+# Triton's own compiler reads the kernels: to pyright its types are no types.
+
 from __future__ import annotations
 
 from typing import Any
@@ -19,6 +22,7 @@ from torch import Tensor
 from fastlip.kernels.common import triton_launch
 from fastlip.kernels.common.fourier import Size, count_frequencies, own_frequencies
 from fastlip.kernels.spectral_conv import tables
+from fastlip.kernels.spectral_conv.finish_triton import Finish, finished, strides, variants
 
 _ANALYSED, _SYNTHESIZED, _WARPS = 8, 4, 8  # channels of a program of either kernel: with more, registers spill
 
@@ -53,6 +57,7 @@ def _analyse_kernel(
     mask = (o_x < width)[:, None] & ((o_y < height) & (o_channel < channels))[None, :]
     o_image = (o_x * x_column)[:, None] + (o_y * x_row + o_channel * x_channel)[None, :]
     x = tl.load(p_x + image * x_image + o_image, mask=mask, other=0)  # [SIDE x, SIDE y × CHANNELS]
+    x = x.to(p_table.dtype.element_ty)
     z = tl.dot(_matrix(p_table, SIDE, False), x, input_precision=PRECISION, out_dtype=x.dtype)  # type: ignore[arg-type]
     z = tl.permute(tl.reshape(z, (SIDE // 2, 2, SIDE, CHANNELS)), (1, 2, 0, 3))
     z = tl.reshape(z, (2 * SIDE, SIDE // 2 * CHANNELS))
@@ -72,10 +77,12 @@ def _analyse_kernel(
 
 @triton.jit
 def _synthesize_kernel(
-    p_table, p_places, p_x, p_bias, p_y, images, channels, height, width, y_row, y_column, y_image, y_channel,
-    SIDE: tl.constexpr, CHANNELS: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
+    p_table, p_places, p_x, p_bias, p_residual, p_y, factor: tl.float64, images, channels, height, width,
+    y_row, y_column, y_image, y_channel,
+    SCALED: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
+    SIDE: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The images y of the spectrum x, (2, F, images, channels), and bias."""
+    """The images y of the spectrum x, (2, F, images, channels), and what follows them."""
     blocks = tl.cdiv(channels, CHANNELS)
     image, first = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks * CHANNELS
     o_column, o_row = tl.arange(0, SIDE // 2 * CHANNELS), tl.arange(0, 2 * SIDE)
@@ -91,10 +98,11 @@ def _synthesize_kernel(
     o_x, o_plane = tl.arange(0, SIDE), tl.arange(0, SIDE * CHANNELS)
     o_y, o_channel = o_plane // CHANNELS, first + o_plane % CHANNELS
     mask = (o_x < width)[:, None] & ((o_y < height) & (o_channel < channels))[None, :]
-    if BIAS:
-        y += tl.load(p_bias + o_channel, mask=o_channel < channels, other=0)[None, :]
-    o_image = (o_x * y_column)[:, None] + (o_y * y_row + o_channel * y_channel)[None, :]
-    tl.store(p_y + image * y_image + o_image, y, mask=mask)
+    o_image = image * y_image + (o_x * y_column)[:, None] + (o_y * y_row + o_channel * y_channel)[None, :]
+    y = finished(
+        y, p_bias, p_residual, factor, o_image, mask, o_channel, channels, SCALED, BIAS, RESIDUAL, ACTIVATION
+    )
+    tl.store(p_y + o_image, y, mask=mask)
 
 
 def fits(torus: Size, dtype: torch.dtype) -> bool:
@@ -102,53 +110,50 @@ def fits(torus: Size, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 and max(torus) <= tables.PLANE
 
 
-def analyse(x: Tensor, torus: Size, weighted: bool, precision: str) -> Tensor:
+def analyse(x: Tensor, torus: Size, weighted: bool, dtype: torch.dtype, precision: str) -> Tensor:
     """The spectrum of the images x, at the origin of the torus."""
     n, channels, height, width = x.shape
     matrices, places = tables.planes(torus, weighted, x.device)
-    spectrum = x.new_empty(2, count_frequencies(torus), n, channels)
+    spectrum = x.new_empty(2, count_frequencies(torus), n, channels, dtype=dtype)
     triton_launch.launch(
         _analyse_kernel, (n * triton.cdiv(channels, _ANALYSED),), x.device, matrices, places, x, spectrum,
-        n, channels, height, width, own_frequencies(torus), spectrum.shape[1], *_strides(x),
+        n, channels, height, width, own_frequencies(torus), spectrum.shape[1], *strides(x),
         SIDE=tables.PLANE, CHANNELS=_ANALYSED, PRECISION=precision, num_warps=_WARPS,
     )  # fmt: skip
     return spectrum
 
 
-def synthesize(spectrum: Tensor, torus: Size, y: Tensor, bias: Tensor | None, weighted: bool, precision: str) -> None:
-    """Writes the images y of a spectrum, with their bias."""
+def synthesize(spectrum: Tensor, torus: Size, y: Tensor, last: Finish, weighted: bool, precision: str) -> None:
+    """Writes the images y of a spectrum, and what follows them."""
     n, channels, height, width = y.shape
     matrices, places = tables.planes(torus, weighted, y.device)
     triton_launch.launch(
         _synthesize_kernel, (n * triton.cdiv(channels, _SYNTHESIZED),), y.device, matrices, places, spectrum,
-        matrices if bias is None else bias.contiguous(), y, n, channels, height, width, *_strides(y),
-        SIDE=tables.PLANE, CHANNELS=_SYNTHESIZED, BIAS=bias is not None, PRECISION=precision, num_warps=_WARPS,
+        *last.tensors(matrices), y, last.factor, n, channels, height, width, *strides(y), **last.constants(),
+        SIDE=tables.PLANE, CHANNELS=_SYNTHESIZED, PRECISION=precision, num_warps=_WARPS,
     )  # fmt: skip
 
 
-def _strides(x: Tensor) -> tuple[int, int, int, int]:
-    """Of rows, columns, images and channels."""
-    image, channel, row, column = x.stride()
-    return row, column, image, channel
-
-
 _SIZES = ("images", "channels", "height", "width")
+_POINTERS = {"p_table": "*fp32", "p_places": "*i32"}
 
 
-def _compilation(kernel: triton.JITFunction, names: tuple[str, ...], axis: str, **constants: Any):
+def _compilation(kernel: Any, axis: str, pointers: dict[str, str], more: dict[str, str], **constants: Any) -> Any:
     strides = tuple(f"{axis}_{name}" for name in ("row", "column", "image", "channel"))
     channels = _ANALYSED if kernel is _analyse_kernel else _SYNTHESIZED
-    signature = {name: "*i32" if name == "p_places" else "*fp32" for name in names if name.startswith("p_")}
-    signature |= dict.fromkeys([name for name in names if not name.startswith("p_")] + [*strides], "i32")
+    signature = _POINTERS | {name: f"*{kind}" for name, kind in pointers.items()} | more
+    signature |= dict.fromkeys((*_SIZES, *strides), "i32")
     constants |= {"SIDE": tables.PLANE, "CHANNELS": channels, "PRECISION": "tf32x3", f"{axis}_channel": 1}
-    even = ("images", "channels", "height", "width", *strides)
-    return triton_launch.Compilation(kernel, signature, constants, _WARPS, even)
+    return triton_launch.Compilation(kernel, signature, constants, _WARPS, (*_SIZES, *strides))
 
 
-AOT = [
-    _compilation(_analyse_kernel, ("p_table", "p_places", "p_x", "p_y", *_SIZES, "own", "count"), "x"),
-    *(
-        _compilation(_synthesize_kernel, ("p_table", "p_places", "p_x", "p_bias", "p_y", *_SIZES), "y", BIAS=bias)
-        for bias in (False, True)
-    ),
-]
+def compilations(images: str) -> list[triton_launch.Compilation]:
+    """Both kernels for images of this type, the second with everything that may follow it."""
+    spectrum = {"p_x": "fp32", "p_bias": "fp32", "p_residual": images, "p_y": images}
+    return [
+        _compilation(_analyse_kernel, "x", {"p_x": images, "p_y": "fp32"}, {"own": "i32", "count": "i32"}),
+        *(
+            _compilation(_synthesize_kernel, "y", spectrum, {"factor": "fp64"}, **constants)
+            for constants in variants(images)
+        ),
+    ]

@@ -12,7 +12,7 @@ REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
 
 def spectral_conv(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, groups: int) -> Tensor:
-    """IDFT(Q DFT(x)) + bias at this FFT size, cropped to the size of x, in the precision of Q."""
+    """IDFT(Q DFT(x)) + bias at this FFT size, cropped to the size of x; computed in the precision of Q."""
     if x.shape[0] == 0:  # MKL has no transform of nothing
         return spectral_conv(torch.cat((x, x.new_zeros(1, *x.shape[1:]))), Q, bias, fft_size, groups)[:0]
     axes = tuple(range(-len(fft_size), 0))
@@ -23,4 +23,5 @@ def spectral_conv(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, gro
     y = torch.fft.irfftn(Y, s=fft_size, dim=axes)
     for axis in axes:
         y = y.narrow(axis, 0, x.shape[axis])
-    return y if bias is None else y + bias.to(y.dtype).view(-1, *[1] * len(fft_size))
+    y = y if bias is None else y + bias.to(y.dtype).view(-1, *[1] * len(fft_size))
+    return y.to(x.dtype)

@@ -15,47 +15,20 @@ from torch import Tensor
 
 from fastlip.kernels.common import triton_launch
 from fastlip.kernels.common.checks import VOLUMES
+from fastlip.kernels.spectral_conv import finish_triton, matrix_triton, tables
 from fastlip.kernels.spectral_conv import planes_triton as planes
-from fastlip.kernels.spectral_conv import tables
-from fastlip.kernels.spectral_conv.api import dense_format, empty_gradients
+from fastlip.kernels.spectral_conv.api import dense_format, empty_gradients, empty_images
+from fastlip.kernels.spectral_conv.finish_triton import Finish
+from fastlip.kernels.spectral_conv.fixed import in_planes
 from fastlip.kernels.spectral_conv.frequencies import Size
 from fastlip.kernels.spectral_conv.reference import REAL
 
 _DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
-_ROWS, _COLUMNS, _TERMS = 64, 64, 32  # of a transform's tile, and of one step of its sums
+_SIXTEEN_BITS = {torch.float16: "fp16", torch.bfloat16: "bf16"}  # of images, whose spectra are float32
 # Of the products, which hold twice as many sums and factors: with larger tiles or fewer warps, registers spill.
 # Float64 numbers take two registers each, hence half as many rows.
 _PRODUCT_ROWS = {torch.float32: 64, torch.float64: 32}
 _PRODUCT_COLUMNS, _PRODUCT_TERMS, _PRODUCT_WARPS = 32, 16, 8
-
-
-@triton.jit
-def _transform_kernel(
-    p_table, p_x, p_bias, p_y, rows, terms, columns, channels,
-    table_row, table_term, x_term, x_image, x_channel, y_row, y_image, y_channel,
-    BIAS: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TERMS: tl.constexpr,
-):  # fmt: skip
-    """y[row] = Σ table[row, term] x[term] + bias, for each column: an image's channel."""
-    o_row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    o_column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    o_term = tl.arange(0, TERMS)
-    m_row, m_column = o_row < rows, o_column < columns
-    image, channel = (o_column // channels).to(tl.int64), o_column % channels
-    p_left = p_table + (o_row * table_row)[:, None] + (o_term * table_term)[None, :]  # [ROWS, TERMS]
-    o_x = image * x_image + channel * x_channel
-    p_right = p_x + (o_term.to(tl.int64) * x_term)[:, None] + o_x[None, :]  # [TERMS, COLUMNS]
-    total = tl.zeros((ROWS, COLUMNS), p_x.dtype.element_ty)
-    for start in range(0, terms, TERMS):
-        m_term = start + o_term < terms
-        left = tl.load(p_left + start * table_term, mask=m_row[:, None] & m_term[None, :], other=0)
-        right = tl.load(
-            p_right + start * tl.cast(x_term, tl.int64), mask=m_term[:, None] & m_column[None, :], other=0
-        )
-        total = tl.dot(left, right, total, input_precision=PRECISION, out_dtype=p_x.dtype.element_ty)
-    if BIAS:
-        total += tl.load(p_bias + channel, mask=m_column, other=0)[None, :]
-    o_y = (o_row.to(tl.int64) * y_row)[:, None] + (image * y_image + channel * y_channel)[None, :]
-    tl.store(p_y + o_y, total, mask=m_row[:, None] & m_column[None, :])
 
 
 @triton.jit
@@ -100,16 +73,55 @@ def supports(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int
     """Empty, or why these kernels cannot run."""
     if len(torus) != 2:
         return VOLUMES
+    if x.dtype not in _DTYPES and x.dtype not in _SIXTEEN_BITS:
+        return f"no kernel for dtype {x.dtype}"
     return "there are no channels" if 0 in Q.shape else triton_launch.why_not(x, _product_kernel)
 
 
 def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> Tensor:
     """IDFT(Q DFT(x)) + bias."""
-    last, x = dense_format(x), _dense(x, Q)
+    last, torus = dense_format(x), (torus[0], torus[1])
     y = torch.empty((x.shape[0], Q.shape[1], *x.shape[2:]), dtype=x.dtype, device=x.device, memory_format=last)
     if x.shape[0] > 0:
-        torus = torus[0], torus[1]
-        _synthesize(_mix(_analyse(x, torus, False), Q, groups, adjoint=False), torus, y, bias, True)
+        X = _analyse(x, torus, False, REAL[Q.dtype])
+        _synthesize(_mix(X, Q, groups, adjoint=False), torus, y, Finish(bias), True)
+    return y
+
+
+def supports_fixed(x: Tensor) -> str:
+    """Empty, or why these kernels cannot apply fixed matrices to x."""
+    return triton_launch.why_not(x, _product_kernel)
+
+
+def panels(Q: Tensor, fft_size: Size) -> Tensor:
+    """Q, (F, cout, cin), as these kernels read fixed matrices."""
+    return in_planes(Q)
+
+
+def spectral_conv_fixed(
+    x: Tensor,
+    panels: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    outputs: int,
+    fft_size: Size,
+    activation: str,
+    channels_last: bool,
+    factor: float,
+) -> Tensor:
+    """activation(factor Q * x + bias), or of what it leaves of a residual."""
+    y = empty_images(x, outputs, channels_last)
+    if 0 in (*x.shape, outputs):
+        return y
+    torus = fft_size[0], fft_size[1]
+    X = _analyse(x, torus, False, panels.dtype)
+    Y = X.new_empty(*X.shape[:3], outputs)
+    matrices = panels.stride(0), panels.stride(1), 0, panels.stride(2), panels.stride(3)
+    strides = _spectrum(X, 1), matrices, _spectrum(Y, 1)
+    _multiply(X, panels, Y, (x.shape[0], outputs, x.shape[1]), 1, strides, 1, 1)
+    if residual is not None:
+        residual = residual.contiguous(memory_format=dense_format(y))
+    _synthesize(Y, torus, y, Finish(bias, residual, activation, factor), True)
     return y
 
 
@@ -117,54 +129,54 @@ def spectral_conv_backward(
     gradient: Tensor, x: Tensor, Q: Tensor, torus: Size, groups: int, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, Q and the bias; those that are not wanted are empty."""
-    images, gradient, torus = _dense(x, Q), _dense(gradient, Q), (torus[0], torus[1])
-    x_gradient, Q_gradient, bias_gradient = empty_gradients(images, Q, wanted)
+    dtype, torus = REAL[Q.dtype], (torus[0], torus[1])
+    x_gradient, Q_gradient, bias_gradient = empty_gradients(x, Q, wanted)
     if x.shape[0] == 0:
-        return x_gradient.to(x.dtype), Q_gradient.zero_(), bias_gradient.zero_()
-    Y = _analyse(gradient, torus, True)
+        return x_gradient, Q_gradient.zero_(), bias_gradient.zero_()
+    Y = _analyse(gradient, torus, True, dtype)
     if wanted[2]:  # at frequency 0
         bias_gradient = torus[0] * torus[1] * Y[0, 0].sum(0)
     if wanted[1]:
-        Q_gradient = _outer(Y, _analyse(images, torus, False), groups)
+        Q_gradient = _outer(Y, _analyse(x, torus, False, dtype), groups)
     if wanted[0]:
-        _synthesize(_mix(Y, Q, groups, adjoint=True), torus, x_gradient, None, False)
-    return x_gradient.to(x.dtype), Q_gradient, bias_gradient
+        _synthesize(_mix(Y, Q, groups, adjoint=True), torus, x_gradient, Finish(), False)
+    return x_gradient, Q_gradient, bias_gradient
 
 
-def _dense(x: Tensor, Q: Tensor) -> Tensor:
-    return x.to(REAL[Q.dtype]).contiguous(memory_format=dense_format(x))
-
-
-def _analyse(x: Tensor, torus: Size, weighted: bool) -> Tensor:
-    """The spectrum of x; weighted: the adjoint of the synthesis, with its weights and its division by the area."""
+def _analyse(x: Tensor, torus: Size, weighted: bool, dtype: torch.dtype) -> Tensor:
+    """The spectrum of x in this type; weighted: the adjoint of the synthesis, with its weights and its division."""
     n, channels, height, width = x.shape
+    x = x.contiguous(memory_format=dense_format(x))
     if torus[0] * torus[1] <= tables.SMALL:
-        table = tables.transform(torus, (height, width), weighted, x.dtype, x.device)
-        spectrum = x.new_empty(2, table.shape[0] // 2, n, channels)
-        _transform(table, x, _image_strides(x), None, spectrum, (n * channels, channels, 1), channels)
+        table = tables.transform(torus, (height, width), weighted, dtype, x.device)
+        spectrum = x.new_empty(2, table.shape[0] // 2, n, channels, dtype=dtype)
+        strides = _image_strides(x), spectrum, (n * channels, channels, 1)
+        matrix_triton.transform(table, x, *strides, n, channels, Finish(), _precision(x.device, dtype))
         return spectrum
-    if planes.fits(torus, x.dtype):
-        return planes.analyse(x, torus, weighted, _precision(x))
-    X = torch.view_as_real(torch.fft.rfft2(x, s=torus)).flatten(2, 3).permute(3, 2, 0, 1)
+    if planes.fits(torus, dtype):
+        return planes.analyse(x, torus, weighted, dtype, _precision(x.device, dtype))
+    X = torch.view_as_real(torch.fft.rfft2(x.to(dtype), s=torus)).flatten(2, 3).permute(3, 2, 0, 1)
     X = X.index_select(1, tables.positions(torus, x.device))
-    return X * tables.weights(torus, x.dtype, x.device)[:, None, None] if weighted else X
+    return X * tables.weights(torus, dtype, x.device)[:, None, None] if weighted else X
 
 
-def _synthesize(spectrum: Tensor, torus: Size, y: Tensor, bias: Tensor | None, weighted: bool) -> None:
-    """Writes y with its bias; without weights this is the adjoint of the analysis."""
+def _synthesize(spectrum: Tensor, torus: Size, y: Tensor, last: Finish, weighted: bool) -> None:
+    """Writes y and what follows it; without weights this is the adjoint of the analysis."""
     n, channels, height, width = y.shape
+    dtype = spectrum.dtype
     if torus[0] * torus[1] <= tables.SMALL:
-        table = tables.transform(torus, (height, width), weighted, y.dtype, y.device).T
-        _transform(table, spectrum, (n * channels, channels, 1), bias, y, _image_strides(y), channels)
+        table = tables.transform(torus, (height, width), weighted, dtype, y.device).T
+        strides = (n * channels, channels, 1), y, _image_strides(y)
+        matrix_triton.transform(table, spectrum, *strides, n, channels, last, _precision(y.device, dtype))
         return
-    if planes.fits(torus, y.dtype):
-        planes.synthesize(spectrum, torus, y, bias, weighted, _precision(y))
+    if planes.fits(torus, dtype):
+        planes.synthesize(spectrum, torus, y, last, weighted, _precision(y.device, dtype))
         return
     parts = spectrum.index_select(1, tables.sources(torus, y.device))
-    parts *= tables.factors(torus, weighted, y.dtype, y.device)[:, :, None, None]
+    parts *= tables.factors(torus, weighted, dtype, y.device)[:, :, None, None]
     Y = torch.complex(parts[0], parts[1])
-    whole = torch.fft.irfft2(Y.permute(1, 2, 0).unflatten(2, (torus[0], -1)), s=torus)[..., :height, :width]
-    y.copy_(whole if bias is None else whole + bias[:, None, None])
+    whole = torch.fft.irfft2(Y.permute(1, 2, 0).unflatten(2, (torus[0], -1)), s=torus)
+    finish_triton.finish(whole, y, last)
 
 
 def _image_strides(x: Tensor) -> tuple[int, int, int]:
@@ -214,68 +226,43 @@ def _multiply(
     grid = a.shape[1] * groups, triton.cdiv(rows, tile) * triton.cdiv(columns, _PRODUCT_COLUMNS)
     triton_launch.launch(
         _product_kernel, grid, a.device, a, b, c, rows, columns, terms, groups, *strides[0], *strides[1], *strides[2],
-        SIGN_A=sign_a, SIGN_B=sign_b, PRECISION=_precision(a), ROWS=tile,
+        SIGN_A=sign_a, SIGN_B=sign_b, PRECISION=_precision(a.device, a.dtype), ROWS=tile,
         COLUMNS=_PRODUCT_COLUMNS, TERMS=_PRODUCT_TERMS, num_warps=_PRODUCT_WARPS,
     )  # fmt: skip
 
 
-def _transform(
-    table: Tensor, x: Tensor, x_strides: Any, bias: Tensor | None, y: Tensor, y_strides: Any, channels: int
-) -> None:
-    """y = table x + bias, for each channel of each image; strides are those of rows or terms, images, channels."""
-    rows, terms = table.shape
-    columns = y.numel() // rows
-    grid = triton.cdiv(columns, _COLUMNS), triton.cdiv(rows, _ROWS)
-    triton_launch.launch(
-        _transform_kernel, grid, x.device, table, x, table if bias is None else bias.contiguous(), y,
-        rows, terms, columns, channels, *table.stride(), *x_strides, *y_strides,
-        BIAS=bias is not None, PRECISION=_precision(x), ROWS=_ROWS, COLUMNS=_COLUMNS, TERMS=_TERMS,
-    )  # fmt: skip
-
-
-def _precision(x: Tensor) -> str:
+def _precision(device: torch.device, dtype: torch.dtype) -> str:
     """TF32 alone is not admissible: its error would exceed fp32's by a factor of a thousand."""
-    return "tf32x3" if x.dtype == torch.float32 and x.is_cuda else "ieee"
+    return "tf32x3" if dtype == torch.float32 and device.type == "cuda" else "ieee"
 
 
-_TRANSFORM = ("table_row", "table_term", "x_term", "x_image", "x_channel", "y_row", "y_image", "y_channel")
-_A = ("a_part", "a_member", "a_group", "a_row", "a_term")
-_B = ("b_part", "b_member", "b_group", "b_term", "b_column")
-_C = ("c_part", "c_member", "c_group", "c_row", "c_column")
+_STRIDES = (
+    *(f"a_{axis}" for axis in ("part", "member", "group", "row", "term")),
+    *(f"b_{axis}" for axis in ("part", "member", "group", "term", "column")),
+    *(f"c_{axis}" for axis in ("part", "member", "group", "row", "column")),
+)
 
 
-def _compilation(
-    kernel: Any, dtype: str, warps: int, pointers: tuple[str, ...], integers: tuple[str, ...], **constants: Any
-) -> triton_launch.Compilation:
-    """Strides named in constants are 1, which Triton makes constants; the others are multiples of 16, as most are."""
-    constants |= {"PRECISION": "tf32x3" if dtype == "fp32" else "ieee"}
-    signature = dict.fromkeys(pointers, f"*{dtype}") | dict.fromkeys(integers, "i32")
-    divisible = tuple(name for name in integers if name not in ("rows", "terms", "groups"))
-    return triton_launch.Compilation(kernel, signature, constants, warps, divisible)
+def _product(dtype: str, rows: int, sign: int, **ones: int) -> triton_launch.Compilation:
+    """Strides named in ones are 1, which Triton makes constants; the others are multiples of 16, as most are."""
+    constants = {"SIGN_A": 1, "SIGN_B": sign, "PRECISION": "tf32x3" if dtype == "fp32" else "ieee", "ROWS": rows}
+    constants |= {"COLUMNS": _PRODUCT_COLUMNS, "TERMS": _PRODUCT_TERMS} | ones
+    signature = dict.fromkeys(("p_a", "p_b", "p_c"), f"*{dtype}")
+    signature |= dict.fromkeys(("rows", "columns", "terms", "groups", *_STRIDES), "i32")
+    divisible = ("columns", *_STRIDES)
+    return triton_launch.Compilation(_product_kernel, signature, constants, _PRODUCT_WARPS, divisible)
 
 
 def _compilations(dtype: str, rows: int) -> list[triton_launch.Compilation]:
-    def transform(bias: bool, **ones: int) -> triton_launch.Compilation:
-        pointers, integers = (
-            ("p_table", "p_x", "p_bias", "p_y"),
-            ("rows", "terms", "columns", "channels", *_TRANSFORM),
-        )
-        constants = {"BIAS": bias, "ROWS": _ROWS, "COLUMNS": _COLUMNS, "TERMS": _TERMS, **ones}
-        return _compilation(_transform_kernel, dtype, 4, pointers, integers, **constants)
-
-    def product(sign: int, **ones: int) -> triton_launch.Compilation:
-        integers = ("rows", "columns", "terms", "groups", *_A, *_B, *_C)
-        tiles = {"ROWS": rows, "COLUMNS": _PRODUCT_COLUMNS, "TERMS": _PRODUCT_TERMS}
-        constants = {"SIGN_A": 1, "SIGN_B": sign, **tiles, **ones}
-        return _compilation(_product_kernel, dtype, _PRODUCT_WARPS, ("p_a", "p_b", "p_c"), integers, **constants)
-
     return [
-        transform(False, table_term=1, x_channel=1, y_channel=1),
-        transform(True, table_row=1, x_channel=1, y_row=1),
-        product(-1, a_term=1, b_part=1, c_column=1),
-        product(-1, a_row=1, b_column=1, c_part=1),
+        _product(dtype, rows, -1, a_term=1, b_part=1, c_column=1),
+        _product(dtype, rows, -1, a_row=1, b_column=1, c_part=1),
+        _product(dtype, rows, 1, a_term=1, b_column=1, c_column=1),
+        *matrix_triton.compilations(dtype, dtype),
     ]
 
 
 AOT = [compilation for dtype, name in _DTYPES.items() for compilation in _compilations(name, _PRODUCT_ROWS[dtype])]
-AOT += planes.AOT
+AOT += [entry for images in _SIXTEEN_BITS.values() for entry in matrix_triton.compilations("fp32", images)]
+AOT += [entry for images in ("fp32", *_SIXTEEN_BITS.values()) for entry in planes.compilations(images)]
+AOT += finish_triton.AOT

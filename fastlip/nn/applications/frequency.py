@@ -157,7 +157,7 @@ def fused_by_kept(layer: LipschitzLayer, application: Any, activation: Any) -> F
 def _fixed(layer: Any, fft_size: Pair) -> tuple[FixedSpectrum]:
     (Q,) = layer._compute(fft_size)
     inputs = layer.in_channels * math.prod(layer.stride)
-    return (spectra.fix(Q[:, : layer.out_channels, :inputs], fft_size),)
+    return (spectra.fix(layer, Q[:, : layer.out_channels, :inputs], fft_size),)
 
 
 def largest_singular_value(Q: Tensor) -> float:

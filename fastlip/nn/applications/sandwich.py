@@ -160,4 +160,4 @@ class SandwichConvolution(FrequencyConvolution):
 
 def _fixed(layer: Any, fft_size: Pair) -> tuple[Any, ...]:
     first, second, *rest = layer._compute(fft_size)
-    return spectra.fix(first, fft_size), spectra.fix(second, fft_size), *rest
+    return spectra.fix(layer, first, fft_size), spectra.fix(layer, second, fft_size), *rest

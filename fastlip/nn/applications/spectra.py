@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,10 +28,11 @@ _LARGEST_SPECTRUM = 32 << 20  # bytes
 def fft_size_for(layer: LipschitzLayer, geometry: ConvGeometry, channels: Size, x: Tensor) -> Size | None:
     """FFT size to use for x, for a kernel of (inputs, outputs) channels; None if ``conv2d`` is cheaper.
 
-    Only where the kernel moves on by one pixel, x has its dtype, and :func:`is_cheaper`; in evaluation also only
-    where nothing is differentiated, so that the spectrum is kept. Training computes the spectrum in each step.
+    Only on a CPU, whose times :func:`is_cheaper` knows, where the kernel moves on by one pixel and x has its dtype.
+    In evaluation also only where nothing is differentiated, so that the spectrum is kept. Training computes the
+    spectrum in each step.
     """
-    if not geometry.has_spectrum or x.dim() != 4 or _is_compiling():
+    if not geometry.has_spectrum or x.dim() != 4 or _is_compiling() or not x.is_cpu or layer.backend == "triton":
         return None
     # Sizes decide first, as their answers are kept; in a trace they are no numbers.
     batch, image = x.shape[0], (x.shape[-2], x.shape[-1])
@@ -56,16 +57,24 @@ def is_kept(layer: LipschitzLayer, x: Tensor) -> bool:
     return _kernels_run(layer, x)
 
 
+def kernels_for(layer: Any, tensor: Tensor) -> str:
+    """The backend whose kernels read kept matrices on this tensor's device: C++ on a CPU, Triton elsewhere."""
+    return "native" if tensor.is_cpu and layer.backend != "triton" else "triton"
+
+
 def _kernels_run(layer: LipschitzLayer, x: Tensor) -> bool:
-    """Whether the kernels of ``spectral_conv`` in C++ can run on the images x with this layer's parameters."""
-    if layer.backend not in ("auto", "native") or x.dim() != 4 or not x.is_cpu:
+    """Whether kernels of ``spectral_conv`` can apply kept matrices to the images x with this layer's parameters."""
+    backend = kernels_for(layer, x)
+    if layer.backend not in ("auto", backend) or x.dim() != 4:
         return False
     reference = layer._reference()
     if x.dtype != reference.dtype or x.dtype not in _DTYPES or reference.device != x.device:
         return False
-    if torch.is_autocast_enabled("cpu"):
+    if torch.is_autocast_enabled(x.device.type):
         return False
-    return not (OP.status("native") or refusal((x, *layer.parameters(), *layer.buffers())))
+    if OP.status(backend) or refusal((x, *layer.parameters(), *layer.buffers())):
+        return False
+    return backend == "native" or not OP.modules[backend].supports_fixed(x)
 
 
 def is_small(channels: Size, fft_size: Size, itemsize: int, convolutions: int = 1) -> bool:
@@ -87,16 +96,16 @@ def is_cheaper(
 def spectra_of(
     kernel: Tensor, fft_size: Size, dilation: Size, scale: Tensor | None = None
 ) -> tuple[FixedSpectrum, ...]:
-    """The kernel's spectrum, and with a scale that of W^T diag(scale) as well; rounded once, from float64."""
+    """The kernel's spectrum on a CPU, and with a scale that of W^T diag(scale); rounded once, from float64."""
     dtype = torch.complex64 if kernel.dtype == torch.float32 else torch.complex128
     Q = kernel_spectrum(kernel.double(), fft_size, dilation)
     matrices = [Q] if scale is None else [Q, (scale.double()[:, None] * Q).mH]
-    return tuple(fix(matrix.to(dtype), fft_size) for matrix in matrices)
+    return tuple(fix_spectrum(matrix.to(dtype), fft_size, "native") for matrix in matrices)
 
 
-def fix(Q: Tensor, fft_size: Size) -> FixedSpectrum:
-    """Q, (F, cout, cin), as the kernels of this machine read it."""
-    return fix_spectrum(Q, fft_size, OP.modules["native"].lanes(Q.real.dtype))
+def fix(layer: Any, Q: Tensor, fft_size: Size) -> FixedSpectrum:
+    """A layer's Q, (F, cout, cin), as its kernels read it."""
+    return fix_spectrum(Q, fft_size, kernels_for(layer, Q))
 
 
 def apply(
