@@ -16,7 +16,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import platform
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from digits import processor
 
 import fastlip
 from fastlip.certification import certify
@@ -72,7 +72,7 @@ _LOSS_SETTINGS = {
 }
 _CONV = {"model": "lip_conv_net", "width": 8, "layers_per_block": 1, "optimizer": "adam", "radius_start": 0.05}
 _EMMA = {"loss": "emma", "radius": 0.5, "radius_start": 0.05, "temperature": 0.2}
-_RATES = grid(lr=(0.003, 0.01))
+_RATES = grid(lr=(0.003, 0.01, 0.03))
 
 
 def arms(data: str) -> Iterator[Arm]:
@@ -89,7 +89,7 @@ def arms(data: str) -> Iterator[Arm]:
     yield Arm("layer", "BRO, lip_conv_net", {**_CONV, **_EMMA, "method": "bro"}, grid(lr=(0.01, 0.03)))
     yield Arm("layer", "BRO, bro_net", {**bro_net, "centering": True, "quasi_residual": True}, _RATES)
     lip_next = {"model": "lip_next", "method": "lot", "depth": 4, "patch": 4 if data == "mnist" else 2}
-    rates = grid(lr=(0.003, 0.01), manifold_lr=(0.002, 0.005))
+    rates = grid(lr=(0.003, 0.01, 0.03), manifold_lr=(0.002, 0.005, 0.02))
     yield Arm("layer", "LipNeXt", {**lip_next, "width": 64, **nadam, "clip_norm": 0.0, **_EMMA}, rates)
 
 
@@ -207,7 +207,7 @@ def main() -> None:
     about = {
         "command": f"python benchmarks/ablation.py --data {options.data} --budget {options.budget:g}",
         "date": time.strftime("%Y-%m-%d"),
-        "machine": platform.processor() or platform.machine(),
+        "machine": processor(),
         "torch": torch.__version__,
         "fastlip": fastlip.__version__,
         "eps": EPS,
