@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fastlip._extras import needed_for
 from fastlip._progress import WIDTH
+from fastlip.inspection.copying import copied
 from fastlip.kernels.common.precision import everything_ieee
 from fastlip.nn._fingerprint import fingerprint, is_plain
 from fastlip.nn.base import LipschitzLayer
@@ -33,13 +34,21 @@ def check_model(model: Any, dtype: torch.dtype | None) -> None:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raises ValueError naming the layers whose parameters or buffers contain NaN or Inf."""
+    """Raises ValueError naming the layers whose parameters or buffers contain NaN or Inf, or no values yet."""
     for name, module in model.named_modules():
         for tensor_name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise ValueError(
-                    f"layer {name or 'model'!r} ({type(module).__name__}): {tensor_name} contains NaN or Inf"
-                )
+            found = _missing_in(tensor)
+            if found:
+                raise ValueError(f"layer {name or 'model'!r} ({type(module).__name__}): {tensor_name} {found}")
+
+
+def _missing_in(tensor: Tensor) -> str:
+    """Empty, or why a parameter or buffer is not made of finite numbers."""
+    if is_lazy(tensor):
+        return "has no shape yet; call the model on a batch first"
+    if tensor.is_meta:
+        return "is on the meta device, without values; call model.to_empty(device=...) and load a state dict first"
+    return "contains NaN or Inf" if tensor.is_floating_point() and not tensor.isfinite().all() else ""
 
 
 def compiled_from(module: nn.Module) -> nn.Module | None:
@@ -77,7 +86,7 @@ def prepare(model: nn.Module, device: Any, dtype: torch.dtype | None) -> tuple[n
     devices = {tensor.device for tensor in model.parameters()}
     moves = device is not None and devices != {torch.device(device)}
     if moves or (dtype is not None and floating != {dtype}):
-        model = copy.deepcopy(model).to(device=device, dtype=dtype)
+        model = copied(model).to(device=device, dtype=dtype)
     for parameter in model.parameters():
         if parameter.is_floating_point():
             return model, parameter.detach()
