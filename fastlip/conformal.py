@@ -17,12 +17,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from fastlip.certification.certificates.outputs import UP, CertifiedOutputs, Interval, around, lost_within
+from fastlip.certification.certificates.outputs import (
+    UP,
+    CertifiedOutputs,
+    Interval,
+    around,
+    check_outputs,
+    lost_within,
+)
 from fastlip.certification.certificates.scores import Scores, scores_of
 from fastlip.certification.certificates.slopes import SQRT2
 from fastlip.inspection.evaluation import check_eps
@@ -225,6 +233,7 @@ class IntervalPredictor:
         Raises:
             ValueError: another eps.
         """
+        check_outputs(outputs)
         return around(outputs.values, outputs.change(eps) + self.threshold)
 
 
@@ -254,6 +263,7 @@ def calibrate_intervals(outputs: CertifiedOutputs, alpha: float = 0.1) -> Interv
         >>> 1.1 < (high - low).mean() < 1.2
         tensor(True)
     """
+    check_outputs(outputs)
     errors = (outputs.values - outputs.numbers()).abs().reshape(len(outputs), -1).amax(1)
     threshold, level = _quantile(errors, alpha)
     return IntervalPredictor(threshold, float(alpha), level)
@@ -261,6 +271,8 @@ def calibrate_intervals(outputs: CertifiedOutputs, alpha: float = 0.1) -> Interv
 
 def _quantile(scores: Tensor, alpha: float) -> tuple[float, float]:
     """The k-th smallest of the scores (n,) and k / (n + 1), k = ceil((n + 1) (1 - alpha)); inf and 1 if k > n."""
+    if isinstance(alpha, bool) or not isinstance(alpha, Real):
+        raise TypeError(f"alpha={alpha!r}: expected a number between 0 and 1")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha={alpha}: expected a number between 0 and 1")
     count = len(scores)

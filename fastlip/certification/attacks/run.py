@@ -115,12 +115,14 @@ def attack(
     with certified_precision(parameter.device.type), torch.inference_mode(False), torch.no_grad(), _frozen(model):
         for index, batch in enumerate(bar(batches_of(loader), kind, progress)):
             images, labels = check_batch(index, batch)
+            if not len(images):
+                continue
             check_declared(model, index, images)
             target = Batch(model, images.detach().to(parameter).clone(), labels, bounds, f"batch {index}")
             rows.append(attack_batch(target, n, radii, plan, generator))
             n += len(images)
     if not rows:
-        raise ValueError("loader: it has no batches")
+        raise ValueError("loader: it has no batches, or only empty ones")
     radii.check_count(n)
     result = result_of({name: torch.cat([row[name] for row in rows]) for name in rows[0]}, radii, plan)
     if len(result.broken):
