@@ -18,12 +18,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from fastlip.certification.certificates.outputs import UP, CertifiedOutputs, Interval, around, lost_within
+from fastlip.certification.certificates.outputs import (
+    UP,
+    CertifiedOutputs,
+    Interval,
+    around,
+    check_outputs,
+    lost_within,
+)
 from fastlip.certification.certificates.scores import Scores, scores_of
 from fastlip.certification.certificates.slopes import SQRT2
 from fastlip.certification.input_norms import L2, InputNorm, require_same
@@ -233,6 +241,7 @@ class IntervalPredictor:
         Raises:
             ValueError: another eps, or outputs in another norm.
         """
+        check_outputs(outputs)
         require_same("outputs", outputs.norm, self.norm, "the calibration is")
         return around(outputs.values, outputs.change(eps) + self.threshold)
 
@@ -263,6 +272,7 @@ def calibrate_intervals(outputs: CertifiedOutputs, alpha: float = 0.1) -> Interv
         >>> 1.1 < (high - low).mean() < 1.2
         tensor(True)
     """
+    check_outputs(outputs)
     errors = (outputs.values - outputs.numbers()).abs().reshape(len(outputs), -1).amax(1)
     threshold, level = _quantile(errors, alpha)
     return IntervalPredictor(threshold, float(alpha), level, outputs.norm)
@@ -270,6 +280,8 @@ def calibrate_intervals(outputs: CertifiedOutputs, alpha: float = 0.1) -> Interv
 
 def _quantile(scores: Tensor, alpha: float) -> tuple[float, float]:
     """The k-th smallest of the scores (n,) and k / (n + 1), k = ceil((n + 1) (1 - alpha)); inf and 1 if k > n."""
+    if isinstance(alpha, bool) or not isinstance(alpha, Real):
+        raise TypeError(f"alpha={alpha!r}: expected a number between 0 and 1")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha={alpha}: expected a number between 0 and 1")
     count = len(scores)

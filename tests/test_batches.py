@@ -251,3 +251,13 @@ def test_standardised_images_are_noticed(images, remark):
         fastlip.certify(model, (images, labels))
     with pytest.raises(ValueError, match=f"outside of the bounds; .*{remark}"):
         fastlip.certify(model, (images, labels), bounds=(0, 1))
+
+
+def test_empty_batches_count_for_nothing(model):
+    batches = [(IMAGES[:0], LABELS[:0]), (IMAGES, LABELS), (IMAGES[:0], LABELS[:0])]
+    whole, parts = (fastlip.certify(model, loader, eps=0.1) for loader in (batches[1:2], batches))
+    assert torch.equal(whole.radii, parts.radii)
+    assert len(fastlip.certify_outputs(model, batches)) == 6
+    assert fastlip.attack(model, batches, eps=0.1, steps=1, restarts=1).n == 6
+    with pytest.raises(ValueError, match="no batches, or only empty ones"):
+        fastlip.attack(model, batches[:1], eps=0.1)

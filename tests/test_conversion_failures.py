@@ -26,7 +26,6 @@ class Decides(nn.Module):
         (nn.ConvTranspose3d(1, 2, 3), (1, 4, 4, 4), "1", "ConvTranspose3d", "there is no 1-Lipschitz layer"),
         (nn.LSTM(4, 4), (4,), "1", "LSTM", "no single tensor"),
         (Function(lambda self, x: torch.max(x, 1)), (4,), "1.max_1", "max", "no single tensor"),
-        (nn.Embedding(4, 4), (4,), "1", "Embedding", "it fails: Expected tensor"),
         (nn.ConvTranspose2d(2, 4, 1, stride=2), (2, 4, 4), "1", "ConvTranspose2d", "AOCConvTranspose2d"),
         (
             Function(lambda self, x: torch.matmul(x, x.transpose(1, 2))),
@@ -109,6 +108,16 @@ def test_attention_is_named_with_its_remedy_and_the_rest_is_converted():
     ("options", "error", "message"),
     [
         ({"model": 3}, TypeError, "model: got int"),
+        ({"model": nn.Bilinear(4, 4, 2)}, TypeError, "example: the model does not run on .*input2"),
+        ({"example": torch.rand(2, 5)}, ValueError, r"example: .* shape \(2, 5\) and dtype torch.float32; expected"),
+        ({"example": torch.ones(2, 4).long()}, ValueError, "example: the model does not run on .* torch.int64"),
+        ({"model": nn.Embedding(4, 4)}, ValueError, "example: the model does not run on"),
+        (
+            {"model": nn.LazyLinear(4)},
+            ValueError,
+            r"layer '\w+' \(LazyLinear\): weight has no shape yet; call the model",
+        ),
+        ({"model": nn.Linear(4, 2, device="meta")}, ValueError, "weight is on the meta device.*to_empty"),
         ({"model": Decides()}, TypeError, r"model \(Decides\): its forward cannot be traced"),
         ({"example": (3, 8, 8)}, TypeError, "example: got tuple"),
         ({"example": torch.rand(4)}, ValueError, r"example: got shape \(4,\)"),
@@ -129,3 +138,32 @@ def test_a_nan_is_named():
         model[0].weight[0, 0] = torch.nan
     with pytest.raises(ValueError, match="layer '0'"):
         convert(model, (4,))
+
+
+def test_hooks_that_are_removed_are_named():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    model[0].register_forward_hook(lambda module, arguments, output: 2 * output)
+    _, report = convert(model, (4,))
+    assert [step.note for step in report.steps] == ["weights kept; its hooks are removed", ""]
+
+
+def test_compiled_models_are_converted():
+    model = nn.Sequential(torch.compile(nn.Sequential(nn.Linear(4, 4), nn.ReLU())), nn.Linear(4, 2))
+    for whole in (model, torch.compile(model)):
+        converted, report = convert(whole, (4,))
+        assert [step.path for step in report.steps] == ["0.0", "0.1", "1"]
+        assert converted(torch.rand(3, 4)).shape == (3, 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_weights_that_hooks_recompute_are_taken_over():
+    """torch refuses to copy them, since autograd computed them."""
+    model = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 4)), nn.ReLU(), nn.utils.spectral_norm(nn.Linear(4, 2)))
+    converted, report = convert(model, (4,))
+    assert report.complete
+    assert not report.before > 10
+    x = torch.rand(3, 4)
+    assert torch.allclose(fastlip.export(model.eval())(x), model(x), atol=1e-6)
+    loader = [(x, model(x).argmax(1))]
+    assert fastlip.certify(model, loader, dtype=torch.float64).accuracy == 1
+    assert fastlip.audit(converted.eval(), (4,)).bound <= 1 + 1e-5

@@ -1,5 +1,7 @@
 """Natural mistakes: each gives one line that names the argument, its value, and what is allowed or what to do."""
 
+import copy
+
 import pytest
 import torch
 
@@ -95,6 +97,43 @@ WITH_A_NETWORK = {
     "half precision": (lambda net: fastlip.certify(net, (X, Y), dtype=torch.float16), "dtype=torch.float16: allowed"),
     "an unknown rounding": (lambda net: fastlip.certify(net, (X, Y), rounding="no"), "rounding='no': allowed are"),
     "one bound": (lambda net: fastlip.certify(net, (X, Y), bounds=1), "bounds=1: expected (low, high) or None"),
+    "bounds the wrong way round": (
+        lambda net: fastlip.certify(net, (X, Y), bounds=(1, 0)),
+        "bounds=(1, 0): expected low <= high",
+    ),
+    "empty batches": (lambda net: fastlip.certify(net, [(X[:0], Y[:0])]), "no batches, or only empty ones"),
+    "a device that is not there": (
+        lambda net: fastlip.certify(net, (X, Y), device="gpu"),
+        "device='gpu': torch cannot",
+    ),
+    "another device": (
+        lambda net: fastlip.attack(net, (X, Y), device="xpu:7"),
+        "device='xpu:7': torch cannot use it",
+    ),
+    "a side for a shape": (
+        lambda net: fastlip.certify(net, (X, Y), input_shape=8),
+        "input_shape=8: expected a tuple",
+    ),
+    "a batch for a shape": (lambda net: fastlip.audit(net, X), "input_shape: got a tensor of shape (4, 3, 8, 8)"),
+    "a network for outputs": (
+        lambda net: fastlip.certify_top_k(net, 1),
+        "outputs: got LipConvNet, expected the Cert",
+    ),
+    "a network for a detector": (lambda net: fastlip.certify_detector(net), "outputs: got LipConvNet, expected the"),
+    "a network for intervals": (lambda net: fastlip.conformal.calibrate_intervals(net), "outputs: got LipConvNet"),
+    "a share as text": (
+        lambda net: fastlip.conformal.calibrate(fastlip.certify_outputs(net, (X, Y)), "0.1"),
+        "alpha='0.1': expected a number between 0 and 1",
+    ),
+    "a change for a radius as text": (
+        lambda net: fastlip.certify_outputs(net, X).change("0.1"),
+        "eps='0.1': expected a number, at least 0",
+    ),
+    "a network without numbers": (
+        lambda net: fastlip.audit(copy.deepcopy(net).to("meta"), (3, 8, 8)),
+        "is on the meta device",
+    ),
+    "a batch in double precision": (lambda net: net(X.double()), "x: got torch.float64, expected torch.float32"),
     "an unknown attack": (lambda net: fastlip.attack(net, (X, Y), kind="fgsm"), "kind='fgsm': allowed are 'pgd'"),
     "no steps": (lambda net: fastlip.attack(net, (X, Y), steps=0), "steps=0: expected at least 1"),
     "images out of bounds": (lambda net: fastlip.attack(net, (2 * X, Y)), "outside of 0 to 1; bounds=None sets none"),

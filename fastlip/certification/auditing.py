@@ -15,7 +15,7 @@ from fastlip.certification.bounds import Bound, bound_module, lipschitz_bound
 from fastlip.certification.graphs import Branch, UnknownError
 from fastlip.certification.input_norms import L2, InputNorm, NormName, check_norm, norm_of_links
 from fastlip.certification.unfolding import Link, unfold
-from fastlip.inspection.evaluation import check_finite, evaluating
+from fastlip.inspection.evaluation import check_finite, check_shape, evaluating
 from fastlip.inspection.running import batch_like, innermost, run
 from fastlip.inspection.sameness import autocast_dtype, check_samples, check_whole, rounding_of
 from fastlip.inspection.traces import no_trace
@@ -206,7 +206,7 @@ def examine(model: nn.Module, input_shape: tuple[int, ...], norm: NormName = "au
     check_norm(norm)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
-    _check_shape(input_shape)
+    check_shape(input_shape)
     check_finite(model)
     with evaluating(model), no_trace(model), torch.inference_mode(False), torch.no_grad():
         x = batch_like(model, _BATCH, tuple(input_shape))
@@ -228,13 +228,6 @@ def examine(model: nn.Module, input_shape: tuple[int, ...], norm: NormName = "au
         rows[place] = replace(rows[place], bound=1.0, how="sets the norm of the inputs")
     bound = math.prod([row.bound for row in rows]) * (1 + len(rows) * _EPS)
     return Audit(bound, rows, tuple(input_shape), found), links
-
-
-def _check_shape(input_shape: Any) -> None:
-    if not isinstance(input_shape, (tuple, list)) or not all([isinstance(side, int) for side in input_shape]):
-        raise TypeError(f"input_shape={input_shape!r}: expected a tuple of ints, such as (3, 32, 32)")
-    if min(input_shape, default=1) < 1:
-        raise ValueError(f"input_shape={input_shape!r}: expected sides of at least 1")
 
 
 def _bound_link(link: Link, x: Tensor) -> tuple[LayerBound, Tensor]:

@@ -84,6 +84,8 @@ def check_bounds(index: int, images: Tensor, bounds: tuple[Any, Any] | None) -> 
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
         raise ValueError(f"bounds={bounds!r}: expected (low, high) or None")
     low, high = (torch.as_tensor(value, dtype=images.dtype, device=images.device) for value in bounds)
+    if not bool((low <= high).all()):
+        raise ValueError(f"bounds={bounds!r}: expected low <= high")
     slack = 4 * torch.finfo(images.dtype).eps * torch.maximum(low.abs(), high.abs()).clamp_min(1)
     if bool(((images < low - slack) | (images > high + slack)).any()):
         least, most = images.amin().item(), images.amax().item()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -10,13 +9,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastlip.certification import Audit, audit
+from fastlip.certification.graphs.tracing import first_line
 from fastlip.certification.input_norms import NormName
 from fastlip.converting.layers import Head, Weights
 from fastlip.converting.report import Conversion
 from fastlip.converting.rewriting import Rewriting
 from fastlip.converting.rules import convert_node
 from fastlip.converting.tracing import follow, is_leaf
-from fastlip.inspection.evaluation import check_finite, evaluating
+from fastlip.inspection.copying import copied
+from fastlip.inspection.evaluation import check_finite, compiled_from, evaluating
 from fastlip.models.literals import MethodName
 from fastlip.models.registry import method_of
 from fastlip.nn.arguments import one_of
@@ -66,8 +67,10 @@ def convert(
         ``failures`` with its path and type, and makes ``complete`` False: such a model has no certificate.
 
     Raises:
-        TypeError: the model is no module, or its forward cannot be traced; the example is no tensor.
-        ValueError: an unknown option, an empty example, NaN or Inf in the model.
+        TypeError: the model is no module or a TorchScript program; its forward cannot be traced, or takes several
+            tensors; the example is no tensor.
+        ValueError: an unknown option, an empty example or one on which the model does not run; NaN or Inf in the
+            model, or parameters without values (lazy modules, the meta device).
 
     Example:
         >>> net = torch.nn.Sequential(
@@ -85,17 +88,18 @@ def convert(
     one_of("weights", weights, ("keep", "fresh"))
     one_of("head", head, ("orthogonal", "unit_rows", "method"))
     _check(model, example)
-    copied, x = copy.deepcopy(model), example.detach()[:_SAMPLES]
-    if is_leaf(copied):
-        copied = nn.Sequential(copied)
+    root, x = _uncompiled(copied(model)), example.detach()[:_SAMPLES]
+    if is_leaf(root):
+        root = nn.Sequential(root)
     if len(x) < _SAMPLES:
         x = x.repeat(_SAMPLES, *[1] * (x.dim() - 1))
-    with evaluating(copied), torch.no_grad():
-        flow = follow(copied, x.clone())
-        rewriting = Rewriting(copied, flow, chosen, weights, head)
+    with evaluating(root), torch.no_grad():
+        _check_that_it_runs(root, x)
+        flow = follow(root, x.clone())
+        rewriting = Rewriting(root, flow, chosen, weights, head)
         for node in list(flow.graph.nodes):
             convert_node(rewriting, node)
-    converted = _module_of(copied, flow.graph, type(model).__name__)
+    converted = _module_of(root, flow.graph, type(compiled_from(model) or model).__name__)
     converted.train(model.training)
     report = _report(model, converted, rewriting, tuple(x.shape[1:]))
     if not quiet:
@@ -103,11 +107,32 @@ def convert(
     return converted, report
 
 
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """The model with the modules that ``torch.compile`` wrapped in the place of its wrappers."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if inner := compiled_from(child):
+                setattr(module, name, inner)
+    return compiled_from(model) or model
+
+
+def _check_that_it_runs(model: nn.Module, x: Tensor) -> None:
+    """ValueError for an example of another shape or dtype than the model takes, TypeError for several inputs."""
+    try:
+        model(x.clone())
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"example: the model does not run on a batch of shape {tuple(x.shape)} and dtype {x.dtype}; expected a "
+            f"batch (n, ...) of its inputs: {first_line(error)}"
+        ) from error
+
+
 def _module_of(root: nn.Module, graph: fx.Graph, name: str) -> nn.Module:
     """The graph as a module, with the modules and parameters that it uses alone."""
-    copied = fx.Graph()  # without the tracer, which a saved model could not make again
-    copied.output(copied.graph_copy(graph, {}))
-    whole = fx.GraphModule(root, copied, name)
+    untraced = fx.Graph()  # without the tracer, which a saved model could not make again
+    untraced.output(untraced.graph_copy(graph, {}))
+    whole = fx.GraphModule(root, untraced, name)
     whole.graph.eliminate_dead_code()
     return fx.GraphModule(whole, whole.graph, name)
 
@@ -115,6 +140,8 @@ def _module_of(root: nn.Module, graph: fx.Graph, name: str) -> nn.Module:
 def _check(model: Any, example: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("model: got a TorchScript program, expected the torch.nn.Module that it was made from")
     if not isinstance(example, Tensor):
         raise TypeError(f"example: got {type(example).__name__}, expected a tensor, a batch of the model's inputs")
     if example.dim() < 2 or not example.numel():

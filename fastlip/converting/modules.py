@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from fastlip import nn as lip
 from fastlip.certification.bounds.pools import AVERAGE_POOLS, MAX_POOLS
-from fastlip.converting.norms import CHANNEL_NORMS, centre_channels, centre_samples
+from fastlip.converting.norms import CHANNEL_NORMS, centre_channels, centre_samples, normalised_dims
 from fastlip.converting.rewriting import Rewriting
 
 # Those that shrink gradients or have a constant above 1. Tanh, sigmoid, softmax and their like stay.
@@ -33,9 +33,7 @@ def convert_norm(work: Rewriting, node: fx.Node, module: Any) -> None:
     if isinstance(module, CHANNEL_NORMS):
         made, note = centre_channels(value.shape[1], value), "subtracts each channel's mean"
     else:
-        shape = getattr(module, "normalized_shape", (0,))
-        own = type(module) is nn.LayerNorm
-        dims = tuple(range(-len(shape), 0)) if own else (work.channel[node],)
+        dims = normalised_dims(module, work.values[work.sources(node)[0]], work.channel[node])
         made, note = centre_samples(value.shape[1], dims), "subtracts each sample's own mean"
     work.note(node, kind, type(made).__name__, note)
     work.put(node, made)

@@ -11,6 +11,7 @@ from fastlip.certification.graphs.functions import depending_on
 from fastlip.converting.layers import Head, Start, Weights
 from fastlip.converting.report import Step
 from fastlip.converting.tracing import Flow
+from fastlip.nn._calls import hooks_of
 from fastlip.nn.method import Method
 
 FAINT = 0.05  # the share of the norm of which a network with kept weights is to keep more
@@ -63,6 +64,8 @@ class Rewriting:
 
     def note(self, node: fx.Node, before: str, after: str, note: str = "") -> None:
         """Records a step."""
+        if node.op == "call_module" and hooks_of(self.module_of(node)):
+            note = f"{note}; its hooks are removed".removeprefix("; ")
         self.steps.append(Step(self.path_of(node), before, after, note))
 
     def fail(self, node: fx.Node, before: str, why: str) -> None:

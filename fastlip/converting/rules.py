@@ -14,7 +14,7 @@ from fastlip.certification.graphs.tracing import first_line
 from fastlip.converting import layers
 from fastlip.converting.functions import convert_function, name_of
 from fastlip.converting.modules import ACTIVATIONS, convert_activation, convert_norm, convert_pool
-from fastlip.converting.norms import CHANNEL_NORMS, is_layer_norm
+from fastlip.converting.norms import CHANNEL_NORMS, is_layer_norm, normalised_dims
 from fastlip.converting.rewriting import WEIGHTED, Rewriting
 from fastlip.converting.tracing import is_dropout
 from fastlip.nn.weighting import InputWeights
@@ -62,8 +62,11 @@ def _channel(work: Rewriting, node: fx.Node) -> int:
     inherited = work.channel.get(sources[0], -1) if sources else -1
     if node.op == "call_module":
         module = work.module_of(node)
-        if isinstance(module, nn.Linear) or (isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1):
+        if isinstance(module, nn.Linear):
             return -1
+        if is_layer_norm(module) and len(sources) == 1:
+            normalised = normalised_dims(module, work.values[sources[0]], inherited)
+            return normalised[0] if len(normalised) == 1 else inherited
         if isinstance(module, WEIGHTED):
             return 1 - dims
     order = _permutation(node, dims)

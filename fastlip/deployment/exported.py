@@ -22,6 +22,7 @@ from fastlip.deployment.checking import check_file
 from fastlip.deployment.formats import INPUT, OUTPUTS, Format, Network, content, format_of, require_packages
 from fastlip.deployment.radius import certified_network
 from fastlip.exporting import Fourier
+from fastlip.inspection.evaluation import check_shape
 from fastlip.inspection.running import batch_like
 
 _CERTIFIED = "accuracy", "cra", "joint_cra", "lipschitz", "rounding", "rounding_model", "n"
@@ -297,8 +298,8 @@ def _shape_of(
             )
         return tuple(example.shape[1:])
     found = getattr(model, "input_shape", None) if input_shape is None else input_shape
-    if found is not None and (not isinstance(found, (tuple, list)) or not all(isinstance(s, int) for s in found)):
-        raise TypeError(f"input_shape={found!r}: expected a tuple of ints, such as (3, 32, 32)")
+    if found is not None:
+        check_shape(found)
     return None if found is None else tuple(found)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from fastlip.exporting import layers, others, sandwich, sequences, volumes  # noqa: F401  (they register their rules)
 from fastlip.exporting.folding import fold_shifts
 from fastlip.exporting.rules import FOURIER, Fourier, Target, rule_of
+from fastlip.inspection.copying import detached_values
 from fastlip.inspection.evaluation import check_finite, compiled_from, evaluating
 from fastlip.inspection.rules import nearest, written_here
 from fastlip.inspection.running import batch_like, is_sequence
@@ -85,7 +86,7 @@ def parts(model: nn.Module, input_shape: tuple[int, ...] | None, fourier: Fourie
     It is a memo for ``copy.deepcopy``, which then copies a module that holds such modules with their exported forms.
     """
     shapes = {} if input_shape is None else _input_shapes(model, tuple(input_shape))
-    memo: dict[int, Any] = {}
+    memo = detached_values(model)
     for name, module in _children_first("", model, set()):
         if _is_ours(module):
             memo[id(module)] = _convert(module, _target(name, shapes.get(id(module), []), fourier), memo)

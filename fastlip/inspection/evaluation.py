@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fastlip._extras import needed_for
 from fastlip._progress import WIDTH
+from fastlip.inspection.copying import copied
 from fastlip.kernels.common.precision import everything_ieee
 from fastlip.nn._fingerprint import fingerprint, plain_of
 from fastlip.nn.base import LipschitzLayer
@@ -33,13 +34,21 @@ def check_model(model: Any, dtype: torch.dtype | None) -> None:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raises ValueError naming the layers whose parameters or buffers contain NaN or Inf."""
+    """Raises ValueError naming the layers whose parameters or buffers contain NaN or Inf, or no values yet."""
     for name, module in model.named_modules():
         for tensor_name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise ValueError(
-                    f"layer {name or 'model'!r} ({type(module).__name__}): {tensor_name} contains NaN or Inf"
-                )
+            if is_lazy(tensor) or tensor.is_meta or (tensor.is_floating_point() and not tensor.isfinite().all()):
+                found = _missing_in(tensor)
+                raise ValueError(f"layer {name or 'model'!r} ({type(module).__name__}): {tensor_name} {found}")
+
+
+def _missing_in(tensor: Tensor) -> str:
+    """Why a parameter or buffer is not made of finite numbers."""
+    if is_lazy(tensor):
+        return "has no shape yet; call the model on a batch first"
+    if tensor.is_meta:
+        return "is on the meta device, without values; call model.to_empty(device=...) and load a state dict first"
+    return "contains NaN or Inf"
 
 
 def compiled_from(module: nn.Module) -> nn.Module | None:
@@ -51,8 +60,10 @@ def compiled_from(module: nn.Module) -> nn.Module | None:
 
 
 def check_eps(eps: Sequence[float]) -> None:
-    """Raises ValueError that names a radius that is negative or not finite."""
+    """Raises ValueError that names a radius that is negative or not finite, TypeError for what is no number."""
     for value in eps:
+        if not isinstance(value, (int, float, np.number)):
+            raise TypeError(f"eps={value!r}: expected a number, at least 0")
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"eps={value!r}: expected numbers, at least 0")
 
@@ -75,13 +86,33 @@ def prepare(model: nn.Module, device: Any, dtype: torch.dtype | None) -> tuple[n
     if dtype is None and floating & {torch.float16, torch.bfloat16}:
         dtype = torch.float32
     devices = {tensor.device for tensor in model.parameters()}
-    moves = device is not None and devices != {torch.device(device)}
+    moves = device is not None and devices != {_device(device)}
     if moves or (dtype is not None and floating != {dtype}):
-        model = copy.deepcopy(model).to(device=device, dtype=dtype)
+        model = copied(model).to(device=device, dtype=dtype)
     for parameter in model.parameters():
         if parameter.is_floating_point():
             return model, parameter.detach()
     return model, torch.zeros((), device=device, dtype=dtype)
+
+
+def _device(device: Any) -> torch.device:
+    """The device; ValueError if there is none of this name."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:  # an AssertionError without CUDA
+        reason = str(error).split("\n", 1)[0]
+        raise ValueError(f"device={device!r}: torch cannot use it here: {reason}") from None
+
+
+def check_shape(input_shape: Any) -> None:
+    """Raises TypeError or ValueError unless this is the shape of a sample: sides of at least 1."""
+    if isinstance(input_shape, Tensor):
+        got, expected = tuple(input_shape.shape), "a tuple of ints, such as tuple(x.shape[1:])"
+        raise TypeError(f"input_shape: got a tensor of shape {got}, expected {expected}")
+    if not isinstance(input_shape, (tuple, list)) or not all([isinstance(side, int) for side in input_shape]):
+        raise TypeError(f"input_shape={input_shape!r}: expected a tuple of ints, such as (3, 32, 32)")
+    if min(input_shape, default=1) < 1:
+        raise ValueError(f"input_shape={input_shape!r}: expected sides of at least 1")
 
 
 def bar(loader: Iterable[Any], what: str, progress: bool) -> Iterable[Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
 from torch import nn
 
+from fastlip.inspection.copying import copied
 from fastlip.nn.applications.application import ConvApplication
 from fastlip.nn.base import LipschitzLayer
 
@@ -32,7 +32,7 @@ def plain_twin(model: nn.Module) -> nn.Module:
         >>> twin.stem[0]
         Conv2d(8, 8, kernel_size=(1, 1), stride=(1, 1), padding_mode=circular)
     """
-    twin = copy.deepcopy(model)
+    twin = copied(model)
     if isinstance(twin, LipschitzLayer):
         return _plain(twin)
     for module in list(twin.modules()):

@@ -235,7 +235,11 @@ class AOCConvTranspose2d(LipschitzLayer):
             output_size: height and width of the output; None: as ``output_padding`` says.
         """
         extra = None if output_size is None else self._extra(x, tuple(output_size))
-        return self.application(self, x, extra)
+        try:
+            return self.application(self, x, extra)
+        except RuntimeError:
+            self._refuse_dtype(x)
+            raise
 
     def _extra(self, x: Tensor, output_size: tuple[int, ...]) -> Pair:
         """The output padding that gives this size."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastlip.kernels.common.geometry import ConvGeometry, Pair, around
 from fastlip.kernels.common.literals import PaddingMode
@@ -15,6 +15,11 @@ from fastlip.kernels.common.padding import Pads
 CIRCULAR_FIRST: tuple[PaddingMode, ...] = ("circular", "zeros")
 ZEROS_FIRST: tuple[PaddingMode, ...] = ("zeros", "circular")
 _INTS = {2: "an int or a pair of ints", 3: "an int or a tuple of three ints"}
+
+
+def not_floating(x: Tensor) -> TypeError:
+    """The error for inputs that are no real floating-point numbers."""
+    return TypeError(f"x: got {x.dtype}, expected a floating-point tensor: x.float(), for images perhaps x / 255")
 
 
 def positive_int(name: str, value: Any) -> int:

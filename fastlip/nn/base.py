@@ -114,7 +114,11 @@ class LipschitzLayer(nn.Module):
             recorded = recorded_call(self, x)
             if recorded is not None:
                 return recorded  # type: ignore[return-value]
-        return self.application(self, x)
+        try:
+            return self.application(self, x)
+        except RuntimeError:
+            self._refuse_dtype(x)
+            raise
 
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
         """An upper bound of the L2 Lipschitz constant of this layer as it runs, from its effective weights.
@@ -220,6 +224,14 @@ class LipschitzLayer(nn.Module):
                 # Unless x is on meta too: torch would read what is not there.
                 if tensor is not None and tensor.is_meta and not (x.is_meta or _is_compiling()):
                     raise ValueError(f"{name}: is on meta, without numbers, and x on {x.device}: load it first")
+
+    def _refuse_dtype(self, x: Tensor) -> None:
+        """Raises TypeError if x has another dtype than the parameters; torch has refused it and names no argument."""
+        own = self._reference().dtype
+        casts = x.is_floating_point() and x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type)
+        if x.dtype != own and not casts:
+            expected = f"expected {own}, the dtype of the layer's parameters"
+            raise TypeError(f"x: got {x.dtype}, {expected}; convert x or the layer with .to(dtype)")
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""

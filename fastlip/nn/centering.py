@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastlip.kernels.common.literals import Device
 from fastlip.nn._recorded import WholeModule
 from fastlip.nn._sigma import is_recomputed
-from fastlip.nn.arguments import make_bias, positive_int
+from fastlip.nn.arguments import make_bias, not_floating, positive_int
 from fastlip.nn.base import at_least_float32
 from fastlip.nn.initial import zero_
 
@@ -27,6 +27,8 @@ def per_channel(values: Tensor, x: Tensor) -> Tensor:
 def _check_channels(num_features: int, x: Tensor) -> None:
     if x.dim() < 2 or x.shape[1] != num_features:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, {num_features}, ...)")
+    if not x.is_floating_point():
+        raise not_floating(x)
 
 
 class BatchCentering(WholeModule):
@@ -59,7 +61,7 @@ class BatchCentering(WholeModule):
 
     Raises:
         ValueError: an argument out of range, or another number of channels.
-        TypeError: num_features or accumulate is no int.
+        TypeError: num_features or accumulate is no int; x is no floating-point tensor.
 
     >>> layer = lip.BatchCentering(2)
     >>> layer(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
@@ -183,7 +185,7 @@ class LayerCentering(WholeModule):
     Raises:
         ValueError: no dim, one that is not counted from the end or is that of the samples, or, with a bias, another
             number of channels.
-        TypeError: num_features is no int.
+        TypeError: num_features is no int; x is no floating-point tensor.
 
     >>> lip.LayerCentering(1, bias=False)(torch.tensor([[[[1.0, 3.0]]], [[[5.0, 5.0]]]])).flatten(1)
     tensor([[-1.,  1.],
@@ -216,6 +218,8 @@ class LayerCentering(WholeModule):
         """x, centred."""
         if self.bias is not None:
             _check_channels(self.num_features, x)
+        if not x.is_floating_point():
+            raise not_floating(x)
         if min(self.dim) <= -x.dim():
             raise ValueError(f"dim={self.dim}: expected dimensions of a sample, x has shape {tuple(x.shape)}")
         wide = torch.promote_types(x.dtype, torch.float32)

@@ -50,8 +50,8 @@ class Chain(nn.Sequential):
         position = 0
         with _lending.lent(self) if self.training and _lending.may_lend(x) else _ALONE:
             while position < len(modules):
-                fusion = None
-                if x.dim() == 4 and position + 1 < len(modules) and isinstance(modules[position + 1], MaxMin):
+                fusion, images = None, x.dim() == 4 and x.is_floating_point()
+                if images and position + 1 < len(modules) and isinstance(modules[position + 1], MaxMin):
                     fusion = fusion_of(modules[position], modules[position + 1])
                 if fusion is None:
                     x = modules[position](x)

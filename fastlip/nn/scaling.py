@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from fastlip.kernels.common.literals import Device, Sides
 from fastlip.nn._recorded import WholeModule
-from fastlip.nn.arguments import make_parameter, one_of, pair, positive_int
+from fastlip.nn.arguments import make_parameter, not_floating, one_of, pair, positive_int
 from fastlip.nn.base import at_least_float32
 
 Gate = Literal["sigmoid", "clamp"]
@@ -123,6 +123,8 @@ class PositionBias(WholeModule):
         fits = x.dim() in (3, 4) and list(x.shape[-2:]) == image and channels in (1, x.shape[-3])
         if not fits:
             raise ValueError(f"x: got shape {tuple(x.shape)}, expected images that {tuple(self.bias.shape)} fits")
+        if not x.is_floating_point():
+            raise not_floating(x)
         return x + self.bias.to(x.dtype)
 
     def extra_repr(self) -> str:

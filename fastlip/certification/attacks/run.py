@@ -124,6 +124,8 @@ def attack(
     with certified_precision(parameter.device.type), torch.inference_mode(False), torch.no_grad(), _frozen(model):
         for index, batch in enumerate(bar(batches_of(loader), kind, progress)):
             images, labels = check_batch(index, batch)
+            if not len(images):
+                continue
             check_declared(model, index, images)
             x = images.detach().to(parameter).clone()
             if x.shape[1:] not in norms:
@@ -133,7 +135,7 @@ def attack(
             rows.append(attack_batch(target, n, radii, plan, generator))
             n += len(images)
     if not rows:
-        raise ValueError("loader: it has no batches")
+        raise ValueError("loader: it has no batches, or only empty ones")
     radii.check_count(n)
     found = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
     result = result_of(found, radii, plan, next(iter(norms.values())))

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fastlip.certification.certificates.outputs import CertifiedOutputs
+from fastlip.certification.certificates.outputs import CertifiedOutputs, check_outputs
 from fastlip.certification.input_norms import InputNorm
 from fastlip.losses.labels import binary, is_binary
 from fastlip.nn.arguments import one_of
@@ -166,6 +166,7 @@ def certify_detector(outputs: CertifiedOutputs) -> DetectorCertificate:
         >>> detector.certified_auroc(0.1) <= detector.auroc
         True
     """
+    check_outputs(outputs)
     if not is_binary(outputs.values):
         raise ValueError(f"outputs: got shape {tuple(outputs.values.shape)}, expected one score, (n,) or (n, 1)")
     scores, normal = binary(outputs.values, outputs.known_targets(), wait=True)

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from fastlip.certification.batches import check_batch, check_bounds, check_declared, check_inputs
 from fastlip.certification.certificates.prepared import Prepared
 from fastlip.certification.rounding import Rounded, RoundingModel, check_model_name
-from fastlip.inspection.evaluation import Unchanged, certified_precision, check_model, from_parameters, prepare
+from fastlip.inspection.evaluation import (
+    Unchanged,
+    certified_precision,
+    check_model,
+    check_shape,
+    from_parameters,
+    prepare,
+)
 from fastlip.inspection.sameness import check_batch_outputs
 from fastlip.inspection.standardised import warn_of_units
 
@@ -72,13 +79,17 @@ def evaluated(
         labelled: whether each batch must have labels.
 
     Raises:
-        ValueError: an empty loader; images of another shape.
+        ValueError: an empty loader, or one of empty batches, which count for nothing; images of another shape.
     """
+    if input_shape is not None:
+        check_shape(input_shape)
     prepared, unchanged = None, Unchanged(model)
     for index, batch in enumerate(loader):
         images, labels = check_batch(index, batch) if labelled else check_inputs(index, batch)
         check_bounds(index, images, bounds)
-        if index == 0 and bounds is None:
+        if not len(images):
+            continue
+        if prepared is None and bounds is None:
             warn_of_units(images)
         if input_shape is None:
             check_declared(model, index, images)
@@ -94,4 +105,4 @@ def evaluated(
         unchanged.check(index)
         yield Evaluated(x, outputs, labels, error, prepared)
     if prepared is None:
-        raise ValueError("loader: it has no batches")
+        raise ValueError("loader: it has no batches, or only empty ones")

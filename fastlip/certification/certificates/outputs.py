@@ -100,7 +100,8 @@ class CertifiedOutputs:
         Args:
             eps: the norm of the perturbation, at least 0.
         """
-        return _finite(self.lipschitz * _checked(eps)) + lost_within(self.errors, eps)
+        eps = _checked(eps)
+        return _finite(self.lipschitz * eps) + lost_within(self.errors, eps)
 
     def change(self, eps: float) -> Tensor:
         r"""The largest change of each output, (n, \*output_shape), inf where there is no bound.
@@ -108,8 +109,9 @@ class CertifiedOutputs:
         Args:
             eps: the norm of the perturbation, at least 0.
         """
+        eps = _checked(eps)
         lost = lost_within(self.errors, eps).reshape(-1, *(1 for _ in self.slopes.shape))
-        return (self.slopes * (_checked(eps) * UP)).nan_to_num(nan=torch.inf, posinf=torch.inf) + lost
+        return (self.slopes * (eps * UP)).nan_to_num(nan=torch.inf, posinf=torch.inf) + lost
 
     def interval(self, eps: float) -> Interval:
         r"""Bounds of each output under every perturbation, of shape (n, \*output_shape).
@@ -247,7 +249,7 @@ def _collect(batches: Iterable[Evaluated], rounding: RoundingModel) -> Certified
                 f"loader: batch {index} has labels of shape {shapes[0]}, those of batch 0 have {shapes[1]}"
             )
     if prepared is None:
-        raise ValueError("loader: it has no batches")
+        raise ValueError("loader: it has no batches, or only empty ones")
     return CertifiedOutputs(
         values=torch.cat(values),
         targets=torch.cat(targets) if targets else None,
@@ -258,6 +260,13 @@ def _collect(batches: Iterable[Evaluated], rounding: RoundingModel) -> Certified
         audit=prepared.audit,
         rounding_model=rounding,
     )
+
+
+def check_outputs(outputs: Any) -> None:
+    """TypeError for anything but the result of ``certify_outputs``."""
+    if not isinstance(outputs, CertifiedOutputs):
+        kind = type(outputs).__name__
+        raise TypeError(f"outputs: got {kind}, expected the CertifiedOutputs that fastlip.certify_outputs returns")
 
 
 def lost_within(errors: Rounded, eps: float) -> Tensor:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastlip.certification.certificates.outputs import CertifiedOutputs
+from fastlip.certification.certificates.outputs import CertifiedOutputs, check_outputs
 from fastlip.certification.certificates.slopes import SQRT2
 from fastlip.certification.rounding import Rounded
 from fastlip.losses.labels import as_logits, is_binary
@@ -36,7 +36,8 @@ class Scores(NamedTuple):
 
 
 def scores_of(outputs: CertifiedOutputs) -> Scores:
-    """The scores of a classifier; ValueError for outputs of another shape."""
+    """The scores of a classifier; ValueError for outputs of another shape, TypeError for another type."""
+    check_outputs(outputs)
     values, bound = outputs.values, outputs.lipschitz
     if is_binary(values):
         single = torch.full((2,), bound / 2, dtype=torch.float64)

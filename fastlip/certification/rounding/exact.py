@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Hashable, Sequence
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fastlip.certification.rounding.rules import rule_of
+from fastlip.inspection.copying import copied
 from fastlip.nn.base import LipschitzLayer
 from fastlip.nn.scaling import LipschitzResidual
 
@@ -40,7 +40,7 @@ def exact_twin(model: nn.Module, modules: Sequence[nn.Module]) -> nn.Module | No
         if parametrize.is_parametrized(module):
             return None
     try:
-        twin = copy.deepcopy(model).double()
+        twin = copied(model).double()
     except _UNCOPIED:
         return None
     for original, layer in zip(model.modules(), twin.modules(), strict=True):

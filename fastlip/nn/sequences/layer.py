@@ -33,7 +33,7 @@ class OneRow(LipschitzLayer):
         if x.dim() not in (2, 3) or x.shape[-2] != self.in_channels:
             expected = f"(n, {self.in_channels}, l) or ({self.in_channels}, l)"
             raise ValueError(f"x: got shape {tuple(x.shape)}, expected {expected}")
-        return self.application(self, x.unsqueeze(-2)).squeeze(-2)
+        return LipschitzLayer.forward(self, x.unsqueeze(-2)).squeeze(-2)
 
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
         """An upper bound of the L2 Lipschitz constant of this layer as it runs, from its effective weights.
