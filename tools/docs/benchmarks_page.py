@@ -15,11 +15,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import ablation
 import growth
+import peers
 from tables import ROOT, TABLES
 
 PAGES = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "guide" / "pretrained.md"
 _REGION = re.compile(r"^(<!-- table: (\w+)((?: \w+)*) -->\n).*?^(<!-- end of table -->)$", re.M | re.S)
-_TABLES = TABLES | {"growth": growth.table, "how_growth": growth.about, "ablation": ablation.ablation}
+_TABLES = TABLES | {
+    "growth": growth.table,
+    "how_growth": growth.about,
+    "ablation": ablation.ablation,
+    "peers": peers.peers,
+}
 
 
 def refresh(text: str) -> str:
