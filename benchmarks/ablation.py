@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from digits import processor
 
 import fastlip
+from fastlip._machine import processor
 from fastlip.certification import certify
 from fastlip.data import Data, TensorImages, digits
 from fastlip.data.mnist import training_images

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fastlip._machine import processor
 from fastlip.models import METHODS
 
 FIGURES = ("accuracy", "cra", "joint_cra", "lipschitz", "rounding")
@@ -31,17 +31,6 @@ def measure(method: str, folder: Path, *options: str) -> dict[str, Any]:
     found = json.loads((run / "certificate.json").read_text(encoding="utf-8"))
     versions = json.loads((run / "card.json").read_text(encoding="utf-8"))["versions"]
     return {"method": method, "seconds": seconds, **{name: found[name] for name in FIGURES}, "versions": versions}
-
-
-def processor() -> str:
-    """The processor's name where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
 
 
 def main() -> None:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from digits import processor
 from torch import nn
 
 import fastlip
+from fastlip._machine import processor
 from fastlip.data import Batches, Data, TensorImages
 
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1)

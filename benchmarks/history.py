@@ -21,8 +21,8 @@ from typing import Any
 
 import click
 import torch
-from digits import processor
 
+from fastlip._machine import processor
 from fastlip.benchmarking import Setting, keep_pages, run
 from fastlip.models import METHODS, SIZES
 

@@ -6,7 +6,6 @@ import ast
 import errno
 import json
 import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import click
 import torch
 
 from fastlip import _figures
+from fastlip._machine import processor
 from fastlip._progress import Ticks
 from fastlip.benchmarking import CONTESTANTS, DisagreementError, Row, Setting, keep_pages, picture, run, why_not
 from fastlip.benchmarking.literals import Contestant
@@ -135,7 +135,7 @@ def _left_out(contestant: Contestant, method: MethodName, device: str) -> bool:
 
 
 def _machine() -> dict[str, Any]:
-    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "processor": platform.processor()}
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "processor": processor()}
 
 
 def _print_row(row: Row, *, header: bool) -> None:

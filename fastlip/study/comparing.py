@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 import fastlip
 from fastlip._files import read_json, write_json, write_text
+from fastlip._machine import processor
 from fastlip.data import Data
 from fastlip.study import running
 from fastlip.study.contenders import Contender
@@ -205,7 +205,7 @@ def machine(settings: Settings) -> dict[str, Any]:
     wanted = settings.options.get("device", "auto")
     on_gpu = torch.cuda.is_available() and not wanted.startswith("cpu")
     return {
-        "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if on_gpu else processor(),
         "threads": default_recipe(settings.options).threads or torch.get_num_threads(),
         "torch": torch.__version__,
         "fastlip": fastlip.__version__,

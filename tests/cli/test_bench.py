@@ -33,7 +33,9 @@ def test_every_plain_network_is_timed_by_default(cli, monkeypatch):
     options = ("--method=aol", "--batch-size=2", "--image-size=4", "--layers-per-block=1", "--rounds=2")
     code, output, _ = cli("bench", *options, "--json")
     assert code == 0
-    rows = {row["contestant"]: row for row in json.loads(output)["rows"]}
+    found = json.loads(output)
+    assert found["options"]["processor"], "figures say on what they were measured"
+    rows = {row["contestant"]: row for row in found["rows"]}
     assert list(rows) == ["fused", "reference", "plain channels-last", "plain compiled"]
     assert compiled == 2 * [{"fullgraph": True, "dynamic": False}]  # training and evaluation, in one graph each
     for figure in ("train", "evaluate"):
