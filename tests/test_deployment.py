@@ -276,3 +276,11 @@ def test_the_javascript_of_the_page_is_well_formed(tmp_path):
     assert checked.returncode == 0, checked.stderr
     assert "run({ images })" in code
     assert "{ logits, radius }" in code
+
+
+def test_bfloat16_is_no_type_of_onnxruntime(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    with pytest.raises(ValueError, match=r"torch.bfloat16; use model.float"):
+        fastlip.export(torch.nn.Linear(4, 2).bfloat16(), tmp_path / "net.onnx", (4,))
+    assert not list(tmp_path.iterdir())

@@ -138,6 +138,18 @@ WITH_A_NETWORK = {
     "no steps": (lambda net: fastlip.attack(net, (X, Y), steps=0), "steps=0: expected at least 1"),
     "images out of bounds": (lambda net: fastlip.attack(net, (2 * X, Y)), "outside of 0 to 1; bounds=None sets none"),
     "a batch for a sample": (lambda net: fastlip.audit(net, (1, 3, 8, 8)), "expected 3 dimensions, channels first"),
+    "a size to export for": (
+        lambda net: fastlip.export(net, "net.pt", (3, 16, 16)),
+        "input_shape=(3, 16, 16): the model does not run on a sample of this shape",
+    ),
+    "channels to export for": (
+        lambda net: fastlip.export(torch.nn.Linear(4, 4), (3,)),
+        "input_shape=(3,): the model does not run on a sample of this shape",
+    ),
+    "facts that JSON lacks": (
+        lambda net: fastlip.export(net, "net.pt", (3, 8, 8), facts={"accuracy": float("nan")}),
+        "facts: expected a dict of values that JSON can hold",
+    ),
     "an unknown format": (lambda net: fastlip.export(net, "net.h5", (3, 8, 8)), "path='net.h5': the suffix '.h5'"),
 }
 

@@ -329,6 +329,6 @@ def _facts(bounds: tuple[float, float] | None, certificate: Certificate | None) 
 def _plain(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values as JSON has them; TypeError if it cannot hold them."""
     try:
-        return json.loads(json.dumps(dict(values)))
+        return json.loads(json.dumps(dict(values), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name}: expected a dict of values that JSON can hold ({error})") from None

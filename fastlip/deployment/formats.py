@@ -78,6 +78,10 @@ def run(kind: Format, data: bytes, x: Tensor) -> tuple[list[Tensor], str] | None
 def _run_onnx(model: bytes, x: Tensor) -> list[Tensor]:
     import onnxruntime
 
+    if x.dtype == torch.bfloat16:
+        raise ValueError(
+            "format='onnx': onnxruntime has no kernels for parameters in torch.bfloat16; use model.float()"
+        )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

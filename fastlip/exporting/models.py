@@ -139,23 +139,29 @@ def _convert(module: nn.Module, target: Target, memo: dict[int, Any]) -> nn.Modu
 def _input_shapes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[int, list[tuple[int, ...]]]:
     """The shapes, without batch, of the inputs of each module of this package."""
     shapes: dict[int, list[tuple[int, ...]]] = {}
+    refused: list[str] = []
 
     def note(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         shape, seen = tuple(arguments[0].shape[1:]), shapes.setdefault(id(module), [])
         if shape not in seen:
             seen.append(shape)
         if len(seen) > 1 and nearest(layers.FOR_ONE_SIZE, module):
-            raise ValueError(
-                f"model: {type(module).__name__} is called on inputs of {seen[0]} and of {shape}: "
-                "exported layers have one size"
-            )
+            several = f"model: {type(module).__name__} is called on inputs of {seen[0]} and of {shape}: "
+            refused.append(several + "exported layers have one size")
 
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     # Also where calls are wrapped: the layers of a chain that run fused are seen one by one.
     handles = [module.register_forward_pre_hook(note) for module in model.modules() if _is_ours(module)]
     try:
         model(torch.zeros(1, *input_shape, dtype=parameter.dtype, device=parameter.device))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise ValueError(
+            f"input_shape={input_shape}: the model does not run on a sample of this shape: {reason}"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
+    if refused:
+        raise ValueError(refused[0])
     return shapes
