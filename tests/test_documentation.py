@@ -246,7 +246,7 @@ def test_no_block_escapes():
 def test_what_runs_elsewhere_is_short_and_runs_there():
     excepted = [(page, block) for page, blocks in BLOCKS.items() for block in blocks if block.marker in ELSEWHERE]
     others = [block for page, block in excepted if not (block.title or page.startswith("docs/jobs/"))]
-    assert len(others) <= 10
+    assert len(others) <= 11
     for page, block in excepted:
         there = (ROOT / ELSEWHERE[block.marker]).read_text(encoding="utf-8")
         if block.marker == "tests":
