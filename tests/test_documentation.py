@@ -251,7 +251,7 @@ def test_what_runs_elsewhere_is_short_and_runs_there():
         there = (ROOT / ELSEWHERE[block.marker]).read_text(encoding="utf-8")
         if block.marker == "tests":
             assert "<!-- tests -->" in there, "read from the README"
-        elif "tests/test_new_" in block.marker or "tests/test_inter" in block.marker:
+        elif any(name in block.marker for name in ("test_new_", "test_interoperability", "test_published")):
             assert page in there
         else:
             for line in block.code.splitlines():

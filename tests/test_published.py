@@ -274,7 +274,7 @@ def test_fastlip_audit_reads_the_authors_file(tmp_path):
 
 
 def test_the_example_of_the_documentation(tmp_path, monkeypatch, capsys):
-    page = (Path(__file__).parents[1] / "docs" / "guide" / "export.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs/guide/export.md").read_text(encoding="utf-8")
     block = re.search(
         r"<!-- run by tests/test_published.py -->\n```python\n(.*?)^```\n.*?^```text\n(.*?)^```", page, re.M | re.S
     )
