@@ -15,9 +15,9 @@ def ablation(data: str) -> str:
     """One table for the losses, one for the blocks and one for the layers, on this data set."""
     file, found = read(f"ablation_{data}.json")
     rows = found["rows"]
-    budget, seeds = found["command"].split()[-1], len(rows[0]["accuracy"])
+    seeds = len(rows[0]["accuracy"])
     about = measured(file, found["command"], f"{found['machine']}, one thread, {found['date']}", found["torch"])
-    judged = f"{budget} s of training steps for each run, {seeds} seeds, {found['judging_images']} images judge."
+    judged = f"{found['budget']:g} s of training steps for each run, {seeds} seeds, {found['judging_images']} images judge."
     tables = [_table(kind, head, rows) for kind, head in _HEADS.items()]
     return "\n\n".join((f"{about} {judged}", *tables))
 

@@ -13,7 +13,9 @@ def peers() -> str:
     """Ratios to the plain network of a method's fused layers and of its counterparts elsewhere."""
     file, found = read("peers_XS_cpu_*.json")
     options = found["options"]
-    command = "fastlip bench --method M --contestant fused --contestant orthogonium --contestant deel-torchlip"
+    command = (
+        "fastlip bench --rounds 5 --method aoc --contestant fused --contestant orthogonium --contestant deel-torchlip"
+    )
     about = measured(file, command, f"{options['machine']}, {options['threads']} threads", options["torch"])
     sizes = (
         f"Batch {options['batch_size']}, images {options['image_size']}×{options['image_size']}; {options['peers']}."
