@@ -204,9 +204,9 @@ def main() -> None:
     torch.set_num_threads(1)
     study = Study(options.data, options.path, options.budget, folder)
     rows = [study.row(arm, options.seeds) for arm in study.arms]
-    path = " --path FOLDER" if options.path else ""
+    given = f"--data {options.data} --budget {options.budget:g}{' --path FOLDER' if options.path else ''}"
     about = {
-        "command": f"python benchmarks/ablation.py --data {options.data} --budget {options.budget:g}{path} --out FILE",
+        "command": f"python benchmarks/ablation.py {given} --out FILE",
         "budget": options.budget,
         "date": time.strftime("%Y-%m-%d"),
         "machine": processor(),

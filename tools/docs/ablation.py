@@ -17,7 +17,8 @@ def ablation(data: str) -> str:
     rows = found["rows"]
     seeds = len(rows[0]["accuracy"])
     about = measured(file, found["command"], f"{found['machine']}, one thread, {found['date']}", found["torch"])
-    judged = f"{found['budget']:g} s of training steps for each run, {seeds} seeds, {found['judging_images']} images judge."
+    budget, images = found["budget"], found["judging_images"]
+    judged = f"{budget:g} s of training steps for each run, {seeds} seeds, {images} images judge."
     tables = [_table(kind, head, rows) for kind, head in _HEADS.items()]
     return "\n\n".join((f"{about} {judged}", *tables))
 
