@@ -24,8 +24,7 @@ def made(name):
 
 def fresh(layer, x):
     """What the layer computes, and its gradients, without anything that is kept."""
-    other = copy.deepcopy(layer)
-    other._is_plain = lambda: False
+    other = copy.deepcopy(layer)  # a copy has kept nothing
     images = x.clone().requires_grad_()
     y = other(images)
     y.square().sum().backward()
