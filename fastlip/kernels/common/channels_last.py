@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastlip.kernels.common import binding
+from fastlip.kernels.common import binding, winograd
 from fastlip.kernels.common.binding import CPU
 from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry
 from fastlip.kernels.common.padding import Pads
@@ -115,10 +115,16 @@ def outputs_of(x: Tensor, halo: Pads) -> tuple[Tensor, Tensor, int]:
     return x, result, result.data_ptr()
 
 
-def convolve(image: Tensor, weight: Tensor, geometry: ConvGeometry, bias: Tensor | None = None) -> Tensor:
-    """The convolution of a channels-last image that has its halo."""
+def convolve(
+    image: Tensor, weight: Tensor, geometry: ConvGeometry, bias: Tensor | None = None, training: bool = False
+) -> Tensor:
+    """The convolution of a channels-last image that has its halo; in training by ``winograd`` where it is faster."""
     if is_matrix(weight):
         return F.linear(image.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
+    if training:
+        size = _size_inside(image, geometry)
+        if winograd.takes(image, geometry, size, weight.shape[1], weight.shape[0]):
+            return winograd.convolve(image, weight, geometry, size, bias)
     weight = weight.contiguous(memory_format=LAST)
     y = torch.conv2d(image, weight, bias, 1, _padding(geometry), geometry.dilation)
     return y.contiguous(memory_format=LAST)
@@ -129,8 +135,22 @@ def weight_gradient(image: Tensor, gradient: Tensor, weight: Tensor, geometry: C
     if is_matrix(weight):
         pixels, gradients = (tensor.permute(0, 2, 3, 1).flatten(0, 2) for tensor in (image, gradient))
         return (gradients.T @ pixels)[:, :, None, None]
+    size = gradient.shape[2], gradient.shape[3]
+    if winograd.takes(image, geometry, size, image.shape[1], gradient.shape[1]):
+        return winograd.kernel_gradient(image, gradient, geometry)
     arguments = [1, 1], _padding(geometry), list(geometry.dilation), False, [0, 0], 1
     return _convolution_backward(gradient, image, weight, None, *arguments, [False, True, False])[1].contiguous()
+
+
+def convolve_and_differentiate(
+    image: Tensor, other: Tensor | None, weight: Tensor, geometry: ConvGeometry
+) -> tuple[Tensor, Tensor | None]:
+    """W * image in a backward, and the kernel's gradient if ``other`` is the gradient of such a result."""
+    size = _size_inside(image, geometry)
+    if not is_matrix(weight) and winograd.takes(image, geometry, size, weight.shape[1], weight.shape[0]):
+        return winograd.convolve_and_differentiate(image, other, weight, geometry, size)
+    gradient = None if other is None else weight_gradient(image, other, weight, geometry)
+    return convolve(image, weight, geometry), gradient
 
 
 def adjoint_convolve(image: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
@@ -166,7 +186,9 @@ def adjoint_gradients(
 def flipped_gradients(
     x: Tensor, gradient: Tensor, weight: Tensor, geometry: ConvGeometry, needs_x: bool, needs_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """:func:`adjoint_gradients` by convolutions with the flipped kernel, which oneDNN runs faster."""
+    """As :func:`adjoint_gradients`: by ``winograd`` where it is faster, or oneDNN with the flipped kernel."""
+    if winograd.takes(gradient, geometry, (x.shape[2], x.shape[3]), weight.shape[0], weight.shape[1]):
+        return winograd.gradients(x, gradient, weight, geometry, needs_x, needs_weight)
     flipped = adjoint(weight)
     kernel_gradient = adjoint_weight_gradient(x, gradient, flipped, geometry) if needs_weight else None
     return convolve(gradient, flipped, geometry) if needs_x else None, kernel_gradient
@@ -179,6 +201,15 @@ def adjoint_weight_gradient(x: Tensor, gradient: Tensor, weight_adjoint: Tensor,
     input needs none.
     """
     return adjoint(weight_gradient(gradient, x, weight_adjoint, geometry)).contiguous()
+
+
+def _size_inside(image: Tensor, geometry: ConvGeometry) -> tuple[int, int]:
+    """Height and width of an image without the halo that it has."""
+    height, width = image.shape[2], image.shape[3]
+    if geometry.padding_mode == "circular":
+        left, right, top, bottom = geometry.pads
+        return height - top - bottom, width - left - right
+    return height, width
 
 
 def is_matrix(weight: Tensor) -> bool:

@@ -110,7 +110,7 @@ class Kernels:
         kernels = scaled(weights, scales) if scales else weights
         layers = zip(kernels, biases, geometries, [*halos[1:], NO_PADS], strict=True)
         for kernel, bias, geometry, halo in layers:
-            z = images.convolve(extended, kernel, geometry)
+            z = images.convolve(extended, kernel, geometry, training=keep)
             y, extended, mask = self.passes.activate(z, bias.contiguous(), None, pairing, halo, keep)
             outputs.append(y)
             masks.append(mask)

@@ -24,7 +24,7 @@ def forward(series: Series, x: Tensor, bias: Tensor | None, keep: bool) -> tuple
         outermost = extended
         if keep:
             sums.append(plain)
-    y = images.convolve(outermost, kernel * coefficients[1], geometry, bias)
+    y = images.convolve(outermost, kernel * coefficients[1], geometry, bias, training=keep)
     y.add_(x, alpha=coefficients[0])
     return y, sums[1:]
 
@@ -47,9 +47,10 @@ def backward(
     for t, factor in enumerate(_factors(coefficients), 1):
         extended = images.with_halo(g, halo)
         if inputs:
-            part = images.weight_gradient(extended, inputs[-t], adjoint, geometry)
+            g, part = images.convolve_and_differentiate(extended, inputs[-t], adjoint * factor, geometry)
             adjoint_gradient.add_(part, alpha=factor)
-        g = images.convolve(extended, adjoint * factor, geometry)
+        else:
+            g = images.convolve(extended, adjoint * factor, geometry, training=True)
         x_gradient = torch.add(g, gradient, alpha=coefficients[0]) if t == 1 else x_gradient.add_(g)
     kernel_gradient = images.adjoint(adjoint_gradient).contiguous() if inputs else None
     return x_gradient, kernel_gradient, gradient.sum((0, 2, 3)) if needs_bias else None
@@ -73,7 +74,7 @@ def _sums(series: Series, x: Tensor, keep: bool) -> Iterator[tuple[Tensor, Tenso
     yield x, extended
     for factor in reversed(_factors(coefficients)[1:]):
         # The pass subtracts.
-        z = images.convolve(extended, kernel * -factor, geometry)
+        z = images.convolve(extended, kernel * -factor, geometry, training=keep)
         plain, extended, address = images.outputs_of(z, halo)
         kept = plain.data_ptr() if keep or not address else 0
         images.launch(

@@ -82,9 +82,10 @@ def sdp_residual(
         raise ValueError(f"pairing={pairing!r}: allowed are {', '.join(map(repr, (*PAIRINGS, 'none')))}")
     if recompute is None:
         recompute = geometry is not None and geometry.taps == 1
+    training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or scale.requires_grad)
     lowered = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
     call = residual_under_autocast if lowered else OPERATOR
-    return call(x, weight, bias, scale, second, recompute, geometry, pairing, backend)
+    return call(x, weight, bias, scale, second, recompute, training, geometry, pairing, backend)
 
 
 def residual_under_autocast(
@@ -94,6 +95,7 @@ def residual_under_autocast(
     scale: Tensor,
     second: Tensor | None,
     recompute: bool,
+    training: bool,
     geometry: ConvGeometry | None,
     pairing: PairingOrNone,
     backend: Backend,
@@ -105,12 +107,12 @@ def residual_under_autocast(
     dtype = autocast_dtype(x)
     takes = geometry is not None and geometry.groups == 1 and x.dim() == weight.dim() == 4 and x.dtype == dtype
     if not takes or not runs_under_autocast(x, backend):
-        return OPERATOR(x, weight, bias, scale, second, recompute, geometry, pairing, backend)
+        return OPERATOR(x, weight, bias, scale, second, recompute, training, geometry, pairing, backend)
     with without_autocast(x.device):
         if second is None:
             second = folded(weight.detach(), scale.detach())
         tensors = (None if tensor is None else tensor.to(dtype) for tensor in (x, weight, bias, scale, second))
-        return OPERATOR(*tensors, recompute, geometry, pairing, backend)
+        return OPERATOR(*tensors, recompute, training, geometry, pairing, backend)
 
 
 def folded(weight: Tensor, scale: Tensor) -> Tensor:
@@ -145,7 +147,7 @@ def _fake_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = (0, 0, 0, 0) if recompute else (x.shape[0], weight.shape[0], *x.shape[2:])
     h = torch.empty_like(x.new_empty(shape), memory_format=torch.channels_last)
-    _, pairing, backend = options
+    _, _, pairing, backend = options
     mask = x.new_empty(mask_shape(x, x.shape[1], pairing, backend), dtype=torch.uint8)
     return torch.empty_like(x, memory_format=torch.channels_last), h, mask
 
@@ -169,16 +171,17 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]
     options = needs_x, needs_weight, *ctx.options
     x_bar, weight_bar, bias_bar, scale_bar = _backward.outputs(gradient, x, weight, bias, scale, h, mask, *options)
     x_bar, weight_bar = x_bar if needs_x else None, weight_bar if needs_weight else None
-    return x_bar, weight_bar, None if bias is None else bias_bar, scale_bar, *[None] * 5
+    return x_bar, weight_bar, None if bias is None else bias_bar, scale_bar, *[None] * 6
 
 
-# sdp_residual(x, weight, bias, scale, second, recompute, geometry, pairing, backend); a matrix has no geometry: None.
+# sdp_residual(x, weight, bias, scale, second, recompute, training, geometry, pairing, backend); a matrix has no
+# geometry: None. Where a gradient is asked for (training), kernels may choose a faster convolution that rounds more.
 OPERATOR = OP.main(
     "sdp_residual_forward(Tensor x, Tensor weight, Tensor? bias, Tensor scale, Tensor? second, bool recompute,"
-    " int[] geometry, str pairing, str backend) -> (Tensor y, Tensor h, Tensor mask)",
+    " bool training, int[] geometry, str pairing, str backend) -> (Tensor y, Tensor h, Tensor mask)",
     reference=reference.sdp_residual,
     nested=True,
-    without=("second", "recompute"),
+    without=("second", "recompute", "training"),
     fake=_fake_forward,
     saves=("x", "weight", "bias", "scale", "h if h", "mask"),
     keeps=("geometry", "pairing", "backend"),

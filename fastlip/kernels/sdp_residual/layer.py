@@ -27,7 +27,7 @@ class Passes(layers.Passes, Protocol):
         """u = -scale v where h > 0, with its halo, and per channel the sums of u and of -v h."""
         ...
 
-    def second(self, h: Tensor, weight: Tensor, scale: Tensor, geometry: ConvGeometry, /) -> Tensor:
+    def second(self, h: Tensor, weight: Tensor, scale: Tensor, geometry: ConvGeometry, training: bool, /) -> Tensor:
         """The second convolution of h, which has its halo: the adjoint of diag(scale) W."""
         ...
 
@@ -64,6 +64,7 @@ class Kernels:
         scale: Tensor,
         second: Tensor | None,
         recompute: bool,
+        training: bool,
         numbers: Sequence[int],
         pairing: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,11 +72,11 @@ class Kernels:
         (geometry,) = from_numbers(tuple(numbers))
         x = x.contiguous(memory_format=images.LAST)
         halo = images.adjoint_halo_of(geometry)
-        h, extended = self._hidden(x, weight, bias, geometry, halo, not recompute)
+        h, extended = self._hidden(x, weight, bias, geometry, halo, not recompute, training)
         if second is None:
-            z = self.passes.second(extended, weight, scale, geometry)
+            z = self.passes.second(extended, weight, scale, geometry, training)
         else:
-            z = images.convolve(extended, second, geometry)
+            z = images.convolve(extended, second, geometry, training=training)
         y, _, mask = self.passes.activate(z, None, x, pairing, NO_PADS, True)
         return y, h.new_empty((0, 0, 0, 0)) if recompute else h, mask
 
@@ -98,13 +99,12 @@ class Kernels:
         halo = images.halo_of(geometry)
         x, gradient = (image.contiguous(memory_format=images.LAST) for image in (x, gradient))
         if h is None:
-            h, _ = self._hidden(x, weight, bias, geometry, NO_PADS, True)
+            h, _ = self._hidden(x, weight, bias, geometry, NO_PADS, True, True)
         residual, extended = gradient, self.passes.with_halo(gradient, halo) if pairing == "none" else gradient
         if pairing != "none":
             residual, extended, _ = self.passes.deactivate(gradient, mask, pairing, halo, keep=True, sums=False)
-        v = images.convolve(extended, weight, geometry)
-        # Σ_n of the gradient of W₂ᵀ; the scale is a factor of its rows.
-        second = images.weight_gradient(extended, h, weight, geometry) if needs_weight else None
+        # The other: Σ_n of the gradient of W₂ᵀ; the scale is a factor of its rows.
+        v, second = images.convolve_and_differentiate(extended, h if needs_weight else None, weight, geometry)
         extended, u_sum, product_sum = self.passes.relu_backward(
             v, h, scale.contiguous(), images.adjoint_halo_of(geometry)
         )
@@ -117,8 +117,16 @@ class Kernels:
         return x_gradient, weight_gradient, u_sum.to(scale.dtype), product_sum.to(scale.dtype)
 
     def _hidden(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, halo: Pads, keep: bool
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: ConvGeometry,
+        halo: Pads,
+        keep: bool,
+        training: bool,
     ) -> tuple[Tensor, Tensor]:
         """h = relu(W x + b), without (only if it is to be kept) and with the halo of the second convolution."""
-        z = images.convolve(self.passes.with_halo(x, images.halo_of(geometry)), weight, geometry)
+        extended = self.passes.with_halo(x, images.halo_of(geometry))
+        z = images.convolve(extended, weight, geometry, training=training)
         return self.passes.relu(z, z.new_zeros(z.shape[1]) if bias is None else bias.contiguous(), halo, keep)

@@ -38,9 +38,9 @@ class Passes(conv_chain.Passes):
         images.launch("sdp_residual_relu_backward", u, *pointers, *(s.data_ptr() for s in sums), halo=halo)
         return extended, sums[0], sums[1].neg_()
 
-    def second(self, h: Tensor, weight: Tensor, scale: Tensor, geometry: ConvGeometry) -> Tensor:
+    def second(self, h: Tensor, weight: Tensor, scale: Tensor, geometry: ConvGeometry, training: bool) -> Tensor:
         """The second convolution of h, which has its halo: the adjoint of diag(scale) W."""
-        return images.convolve(h, folded(weight, scale), geometry)
+        return images.convolve(h, folded(weight, scale), geometry, training=training)
 
 
 _kernels = layer.Kernels(Passes())

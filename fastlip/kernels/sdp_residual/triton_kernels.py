@@ -64,7 +64,7 @@ class Passes(conv_chain.Passes):
         u_sum, product_sum = parts.sum(1)
         return framed, u_sum, product_sum
 
-    def second(self, h: Tensor, weight: Tensor, scale: Tensor, geometry: ConvGeometry) -> Tensor:
+    def second(self, h: Tensor, weight: Tensor, scale: Tensor, geometry: ConvGeometry, training: bool) -> Tensor:
         """The second convolution of h, which has its frame: the adjoint of diag(scale) W."""
         return images.adjoint_convolve(h, scale[:, None, None, None] * weight, geometry)
 
