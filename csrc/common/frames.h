@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/gemm.h"
 #include "common/parallel.h"
+#include "common/transpose.h"
 
 namespace fastlip {
 
@@ -71,12 +73,13 @@ class ChannelSums {
   template <class T>
   void add(int64_t row_number, const T* row) {
     double* sums = sums_.data() + row_number / frames_.height * frames_.channels;
-    std::vector<T>& total = row_total<T>();
-    std::fill(total.begin(), total.end(), T{0});
-    for (int64_t x = 0; x < frames_.width; ++x) {
-      for (int64_t c = 0; c < frames_.channels; ++c) total[c] += row[x * frames_.channels + c];
+    constexpr int64_t lanes = kLaneCount<T>;
+    for (int64_t c = 0; c < frames_.channels; c += lanes) {
+      const int64_t used = std::min(lanes, frames_.channels - c);
+      T total[lanes];
+      store_lanes<T>(total, used == lanes ? total_of<true>(row + c, used) : total_of<false>(row + c, used));
+      for (int64_t lane = 0; lane < used; ++lane) sums[c + lane] += total[lane];
     }
-    for (int64_t c = 0; c < frames_.channels; ++c) sums[c] += total[c];
   }
 
   template <class T>
@@ -89,10 +92,13 @@ class ChannelSums {
   }
 
  private:
-  template <class T>
-  std::vector<T>& row_total() const {
-    thread_local std::vector<T> total;
-    total.resize(frames_.channels);
+  // Of some channels, over the pixels of a row.
+  template <bool full, class T>
+  Lanes<T> total_of(const T* row, int64_t used) const {
+    Lanes<T> total = {};
+    for (int64_t x = 0; x < frames_.width; ++x, row += frames_.channels) {
+      total += full ? load_lanes(row) : load_first(row, used);
+    }
     return total;
   }
 

@@ -6,6 +6,7 @@
 
 #include "common/frames.h"
 #include "common/registry.h"
+#include "common/transpose.h"
 
 namespace fastlip {
 namespace {
@@ -36,10 +37,11 @@ void relu_backward(const T* v, const T* h, const T* scale, T* u, T* framed, T* u
   pass_over_rows(f, u, framed, [&](int64_t offset, int64_t row, T* target) {
     thread_local std::vector<T> product;
     product.resize(f.row());
-    for (int64_t i = 0; i < f.row(); ++i) {
-      const T hidden = h[offset + i], value = v[offset + i];
-      product[i] = value * hidden;
-      target[i] = hidden > 0 ? scales[i] * value : T{0};
+    for (int64_t i = 0; i < f.row(); i += kLaneCount<T>) {
+      const int64_t used = f.row() - i;
+      const Lanes<T> hidden = load_first(h + offset + i, used), value = load_first(v + offset + i, used);
+      store_first<T>(product.data() + i, value * hidden, used);
+      store_first<T>(target + i, hidden > 0 ? load_first(scales.data() + i, used) * value : Lanes<T>{}, used);
     }
     products.add(row, product.data());
     sums.add(row, target);

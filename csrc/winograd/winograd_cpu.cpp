@@ -77,8 +77,8 @@ int64_t tiles_in_block(int64_t channels, bool with_sums) {
 
 // Copies of the sums, each of which takes a share of the blocks: their number depends on sizes only.
 inline int64_t copies_of(int64_t bytes, int64_t blocks) {
-  constexpr int64_t kBytes = 16 << 20, kMost = 8;
-  return std::clamp<int64_t>(std::min(kBytes / bytes, blocks), 1, kMost);
+  constexpr int64_t kBytes = 16 << 20, kLeast = 4, kMost = 8;
+  return std::clamp<int64_t>(blocks, 1, std::clamp(kBytes / bytes, kLeast, kMost));
 }
 
 // y = W * image + bias where y is not null; and where `others` is not null, kernel_sums = Σ over pixels p of

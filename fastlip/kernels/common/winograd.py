@@ -19,8 +19,8 @@ from fastlip.kernels.common.geometry import ConvGeometry
 KERNEL = "winograd_float32"
 _TILE = 4
 _TAPS = 9
-# Multiply-adds of a tile and a pair of channels; for the transforms of a tile, per channel; for those of a kernel, for
-# each pair of channels. The last two are fitted to 16 to 512 channels on images of 32 to 4 pixels, on one core with
+# Multiply-adds of a tile and a pair of channels; for the transforms of a tile, per channel; for those of a kernel,
+# per pair of channels. The last two are fitted to 16 to 512 channels on images of 32 to 4 pixels, on one core with
 # AVX-512.
 _PRODUCTS = 36
 _TRANSFORM = 700
@@ -38,24 +38,28 @@ def takes(image: Tensor, geometry: ConvGeometry, size: tuple[int, int], inputs: 
         inputs: channels of the image.
         outputs: channels of the result.
     """
+    return fits(image, geometry) and _is_cheaper(image.shape[0], *size, inputs, outputs)
+
+
+def fits(image: Tensor, geometry: ConvGeometry) -> bool:
+    """Whether the kernel can run for these images at all."""
     if not image.is_cpu or image.dtype != torch.float32:
         return False
     if geometry.kernel_size != (3, 3) or geometry.dilation != (1, 1):
         return False
-    return is_cheaper(image.shape[0], *size, inputs, outputs) and is_built()
+    return KERNEL in CPU or not binding.missing(KERNEL, image.device)
 
 
-def is_built() -> bool:
-    """Whether the kernel was compiled."""
-    return KERNEL in CPU or not binding.missing(KERNEL, torch.device("cpu"))
+def operations(batch: int, height: int, width: int, inputs: int, outputs: int) -> int:
+    """Multiply-adds that take as long: the same for a layer, its adjoint and the gradient of its kernel."""
+    tiles, pairs = batch * -(-height // _TILE) * -(-width // _TILE), inputs * outputs
+    return _PRODUCTS * tiles * pairs + _TRANSFORM * tiles * (inputs + outputs) + _KERNEL * pairs
 
 
 @lru_cache(maxsize=1024)
-def is_cheaper(batch: int, height: int, width: int, inputs: int, outputs: int) -> bool:
-    """Whether the count of operations is smaller; it is the same for a layer, its adjoint and its gradient."""
-    tiles, pairs = batch * -(-height // _TILE) * -(-width // _TILE), inputs * outputs
-    transforms = _TRANSFORM * tiles * (inputs + outputs) + _KERNEL * pairs
-    return _PRODUCTS * tiles * pairs + transforms < _TAPS * batch * height * width * pairs
+def _is_cheaper(batch: int, height: int, width: int, inputs: int, outputs: int) -> bool:
+    taps = _TAPS * batch * height * width * inputs * outputs
+    return operations(batch, height, width, inputs, outputs) < taps
 
 
 def convolve(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from fastlip.kernels.common import winograd
 from fastlip.kernels.common.asked import asked
 from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.dispatch import Op
@@ -70,8 +71,10 @@ def conv_exp(
     geometry = ConvGeometry.like(kernel, dilation, groups, padding_mode)
     coefficients = taylor(terms) if coefficients is None else _check_coefficients(coefficients, terms)
     counted = x.dim() == 4 and not x.is_cuda and backend != "triton"
-    form = forms.choose(x.shape, geometry, terms, x.element_size()) if counted else "taps"
-    keep = not recompute and form != "matrices" and torch.is_grad_enabled() and kernel.requires_grad
+    keep = not recompute and torch.is_grad_enabled() and kernel.requires_grad
+    by_winograd = keep and winograd.fits(x, geometry)
+    form = forms.choose(x.shape, geometry, terms, x.element_size(), by_winograd) if counted else "taps"
+    keep = keep and form != "matrices"
     return OPERATOR(x, kernel, bias, coefficients, keep, form, geometry, recompute, backend)
 
 

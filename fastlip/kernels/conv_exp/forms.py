@@ -14,11 +14,12 @@ _TYPICAL_BATCH = 64  # assumed in a program that is compiled for any batch size
 _LARGEST_SPECTRUM = 2**27  # bytes; the backward needs about ten times as much for a while
 
 
-def choose(x: Sequence[int], geometry: ConvGeometry, terms: int, itemsize: int) -> str:
+def choose(x: Sequence[int], geometry: ConvGeometry, terms: int, itemsize: int, by_winograd: bool = False) -> str:
     """Returns the cheapest form for the shape of x, of those whose spectrum is small enough.
 
     ``"taps"``: one convolution for each power of K. ``"spectrum"``: one spectral convolution instead. ``"matrices"``,
     with circular padding: p(K) as a matrix at each frequency, applied by one spectral convolution.
+    ``by_winograd``: as in ``costs.convolution``.
     """
     batch, channels, height, width = x
     taps, ports = geometry.taps, (channels, channels)
@@ -31,7 +32,10 @@ def choose(x: Sequence[int], geometry: ConvGeometry, terms: int, itemsize: int) 
     if taps == 1 or 0 in (batch, channels, height, width) or large:
         return "taps"
     once = costs.spectral_convolution(batch, ports, fft_size)
-    found = {"taps": terms * costs.convolution(batch, ports, (height, width), taps), "spectrum": terms * once}
+    found = {
+        "taps": terms * costs.convolution(batch, ports, (height, width), taps, by_winograd),
+        "spectrum": terms * once,
+    }
     if geometry.padding_mode == "circular":
         found["matrices"] = once + costs.products(products_of(terms) * channels, ports, fft_size)
     # Written out: torch.compile takes min over no dictionary.

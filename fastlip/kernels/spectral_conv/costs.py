@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastlip.kernels.common import winograd
 from fastlip.kernels.common.fourier import Size, own_frequencies
 
 # In addition to products: a transform, for each pixel and channel, and reading one number of the spectrum.
@@ -15,9 +16,13 @@ _READ = 30
 _READ_IN_TRAINING = 45
 
 
-def convolution(batch: int, channels: Size, image: Size, taps: int) -> int:
-    """Multiply-adds of a kernel of (inputs, outputs) channels with this number of taps, without its spectrum."""
-    return batch * image[0] * image[1] * taps * channels[0] * channels[1]
+def convolution(batch: int, channels: Size, image: Size, taps: int, by_winograd: bool = False) -> int:
+    """Multiply-adds of a kernel of (inputs, outputs) channels with this number of taps, without its spectrum.
+
+    ``by_winograd``: the kernel of ``kernels.common.winograd`` may run.
+    """
+    direct = batch * image[0] * image[1] * taps * channels[0] * channels[1]
+    return min(direct, winograd.operations(batch, *image, *channels)) if by_winograd else direct
 
 
 def products(columns: int, channels: Size, fft_size: Size) -> int:

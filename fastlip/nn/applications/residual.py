@@ -91,7 +91,7 @@ class ResidualConvolution(ConvApplication):
         recompute = geometry.taps == 1 if layer.recompute is None else layer.recompute
         lowered = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
         call = residual_under_autocast if lowered else SDP_RESIDUAL
-        return call(x, kernel, bias, scale, second, recompute, self.inner, pairing, layer.backend)
+        return call(x, kernel, bias, scale, second, recompute, layer.training, self.inner, pairing, layer.backend)
 
     def _fft_size(self, layer: Any, x: Tensor) -> Any:
         """The FFT size at which the kernel is applied to x; None: convolutions are cheaper, or asked for."""
@@ -164,7 +164,7 @@ class ResidualDense(Application):
         if source is layer and not layer.training:
             # A view, where only the gradient of x may be asked for: of a leaf, torch does not say whether it is.
             kernel = kernel.view_as(kernel)
-        y = SDP_RESIDUAL(x, kernel, source.bias, scale, None, False, None, "none", layer.backend)
+        y = SDP_RESIDUAL(x, kernel, source.bias, scale, None, False, False, None, "none", layer.backend)
         return y if self.width == layer.out_features else y[..., : layer.out_features]
 
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:

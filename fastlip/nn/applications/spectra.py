@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastlip import ops
+from fastlip.kernels.common import winograd
 from fastlip.kernels.common.gate import is_observed, refusal
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.spectral_conv import costs
@@ -39,9 +40,11 @@ def fft_size_for(layer: LipschitzLayer, geometry: ConvGeometry, channels: Size, 
     if not type(batch) is type(image[0]) is type(image[1]) is int:
         return None
     fft_size = _fast_fft_size(geometry, image)
-    if not is_cheaper(batch, channels, image, fft_size, geometry.taps, x.element_size(), layer.training):
+    training = layer.training
+    direct = training and winograd.fits(x, geometry)
+    if not is_cheaper(batch, channels, image, fft_size, geometry.taps, x.element_size(), training, direct):
         return None
-    fits = not is_observed() and _kernels_run(layer, x) if layer.training else is_kept(layer, x)
+    fits = not is_observed() and _kernels_run(layer, x) if training else is_kept(layer, x)
     return fft_size if fits else None
 
 
@@ -84,13 +87,20 @@ def is_small(channels: Size, fft_size: Size, itemsize: int, convolutions: int = 
 
 @lru_cache(maxsize=1024)
 def is_cheaper(
-    batch: int, channels: Size, image: Size, fft_size: Size, taps: int, itemsize: int, training: bool = False
+    batch: int,
+    channels: Size,
+    image: Size,
+    fft_size: Size,
+    taps: int,
+    itemsize: int,
+    training: bool = False,
+    by_winograd: bool = False,
 ) -> bool:
     """Whether the spectrum is small and saves multiply-adds, by the count of ``spectral_conv.costs``."""
     if 0 in image or not is_small(channels, fft_size, itemsize):
         return False
     spectral = costs.spectral_convolution(batch, channels, fft_size, training)
-    return spectral < costs.convolution(batch, channels, image, taps)
+    return spectral < costs.convolution(batch, channels, image, taps, by_winograd)
 
 
 def spectra_of(
