@@ -153,7 +153,8 @@ def run_beyond_cases() -> None:
     import torch
 
     import fastlip
-    from fastlip.kernels.common import binding
+    from fastlip.kernels.common import binding, winograd
+    from fastlip.kernels.common.geometry import ConvGeometry
 
     generator = torch.Generator().manual_seed(0)
     for dtype in (torch.float32, torch.float64):
@@ -161,6 +162,13 @@ def run_beyond_cases() -> None:
         with torch.no_grad():
             layer(torch.randn(2, 8, 6, 6, generator=generator, dtype=dtype))
             layer(torch.randn(3, 8, 5, 8, generator=generator, dtype=dtype))
+    geometry = ConvGeometry((3, 3))
+    for channels, outputs in ((5, 20), (18, 3)):
+        x, weight = torch.randn(3, channels, 7, 6, generator=generator), torch.randn(outputs, channels, 3, 3)
+        gradient = torch.randn(3, outputs, 7, 6, generator=generator)
+        image, other = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
+        winograd.convolve(image, weight, geometry, (7, 6), torch.randn(outputs, generator=generator))
+        winograd.gradients(image, other, weight, geometry, True, True)
     fingerprint = binding.kernel("fingerprint", torch.device("cpu"))
     for size in (0, 3, 1000, 300_001):
         data, result = torch.randn(size + 1, generator=generator), torch.zeros(1, dtype=torch.int64)

@@ -44,7 +44,7 @@ BUDGETS = {
     CAYLEY: Budget(25, 6),
     AOL: Budget(12, 5),
     SLL: Budget(35, 7),
-    SLL_KERNELS: Budget(56, 15),
+    SLL_KERNELS: Budget(64, 15),
     CERTIFY: Budget(2040),
     CERTIFY_FIVE: Budget(4400),
 }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastlip import ops
+from fastlip.kernels.common import winograd
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import PairingOrNone
 from fastlip.kernels.spectral_norm.api import convolution_norm
@@ -40,14 +41,22 @@ class KernelConvolution(ConvApplication):
         if fft_size := spectra.fft_size_for(layer, self.geometry, channels, x):
             return self.by_spectrum(layer, x, fft_size)
         weight = layer.effective()[0]
-        geometry = self.geometry
-        if (
-            (geometry.padding_mode == "circular" and geometry.taps > 1 and x.dim() == 4)
-            and (x.device.type in _PASSES_PAD and layer.backend != "reference")
-            and (style := style_of(geometry))
-        ):
-            return ops.conv_chain(x, [weight], [layer.bias], None, *style, backend="auto")
+        if x.dim() == 4 and (layer.training or not x.is_cpu) and self._has_passes(layer, x):
+            style = style_of(self.geometry)
+            if style is not None:
+                return ops.conv_chain(x, [weight], [layer.bias], None, *style, backend="auto")
         return self.convolve(x, weight, layer.bias)
+
+    def _has_passes(self, layer: Any, x: Tensor) -> bool:
+        """Whether the kernels of a chain apply one layer faster than torch does."""
+        geometry = self.geometry
+        if layer.backend == "reference":
+            return False
+        if x.device.type in _PASSES_PAD:
+            return geometry.padding_mode == "circular" and geometry.taps > 1
+        if not layer.training or torch.compiler.is_compiling():
+            return False
+        return winograd.takes(x, geometry, (x.shape[2], x.shape[3]), layer.in_channels, layer.out_channels)
 
     def _check_windows(self, x: Tensor) -> None:
         """Raises ValueError where circular windows would meet pixels repeatedly."""

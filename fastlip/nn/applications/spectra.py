@@ -40,9 +40,10 @@ def fft_size_for(layer: LipschitzLayer, geometry: ConvGeometry, channels: Size, 
     if not type(batch) is type(image[0]) is type(image[1]) is int:
         return None
     fft_size = _fast_fft_size(geometry, image)
-    training = layer.training
-    direct = training and winograd.fits(x, geometry)
-    if not is_cheaper(batch, channels, image, fft_size, geometry.taps, x.element_size(), training, direct):
+    training, sizes = layer.training, (batch, channels, image, fft_size, geometry.taps, x.element_size())
+    if not is_cheaper(*sizes, training):
+        return None
+    if training and winograd.fits(x, geometry) and not is_cheaper(*sizes, training, True):
         return None
     fits = not is_observed() and _kernels_run(layer, x) if training else is_kept(layer, x)
     return fft_size if fits else None

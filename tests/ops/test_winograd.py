@@ -1,0 +1,286 @@
+"""Winograd's convolutions: within the bound of their rounding errors, and in training alone."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import fastlip
+from fastlip import nn as lip
+from fastlip.kernels.common import binding, winograd
+from fastlip.kernels.common import channels_last as images
+from fastlip.kernels.common.geometry import ConvGeometry
+
+ROOT = Path(__file__).resolve().parents[2]
+BEST = torch.backends.cpu.get_cpu_capability()
+LESSER = {"AVX512": ("avx2", "default"), "AVX2": ("default",)}.get(BEST, ())
+MODES = ("zeros", "circular")
+GEOMETRY = partial(ConvGeometry, (3, 3))
+# (images, inputs, outputs, height, width): whole tiles, parts of tiles, images smaller than a tile, one channel, more
+# channels than a group has, and so many tiles that sums run in several blocks.
+SHAPES = [
+    (2, 16, 16, 8, 8),
+    (3, 3, 5, 7, 6),
+    (1, 1, 1, 1, 1),
+    (2, 33, 17, 9, 4),
+    (2, 70, 40, 5, 13),
+    (1, 4, 130, 2, 3),
+    (40, 8, 24, 12, 8),
+]
+# The polynomials' values at 0, ±3/4, ±3/2 and infinity: Aᵀ of the algorithm.
+POINTS = torch.tensor([0, 0.75, -0.75, 1.5, -1.5], dtype=torch.float64)
+UNIT = torch.finfo(torch.float32).eps / 2
+
+
+def matrices():
+    """A (6, 4), G (6, 3) and B (6, 6) of y = Aᵀ((G g) ∘ (Bᵀ d)), by Lagrange's interpolation."""
+    powers = POINTS[:, None] ** torch.arange(6)
+    infinity = torch.eye(6, dtype=torch.float64)
+    values = torch.cat([powers, infinity[5:]])
+    distances = POINTS[:, None] - POINTS
+    factors = torch.cat([1 / distances.where(distances != 0, 1).prod(1), torch.ones(1, dtype=torch.float64)])
+    A = torch.cat([powers[:, :4], infinity[5:, 2:]])
+    G = torch.cat([powers[:, :3], infinity[5:, 3:]]) * factors[:, None]
+    return A, G, torch.linalg.inv(values) / factors
+
+
+A, G, B = matrices()
+
+
+@pytest.fixture(autouse=True)
+def kernels():
+    if binding.missing(winograd.KERNEL, torch.device("cpu")):
+        pytest.skip("the kernels are not built")
+
+
+def inputs(shape, mode, seed=0):
+    n, cin, cout, height, width = shape
+    torch.manual_seed(seed)
+    x, gradient = torch.randn(n, cin, height, width), torch.randn(n, cout, height, width)
+    weight, bias = torch.randn(cout, cin, 3, 3), torch.randn(cout)
+    geometry = GEOMETRY(padding_mode=mode)
+    return x, gradient, weight, bias, geometry
+
+
+def last(tensor):
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def padded(x, mode):
+    return F.pad(x, (1, 1, 1, 1), mode="circular" if mode == "circular" else "constant")
+
+
+def patches(x, mode, size):
+    """All patches of 6 × 6 pixels, (n, c, tiles, tiles, 6, 6), of an image that zeros fill up to whole tiles."""
+    height, width = (-(-side // 4) * 4 + 2 for side in size)
+    whole = padded(x, mode)
+    whole = F.pad(whole, (0, width - whole.shape[3], 0, height - whole.shape[2]))
+    return whole.unfold(2, 6, 4).unfold(3, 6, 4)
+
+
+def tiles(x):
+    """All tiles of 4 × 4 pixels, (n, c, tiles, tiles, 4, 4)."""
+    height, width = (-(-side // 4) * 4 for side in x.shape[2:])
+    return F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2])).unfold(2, 4, 4).unfold(3, 4, 4)
+
+
+def together(found, size):
+    """The image of tiles (n, c, tiles, tiles, 4, 4), cut to its size."""
+    n, c, rows, columns = found.shape[:4]
+    return found.movedim(4, 3).reshape(n, c, 4 * rows, 4 * columns)[:, :, : size[0], : size[1]]
+
+
+def both(matrix, x):
+    """The matrix applied along the last two axes."""
+    return matrix @ x @ matrix.mT
+
+
+def largest_error(x, weight, mode, bias=0.0):
+    """A bound of each result's error: the sums of moduli, times the roundings of a product on its way."""
+    size = x.shape[2:]
+    moduli = both(B.mT.abs(), patches(x.double().abs(), mode, size))
+    kernel = both(G, weight.double()).abs()
+    products = torch.einsum("ocij,nctuij->notuij", kernel, moduli)
+    roundings = weight.shape[1] + 24  # 10 for each of the two transforms, the kernel's, and those of the sums
+    return roundings * 1.01 * UNIT * together(both(A.mT.abs(), products), size) + 2 * UNIT * bias
+
+
+def largest_gradient_error(x, gradient, mode):
+    """The same of the gradient of the kernel, which is a sum over all tiles."""
+    moduli = both(B.mT.abs(), patches(x.double().abs(), mode, gradient.shape[2:]))
+    others = both(A.abs(), tiles(gradient.double().abs()))
+    products = torch.einsum("nctuij,notuij->ocij", moduli, others)
+    # A sum over the tiles of a block, blocks, and copies.
+    count = x.shape[0] * moduli.shape[2] * moduli.shape[3]
+    return (count + 24) * 1.01 * UNIT * both(G.mT.abs(), products)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_results_are_within_their_rounding_errors(shape, mode):
+    x, _, weight, bias, geometry = inputs(shape, mode)
+    image = last(padded(x, mode) if mode == "circular" else x)
+    y = winograd.convolve(image, weight, geometry, (shape[3], shape[4]), bias)
+    truth = F.conv2d(padded(x, mode).double(), weight.double(), bias.double())
+    assert y.shape == truth.shape
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    error = (y - truth).abs()
+    assert (error <= largest_error(x, weight, mode, truth.abs() + bias.abs().max())).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_are_within_their_rounding_errors(shape, mode):
+    x, gradient, weight, _, geometry = inputs(shape, mode, 1)
+    exact, kernel = x.double().requires_grad_(), weight.double().requires_grad_()
+    F.conv2d(padded(exact, mode), kernel).backward(gradient.double())
+    extended = last(padded(gradient, mode) if mode == "circular" else gradient)
+    of_x, of_weight = winograd.gradients(last(x), extended, weight, geometry, True, True)
+    flipped = weight.flip(2, 3).transpose(0, 1)
+    assert ((of_x - exact.grad).abs() <= largest_error(gradient, flipped, mode)).all()
+    bound = largest_gradient_error(gradient, x, mode).flip(2, 3).transpose(0, 1)
+    assert ((of_weight - kernel.grad).abs() <= bound).all()
+    # The same gradient by the other role, where the image and not the gradient has the halo.
+    image = last(padded(x, mode) if mode == "circular" else x)
+    directly = winograd.kernel_gradient(image, last(gradient), geometry)
+    assert ((directly - kernel.grad).abs() <= largest_gradient_error(x, gradient, mode)).all()
+    y, again = winograd.convolve_and_differentiate(image, last(gradient), weight, geometry, (shape[3], shape[4]))
+    assert torch.equal(again, directly)
+    assert torch.equal(y, winograd.convolve(image, weight, geometry, (shape[3], shape[4])))
+
+
+@pytest.mark.parametrize("needs", [(True, False), (False, True)])
+def test_one_gradient_alone_has_the_same_bits(needs):
+    x, gradient, weight, _, geometry = inputs(SHAPES[1], "zeros")
+    whole = winograd.gradients(last(x), last(gradient), weight, geometry, True, True)
+    found = winograd.gradients(last(x), last(gradient), weight, geometry, *needs)
+    for one, other, needed in zip(found, whole, needs, strict=True):
+        assert torch.equal(one, other) if needed else one is None
+    assert winograd.gradients(last(x), last(gradient), weight, geometry, False, False) == (None, None)
+
+
+def test_errors_are_those_of_a_few_sums_of_taps():
+    x, _, weight, _, geometry = inputs((8, 64, 64, 16, 16), "zeros")
+    truth = F.conv2d(x.double(), weight.double(), padding=1)
+    ours = (winograd.convolve(last(x), weight, geometry, (16, 16)) - truth).square().mean().sqrt()
+    theirs = (F.conv2d(x, weight, padding=1) - truth).square().mean().sqrt()
+    assert ours <= 4 * theirs
+
+
+def calls(monkeypatch):
+    found, kernel = [], binding.CPU[winograd.KERNEL]
+    monkeypatch.setitem(binding.CPU, winograd.KERNEL, lambda *arguments: (found.append(1), kernel(*arguments)))
+    return found
+
+
+LAYERS = {
+    "AOL": lambda: lip.AOLConv2d(32, 32, 3, padding=1),
+    "SLL": lambda: lip.SLLConv2d(32, 32, 3),
+    "SOC": lambda: lip.SOCConv2d(32, 32, 3, padding=1),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_use_it_in_training_and_not_in_evaluation(name, monkeypatch):
+    torch.manual_seed(0)
+    layer, x = LAYERS[name](), torch.randn(16, 32, 16, 16)
+    found = calls(monkeypatch)
+    layer.eval()
+    with torch.no_grad():
+        layer(x)
+    fastlip.certify(nn_of(layer), [(x[:2], torch.zeros(2, dtype=torch.long))])
+    assert not found
+    layer.train()
+    layer(x).sum().backward()
+    assert found
+
+
+def nn_of(layer):
+    return torch.nn.Sequential(layer, torch.nn.Flatten(), lip.AOLLinear(32 * 16 * 16, 4)).eval()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_fused_layers_agree_with_the_reference(mode):
+    torch.manual_seed(0)
+    x = torch.randn(16, 32, 12, 10)
+    weight, bias, scale = torch.randn(32, 32, 3, 3) / 17, torch.randn(32), torch.rand(32)
+    kernel = (weight - weight.transpose(0, 1).flip(2, 3)) / 2
+    functions = {
+        "conv_chain": lambda b, x, w: fastlip.ops.conv_chain(
+            x, [w, w], [bias.to(x), None], pairing="none", padding_mode=mode, backend=b
+        ),
+        "sdp_residual": lambda b, x, w: fastlip.ops.sdp_residual(
+            x, w, bias.to(x).abs() + 20, scale.to(x), padding_mode=mode, backend=b
+        ),
+        "conv_exp": lambda b, x, w: fastlip.ops.conv_exp(
+            x, w - w.transpose(0, 1).flip(2, 3), 3, padding_mode=mode, backend=b
+        ),
+    }
+    assert winograd.takes(last(x), GEOMETRY(), (12, 10), 32, 32)
+    for name, function in functions.items():
+        results = []
+        for backend, dtype in (("native", torch.float32), ("reference", torch.float64)):
+            leaves = [tensor.to(dtype, copy=True).requires_grad_() for tensor in (x, kernel)]
+            y = function(backend, *leaves)
+            results.append((y, *torch.autograd.grad(y.square().sum(), leaves)))
+        for ours, truth in zip(*results, strict=True):
+            error = (ours - truth).abs().max() / truth.abs().max()
+            assert error <= 4 * torch.finfo(torch.float32).eps * (9 * 32 * 3) ** 0.5, name
+
+
+def test_counts_of_operations():
+    geometry = GEOMETRY()
+
+    def takes(n, channels, side, **others):
+        image = last(torch.empty(n, channels, side, side))
+        return winograd.takes(image, GEOMETRY(**others), (side, side), channels, 32)
+
+    assert takes(64, 32, 32)
+    assert takes(256, 16, 32)
+    assert not takes(1, 32, 4)
+    assert not takes(256, 3, 32)
+    assert not takes(0, 32, 32)
+    assert not takes(64, 32, 32, dilation=(2, 2))
+    assert not winograd.takes(torch.empty(64, 32, 32, 32).double(), geometry, (32, 32), 32, 32)
+    wide = ConvGeometry((5, 5))
+    assert not winograd.takes(torch.empty(64, 32, 32, 32), wide, (32, 32), 32, 32)
+
+
+def test_bits_do_not_depend_on_the_number_of_threads():
+    x, gradient, weight, _, geometry = inputs((9, 20, 35, 17, 12), "zeros")
+    before, found = torch.get_num_threads(), []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        found.append(winograd.gradients(last(x), last(gradient), weight, geometry, True, True))
+    torch.set_num_threads(before)
+    for other in found[1:]:
+        assert torch.equal(other[0], found[0][0])
+        assert torch.equal(other[1], found[0][1])
+
+
+@pytest.mark.parametrize("instruction_set", LESSER)
+def test_other_instruction_sets(instruction_set):
+    if find_spec(f"fastlip._native_{instruction_set}") is None:
+        pytest.skip(f"the {instruction_set} kernels are not built: FASTLIP_ISA=all pip install -e .")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "within", __file__]
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": instruction_set, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert f"{2 * len(MODES) * len(SHAPES)} passed" in process.stdout
+
+
+def test_halos_of_images(monkeypatch):
+    """A convolution in training reads the halo that the image has, and no other."""
+    x, _, weight, _, geometry = inputs((16, 32, 32, 16, 16), "circular")
+    extended = images.with_halo(last(x), images.halo_of(geometry))
+    found = calls(monkeypatch)
+    y = images.convolve(extended, weight, geometry, training=True)
+    assert found
+    assert y.shape == (16, 32, 16, 16)
+    assert torch.allclose(y, F.conv2d(padded(x, "circular"), weight), atol=1e-3)
