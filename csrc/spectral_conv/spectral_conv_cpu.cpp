@@ -46,22 +46,22 @@ class Convolution {
                const Finish<T>& finish = {}) const {
     for (int64_t begin = 0; begin < images_; begin += pass_) {
       const Spectrum<T> spectrum = this->spectrum<struct ForwardSpectrum>(begin);
-      analyse(x, inputs_, begin, spectrum);
+      analyse(x, inputs_, begin, spectrum, {});
       mix(spectrum, false);
       synthesise(spectrum, outputs_, begin, factor, bias, y, finish);
     }
   }
 
-  // Any of the gradients for x, Q and bias may be null.
+  // Any of the gradients for x, Q and bias may be null; so may the bits of a MaxMin after the convolution.
   void backward(const Images<const T>& gradient, const Images<const T>& x, const Images<T>& x_gradient,
-                T* matrix_gradient, T* bias_gradient) const {
+                T* matrix_gradient, T* bias_gradient, const PairBits<const uint8_t>& bits) const {
     for (int64_t begin = 0; begin < images_; begin += pass_) {
       const Spectrum<T> spectrum = this->spectrum<struct ForwardSpectrum>(begin);
-      analyse(gradient, outputs_, begin, spectrum);
+      analyse(gradient, outputs_, begin, spectrum, bits);
       if (bias_gradient != nullptr) sum_images(spectrum, begin > 0, bias_gradient);
       if (matrix_gradient != nullptr) {
         const Spectrum<T> x_spectrum = this->spectrum<struct InputSpectrum>(begin);
-        analyse(x, inputs_, begin, x_spectrum);
+        analyse(x, inputs_, begin, x_spectrum, {});
         differentiate(x_spectrum, spectrum, begin > 0, matrix_gradient);
       }
       if (x_gradient.data == nullptr) continue;
@@ -81,12 +81,16 @@ class Convolution {
     return {data, frequencies(), std::min(pass_, images_ - begin), chunks_};
   }
 
-  void analyse(const Images<const T>& images, const Channels<T>& channels, int64_t begin,
-               const Spectrum<T>& spectrum) const {
+  // Of images whose pairs have been exchanged, where there are bits of them.
+  void analyse(const Images<const T>& images, const Channels<T>& channels, int64_t begin, const Spectrum<T>& spectrum,
+               const PairBits<const uint8_t>& bits) const {
     parallel_jobs(spectrum.images, parallel_, [&](int64_t slot) {
       for (int64_t chunk = 0; chunk < channels.chunks; ++chunk) {
         const T* image = images.at(begin + slot, channels.first(chunk));
-        transform_.forward(images, image, channels.width(chunk), spectrum, slot, chunk);
+        transform_.forward(images, image, channels.width(chunk), spectrum, slot, chunk,
+                           [&](const Band<T>& band, int64_t y, int64_t rows) {
+                             if (bits.data != nullptr) bits.undo(band, begin + slot, chunk, y, rows);
+                           });
       }
     });
   }
@@ -101,7 +105,7 @@ class Convolution {
         transform_.inverse(spectrum, slot, chunk, scale, bias == nullptr ? nullptr : bias + first, width, images,
                            images.at(begin + slot, first), [&](const Band<T>& band, int64_t y, int64_t rows) {
                              if (finish.is_identity()) return;
-                             finish.apply(band, transform_.second_band(), begin + slot, first, width, y, rows);
+                             finish.apply(band, transform_.second_band(), begin + slot, chunk, first, width, y, rows);
                            });
       }
     });
@@ -150,14 +154,18 @@ class Convolution {
   bool parallel_;
 };
 
-// x is (n, cin, h, w), y (n, cout, h, w), matrices (F, cout, cin / groups, 2), bias (cout) or null.
+// x is (n, cin, h, w), y (n, cout, h, w), matrices (F, cout, cin / groups, 2), bias (cout) or null. Where `bits` is not
+// null, MaxMin follows and leaves its bits there; of one group.
 template <class T>
-void forward(const T* x, const T* matrices, const T* bias, T* y, int64_t n, int64_t groups, int64_t cin, int64_t cout,
+void forward(const T* x, const T* matrices, const T* bias, T* y, uint8_t* bits, int64_t n, int64_t groups, int64_t cin, int64_t cout,
              int64_t h, int64_t w, int64_t torus_h, int64_t torus_w, int64_t channels_last) {
   const Channels<T> inputs{groups, cin / groups}, outputs{groups, cout / groups};
   const Convolution<T> convolution({matrices, nullptr, inputs, outputs}, n, inputs, outputs, {h, w, torus_h, torus_w});
   prefer_large_pages(y, n * cout * h * w);
-  convolution.forward({x, cin, h, w, channels_last != 0}, bias, {y, cout, h, w, channels_last != 0});
+  const bool last = channels_last != 0;
+  const Activation activation = bits == nullptr ? Activation::kNone : Activation::kMaxMin;
+  convolution.forward({x, cin, h, w, last}, bias, {y, cout, h, w, last}, 1,
+                      {{nullptr, cout, h, w, last}, activation, {bits, h, w, outputs.chunks}});
 }
 
 // finish(factor Q x + b) with the panels of a fixed Q and one group; residual lies in memory like y, and may be null.
@@ -178,17 +186,19 @@ void lanes(int64_t* count) {
   *count = kLaneCount<T>;
 }
 
-// The gradients have the shapes of what they belong to, and each may be null; x_gradient lies in memory like x.
+// The gradients have the shapes of what they belong to, and each may be null; x_gradient lies in memory like x. `bits`: what
+// forward left, or null.
 template <class T>
-void backward(const T* gradient, const T* x, const T* matrices, T* x_gradient, T* matrix_gradient, T* bias_gradient,
-              int64_t n, int64_t groups, int64_t cin, int64_t cout, int64_t h, int64_t w, int64_t torus_h,
+void backward(const T* gradient, const T* x, const T* matrices, const uint8_t* bits, T* x_gradient,
+              T* matrix_gradient, T* bias_gradient, int64_t n, int64_t groups, int64_t cin, int64_t cout, int64_t h, int64_t w, int64_t torus_h,
               int64_t torus_w, int64_t gradient_channels_last, int64_t channels_last) {
   const Channels<T> inputs{groups, cin / groups}, outputs{groups, cout / groups};
   const Convolution<T> convolution({matrices, nullptr, inputs, outputs}, n, inputs, outputs, {h, w, torus_h, torus_w});
   const bool last = channels_last != 0;
   if (x_gradient != nullptr) prefer_large_pages(x_gradient, n * cin * h * w);
   convolution.backward({gradient, cout, h, w, gradient_channels_last != 0}, {x, cin, h, w, last},
-                       {x_gradient, cin, h, w, last}, matrix_gradient, bias_gradient);
+                       {x_gradient, cin, h, w, last}, matrix_gradient, bias_gradient,
+                       {bits, h, w, outputs.chunks});
 }
 
 }  // namespace

@@ -27,14 +27,17 @@ class Transform {
 
   int64_t area() const { return frequencies.y.length * frequencies.x.length; }
 
-  // DFT of one chunk of `channels` channels into the spectrum.
+  // DFT of one chunk of `channels` channels into the spectrum. prepare(band, first row, rows) may change the pixels
+  // before.
+  template <class Prepare>
   void forward(const Images<const T>& images, const T* image, int64_t channels, const Spectrum<T>& spectrum, int64_t slot,
-               int64_t chunk) const {
+               int64_t chunk, const Prepare& prepare) const {
     const Workspace work = workspace();
     clear_rows_beyond_image(work);
     for (int64_t y = 0; y < height_; y += band_rows_) {
       const int64_t rows = std::min(band_rows_, height_ - y);
       load_band(images, image, channels, y, rows, work.band);
+      prepare(work.band, y, rows);
       for (int64_t row = 0; row < rows; row += 2) {
         const T* z = along_x_(work.band.pair(row / 2), work.first, work.second);
         split_rows(z, work, y + row, row + 1 < rows);

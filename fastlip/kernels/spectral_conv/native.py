@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -40,6 +42,17 @@ def unprofitable(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, grou
 
 def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, groups: int) -> Tensor:
     """IDFT(Q DFT(x)) + bias."""
+    return _forward(x, Q, bias, fft_size, groups, None)
+
+
+def with_maxmin(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size) -> tuple[Tensor, Tensor]:
+    """maxmin(IDFT(Q DFT(x)) + bias) of adjacent channels, and the bits that the backward reads; of one group."""
+    n, _, height, width = x.shape
+    bits = torch.empty((n, height, width, -(-Q.shape[1] // _lanes(x.dtype))), dtype=torch.uint8)
+    return _forward(x, Q, bias, fft_size, 1, bits), bits
+
+
+def _forward(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, groups: int, bits: Tensor | None) -> Tensor:
     last, dtype = torch.contiguous_format, x.dtype
     if not x.is_contiguous() or x.dtype != REAL[Q.dtype]:
         x, last = _dense(x, Q), dense_format(x)
@@ -48,7 +61,8 @@ def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: S
     y = torch.empty((n, Q.shape[1], height, width), dtype=x.dtype, device=x.device, memory_format=last)
     sizes = (n, groups, cin, Q.shape[1], height, width, *fft_size)
     address = 0 if bias is None else bias.data_ptr()
-    CPU[_FORWARD[Q.dtype]](x.data_ptr(), Q.data_ptr(), address, y.data_ptr(), *sizes, last is torch.channels_last)
+    addresses = x.data_ptr(), Q.data_ptr(), address, y.data_ptr(), 0 if bits is None else bits.data_ptr()
+    CPU[_FORWARD[Q.dtype]](*addresses, *sizes, last is torch.channels_last)
     return y.to(dtype)
 
 
@@ -84,15 +98,27 @@ def supports_fixed(x: Tensor) -> str:
 
 def panels(Q: Tensor, fft_size: Size) -> Tensor:
     """Q, (F, cout, cin), as these kernels read fixed matrices."""
+    return in_vectors(Q, fft_size, _lanes(Q.real.dtype))
+
+
+@cache
+def _lanes(dtype: torch.dtype) -> int:
+    """The channels of a vector."""
     count = torch.empty((), dtype=torch.int64)
-    CPU[_LANES[Q.real.dtype]](count.data_ptr())
-    return in_vectors(Q, fft_size, int(count))
+    CPU[_LANES[dtype]](count.data_ptr())
+    return int(count)
 
 
 def spectral_conv_backward(
-    gradient: Tensor, x: Tensor, Q: Tensor, fft_size: Size, groups: int, wanted: list[bool]
+    gradient: Tensor,
+    x: Tensor,
+    Q: Tensor,
+    fft_size: Size,
+    groups: int,
+    wanted: list[bool],
+    bits: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, Q and the bias; those that are not wanted are empty."""
+    """The gradients of x, Q and the bias; those that are not wanted are empty. ``bits``: of :func:`with_maxmin`."""
     images, gradient, Q = _dense(x, Q), _dense(gradient, Q), Q.resolve_conj().contiguous()
     results = empty_gradients(images, Q, wanted)
     n, cin, height, width = x.shape
@@ -101,7 +127,7 @@ def spectral_conv_backward(
     targets = (value.data_ptr() if want else 0 for value, want in zip(results, wanted, strict=True))
     sizes = (n, groups, cin, Q.shape[1], height, width, *fft_size)
     formats = (dense_format(value) is torch.channels_last for value in (gradient, images))
-    addresses = gradient.data_ptr(), images.data_ptr(), Q.data_ptr()
+    addresses = gradient.data_ptr(), images.data_ptr(), Q.data_ptr(), 0 if bits is None else bits.data_ptr()
     CPU[_BACKWARD[Q.dtype]](*addresses, *targets, *sizes, *formats)
     return results[0].to(x.dtype), results[1], results[2]
 

@@ -18,7 +18,7 @@ from fastlip.kernels.common.rearrange import space_to_depth
 from fastlip.kernels.spectral_conv.api import OPERATOR as SPECTRAL_CONV
 from fastlip.kernels.spectral_conv.api import FixedSpectrum, kernel_spectrum, own_frequencies
 from fastlip.nn._cache import CACHED_CONTEXTS
-from fastlip.nn.applications import spectra
+from fastlip.nn.applications import spectra, training_spectra
 from fastlip.nn.applications.application import ConvApplication
 from fastlip.nn.arguments import require_same
 from fastlip.nn.base import LipschitzLayer, as_it_runs
@@ -119,8 +119,8 @@ class FrequencyConvolution(ConvApplication):
         return largest_singular_value(Q.unflatten(1, (self.geometry.groups, -1)))
 
     def fused(self, layer: LipschitzLayer, activation: nn.Module) -> Fusion | None:
-        """With MaxMin, in evaluation, by kept matrices: in the last stage of the transform."""
-        return fused_by_kept(layer, self, activation)
+        """With MaxMin in the last stage of the transform."""
+        return fused_by_kept(layer, self, activation, trains=True)
 
 
 def kept_size(layer: LipschitzLayer, application: Any, x: Tensor) -> Pair | None:
@@ -142,16 +142,35 @@ def apply_kept(layer: Any, application: Any, x: Tensor, fft_size: Pair, pairing:
     return spectra.apply(space_to_depth(x, application.geometry.stride), spectrum, layer.bias, pairing)
 
 
-def fused_by_kept(layer: LipschitzLayer, application: Any, activation: Any) -> Fusion | None:
-    """With MaxMin, in evaluation, by kept matrices; in training the two run one after the other."""
-    if application.geometry.axes != 2:
+def fused_by_kept(layer: LipschitzLayer, application: Any, activation: Any, trains: bool = False) -> Fusion | None:
+    """With MaxMin in the last stage of the transform: in evaluation by kept matrices.
+
+    ``trains``: in training too, where the kernels in C++ run, by ``effective(*fft_size)`` as it is.
+    """
+    geometry = application.geometry
+    if geometry.axes != 2:
         return None
+
+    def plan(x: Tensor) -> Pair | None:
+        if not layer.training:
+            return kept_size(layer, application, x)
+        # A pair of channels of two groups may lie in two vectors.
+        if not trains or geometry.groups != 1 or activation.pairing != "adjacent":
+            return None
+        if 0 in x.shape or not spectra.trains_by_kernels(layer, x):
+            return None
+        fft_size = application.fft_size(layer, *application.strided_size(x.shape))
+        return (fft_size[0], fft_size[1]) if fft_size else None
 
     def run(x: Tensor, fft_size: Pair) -> Tensor:
         layer._check_input(x, layer.in_channels, 2)  # type: ignore[arg-type]
-        return apply_kept(layer, application, x, fft_size, activation.pairing)
+        if not layer.training:
+            return apply_kept(layer, application, x, fft_size, activation.pairing)
+        images = space_to_depth(x, geometry.stride)
+        (Q,) = layer.effective(*fft_size)
+        return training_spectra.maxmin_in_training(images, Q, layer.bias, fft_size)  # type: ignore[arg-type]
 
-    return Fusion(partial(kept_size, layer, application), run)
+    return Fusion(plan, run)
 
 
 def _fixed(layer: Any, fft_size: Pair) -> tuple[FixedSpectrum]:

@@ -54,6 +54,13 @@ def _fast_fft_size(geometry: ConvGeometry, image: Size) -> Size:
     return geometry.fast_fft_size(image)
 
 
+def trains_by_kernels(layer: LipschitzLayer, x: Tensor) -> bool:
+    """Whether the kernels in C++ apply matrices per frequency to x in training, without an operator around them."""
+    if not layer.training or not x.is_cpu or _is_compiling() or is_observed():
+        return False
+    return layer.backend != "triton" and _kernels_run(layer, x)
+
+
 def is_kept(layer: LipschitzLayer, x: Tensor) -> bool:
     """Whether kernels may apply a kept spectrum to the images x: nothing is differentiated. One group is assumed."""
     if (torch.is_grad_enabled() and x.requires_grad) or not may_cache(layer):

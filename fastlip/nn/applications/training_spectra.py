@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip import ops
 from fastlip.kernels.common.asked import asked
 from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.gate import refusal
@@ -52,6 +53,42 @@ class _Convolution(torch.autograd.Function):
         of_x, of_Q, of_bias = backward(gradient, x, Q, fft_size, 1, wanted)
         of_kernel = kernel_spectrum_adjoint(of_Q, kernel.shape, fft_size, dilation) if kernel_wanted else None
         return of_x if x_wanted else None, of_kernel, of_bias if wanted[2] else None, None, None
+
+
+def maxmin_in_training(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size) -> Tensor:
+    """The MaxMin of adjacent channels of Q * x + bias, in the last stage of the transform.
+
+    Args:
+        x: (n, cin, h, w), float32 or float64.
+        Q: (F, cout, cin), a matrix for each unique frequency.
+        bias: (cout,), or None.
+        fft_size: at least the size of x.
+    """
+    return _Sorted.apply(x, Q, bias, fft_size)  # pyright: ignore[reportReturnType]
+
+
+class _Sorted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size) -> Tensor:
+        y, bits = OP.modules["native"].with_maxmin(x, Q, bias, fft_size)
+        ctx.save_for_backward(x, Q, bias, bits)
+        ctx.fft_size = fft_size
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (gradient,), (x, Q, bias, bits) = gradients, ctx.saved_tensors
+        if torch.is_grad_enabled() or refusal((gradient,)):
+
+            def function(x: Tensor, Q: Tensor, bias: Tensor | None) -> Tensor:
+                return ops.maxmin(reference.spectral_conv(x, Q, bias, ctx.fft_size, 1), "adjacent", 1)
+
+            return *differentiated(function, (x, Q, bias), ctx.needs_input_grad[:3], gradient), None
+        x_wanted, Q_wanted, *bias_wanted = asked(ctx)
+        wanted = [x_wanted, Q_wanted, any(bias_wanted)]
+        backward = OP.modules["native"].spectral_conv_backward
+        found = backward(gradient, x, Q, ctx.fft_size, 1, wanted, bits)
+        return *(value if want else None for value, want in zip(found, wanted, strict=True)), None
 
 
 def _plain_gradients(ctx: Any, gradient: Tensor) -> list[Tensor | None]:
