@@ -46,11 +46,10 @@ def backward(
     g = x_gradient = gradient
     for t, factor in enumerate(_factors(coefficients), 1):
         extended = images.with_halo(g, halo)
-        if inputs:
-            g, part = images.convolve_and_differentiate(extended, inputs[-t], adjoint * factor, geometry)
+        other = inputs[-t] if inputs else None
+        g, part = images.convolve_and_differentiate(extended, other, adjoint * factor, geometry)
+        if part is not None:
             adjoint_gradient.add_(part, alpha=factor)
-        else:
-            g = images.convolve(extended, adjoint * factor, geometry, training=True)
         x_gradient = torch.add(g, gradient, alpha=coefficients[0]) if t == 1 else x_gradient.add_(g)
     kernel_gradient = images.adjoint(adjoint_gradient).contiguous() if inputs else None
     return x_gradient, kernel_gradient, gradient.sum((0, 2, 3)) if needs_bias else None
