@@ -163,9 +163,17 @@ inline void transform_tile(const T* images, const Tiling& tiling, const Position
   transform_square<T, kTile>(images, position.tile(), block, tile, tiling.width, transform);
 }
 
-// Aᵀ M A + bias, for the pixels of a tile that lie inside the result.
+// What is added to a convolution: a bias for each channel, and a multiple of images that lie like the results. Null: none.
 template <class T>
-inline void finish_tile(const Block<T>& block, int64_t tile, const T* bias, const Tiling& tiling,
+struct Added {
+  const T* bias;
+  const T* images;
+  T factor;
+};
+
+// Aᵀ M A and what is added to it, for the pixels of a tile that lie inside the result.
+template <class T>
+inline void finish_tile(const Block<T>& block, int64_t tile, const Added<T>& added, const Tiling& tiling,
                         const Position& position, T* results) {
   using V = Lanes<T>;
   const Square s = position.tile();
@@ -180,19 +188,18 @@ inline void finish_tile(const Block<T>& block, int64_t tile, const T* bias, cons
 #pragma GCC unroll 6
       for (int64_t i = 0; i < kTile; ++i) half[i][j] = found[i];
     }
-    const V shift = bias == nullptr ? V{} : load_first(bias + c, used);
-    const bool whole = used == kLaneCount<T> && s.right == kTile;
-    T* target = results + s.origin * channels + c;
-    for (int64_t y = 0; y < s.bottom; ++y, target += tiling.width * channels) {
+    const V shift = added.bias == nullptr ? V{} : load_first(added.bias + c, used);
+    for (int64_t y = 0; y < s.bottom; ++y) {
       V found[kTile];
       to_tile(half[y], found);
+      const int64_t offset = (s.origin + y * tiling.width) * channels + c;
 #pragma GCC unroll 4
       for (int64_t x = 0; x < kTile; ++x) {
-        if (whole) {
-          store_lanes<T>(target + x * channels, found[x] + shift);
-        } else if (x < s.right) {
-          store_first<T>(target + x * channels, found[x] + shift, used);
-        }
+        if (x >= s.right) continue;
+        const int64_t place = offset + x * channels;
+        V value = found[x] + shift;
+        if (added.images != nullptr) value += added.factor * load_first(added.images + place, used);
+        store_first<T>(results + place, value, used);
       }
     }
   });

@@ -81,12 +81,14 @@ inline int64_t copies_of(int64_t bytes, int64_t blocks) {
   return std::clamp<int64_t>(blocks, 1, std::clamp(kBytes / bytes, kLeast, kMost));
 }
 
-// y = W * image + bias where y is not null; and where `others` is not null, kernel_sums = Σ over pixels p of
+// y = W * image + bias + factor added where y is not null; and where `others` is not null, kernel_sums = Σ over pixels p of
 // image[p + τ] others[p] for each pair of channels and each tap τ.
 template <class T>
-void convolve(const T* images, const T* kernel, const T* bias, T* y, const T* others, T* kernel_sums, int64_t batch,
-              int64_t height, int64_t width, int64_t image_height, int64_t image_width, int64_t top, int64_t left,
-              int64_t channels, int64_t outputs, int64_t other_channels, int64_t adjoint, int64_t sums_adjoint) {
+void convolve(const T* images, const T* kernel, const T* bias, const T* added, T* y, const T* others, T* kernel_sums,
+              double factor, int64_t batch, int64_t height, int64_t width, int64_t image_height, int64_t image_width,
+              int64_t top, int64_t left, int64_t channels, int64_t outputs, int64_t other_channels, int64_t adjoint,
+              int64_t sums_adjoint) {
+  const Added<T> sum{bias, added, static_cast<T>(factor)};
   const Tiling tiling{batch, height, width, image_height, image_width, top, left};
   if (y == nullptr) outputs = 0;
   if (others == nullptr) other_channels = 0;
@@ -116,7 +118,7 @@ void convolve(const T* images, const T* kernel, const T* bias, T* y, const T* ot
       }
       if (y == nullptr) continue;
       multiply(v, u, m, count);
-      for_tiles([&](int64_t i, const Position& p) { finish_tile(m, i, bias, tiling, p, y); });
+      for_tiles([&](int64_t i, const Position& p) { finish_tile(m, i, sum, tiling, p, y); });
     }
   });
   if (others == nullptr) return;

@@ -162,15 +162,32 @@ def adjoint_convolve(image: Tensor, weight: Tensor, geometry: ConvGeometry) -> T
     return y.contiguous(memory_format=LAST)
 
 
+def add_convolved(
+    added: Tensor, factor: float, image: Tensor, weight: Tensor, geometry: ConvGeometry, bias: Tensor | None = None
+) -> Tensor | None:
+    """factor added + W * image + bias, where ``winograd`` computes it in one pass; None elsewhere."""
+    size = added.shape[2], added.shape[3]
+    if is_matrix(weight) or not winograd.takes(image, geometry, size, weight.shape[1], weight.shape[0]):
+        return None
+    return winograd.convolve(image, weight, geometry, size, bias, added, factor)
+
+
 def adjoint_gradients(
-    x: Tensor, gradient: Tensor, weight: Tensor, geometry: ConvGeometry, needs_x: bool, needs_weight: bool
+    x: Tensor,
+    gradient: Tensor,
+    weight: Tensor,
+    geometry: ConvGeometry,
+    needs_x: bool,
+    needs_weight: bool,
+    added: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of a layer's input and kernel (None unless needed) from that of its output, with its halo.
 
+    The first has ``added`` added to it.
     With a halo all around the output's gradient, it is that of a larger output: of x padded by the kernel's reach.
     """
     if is_matrix(weight):
-        x_gradient = adjoint_convolve(gradient, weight, geometry) if needs_x else None
+        x_gradient = _plus(adjoint_convolve(gradient, weight, geometry), added) if needs_x else None
         return x_gradient, weight_gradient(x, gradient, weight, geometry) if needs_weight else None
     if not (needs_x or needs_weight):
         return None, None
@@ -178,20 +195,30 @@ def adjoint_gradients(
     arguments = [1, 1], padding, list(geometry.dilation), False, [0, 0], 1, [needs_x, needs_weight, False]
     x_gradient, kernel_gradient, _ = _convolution_backward(gradient, x, weight, None, *arguments)
     return (
-        x_gradient.contiguous(memory_format=LAST) if needs_x else None,
+        _plus(x_gradient.contiguous(memory_format=LAST), added) if needs_x else None,
         kernel_gradient.contiguous(memory_format=LAST) if needs_weight else None,
     )
 
 
+def _plus(x: Tensor, added: Tensor | None) -> Tensor:
+    return x if added is None else x.add_(added)
+
+
 def flipped_gradients(
-    x: Tensor, gradient: Tensor, weight: Tensor, geometry: ConvGeometry, needs_x: bool, needs_weight: bool
+    x: Tensor,
+    gradient: Tensor,
+    weight: Tensor,
+    geometry: ConvGeometry,
+    needs_x: bool,
+    needs_weight: bool,
+    added: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """As :func:`adjoint_gradients`: by ``winograd`` where it is faster, or oneDNN with the flipped kernel."""
     if winograd.takes(gradient, geometry, (x.shape[2], x.shape[3]), weight.shape[0], weight.shape[1]):
-        return winograd.gradients(x, gradient, weight, geometry, needs_x, needs_weight)
+        return winograd.gradients(x, gradient, weight, geometry, needs_x, needs_weight, added)
     flipped = adjoint(weight)
     kernel_gradient = adjoint_weight_gradient(x, gradient, flipped, geometry) if needs_weight else None
-    return convolve(gradient, flipped, geometry) if needs_x else None, kernel_gradient
+    return _plus(convolve(gradient, flipped, geometry), added) if needs_x else None, kernel_gradient
 
 
 def adjoint_weight_gradient(x: Tensor, gradient: Tensor, weight_adjoint: Tensor, geometry: ConvGeometry) -> Tensor:

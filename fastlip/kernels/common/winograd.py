@@ -63,9 +63,15 @@ def _is_cheaper(batch: int, height: int, width: int, inputs: int, outputs: int) 
 
 
 def convolve(
-    image: Tensor, weight: Tensor, geometry: ConvGeometry, size: tuple[int, int], bias: Tensor | None = None
+    image: Tensor,
+    weight: Tensor,
+    geometry: ConvGeometry,
+    size: tuple[int, int],
+    bias: Tensor | None = None,
+    added: Tensor | None = None,
+    factor: float = 1.0,
 ) -> Tensor:
-    """W * image + bias.
+    """W * image + bias + factor added.
 
     Args:
         image: (n, cin, h, w), channels-last, with its halo.
@@ -73,9 +79,11 @@ def convolve(
         geometry: see :func:`takes`.
         size: height and width of the result.
         bias: (cout,), or None.
+        added: (n, cout, h, w), channels-last, or None.
+        factor: see above.
     """
     y = _empty(image, weight.shape[0], size)
-    _run(image, geometry, y=y, weight=weight, bias=bias)
+    _run(image, geometry, y=y, weight=weight, bias=bias, added=added, factor=factor)
     return y
 
 
@@ -97,18 +105,24 @@ def convolve_and_differentiate(
 
 
 def gradients(
-    x: Tensor, gradient: Tensor, weight: Tensor, geometry: ConvGeometry, needs_x: bool, needs_weight: bool
+    x: Tensor,
+    gradient: Tensor,
+    weight: Tensor,
+    geometry: ConvGeometry,
+    needs_x: bool,
+    needs_weight: bool,
+    added: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of a layer's input and kernel from that of its result, with the halo of the adjoint.
 
-    Both take the same transformed patches of the result's gradient.
+    Both take the same transformed patches of the result's gradient. That of the input has ``added`` added to it.
     """
     if not (needs_x or needs_weight):
         return None, None
     x_gradient = _empty(gradient, weight.shape[1], (x.shape[2], x.shape[3])) if needs_x else None
     sums = torch.empty_like(weight, memory_format=torch.contiguous_format) if needs_weight else None
     other = x if needs_weight else None
-    _run(gradient, geometry, y=x_gradient, weight=weight, other=other, sums=sums, adjoint=True)
+    _run(gradient, geometry, y=x_gradient, weight=weight, added=added, other=other, sums=sums, adjoint=True)
     return x_gradient, sums
 
 
@@ -123,8 +137,10 @@ def _run(
     y: Tensor | None = None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
+    added: Tensor | None = None,
     other: Tensor | None = None,
     sums: Tensor | None = None,
+    factor: float = 1.0,
     adjoint: bool = False,
 ) -> None:
     """Calls the kernel: y from the image and the weight, and sums from the image and the other one, if wanted."""
@@ -134,8 +150,8 @@ def _run(
     n, _, height, width = result.shape
     padding = 0 if geometry.padding_mode == "circular" else 1
     weight = None if weight is None else weight.contiguous()
-    tensors = image, weight, bias if bias is None else bias.contiguous(), y, other, sums
+    tensors = image, weight, bias if bias is None else bias.contiguous(), added, y, other, sums
     addresses = [_NO_POINTER if tensor is None else tensor.data_ptr() for tensor in tensors]
     sizes = n, height, width, image.shape[2], image.shape[3], padding, padding
     channels = [0 if tensor is None else tensor.shape[1] for tensor in (image, y, other)]
-    CPU[KERNEL](*addresses, *sizes, *channels, adjoint, adjoint)
+    CPU[KERNEL](*addresses, factor, *sizes, *channels, adjoint, adjoint)

@@ -52,9 +52,13 @@ class Passes(Protocol):
         geometry: ConvGeometry,
         needs_x: bool,
         needs_weight: bool,
+        added: Tensor | None = None,
         /,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients of a layer's input and kernel (None unless needed) from that of its output, with its halo."""
+        """The gradients of a layer's input and kernel (None unless needed) from that of its output, with its halo.
+
+        The first has ``added`` added to it.
+        """
         ...
 
 

@@ -1,4 +1,4 @@
-"""conv_chain on the CPU: channels-last convolutions of oneDNN, our passes between them (csrc/conv_chain)."""
+"""conv_chain on the CPU: convolutions of oneDNN or Winograd, our passes between them (csrc/conv_chain)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""conv_exp by oneDNN's channels-last convolutions through torch, one pass between two of them.
+"""conv_exp by channels-last convolutions of oneDNN or Winograd, one pass between two of them.
 
 The pass is that of csrc/conv_chain: the sum with x, in place, and the halo of the next convolution.
 """
@@ -24,8 +24,10 @@ def forward(series: Series, x: Tensor, bias: Tensor | None, keep: bool) -> tuple
         outermost = extended
         if keep:
             sums.append(plain)
-    y = images.convolve(outermost, kernel * coefficients[1], geometry, bias, training=keep)
-    y.add_(x, alpha=coefficients[0])
+    last, factor = kernel * coefficients[1], coefficients[0]
+    y = images.add_convolved(x, factor, outermost, last, geometry, bias) if keep else None
+    if y is None:
+        y = images.convolve(outermost, last, geometry, bias).add_(x, alpha=factor)
     return y, sums[1:]
 
 
@@ -72,8 +74,12 @@ def _sums(series: Series, x: Tensor, keep: bool) -> Iterator[tuple[Tensor, Tenso
     extended = images.with_halo(x, halo)
     yield x, extended
     for factor in reversed(_factors(coefficients)[1:]):
+        if keep and (found := images.add_convolved(x, 1, extended, kernel * factor, geometry)) is not None:
+            plain, extended = found, images.with_halo(found, halo)
+            yield plain, extended
+            continue
         # The pass subtracts.
-        z = images.convolve(extended, kernel * -factor, geometry, training=keep)
+        z = images.convolve(extended, kernel * -factor, geometry)
         plain, extended, address = images.outputs_of(z, halo)
         kept = plain.data_ptr() if keep or not address else 0
         images.launch(

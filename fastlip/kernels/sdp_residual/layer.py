@@ -108,12 +108,12 @@ class Kernels:
         extended, u_sum, product_sum = self.passes.relu_backward(
             v, h, scale.contiguous(), images.adjoint_halo_of(geometry)
         )
-        z, first = self.passes.gradients(x, extended, weight, geometry, needs_x, needs_weight)
+        z, first = self.passes.gradients(x, extended, weight, geometry, needs_x, needs_weight, residual)
         weight_gradient = x_gradient = x.new_empty(0)
         if first is not None and second is not None:
             weight_gradient = torch.addcmul(first, scale[:, None, None, None], second, value=-1)
         if z is not None:
-            x_gradient = z.add_(residual)
+            x_gradient = z
         return x_gradient, weight_gradient, u_sum.to(scale.dtype), product_sum.to(scale.dtype)
 
     def _hidden(

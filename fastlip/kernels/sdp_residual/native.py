@@ -1,4 +1,4 @@
-"""sdp_residual on the CPU: oneDNN's channels-last convolutions through torch, our passes between them.
+"""sdp_residual on the CPU: channels-last convolutions of oneDNN or Winograd, our passes between them.
 
 The convolutional form, one group (csrc/sdp_residual, and csrc/conv_chain for the MaxMin behind it).
 """

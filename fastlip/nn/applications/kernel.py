@@ -1,4 +1,4 @@
-"""Convolutions with one kernel as effective weight: ``conv2d``, or by the kernel's spectrum where it is cheaper."""
+"""Convolutions with one kernel as effective weight: ``conv2d``, or what is cheaper: Winograd's, or a spectrum."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PASSES_PAD = ("cuda",)
 
 @dataclass(frozen=True)
 class KernelConvolution(ConvApplication):
-    """P * x + bias with one kernel P: ``conv2d``, or its spectrum where that is cheaper.
+    """P * x + bias with one kernel P: ``conv2d``, or where they are cheaper Winograd's convolution or its spectrum.
 
     ``whole_windows``: circular images whose sides the stride does not divide are refused, as windows would overlap.
     """
