@@ -25,6 +25,7 @@ _LONGEST_TANGENT = 128.0
 # Of Newton-Schulz steps: 18 bring the singular values of a tangent of that norm near 1, the others to rounding.
 _STEPS = 24
 _RETRACTIONS, _RETRACTIONS_OF_A_STEP = 8, 2
+_FAR = 1e-5  # the error after eight steps of those that began too far off
 _TOGETHER = 1 << 25  # numbers of matrices that are computed at once
 
 
@@ -100,7 +101,7 @@ def turns_minus_one(A: Tensor, tolerance: float) -> Tensor:
     return P
 
 
-def retract_all_(matrices: Sequence[Tensor]) -> None:
+def retract_all_(matrices: Sequence[Tensor], otherwise: Sequence[Tensor] = ()) -> None:
     """Replaces matrices near their manifolds by their polar factors, in float64.
 
     By eight Newton-Schulz steps, of which each takes an error d of W^T W = I to 3 d^2 / 4: from singular values above
@@ -108,12 +109,17 @@ def retract_all_(matrices: Sequence[Tensor]) -> None:
 
     Args:
         matrices: changed in place.
+        otherwise: the rows that this process has of what replaces those that this leaves off their manifolds.
     """
     for places in _alike(matrices):
         W = torch.stack([gathered(matrices[place].detach()) for place in places]).double()
         W = _of_tall(_repaired, W)
         targets = [own_rows(matrices[place].detach()) for place in places]
         parts = [rows_of(one, matrices[place]) for one, place in zip(W.unbind(), places, strict=True)]
+        if otherwise:
+            near = torch.linalg.vector_norm(_of_tall(_defect, W), dim=(1, 2)) <= _FAR
+            choices = zip(near.unbind(), parts, places, strict=True)
+            parts = [torch.where(fits, part, otherwise[place].to(part.dtype)) for fits, part, place in choices]
         torch._foreach_copy_(targets, parts)
 
 

@@ -11,12 +11,13 @@ from torch.optim import LBFGS, Optimizer
 
 from fastlip.kernels.common.capture import is_capturing
 from fastlip.nn._manifold import NOTICED, note_moved, orthogonality_error, retracted
+from fastlip.optim._lookahead import SLOW, average_, is_due, new_slow_weights, pairs_of
 from fastlip.optim._on_device import is_on_device, move_all_, retract_all_, tangent_gradients
 from fastlip.optim._rows import gathered, is_sharded, own_rows, put_rows
 from fastlip.optim._steps import Workspace, move_, tangent_gradient
 
 # Entries of a group that the base optimiser does not have.
-_OWN = ("manifold", "retract_every", "tolerance", "since")
+_OWN = ("manifold", "retract_every", "tolerance", "since", "lookahead", "lookahead_alpha", "ahead")
 _NOT_SHARED = ("params", "param_names", *_OWN)
 
 
@@ -55,6 +56,10 @@ class ManifoldOptimizer(Optimizer):
             parameter is, as that of Lookahead, schedule-free optimisers and ``LBFGS`` does.
         retract_every: number of steps after which W is replaced by its polar factor.
         tolerance: the largest error |PᵀP - I|₂ of the polynomial P that takes the place of the exponential.
+        lookahead: number of steps after which Lookahead moves slow weights, and all weights continue from there
+            (Zhang et al., NeurIPS 2019, arXiv 1907.08610); 0: without Lookahead. The slow weights of matrices are
+            orthogonal: the polar factor of S + alpha (W - S), which is the middle of the way for alpha = 1/2.
+        lookahead_alpha: alpha, the fraction of the way that the slow weights go, at most 1.
 
     ``base`` is the base optimiser. State dicts hold its state: loaded, it continues bit by bit.
 
@@ -83,8 +88,11 @@ class ManifoldOptimizer(Optimizer):
         *,
         retract_every: int = 100,
         tolerance: float = 1e-5,
+        lookahead: int = 0,
+        lookahead_alpha: float = 0.5,
     ):
         own = {"manifold": False, "retract_every": retract_every, "tolerance": tolerance, "since": 0}
+        own |= {"lookahead": lookahead, "lookahead_alpha": lookahead_alpha, "ahead": 0}
         super().__init__(params, own)
         if not any(group["manifold"] for group in self.param_groups):
             raise ValueError(
@@ -94,8 +102,7 @@ class ManifoldOptimizer(Optimizer):
         made = base([self._flat(group) for group in self.param_groups])
         if not isinstance(made, Optimizer):
             raise TypeError(f"base: expected a function that makes a torch.optim.Optimizer, it made {type(made)}")
-        if isinstance(made, LBFGS):
-            raise ValueError("base: LBFGS evaluates its closure several times in a step, at points of one flat space")
+        _require_no_place(made)
         self.base = made
         self._memory = Workspace()
         self.defaults = {**made.defaults, **own}
@@ -136,11 +143,18 @@ class ManifoldOptimizer(Optimizer):
             flat.update({name: value for name, value in group.items() if name not in _NOT_SHARED})
             if group["manifold"]:
                 self._differentiate(group["params"], flat["params"])
+        started = [new_slow_weights(group, self.state) for group in self.param_groups]
         self.base.step()
+        for group, flat, slow in zip(self.param_groups, self.base.param_groups, started, strict=True):
+            for p, tangent in zip(group["params"], flat["params"], strict=True):
+                if p in slow:  # after its first step, before which some optimisers expect an empty state
+                    self.base.state[tangent][SLOW] = slow[p]
         self._take_settings()
         for group, flat in zip(self.param_groups, self.base.param_groups, strict=True):
             if group["manifold"]:
                 self._move(group, flat["params"])
+            if is_due(group):
+                self._look_ahead(group)
         return loss
 
     @torch.no_grad()
@@ -164,6 +178,9 @@ class ManifoldOptimizer(Optimizer):
             state_dict: that of a ManifoldOptimizer with the same groups and base optimiser.
         """
         super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            for name in _OWN:  # a state dict of an earlier version lacks some
+                group.setdefault(name, self.defaults[name])
         groups = [
             {**group, "params": saved["params"]}
             for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True)
@@ -211,6 +228,18 @@ class ManifoldOptimizer(Optimizer):
         for W, _ in moved:
             note_moved(W)
 
+    def _look_ahead(self, group: dict[str, Any]) -> None:
+        """Moves the slow weights, and the weights to them."""
+        weights, slow = pairs_of(group, self.state)
+        far = {p: own_rows(p.detach()).clone() for p in group["params"] if group["manifold"] and is_on_device(p)}
+        average_(weights, slow, group["lookahead_alpha"])
+        if group["manifold"]:
+            _retract(group, far)
+        for own, value in zip(weights, slow, strict=True):
+            value.copy_(own)
+        for W in group["params"] if group["manifold"] else ():
+            note_moved(W)
+
     def _flat(self, group: dict[str, Any]) -> dict[str, Any]:
         """The group as the base optimiser has it: zeros in place of matrices."""
         settings = {name: value for name, value in group.items() if name not in _NOT_SHARED}
@@ -227,12 +256,25 @@ class ManifoldOptimizer(Optimizer):
                     self.state[W] = self.base.state[tangent]
 
 
-def _retract(group: dict[str, Any]) -> None:
+def _retract(group: dict[str, Any], otherwise: Mapping[Tensor, Tensor] | None = None) -> None:
+    """Replaces matrices by their polar factors; on a device, those without one by their rows in ``otherwise``."""
     for W in group["params"]:
         if not is_on_device(W):
             put_rows(retracted(gathered(W.detach())), W)
-    retract_all_([W for W in group["params"] if is_on_device(W)])
+    on_device = [W for W in group["params"] if is_on_device(W)]
+    retract_all_(on_device, [otherwise[W] for W in on_device] if otherwise else ())
     group["since"] = 0
+
+
+def _require_no_place(base: Optimizer) -> None:
+    """Raises ValueError if the optimiser keeps weights, or evaluates at several of them."""
+    if isinstance(base, LBFGS):
+        raise ValueError("base: LBFGS evaluates its closure several times in a step, at points of one flat space")
+    if isinstance(getattr(base, "optimizer", None), Optimizer) or callable(getattr(base, "eval", None)):
+        raise ValueError(
+            f"base: {type(base).__name__} keeps weights of its own, and the tangent space moves with W; Lookahead is "
+            "ManifoldOptimizer(..., lookahead=6)"
+        )
 
 
 def _check(group: Mapping[str, Any]) -> None:
@@ -242,6 +284,11 @@ def _check(group: Mapping[str, Any]) -> None:
         raise ValueError(f"retract_every={every!r}: expected an int of at least 1")
     if not 0 < tolerance <= 0.1:
         raise ValueError(f"tolerance={tolerance!r}: expected a number above 0 and at most 0.1")
+    k, alpha = group["lookahead"], group["lookahead_alpha"]
+    if isinstance(k, bool) or not isinstance(k, int) or k < 0:
+        raise ValueError(f"lookahead={k!r}: expected an int of at least 0")
+    if not 0 < alpha <= 1:
+        raise ValueError(f"lookahead_alpha={alpha!r}: expected a number above 0 and at most 1")
     for W in group["params"] if group["manifold"] else ():
         if W.dim() != 2:
             raise ValueError(

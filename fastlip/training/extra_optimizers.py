@@ -3,7 +3,7 @@
 Schedule-free AdamW (Defazio et al., NeurIPS 2024, arXiv 2405.15682; package ``schedulefree``) takes gradients at
 weights y, and evaluates an average x of its steps. Lookahead (Zhang et al., NeurIPS 2019, arXiv 1907.08610; package
 ``pytorch-optimizer``) moves slow weights by a fraction of the way that k steps of the optimiser have gone, and
-continues from there.
+continues from there. For networks with orthogonal matrices :class:`fastlip.optim.ManifoldOptimizer` has it.
 """
 
 from __future__ import annotations

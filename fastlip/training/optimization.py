@@ -27,7 +27,7 @@ def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:
     """The recipe's optimiser, over all parameters; of orthogonal matrices in their tangent spaces.
 
     Raises:
-        ValueError: an optimiser that averages weights, for a network with orthogonal matrices.
+        ValueError: a schedule-free optimiser for a network with orthogonal matrices.
         MissingPackageError: the optimiser's package is not installed.
     """
     common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
@@ -40,14 +40,14 @@ def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:
     matrices = orthogonal_matrices(model)
     if not matrices:
         return with_lookahead(recipe, base(_groups(recipe, model)))
-    if recipe.lookahead or recipe.optimizer == SCHEDULE_FREE:
-        name = "lookahead" if recipe.lookahead else "optimizer"
+    if recipe.optimizer == SCHEDULE_FREE:
         raise ValueError(
-            f"{name}={getattr(recipe, name)!r}: averages weights, and model={recipe.model!r} has orthogonal matrices,"
+            f"optimizer={recipe.optimizer!r}: averages weights, and model={recipe.model!r} has orthogonal matrices,"
             " whose averages are not orthogonal"
         )
     on_manifold = {"params": matrices, "manifold": True, "lr": recipe.manifold_lr or recipe.lr}
-    return ManifoldOptimizer([on_manifold, *_groups(recipe, model, matrices)], base)
+    groups = [on_manifold, *_groups(recipe, model, matrices)]
+    return ManifoldOptimizer(groups, base, lookahead=recipe.lookahead, lookahead_alpha=recipe.lookahead_alpha)
 
 
 def _groups(recipe: Recipe, model: nn.Module, without: Sequence[Tensor] = ()) -> list[Any]:

@@ -49,6 +49,7 @@ def network():
     return nn.Sequential(dense[0], lip.MaxMin(), dense[1], lip.MaxMin(), dense[2], lip.BROLinear(10, 4, **on))
 
 
+@pytest.mark.parametrize("lookahead", [0, 4])
 @pytest.mark.parametrize("retract_every", [3, 1000])
 @pytest.mark.parametrize(
     "base",
@@ -59,9 +60,10 @@ def network():
     ],
     ids=["sgd", "rmsprop", "huge steps"],
 )
-def test_training_never_looks_and_stays_on_the_manifold(base, retract_every, blind):
+def test_training_never_looks_and_stays_on_the_manifold(base, retract_every, lookahead, blind):
     model = network()
-    optimizer = ManifoldOptimizer(manifold_groups(model), base, retract_every=retract_every)
+    options = {"retract_every": retract_every, "lookahead": lookahead}
+    optimizer = ManifoldOptimizer(manifold_groups(model), base, **options)
     x, y = torch.randn(64, 6), torch.arange(64) % 4
     for _ in range(30):
         optimizer.zero_grad()

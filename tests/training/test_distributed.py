@@ -42,6 +42,7 @@ VARIANTS = {
     "share-bro_net": {**BRO_NET, "epochs": 2, "share": True},
     # Matrices on the manifold, which are retracted after each epoch, and so is their average.
     "lip_next": {**LIP_NEXT, "epochs": 2, "optimizer": "adam", "manifold_lr": 0.01, "decayed": "weights", "ema": 0.8},
+    "lip_next, Lookahead": {**LIP_NEXT, "epochs": 2, "optimizer": "nadam", "manifold_lr": 0.01, "lookahead": 4},
     # 6 images of each batch are of a second set.
     "mixed": {"extra_data": f"{__name__}:extra", "extra_ratio": 0.4, "epochs": 3},
     "share-lip_next": {**LIP_NEXT, "epochs": 2, "share": True},

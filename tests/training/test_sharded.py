@@ -32,6 +32,11 @@ def over_matrices(model):
     return ManifoldOptimizer(manifold_groups(model), base, retract_every=8)
 
 
+def looking_ahead(model):
+    base = functools.partial(torch.optim.NAdam, lr=0.01)
+    return ManifoldOptimizer(manifold_groups(model), base, lookahead=3)
+
+
 def lip_next():
     model = models.lip_next("XS", num_classes=5, image_size=8, in_channels=2, width=10, depth=3)
     return model, torch.rand(16, 2, 8, 8), 5
@@ -46,7 +51,13 @@ def usual(model):
     return torch.optim.NAdam(model.parameters(), 0.005)
 
 
-NETWORKS = {"matrices": (matrices, over_matrices), "lip_next": (lip_next, over_matrices), "bro_net": (bro_net, usual)}
+NETWORKS = {
+    "matrices": (matrices, over_matrices),
+    "matrices, Lookahead": (matrices, looking_ahead),
+    "lip_next": (lip_next, over_matrices),
+    "lip_next, Lookahead": (lip_next, looking_ahead),
+    "bro_net": (bro_net, usual),
+}
 WAYS = ("one", "ddp", "fsdp", "fsdp, recomputed")
 
 
@@ -91,7 +102,7 @@ def train(name, way):
         scores = network(x[rank::size])
         nn.functional.cross_entropy(4 * scores, y[rank::size]).backward()
         optimizer.step()
-    if way == "fsdp" and name == "matrices":
+    if way == "fsdp" and name.startswith("matrices"):
         check_division(model, optimizer)
     state = model.state_dict()
     whole = {key: value.full_tensor() if isinstance(value, DTensor) else value for key, value in state.items()}
