@@ -18,6 +18,7 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "pytorch_optimizer": ("pytorch-optimizer", "optim"),
     "schedulefree": ("schedulefree", "optim"),
     "torchvision": ("torchvision", "augment"),
+    "kornia": ("kornia", "kornia"),
     "onnx": ("onnx", "onnx"),
     "onnxruntime": ("onnxruntime", "onnx"),
     "onnxscript": ("onnxscript", "onnx"),
@@ -44,10 +45,18 @@ def needed_for(what: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        module = (error.name or "").partition(".")[0]
-        if module not in EXTRAS:
+        if not is_of_an_extra(error):
             raise
-        raise MissingPackageError(f"{what}: {_text([module])}", name=error.name) from None
+        raise MissingPackageError(f"{what}: {_text([_module_of(error)])}", name=error.name) from None
+
+
+def is_of_an_extra(error: ImportError) -> bool:
+    """Whether the module that could not be found is of a package of an extra."""
+    return isinstance(error, ModuleNotFoundError) and _module_of(error) in EXTRAS
+
+
+def _module_of(error: ImportError) -> str:
+    return (error.name or "").partition(".")[0]
 
 
 def _is_there(module: str) -> bool:

@@ -1,4 +1,4 @@
-"""RandAugment and TrivialAugment: random operations on training images, through torchvision.
+"""RandAugment and TrivialAugment: random operations on training images, through torchvision or kornia.
 
 What is random is drawn here, from a generator of the batch, so that a run can be resumed bit for bit and several
 processes draw what one would. torchvision's own transforms draw from torch's global generator.
@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from fastlip._extras import needed_for
+from fastlip.data.kornia_functions import KorniaFunctions
 
 AugmentName = Literal["none", "randaugment", "trivialaugment"]
+AugmentPackage = Literal["torchvision", "kornia"]
 MOST_MAGNITUDE = 30
 
 _Apply = Callable[[Any, Tensor, float], Tensor]
@@ -83,17 +85,19 @@ class ImageOperations:
     brightness, color, contrast, sharpness, posterize, solarize, autocontrast, equalize. RandAugment applies some, one
     after another, all with one magnitude; TrivialAugment applies one with a random magnitude and wider ranges. The
     value of an operation is its largest one times magnitude / 30, with a random sign where it has one. The largest
-    values are those of ``torchvision.transforms.v2``, which computes the operations on images of 8 bits.
+    values are those of ``torchvision.transforms.v2``. Images have 8 bits.
 
     Args:
         kind: ``"randaugment"`` or ``"trivialaugment"``.
         operations: number of operations of RandAugment, at least 1.
         magnitude: of RandAugment, from 0 to 30.
         probability: fraction of the images that are changed, from 0 (exclusive) to 1.
+        package: computes the operations: ``"torchvision"``, or ``"kornia"``, which works with any build of torch.
+            Their results differ by at most two of 255 grey levels.
 
     Raises:
         ValueError: an argument is out of its range, or torchvision cannot be imported.
-        MissingPackageError: torchvision is not installed.
+        MissingPackageError: the package is not installed.
 
     Examples:
         >>> fastlip.data.ImageOperations("randaugment", operations=2, magnitude=40)
@@ -101,7 +105,14 @@ class ImageOperations:
         ValueError: magnitude=40: must be from 0 to 30
     """
 
-    def __init__(self, kind: AugmentName, operations: int = 2, magnitude: int = 9, probability: float = 1.0):
+    def __init__(
+        self,
+        kind: AugmentName,
+        operations: int = 2,
+        magnitude: int = 9,
+        probability: float = 1.0,
+        package: AugmentPackage = "torchvision",
+    ):
         if kind not in get_args(AugmentName)[1:]:
             raise ValueError(f"kind={kind!r}: allowed are 'randaugment', 'trivialaugment'")
         if operations < 1:
@@ -110,11 +121,14 @@ class ImageOperations:
             raise ValueError(f"magnitude={magnitude}: must be from 0 to {MOST_MAGNITUDE}")
         if not 0 < probability <= 1:
             raise ValueError(f"probability={probability}: must be above 0 and at most 1")
+        if package not in get_args(AugmentPackage):
+            raise ValueError(f"package={package!r}: allowed are 'torchvision', 'kornia'")
         self.kind: AugmentName = kind
         self.operations = operations if kind == "randaugment" else 1
         self.magnitude = magnitude
         self.probability = probability
-        _functional(kind)
+        self.package: AugmentPackage = package
+        _functional(kind, package)
 
     def __call__(self, x: Tensor, generator: torch.Generator, rows: slice, total: int) -> Tensor:
         """Returns images of which some are changed.
@@ -148,7 +162,7 @@ class ImageOperations:
 
     def _apply(self, images: Tensor, kinds: Tensor, magnitudes: Tensor, signs: Tensor) -> Tensor:
         """One operation for each image; images with the same one are changed together."""
-        functional, changed = _functional(self.kind), torch.empty_like(images)
+        functional, changed = _functional(self.kind, self.package), torch.empty_like(images)
         settings, group = torch.stack((kinds, magnitudes, signs), 1).unique(dim=0, return_inverse=True)
         for index, (kind, magnitude, sign) in enumerate(settings.tolist()):
             name, members = _NAMES[kind], group == index
@@ -158,13 +172,16 @@ class ImageOperations:
         return changed
 
 
-def _functional(kind: str) -> Any:
-    """torchvision's functions of images."""
+def _functional(kind: str, package: AugmentPackage) -> Any:
+    """The package's functions of images, under torchvision's names."""
     try:
         with needed_for(f"augment={kind!r}"):
+            if package == "kornia":
+                return KorniaFunctions()
             from torchvision.transforms.v2 import functional
     except RuntimeError as error:  # its operators are missing
         raise ValueError(
-            f"augment={kind!r}: torchvision does not fit this torch, {torch.__version__}: {error}"
+            f"augment={kind!r}: torchvision does not fit this torch, {torch.__version__}: {error}; "
+            "augment_by='kornia' needs no build for it"
         ) from None
     return functional

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastlip._extras import is_of_an_extra, needed_for
 from fastlip.data.images import Data, DataError, Images, TensorImages
 from fastlip.inspection.loading import IMAGE_KEYS, LABEL_KEYS, collated, entry_of, is_pair
 from fastlip.inspection.standardised import remark
@@ -153,20 +154,28 @@ def called(place: str, field: str) -> Any:
 
     Raises:
         DataError: no such module or function, or one that fails to import.
+        MissingPackageError: it needs a package of an extra.
     """
+    with needed_for(f"{field}={place!r}"):
+        return _function_at(place, field)()
+
+
+def _function_at(place: str, field: str) -> Any:
     module_name, _, name = place.partition(":")
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
+        if is_of_an_extra(error):
+            raise
         raise DataError(f"{field}={place!r}: cannot import {module_name!r}: {error}") from None
     finally:
         sys.path.remove(here)
     function = getattr(module, name, None)
     if not callable(function):
         raise DataError(f"{field}={place!r}: {module_name!r} has no function {name!r}")
-    return function()
+    return function
 
 
 def images_of(data: Any, what: str) -> tuple[Images, float]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastlip._files import write_atomically
 from fastlip.data import Data
+from fastlip.data.own_operations import GENERATORS
 from fastlip.training.archives import CheckpointError, read
 from fastlip.training.averaging import Average
 from fastlip.training.recipe import Recipe
@@ -202,13 +203,14 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 def random_state() -> dict[str, Any]:
     """The state of the generators of torch (CPU and every GPU), numpy and Python."""
-    name, keys, *rest = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
-        "python": random.getstate(),
-    }
+    with GENERATORS:
+        name, keys, *rest = np.random.get_state()
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+            "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+            "python": random.getstate(),
+        }
 
 
 def restore_random_state(state: dict[str, Any]) -> None:

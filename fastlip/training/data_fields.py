@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from fastlip.data.mixing import extra_size
-from fastlip.data.operations import MOST_MAGNITUDE, AugmentName
+from fastlip.data.operations import MOST_MAGNITUDE, AugmentName, AugmentPackage
 from fastlip.data.own import is_place
 from fastlip.training.field_rules import about
 from fastlip.training.literals import DataName
@@ -55,12 +55,21 @@ class DataFields:
         metadata=about("data.shift", "augmentation: random shifts of up to this many pixels", least=0, most=2**14),
     )
     flip: bool = field(default=False, metadata=about("data.flip", "augmentation: random horizontal flips"))
-    augment: AugmentName = field(
+    augment: AugmentName | str = field(
         default="none",
         metadata=about(
             "data.augment",
-            "augmentation: random operations on the images, by torchvision",
+            "augmentation: random operations on the images; module:function is a function of your own",
             choices=get_args(AugmentName),
+            other=is_place,
+        ),
+    )
+    augment_by: AugmentPackage = field(
+        default="torchvision",
+        metadata=about(
+            "data.augment_by",
+            "package that computes the operations of augment",
+            choices=get_args(AugmentPackage),
         ),
     )
     augment_operations: int = field(

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from fastlip.data import Batches, Data, DatasetName, ImageOperations, Images, Share, load
-from fastlip.data.batches import Augmentation
+from fastlip.data.batches import Augmentation, Operations
 from fastlip.data.mixing import MixedBatches, extra_images
+from fastlip.data.operations import AugmentName
 from fastlip.data.own import from_function, is_place
+from fastlip.data.own_operations import OwnOperations
 from fastlip.models import create_model
 from fastlip.models.catalog import model_named
 from fastlip.official import published_conv_net
@@ -152,12 +154,14 @@ def batches_of(
     return MixedBatches(images, extra, recipe.extra_ratio, data.divisor, recipe.batch_size, **options)
 
 
-def _operations_of(recipe: Recipe, data: Data) -> ImageOperations | None:
+def _operations_of(recipe: Recipe, data: Data) -> Operations | None:
     if recipe.augment == "none":
         return None
+    if is_place(recipe.augment):
+        return OwnOperations(recipe.augment, recipe.augment_probability)
     if data.shape[0] not in (1, 3):
         raise ValueError(
             f"augment={recipe.augment!r}: needs images of 1 or 3 channels, {data.name} has {data.shape[0]}"
         )
-    settings = recipe.augment_operations, recipe.augment_magnitude, recipe.augment_probability
-    return ImageOperations(recipe.augment, *settings)
+    settings = recipe.augment_operations, recipe.augment_magnitude, recipe.augment_probability, recipe.augment_by
+    return ImageOperations(cast(AugmentName, recipe.augment), *settings)

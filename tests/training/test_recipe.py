@@ -29,9 +29,11 @@ def test_types_list_what_is_allowed():
         item.name: item.metadata["choices"] for item in dataclasses.fields(Recipe) if "choices" in item.metadata
     }
     allowed = {name: get_args(types[name]) for name in listed}
-    literal, text = allowed["data"]  # or a function of one's own
-    assert listed == allowed | {"data": get_args(literal)}
-    assert text is str
+    for name in ("data", "augment"):  # or a function of one's own
+        literal, text = allowed[name]
+        allowed[name] = get_args(literal)
+        assert text is str
+    assert listed == allowed
     assert listed["data"] == DATASETS
     assert get_args(types["method"]) == METHODS
 
