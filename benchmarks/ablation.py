@@ -89,7 +89,7 @@ def arms(data: str) -> Iterator[Arm]:
     yield Arm("layer", "BRO, lip_conv_net", {**_CONV, **_EMMA, "method": "bro"}, grid(lr=(0.01, 0.03)))
     yield Arm("layer", "BRO, bro_net", {**bro_net, "centering": True, "quasi_residual": True}, _RATES)
     lip_next = {"model": "lip_next", "method": "lot", "depth": 4, "patch": 4 if data == "mnist" else 2}
-    rates = grid(lr=(0.003, 0.01), manifold_lr=(0.002, 0.005))
+    rates = grid(lr=(0.003, 0.01, 0.03), manifold_lr=(0.002, 0.005, 0.02))
     yield Arm("layer", "LipNeXt", {**lip_next, "width": 64, **nadam, "clip_norm": 0.0, **_EMMA}, rates)
 
 

@@ -94,4 +94,4 @@ def bro_net(
     return assemble(layers, sizes, num_classes, image_size, in_channels, quasi_residual, centering)
 
 
-MODEL = Model("bro_net", bro_net, "bronet", ("depth", "quasi_residual", "centering"))
+MODEL = Model("bro_net", bro_net, "bronet", ("depth", "quasi_residual", "centering", "rank"))

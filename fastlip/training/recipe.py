@@ -20,7 +20,7 @@ from fastlip.training.step_fields import StepFields
 
 # What may differ when a run is resumed or evaluated elsewhere: where and how it runs, not what is computed.
 MOVABLE = ("path", "extra_data", "device", "accumulate", "workers", "save_every", "share", "compile")
-_OF_SOME_NETWORKS = ("depth", "patch", "quasi_residual", "centering")
+_OF_SOME_NETWORKS = ("depth", "patch", "quasi_residual", "centering", "rank")
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,12 @@ class Recipe(StepFields, DataFields):
     centering: bool = field(
         default=True,
         metadata=about("model.centering", "subtract the mean of each channel in bro_net and lip_res_net"),
+    )
+    rank: float = field(
+        default=0.0,
+        metadata=about(
+            "model.rank", "columns of V in bro_net, as a fraction of its rows; 0: its default", least=0, below=1
+        ),
     )
     lipschitz: float = field(
         default=1.0,
