@@ -23,11 +23,9 @@ torch.save((scores, net(torch.load("images.pt"))), "scores.pt")
 """
 
 
-def block(kind):
-    """The block of the page that this file runs."""
-    found = re.findall(
-        rf"<!-- run by tests/training/{Path(__file__).name} -->\n```{kind}\n(.*?)```", PAGE.read_text(), re.S
-    )
+def block(title):
+    """The block of the page with this title."""
+    found = re.findall(rf'^```\w+ title="{title}"\n(.*?)^```', PAGE.read_text(encoding="utf-8"), re.M | re.S)
     assert len(found) == 1
     return found[0]
 
@@ -47,7 +45,7 @@ def write_mnist(folder):
 def test_the_job_runs_as_written(cli, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     write_mnist(tmp_path / "FOLDER")
-    for line in block("bash").splitlines():
+    for line in block("mnist_lipnext.sh").splitlines():
         name, *arguments = shlex.split(line)
         assert name == "fastlip"
         code, output, errors = cli(*arguments, *(SMALL if arguments[0] == "train" else []))
@@ -55,7 +53,7 @@ def test_the_job_runs_as_written(cli, monkeypatch, tmp_path):
     images = torch.rand(3, 1, 28, 28)
     torch.save(images, "images.pt")
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT.format(block("python"))], capture_output=True, text=True, check=False
+        [sys.executable, "-c", WITHOUT.format(block("load.py"))], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     scores, own = torch.load("scores.pt")
