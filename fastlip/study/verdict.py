@@ -15,6 +15,7 @@ from fastlip.study.table import EPS_NAMES
 _EPS = 36 / 255
 # A lead of fewer standard errors may be chance.
 _ERRORS = 2.0
+_SHOWN = 0.0005  # a smaller lead is 0.0 points
 
 
 def verdict(groups: Sequence[Group], budget: float) -> str:
@@ -44,6 +45,8 @@ def _rival(first: Group, others: Sequence[Group]) -> Group | None:
 
 def _lead(first: Group, second: Group) -> str:
     lead = (first.mean(CRA) or 0.0) - (second.mean(CRA) or 0.0)
+    if lead < _SHOWN:
+        return f"as much as {second.label}"
     error = standard_error(first, second)
     doubt = "" if lead > _ERRORS * error else ", so that this may be chance"
     return f"{100 * lead:.1f} points ahead of {second.label} (standard error {100 * error:.1f}{doubt})"

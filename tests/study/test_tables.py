@@ -85,6 +85,11 @@ def test_the_verdict_names_the_best_its_lead_and_the_plain_network():
     )
 
 
+def test_equal_networks_are_not_ahead():
+    equal = verdict(groups(row("aol", 0.9, [0.2, 0.05]), row("sll", 0.8, [0.2, 0.1])), 2.0)
+    assert equal.endswith("at 90.0 % accuracy, as much as SLL.")
+
+
 def test_a_verdict_without_figures_says_so():
     assert verdict(groups(row("sll", 0, [0], reason="not run yet")), 1.0).startswith("No network with a bounded")
     assert "ahead" not in verdict(groups(row("aol", 0.9, HIGH)), 1.0)
