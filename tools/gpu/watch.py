@@ -35,6 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastlip
 from fastlip.kernels import OPS
 from fastlip.kernels.common import binding, gate, triton_launch
+from fastlip.kernels.common import capture as graphs
 from fastlip.kernels.common import gpu as limits
 from fastlip.kernels.common.dispatch import Operator
 
@@ -156,6 +157,12 @@ class Device(TorchDispatchMode):
             if "convolution" in name and self._inside and self._inside[-1].startswith("conv_chain"):
                 self.counts.chained += 1
         return result
+
+    def captured(self, step: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        """In place of ``capture.captured``: a replay is one launch."""
+        with self.capture():
+            result = step()
+        return lambda: self.counts.note("graph", 0), result
 
     def is_capturing(self) -> bool:
         """In place of ``torch.cuda.is_current_stream_capturing``."""
@@ -322,6 +329,8 @@ def gpu(
         mock.patch.object(binding, "launch", device.launch_native),
         mock.patch.object(triton_launch, "launch", device.launch_triton),
         mock.patch.object(torch.cuda, "is_current_stream_capturing", device.is_capturing),
+        mock.patch.object(graphs, "on_side_stream", contextlib.nullcontext),
+        mock.patch.object(graphs, "captured", device.captured),
         mock.patch.object(FakeTensor, "data_ptr", _address, create=True),
         mock.patch.object(FakeTensor, "tolist", _numbers, create=True),
         *([mock.patch.object(tables, "_keep", device.note_table)] if compiling else []),
