@@ -85,10 +85,7 @@ def reached(clock: Clock, small: bool = False) -> dict[str, float]:
         small: of tensors of a few kilobytes, to exercise this.
     """
     count, side = (1 << 10, 16) if small else (_COPIED, _SIDE)
-    source = torch.ones(count, device=clock.device)
-    target = torch.empty_like(source)
-    found = {"copy bytes/s": 8 * count / clock.seconds(lambda: target.copy_(source))}
-    del source, target
+    found = {"copy bytes/s": 8 * count / _seconds_of_copy(clock, count)}
     A = torch.randn(side, side, device=clock.device)
     for precision in PRECISIONS:
         with precision_of_products(precision):
@@ -98,8 +95,14 @@ def reached(clock: Clock, small: bool = False) -> dict[str, float]:
     return found
 
 
+def _seconds_of_copy(clock: Clock, count: int) -> float:
+    source = torch.ones(count, device=clock.device)
+    target = torch.empty_like(source)
+    return clock.seconds(lambda: target.copy_(source))
+
+
 class precision_of_products:  # noqa: N801
-    """A context in which float32 products and convolutions of the GPU are of this precision, ``"ieee"`` or ``"tf32"``.
+    """A context in which float32 products and convolutions of the GPU are ``"ieee"`` or ``"tf32"``.
 
     Parametrizations and bounds are IEEE whatever it says.
     """

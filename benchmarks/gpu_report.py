@@ -2,8 +2,8 @@
 
     python benchmarks/gpu_report.py [--only NAME ...] [--compiled | --cases] [--dry-run] [--output FILE]
 
-Each measure is timed by replays of CUDA graphs, forward and in training: "ours" (what ``"auto"`` picks), every backend
-of its own, the reference in eager mode with cuDNN, compiled with --compiled, and the plain convolution in IEEE
+Each measure is timed by replays of CUDA graphs, forward and in training: "ours" (what ``"auto"`` picks), every
+backend of its own, the reference in eager mode with cuDNN, compiled with --compiled, and the plain convolution in IEEE
 and in TF32. --cases: the benchmark cases of every op instead. FILE keeps what it has of other measures. --dry-run
 runs everything once on small tensors on a CPU.
 """
@@ -121,7 +121,11 @@ def spectral_conv(device: torch.device, batch: int, channels: int, side: int) ->
 
 
 def conv_chain(device: torch.device, batch: int, channels: int, side: int) -> Measured:
-    x, w, bias = images(device, batch, channels, side), kernel_of(device, channels), torch.zeros(channels, device=device)
+    x, w, bias = (
+        images(device, batch, channels, side),
+        kernel_of(device, channels),
+        torch.zeros(channels, device=device),
+    )
     return Measured(
         lambda backend: ops.conv_chain(x, [w, w], [bias, bias], backend=backend),
         [x, w],
@@ -189,7 +193,7 @@ def _refusal(measured: Measured, backend: str) -> str:
 
 
 def agree(measured: Measured) -> None:
-    """RuntimeError if what is timed is wrong; float32 in full precision, as gates are (tests/ops has the strict one)."""
+    """RuntimeError if what is timed is wrong, in full precision as all gates; tests/ops has the strict one."""
     with everything_ieee(), torch.no_grad():
         ours, theirs = (measured.function(backend) for backend in ("auto", "reference"))
     if ours.numel() and not bool((ours - theirs).abs().max() <= 1e-3 * theirs.abs().max()):

@@ -1,6 +1,6 @@
 """Runs every kernel of the CUDA extension at the small cases of its op, for compute-sanitizer to watch.
 
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 9 python benchmarks/gpu_sanitize.py
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 9 python benchmarks/gpu_sanitize.py
 
 With --dry-run the reference computes the same on a CPU.
 """

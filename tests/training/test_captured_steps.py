@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 class Graphs:
-    """Graphs on a CPU: a capture runs nothing, and each replay fills the memory of the gradients and of the result."""
+    """Graphs on a CPU: a capture runs nothing, and a replay fills the memory of gradients and result."""
 
     def __init__(self):
         self.parameters = []

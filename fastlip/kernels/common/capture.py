@@ -5,12 +5,17 @@ While a graph is captured its memory may not be kept, and the host must neither 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import torch
+from torch import Tensor
 
+# Tensors that are kept between calls, as long as they are; and those that graphs read in each replay, for good.
+_kept: WeakValueDictionary[Hashable, Tensor] = WeakValueDictionary()
+_read_by_graphs: dict[Hashable, Tensor] = {}
 _Result = TypeVar("_Result")
 
 
@@ -38,3 +43,25 @@ def captured(step: Callable[[], _Result]) -> tuple[Callable[[], None], _Result]:
     with torch.cuda.graph(graph):
         result = step()
     return graph.replay, result
+
+
+def kept(keep: Callable[..., Tensor], make: Callable[..., Tensor], device: torch.device, *arguments: Any) -> Tensor:
+    """A tensor that depends on sizes only: ``keep(*arguments)``, which is ``make(*arguments)`` kept between calls.
+
+    While a CUDA graph is captured, what was kept before is used, and kept for as long as the process runs. Where
+    there is none, the graph makes it in each replay.
+
+    Args:
+        keep: makes and keeps it.
+        make: makes it.
+        device: of the tensor.
+        arguments: of both functions.
+    """
+    if device.type != "cuda":
+        return keep(*arguments)
+    key = (make, device, *arguments)
+    if not torch.cuda.is_current_stream_capturing():
+        _kept[key] = value = keep(*arguments)
+        return value
+    found = _kept.get(key)
+    return make(*arguments) if found is None else _read_by_graphs.setdefault(key, found)
