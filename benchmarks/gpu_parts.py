@@ -13,9 +13,9 @@ Each part ends within nine minutes, so that each can be a call of its own; by de
     networks    training and evaluation of whole networks: fused, captured, reference, plain (networks.json)
     compiled    ops, layers and networks against what torch compiles (kernels.json, networks.json)
 
-FOLDER (default $OUT, or benchmarks/results/gpu) also gets steps.json, with each step's exit status and seconds. COMMIT
-names the commit where git cannot. --dry-run needs no GPU: every step runs with what it imports, selects and
-writes, small, on the CPU, and tests are collected only.
+FOLDER (default $OUT, or benchmarks/results/gpu) also gets steps.json, with each step's exit status and seconds.
+--commit (default $COMMIT) names the commit where git cannot. --dry-run needs no GPU: every step runs with what it
+imports, selects and writes, small, on the CPU, and tests are collected only.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def _run(command: Sequence[str], seconds: float, environment: Mapping[str, str])
     except OSError as error:
         return str(error), ""
     timer = _Deadline(process, seconds)
-    with timer:
+    with process, timer:
         lines = []
         for line in process.stdout or ():
             lines.append(line)

@@ -3,9 +3,9 @@
     python benchmarks/gpu_report.py [--only NAME ...] [--compiled | --cases] [--dry-run] [--output FILE]
 
 Each measure is timed by replays of CUDA graphs, forward and in training: "ours" (what ``"auto"`` picks), every
-backend of its own, the reference in eager mode with cuDNN, compiled with --compiled, and the plain convolution in IEEE
-and in TF32. --cases: the benchmark cases of every op instead. FILE keeps what it has of other measures. --dry-run
-runs everything once on small tensors on a CPU.
+backend of its own, the reference in eager mode with cuDNN, compiled with --compiled, and the plain convolution in
+IEEE and in TF32. --cases: the benchmark cases of every op instead. FILE keeps what it has of other measures.
+--dry-run runs everything once on small tensors on a CPU.
 """
 
 from __future__ import annotations

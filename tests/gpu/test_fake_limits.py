@@ -16,6 +16,7 @@ import fastlip
 from fastlip import nn as lip
 from fastlip import ops, testing
 from fastlip.kernels.common import capture
+from fastlip.kernels.common.case import Case
 from fastlip.kernels.common.dispatch import registered
 from fastlip.kernels.spectral_conv import tables
 from fastlip.kernels.spectral_conv.api import fix_spectrum, spectral_conv_fixed
@@ -182,20 +183,23 @@ def on_a_gpu():
 KINDS = {"triton": "Triton", "cuda": "CUDA C++"}
 
 
+def laid_out(case, shape, generator, dtype, device):
+    """In place of random numbers."""
+    x = torch.empty(shape, dtype=dtype)
+    last = case.layout == "channels_last" and x.dim() == 4
+    return x.contiguous(memory_format=torch.channels_last) if last else x
+
+
 @inside
 @pytest.mark.parametrize("name", sorted(registered))
-def test_the_documentation_says_what_a_gpu_runs(name):
+def test_the_documentation_says_what_a_gpu_runs(name, monkeypatch):
     """At the sizes of networks, whatever "auto" launches is named, and what is named is launched."""
+    monkeypatch.setattr(Case, "_lay_out", laid_out)
     found = set()
     for op_name, _, case in testing.op_cases(bench=True):
         if op_name == name:
             with watch.gpu() as device, device.counting() as counts:
-                kinds = {key: torch.complex64 if key == "Q" else torch.float32 for key in case.shapes}
-                tensors = {key: torch.empty(shape, dtype=kinds[key]) for key, shape in case.shapes.items()}
-                if case.layout == "channels_last":
-                    last = {"memory_format": torch.channels_last}
-                    tensors = {key: t.contiguous(**last) if t.dim() == 4 else t for key, t in tensors.items()}
-                testing.call(name, "auto", case, tensors)
+                testing.call(name, "auto", case, case.make(torch.float32, "cuda"))
             found |= {KINDS[kind] for kind in (key.partition(":")[0] for key in counts.by_name) if kind in KINDS}
     said = {word for word in KINDS.values() if word in on_a_gpu()[name]}
     # No benchmark case of polar is larger than 64; of spectral_polar some are.
