@@ -35,7 +35,7 @@ def settings(compiled: bool) -> list[tuple[Setting, tuple[Contestant, ...]]]:
 
 
 def _setting(method: str, size: str) -> Setting:
-    options = {"training_sigma": "power"} if method == "cpl" else {}  # the other sigma waits for the host
+    options = {"training_sigma": "power"} if method == "cpl" else {}  # as published
     return Setting(method, size, device="cuda", layer_options=options)
 
 
