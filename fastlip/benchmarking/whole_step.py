@@ -8,6 +8,7 @@ from typing import Any, get_args
 import torch
 
 from fastlip.benchmarking.literals import PlainForm, Program
+from fastlip.kernels.common import capture
 
 PROGRAMS: tuple[Program, ...] = get_args(Program)
 COMPILED, CAPTURED = PROGRAMS
@@ -33,13 +34,7 @@ def captured(name: str, step: Callable[[], Any]) -> Callable[[], Any]:
     """The step; for the contestant of that name its kernels, captured on fixed memory and launched by one call."""
     if name != CAPTURED:
         return step
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    with capture.on_side_stream():
         for _ in range(_WARM_UPS):
             step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
+    return capture.captured(step)[0]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fastlip.kernels.common.gate import is_observed
+from fastlip.kernels.common.gate import is_observed, is_only_captured
 from fastlip.nn._fingerprint import PLAIN, fingerprint, is_plain
 
 CACHED_CONTEXTS = 8  # resolutions kept at once
@@ -45,11 +45,15 @@ class EvaluationCache:
     leaves the comparison out. The dictionary is replaced, never changed: threads may share a layer.
 
     ``generation`` counts the changes of what else the weights depend on, such as options. A copy of a cache is empty.
+
+    While a CUDA graph is captured, a frozen layer uses what it has kept. ``captured`` holds it from then on, also
+    after the freeze: the graph reads that memory in each replay.
     """
 
-    __slots__ = ("entries", "frozen", "generation")
+    __slots__ = ("captured", "entries", "frozen", "generation")
 
     def __init__(self) -> None:
+        self.captured: dict[int, Any] = {}
         self.entries: dict[Key, tuple[_Stamp, Any]] = {}
         self.frozen = False
         self.generation = 0
@@ -67,8 +71,7 @@ class EvaluationCache:
         """
         kept = self.entries.get(key)
         if kept is not None and self.frozen:
-            kept[0].used = next(_clock)
-            return kept[1]
+            return self._frozen(*kept)
         mark = fingerprint(tensors_of(layer))
         if kept is not None and kept[0].of == mark:
             kept[0].used = next(_clock)
@@ -112,12 +115,19 @@ class EvaluationCache:
         """Returns ``compute()``, kept as long as this cache holds the very objects ``sources`` that it is made of."""
         kept = self.entries.get((kind, context))
         if kept is not None and all(one is other for one, other in zip(kept[0].of, sources, strict=True)):
-            kept[0].used = next(_clock)
-            return kept[1]
+            return self._frozen(*kept)
         generation = self.generation
         with torch.inference_mode(False), torch.no_grad():
             value = compute()
-        self._keep((kind, context), _Stamp(sources), value, most, generation)
+        if not is_only_captured():  # the memory is the graph's otherwise
+            self._keep((kind, context), _Stamp(sources), value, most, generation)
+        return value
+
+    def _frozen(self, stamp: _Stamp, value: Any) -> Any:
+        """What is kept, which a CUDA graph may read from now on."""
+        stamp.used = next(_clock)
+        if is_only_captured():
+            self.captured[id(value)] = value
         return value
 
     def snapshot(self, layer: nn.Module) -> Any:
@@ -152,7 +162,7 @@ def may_cache(layer: Any) -> bool:
 
     Weights that are supplied are not those of the parameters, of which everything that is kept is made.
     """
-    if layer.training or layer.supplied is not None or is_observed():
+    if layer.training or layer.supplied is not None or (is_observed() and not _uses_kept(layer)):
         return False
     recording, state = torch.is_grad_enabled(), layer.__dict__
     for group in (state["_parameters"], state["_buffers"]):
@@ -163,6 +173,11 @@ def may_cache(layer: Any) -> bool:
             ):
                 return False
     return not (recording and any(tensor.requires_grad for tensor in tensors_of(layer)))
+
+
+def _uses_kept(layer: Any) -> bool:
+    """Whether a CUDA graph is captured in which a layer that is frozen uses what it has kept."""
+    return layer._cache.frozen and bool(layer._cache.entries) and is_only_captured()
 
 
 def may_keep(layer: nn.Module) -> bool:

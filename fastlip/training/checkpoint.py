@@ -183,12 +183,21 @@ _ABOUT: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+# Settings of an optimiser that say how it computes: a run may be continued with others.
+_HOW = ("capturable", "fused", "foreach")
 # What optimisers keep as numbers, whatever the shape of the parameter: a count, and NAdam's product of momenta.
 _NUMBERS = ("step", "mu_product")
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Restores an optimiser's state, also one of an earlier version, where parameters of shape (1,) had shape ()."""
+    """Restores an optimiser's state, also one of an earlier version, where parameters of shape (1,) had shape ().
+
+    How the optimiser computes (in a CUDA graph, for example) stays as it is.
+    """
+    own = [{name: group[name] for name in _HOW if name in group} for group in optimizer.param_groups]
+    saved = state.get("param_groups", ())
+    if len(saved) == len(own):  # otherwise torch says so
+        state = {**state, "param_groups": [{**then, **now} for then, now in zip(saved, own, strict=True)]}
     optimizer.load_state_dict(state)
     for parameter, values in optimizer.state.items():
         for name, value in values.items():

@@ -16,6 +16,7 @@ from fastlip.data import Data
 from fastlip.losses import RECIPE_LOSSES
 from fastlip.training import checkpoint, distributed, logs
 from fastlip.training.averaging import averaged
+from fastlip.training.captured_steps import CapturedSteps, require_graphs
 from fastlip.training.distributed import World
 from fastlip.training.extra_optimizers import evaluated
 from fastlip.training.figures import Figures, Pending
@@ -65,6 +66,7 @@ class Training:
         self.train_batches = batches_of(recipe, data, data.train, augment=True, share=self.world.share)
         self.test_batches = batches_of(recipe, data, data.test, share=self.world.share)
         self._check_shares()
+        require_graphs(recipe, self.train_batches.device, self.world)
         self.gradients = Gradients(model, recipe, data.shape, self.world)
         self.network = self.gradients.network
         self.pending = Pending(self.train_batches.device)
@@ -72,6 +74,7 @@ class Training:
         self.average = averaged(model, recipe.ema)
         self.optimizer = optimizer_of(recipe, model)
         self.evaluated = evaluated(recipe, model, self.optimizer)
+        self.captured = CapturedSteps(self._add_gradients, self.optimizer, recipe.batch_size)
         self.steps = steps_of(recipe, len(self.train_batches))
         self.scheduler = scheduler_of(recipe, self.optimizer, len(self.train_batches))
         self.ramp = ramp_of(recipe, self.gradients.loss, self.steps)
@@ -228,21 +231,30 @@ class Training:
         Returns:
             (4,) The loss and counts of the whole batch, and this process's part of the loss.
         """
-        self.optimizer.zero_grad()
-        where = self._where()
+        step = self.captured if self.recipe.cuda_graph else self._step_as_usual
         try:
-            values = self.gradients.add(x, y, *self.train_batches.counts(self.progress.batch + len(self.pending)))
+            values = step(x, y, *self.train_batches.counts(self.progress.batch + len(self.pending)))
         except NotFiniteError as error:
-            raise NotFiniteError(f"{where}: {error}") from error
-        if self.pending.limit == 1:  # nothing to wait for: before the parameters change
-            self._check(where, values.tolist(), x)
-        limit_gradient(self.recipe, self.model)
-        self.optimizer.step()
+            raise NotFiniteError(f"{self._where()}: {error}") from error
         if self.average:
             self.average.update_parameters(self._present)
         self.scheduler.step()
         if self.ramp:
             self.ramp.step()
+        return values
+
+    def _step_as_usual(self, x: Tensor, y: Tensor, mine: int, total: int) -> Tensor:
+        self.optimizer.zero_grad()
+        values = self._add_gradients(x, y, mine, total)
+        if self.pending.limit == 1:  # nothing to wait for: before the parameters change
+            self.gradients.check(values.tolist(), x)
+        self.optimizer.step()
+        return values
+
+    def _add_gradients(self, x: Tensor, y: Tensor, mine: int, total: int) -> Tensor:
+        """Adds the gradients of a batch, as long as the recipe lets them be."""
+        values = self.gradients.add(x, y, mine, total)
+        limit_gradient(self.recipe, self.model)
         return values
 
     def _where(self) -> str:

@@ -32,10 +32,14 @@ def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:
     """
     common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     if recipe.optimizer in _ADAPTIVE:
+        # In a CUDA graph the number of the step is on the device.
+        common |= {"capturable": True} if recipe.cuda_graph else {}
         base = partial(_ADAPTIVE[recipe.optimizer], betas=(recipe.beta1, recipe.beta2), **common)
     elif recipe.optimizer == SCHEDULE_FREE:
         base = schedule_free(betas=(recipe.beta1, recipe.beta2), **common)
     else:
+        # Only SGD's fused update reads a learning rate on the device, as CUDA graphs need it.
+        common |= {"fused": True} if recipe.cuda_graph else {}
         base = partial(SGD, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
     matrices = orthogonal_matrices(model)
     if not matrices:

@@ -19,7 +19,7 @@ from fastlip.training.literals import Network, Precision, Size
 from fastlip.training.step_fields import StepFields
 
 # What may differ when a run is resumed or evaluated elsewhere: where and how it runs, not what is computed.
-MOVABLE = ("path", "extra_data", "device", "accumulate", "workers", "save_every", "share", "compile")
+MOVABLE = ("path", "extra_data", "device", "accumulate", "workers", "save_every", "share", "compile", "cuda_graph")
 _OF_SOME_NETWORKS = ("depth", "patch", "quasi_residual", "centering", "rank")
 
 
@@ -158,6 +158,10 @@ class Recipe(StepFields, DataFields):
         ),
     )
     compile: bool = field(default=False, metadata=about("run.compile", "train through torch.compile"))
+    cuda_graph: bool = field(
+        default=False,
+        metadata=about("run.cuda_graph", "launch each training step as one CUDA graph (one process, one GPU)"),
+    )
     workers: int = field(
         default=0,
         metadata=about("run.workers", "processes that read images; 0: threads of this process", least=0, most=256),

@@ -33,7 +33,7 @@ if ACTIVE:
     import steps
     import watch
 
-OTHERS = (ROOT / "tests" / "gpu" / "test_fake_limits.py",)
+OTHERS = tuple(ROOT / "tests" / "gpu" / name for name in ("test_fake_limits.py", "test_fake_capture.py"))
 METHODS = ("aol", "cayley", "aoc", "sll", "cpl", "lot", "bcop", "soc", "bro")
 NETWORKS = (*METHODS, "bro_net", "lip_next")
 

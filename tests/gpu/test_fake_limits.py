@@ -4,6 +4,7 @@ tests/gpu/test_fake_device.py runs this file where that device is.
 """
 
 import os
+import re
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,10 @@ import torch
 
 import fastlip
 from fastlip import nn as lip
-from fastlip import ops
+from fastlip import ops, testing
+from fastlip.kernels.common import capture
+from fastlip.kernels.common.case import Case
+from fastlip.kernels.common.dispatch import registered
 from fastlip.kernels.spectral_conv import tables
 from fastlip.kernels.spectral_conv.api import fix_spectrum, spectral_conv_fixed
 
@@ -51,10 +55,63 @@ def test_a_table_kept_from_a_capture_is_found(monkeypatch):
 @pytest.mark.parametrize("side", [8, 32])
 def test_no_table_is_kept_from_a_capture_without_warm_up(side):
     tables._keep.cache_clear()
+    capture._read_by_graphs.clear()
+    capture._kept.clear()
     with watch.gpu() as device, device.capture():
         x, Q = torch.randn(2, 4, side, side), torch.randn(side * side // 2 + 2, 4, 4, dtype=torch.complex64)
         ops.spectral_conv(x, Q, backend="triton")
         spectral_conv_fixed(x, fix_spectrum(Q, (side, side), "triton"), activation="maxmin")
+
+
+@inside
+def test_a_graph_reads_tables_that_were_made_before():
+    """They stay, also where no cache holds them any more."""
+    with watch.gpu() as device:
+        x, Q = torch.randn(2, 4, 32, 32), torch.randn(514, 4, 4, dtype=torch.complex64)
+        with device.counting() as eager:
+            ops.spectral_conv(x, Q, backend="triton")
+        with device.capture() as captured:
+            ops.spectral_conv(x, Q, backend="triton")
+        tables._keep.cache_clear()
+        assert captured.launches <= eager.launches
+        assert {key[2] for key in capture._read_by_graphs} >= {tables._plane_matrices}
+        with device.capture() as again:
+            ops.spectral_conv(x, Q, backend="triton")
+        assert again.by_name == captured.by_name
+
+
+@inside
+@pytest.mark.parametrize("make", [lip.CayleyConv2d, lip.SOCConv2d, lip.AOLConv2d], ids=lambda make: make.__name__)
+def test_a_frozen_layer_is_captured_with_the_weights_that_it_keeps(make):
+    with watch.gpu() as device:
+        model = fastlip.fuse(torch.nn.Sequential(make(16, 16, 3), lip.MaxMin()))
+        run = evaluation_of(model, torch.randn(4, 16, 8, 8))
+        run()
+        with device.counting() as eager:
+            run()
+        with device.capture() as captured:
+            run()
+        assert captured.by_name == eager.by_name
+        kept = dict(model[0]._cache.captured)
+        assert kept
+        fastlip.unfreeze(model)  # the graph goes on reading them
+        assert not model[0]._cache.entries
+        assert model[0]._cache.captured == kept
+
+
+@inside
+def test_without_a_freeze_a_graph_computes_weights_from_the_parameters():
+    with watch.gpu() as device, torch.no_grad():
+        layer, x = lip.AOLConv2d(16, 16, 3).eval(), torch.randn(4, 16, 8, 8)
+        layer(x)
+        with device.capture() as captured:
+            layer(x)
+        assert captured.by_name["triton:_forward_kernel"]
+        assert not layer._cache.captured
+        with device.capture() as cold:  # nothing is kept of what a capture computes
+            fastlip.freeze(layer).model(x)
+        assert cold.by_name == captured.by_name
+        assert not layer._cache.entries
 
 
 @inside
@@ -114,3 +171,36 @@ def test_one_compilation_serves_many_launches():
             number += len(counts.triton)
     assert kinds[0] == kinds[1]
     assert number > 10 * len(kinds[0])
+
+
+def on_a_gpu():
+    """What the documentation says of each op: the last column of its table."""
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").partition("## What runs where")[2]
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| `")]
+    return {name: row[-1] for row in rows for name in re.findall(r"`(\w+)`", row[0]) if "kept" not in row[0]}
+
+
+KINDS = {"triton": "Triton", "cuda": "CUDA C++"}
+
+
+def laid_out(case, shape, generator, dtype, device):
+    """In place of random numbers."""
+    x = torch.empty(shape, dtype=dtype)
+    last = case.layout == "channels_last" and x.dim() == 4
+    return x.contiguous(memory_format=torch.channels_last) if last else x
+
+
+@inside
+@pytest.mark.parametrize("name", sorted(registered))
+def test_the_documentation_says_what_a_gpu_runs(name, monkeypatch):
+    """At the sizes of networks, whatever "auto" launches is named, and what is named is launched."""
+    monkeypatch.setattr(Case, "_lay_out", laid_out)
+    found = set()
+    for op_name, _, case in testing.op_cases(bench=True):
+        if op_name == name:
+            with watch.gpu() as device, device.counting() as counts:
+                testing.call(name, "auto", case, case.make(torch.float32, "cuda"))
+            found |= {KINDS[kind] for kind in (key.partition(":")[0] for key in counts.by_name) if kind in KINDS}
+    said = {word for word in KINDS.values() if word in on_a_gpu()[name]}
+    # No benchmark case of polar is larger than 64; of spectral_polar some are.
+    assert found == said - ({"Triton"} if name == "polar" else set())

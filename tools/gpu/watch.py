@@ -13,9 +13,7 @@ Needs ``fake_cuda.load()`` before torch is imported.
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
-import re
 import sys
 import traceback
 from collections import Counter
@@ -27,16 +25,16 @@ from typing import Any
 from unittest import mock
 
 import torch
+from inventory import cuda_kernels, kept_tensors, nbytes, operators, tensors
 from operations import FREE, WAITS
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastlip
-from fastlip.kernels import OPS
 from fastlip.kernels.common import binding, gate, triton_launch
+from fastlip.kernels.common import capture as graphs
 from fastlip.kernels.common import gpu as limits
-from fastlip.kernels.common.dispatch import Operator
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = str(Path(fastlip.__file__).parent)
@@ -149,13 +147,20 @@ class Device(TorchDispatchMode):
             self._wait(waits)
         if name in ("_local_scalar_dense", "is_nonzero") and isinstance(args[0], FakeTensor):
             return False if name == "is_nonzero" else _number(args[0].dtype)
-        result = func(*args, **kwargs)
+        # Fake tensors do not know it.
+        result = None if name == "_fused_sgd_" else func(*args, **kwargs)
         if name.rstrip("_") not in FREE and any(tensor.is_cuda for tensor in tensors((args, kwargs, result))):
             gradients = sum(args[-1]) if name == "convolution_backward" else 1  # each by a kernel of its own
             self.counts.note(name, sum(map(nbytes, tensors((args, kwargs, result)))), gradients)
             if "convolution" in name and self._inside and self._inside[-1].startswith("conv_chain"):
                 self.counts.chained += 1
         return result
+
+    def captured(self, step: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        """In place of ``capture.captured``: a replay is one launch."""
+        with self.capture():
+            result = step()
+        return lambda: self.counts.note("graph", 0), result
 
     def is_capturing(self) -> bool:
         """In place of ``torch.cuda.is_current_stream_capturing``."""
@@ -211,21 +216,6 @@ def _number(dtype: torch.dtype) -> float | int | complex:
     return 1.0 if dtype.is_floating_point else (1 + 0j if dtype.is_complex else 1)
 
 
-def tensors(value: Any) -> list[Tensor]:
-    """Every tensor in nested lists, tuples and dictionaries."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, (list, tuple)):
-        return []
-    return [tensor for item in value for tensor in tensors(item)]
-
-
-def nbytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
 def place() -> str:
     """The innermost line of the package on the stack, or of whoever called torch."""
     stack = traceback.extract_stack()
@@ -234,25 +224,6 @@ def place() -> str:
     frame = (own or outer or stack)[-1]
     name = frame.filename.removeprefix(f"{ROOT}/")
     return f"{name}:{frame.lineno}"
-
-
-def operators() -> Iterator[Operator]:
-    """Every operator that kernels implement."""
-    for op in OPS:
-        module = sys.modules.get(f"fastlip.kernels.{op}.api")
-        yield from (value for value in vars(module or SimpleNamespace()).values() if isinstance(value, Operator))
-
-
-def kept_tensors() -> dict[str, int]:
-    """How many tensors each lru_cache of the package holds, by its function's name."""
-    found = {}
-    for module_name, module in list(sys.modules.items()):
-        if module_name.startswith("fastlip.") and module is not None:
-            for name, value in list(vars(module).items()):
-                if callable(getattr(value, "cache_info", None)) and callable(value):
-                    held = sum(len(tensors(item)) for item in gc.get_referents(value))
-                    found[f"{module_name}.{name}"] = held
-    return found
 
 
 _FAKE = FakeTensorMode(allow_non_fake_inputs=True)
@@ -269,15 +240,6 @@ def _address(tensor: Tensor) -> int:
 def _numbers(tensor: Tensor) -> Any:
     """In place of ``tolist``, which fake tensors refuse."""
     return [_numbers(part) for part in tensor.unbind()] if tensor.dim() else tensor.item()
-
-
-def cuda_kernels() -> frozenset[str]:
-    """The names of all kernels in csrc, which ``fastlip._cuda`` has."""
-    return frozenset(
-        name
-        for path in sorted((ROOT / "csrc").glob("*/*_cuda.cu"))
-        for name in re.findall(r"^FASTLIP_KERNEL\((\w+),", path.read_text(), re.MULTILINE)
-    )
 
 
 @contextlib.contextmanager
@@ -308,6 +270,9 @@ def gpu(
         minor=capability[1],
         shared_memory_per_block=48 * 1024,
         shared_memory_per_block_optin=shared,
+        multi_processor_count=132,
+        total_memory=80 << 30,
+        L2_cache_size=50 << 20,
     )
 
     @torch.compiler.assume_constant_result
@@ -322,10 +287,13 @@ def gpu(
         mock.patch.object(binding, "launch", device.launch_native),
         mock.patch.object(triton_launch, "launch", device.launch_triton),
         mock.patch.object(torch.cuda, "is_current_stream_capturing", device.is_capturing),
+        mock.patch.object(graphs, "on_side_stream", contextlib.nullcontext),
+        mock.patch.object(graphs, "captured", device.captured),
         mock.patch.object(FakeTensor, "data_ptr", _address, create=True),
         mock.patch.object(FakeTensor, "tolist", _numbers, create=True),
         *([mock.patch.object(tables, "_keep", device.note_table)] if compiling else []),
         *(() if compiling else _patched("is_observed", gate.is_observed, device.is_capturing)),
+        *(() if compiling else _patched("is_only_captured", gate.is_only_captured, device.is_capturing)),
     ]
     with contextlib.ExitStack() as stack:
         for asked in (limits.shared_memory, limits.capability, limits.too_old):

@@ -100,6 +100,22 @@ def is_observed() -> bool:
     )
 
 
+def is_only_captured() -> bool:
+    """Whether a CUDA graph is captured, and nothing else follows torch's operations.
+
+    What was kept before may be used then, if it need not be compared with anything.
+    """
+    if not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()):
+        return False
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or _transforms_are_active()
+        or _tracing_state() is not None
+        or forward_ad._current_level >= 0
+    )
+
+
 def _refuse_tensors(arguments: Iterable[Any], devices: list[Any]) -> str:
     """As refusal, of the tensors alone; devices has what was seen before: whether on the CPU, or which device."""
     for argument in arguments:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.capture import kept
 from fastlip.kernels.common.fourier import (
     Size,
     cached_kernel_phases,
@@ -16,7 +17,7 @@ from fastlip.kernels.common.fourier import (
     own_frequencies,
     unique_frequencies,
 )
-from fastlip.kernels.common.gate import is_observed
+from fastlip.kernels.common.gate import is_observed, is_only_captured
 
 __all__ = [
     "COMPLEX",
@@ -68,9 +69,8 @@ def kernel_spectrum(weight: Tensor, size: Size, dilation: Size | None = None) ->
     (torch.Size([10, 1, 1]), tensor([1.]))
     """
     cout, cin, *kernel = weight.shape
-    make = kernel_phases if is_observed() else cached_kernel_phases
     dtype, dilation = COMPLEX[weight.dtype], tuple(dilation or (1,) * len(kernel))
-    phases = make(tuple(kernel), tuple(size), dilation, weight.device, dtype)
+    phases = _phases(tuple(kernel), tuple(size), dilation, weight.device, dtype)
     taps = weight.flatten(2).permute(2, 0, 1).flatten(1)
     return (phases @ taps.to(dtype)).view(len(phases), cout, cin)
 
@@ -78,10 +78,15 @@ def kernel_spectrum(weight: Tensor, size: Size, dilation: Size | None = None) ->
 def kernel_spectrum_adjoint(gradient: Tensor, kernel: tuple[int, ...], size: Size, dilation: Size) -> Tensor:
     """The gradient of a weight of the shape ``kernel`` from that of its spectrum."""
     cout, cin, *taps_along = kernel
-    make = kernel_phases if is_observed() else cached_kernel_phases
-    phases = make(tuple(taps_along), tuple(size), tuple(dilation), gradient.device, gradient.dtype)
+    phases = _phases(tuple(taps_along), tuple(size), tuple(dilation), gradient.device, gradient.dtype)
     taps = (phases.mH @ gradient.flatten(1)).real.view(math.prod(taps_along), cout, cin)
     return taps.permute(1, 2, 0).contiguous().view(kernel)
+
+
+def _phases(kernel: Size, size: Size, dilation: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
+    if is_observed() and not is_only_captured():
+        return kernel_phases(kernel, size, dilation, device, dtype)
+    return kept(cached_kernel_phases, kernel_phases, device, kernel, size, dilation, device, dtype)
 
 
 def per_frequency(function: Callable[[Tensor], Tensor], V: Tensor, size: Size) -> Tensor:

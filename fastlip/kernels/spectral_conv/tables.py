@@ -1,8 +1,8 @@
 """What a transform of real images needs besides the images, kept between calls: it depends on sizes only.
 
 :func:`prepare` makes the tables before a kernel is called. torch.compile calls it while it traces, so that no table
-is made in the memory of a CUDA graph, where the next replay would overwrite it. A table that is needed while a graph
-is captured all the same is filled on the device, and not kept.
+is made in the memory of a CUDA graph, where the next replay would overwrite it. A graph reads the tables that were
+made before its capture; one that is missing is filled on the device in each replay, and not kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlip.kernels.common.capture import is_capturing
+from fastlip.kernels.common.capture import kept
 from fastlip.kernels.common.fourier import (
     Size,
     angles,
@@ -89,15 +89,17 @@ def planes(fft_size: Size, weighted: bool, device: torch.device) -> tuple[Tensor
 
 
 def _kept(make: Callable[..., Tensor], device: torch.device, *arguments: Any) -> Tensor:
-    if is_capturing(device):
-        return make(device, *arguments)
-    return _keep(make, device, *arguments)
+    return kept(_keep, _make, device, make, device, *arguments)
 
 
 @lru_cache(maxsize=256)
 def _keep(make: Callable[..., Tensor], device: torch.device, *arguments: Any) -> Tensor:
     with torch.inference_mode(False):
         return make(device, *arguments)
+
+
+def _make(make: Callable[..., Tensor], device: torch.device, *arguments: Any) -> Tensor:
+    return make(device, *arguments)
 
 
 def _positions(device: torch.device, fft_size: Size) -> Tensor:
