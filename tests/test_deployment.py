@@ -231,7 +231,7 @@ def test_a_file_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pt2", ".onnx"])
-@pytest.mark.parametrize(("radius", "tensor"), [(False, "0.bias"), (True, "layers.0.bias"), (True, "steepness")])
+@pytest.mark.parametrize(("radius", "tensor"), [(False, "0.bias"), (True, "layers.0.bias"), (True, "slopes")])
 def test_a_file_of_another_function_is_refused(suffix, radius, tensor, tmp_path, monkeypatch):
     from fastlip.deployment import formats
 
@@ -247,7 +247,7 @@ def test_a_file_of_another_function_is_refused(suffix, radius, tensor, tmp_path,
 
     monkeypatch.setitem(formats._WRITERS, kind, wrong)
     model = nn.Sequential(nn.Linear(4, 3), lip.MaxMin(), lip.CayleyLinear(3, 3)).eval()
-    what = "radius" if tensor == "steepness" else "logits"
+    what = "radius" if tensor == "slopes" else "logits"
     with pytest.raises(ValueError, match=f"{what} of the file differ"):
         fastlip.export(model, tmp_path / f"net{suffix}", (4,), radius=radius)
     assert not list(tmp_path.iterdir())

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fastlip.certification.bounds import Bound, bound_module
+from fastlip.certification.graphs import Branch, Growth
 from fastlip.certification.rounding.rules import worst_case
 from fastlip.certification.rounding.terms import Rounding, Unit
 from fastlip.inspection.sameness import norms
@@ -51,7 +52,28 @@ class Values(NamedTuple):
 Step = tuple[nn.Module, Any, Values, Values]
 
 
-class WorstCase:
+class _Onlooker:
+    """What a model of rounding does with values that it only passes."""
+
+    def values(self, x: Tensor) -> Values:
+        """The norms of a batch of samples."""
+        return Values(norms(x), x.dtype)
+
+    def applied(self, module: nn.Module, x: Tensor, y: Tensor) -> None:
+        """Takes note of a module's output y for x, which it may have changed in place."""
+
+    def entered(self, branch: Branch, x: Tensor) -> None:
+        """Takes note of the value of a branch's source."""
+
+    def evaluated(self, branch: Branch, node: fx.Node, value: Any) -> None:
+        """Takes note of the value of a branch's node."""
+
+    def grow(self, growth: Growth, before: list[Tensor]) -> Tensor:
+        """The state after a function of a graph that rounds nothing."""
+        return growth(*before)
+
+
+class WorstCase(_Onlooker):
     r"""Follows errors by triangle inequalities.
 
     With x_l the computed input of layer l for an image and z_l that for a perturbed one, L_l the layer's bound and
@@ -73,22 +95,21 @@ class WorstCase:
 
     def links(self, steps: Sequence[Step], state: Tensor) -> Tensor:
         """The state after modules that are applied one after the other."""
-        grown = []
         for module, row, x, y in steps:
             key = id(row), x.dtype, y.dtype
             own = self.rules.get(key)
             if own is None:
                 own = worst_case(module, row, row.input_shape, row.output_shape, Unit.of(x.dtype, y.dtype))
                 self.rules[key] = own
-            grown.append((own, row.bound, x.norms, y.norms))
-        return self._add(state, grown)
+            state = self._add(own, row.bound * state, state, x.norms, y.norms)
+        return state
 
     def measure(self, module: nn.Module, input_shape: Any, output_shape: Any) -> Measured:
         """The bound of a function's module form, as :meth:`node` reads it."""
         return Measured(bound_module(module, input_shape, output_shape), module, input_shape, output_shape)
 
-    def node(self, found: Any, x: Tensor, y: Tensor, before: list[Tensor], state: Tensor) -> Tensor:
-        """The state after a function of a graph: before, that of each source; x, the first source's value."""
+    def node(self, found: Any, x: Tensor, y: Tensor, growth: Growth, before: Tensor, state: Tensor) -> Tensor:
+        """The state after a function of a graph; x and before are the value and the state of its first input."""
         unit = Unit.of(x.dtype, y.dtype)
         if isinstance(found, Bound):
             found = Measured(found, nn.Module(), tuple(x.shape[1:]), tuple(y.shape[1:]))
@@ -96,45 +117,48 @@ class WorstCase:
         # The bias of a function is not known here: its norm is at most |y| + value |x|.
         bias = Rounding(own.sums * found.value, output=own.sums + _SUMMANDS * unit.u)
         # A number that is flushed to zero may have been multiplied by what sizes have grown by.
-        factor = (state[4] / before[0][4].clamp_min(unit.tiny)).amax().item()
-        lost = own.constant * (1 + factor)
+        lost = own.constant * (1 + growth.largest)
         own = own.plus(bias)._replace(constant=lost)
-        return self._add(before[0], [(own, found.value, norms(x), norms(y))], state)
+        return self._add(own, state, before, self.values(x).norms, self.values(y).norms)
 
-    def _add(
-        self,
-        state: Tensor,
-        steps: Sequence[tuple[Rounding, float, Tensor, Tensor]],
-        grown: Tensor | None = None,
-    ) -> Tensor:
-        """The state after steps with an own error, a bound, and the norms of their inputs and outputs.
+    def _add(self, own: Rounding, grown: Tensor, before: Tensor, sizes: Tensor, results: Tensor) -> Tensor:
+        """The state after a step: that before it times its bound, and its own error."""
+        self._limit(own, before, sizes)
+        return advanced(own, grown, before[3:], sizes, results)
 
-        ``grown`` takes the place of the state times the bound for a single step of several inputs.
-        """
-        for own, bound, sizes, results in steps:
-            before, state = state, bound * state if grown is None else grown.clone()
-            slope = own.relative + own.quadratic * (3 * sizes + 1)
-            # More of the own error near x, at radius 0 and for each unit of it.
-            more = slope * before[3:] + own.output * state[3:]
-            error = own.relative * sizes + own.constant + own.output * results + own.quadratic * sizes * sizes
-            error = error * (1 + 4 * own.output)  # the outputs near x are off as well
-            # Radii at which the computed inputs may be further apart than that are out of reach.
-            distance = own.largest - sizes
-            if own.quadratic:
-                distance = torch.minimum(distance, sizes + 1)
-            left = distance - before[3]
-            radius = torch.where(before[4] > 0, left / before[4].clamp_min(_TINY), math.inf)
-            self.reach = torch.minimum(self.reach, torch.where(left > 0, radius, 0.0))
-            state[0] += error
-            state[1] += error + more[0]
-            state[2] += more[1]
-            state[3] += 2 * error + more[0]
-            state[4] += more[1]
-        return state
+    def _limit(self, own: Rounding, before: Tensor, sizes: Tensor) -> None:
+        """Radii at which computed inputs of these norms may be too far apart are out of reach."""
+        distance = own.largest - sizes
+        if own.quadratic:
+            distance = torch.minimum(distance, sizes + 1)
+        left = distance - before[3]
+        radius = torch.where(before[4] > 0, left / before[4].clamp_min(_TINY), math.inf)
+        self.reach = torch.minimum(self.reach, torch.where(left > 0, radius, 0.0))
 
     def finish(self, state: Tensor) -> Rounded:
         """Returns the bounds that the state at the outputs stands for."""
         return Rounded(state[0], state[1], state[2], self.reach)
+
+
+def advanced(own: Rounding, grown: Tensor, distances: Tensor, sizes: Tensor, results: Tensor) -> Tensor:
+    """The state of :class:`WorstCase` after a step, whose own error is added.
+
+    Args:
+        own: the error of the step.
+        grown: the state before the step, times its bound.
+        distances: the last two rows of the state before the step.
+        sizes: the norms of its inputs.
+        results: those of its outputs.
+    """
+    slope = own.relative + own.quadratic * (3 * sizes + 1) if own.quadratic else own.relative
+    # More of the own error near x, at radius 0 and for each unit of it.
+    more = slope * distances + own.output * grown[3:]
+    error = own.relative * sizes + own.constant + own.output * results
+    if own.quadratic:
+        error = error + own.quadratic * sizes * sizes
+    error = error * (1 + 4 * own.output)  # the outputs near x are off as well
+    near, further = more[0], more[1]
+    return grown + torch.stack((error, error + near, further, 2 * error + near, further))
 
 
 class Measured(NamedTuple):
@@ -151,7 +175,7 @@ class Measured(NamedTuple):
         return self.bound.value
 
 
-class Probabilistic:
+class Probabilistic(_Onlooker):
     """Follows errors of independent roundings, which add up in square (Higham, Mary 2019)."""
 
     def __init__(self, samples: int, device: torch.device, rules: dict[Any, Rounding]):
@@ -168,7 +192,7 @@ class Probabilistic:
                 state = torch.hypot(state, own)
         return state
 
-    def node(self, found: Any, x: Tensor, y: Tensor, before: list[Tensor], state: Tensor) -> Tensor:
+    def node(self, found: Any, x: Tensor, y: Tensor, growth: Growth, before: Tensor, state: Tensor) -> Tensor:
         """The error after a function of a graph."""
         return torch.hypot(state, _independent(found, found.value, Values(norms(x), x.dtype), norms(y), y[0].numel()))
 
