@@ -76,7 +76,8 @@ def network(name):
     return Functions(name == "in place"), (16,)
 
 
-NAMES = "resnet", "unet", "lip_res_net", "bro_net", "lip_next", "layer norms", "one score", "functions", "in place"
+QUICK = "unet", "layer norms", "functions", "in place"
+LONG = "resnet", "lip_res_net", "bro_net", "lip_next", "one score"
 
 
 def certified(model, x):
@@ -85,7 +86,7 @@ def certified(model, x):
     return fastlip.certify(model, [(x, labels)], eps=[])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*QUICK, *[pytest.param(name, marks=pytest.mark.slow) for name in LONG]])
 def test_the_radii_are_those_of_certify(name, tmp_path):
     model, shape = network(name)
     model = disturbed(model)
@@ -99,7 +100,7 @@ def test_the_radii_are_those_of_certify(name, tmp_path):
         torch.testing.assert_close(found[1].double(), expected.radii, rtol=2e-4, atol=1e-6 * scale)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*QUICK, *LONG])
 def test_the_errors_are_those_that_certify_follows(name, tmp_path):
     from fastlip.certification.certificates.prepared import Prepared
     from fastlip.deployment.recording import Recorder
@@ -131,9 +132,10 @@ def test_the_errors_are_those_that_certify_follows(name, tmp_path):
     torch.testing.assert_close(reach, rounded.reach, rtol=1e-9, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["onnx", "pt2"])
 def test_files_for_other_programs_have_the_radii_too(suffix, tmp_path):
-    model, path = disturbed(network("unet")[0]), tmp_path / f"net.{suffix}"
+    model, path = disturbed(network("resnet")[0]), tmp_path / f"net.{suffix}"
     x = torch.rand(5, *IMAGE)
     if suffix == "onnx":
         pytest.importorskip("onnxscript")

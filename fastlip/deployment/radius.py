@@ -104,7 +104,7 @@ def certified_network(
     """
     x = batch_like(model, _SAMPLES, input_shape)
     if x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"radius=True: the parameters are {x.dtype}, expected torch.float32 or torch.float64")
+        raise ValueError(f"radius=True: got parameters in {x.dtype}; use model.float() or model.double()")
     with (
         certified_precision(x.device.type),
         evaluating(model),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.nn._running import is_wrapped
 from fastlip.nn.base import at_least_float32
 
 
@@ -93,7 +94,7 @@ def _is_hidden(labels: Tensor) -> bool:
     """Whether the values of labels cannot be read: in a trace, and in ``torch.func``'s transforms."""
     if torch.compiler.is_compiling():
         return True
-    return torch._C._functorch.is_functorch_wrapped_tensor(labels)  # pyright: ignore[reportAttributeAccessIssue]
+    return is_wrapped(labels)
 
 
 def _is_deferred(labels: Tensor) -> bool:

@@ -164,3 +164,15 @@ def test_binary_gradients_of_each_sample_by_vmap(loss):
     scores, labels = SCORES8.reshape(len(LABELS8), -1)[:, :1], LABELS8.reshape(-1, 1)
     one_by_one = [gradient_of(*sample) for sample in zip(scores, labels, strict=True)]
     torch.testing.assert_close(torch.vmap(gradient_of)(scores, labels), torch.stack(one_by_one))
+
+
+def test_a_running_mean_names_the_remedy_in_transforms():
+    loss = losses.SoftHKR()
+    gradient_of = torch.func.grad(lambda scores, label: loss(scores[None], label[None]))
+    for transformed, sample in ((gradient_of, (LOGITS8[0], CLASSES8[0])), (torch.vmap(gradient_of), (LOGITS8, CLASSES8))):
+        with pytest.raises(ValueError, match=r"which torch.func.grad and vmap cannot; use SoftHKR.eval\(\)"):
+            loss.train() and transformed(*sample)
+        loss.eval()
+        one_by_one = [gradient_of(*one) for one in zip(LOGITS8, CLASSES8, strict=True)]
+        found = transformed(*sample)
+        torch.testing.assert_close(found, torch.stack(one_by_one) if found.dim() > 1 else one_by_one[0])
