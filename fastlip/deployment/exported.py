@@ -136,7 +136,8 @@ def export(
 
     With a path: that copy in a file, whose suffix names the format. ``.onnx`` is for any ONNX runtime, ``.pt2`` for
     ``torch.export.load``, ``.pt`` and ``.pth`` for ``torch.load(path, weights_only=False)``. The input is named
-    ``images``, a batch (n, \*input_shape) of any size n; the outputs are ``logits`` and, if asked for, ``radius``.
+    ``images``, a batch (n, \*input_shape) of any size n of at least 1 (Fourier transforms refuse an empty batch, in
+    MKL and as products in onnxruntime); the outputs are ``logits`` and, if asked for, ``radius``.
     The file is written as a whole or not at all. Before that its content is loaded and run on random samples, an ONNX
     file by onnxruntime if that is installed, and a difference beyond rounding is refused. The file says what is known
     of the network: in ``metadata_props`` of ONNX (keys ``fastlip.lipschitz`` and so on), in the extra file

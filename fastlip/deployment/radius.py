@@ -31,8 +31,8 @@ _SLACK = 1e-9  # of two errors that are computed in float64
 class CertifiedNetwork(nn.Module):
     """The layers of a network, and the certified radius of the class with the largest score.
 
-    Everything that follows from the weights is a constant here. ``forward(scores, norms)`` returns scores and the radii
-    (n,), given those of the network and the norms (n, k) of its layers' values.
+    Everything that follows from the weights is a constant here. ``forward(scores, norms)`` returns the scores and the
+    radii (n,), given the scores and the norms (n, k) of the layers' values.
     """
 
     slopes: Tensor

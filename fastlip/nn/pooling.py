@@ -26,7 +26,7 @@ def _windows(kernel_size: Any, stride: Any) -> Pair:
 
 
 def _check_windows(x: Tensor, size: Pair) -> None:
-    """Raises ValueError unless x is (n, c, h, w) or (c, h, w) and holds at least one window; TypeError for integers."""
+    """Raises ValueError unless x is (n, c, h, w) or (c, h, w) with at least one window; TypeError for integers."""
     require_floating(x)
     if x.dim() not in (3, 4) or x.shape[-2] < size[0] or x.shape[-1] < size[1]:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, c, h, w) or (c, h, w), at least {size}")

@@ -169,7 +169,10 @@ def test_binary_gradients_of_each_sample_by_vmap(loss):
 def test_a_running_mean_names_the_remedy_in_transforms():
     loss = losses.SoftHKR()
     gradient_of = torch.func.grad(lambda scores, label: loss(scores[None], label[None]))
-    for transformed, sample in ((gradient_of, (LOGITS8[0], CLASSES8[0])), (torch.vmap(gradient_of), (LOGITS8, CLASSES8))):
+    for transformed, sample in (
+        (gradient_of, (LOGITS8[0], CLASSES8[0])),
+        (torch.vmap(gradient_of), (LOGITS8, CLASSES8)),
+    ):
         with pytest.raises(ValueError, match=r"which torch.func.grad and vmap cannot; use SoftHKR.eval\(\)"):
             loss.train() and transformed(*sample)
         loss.eval()

@@ -35,7 +35,13 @@ def test_transposed_convolutions_and_chains_name_the_dtype():
 
 
 FOR_IMAGES = [
-    *(lip.BatchCentering(4), lip.LayerCentering(4, -1), lip.PositionBias((2, 2)), lip.InputWeights(0.5), lip.MaxMin()),
+    *(
+        lip.BatchCentering(4),
+        lip.LayerCentering(4, -1),
+        lip.PositionBias((2, 2)),
+        lip.InputWeights(0.5),
+        lip.MaxMin(),
+    ),
     *(lip.ScaledAvgPool2d(2), lip.L2NormPool2d(2), lip.AdaptiveL2NormPool2d(1), lip.AdaptiveL2NormPool2d(2)),
     *(lip.HouseHolder(4), lip.Scale(0.5), lip.Scale(0.5, learnable=True), lip.LipschitzResidual(torch.nn.ReLU())),
 ]

@@ -28,7 +28,7 @@ def _windows(kernel_size: Any, stride: Any) -> tuple[int, ...]:
 
 
 def _check_windows(x: Tensor, size: tuple[int, ...]) -> None:
-    """Raises ValueError unless x is (n, c, d, h, w) or (c, d, h, w) and holds at least one window; TypeError for integers."""
+    """Raises ValueError unless x is (n, c, d, h, w) or (c, d, h, w) with a whole window; TypeError for integers."""
     require_floating(x)
     if x.dim() not in (4, 5) or any([side < least for side, least in zip(x.shape[-3:], size, strict=True)]):
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, c, d, h, w) or (c, d, h, w), at least {size}")
