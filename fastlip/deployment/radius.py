@@ -158,10 +158,10 @@ def _joined(body: fx.Graph, network: CertifiedNetwork) -> fx.GraphModule:
     tracer.proxy_buffer_attributes = True
     end = tracer.trace(network)
     graph = fx.Graph()  # a new one, because that of a tracer names the tracer's class in its pickle
-    scores, *norms = graph.graph_copy(body, {})
-    norms = graph.call_function(torch.stack, (norms, 1))
+    outputs: Any = graph.graph_copy(body, {})
+    norms = graph.call_function(torch.stack, (outputs[1:], 1))
     places = [node for node in end.nodes if node.op == "placeholder"]
-    graph.output(graph.graph_copy(end, dict(zip(places, (scores, norms), strict=True))))
+    graph.output(graph.graph_copy(end, dict(zip(places, (outputs[0], norms), strict=True))))
     for node in graph.nodes:
         node.type = None  # annotations are text here, which does not pickle
     return fx.GraphModule(network, graph, "CertifiedNetwork").eval()
