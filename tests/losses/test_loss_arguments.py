@@ -179,3 +179,17 @@ def test_a_running_mean_names_the_remedy_in_transforms():
         one_by_one = [gradient_of(*one) for one in zip(LOGITS8, CLASSES8, strict=True)]
         found = transformed(*sample)
         torch.testing.assert_close(found, torch.stack(one_by_one) if found.dim() > 1 else one_by_one[0])
+
+
+@pytest.mark.parametrize("loss", [*MULTICLASS, losses.HKR(0.9)], ids=name)
+def test_labels_of_other_shapes_and_types_name_the_remedy(loss):
+    with pytest.raises(
+        ValueError, match=r"labels: got shape \(8, 1\), expected .*integers.*; use labels.squeeze\(1\)"
+    ):
+        loss(LOGITS8, CLASSES8[:, None])
+    with pytest.raises(TypeError, match=r"labels: got torch.float32 .*expected integers; use labels.long\(\)"):
+        loss(LOGITS8, CLASSES8.float())
+    for classes in (CLASSES8 + 1, CLASSES8 - 1):
+        with pytest.raises(ValueError, match="labels: got values from .* expected 0 to 2"):
+            loss(LOGITS8, classes)
+    assert loss(LOGITS8[:1], CLASSES8[:1]).isfinite().all()
