@@ -118,7 +118,7 @@ def certified_network(
         require_same("radius=True", copied.audit.norm, own.audit.norm, "the model is")
         errors = [prepared.forward(0, x.clone())[1] for prepared in (own, copied)]
         chosen, memo = (own, parts(model, input_shape, fourier)) if _covers(*errors) else (copied, {})
-        return _recorded(chosen, x, lambda module: _plain_form(module, memo)), chosen.audit
+        return _recorded(chosen, x[:2].clone(), lambda module: _plain_form(module, memo)), chosen.audit
 
 
 def _recorded(prepared: Prepared, x: Tensor, form: Callable[[nn.Module], nn.Module]) -> fx.GraphModule:
