@@ -110,7 +110,7 @@ def test_the_errors_are_those_that_certify_follows(name, tmp_path):
     prepared = Prepared(model, shape, "worst-case", torch.device("cpu"))
     x = 3 * torch.rand(5, *shape)
     recorder = Recorder(prepared.links, x, lambda module: module)
-    logits, state = prepared.follow(0, x, recorder)
+    logits, state = prepared.follow(x, recorder)
     steps, errors = recorder.finished(state, logits)
     root = nn.Module()
     root.layers = recorder.layers

@@ -124,7 +124,7 @@ def certified_network(
 def _recorded(prepared: Prepared, x: Tensor, form: Callable[[nn.Module], nn.Module]) -> fx.GraphModule:
     """The network whose layers have been prepared, in other forms, with radii."""
     recorder = Recorder(prepared.links, x, form)
-    logits, state = prepared.follow(0, x, recorder)
+    logits, state = prepared.follow(x, recorder)
     network = CertifiedNetwork(recorder, prepared, *recorder.finished(state, logits), x.dtype)
     return _joined(recorder.graph, network.to(x.device).eval())
 

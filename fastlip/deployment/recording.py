@@ -11,7 +11,7 @@ from torch.fx.node import map_arg
 
 from fastlip.certification.graphs import Branch, Growth
 from fastlip.certification.rounding import Rounding
-from fastlip.certification.rounding.following import Values, WorstCase, advanced
+from fastlip.certification.rounding.following import Added, Values, WorstCase, advanced
 from fastlip.certification.unfolding import Link
 
 _ROWS = 5  # of a state
@@ -43,7 +43,8 @@ class Step(nn.Module):
             return found
         rows = found.t()
         if isinstance(self.function, Rounding):
-            return advanced(self.function, rows[:_ROWS], rows[_ROWS:-2], rows[-2], rows[-1]).t()
+            step = self.function, 1.0, rows[-2], rows[-1]
+            return advanced(rows[_ROWS:-2], [step], rows[:_ROWS])[0].t()
         states = [rows[_ROWS * index : _ROWS * (index + 1)] for index in range(len(self.function.factors))]
         return self.function(*states).t()
 
@@ -61,6 +62,8 @@ class Recorder(WorstCase):
         tensors: those that it reads, by name.
         limits: for each step that rounds, the largest value of a row, the row, and how it grows with the radius.
     """
+
+    records = True
 
     def __init__(self, links: Sequence[Link], x: Tensor, form: Callable[[nn.Module], nn.Module]):
         self._columns = 1 + _places(links)
@@ -90,14 +93,15 @@ class Recorder(WorstCase):
         norms[self._variables[key]] = 1.0
         return Values(norms, x.dtype)
 
-    def applied(self, module: nn.Module, x: Tensor, y: Tensor) -> None:
-        """Writes down the call of a module."""
+    def called(self, module: nn.Module, x: Tensor, y: Tensor) -> Values:
+        """Writes down the call of a module; a variable for the norm of its output."""
         if id(module) not in self._placed:
             self._placed[id(module)] = len(self.layers)
             self.layers.append(self._form(module))
             self._kept.append(module)
         place = self._placed[id(module)]
         self._see(y, self.graph.call_module(f"layers.{place}", (self._nodes[id(x)],)))
+        return self.values(y)
 
     def entered(self, branch: Branch, x: Tensor) -> None:
         """Writes down where a branch starts."""
@@ -147,11 +151,15 @@ class Recorder(WorstCase):
         limits = [row for _, *rows in self.limits for row in rows]
         return steps, _affine(None, torch.stack((state[0] + state[1], state[2], *limits)), columns)
 
-    def _add(self, own: Rounding, grown: Tensor, before: Tensor, sizes: Tensor, results: Tensor) -> Tensor:
-        self._limit(own, before, sizes)
-        if own.quadratic:
-            return self._step(own, torch.cat((grown, before[3:], sizes[None], results[None])))
-        return advanced(own, grown, before[3:], sizes, results)
+    def _add(self, state: Tensor, steps: Sequence[Added], grown: Tensor | None = None) -> Tensor:
+        for own, bound, sizes, results in steps:
+            self._limit(own, state, sizes)
+            after = bound * state if grown is None else grown
+            if own.quadratic:
+                state = self._step(own, torch.cat((after, state, sizes[None], results[None])))
+            else:
+                state, _ = advanced(state, [(own, bound, sizes, results)], after)
+        return state
 
     def _limit(self, own: Rounding, before: Tensor, sizes: Tensor) -> None:
         largest = min(own.largest, torch.finfo(torch.float64).max)

@@ -50,17 +50,23 @@ class Values(NamedTuple):
 
 # A module that is applied, its row of the audit, its input and its output.
 Step = tuple[nn.Module, Any, Values, Values]
+# The own error of a step, its bound, and the norms of its inputs and outputs.
+Added = tuple[Rounding, float, Tensor, Tensor]
 
 
 class _Onlooker:
-    """What a model of rounding does with values that it only passes."""
+    """What a model of rounding does with values that it only passes.
+
+    Attributes:
+        records: whether it is to see each module that is applied: ``called(module, x, y)``, y being the output for x,
+            which may have been changed in place, returns the :class:`Values` of y.
+    """
+
+    records = False
 
     def values(self, x: Tensor) -> Values:
         """The norms of a batch of samples."""
         return Values(norms(x), x.dtype)
-
-    def applied(self, module: nn.Module, x: Tensor, y: Tensor) -> None:
-        """Takes note of a module's output y for x, which it may have changed in place."""
 
     def entered(self, branch: Branch, x: Tensor) -> None:
         """Takes note of the value of a branch's source."""
@@ -95,14 +101,15 @@ class WorstCase(_Onlooker):
 
     def links(self, steps: Sequence[Step], state: Tensor) -> Tensor:
         """The state after modules that are applied one after the other."""
+        grown = []
         for module, row, x, y in steps:
             key = id(row), x.dtype, y.dtype
             own = self.rules.get(key)
             if own is None:
                 own = worst_case(module, row, row.input_shape, row.output_shape, Unit.of(x.dtype, y.dtype))
                 self.rules[key] = own
-            state = self._add(own, row.bound * state, state, x.norms, y.norms)
-        return state
+            grown.append((own, row.bound, x.norms, y.norms))
+        return self._add(state, grown)
 
     def measure(self, module: nn.Module, input_shape: Any, output_shape: Any) -> Measured:
         """The bound of a function's module form, as :meth:`node` reads it."""
@@ -119,46 +126,49 @@ class WorstCase(_Onlooker):
         # A number that is flushed to zero may have been multiplied by what sizes have grown by.
         lost = own.constant * (1 + growth.largest)
         own = own.plus(bias)._replace(constant=lost)
-        return self._add(own, state, before, self.values(x).norms, self.values(y).norms)
+        return self._add(before, [(own, found.value, self.values(x).norms, self.values(y).norms)], state)
 
-    def _add(self, own: Rounding, grown: Tensor, before: Tensor, sizes: Tensor, results: Tensor) -> Tensor:
-        """The state after a step: that before it times its bound, and its own error."""
-        self._limit(own, before, sizes)
-        return advanced(own, grown, before[3:], sizes, results)
-
-    def _limit(self, own: Rounding, before: Tensor, sizes: Tensor) -> None:
-        """Radii at which computed inputs of these norms may be too far apart are out of reach."""
-        distance = own.largest - sizes
-        if own.quadratic:
-            distance = torch.minimum(distance, sizes + 1)
-        left = distance - before[3]
-        radius = torch.where(before[4] > 0, left / before[4].clamp_min(_TINY), math.inf)
-        self.reach = torch.minimum(self.reach, torch.where(left > 0, radius, 0.0))
+    def _add(self, state: Tensor, steps: Sequence[Added], grown: Tensor | None = None) -> Tensor:
+        """The state after steps; see :func:`advanced`."""
+        state, self.reach = advanced(state, steps, grown, self.reach)
+        return state
 
     def finish(self, state: Tensor) -> Rounded:
         """Returns the bounds that the state at the outputs stands for."""
         return Rounded(state[0], state[1], state[2], self.reach)
 
 
-def advanced(own: Rounding, grown: Tensor, distances: Tensor, sizes: Tensor, results: Tensor) -> Tensor:
-    """The state of :class:`WorstCase` after a step, whose own error is added.
+def advanced(
+    state: Tensor, steps: Sequence[Added], grown: Tensor | None = None, reach: Any = math.inf
+) -> tuple[Tensor, Any]:
+    """The state of :class:`WorstCase` after steps, whose own errors are added, and the reach.
 
     Args:
-        own: the error of the step.
-        grown: the state before the step, times its bound.
-        distances: the last two rows of the state before the step.
-        sizes: the norms of its inputs.
-        results: those of its outputs.
+        state: that before the steps.
+        steps: one after the other.
+        grown: takes the place of the state times the bound for a single step of several inputs.
+        reach: (n,), the radius up to which all this holds; inf leaves it as it is.
     """
-    slope = own.relative + own.quadratic * (3 * sizes + 1) if own.quadratic else own.relative
-    # More of the own error near x, at radius 0 and for each unit of it.
-    more = slope * distances + own.output * grown[3:]
-    error = own.relative * sizes + own.constant + own.output * results
-    if own.quadratic:
-        error = error + own.quadratic * sizes * sizes
-    error = error * (1 + 4 * own.output)  # the outputs near x are off as well
-    near, further = more[0], more[1]
-    return grown + torch.stack((error, error + near, further, 2 * error + near, further))
+    for own, bound, sizes, results in steps:
+        before, state = state, bound * state if grown is None else grown
+        if isinstance(reach, Tensor):
+            # Radii at which the computed inputs may be further apart than that are out of reach.
+            distance = own.largest - sizes
+            if own.quadratic:
+                distance = torch.minimum(distance, sizes + 1)
+            left = distance - before[3]
+            radius = torch.where(before[4] > 0, left / before[4].clamp_min(_TINY), math.inf)
+            reach = torch.minimum(reach, torch.where(left > 0, radius, 0.0))
+        slope = own.relative + own.quadratic * (3 * sizes + 1) if own.quadratic else own.relative
+        # More of the own error near x, at radius 0 and for each unit of it.
+        more = slope * before[3:] + own.output * state[3:]
+        error = own.relative * sizes + own.constant + own.output * results
+        if own.quadratic:
+            error = error + own.quadratic * sizes * sizes
+        error = error * (1 + 4 * own.output)  # the outputs near x are off as well
+        near, further = more[0], more[1]
+        state = state + torch.stack((error, error + near, further, 2 * error + near, further))
+    return state, reach
 
 
 class Measured(NamedTuple):
