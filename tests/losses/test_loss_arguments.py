@@ -190,6 +190,6 @@ def test_labels_of_other_shapes_and_types_name_the_remedy(loss):
     with pytest.raises(TypeError, match=r"labels: got torch.float32 .*expected integers; use labels.long\(\)"):
         loss(LOGITS8, CLASSES8.float())
     for classes in (CLASSES8 + 1, CLASSES8 - 1):
-        with pytest.raises(ValueError, match="labels: got values from .* expected 0 to 2"):
+        with pytest.raises(ValueError, match=r"labels: got values from .* expected 0 to 2"):
             loss(LOGITS8, classes)
     assert loss(LOGITS8[:1], CLASSES8[:1]).isfinite().all()
