@@ -311,3 +311,18 @@ def test_names_that_a_module_has_are_not_taken():
     assert report.complete, str(report)
     assert sum(type(module).__name__ == "MaxMin" for module in converted.modules()) == 4
     assert converted(torch.rand(2, 4)).shape == (2, 4)
+
+
+def test_frozen_parameters_stay_frozen():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10))
+    net[0].weight.requires_grad_(False)
+    net[3].bias.requires_grad_(False)
+    for method in ("aol", "cayley", "lot"):
+        model, _ = convert(net, (1, 8, 8), method)
+        convolution, head = model.get_submodule("0"), model.get_submodule("3")
+        assert not convolution.raw_weight.requires_grad
+        assert convolution.bias.requires_grad
+        assert head.raw_weight.requires_grad
+        assert not head.bias.requires_grad
+        fresh, _ = convert(net, (1, 8, 8), method, weights="fresh")
+        assert all(parameter.requires_grad for parameter in fresh.parameters())

@@ -43,8 +43,10 @@ _BATCH_SIZES = {"XS": 256, "S": 64, "M": 16, "L": 16}
     "--contestant",
     "contestants",
     type=click.Choice(CONTESTANTS),
+    metavar="NAME",
     multiple=True,
-    help=f"Network to time next to plain; repeat the option for several.  [default: {', '.join(_USUAL)}]",
+    help=f"Network to time next to plain: {', '.join(CONTESTANTS)}. Repeat the option for several.  "
+    f"[default: {', '.join(_USUAL)}]",
 )
 @click.option(
     "--option",

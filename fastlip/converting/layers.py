@@ -160,6 +160,8 @@ def _take_over(layer: Any, old: Any, start: Start) -> str:
             return f"fresh weights: the model's would keep {kept:.0%} of the norm"
         if bias is not None and old.bias is not None and bias.shape == old.bias.shape:
             bias.copy_(old.bias)
+            bias.requires_grad_(old.bias.requires_grad)
+    raw.requires_grad_(old.weight.requires_grad)
     return "weights kept"
 
 

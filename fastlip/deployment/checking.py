@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fastlip.certification.certificates.margins import TINY
 from fastlip.certification.certificates.slopes import SQRT2
 from fastlip.deployment.formats import OUTPUTS, Format, run
 from fastlip.inspection.evaluation import evaluating
@@ -56,9 +57,9 @@ def _compare(
         raise ValueError(f"format={kind!r}: the file has outputs of the shapes {got}, expected {expected}")
     allowed = [rounding]
     if len(outputs) > 1:  # a margin changes by at most sqrt 2 times what the scores do
-        steepness = network.get_buffer("steepness")
-        others = ~torch.eye(len(steepness), dtype=torch.bool, device=steepness.device)
-        allowed.append(SQRT2 * rounding / steepness[others].min() + _SMALL * outputs[1].double())
+        slopes = network.get_buffer("slopes")
+        others = ~torch.eye(len(slopes), dtype=torch.bool, device=slopes.device)
+        allowed.append(SQRT2 * rounding / slopes[others].min().clamp_min(TINY) + _SMALL * outputs[1].double())
     for name, one, other, most in zip(OUTPUTS, ran, outputs, allowed, strict=False):
         difference = (one.to(other) - other).reshape(len(other), -1).double().norm(dim=1)
         if not (difference <= most).all():

@@ -136,7 +136,8 @@ def export(
 
     With a path: that copy in a file, whose suffix names the format. ``.onnx`` is for any ONNX runtime, ``.pt2`` for
     ``torch.export.load``, ``.pt`` and ``.pth`` for ``torch.load(path, weights_only=False)``. The input is named
-    ``images``, a batch (n, \*input_shape) of any size n; the outputs are ``logits`` and, if asked for, ``radius``.
+    ``images``, a batch (n, \*input_shape) of any size n of at least 1 (Fourier transforms refuse an empty batch, in
+    MKL and as products in onnxruntime); the outputs are ``logits`` and, if asked for, ``radius``.
     The file is written as a whole or not at all. Before that its content is loaded and run on random samples, an ONNX
     file by onnxruntime if that is installed, and a difference beyond rounding is refused. The file says what is known
     of the network: in ``metadata_props`` of ONNX (keys ``fastlip.lipschitz`` and so on), in the extra file
@@ -169,7 +170,8 @@ def export(
         fourier: how spectral layers transform: ``"fft"``; ``"matrices"``, by products with real matrices, which are
             slower for large images, but ONNX has them; or ``"matrices64"``, by those products in float64, which lose
             less to rounding. Default None: ``"matrices"`` for ONNX (with radius: ``"matrices64"``), else ``"fft"``.
-        radius: whether the file has the output ``radius``; default False. The network must be a sequence of layers.
+        radius: whether the file has the output ``radius``; default False. It takes every classifier that
+            :func:`fastlip.certify` takes, those that branch included.
         bounds: the least and largest value of the images on which the network was trained, to be noted in the file;
             default None notes nothing.
         certificate: the result of :func:`fastlip.certify`, in the norm of the network, whose accuracies and CRA are
@@ -181,12 +183,12 @@ def export(
         The copy without a path, which holds no reference to the model; else an :class:`ExportedFile`.
 
     Raises:
-        TypeError: a module of fastlip, or a subclass with a forward of its own, that no rule knows; arguments of
-            another type.
+        TypeError: a module of fastlip, or a subclass with a forward of its own, that no rule knows; with a path a
+            module that the audit does not understand; arguments of another type.
         ValueError: NaN or Inf in a weight; a layer that depends on the image size without an input_shape; one
             that is called on several sizes; a copy or a file that computes something else than the model; another
-            fourier or format; an unknown suffix; with radius: a network that branches, or whose layers have no
-            linear bound of rounding errors (layer and group norms); a certificate in another norm.
+            fourier or format; an unknown suffix; with radius: a network that is no classifier, or that is not in
+            float32 or float64; a certificate in another norm.
         OSError: a file that cannot be written.
         MissingPackageError: (a ModuleNotFoundError) ONNX without the packages of the extra ``onnx``.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,10 +14,9 @@ from fastlip.certification.auditing import Audit
 from fastlip.certification.certificates.margins import LARGEST, TINY, gaps_of
 from fastlip.certification.certificates.prepared import Prepared
 from fastlip.certification.certificates.slopes import SQRT2
-from fastlip.certification.graphs import Branch
 from fastlip.certification.input_norms import require_same
 from fastlip.certification.rounding import Rounded
-from fastlip.certification.rounding.following import Values, WorstCase
+from fastlip.deployment.recording import Recorder, Step
 from fastlip.exporting import Fourier
 from fastlip.exporting.models import parts
 from fastlip.inspection.evaluation import certified_precision, evaluating
@@ -29,98 +28,55 @@ _SAMPLES = 8
 _SLACK = 1e-9  # of two errors that are computed in float64
 
 
-class _Errors:
-    r"""The worst-case rounding error of a network's outputs as a function of the norms of its layers' values.
-
-    :class:`WorstCase` follows errors by sums and products with constants. Its result is therefore affine in the norms
-    N of the input and of every layer's output: e + near = N w + b. The distance of computed values at layer l, at
-    radius 0, is N V_l + d_l, and it grows with the radius by a constant.
-
-    The coefficients are read off: each norm in turn is 1, and all others are 0.
-    """
-
-    def __init__(self, prepared: Prepared, dtype: torch.dtype):
-        links, rows = prepared.links, prepared.audit.layers
-        norms = torch.cat((torch.zeros(1, len(links) + 1), torch.eye(len(links) + 1))).double()
-        rules: dict[Any, Any] = {}
-        follower = WorstCase(len(norms), torch.device("cpu"), rules)
-        state, distances, self.growths, largest = follower.start, [], [], []
-        for index, (link, row) in enumerate(zip(links, rows, strict=True)):
-            before, after = Values(norms[:, index], dtype), Values(norms[:, index + 1], dtype)
-            distances.append(state[3])
-            self.growths.append(state[4, 0].item())
-            state = follower.links([(link.module, row, before, after)], state)
-            own = rules[id(row), dtype, dtype]
-            largest.append(min(own.largest, torch.finfo(torch.float64).max))
-            if own.quadratic:
-                raise ValueError(
-                    f"radius=True: the rounding error of layer {link.name!r} ({row.kind}) grows with the square of "
-                    "its input; expected a network without layer and group norms"
-                )
-        self.growth = state[2, 0].item()
-        self.largest = torch.tensor(largest, dtype=torch.float64)
-        columns = torch.stack((state[0] + state[1], *distances), 1)  # (1 + norms, 1 + layers)
-        self.constants = columns[0]
-        self.factors = (columns[1:] - columns[0]).clamp_min(0)
-
-
 class CertifiedNetwork(nn.Module):
-    """Layers one after the other, and the certified radius of the class with the largest score.
+    """The layers of a network, and the certified radius of the class with the largest score.
 
-    Everything that follows from the weights is a constant here. ``forward(x)`` returns the scores and the radii (n,).
+    Everything that follows from the weights is a constant here. ``forward(scores, norms)`` returns the scores and the
+    radii (n,), given the scores and the norms (n, k) of the layers' values.
     """
 
-    steepness: Tensor
-    factors: Tensor
-    constants: Tensor
+    slopes: Tensor
     largest: Tensor
-    growths: Tensor
     classes: Tensor
 
-    def __init__(self, layers: list[nn.Module], prepared: Prepared, dtype: torch.dtype):
+    def __init__(self, recorder: Recorder, prepared: Prepared, steps: list[Step], errors: Step, dtype: torch.dtype):
         super().__init__()
-        errors = _Errors(prepared, dtype)
-        output = prepared.audit.layers[-1].output_shape
-        self.single = math.prod(output) == 1
-        shapes = [prepared.audit.input_shape, *(row.output_shape for row in prepared.audit.layers)]
-        self.ranks = [len(shape) for shape in shapes]
+        self.single = math.prod(prepared.audit.layers[-1].output_shape) == 1
         self.root = 1.0 if self.single else SQRT2
         self.dtype = dtype
-        self.layers = nn.ModuleList(layers)
-        growths = torch.tensor(errors.growths, dtype=torch.float64).clamp_min(TINY)
-        steepness = (prepared.slopes.cpu() + self.root * errors.growth).clamp_min(TINY)
+        self.layers = recorder.layers
+        self.steps = nn.ModuleList(steps)
+        self.errors = errors
+        self.limits = len(recorder.limits)
+        largest = torch.tensor([limit for limit, *_ in recorder.limits], dtype=torch.float64)
         tables = {
-            "steepness": steepness,
-            "factors": errors.factors,
-            "constants": errors.constants,
-            "largest": errors.largest,
-            "growths": growths,
-            "classes": torch.arange(len(steepness)),
+            "slopes": prepared.slopes.cpu(),
+            "largest": largest,
+            "classes": torch.arange(len(prepared.slopes)),
+            **recorder.tensors,
         }
         for name, table in tables.items():
             self.register_buffer(name, table.clone())  # no view of a larger table: files hold whole storages
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, scores: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
         """Scores, and the radius within which the class with the largest score stays the same."""
-        sizes = [_norms(x, self.ranks[0])]
-        for layer, rank in zip(self.layers, self.ranks[1:], strict=True):
-            x = layer(x)
-            sizes.append(_norms(x, rank))
-        found = torch.stack(sizes, 1) @ self.factors + self.constants
-        lost, distances = self.root * found.narrow(1, 0, 1), found.narrow(1, 1, len(self.layers))
-        inputs = torch.stack(sizes[:-1], 1)
-        reach = ((self.largest - inputs - distances) / self.growths).amin(1)
-        logits = x.double()
+        for step in self.steps:
+            norms = torch.cat((norms, step(norms)), 1)
+        found = self.errors(norms)
+        lost, growth = self.root * found.narrow(1, 0, 1), self.root * found.narrow(1, 1, 1)
+        limits = found.narrow(1, 2, 2 * self.limits).unflatten(1, (self.limits, 2))
+        reach = (self.largest - limits.select(2, 0)) / limits.select(2, 1).clamp_min(TINY)
+        logits = scores.double()
         if self.single:
             logits = logits.reshape(-1, 1)
             logits = torch.cat((-logits / 2, logits / 2), 1)
         label = logits.argmax(1)
         gaps = gaps_of(logits, self.classes == label.unsqueeze(1))
-        steepness = torch.index_select(self.steepness, 0, label)
-        radius = torch.minimum(((gaps - lost) / steepness).amin(1), reach)
+        steepness = (torch.index_select(self.slopes, 0, label) + growth).clamp_min(TINY)
+        radius = torch.minimum(((gaps - lost) / steepness).amin(1), reach.amin(1))
         # NaN and Inf in any layer show in the norms, whatever a later layer made of them.
-        certain = (found.sum(1) < LARGEST) & (radius > 0)
-        return x, self._narrow(torch.where(certain, radius, 0.0))
+        certain = (norms.sum(1) < LARGEST) & (radius > 0)
+        return scores, self._narrow(torch.where(certain, radius, 0.0))
 
     def _narrow(self, radius: Tensor) -> Tensor:
         """The radii in the dtype of the scores, rounded down."""
@@ -129,12 +85,6 @@ class CertifiedNetwork(nn.Module):
             return radius.clamp_max(LARGEST)
         kept = torch.where(radius > info.tiny, radius * _ROUNDED_DOWN, 0.0)
         return kept.clamp_max(info.max).to(self.dtype)
-
-
-def _norms(x: Tensor, rank: int) -> Tensor:
-    """(n,): the L2 norm of each sample of that rank, in float64."""
-    rows = x.flatten(1) if rank > 1 else x if rank else x.unsqueeze(1)
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
 
 
 def certified_network(
@@ -154,7 +104,7 @@ def certified_network(
     """
     x = batch_like(model, _SAMPLES, input_shape)
     if x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"radius=True: the parameters are {x.dtype}, expected torch.float32 or torch.float64")
+        raise ValueError(f"radius=True: got parameters in {x.dtype}; use model.float() or model.double()")
     with (
         certified_precision(x.device.type),
         evaluating(model),
@@ -164,13 +114,19 @@ def certified_network(
     ):
         own, copied = (Prepared(module, input_shape, "worst-case", x.device) for module in (model, plain))
         for prepared in (own, copied):
-            _require_layers(prepared)
+            _require_scores(prepared)
         require_same("radius=True", copied.audit.norm, own.audit.norm, "the model is")
         errors = [prepared.forward(0, x.clone())[1] for prepared in (own, copied)]
         chosen, memo = (own, parts(model, input_shape, fourier)) if _covers(*errors) else (copied, {})
-        layers = [_plain_form(link.module, memo) for link in chosen.links]
-        network = CertifiedNetwork(layers, chosen, x.dtype)
-        return _traced(network.to(x.device).eval()), chosen.audit
+        return _recorded(chosen, x[:2].clone(), lambda module: _plain_form(module, memo)), chosen.audit
+
+
+def _recorded(prepared: Prepared, x: Tensor, form: Callable[[nn.Module], nn.Module]) -> fx.GraphModule:
+    """The network whose layers have been prepared, in other forms, with radii."""
+    recorder = Recorder(prepared.links, x, form)
+    logits, state = prepared.follow(x, recorder)
+    network = CertifiedNetwork(recorder, prepared, *recorder.finished(state, logits), x.dtype)
+    return _joined(recorder.graph, network.to(x.device).eval())
 
 
 def _covers(whole: Rounded, part: Rounded) -> bool:
@@ -180,14 +136,8 @@ def _covers(whole: Rounded, part: Rounded) -> bool:
     return all(smaller) and bool((part.reach >= (1 - _SLACK) * whole.reach).all())
 
 
-def _require_layers(prepared: Prepared) -> None:
-    """ValueError for a network that is no sequence of layers, or not a classifier."""
-    for link in prepared.links:
-        if isinstance(link.module, Branch):
-            raise ValueError(
-                f"radius=True: the network branches in {link.name or 'its forward'!r}; expected layers one after the "
-                "other (fastlip.certify certifies networks that branch)"
-            )
+def _require_scores(prepared: Prepared) -> None:
+    """ValueError for a network that is no classifier."""
     output = prepared.audit.layers[-1].output_shape
     if len(output) > 1:
         raise ValueError(f"radius=True: the model's outputs have the shape {output}, expected scores of classes")
@@ -202,19 +152,16 @@ def _plain_form(module: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
     return copy.deepcopy(module, dict(memo)).eval()
 
 
-class _Tracer(fx.Tracer):
-    """A tracer that keeps every layer as a module."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
-
-
-def _traced(network: CertifiedNetwork) -> fx.GraphModule:
-    """The network as a graph of torch's functions and its layers: no class of fastlip is needed to load it."""
-    tracer = _Tracer()
+def _joined(body: fx.Graph, network: CertifiedNetwork) -> fx.GraphModule:
+    """The layers and then the radii as one graph of torch's functions: no class of fastlip is needed to load it."""
+    tracer = fx.Tracer()
     tracer.proxy_buffer_attributes = True
+    end = tracer.trace(network)
     graph = fx.Graph()  # a new one, because that of a tracer names the tracer's class in its pickle
-    graph.output(graph.graph_copy(tracer.trace(network), {}))
+    outputs: Any = graph.graph_copy(body, {})
+    norms = graph.call_function(torch.stack, (outputs[1:], 1))
+    places = [node for node in end.nodes if node.op == "placeholder"]
+    graph.output(graph.graph_copy(end, dict(zip(places, (outputs[0], norms), strict=True))))
     for node in graph.nodes:
         node.type = None  # annotations are text here, which does not pickle
     return fx.GraphModule(network, graph, "CertifiedNetwork").eval()

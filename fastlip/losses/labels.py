@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.nn._running import is_wrapped
 from fastlip.nn.base import at_least_float32
 
 
@@ -93,7 +94,7 @@ def _is_hidden(labels: Tensor) -> bool:
     """Whether the values of labels cannot be read: in a trace, and in ``torch.func``'s transforms."""
     if torch.compiler.is_compiling():
         return True
-    return torch._C._functorch.is_functorch_wrapped_tensor(labels)  # pyright: ignore[reportAttributeAccessIssue]
+    return is_wrapped(labels)
 
 
 def _is_deferred(labels: Tensor) -> bool:
@@ -141,7 +142,11 @@ def binary(scores: Tensor, labels: Any, *, wait: bool = False) -> tuple[Tensor, 
     if scores.shape[1:] > (1,) and labels.dim() == 1:
         return multiclass(scores, labels, wait=wait)
     if labels.numel() != scores.numel() or len(labels) != len(scores):
-        raise ValueError(f"labels: got shape {tuple(labels.shape)}, expected {tuple(scores.shape)} as the scores")
+        others = f", or ({len(scores)},) integers" if scores.shape[1] > 1 else ""
+        raise ValueError(
+            f"labels: got shape {tuple(labels.shape)}, expected {tuple(scores.shape)} as the scores{others}"
+            f"{_flattened(labels, len(scores))}"
+        )
     return scores, _signs(labels, wait).view(scores.shape)
 
 
@@ -159,15 +164,21 @@ def multiclass(logits: Tensor, labels: Any, *, wait: bool = False) -> tuple[Tens
     if labels.shape != (n,):
         raise ValueError(
             f"labels: got shape {tuple(labels.shape)}, expected ({n},) integers or ({n}, {count}) one-hot"
+            f"{_flattened(labels, n)}"
         )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"labels: got {labels.dtype} of shape ({n},), expected integers")
+        raise TypeError(f"labels: got {labels.dtype} of shape ({n},), expected integers; use labels.long()")
     true = labels[:, None] == torch.arange(count, device=labels.device)
     if _is_deferred(labels) and not wait:
         _require(f"expected values from 0 to {count - 1}", labels, true.any(1).all())
     else:
         _check_range(labels, 0, count - 1)
     return logits, true
+
+
+def _flattened(labels: Tensor, n: int) -> str:
+    """What to do with class numbers in a column."""
+    return "; use labels.squeeze(1)" if labels.shape == (n, 1) and n > 0 else ""
 
 
 def _signs(labels: Tensor, wait: bool) -> Tensor:

@@ -13,6 +13,7 @@ from fastlip.losses.base import Loss, Reduction, sum_over_processes
 from fastlip.losses.labels import multiclass
 from fastlip.losses.numbers import fraction, positive
 from fastlip.losses.terms import hinge_terms, mixed
+from fastlip.nn._running import move
 
 
 class SoftHKR(Loss):
@@ -35,7 +36,8 @@ class SoftHKR(Loss):
         reduction: ``"mean"`` (also ``"auto"``), ``"sum"`` or ``"none"``.
 
     Raises:
-        ValueError: an argument is out of its range, or multi_gpu without an initialised process group.
+        ValueError: an argument is out of its range, multi_gpu without an initialised process group, or training mode
+            inside ``torch.func.grad`` or ``vmap``, which cannot update the running mean.
 
     Examples:
         >>> loss = fastlip.losses.SoftHKR(alpha=0.9)
@@ -89,7 +91,7 @@ class SoftHKR(Loss):
             sums = torch.stack((logits.abs().sum(), logits.new_full((), logits.numel())))
             total, count = sum_over_processes(sums, self.multi_gpu)
             mean = self.alpha_mean * mean + (1 - self.alpha_mean) * total / count
-            self.current_mean.copy_(mean.clamp(0.005, 1000))
+            move(self, self.current_mean, mean.clamp(0.005, 1000))
         return mean.clamp(self.min_margin, 20000)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastlip import _names
 from fastlip.models.literals import PretrainedName
 
 FOLDER = Path(__file__).parent / "weights"
@@ -110,7 +111,7 @@ def model_card(name: PretrainedName) -> ModelCard:
         'python tools/pretrain.py mnist --path FOLDER --methods cayley'
     """
     if name not in pretrained_names():
-        raise ValueError(f"name={name!r}: allowed are {', '.join(map(repr, pretrained_names()))}")
+        raise ValueError(f"name={name!r}: {_names.allowed(name, pretrained_names(), 'list_models(pretrained=True)')}")
     values = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     values["bounds"] = tuple(values["bounds"])
     values["cra"] = {float(eps): share for eps, share in values["cra"].items()}

@@ -12,7 +12,7 @@ from fastlip.kernels.common.literals import Backend, Device, Pairing
 from fastlip.kernels.maxmin.api import OPERATOR as MAXMIN
 from fastlip.kernels.maxmin.api import PAIRINGS, check
 from fastlip.nn._recorded import WholeModule
-from fastlip.nn.arguments import positive_int
+from fastlip.nn.arguments import positive_int, require_floating
 from fastlip.nn.base import at_least_float32
 
 
@@ -160,6 +160,7 @@ class HouseHolder(WholeModule):
 
     Raises:
         ValueError: another pairing, or an input with another number of channels.
+        TypeError: integers x.
 
     >>> lip.HouseHolder(4)(torch.tensor([[1.0, 3.0, 5.0, 2.0]])).detach().round()
     tensor([[3., 1., 5., 2.]])
@@ -186,6 +187,7 @@ class HouseHolder(WholeModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """The input with the pairs beyond their line reflected in it."""
+        require_floating(x)
         if x.shape[self.dim] != self.channels:
             raise ValueError(f"channels={self.channels}: got {x.shape[self.dim]} along dim={self.dim} of x")
         dim, pairs = self.dim % x.dim(), self.channels // 2

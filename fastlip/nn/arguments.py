@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fastlip.kernels.common.geometry import ConvGeometry, Pair, around
 from fastlip.kernels.common.literals import PaddingMode
@@ -17,9 +17,10 @@ ZEROS_FIRST: tuple[PaddingMode, ...] = ("zeros", "circular")
 _INTS = {2: "an int or a pair of ints", 3: "an int or a tuple of three ints"}
 
 
-def not_floating(x: Tensor) -> TypeError:
-    """The error for inputs that are no real floating-point numbers."""
-    return TypeError(f"x: got {x.dtype}, expected a floating-point tensor: x.float(), for images perhaps x / 255")
+def require_floating(x: Tensor) -> None:
+    """Raises TypeError for inputs that are no real floating-point numbers: integers would be cut or fail in torch."""
+    if not isinstance(x, fx.Proxy) and not x.is_floating_point():
+        raise TypeError(f"x: got {x.dtype}, expected a floating-point tensor: x.float(), for images perhaps x / 255")
 
 
 def positive_int(name: str, value: Any) -> int:

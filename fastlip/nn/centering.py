@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from fastlip.kernels.common.literals import Device
 from fastlip.nn._recorded import WholeModule
+from fastlip.nn._running import move
 from fastlip.nn._sigma import is_recomputed
-from fastlip.nn.arguments import make_bias, not_floating, positive_int
+from fastlip.nn.arguments import make_bias, positive_int, require_floating
 from fastlip.nn.base import at_least_float32
 from fastlip.nn.initial import zero_
 
@@ -27,8 +28,7 @@ def per_channel(values: Tensor, x: Tensor) -> Tensor:
 def _check_channels(num_features: int, x: Tensor) -> None:
     if x.dim() < 2 or x.shape[1] != num_features:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, {num_features}, ...)")
-    if not x.is_floating_point():
-        raise not_floating(x)
+    require_floating(x)
 
 
 class BatchCentering(WholeModule):
@@ -60,7 +60,8 @@ class BatchCentering(WholeModule):
     above 1 ``pending`` (c + 2): mean, number of entries / 2^16 and number of forwards since the last update.
 
     Raises:
-        ValueError: an argument out of range, or another number of channels.
+        ValueError: an argument out of range, another number of channels, or training mode inside ``torch.func.grad``
+            or ``vmap``, which cannot update the running mean.
         TypeError: num_features or accumulate is no int; x is no floating-point tensor.
 
     >>> layer = lip.BatchCentering(2)
@@ -139,10 +140,10 @@ class BatchCentering(WholeModule):
             share = count / _UNIT / torch.where(seen > 0, seen, 1)
             mean, count = before[:-2] + share * (mean - before[:-2]), seen
             complete = forwards >= self.accumulate
-            self.pending.copy_(torch.where(complete, 0, torch.cat((mean, seen, forwards))))
+            move(self, self.pending, torch.where(complete, 0, torch.cat((mean, seen, forwards))))
         before = self.running_mean.to(mean.dtype)
         weight = self.momentum * (complete & (count > 0))
-        self.running_mean.copy_(before + weight * (mean - before))
+        move(self, self.running_mean, before + weight * (mean - before))
 
     def extra_repr(self) -> str:
         """The arguments."""
@@ -218,8 +219,7 @@ class LayerCentering(WholeModule):
         """x, centred."""
         if self.bias is not None:
             _check_channels(self.num_features, x)
-        if not x.is_floating_point():
-            raise not_floating(x)
+        require_floating(x)
         if min(self.dim) <= -x.dim():
             raise ValueError(f"dim={self.dim}: expected dimensions of a sample, x has shape {tuple(x.shape)}")
         wide = torch.promote_types(x.dtype, torch.float32)

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Sides
 from fastlip.nn._recorded import WholeModule
-from fastlip.nn.arguments import pair
+from fastlip.nn.arguments import pair, require_floating
 
 
 def _windows(kernel_size: Any, stride: Any) -> Pair:
@@ -26,7 +26,8 @@ def _windows(kernel_size: Any, stride: Any) -> Pair:
 
 
 def _check_windows(x: Tensor, size: Pair) -> None:
-    """Raises ValueError unless x is (n, c, h, w) or (c, h, w) and holds at least one window."""
+    """Raises ValueError unless x is (n, c, h, w) or (c, h, w) with at least one window; TypeError for integers."""
+    require_floating(x)
     if x.dim() not in (3, 4) or x.shape[-2] < size[0] or x.shape[-1] < size[1]:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, c, h, w) or (c, h, w), at least {size}")
 
@@ -43,6 +44,7 @@ class ScaledAvgPool2d(WholeModule):
 
     Raises:
         ValueError: another stride, or an image smaller than a window.
+        TypeError: a size that is no int or pair of ints; integers x.
 
     >>> lip.ScaledAvgPool2d(2)(torch.ones(1, 1, 4, 4)).flatten()
     tensor([2., 2., 2., 2.])
@@ -87,6 +89,7 @@ class L2NormPool2d(WholeModule):
 
     Raises:
         ValueError: another stride, or an image smaller than a window.
+        TypeError: a size that is no int or pair of ints; integers x.
 
     >>> lip.L2NormPool2d(2)(torch.ones(1, 1, 4, 4)).flatten()
     tensor([2., 2., 2., 2.])
@@ -140,7 +143,7 @@ class AdaptiveL2NormPool2d(WholeModule):
 
     Raises:
         ValueError: a size below 1, or an image smaller than the output.
-        TypeError: output_size is no int or pair of ints.
+        TypeError: output_size is no int or pair of ints; integers x.
 
     >>> lip.AdaptiveL2NormPool2d(1)(torch.ones(1, 2, 3, 3)).flatten()
     tensor([3., 3.])

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from fastlip.kernels.common.literals import Device, Sides
 from fastlip.nn._recorded import WholeModule
-from fastlip.nn.arguments import make_parameter, not_floating, one_of, pair, positive_int
+from fastlip.nn.arguments import make_parameter, one_of, pair, positive_int, require_floating
 from fastlip.nn.base import at_least_float32
 
 Gate = Literal["sigmoid", "clamp"]
@@ -34,7 +34,7 @@ class Scale(WholeModule):
 
     Raises:
         ValueError: lipschitz is not a positive finite number.
-        TypeError: lipschitz is no number.
+        TypeError: lipschitz is no number; integers x.
 
     >>> lip.Scale(5.0)(torch.tensor([1.0, -2.0]))
     tensor([  5., -10.])
@@ -77,6 +77,7 @@ class Scale(WholeModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """L x."""
+        require_floating(x)
         factor = self.factor()
         return x * (factor.to(x.dtype) if isinstance(factor, Tensor) else factor)
 
@@ -101,7 +102,7 @@ class PositionBias(WholeModule):
 
     Raises:
         ValueError: an argument below 1, or images of another size.
-        TypeError: an argument that is no int or pair of ints.
+        TypeError: an argument that is no int or pair of ints; integers x.
 
     >>> lip.PositionBias(4)(torch.zeros(1, 3, 4, 4)).shape
     torch.Size([1, 3, 4, 4])
@@ -123,8 +124,7 @@ class PositionBias(WholeModule):
         fits = x.dim() in (3, 4) and list(x.shape[-2:]) == image and channels in (1, x.shape[-3])
         if not fits:
             raise ValueError(f"x: got shape {tuple(x.shape)}, expected images that {tuple(self.bias.shape)} fits")
-        if not x.is_floating_point():
-            raise not_floating(x)
+        require_floating(x)
         return x + self.bias.to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -152,7 +152,7 @@ class LipschitzResidual(nn.Module):
 
     Raises:
         ValueError: initial or gate is not allowed, or f changes the shape.
-        TypeError: module is no ``torch.nn.Module``.
+        TypeError: module is no ``torch.nn.Module``; integers x.
 
     >>> block = lip.LipschitzResidual(torch.nn.Sequential(lip.AOLConv2d(4, 4, 3), lip.MaxMin()))
     >>> fastlip.audit(block, (4, 8, 8)).bound <= 1 + 1e-6
@@ -197,6 +197,7 @@ class LipschitzResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(1 - a) x + a f(x)."""
+        require_floating(x)
         y = self.module(x)
         if not isinstance(x, fx.Proxy) and x.shape[1:] != y.shape[1:]:
             raise ValueError(f"module: its output has shape {tuple(y.shape)}, expected that of x, {tuple(x.shape)}")

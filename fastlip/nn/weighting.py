@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from fastlip.kernels.common.literals import Device
 from fastlip.nn._recorded import WholeModule
+from fastlip.nn.arguments import require_floating
 
 
 class InputWeights(WholeModule):
@@ -39,7 +40,7 @@ class InputWeights(WholeModule):
     Raises:
         ValueError: a weight that is not positive, or not finite, or below the normal numbers of the dtype; weights
             that require a gradient; a center that is not finite; inputs of another shape.
-        TypeError: weights or a center that are no numbers.
+        TypeError: weights or a center that are no numbers; integers x.
 
     >>> ages_and_incomes = torch.tensor([[20.0, 40_000.0], [40.0, 10_000.0]])
     >>> lip.InputWeights([0.1, 0.0001], center=[30.0, 20_000.0])(ages_and_incomes)
@@ -69,6 +70,7 @@ class InputWeights(WholeModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """W (x - c), in the dtype of x."""
+        require_floating(x)
         if not isinstance(x, fx.Proxy):
             self._check_shape(x)
         moved = x if self.center is None else x - self.center

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from fastlip import _names
 from fastlip._extras import needed_for
 from fastlip.data.own import is_place
 from fastlip.models import METHODS, list_models
@@ -29,6 +30,7 @@ else:
         import tomli as tomllib
 
 FOLDER = Path(__file__).parents[1] / "recipes"
+_OPTIONS = "fastlip train --help (as options)"
 FIELDS = {item.metadata["key"]: item for item in fields(Recipe)}
 _SECTIONS = tuple(dict.fromkeys(key.partition(".")[0] for key in FIELDS))
 _TEXTS = ("summary", "source", "base")
@@ -108,7 +110,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not equals:
         raise ValueError(f"--set {text!r}: expected KEY=VALUE, such as optimizer.lr=0.05")
     if key not in FIELDS:
-        raise ValueError(f"--set {text!r}: unknown key {key!r}; allowed are {', '.join(FIELDS)}")
+        raise ValueError(f"--set {text!r}: unknown key {key!r}; {_names.allowed(key, list(FIELDS), _OPTIONS)}")
     kind = type(FIELDS[key].default)
     parsed = value if kind is str else _typed(value)
     return FIELDS[key].name, _check(f"--set {key}", key, parsed)
@@ -125,7 +127,8 @@ def _typed(value: str) -> Any:
 def _read(source: Path, above: tuple[Path, ...]) -> RecipeFile:
     path = source if source.suffix == ".toml" else FOLDER / f"{source}.toml"
     if path.parent == FOLDER and path.stem not in names():
-        raise ValueError(f"recipe={str(source)!r}: allowed are {', '.join(names())}, or a .toml file")
+        known = _names.allowed(str(source), names(), str(FOLDER), ", or a .toml file")
+        raise ValueError(f"recipe={str(source)!r}: {known}")
     if path in above:
         raise ValueError(f"{path}: base={above[-1].stem!r}: its bases lead back to it")
     try:
@@ -196,7 +199,7 @@ def _check(where: str, key: str, value: Any) -> Any:
 def _require_known(path: Path, prefix: str, table: Values, allowed: tuple[str, ...]) -> None:
     for name in table:
         if name not in allowed:
-            raise ValueError(f"{path}: {prefix}{name}: unknown key; allowed are {', '.join(allowed)}")
+            raise ValueError(f"{path}: {prefix}{name}: unknown key; {_names.allowed(name, allowed, _OPTIONS)}")
 
 
 def _table(path: Path, key: str, value: Any) -> Values:

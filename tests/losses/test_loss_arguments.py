@@ -164,3 +164,32 @@ def test_binary_gradients_of_each_sample_by_vmap(loss):
     scores, labels = SCORES8.reshape(len(LABELS8), -1)[:, :1], LABELS8.reshape(-1, 1)
     one_by_one = [gradient_of(*sample) for sample in zip(scores, labels, strict=True)]
     torch.testing.assert_close(torch.vmap(gradient_of)(scores, labels), torch.stack(one_by_one))
+
+
+def test_a_running_mean_names_the_remedy_in_transforms():
+    loss = losses.SoftHKR()
+    gradient_of = torch.func.grad(lambda scores, label: loss(scores[None], label[None]))
+    for transformed, sample in (
+        (gradient_of, (LOGITS8[0], CLASSES8[0])),
+        (torch.vmap(gradient_of), (LOGITS8, CLASSES8)),
+    ):
+        with pytest.raises(ValueError, match=r"which torch.func.grad and vmap cannot; use SoftHKR.eval\(\)"):
+            loss.train() and transformed(*sample)
+        loss.eval()
+        one_by_one = [gradient_of(*one) for one in zip(LOGITS8, CLASSES8, strict=True)]
+        found = transformed(*sample)
+        torch.testing.assert_close(found, torch.stack(one_by_one) if found.dim() > 1 else one_by_one[0])
+
+
+@pytest.mark.parametrize("loss", [*MULTICLASS, losses.HKR(0.9)], ids=name)
+def test_labels_of_other_shapes_and_types_name_the_remedy(loss):
+    with pytest.raises(
+        ValueError, match=r"labels: got shape \(8, 1\), expected .*integers.*; use labels.squeeze\(1\)"
+    ):
+        loss(LOGITS8, CLASSES8[:, None])
+    with pytest.raises(TypeError, match=r"labels: got torch.float32 .*expected integers; use labels.long\(\)"):
+        loss(LOGITS8, CLASSES8.float())
+    for classes in (CLASSES8 + 1, CLASSES8 - 1):
+        with pytest.raises(ValueError, match=r"labels: got values from .* expected 0 to 2"):
+            loss(LOGITS8, classes)
+    assert loss(LOGITS8[:1], CLASSES8[:1]).isfinite().all()

@@ -34,13 +34,40 @@ def test_transposed_convolutions_and_chains_name_the_dtype():
             layer(torch.ones(1, 4, 6, 6, dtype=torch.int64))
 
 
-@pytest.mark.parametrize(
-    "layer", [lip.BatchCentering(4), lip.LayerCentering(4, -1), lip.PositionBias((2, 2))], ids=repr
-)
-def test_integers_are_not_centred(layer):
-    """The means and the bias would be cut to integers."""
-    with pytest.raises(TypeError, match=r"x: got torch.uint8, expected a floating-point tensor"):
-        layer(torch.ones(2, 4, 2, 2, dtype=torch.uint8))
+FOR_IMAGES = [
+    *(
+        lip.BatchCentering(4),
+        lip.LayerCentering(4, -1),
+        lip.PositionBias((2, 2)),
+        lip.InputWeights(0.5),
+        lip.MaxMin(),
+    ),
+    *(lip.ScaledAvgPool2d(2), lip.L2NormPool2d(2), lip.AdaptiveL2NormPool2d(1), lip.AdaptiveL2NormPool2d(2)),
+    *(lip.HouseHolder(4), lip.Scale(0.5), lip.Scale(0.5, learnable=True), lip.LipschitzResidual(torch.nn.ReLU())),
+]
+FOR_OTHERS = [
+    *(((2, 4, 4), pool) for pool in (lip.ScaledAvgPool1d(2), lip.L2NormPool1d(2), lip.AdaptiveL2NormPool1d(1))),
+    *(((1, 1, 2, 2, 2), pool) for pool in (lip.ScaledAvgPool3d(2), lip.L2NormPool3d(2), lip.AdaptiveL2NormPool3d(1))),
+]
+
+
+@pytest.mark.parametrize(("shape", "layer"), [*[((2, 4, 2, 2), layer) for layer in FOR_IMAGES], *FOR_OTHERS])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_integers_are_neither_cut_nor_fail_in_torch(shape, layer, dtype):
+    """Means, factors and norms would be cut to integers."""
+    for training in (True, False):
+        with pytest.raises(TypeError, match=f"x: got {dtype}, expected a floating-point tensor"):
+            layer.train(training)(torch.ones(shape, dtype=dtype))
+
+
+@pytest.mark.parametrize("layer", [lip.BatchCentering(4), lip.BatchCentering(4, accumulate=2)], ids=repr)
+def test_running_means_name_the_remedy_in_transforms(layer):
+    x, gradient_of = torch.randn(3, 2, 4), torch.func.grad(lambda x: layer(x).square().sum())
+    for transformed, batch in ((torch.vmap(layer), x), (gradient_of, x[0])):
+        with pytest.raises(ValueError, match=r"which torch.func.grad and vmap cannot; use BatchCentering.eval\(\)"):
+            layer.train() and transformed(batch)
+        layer.eval()
+        assert transformed(batch).shape == batch.shape
 
 
 def test_autocast_takes_what_it_casts():

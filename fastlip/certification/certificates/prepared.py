@@ -16,7 +16,6 @@ from fastlip.certification.rounding import FOLLOWERS, Rounded, RoundingModel, ex
 from fastlip.certification.rounding.following import Values
 from fastlip.certification.unfolding import Link, modules_of, unfold
 from fastlip.inspection.running import batch_like
-from fastlip.inspection.sameness import norms
 from fastlip.losses.labels import as_logits
 
 
@@ -41,6 +40,10 @@ class Prepared:
         follower = self._follower(len(x), x.device, self._rules)
         y, state = _follow(index, self.links, self.audit.layers, x, follower, follower.start)
         return y, follower.finish(state)
+
+    def follow(self, x: Tensor, follower: Any) -> tuple[Tensor, Any]:
+        """The outputs of the layers for a batch, which they may overwrite, and the last state of another follower."""
+        return _follow(0, self.links, self.audit.layers, x, follower, follower.start)
 
     def output_slopes(self) -> Tensor:
         """(*output_shape): how fast each output can change, on the CPU."""
@@ -86,16 +89,18 @@ def _follow(
     index: int, links: Sequence[Link], rows: Sequence[LayerBound], x: Tensor, follower: Any, state: Any
 ) -> tuple[Tensor, Any]:
     """The outputs of links for x, and the state of their errors, given that of x."""
-    before, steps = Values(norms(x), x.dtype), []
+    before, steps = follower.values(x), []
     for link, row in zip(links, rows, strict=True):
         if isinstance(link.module, Branch):
             state, steps = follower.links(steps, state), []
             y, state = _follow_branch(index, link.module, row, x, follower, state)
-            after = Values(norms(y), y.dtype)
+            after = follower.values(y)
         else:
             y = link.module(x)
-            # As norms(y) does: this loop is most of what a batch costs in Python.
-            after = Values(torch.linalg.vector_norm(y.reshape(len(y), -1), dim=1, dtype=torch.float64), y.dtype)
+            if follower.records:
+                after = follower.called(link.module, x, y)
+            else:  # as values(y) does: this loop is most of what a batch costs in Python
+                after = Values(torch.linalg.vector_norm(y.reshape(len(y), -1), dim=1, dtype=torch.float64), y.dtype)
             steps.append((link.module, row, before, after))
         if not y.isfinite().all():
             raise ValueError(
@@ -116,4 +121,4 @@ def _follow_branch(
         own, rows[: len(links)] = rows[: len(links)], []
         return _follow(index, links, own, value, follower, size)
 
-    return branch.propagate(x, state, call, follower.measure, follower.node)
+    return branch.propagate(x, state, call, follower.measure, follower)

@@ -9,6 +9,7 @@ constant factor multiplies, and for a function that only moves entries the copie
 from fastlip.certification.graphs.branch import Branch
 from fastlip.certification.graphs.cutting import Part, parts_of
 from fastlip.certification.graphs.functions import UnknownError
+from fastlip.certification.graphs.growth import Growth
 from fastlip.certification.graphs.tracing import Traced, graph_of, known
 
-__all__ = ["Branch", "Part", "Traced", "UnknownError", "graph_of", "known", "parts_of"]
+__all__ = ["Branch", "Growth", "Part", "Traced", "UnknownError", "graph_of", "known", "parts_of"]

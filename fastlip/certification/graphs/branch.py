@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -29,10 +29,31 @@ from fastlip.certification.graphs.functions import (
     spread,
     text,
 )
+from fastlip.certification.graphs.growth import Growth, times
 from fastlip.certification.graphs.rules import RULES, Call
 from fastlip.certification.graphs.watching import Watch
 
 _OFFSET = 0.3  # labels of entries are whole numbers and this: paddings' constants are something else
+
+
+class Follower(Protocol):
+    """What goes along with the values of a branch."""
+
+    def entered(self, branch: Branch, x: Tensor) -> None:
+        """Takes note of the value of the source."""
+        ...
+
+    def evaluated(self, branch: Branch, node: fx.Node, value: Any) -> None:
+        """Takes note of the value of a node."""
+        ...
+
+    def grow(self, growth: Growth, before: list[Any]) -> Any:
+        """The size of a function's output, without its own, from those of its inputs."""
+        ...
+
+    def node(self, found: Any, x: Tensor, y: Tensor, growth: Growth, before: Any, size: Any) -> Any:
+        """The size with the own one of a function of this Bound; x and ``before`` are those of its first input."""
+        ...
 
 
 class Branch(nn.Module):
@@ -88,7 +109,7 @@ class Branch(nn.Module):
         size: Any,
         call: Callable[[fx.Node, Any, Any], tuple[Any, Any]],
         bound: Callable[..., Any],
-        own: Callable[[Any, Tensor, Tensor, list[Any], Any], Any] | None = None,
+        follower: Follower | None = None,
     ) -> tuple[Any, Any]:
         """The last node's value and size; a size grows as Lipschitz bounds do: a bound, or each sample's error.
 
@@ -97,27 +118,35 @@ class Branch(nn.Module):
             size: its size.
             call: ``call(node, value, size)`` calls the modules of ``links[node]`` and returns value and size.
             bound: ``bound(module, input_shape, output_shape)`` returns the Bound of a function's module form.
-            own: ``own(found, x, y, before, size)`` adds the own size of a function of this Bound, ``before`` being
-                the sizes of its inputs; None adds nothing.
+            follower: sees the values, and adds to the sizes; None adds nothing.
         """
         values: dict[fx.Node, Any] = {self.source: x}
         sizes: dict[fx.Node, Any] = {self.source: size}
         watch = Watch(self.source, self.nodes, values)
+        if follower is not None:
+            follower.entered(self, x)
         for node in self.nodes:
-            if node.op == "call_module" and node in self.live:
+            calls = node.op == "call_module" and node in self.live
+            if calls:
                 source = node.all_input_nodes[0]
                 values[node], sizes[node] = call(node, values[source], sizes[source])
-                watch.see(node)
-                continue
-            values[node] = self.evaluate(node, values)
+            else:
+                values[node] = self.evaluate(node, values)
             watch.see(node)
-            if node in self.live:
+            if follower is not None:
+                follower.evaluated(self, node, values[node])
+            if node in self.live and not calls:
                 sources = [used for used in arguments(node) if used in self.live]
-                grow, found = self.combine(node, sources, values, bound)
+                growth, found = self.combine(node, sources, values, bound)
                 before = [sizes[used] for used in sources]
-                sizes[node] = grow(*before)
-                if own is not None and found is not None:
-                    sizes[node] = own(found, values[sources[0]], values[node], before, sizes[node])
+                if follower is None:
+                    sizes[node] = growth(*before)
+                    continue
+                sizes[node] = follower.grow(growth, before)
+                if found is not None:
+                    sizes[node] = follower.node(
+                        found, values[sources[0]], values[node], growth, before[0], sizes[node]
+                    )
         return values[self.nodes[-1]], sizes[self.nodes[-1]]
 
     def evaluate(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
@@ -135,17 +164,17 @@ class Branch(nn.Module):
 
     def combine(
         self, node: fx.Node, sources: list[fx.Node], values: dict[fx.Node, Any], bound: Callable[..., Any]
-    ) -> tuple[Callable[..., Any], Any]:
-        """A function from the sizes of a node's live inputs to its own, and the Bound with its rounding or None."""
+    ) -> tuple[Growth, Any]:
+        """The growth from the sizes of a node's live inputs to its own, and the Bound with its rounding or None."""
         target, output = node.target, values[node]
         if target in MOVES:
             copies = math.sqrt(self._copies(node, sources, values))
-            return lambda size: copies * size, None
+            return times(copies), None
         if target in JOINS:
             dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
             if dim in (0, -output.dim()):
                 raise UnknownError(f"{text(node)} joins samples")
-            return lambda *sizes: sum(size * size for size in sizes) ** 0.5, None
+            return Growth("root", (1.0,) * len(sources)), None
         shapes = tuple(values[sources[0]].shape[1:]), tuple(output.shape[1:])
         if target in SUMS or target in NEGATIONS or target in FACTORS:
             if any(values[used].dim() != output.dim() for used in sources):
@@ -153,14 +182,11 @@ class Branch(nn.Module):
             spreads = [spread(values[used], output) for used in sources]
             constant = self._constant_factor(node, values) if target in FACTORS else 1.0
             identity = bound(nn.Identity(), *shapes)
-            return (
-                lambda *sizes: constant * sum(size * spread for size, spread in zip(sizes, spreads, strict=True)),
-                identity,
-            )
+            return Growth("sum", tuple([constant * copies for copies in spreads])), identity
         if target in RULES:
             return RULES[target](Call(node, sources, values, self.live, bound))
         found = bound(module_form(node, values), *shapes)
-        return lambda size: size * found.value, found
+        return times(found.value), found
 
     def _constant_factor(self, node: fx.Node, values: dict[fx.Node, Any]) -> float:
         (factor,) = (argument for argument in node.args if not is_in(argument, self.live))

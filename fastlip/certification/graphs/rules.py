@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from fastlip.certification.bounds.resampling import interpolation
 from fastlip.certification.graphs.functions import (
@@ -23,8 +22,9 @@ from fastlip.certification.graphs.functions import (
     spread,
     text,
 )
+from fastlip.certification.graphs.growth import Growth, times
 
-Rule = tuple[Callable[..., Any], Any]
+Rule = tuple[Growth, Any]
 
 
 class Call(NamedTuple):
@@ -82,23 +82,18 @@ def _average(call: Call) -> Rule:
     row.weight = nn.Parameter(torch.full((1, length), entry, dtype=torch.float64), requires_grad=False)
     rows = x[0].numel() // max(length, 1)
     found = call.bound(row, (rows, length), (rows, 1))
-    return lambda size: size * found.value, found
+    return times(found.value), found
 
 
 def _clamp(call: Call) -> Rule:
     """Clamping by constants: entry by entry, 1-Lipschitz."""
     (copies,) = call.spreads() if call.one() else (1.0,)
-    return lambda size: size * copies, None
+    return times(copies), None
 
 
 def _larger(call: Call) -> Rule:
     """The larger or smaller of two: |max(a, b) - max(c, d)| <= max(|a - c|, |b - d|)."""
-    spreads = call.spreads()
-    return lambda *sizes: _root(sizes, spreads), None
-
-
-def _root(sizes: Any, spreads: list[float]) -> Any:
-    return sum((size * copies) ** 2 for size, copies in zip(sizes, spreads, strict=True)) ** 0.5
+    return Growth("root", tuple(call.spreads())), None
 
 
 def _choice(call: Call) -> Rule:
@@ -110,14 +105,7 @@ def _choice(call: Call) -> Rule:
     if not _meets_at_zero(call, mask, first, second):
         raise call.refuse("chooses by values, and may jump")
     # Continuous and linear in pieces: the larger slope.
-    branches = [used is not mask for used in call.sources]
-    return lambda *sizes: _largest([size for size, counts in zip(sizes, branches, strict=True) if counts]), None
-
-
-def _largest(sizes: list[Any]) -> Any:
-    return functools.reduce(
-        lambda one, other: one.maximum(other) if isinstance(one, Tensor) else max(one, other), sizes
-    )
+    return Growth("largest", tuple([float(used is not mask) for used in call.sources])), None
 
 
 def _meets_at_zero(call: Call, mask: fx.Node, first: Any, second: Any) -> bool:
@@ -149,7 +137,7 @@ def _compare(call: Call) -> Rule:
     chooses = (torch.where, "where")
     if any(user.target not in chooses or call.node not in _masks(user) for user in call.node.users):
         raise UnknownError(f"no rule for {text(call.node)}")
-    return lambda *sizes: 0 * sizes[0], None
+    return Growth("sum", (0.0,) * len(call.sources)), None
 
 
 def _masks(node: fx.Node) -> tuple[Any, ...]:
@@ -162,7 +150,7 @@ def _interpolation(call: Call) -> Rule:
     given = {name: call.known(call.argument(1 + index, name)) for index, name in enumerate(names)}
     call.one()
     found = interpolation(call.shapes()[0], {name: value for name, value in given.items() if value is not None})
-    return lambda size: size * found.value, found
+    return times(found.value), found
 
 
 def _fill(call: Call) -> Rule:
@@ -179,7 +167,7 @@ def _cast(call: Call) -> Rule:
     before, after = call.values[first], call.values[call.node]
     if before.dtype != after.dtype or before.device != after.device:
         raise call.refuse(f"changes {before.dtype} on {before.device} to {after.dtype} on {after.device}")
-    return lambda *sizes: sizes[0], None
+    return Growth("sum", (1.0, *[0.0] * (len(call.sources) - 1))), None
 
 
 def _dropout(call: Call) -> Rule:
@@ -189,7 +177,7 @@ def _dropout(call: Call) -> Rule:
     share = call.known(call.argument(1, "p", 0.5))
     if training and share:
         raise call.refuse("is random: training is not False")
-    return lambda size: size, None
+    return times(1.0), None
 
 
 _COMPARISONS = (operator.gt, operator.ge, operator.lt, operator.le, torch.gt, torch.ge, torch.lt, torch.le)

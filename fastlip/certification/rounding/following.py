@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fastlip.certification.bounds import Bound, bound_module
+from fastlip.certification.graphs import Branch, Growth
 from fastlip.certification.rounding.rules import worst_case
 from fastlip.certification.rounding.terms import Rounding, Unit
 from fastlip.inspection.sameness import norms
@@ -49,9 +50,36 @@ class Values(NamedTuple):
 
 # A module that is applied, its row of the audit, its input and its output.
 Step = tuple[nn.Module, Any, Values, Values]
+# The own error of a step, its bound, and the norms of its inputs and outputs.
+Added = tuple[Rounding, float, Tensor, Tensor]
 
 
-class WorstCase:
+class _Onlooker:
+    """What a model of rounding does with values that it only passes.
+
+    Attributes:
+        records: whether it is to see each module that is applied: ``called(module, x, y)``, y being the output for x,
+            which may have been changed in place, returns the :class:`Values` of y.
+    """
+
+    records = False
+
+    def values(self, x: Tensor) -> Values:
+        """The norms of a batch of samples."""
+        return Values(norms(x), x.dtype)
+
+    def entered(self, branch: Branch, x: Tensor) -> None:
+        """Takes note of the value of a branch's source."""
+
+    def evaluated(self, branch: Branch, node: fx.Node, value: Any) -> None:
+        """Takes note of the value of a branch's node."""
+
+    def grow(self, growth: Growth, before: list[Tensor]) -> Tensor:
+        """The state after a function of a graph that rounds nothing."""
+        return growth(*before)
+
+
+class WorstCase(_Onlooker):
     r"""Follows errors by triangle inequalities.
 
     With x_l the computed input of layer l for an image and z_l that for a perturbed one, L_l the layer's bound and
@@ -87,8 +115,8 @@ class WorstCase:
         """The bound of a function's module form, as :meth:`node` reads it."""
         return Measured(bound_module(module, input_shape, output_shape), module, input_shape, output_shape)
 
-    def node(self, found: Any, x: Tensor, y: Tensor, before: list[Tensor], state: Tensor) -> Tensor:
-        """The state after a function of a graph: before, that of each source; x, the first source's value."""
+    def node(self, found: Any, x: Tensor, y: Tensor, growth: Growth, before: Tensor, state: Tensor) -> Tensor:
+        """The state after a function of a graph; x and before are the value and the state of its first input."""
         unit = Unit.of(x.dtype, y.dtype)
         if isinstance(found, Bound):
             found = Measured(found, nn.Module(), tuple(x.shape[1:]), tuple(y.shape[1:]))
@@ -96,45 +124,51 @@ class WorstCase:
         # The bias of a function is not known here: its norm is at most |y| + value |x|.
         bias = Rounding(own.sums * found.value, output=own.sums + _SUMMANDS * unit.u)
         # A number that is flushed to zero may have been multiplied by what sizes have grown by.
-        factor = (state[4] / before[0][4].clamp_min(unit.tiny)).amax().item()
-        lost = own.constant * (1 + factor)
+        lost = own.constant * (1 + growth.largest)
         own = own.plus(bias)._replace(constant=lost)
-        return self._add(before[0], [(own, found.value, norms(x), norms(y))], state)
+        return self._add(before, [(own, found.value, self.values(x).norms, self.values(y).norms)], state)
 
-    def _add(
-        self,
-        state: Tensor,
-        steps: Sequence[tuple[Rounding, float, Tensor, Tensor]],
-        grown: Tensor | None = None,
-    ) -> Tensor:
-        """The state after steps with an own error, a bound, and the norms of their inputs and outputs.
+    def _add(self, state: Tensor, steps: Sequence[Added], grown: Tensor | None = None) -> Tensor:
+        """The state after steps; see :func:`advanced`."""
+        state, self.reach = advanced(state, steps, grown, self.reach)
+        return state
 
-        ``grown`` takes the place of the state times the bound for a single step of several inputs.
-        """
-        for own, bound, sizes, results in steps:
-            before, state = state, bound * state if grown is None else grown.clone()
-            slope = own.relative + own.quadratic * (3 * sizes + 1)
-            # More of the own error near x, at radius 0 and for each unit of it.
-            more = slope * before[3:] + own.output * state[3:]
-            error = own.relative * sizes + own.constant + own.output * results + own.quadratic * sizes * sizes
-            error = error * (1 + 4 * own.output)  # the outputs near x are off as well
+    def finish(self, state: Tensor) -> Rounded:
+        """Returns the bounds that the state at the outputs stands for."""
+        return Rounded(state[0], state[1], state[2], self.reach)
+
+
+def advanced(
+    state: Tensor, steps: Sequence[Added], grown: Tensor | None = None, reach: Any = math.inf
+) -> tuple[Tensor, Any]:
+    """The state of :class:`WorstCase` after steps, whose own errors are added, and the reach.
+
+    Args:
+        state: that before the steps.
+        steps: one after the other.
+        grown: takes the place of the state times the bound for a single step of several inputs.
+        reach: (n,), the radius up to which all this holds; inf leaves it as it is.
+    """
+    for own, bound, sizes, results in steps:
+        before, state = state, bound * state if grown is None else grown
+        if isinstance(reach, Tensor):
             # Radii at which the computed inputs may be further apart than that are out of reach.
             distance = own.largest - sizes
             if own.quadratic:
                 distance = torch.minimum(distance, sizes + 1)
             left = distance - before[3]
             radius = torch.where(before[4] > 0, left / before[4].clamp_min(_TINY), math.inf)
-            self.reach = torch.minimum(self.reach, torch.where(left > 0, radius, 0.0))
-            state[0] += error
-            state[1] += error + more[0]
-            state[2] += more[1]
-            state[3] += 2 * error + more[0]
-            state[4] += more[1]
-        return state
-
-    def finish(self, state: Tensor) -> Rounded:
-        """Returns the bounds that the state at the outputs stands for."""
-        return Rounded(state[0], state[1], state[2], self.reach)
+            reach = torch.minimum(reach, torch.where(left > 0, radius, 0.0))
+        slope = own.relative + own.quadratic * (3 * sizes + 1) if own.quadratic else own.relative
+        # More of the own error near x, at radius 0 and for each unit of it.
+        more = slope * before[3:] + own.output * state[3:]
+        error = own.relative * sizes + own.constant + own.output * results
+        if own.quadratic:
+            error = error + own.quadratic * sizes * sizes
+        error = error * (1 + 4 * own.output)  # the outputs near x are off as well
+        near, further = more[0], more[1]
+        state = state + torch.stack((error, error + near, further, 2 * error + near, further))
+    return state, reach
 
 
 class Measured(NamedTuple):
@@ -151,7 +185,7 @@ class Measured(NamedTuple):
         return self.bound.value
 
 
-class Probabilistic:
+class Probabilistic(_Onlooker):
     """Follows errors of independent roundings, which add up in square (Higham, Mary 2019)."""
 
     def __init__(self, samples: int, device: torch.device, rules: dict[Any, Rounding]):
@@ -168,7 +202,7 @@ class Probabilistic:
                 state = torch.hypot(state, own)
         return state
 
-    def node(self, found: Any, x: Tensor, y: Tensor, before: list[Tensor], state: Tensor) -> Tensor:
+    def node(self, found: Any, x: Tensor, y: Tensor, growth: Growth, before: Tensor, state: Tensor) -> Tensor:
         """The error after a function of a graph."""
         return torch.hypot(state, _independent(found, found.value, Values(norms(x), x.dtype), norms(y), y[0].numel()))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastlip.kernels.common.literals import Side
 from fastlip.nn._recorded import WholeModule
+from fastlip.nn.arguments import require_floating
 from fastlip.nn.pooling import norms_of_windows
 from fastlip.nn.sequences.layer import one_int
 
@@ -26,7 +27,8 @@ def _windows(kernel_size: Any, stride: Any) -> tuple[int]:
 
 
 def _check_windows(x: Tensor, length: int) -> None:
-    """Raises ValueError unless x is (n, c, l) or (c, l) and holds at least one window."""
+    """Raises ValueError unless x is (n, c, l) or (c, l) and holds at least one window; TypeError for integers."""
+    require_floating(x)
     if x.dim() not in (2, 3) or x.shape[-1] < length:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, c, l) or (c, l) with l of at least {length}")
 
@@ -45,7 +47,7 @@ class ScaledAvgPool1d(WholeModule):
 
     Raises:
         ValueError: another stride, or a sequence shorter than a window.
-        TypeError: a size that is neither an int nor a tuple of one.
+        TypeError: a size that is neither an int nor a tuple of one; integers x.
 
     >>> lip.ScaledAvgPool1d(4)(torch.ones(1, 1, 8)).flatten()
     tensor([2., 2.])
@@ -92,7 +94,7 @@ class L2NormPool1d(WholeModule):
 
     Raises:
         ValueError: another stride, or a sequence shorter than a window.
-        TypeError: a size that is neither an int nor a tuple of one.
+        TypeError: a size that is neither an int nor a tuple of one; integers x.
 
     >>> lip.L2NormPool1d(4)(torch.ones(1, 1, 8)).flatten()
     tensor([2., 2.])
@@ -143,7 +145,7 @@ class AdaptiveL2NormPool1d(WholeModule):
 
     Raises:
         ValueError: a length below 1, or a sequence shorter than the output.
-        TypeError: output_size is neither an int nor a tuple of one.
+        TypeError: output_size is neither an int nor a tuple of one; integers x.
 
     >>> lip.AdaptiveL2NormPool1d(1)(torch.ones(1, 2, 9)).flatten()
     tensor([3., 3.])

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastlip.kernels.common.literals import Sides3d
 from fastlip.kernels.common.rearrange import in_windows
 from fastlip.nn._recorded import WholeModule
-from fastlip.nn.arguments import pair
+from fastlip.nn.arguments import pair, require_floating
 from fastlip.nn.pooling import norms_of_windows
 
 _POSITIONS = (-5, -3, -1)  # of an entry in its window
@@ -28,7 +28,8 @@ def _windows(kernel_size: Any, stride: Any) -> tuple[int, ...]:
 
 
 def _check_windows(x: Tensor, size: tuple[int, ...]) -> None:
-    """Raises ValueError unless x is (n, c, d, h, w) or (c, d, h, w) and holds at least one window."""
+    """Raises ValueError unless x is (n, c, d, h, w) or (c, d, h, w) with a whole window; TypeError for integers."""
+    require_floating(x)
     if x.dim() not in (4, 5) or any([side < least for side, least in zip(x.shape[-3:], size, strict=True)]):
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, c, d, h, w) or (c, d, h, w), at least {size}")
 
@@ -47,7 +48,7 @@ class ScaledAvgPool3d(WholeModule):
 
     Raises:
         ValueError: another stride, or a volume smaller than a window.
-        TypeError: a size that is neither an int nor a tuple of three.
+        TypeError: a size that is neither an int nor a tuple of three; integers x.
 
     >>> lip.ScaledAvgPool3d((1, 2, 2))(torch.ones(1, 1, 1, 2, 4)).flatten()
     tensor([2., 2.])
@@ -95,7 +96,7 @@ class L2NormPool3d(WholeModule):
 
     Raises:
         ValueError: another stride, or a volume smaller than a window.
-        TypeError: a size that is neither an int nor a tuple of three.
+        TypeError: a size that is neither an int nor a tuple of three; integers x.
 
     >>> lip.L2NormPool3d((1, 2, 2))(torch.ones(1, 1, 1, 2, 4)).flatten()
     tensor([2., 2.])
@@ -144,7 +145,7 @@ class AdaptiveL2NormPool3d(WholeModule):
 
     Raises:
         ValueError: a size below 1, or a volume smaller than the output.
-        TypeError: output_size is neither an int nor a tuple of three.
+        TypeError: output_size is neither an int nor a tuple of three; integers x.
 
     >>> lip.AdaptiveL2NormPool3d(1)(torch.ones(1, 2, 4, 2, 2)).flatten()
     tensor([4., 4.])
