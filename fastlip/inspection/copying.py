@@ -1,4 +1,4 @@
-"""Copies of models, those that torch refuses to copy included."""
+"""Copies models, also those that torch refuses to copy."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 def copied(model: _Module) -> _Module:
-    """A deep copy of a model."""
+    """Returns a deep copy of a model."""
     return copy.deepcopy(model, detached_values(model))
 
 
 def detached_values(model: nn.Module) -> dict[int, Any]:
-    """A memo for ``copy.deepcopy`` with a model's attributes that autograd computed, which torch refuses to copy.
+    """Returns a memo for ``copy.deepcopy``: copies of what autograd computed, which torch refuses to copy.
 
-    Such are the weights that ``torch.nn.utils.weight_norm`` and ``spectral_norm`` keep, and outputs kept by a module.
+    Examples are the weights that ``torch.nn.utils.weight_norm`` and ``spectral_norm`` keep, and outputs that a module
+    keeps.
     """
     attributes = (value for module in model.modules() for value in vars(module).values())
     return {

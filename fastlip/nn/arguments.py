@@ -18,9 +18,10 @@ _INTS = {2: "an int or a pair of ints", 3: "an int or a tuple of three ints"}
 
 
 def require_floating(x: Tensor) -> None:
-    """Raises TypeError for inputs that are no real floating-point numbers: integers would be cut or fail in torch."""
+    """Raises TypeError for inputs that are not real floating-point numbers: integers would be cut or fail in torch."""
     if not isinstance(x, fx.Proxy) and not x.is_floating_point():
-        raise TypeError(f"x: got {x.dtype}, expected a floating-point tensor: x.float(), for images perhaps x / 255")
+        how = "convert it with x.float(), or 8-bit images with x.float() / 255"
+        raise TypeError(f"x: got {x.dtype}, expected a floating-point tensor; {how}")
 
 
 def positive_int(name: str, value: Any) -> int:
