@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -71,18 +72,21 @@ def _pixel_unshuffle(module: lip.PixelUnshuffle, target: Target) -> nn.Module:
     return in_sequence(padding, nn.PixelUnshuffle(factor))
 
 
-@exported.register
-def _average(module: lip.ScaledAvgPool2d, target: Target) -> nn.Module:
+@exported.register(lip.ScaledAvgPool2d)
+@exported.register(lip.ScaledAvgPool3d)
+def _average(module: Any, target: Target) -> nn.Module:
     return plain.freeze(plain.ScaledPool(kernel_size=module.kernel_size))
 
 
-@exported.register
-def _norm_pool(module: lip.L2NormPool2d, target: Target) -> nn.Module:
+@exported.register(lip.L2NormPool2d)
+@exported.register(lip.L2NormPool3d)
+def _norm_pool(module: Any, target: Target) -> nn.Module:
     return plain.freeze(plain.NormPool(kernel_size=module.kernel_size))
 
 
-@exported.register
-def _adaptive_norm_pool(module: lip.AdaptiveL2NormPool2d, target: Target) -> nn.Module:
+@exported.register(lip.AdaptiveL2NormPool2d)
+@exported.register(lip.AdaptiveL2NormPool3d)
+def _adaptive_norm_pool(module: Any, target: Target) -> nn.Module:
     return plain.freeze(plain.AdaptiveNormPool(output_size=module.output_size))
 
 
