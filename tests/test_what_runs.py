@@ -10,6 +10,7 @@ from torch import nn
 
 import fastlip
 from fastlip import nn as lip
+from fastlip.inspection.sameness import _difference
 
 
 def tripling():
@@ -271,3 +272,35 @@ def test_an_attack_refuses_what_is_no_fixed_function_of_an_image():
     for compute in (lambda x: x + torch.rand_like(x), lambda x: x * len(x), lambda x: x - x.mean(0)):
         with pytest.raises(ValueError, match="batch 0: the outputs for an image differ"):
             fastlip.attack(OnFaith(compute).eval(), batches, [0.1], steps=2, restarts=1)
+
+
+@pytest.mark.parametrize("compute", [lambda x: x * (2.0 if len(x) == 1 else 1.0), torch.squeeze])
+def test_a_layer_that_depends_on_a_batch_of_one_is_named(compute):
+    """Layers are followed in batches of 2 and 5; the model is evaluated on one sample alone as well."""
+    model = nn.Sequential(nn.Identity(), OnFaith(compute), nn.Linear(4, 4)).eval()
+    named = r"layer '1' \(OnFaith\): the output of a sample depends on the number of samples"
+    with pytest.raises(ValueError, match=named):
+        fastlip.audit(model, (4,))
+    with pytest.raises(ValueError, match=named):
+        fastlip.certify(model, [(torch.randn(8, 4), torch.zeros(8, dtype=torch.long))])
+
+
+def test_every_batch_is_compared_with_one_of_another_size():
+    """The first batch with the audit's, each later one with its first image alone."""
+    sizes = []
+
+    def noted(x):
+        sizes.append(len(x))
+        return x
+
+    model = nn.Sequential(OnFaith(noted)).eval()
+    fastlip.certify(model, [(torch.randn(8, 4), torch.zeros(8, dtype=torch.long))] * 3)
+    assert sizes == [2, 5, 1, 8, 8, 8, 8, 1, 8, 8, 1]
+
+
+def test_infinities_of_one_sign_are_the_same():
+    allowed = torch.tensor([1e-6], dtype=torch.float64)
+    found, expected = torch.tensor([[math.inf, 1.0]]), torch.tensor([[math.inf, 1.0 + 2**-23]])
+    assert _difference(found, expected, allowed) == 0
+    for other in ([-math.inf, 1.0], [1.0, 1.0], [math.inf, 2.0]):
+        assert _difference(found, torch.tensor([other]), allowed) != 0

@@ -44,9 +44,9 @@ BUDGETS = {
     CAYLEY: Budget(25, 6),
     AOL: Budget(12, 5),
     SLL: Budget(35, 7),
-    SLL_KERNELS: Budget(64, 15),
-    CERTIFY: Budget(2040),
-    CERTIFY_FIVE: Budget(4400),
+    SLL_KERNELS: Budget(60, 14),
+    CERTIFY: Budget(1200),
+    CERTIFY_FIVE: Budget(2850),
 }
 Entered = collections.Counter[tuple[str, str]]
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,7 +17,7 @@ from fastlip.certification.input_norms import L2, InputNorm, NormName, check_nor
 from fastlip.certification.unfolding import Link, unfold
 from fastlip.inspection.evaluation import check_finite, check_shape, evaluating
 from fastlip.inspection.running import batch_like, innermost, run
-from fastlip.inspection.sameness import autocast_dtype, check_samples, check_whole, rounding_of
+from fastlip.inspection.sameness import allowance, autocast_dtype, check_alone, check_samples, check_whole, norms
 from fastlip.inspection.traces import no_trace
 from fastlip.kernels.common.precision import ieee
 
@@ -169,10 +169,10 @@ def audit(model: nn.Module, input_shape: tuple[int, ...], *, norm: NormName = "a
     an error, never ignored.
 
     What is bounded is what runs. Random samples are followed through the model, and every layer must be a fixed
-    function of each sample alone: evaluated again, next to other samples, and in batches of 1, 2 and 5, it gives the
-    same outputs. So do the layers, one after the other, and the model. A module that stands at several places
-    counts at each. Weights are computed from the parameters, whatever was kept. The model is left as it was: its
-    mode, attributes and buffers, and so are the random generators.
+    function of each sample alone: evaluated again, in batches of 2 and 5, next to other samples, it gives the same
+    outputs. So do the layers, one after the other, and the model, also for one sample alone. A module that stands at
+    several places counts at each. Weights are computed from the parameters, whatever was kept. The model is left as
+    it was: its mode, attributes and buffers, and so are the random generators.
 
     Args:
         model: any module, on any device.
@@ -201,8 +201,29 @@ def audit(model: nn.Module, input_shape: tuple[int, ...], *, norm: NormName = "a
         return examine(model, input_shape, norm)[0]
 
 
+class Examined(NamedTuple):
+    """An audit, the modules that it bounds, in the order of its layers, and their outputs for the two samples."""
+
+    audit: Audit
+    links: list[Link]
+    outputs: Tensor
+
+
 def examine(model: nn.Module, input_shape: tuple[int, ...], norm: NormName = "auto") -> tuple[Audit, list[Link]]:
     """The audit, and the modules that it bounds, in the order of its layers."""
+    found = examine_with(None, model, input_shape, norm)
+    return found.audit, found.links
+
+
+def examine_with(
+    first: Tensor | None, model: nn.Module, input_shape: tuple[int, ...], norm: NormName = "auto"
+) -> Examined:
+    """The audit, and the outputs of the layers for its two samples.
+
+    The samples are random. Certificates give an image, ``first`` (1, *input_shape), in place of the first one: they
+    compare its outputs with those in a batch, and the model's own for the batch, so that here the model is evaluated
+    on the other sample only.
+    """
     check_norm(norm)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
@@ -210,24 +231,32 @@ def examine(model: nn.Module, input_shape: tuple[int, ...], norm: NormName = "au
     check_finite(model)
     with evaluating(model), no_trace(model), torch.inference_mode(False), torch.no_grad():
         x = batch_like(model, _BATCH, tuple(input_shape))
+        if first is not None:
+            x = torch.cat((first, x[1:].to(first)))
         autocast = autocast_dtype(x.device)
         links = unfold(model, x)
         rows, y, allowed = [], x, torch.zeros(_BATCH, dtype=torch.float64, device=x.device)
+        after = norms(x)
         for link in links:
-            inputs = y
+            inputs, before = y, after
             row, y = _bound_link(link, inputs if link.output is not None else inputs.clone())
-            own = rounding_of(row.bound, inputs, y, autocast)
+            # As rounding_of does, with each norm computed once.
+            after = torch.linalg.vector_norm(y.reshape(len(y), -1), dim=1, dtype=torch.float64)
+            own = allowance(inputs.dtype, y.dtype, autocast, x.is_cuda) * (row.bound * before + after)
             check_samples(link.name, link.module, inputs, y, own)
             allowed = row.bound * allowed + own
             rows.append(row)
-        check_whole(innermost(model), x, y, allowed)
+        inner = innermost(model)
+        if first is None:
+            check_whole(inner, x, y, allowed)
+        check_alone(inner, [(link.name, link.module) for link in links], x, y, allowed)
         found, place = norm_of_links(links, x)
     if norm == "l2":
         found = InputNorm(tuple(input_shape))
     elif place is not None:  # an isometry in the norm that it sets
         rows[place] = replace(rows[place], bound=1.0, how="sets the norm of the inputs")
     bound = math.prod([row.bound for row in rows]) * (1 + len(rows) * _EPS)
-    return Audit(bound, rows, tuple(input_shape), found), links
+    return Examined(Audit(bound, rows, tuple(input_shape), found), links, y)
 
 
 def _bound_link(link: Link, x: Tensor) -> tuple[LayerBound, Tensor]:

@@ -221,7 +221,7 @@ def require_same(name: str, norm: InputNorm, other: InputNorm, what: str) -> Non
 
 
 def _is_weights(module: nn.Module) -> bool:
-    return runs_as(module, InputWeights, "forward") or runs_as(module, Weigh, "forward")
+    return runs_as(module, (InputWeights, Weigh), "forward")
 
 
 def _keeps_order(link: Link) -> bool:
@@ -229,7 +229,7 @@ def _keeps_order(link: Link) -> bool:
     module = link.module
     if isinstance(module, Branch):
         return {node.target for node in module.nodes if node in module.live} <= _KEEP_ORDER_IN_GRAPHS
-    return link.rule is not None and any(runs_as(module, kind, "forward") for kind in _KEEP_ORDER)
+    return link.rule is not None and runs_as(module, _KEEP_ORDER, "forward")
 
 
 def _holds_weights(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from fastlip import nn as lip
 from fastlip.certification.bounds import BoundRule, rule_of
 from fastlip.certification.graphs import Branch, UnknownError, graph_of, known, parts_of
 from fastlip.exporting.plain import thaw
-from fastlip.inspection.running import is_sequence, run, unwrap
+from fastlip.inspection.running import failure, is_sequence, run, unwrap
 from fastlip.nn._calls import hooks_of, is_touched
 from fastlip.nn.applications import (
     ExponentialConvolution,
@@ -114,7 +114,12 @@ class _Unfolding:
                     f"layer {name!r} ({type(module).__name__}): got samples of {tuple(x.shape[1:])}, expected {rank} "
                     "dimensions, channels first: it would take the samples of a batch for channels"
                 )
-            return [Link(name, module, rule, run(name, module, x))]
+            try:  # as run, without a call
+                return [Link(name, module, rule, module(x.clone()))]
+            except RuntimeError as error:
+                raise failure(name, module, x, error) from error
+        if not touched and is_sequence(module):
+            return self._sequence(name, module, x)
         wrapped = unwrap(module)
         if wrapped is not None and not hooks_of(module):
             return self.links_of(name, wrapped, x)
@@ -122,8 +127,6 @@ class _Unfolding:
             return self._give_up(name, module)
         if isinstance(module, fx.GraphModule) and (thawed := thaw(module)):
             return self.links_of(name, thawed, x)
-        if is_sequence(module):
-            return self._sequence(name, module, x)
         return self._graph(name, module, x)
 
     def _give_up(self, name: str, module: nn.Module) -> list[Link]:

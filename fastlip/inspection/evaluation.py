@@ -17,6 +17,7 @@ from fastlip._extras import needed_for
 from fastlip._progress import WIDTH
 from fastlip.inspection.copying import copied
 from fastlip.kernels.common.precision import everything_ieee
+from fastlip.nn._cache import clear_all
 from fastlip.nn._fingerprint import fingerprint, plain_of
 from fastlip.nn.base import LipschitzLayer
 
@@ -43,7 +44,7 @@ def check_finite(model: nn.Module) -> None:
 
 
 def _missing_in(tensor: Tensor) -> str:
-    """Why a parameter or buffer is not made of finite numbers."""
+    """Returns why a parameter or buffer is not made of finite numbers."""
     if is_lazy(tensor):
         return "has no shape yet; call the model on a batch first"
     if tensor.is_meta:
@@ -60,7 +61,7 @@ def compiled_from(module: nn.Module) -> nn.Module | None:
 
 
 def check_eps(eps: Sequence[float]) -> None:
-    """Raises ValueError that names a radius that is negative or not finite, TypeError for what is no number."""
+    """Raises ValueError for a radius that is negative or not finite, TypeError for a value that is not a number."""
     for value in eps:
         if not isinstance(value, (int, float, np.number)):
             raise TypeError(f"eps={value!r}: expected a number, at least 0")
@@ -69,7 +70,7 @@ def check_eps(eps: Sequence[float]) -> None:
 
 
 def radii_of(eps: float | Iterable[float] | Tensor) -> tuple[float, ...]:
-    """One radius or several as numbers; an error names what is negative, not finite or no number."""
+    """Returns one radius or several as numbers; an error names what is negative, not finite or not a number."""
     if isinstance(eps, Tensor):
         eps = eps.tolist()
     values = (eps,) if isinstance(eps, (int, float)) or not isinstance(eps, Iterable) else tuple(eps)
@@ -96,7 +97,7 @@ def prepare(model: nn.Module, device: Any, dtype: torch.dtype | None) -> tuple[n
 
 
 def _device(device: Any) -> torch.device:
-    """The device; ValueError if there is none of this name."""
+    """Returns the device; ValueError if torch cannot use it."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:  # an AssertionError without CUDA
@@ -139,9 +140,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def forget(model: nn.Module) -> list[LipschitzLayer]:
     """Empties the evaluation caches of the model's fastlip layers, and returns these."""
-    layers = [module for module in model.modules() if isinstance(module, LipschitzLayer)]
-    for layer in layers:
-        layer._cache.clear()
+    layers: list[LipschitzLayer] = []
+    for module in model.modules():
+        if isinstance(module, LipschitzLayer):
+            layers.append(module)
+    clear_all(layers)
     return layers
 
 

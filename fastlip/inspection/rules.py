@@ -21,13 +21,18 @@ def nearest(table: Mapping[type, Rule], module: nn.Module) -> tuple[type, Rule] 
     known by its ``application``, the object that says how it applies this weight: a method whose application is in
     the table needs no entry of its own.
     """
-    for base in type(module).__mro__:
+    return nearest_of(table, type(module), type(getattr(module, "application", None)))
+
+
+def nearest_of(table: Mapping[type, Rule], kind: type, application: type) -> tuple[type, Rule] | None:
+    """:func:`nearest` for modules of a class with an application."""
+    for base in kind.__mro__:
         if base in table and base is not object:
             return base, table[base]
-    if not isinstance(module, LipschitzLayer):  # what others call so is no application
+    if not issubclass(kind, LipschitzLayer):  # what others call so is no application
         return None
-    kind = type(module.application)  # a class derived from it is another one
-    return (kind, table[kind]) if kind in table else None
+    # A class derived from an application is another one.
+    return (application, table[application]) if application in table else None
 
 
 def of_images(table: Mapping[type, Rule], layer: OneRow) -> Rule:
@@ -67,20 +72,25 @@ class Rules(Generic[Rule]):
 
     def __init__(self) -> None:
         self.table: dict[type, Rule] = {}
+        self._found: dict[tuple[type, type], Rule | None] = {}
 
     def register(self, *kinds: type) -> Callable[[Rule], Rule]:
         """Decorates the rule for some classes of modules or applications."""
 
         def decorate(rule: Rule) -> Rule:
             self.table.update(dict.fromkeys(kinds, rule))
+            self._found.clear()
             return rule
 
         return decorate
 
     def rule_of(self, module: nn.Module) -> Rule | None:
         """The rule for a module, see :func:`nearest`; None if there is none."""
-        found = nearest(self.table, module)
-        return None if found is None else found[1]
+        key = type(module), type(getattr(module, "application", None))
+        if key not in self._found:
+            found = nearest_of(self.table, *key)
+            self._found[key] = None if found is None else found[1]
+        return self._found[key]
 
 
 def defines_outside(module: nn.Module, names: frozenset[str]) -> bool:

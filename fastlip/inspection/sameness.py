@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +17,11 @@ from fastlip.kernels.common.precision import autocasts
 _UNITS = 64
 _LARGEST_SHARE = 0.1  # of L |x| + |y|, in types of few bits
 _TF32 = 2.0**-10
+_SIZES = "the output of a sample depends on the number of samples of its batch, or on its place among them"
+_ELSE = (
+    "its layers, one after the other, compute something else than the model: by up to {difference:.3g} "
+    "(autocast, random numbers or Python code inside a forward)"
+)
 
 
 def norms(x: Tensor) -> Tensor:
@@ -29,37 +36,40 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 def rounding_of(bound: float, x: Tensor, y: Tensor, autocast: torch.dtype | None = None) -> Tensor:
     """(n,): by how much two ways of computing y = f(x) may differ, for a function of Lipschitz constant ``bound``."""
-    eps = max(torch.finfo(x.dtype).eps, torch.finfo(y.dtype).eps, torch.finfo(autocast or y.dtype).eps)
-    if x.is_cuda and eps < _TF32 and y.dtype != torch.float64:
+    return allowance(x.dtype, y.dtype, autocast, x.is_cuda) * (bound * norms(x) + norms(y))
+
+
+@cache
+def allowance(x: torch.dtype, y: torch.dtype, autocast: torch.dtype | None, is_cuda: bool) -> float:
+    """The factor of L |x| + |y| in :func:`rounding_of`, for inputs and outputs of these dtypes."""
+    eps = max(torch.finfo(x).eps, torch.finfo(y).eps, torch.finfo(autocast or y).eps)
+    if is_cuda and eps < _TF32 and y != torch.float64:
         eps = _TF32
-    size = torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1, dtype=torch.float64)
-    result = torch.linalg.vector_norm(y.reshape(len(y), -1), dim=1, dtype=torch.float64)
-    return min(_UNITS * eps, _LARGEST_SHARE) * (bound * size + result)
+    return min(_UNITS * eps, _LARGEST_SHARE)
 
 
 def check_samples(name: str, module: nn.Module, x: Tensor, y: Tensor, allowed: Tensor) -> None:
     """Raises ValueError unless the module is a fixed function of each sample alone: y is its output for the batch x.
 
-    x has two samples. The module is evaluated on a larger batch, where they have other places and neighbours, and on
-    the first sample alone. Only if these outputs differ, more evaluations tell why.
+    x has two samples. The module is evaluated on a larger batch, where they have other places and neighbours. Only if
+    the outputs differ, more evaluations tell why.
     """
     others = torch.randn((3, *x.shape[1:]), generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(x)
-    for batch, places in ((torch.cat((x[:1], others[:2], x[1:], others[2:])), [0, 3]), (x[:1].clone(), [0])):
-        count = len(batch)
-        try:
-            found = module(batch)
-        except RuntimeError as error:
-            raise failure(name, module, batch, error) from error
-        if isinstance(found, Tensor) and found.shape[:1] == (count,):
-            part, expected = found[places], y[: len(places)]
-            if torch.equal(part, expected) or not _difference(part, expected, allowed[: len(places)]):
-                continue
-        _tell_why(name, module, x, y, allowed, others)
-        what = f"layer {name!r} ({type(module).__name__})"
-        if not isinstance(found, Tensor) or found.shape[:1] != (count,):
-            raise ValueError(f"{what}: its output for {count} samples is no tensor of as many samples")
-        sizes = "the output of a sample depends on the number of samples of its batch, or on its place among them"
-        _require(what, sizes, found[places], y[: len(places)], allowed[: len(places)])
+    batch, places = torch.cat((x[:1], others[:2], x[1:], others[2:])), [0, 3]
+    try:
+        found = module(batch)
+    except RuntimeError as error:
+        raise failure(name, module, batch, error) from error
+    count = len(batch)
+    if isinstance(found, Tensor) and found.shape[:1] == (count,):
+        part = found[places]
+        if torch.equal(part, y) or not _difference(part, y, allowed):
+            return
+    _tell_why(name, module, x, y, allowed, others)
+    what = f"layer {name!r} ({type(module).__name__})"
+    if not isinstance(found, Tensor) or found.shape[:1] != (count,):
+        raise ValueError(f"{what}: its output for {count} samples is no tensor of as many samples")
+    _require(what, _SIZES, found[places], y, allowed)
 
 
 def _tell_why(name: str, module: nn.Module, x: Tensor, y: Tensor, allowed: Tensor, others: Tensor) -> None:
@@ -74,8 +84,24 @@ def _tell_why(name: str, module: nn.Module, x: Tensor, y: Tensor, allowed: Tenso
 def check_whole(model: nn.Module, x: Tensor, y: Tensor, allowed: Tensor) -> None:
     """Raises ValueError unless the model's own output for x is y, that of the layers it was taken apart into."""
     whole = run("model", model, x)
-    what = "its layers, one after the other, compute something else than the model: by up to {difference:.3g}"
-    _require("model", what + " (autocast, random numbers or Python code inside a forward)", whole, y, allowed)
+    _require("model", _ELSE, whole, y, allowed)
+
+
+def check_alone(
+    model: nn.Module, layers: Sequence[tuple[str, nn.Module]], x: Tensor, y: Tensor, allowed: Tensor
+) -> None:
+    """Raises ValueError unless the model's own output for the last sample alone is that of its layers for all of x.
+
+    The error names the first of the layers whose output for a sample alone differs.
+    """
+    found = run("model", model, x[-1:])
+    if isinstance(found, Tensor) and not _difference(found, y[-1:], allowed[-1:]):
+        return
+    among, alone = x, x[-1:]
+    for name, module in layers:
+        among, alone = run(name, module, among), run(name, module, alone)
+        _require(f"layer {name!r} ({type(module).__name__})", _SIZES, alone, among[-1:], allowed[-1:])
+    _require("model", _ELSE, found, y[-1:], allowed[-1:])
 
 
 def check_fixed(found: Tensor, expected: Tensor, logits: Tensor, where: str) -> None:
@@ -101,15 +127,18 @@ def check_same_outputs(model: nn.Module, copied: nn.Module, x: Tensor) -> None:
         _require("export", what, outputs[1], outputs[0], allowed)
 
 
-def check_batch_outputs(index: int, model: nn.Module, x: Tensor, outputs: Tensor, error: Tensor) -> None:
+def check_batch_outputs(
+    index: int, model: nn.Module, x: Tensor, outputs: Tensor, error: Tensor, known: Tensor | None = None
+) -> None:
     """Raises ValueError unless the model gives the outputs of its layers for a batch, and for its first sample alone.
 
-    ``error`` (n,) bounds the error of either one in L2 norm.
+    ``error`` (n,) bounds the error of either one in L2 norm. ``known`` (1, ...), where given, are the outputs of the
+    first sample in a batch of another size, and spare another evaluation.
     """
     where, inner = f"batch {index}", innermost(model)
     what = "the model's outputs are not those of the layers that were audited: they differ by up to {difference:.3g}"
     _require(where, what, run("model", inner, x), outputs, 2 * error)
-    alone = run("model", inner, x[:1])
+    alone = run("model", inner, x[:1]) if known is None else known
     _require(where, "the outputs depend on the number of samples of the batch", alone, outputs[:1], 2 * error[:1])
 
 
@@ -126,7 +155,8 @@ def _difference(found: Tensor, expected: Tensor, allowed: Tensor) -> float:
     """The largest difference if it exceeds what is allowed for a sample, or if the shapes differ; else 0."""
     if found.shape != expected.shape:
         return math.inf
-    difference = norms(found.double() - expected.double())
+    # Infinities of one sign are the same.
+    difference = norms((found.double() - expected.double()).masked_fill(found == expected, 0))
     # NaN is the same NaN here: whoever computes with values refuses it.
     rows = len(found), -1
     both = found.isnan().reshape(rows).any(1) & expected.isnan().reshape(rows).any(1)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from fastlip.nn._recorded import record_forward
+from fastlip.nn._recorded import recorded_here, records_itself
 
 
 class GlobalMaxPool2d(nn.AdaptiveMaxPool2d):
@@ -18,11 +18,11 @@ class GlobalMaxPool2d(nn.AdaptiveMaxPool2d):
     def __init__(self) -> None:
         super().__init__(1)
 
+    @records_itself
     def forward(self, input: Tensor) -> Tensor:
         """The largest value of each channel."""
+        if isinstance(input, fx.Proxy) and (call := recorded_here(self, GlobalMaxPool2d.forward, input)) is not None:
+            return call
         if input.is_cuda and torch.are_deterministic_algorithms_enabled():
             return input.amax((-2, -1), keepdim=True)
         return super().forward(input)
-
-
-record_forward(GlobalMaxPool2d)

@@ -5,16 +5,24 @@ from __future__ import annotations
 import copy
 import itertools
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
 from fastlip.kernels.common.gate import is_observed, is_only_captured
 from fastlip.nn._fingerprint import PLAIN, fingerprint, is_plain
 
+# Looked up once: each forward in evaluation asks them.
+_is_compiling = torch.compiler.is_compiling
+_transforms_are_active = torch._C._are_functorch_transforms_active
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_tracing_state = torch._C._get_tracing_state
 CACHED_CONTEXTS = 8  # resolutions kept at once
 _CACHED_DERIVATIVES = 2  # of each kind
 # Held while a dictionary of a few entries is replaced. One for all layers: a lock of a layer's own cannot be copied.
@@ -26,14 +34,12 @@ Key = tuple[Hashable, ...]
 _harmless: set[type] = set()
 
 
+@dataclass(slots=True)
 class _Stamp:
     """What an entry was computed of, a fingerprint or objects that are kept themselves, and its last use."""
 
-    __slots__ = ("of", "used")
-
-    def __init__(self, of: tuple[Any, ...]):
-        self.of = of
-        self.used = next(_clock)
+    of: tuple[Any, ...]
+    used: int = field(default_factory=partial(next, _clock))
 
 
 class EvaluationCache:
@@ -62,17 +68,22 @@ class EvaluationCache:
         return EvaluationCache, ()
 
     def recall(
-        self, layer: nn.Module, key: Key, compute: Callable[[Any], Any], most: int = _CACHED_DERIVATIVES
+        self,
+        layer: nn.Module,
+        key: Key,
+        compute: Callable[[Any], Any],
+        most: int = _CACHED_DERIVATIVES,
+        tensors: list[Tensor] | None = None,
     ) -> Any:
         """Returns ``compute(copy of layer)``, where :func:`may_cache` holds, kept until a bit of the layer changes.
 
         The copy has the layer's tensors as they were at one moment. Of keys with the same first word the ``most``
-        that were used last are kept.
+        that were used last are kept. ``tensors`` are those of the layer, for callers that have them.
         """
         kept = self.entries.get(key)
         if kept is not None and self.frozen:
             return self._frozen(*kept)
-        mark = fingerprint(tensors_of(layer))
+        mark = fingerprint(tensors_of(layer) if tensors is None else tensors)
         if kept is not None and kept[0].of == mark:
             kept[0].used = next(_clock)
             return kept[1]
@@ -157,22 +168,50 @@ class EvaluationCache:
             self.entries = kept
 
 
+def clear_all(layers: Iterable[Any]) -> None:
+    """Empties the caches of layers, as :meth:`EvaluationCache.clear` each."""
+    with _LOCK:
+        for layer in layers:
+            layer._cache.generation += 1
+            layer._cache.entries = {}
+
+
 def may_cache(layer: Any) -> bool:
     """Whether kept results may be used as they are: :func:`may_keep`, and no parameter wants a gradient.
 
     Weights that are supplied are not those of the parameters, of which everything that is kept is made.
     """
-    if layer.training or layer.supplied is not None or (is_observed() and not _uses_kept(layer)):
-        return False
-    recording, state = torch.is_grad_enabled(), layer.__dict__
+    return kept_of(layer) is not None
+
+
+def kept_of(layer: Any) -> list[Tensor] | None:
+    """The tensors of which kept results are made (:func:`tensors_of`), where :func:`may_cache` holds; else None."""
+    if layer.training or layer.supplied is not None:
+        return None
+    # As is_observed, without a call: each forward in evaluation asks.
+    observed = (
+        (_is_compiling() or _transforms_are_active() or _dispatch_modes() or _tracing_state() is not None)
+        or forward_ad._current_level >= 0
+        or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
+    )
+    if observed and not _uses_kept(layer):
+        return None
+    state, found = layer.__dict__, []
     for group in (state["_parameters"], state["_buffers"]):
         for tensor in group.values():
+            if tensor is None:
+                continue
             # As is_plain, without a call for each tensor.
-            if tensor is not None and (
-                type(tensor) not in PLAIN or tensor.is_meta or tensor.layout is not torch.strided
-            ):
-                return False
-    return not (recording and any(tensor.requires_grad for tensor in tensors_of(layer)))
+            if type(tensor) not in PLAIN or tensor.is_meta or tensor.layout is not torch.strided:
+                return None
+            found.append(tensor)
+    if state["_modules"] or not _harmless.issuperset(map(type, state.values())):
+        found = tensors_of(layer)
+    if torch.is_grad_enabled():
+        for tensor in found:
+            if tensor.requires_grad:
+                return None
+    return found
 
 
 def _uses_kept(layer: Any) -> bool:
@@ -228,9 +267,10 @@ def _copy_of(layer: Any) -> Any:
     """The layer with copies of its tensors and no cache; parametrizations are replaced by what they give."""
     kind = parametrize.type_before_parametrizations(layer)
     state: dict[str, Any] = dict(vars(layer))
-    state |= _clones(_attributes(state))
+    if not _harmless.issuperset(map(type, state.values())):
+        state |= _clones(_attributes(state))
     for group in ("_parameters", "_buffers"):
-        state[group] = _clones(state[group])
+        state[group] = _clones(state[group]) if state[group] else {}
     modules, state["_modules"] = state["_modules"], {}
     if modules:
         state["_parameters"] |= _clones({name: getattr(layer, name) for name in _parametrized(layer)})

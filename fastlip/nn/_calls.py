@@ -91,29 +91,33 @@ def overridden(module: nn.Module, known: type, allowed: Iterable[str] = ()) -> l
     return sorted(set(replaced).difference(allowed))
 
 
-def is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a call of the module is the forward of its kind, on its own parameters: it may run fused.
+def are_untouched(*calls: tuple[nn.Module, type[nn.Module]]) -> bool:
+    """Whether a call of each module is the forward of its kind, on its own parameters: it may run fused.
 
     False with a hook of any sort, with a parametrization or another child, if it is compiled, and for a subclass of
     another package that defines more than its construction and its weights: what that does is its own.
     """
-    cls, own = type(module), module.__dict__
-    if cls.forward is not kind.forward or own.get("_compiled_call_impl") is not None:
-        return False
-    # As is_replaced, without a call of it where nothing is.
-    usual = (cls.__call__, cls._call_impl, cls._wrapped_call_impl) == _CALLS and _METHODS.isdisjoint(own)
-    if not usual and is_replaced(module):
-        return False
-    # Any hook that would run with the module's call, or with its backward; or another child.
-    watching = (
-        *(module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks),
-        *(torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks),
-        *(torch_module._global_backward_hooks, torch_module._global_backward_pre_hooks, module._modules),
-    )
-    if watching != _NOTHING:
-        return False
-    if cls.__module__.startswith(_PACKAGE):
-        return True
+    for module, kind in calls:
+        cls, own = type(module), module.__dict__
+        if cls.forward is not kind.forward or own.get("_compiled_call_impl") is not None:
+            return False
+        # As is_replaced, without a call of it where nothing is.
+        usual = (cls.__call__, cls._call_impl, cls._wrapped_call_impl) == _CALLS and _METHODS.isdisjoint(own)
+        if not usual and is_replaced(module):
+            return False
+        # Any hook that would run with the module's call, or with its backward; or another child.
+        watching = (
+            *(module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks),
+            *(torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks),
+            *(torch_module._global_backward_hooks, torch_module._global_backward_pre_hooks, module._modules),
+        )
+        if watching != _NOTHING or not (cls.__module__.startswith(_PACKAGE) or _computes_as(cls, kind)):
+            return False
+    return True
+
+
+def _computes_as(cls: Any, kind: type[nn.Module]) -> bool:
+    """Whether a class of another package, derived from a kind, defines no more than its construction and weights."""
     if kind in _CONVOLVE and (cls.forward, getattr(cls, "_conv_forward", None)) != _CONVOLVE[kind]:
         return False
     if cls is kind:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastlip.nn._calls import is_untouched
+from fastlip.nn._calls import are_untouched
 from fastlip.nn.base import LipschitzLayer
 
 # What every module has, and what says nothing about a layer's weights.
@@ -28,7 +28,7 @@ _PACKAGE = f"{__name__.partition('.')[0]}."
 def kind_of(layer: LipschitzLayer) -> Hashable:
     """Layers of equal kinds may be computed as one; None for a layer that must be computed by itself."""
     own = next(base for base in type(layer).__mro__ if base.__module__.startswith(_PACKAGE))
-    if not layer._grouped or not is_untouched(layer, own) or type(layer)._parametrize is not own._parametrize:
+    if not layer._grouped or not are_untouched((layer, own)) or type(layer)._parametrize is not own._parametrize:
         return None
     options = tuple((name, value) for name, value in vars(layer).items() if name not in _INTERNAL)
     kind = type(layer), layer.training, options, *(_description(*item) for item in sources_of(layer).items())

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend, Device, Pairing
 from fastlip.kernels.maxmin.api import OPERATOR as MAXMIN
 from fastlip.kernels.maxmin.api import PAIRINGS, check
-from fastlip.nn._recorded import WholeModule
+from fastlip.nn._recorded import WholeModule, recorded_here, records_itself
 from fastlip.nn.arguments import positive_int, require_floating
 from fastlip.nn.base import at_least_float32
 
@@ -45,8 +45,11 @@ class MaxMin(WholeModule):
         self.dim = dim
         self.backend: Backend = check_backend(backend)
 
+    @records_itself
     def forward(self, x: Tensor) -> Tensor:
         """The pairs of x along dim, each sorted in descending order."""
+        if isinstance(x, fx.Proxy) and (call := recorded_here(self, MaxMin.forward, x)) is not None:
+            return call
         return MAXMIN(x, self.pairing, check(x, self.pairing, self.dim), self.backend)
 
     def extra_repr(self) -> str:

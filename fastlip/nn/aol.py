@@ -174,7 +174,7 @@ class AOLConv2d(LipschitzLayer):
     @torch.no_grad()
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
         """The norm of P on images of this shape, or the Gram row sums of P where they are smaller."""
-        return certified_norm(self, super().lipschitz_bound(input_shape), self.groups)
+        return certified_norm(self, self.application.bound(self, input_shape), self.groups)
 
 
 class AOLLinear(LipschitzLayer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -22,7 +23,7 @@ from fastlip.kernels.common.precision import (
     is_ieee,
     widens,
 )
-from fastlip.nn._cache import CACHED_CONTEXTS, EvaluationCache, may_cache, may_keep, tensors_of
+from fastlip.nn._cache import CACHED_CONTEXTS, EvaluationCache, kept_of, may_cache, may_keep, tensors_of
 from fastlip.nn._postponed import in_one_step
 from fastlip.nn._recorded import record_forward, recorded_call
 
@@ -148,8 +149,9 @@ class LipschitzLayer(nn.Module):
         if self.supplied is not None and (supplied := self.supplied(self, context)) is not None:
             return supplied
         if not self.training:
-            if may_cache(self):
-                return self._cache.recall(self, context, lambda layer: layer._compute(context), CACHED_CONTEXTS)
+            if (tensors := kept_of(self)) is not None:
+                compute = methodcaller("_compute", context)
+                return self._cache.recall(self, context, compute, CACHED_CONTEXTS, tensors)
             if may_keep(self) and not self._modules:
                 return self._differentiable(context)
         reference, full = self._reference(), False

@@ -56,7 +56,7 @@ class Chain(nn.Sequential):
                 if fusion is None:
                     x = modules[position](x)
                     position += 1
-                elif plan := fusion.plan(x):
+                elif fusion.plan is not None and (plan := fusion.plan(x)):
                     x = fusion.run(x, plan)
                     position += 2
                 else:
@@ -73,7 +73,9 @@ def _run(fusion: Fusion, modules: list[Any], position: int, x: Tensor) -> tuple[
     while end + 1 < len(modules) and isinstance(modules[end + 1], MaxMin):
         following = fusion_of(modules[end], modules[end + 1])
         link = None if following is None else following.link
-        if following is None or link is None or link.style != fusion.link.style or following.plan(x):
+        if following is None or link is None or link.style != fusion.link.style:
+            break
+        if following.plan is not None and following.plan(x):
             break
         links.append(link)
         end += 2

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.kernels.common.channels_last import too_small
+from fastlip.kernels.common.channels_last import NAMES, too_small
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.literals import Backend, PaddingMode, PairingOrNone
 from fastlip.kernels.conv_chain.api import OP as CONV_CHAIN
 from fastlip.kernels.conv_chain.api import runs_under_autocast
-from fastlip.nn._calls import is_untouched
+from fastlip.nn._calls import are_untouched
 from fastlip.nn.activations import MaxMin
 from fastlip.nn.base import LipschitzLayer
 
@@ -36,12 +36,13 @@ class Fusion:
     """How a layer and the activation after it run as one.
 
     Args:
-        plan: for images x, what ``run`` needs to know; a false value where the pair does not run by itself.
+        plan: for images x, what ``run`` needs to know; a false value where the pair does not run by itself, and None
+            in place of the function if it never does.
         run: applies layer and activation to x, given what ``plan`` returned for it.
         link: the pair as a part of a run of convolutions; None if it cannot be one.
     """
 
-    plan: Callable[[Tensor], Any]
+    plan: Callable[[Tensor], Any] | None
     run: Callable[[Tensor, Any], Tensor]
     link: Link | None = None
 
@@ -56,7 +57,8 @@ class Link:
     outputs: int
     bias: Tensor | None
     backend: Backend
-    factors: Callable[[], tuple[Tensor, Tensor | None]]
+    # The kernel, or W and the factors of its input channels, which may be None.
+    factors: Callable[[], tuple[Any, ...]]
 
 
 def fusion_of(module: nn.Module, activation: nn.Module) -> Fusion | None:
@@ -68,7 +70,7 @@ def fusion_of(module: nn.Module, activation: nn.Module) -> Fusion | None:
     if type(activation) is not MaxMin or activation.dim not in (1, -3) or activation.backend not in _FUSED_BACKENDS:
         return None
     kind = LipschitzLayer if isinstance(module, LipschitzLayer) else nn.Conv2d
-    if not (isinstance(module, kind) and is_untouched(activation, MaxMin) and is_untouched(module, kind)):
+    if not (isinstance(module, kind) and are_untouched((activation, MaxMin), (module, kind))):
         return None
     if not isinstance(module, LipschitzLayer):
         return _plain_convolution(module, activation)
@@ -103,13 +105,9 @@ def _plain_convolution(module: Any, activation: MaxMin) -> Fusion | None:
     if style is None or geometry.pads[0] != geometry.pads[1] or geometry.pads[2] != geometry.pads[3]:
         return None
     link = Link(
-        style, geometry, module.in_channels, module.out_channels, module.bias, "auto", lambda: (module.weight, None)
+        style, geometry, module.in_channels, module.out_channels, module.bias, "auto", lambda: (module.weight,)
     )
-    return Fusion(_no_plan, _never, link)
-
-
-def _no_plan(x: Tensor) -> None:
-    return None
+    return Fusion(None, _never, link)
 
 
 def _never(x: Tensor, plan: Any) -> Tensor:
@@ -130,9 +128,15 @@ def run_links(links: Sequence[Link], x: Tensor) -> Tensor | None:
         matrices = matrices and link.geometry.kernel_size == (1, 1)
     if not (native or matrices) and too_small(x, outputs, links[0].geometry):
         return None
-    if not _a_kernel_runs(x, biases, links[0].style.pairing, native):
+    # On usual images of a CPU the op's own question is enough: its reference is right as well.
+    usual = type(x) is Tensor and x.is_cpu and x.dtype in NAMES and not native
+    usual = usual and not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
+    if not usual and not _a_kernel_runs(x, biases, links[0].style.pairing, native):
         return None
     weights, scales = _factors(links)
+    for tensor in (*weights, *biases):
+        if tensor is not None and usual and tensor.dtype != x.dtype:
+            return None
     backend: Backend = "native" if native else "auto"
     return ops.conv_chain(x, weights, biases, scales, *links[0].style, backend=backend)
 
@@ -151,10 +155,10 @@ def _factors(links: Sequence[Link]) -> tuple[list[Tensor], list[Tensor]]:
     kernels: list[Tensor] = []
     scales: dict[int, Tensor] = {}
     for position, link in enumerate(links):
-        kernel, scale = link.factors()
+        kernel, *scale = link.factors()
         kernels.append(kernel)
-        if scale is not None:
-            scales[position] = scale
+        if scale and scale[0] is not None:
+            scales[position] = scale[0]
     if len(scales) == len(kernels):
         return kernels, list(scales.values())
     for position, scale in scales.items():

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, fx
 
-from fastlip import ops
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
-from fastlip.nn._recorded import WholeModule
+from fastlip.kernels.pixel_unshuffle.api import OPERATOR as PIXEL_UNSHUFFLE
+from fastlip.nn._recorded import WholeModule, recorded_here, records_itself
 from fastlip.nn.arguments import positive_int
 
 
@@ -38,8 +38,11 @@ class ZeroChannelPad(WholeModule):
         if input_shape and input_shape[0] > channels:
             raise ValueError(f"input_shape={input_shape}: expected at most the {channels} channels of the output")
 
+    @records_itself
     def forward(self, x: Tensor) -> Tensor:
         """x with zero channels appended."""
+        if isinstance(x, fx.Proxy) and (call := recorded_here(self, ZeroChannelPad.forward, x)) is not None:
+            return call
         shape = self.input_shape
         if shape and x.dim() == len(shape) + 1 and x.shape[1:] != shape:
             expected = ", ".join(map(str, shape))
@@ -71,8 +74,11 @@ class FirstChannels(WholeModule):
         super().__init__()
         self.channels = positive_int("channels", channels)
 
+    @records_itself
     def forward(self, x: Tensor) -> Tensor:
         """The first channels of x; ValueError if it has fewer."""
+        if isinstance(x, fx.Proxy) and (call := recorded_here(self, FirstChannels.forward, x)) is not None:
+            return call
         if x.shape[1] < self.channels:
             raise ValueError(f"channels={self.channels}: expected at most the {x.shape[1]} channels of x")
         return x[:, : self.channels]
@@ -103,12 +109,17 @@ class PixelUnshuffle(WholeModule):
         self.downscale_factor = positive_int("downscale_factor", downscale_factor)
         self.backend: Backend = check_backend(backend)
 
+    @records_itself
     def forward(self, x: Tensor) -> Tensor:
         """Each f x f patch becomes f^2 channels."""
+        if isinstance(x, fx.Proxy) and (call := recorded_here(self, PixelUnshuffle.forward, x)) is not None:
+            return call
         bottom, right = -x.shape[-2] % self.downscale_factor, -x.shape[-1] % self.downscale_factor
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom))
-        return ops.pixel_unshuffle(x, self.downscale_factor, backend=self.backend)
+        if x.dim() not in (3, 4):
+            raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, c, h, w) or (c, h, w)")
+        return PIXEL_UNSHUFFLE(x, self.downscale_factor, self.backend)
 
     def extra_repr(self) -> str:
         """The arguments."""

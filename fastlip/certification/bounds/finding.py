@@ -41,14 +41,10 @@ def bound_module(module: nn.Module, input_shape: Shape, output_shape: Shape, rul
 
     TypeError if there is none.
     """
-    if isinstance(module, _ALONG_A_DIMENSION) and _is_along_samples(module, len(input_shape) + 1):
-        raise ValueError(f"{type(module).__name__} with dim={module.dim} mixes samples: no bound holds for one")
+    if isinstance(module, _ALONG_A_DIMENSION):
+        dim: Any = getattr(module, "dim", 1)
+        dims = len(input_shape) + 1
+        # That of the samples keeps the shape of a batch. None is torch's choice for Softmax.
+        if dims in (1, 3) if dim is None else dim % dims == 0:
+            raise ValueError(f"{type(module).__name__} with dim={dim} mixes samples: no bound holds for one")
     return (rule or rule_of(module) or lipschitz_bound)(module, input_shape, output_shape)
-
-
-def _is_along_samples(module: Any, dims: int) -> bool:
-    """Whether a module acts along the dimension of the samples, which keeps the shape of a batch."""
-    dim = getattr(module, "dim", 1)
-    if dim is None:  # torch's choice for Softmax
-        return dims in (1, 3)
-    return dim % dims == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -207,6 +208,7 @@ def _plain_spectral(module: plain.SpectralConvolution, input_shape: Shape) -> De
     return Details(module.roundings(input_shape), exact=module.torus == module.image)
 
 
+@lru_cache(1024)
 def sum_roundings(inputs: int, geometry: ConvGeometry) -> float:
     r"""Roundings of y = W x relative to |W|_2 |x|, W dense or a convolution: sqrt(n), n the length of its sums.
 

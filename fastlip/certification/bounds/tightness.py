@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.kernels.spectral_norm.reference import is_cheap
@@ -13,6 +14,7 @@ def matrix_is_exact(rows: int, columns: int) -> bool:
     return is_cheap(1, min(rows, columns))
 
 
+@lru_cache(1024)
 def convolution_is_exact(shape: tuple[int, ...], image: Pair, geometry: ConvGeometry) -> bool:
     """Whether ``fastlip.ops.spectral_norm`` is exact here: one tap, or circular with all its padding.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from fastlip.inspection.rules import defines_outside, nearest
+from fastlip.inspection.rules import defines_outside, nearest_of
 from fastlip.nn.applications import Dense, KernelConvolution, TransposedConvolution
 
 LinearForm = Literal["matrix", "convolution", "transposed"]
@@ -32,17 +33,25 @@ _FORMS: dict[type, LinearForm] = {
 # The same of this package's layers: another package's subclass may define any of them.
 _READ = frozenset({"forward", "weight", "effective"})
 
+_nearest_form = cache(partial(nearest_of, _FORMS))
 
-def runs_as(module: nn.Module, kind: type[nn.Module], *methods: str) -> bool:
-    """Whether the module is of this kind, and these methods of it are those of the kind: not overridden anywhere."""
-    return isinstance(module, kind) and not any(
-        name in vars(module) or getattr(type(module), name, None) is not getattr(kind, name) for name in methods
-    )
+
+def runs_as(module: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], ...], *methods: str) -> bool:
+    """Whether the module is of one of the kinds, and these methods of it are those of the kind, not overridden."""
+    for kind in kinds if isinstance(kinds, tuple) else (kinds,):
+        if not isinstance(module, kind):
+            continue
+        for name in methods:
+            if name in vars(module) or getattr(type(module), name, None) is not getattr(kind, name):
+                break
+        else:
+            return True
+    return False
 
 
 def linear_form(module: nn.Module) -> LinearForm | None:
     """How the module applies a weight W if its forward is y = W x + b, its class's own; None for any other module."""
-    found = nearest(_FORMS, module)
+    found = _nearest_form(type(module), type(getattr(module, "application", None)))
     if found is None:
         return None
     kind, form = found

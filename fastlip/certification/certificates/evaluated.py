@@ -97,11 +97,12 @@ def evaluated(
         input_shape = shape if input_shape is None else tuple(input_shape)
         if shape != input_shape:
             raise ValueError(f"input_shape={input_shape}: batch {index} has images of {shape}")
+        x, known = images.to(parameter), None
         if prepared is None:
-            prepared = Prepared(model, input_shape, rounding, parameter.device)
-        x = images.to(parameter)
+            prepared = Prepared(model, input_shape, rounding, parameter.device, x[:1])
+            known = prepared.first
         outputs, error = prepared.forward(index, x.clone())
-        check_batch_outputs(index, model, x, outputs, error.error)
+        check_batch_outputs(index, model, x, outputs, error.error, known)
         unchanged.check(index)
         yield Evaluated(x, outputs, labels, error, prepared)
     if prepared is None:

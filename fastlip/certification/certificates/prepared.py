@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastlip.certification.auditing import LayerBound, examine
+from fastlip.certification.auditing import LayerBound, examine_with
 from fastlip.certification.certificates.slopes import class_slopes, output_slopes, pixel_slopes
 from fastlip.certification.graphs import Branch
 from fastlip.certification.rounding import FOLLOWERS, Rounded, RoundingModel, exact_twin
@@ -26,10 +26,19 @@ class Prepared:
         audit: the bounds.
         links: the layers that it bounds, in the order of its rows.
         slopes: (c, c), how fast differences of scores can change.
+        first: (1, ...), the outputs of the layers for the first image, next to a random sample.
     """
 
-    def __init__(self, model: nn.Module, input_shape: tuple[int, ...], rounding: RoundingModel, device: torch.device):
-        self.audit, self.links = examine(model, input_shape)
+    def __init__(
+        self,
+        model: nn.Module,
+        input_shape: tuple[int, ...],
+        rounding: RoundingModel,
+        device: torch.device,
+        first: Tensor | None = None,
+    ):
+        self.audit, self.links, outputs = examine_with(first, model, input_shape)
+        self.first = outputs[:1]
         self.slopes = class_slopes(self.links, self.audit).to(device)
         self._follower = FOLLOWERS[rounding]
         self._rules: dict[Any, Any] = {}

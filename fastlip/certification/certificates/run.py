@@ -59,8 +59,8 @@ def certify(
     A model with one output, (n,) or (n, 1), has two classes: label 1 if its score f is above the threshold t, else
     label 0 (or -1). Then r = max(0, |f - t| - 2 e) / (L + g) where the prediction is right.
 
-    The layers are evaluated one after the other. The model's own outputs for each batch, and for its first image
-    alone, must agree with theirs up to 2 e: this costs another forward.
+    The layers are evaluated one after the other. The model's own outputs for each batch must agree with theirs up to
+    2 e, which costs another forward, and so must the outputs for the first image alone, or next to one other.
 
     Radii and eps are in L2 norm, or in the weighted norm of a network that begins with
     :class:`fastlip.nn.InputWeights`: the certificate's ``norm`` says which. ``lp_radii(2, weighted=False)`` then are

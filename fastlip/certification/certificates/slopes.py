@@ -93,7 +93,7 @@ def _keeps_the_first(module: nn.Module) -> bool:
 
 def _multiplies(module: nn.Module) -> bool:
     """Whether the outputs are the inputs times one number."""
-    return runs_as(module, Scale, "forward") or runs_as(module, Multiply, "forward")
+    return runs_as(module, (Scale, Multiply), "forward")
 
 
 def _matrix(module: Any, row: LayerBound) -> Tensor | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
+from itertools import repeat
+from operator import mul
 from typing import Any
 
 from torch import nn
@@ -64,9 +66,10 @@ def worst_case(module: nn.Module, found: Any, input_shape: Shape, output_shape: 
         unit: that of the dtype in which the module runs.
     """
     value = float(found.value if isinstance(found, Bound) else found.bound)
-    rule = rule_of(module)
+    rule = rule_for(type(module), type(getattr(module, "application", None)))  # rule_of, without a call
     if rule is not None:
-        return rule(module, input_shape, output_shape, value, unit).times(1 + SLACK)
+        own = rule(module, input_shape, output_shape, value, unit)
+        return Rounding(*map(mul, own[:-1], repeat(1 + SLACK)), largest=own.largest)
     method = getattr(module, "worst_roundings", None)
     if method is not None:
         stated = method(input_shape)

@@ -27,7 +27,9 @@ def in_double(tensor: Tensor) -> Tensor:
 
 def norm_of(bias: Tensor | None, repeats: float) -> float:
     """The norm of a bias that is repeated for ``repeats`` pixels; 0 without one, or for a bias without numbers."""
-    return 0.0 if bias is None or bias.is_meta else in_double(bias).norm().item() * math.sqrt(repeats)
+    if bias is None or bias.is_meta:
+        return 0.0
+    return torch.linalg.vector_norm(bias.detach().flatten(), dtype=torch.float64).item() * math.sqrt(repeats)
 
 
 def dense(unit: Unit, weight: Tensor, bias: Tensor | None, output_shape: Shape) -> Rounding:

@@ -33,6 +33,7 @@ class Unit(NamedTuple):
                 info = torch.finfo(dtype)
         return Unit(info.eps / 2, info.tiny, info.max)
 
+    @lru_cache(1024)  # noqa: B019
     def gamma(self, count: float) -> float:
         """n u / (1 - n u): by how much n roundings, one after the other, change a number at most (Higham 2002)."""
         share = count * self.u
@@ -66,8 +67,7 @@ class Rounding(NamedTuple):
 
     def worse(self, other: Rounding) -> Rounding:
         """A bound of either of two ways to compute the same."""
-        larger = (max(one, another) for one, another in zip(self[:-1], other[:-1], strict=True))
-        return Rounding(*larger, largest=min(self.largest, other.largest))
+        return Rounding(*map(max, self[:-1], other[:-1]), largest=min(self.largest, other.largest))
 
     def times(self, factor: float) -> Rounding:
         """The error after a linear map of that norm, which itself does not round."""
@@ -160,14 +160,15 @@ def sum_of_products(
     """
     spread = math.sqrt(windows)
     partial = min(spread * norms.spectral, norms.by_taps)
-    ordered = unit.gamma(count + 2) * partial + unit.u * min(spread * norms.frobenius, norms.absolute)
-    relative = min(ordered, unit.gamma(count + 3) * norms.absolute)
     sums = unit.gamma(count + 2)
+    ordered = sums * partial + unit.u * min(spread * norms.frobenius, norms.absolute)
+    relative = min(ordered, unit.gamma(count + 3) * norms.absolute)
     limit = unit.largest / 1024 / max(1.0, spread * norms.spectral)
     own = Rounding(relative, sums * bias, sums=sums, largest=limit)
     return own.plus(underflow(unit, count + 2, outputs, norms.largest))
 
 
+@cache
 def transform_roundings(side: int) -> float:
     """Roundings of a fast Fourier transform of this length, relative to its norm sqrt(side).
 
@@ -187,7 +188,7 @@ def transform_roundings(side: int) -> float:
             factors.append(factor)
             rest //= factor
     together = _direct(odd) + _BUTTERFLY if odd > 1 else 0.0
-    one_by_one = sum([_direct(factor) + _BUTTERFLY for factor in factors])
+    one_by_one = sum(map(_direct, factors)) + _BUTTERFLY * len(factors)
     return _BUTTERFLY * twos + max(together, one_by_one) + 8
 
 
@@ -240,7 +241,7 @@ def spectral_product(
     smallest = math.sqrt(min(ports))
     # Sums over channels, the rounding of their products, that of Q itself, and the bias.
     products = 2 * ports[0] + 2 * math.sqrt(2) * smallest + smallest + 8
-    count = 2 * sum([transform(side) for side in fft_size]) + products
+    count = 2 * sum(map(transform, fft_size)) + products
     limit = unit.largest / 1024 / max(1.0, norm) / math.prod(fft_size)
     own = Rounding(unit.gamma(count) * norm, 4 * unit.u * bias, sums=4 * unit.u, largest=limit)
     numbers = max(outputs, ports[0] * math.prod(fft_size), ports[1] * math.prod(fft_size))

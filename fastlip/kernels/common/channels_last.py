@@ -16,7 +16,6 @@ from fastlip.kernels.common import binding, winograd
 from fastlip.kernels.common.binding import CPU
 from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry
 from fastlip.kernels.common.padding import Pads
-from fastlip.kernels.common.precision import autocasts
 from fastlip.kernels.common.sizes import surely_below
 
 LAST = torch.channels_last
@@ -42,7 +41,8 @@ def refuse(
     if len(dtypes) > 1 or x.dtype not in allowed:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
         return f"the kernels need one dtype for all tensors, of {names}, not {', '.join(map(str, dtypes))}"
-    if autocasts(x.device):
+    kind = x.device.type
+    if kind != "meta" and torch.is_autocast_enabled(kind):  # as autocasts
         return "under autocast convolutions run in another dtype"
     for geometry in geometries:
         if geometry.padding_mode == "zeros" and not geometry.symmetric:
@@ -119,14 +119,15 @@ def convolve(
     image: Tensor, weight: Tensor, geometry: ConvGeometry, bias: Tensor | None = None, training: bool = False
 ) -> Tensor:
     """The convolution of a channels-last image that has its halo; in training by ``winograd`` where it is faster."""
-    if is_matrix(weight):
+    if weight.shape[2] == weight.shape[3] == 1:
         return F.linear(image.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
     if training:
         size = _size_inside(image, geometry)
         if winograd.takes(image, geometry, size, weight.shape[1], weight.shape[0]):
             return winograd.convolve(image, weight, geometry, size, bias)
     weight = weight.contiguous(memory_format=LAST)
-    y = torch.conv2d(image, weight, bias, 1, _padding(geometry), geometry.dilation)
+    left, _, top, _ = (0, 0, 0, 0) if geometry.padding_mode == "circular" else geometry.pads
+    y = torch.conv2d(image, weight, bias, 1, (top, left), geometry.dilation)
     return y.contiguous(memory_format=LAST)
 
 

@@ -65,9 +65,9 @@ def ieee(device: torch.device) -> AbstractContextManager[object]:
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """A context for weights: :func:`without_autocast` and :func:`ieee`."""
-    outer, inner = without_autocast(device), ieee(device)
-    if outer is _NOTHING:
-        return inner
+    if not autocasts(device):
+        return ieee(device)
+    outer, inner = torch.autocast(device.type, enabled=False), ieee(device)
     return outer if inner is _NOTHING else _both(outer, inner)
 
 

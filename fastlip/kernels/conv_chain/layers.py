@@ -18,11 +18,14 @@ from fastlip.kernels.conv_chain.reference import scaled
 class Passes(Protocol):
     """What happens to channels-last images between convolutions; native.py and triton_kernels.py have one each.
 
-    ``dtypes`` are those of the images.
+    ``dtypes`` are those of the images. ``on_cpu``: whether all passes are known to run on a CPU.
     """
 
     @property
     def dtypes(self) -> Collection[torch.dtype]: ...  # noqa: D102
+
+    @property
+    def on_cpu(self) -> bool: ...  # noqa: D102
 
     def missing(self, x: Tensor) -> str:
         """Why these passes cannot run on the device of x; empty if they can."""
@@ -79,7 +82,8 @@ class Kernels:
     ) -> str:
         """Empty, or why these kernels cannot run."""
         others = [*weights, *biases, *scales]
-        return images.refuse(x, others, geometries, self.passes.dtypes) or self.passes.missing(x)
+        reason = images.refuse(x, others, geometries, self.passes.dtypes)
+        return reason or ("" if x.is_cpu and self.passes.on_cpu else self.passes.missing(x))
 
     def unprofitable(
         self,

@@ -18,6 +18,7 @@ class Passes:
     """The passes in C++: of z or the gradient, the plain result is written in place."""
 
     dtypes = tuple(images.NAMES)
+    on_cpu = not images.missing(torch.empty(0, device="cpu"))
     missing = staticmethod(images.missing)
     with_halo = staticmethod(images.with_halo)
     gradients = staticmethod(images.flipped_gradients)

@@ -147,6 +147,7 @@ class Passes:
     """The passes in Triton."""
 
     dtypes = tuple(_DTYPES)
+    on_cpu = False
     gradients = staticmethod(images.adjoint_gradients)
 
     def missing(self, x: Tensor) -> str:

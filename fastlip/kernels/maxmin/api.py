@@ -67,25 +67,22 @@ def dense_format(x: Tensor, dim: int) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def layout(x: Tensor, dim: int) -> tuple[int, int, int]:
-    """x as (outer, channels, inner) in memory; channels-last images have inner = 1."""
+def layout(x: Tensor, dim: int) -> tuple[int, int, int, int]:
+    """x as (outer, channels, inner) in memory, channels-last images with inner = 1; and the bytes of its bit mask.
+
+    Each run of pairs along memory (csrc/maxmin) starts a byte.
+    """
     shape = x.shape
-    if dim == 1 and x.dim() == 2:
-        return shape[0], shape[1], 1
-    if not x.is_contiguous() and dense_format(x, dim) is torch.channels_last:
-        return shape[0] * shape[2] * shape[3], shape[1], 1
-    return math.prod(shape[:dim]), shape[dim], math.prod(shape[dim + 1 :])
-
-
-def mask_bytes(outer: int, channels: int, inner: int) -> int:
-    """Bytes of the bit mask: each run of pairs along memory (csrc/maxmin) starts a byte."""
+    outer, channels, inner = math.prod(shape[:dim]), shape[dim], math.prod(shape[dim + 1 :])
+    if inner != 1 and not x.is_contiguous() and dense_format(x, dim) is torch.channels_last:
+        outer, inner = outer * inner, 1
     pairs = channels // 2
-    return outer * ((pairs + 7) // 8) if inner == 1 else outer * pairs * ((inner + 7) // 8)
+    return outer, channels, inner, outer * ((pairs + 7) // 8) if inner == 1 else outer * pairs * ((inner + 7) // 8)
 
 
 def _fake_forward(x: Tensor, pairing: Pairing, dim: int, backend: Backend) -> tuple[Tensor, Tensor]:
     y = torch.empty_like(x, memory_format=dense_format(x, dim))
-    return y, x.new_empty(mask_bytes(*layout(x, dim)), dtype=torch.uint8)
+    return y, x.new_empty(layout(x, dim)[3], dtype=torch.uint8)
 
 
 def _fake_swap(x: Tensor, mask: Tensor, channels_last: bool, *_: Any) -> Tensor:

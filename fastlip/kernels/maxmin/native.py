@@ -8,7 +8,7 @@ from torch import Tensor
 from fastlip.kernels.common import binding
 from fastlip.kernels.common.binding import CPU
 from fastlip.kernels.common.sizes import surely_below
-from fastlip.kernels.maxmin.api import FORMATS, dense_format, layout, mask_bytes
+from fastlip.kernels.maxmin.api import FORMATS, dense_format, layout
 
 binding.require()
 
@@ -40,21 +40,21 @@ def unprofitable_compiled(x: Tensor, pairing: str, dim: int) -> str:
 def maxmin_forward(x: Tensor, pairing: str, dim: int) -> tuple[Tensor, Tensor]:
     """Sorted pairs, and the mask of those that were swapped."""
     x = x if x.is_contiguous() else x.contiguous(memory_format=dense_format(x, dim))
-    outer, channels, inner = layout(x, dim)
-    mask = x.new_empty(mask_bytes(outer, channels, inner), dtype=torch.uint8)
-    return _launch(_FORWARD[x.dtype], x, mask, outer, channels, inner, pairing == "halves"), mask
+    outer, channels, inner, size = layout(x, dim)
+    mask, y = x.new_empty(size, dtype=torch.uint8), torch.empty_like(x)
+    name = _FORWARD[x.dtype]
+    arguments = x.data_ptr(), y.data_ptr(), mask.data_ptr(), outer, channels, inner, pairing == "halves"
+    if x.is_cpu:
+        CPU[name](*arguments)
+    else:
+        binding.launch(name, x.device, *arguments)
+    return y, mask
 
 
 def maxmin_swap(x: Tensor, mask: Tensor, channels_last: bool, pairing: str, dim: int) -> Tensor:
     """x with the masked pairs swapped."""
     x = x.contiguous(memory_format=FORMATS[channels_last])
-    return _launch(_SWAP[x.dtype], x, mask, *layout(x, dim), pairing == "halves")
-
-
-def _launch(name: str, x: Tensor, mask: Tensor, *sizes: int) -> Tensor:
     y = torch.empty_like(x)
-    if x.is_cpu:
-        CPU[name](x.data_ptr(), y.data_ptr(), mask.data_ptr(), *sizes)
-    else:
-        binding.launch(name, x.device, x.data_ptr(), y.data_ptr(), mask.data_ptr(), *sizes)
+    addresses, sizes = (x.data_ptr(), y.data_ptr(), mask.data_ptr()), layout(x, dim)[:3]
+    binding.launch(_SWAP[x.dtype], x.device, *addresses, *sizes, pairing == "halves")
     return y

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastlip.kernels.common import triton_launch
-from fastlip.kernels.maxmin.api import FORMATS, dense_format, layout, mask_bytes
+from fastlip.kernels.maxmin.api import FORMATS, dense_format, layout
 
 _DTYPES = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 # Bytes of the mask per program: a thousand pairs, of which ptxas spills one in float64 on sm_80.
@@ -68,7 +68,7 @@ def supports(x: Tensor, pairing: str, dim: int) -> str:
 def maxmin_forward(x: Tensor, pairing: str, dim: int) -> tuple[Tensor, Tensor]:
     """Sorted pairs, and the mask of those that were swapped."""
     x = x.contiguous(memory_format=dense_format(x, dim))
-    mask = torch.empty(mask_bytes(*layout(x, dim)), dtype=torch.uint8, device=x.device)
+    mask = torch.empty(layout(x, dim)[3], dtype=torch.uint8, device=x.device)
     return _launch(x, mask, pairing, dim, compare=True), mask
 
 
@@ -80,7 +80,7 @@ def maxmin_swap(x: Tensor, mask: Tensor, channels_last: bool, pairing: str, dim:
 
 def _launch(x: Tensor, mask: Tensor, pairing: str, dim: int, compare: bool) -> Tensor:
     y = torch.empty_like(x)
-    _, channels, inner = layout(x, dim)
+    _, channels, inner, _ = layout(x, dim)
     pairs, halves = channels // 2, pairing == "halves"
     if channels % 2 != 0:
         y.select(dim, -1).copy_(x.select(dim, -1))

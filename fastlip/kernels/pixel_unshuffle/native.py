@@ -34,7 +34,9 @@ def unprofitable(x: Tensor, factor: int) -> str:
     """Empty, or why torch's function does better."""
     if x.stride(1) != 1 or x.shape[1] == 1:
         return "the image is not channels-last"
-    return "torch takes less time for so few numbers than a launch" if surely_below(x.numel(), _WORTHWHILE) else ""
+    size = x.numel()
+    few = surely_below(size, _WORTHWHILE) if torch.compiler.is_compiling() else size < _WORTHWHILE
+    return "torch takes less time for so few numbers than a launch" if few else ""
 
 
 def pixel_unshuffle(x: Tensor, factor: int) -> Tensor:

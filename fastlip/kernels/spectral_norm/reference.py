@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import lru_cache
 from operator import floordiv
 
 import torch
 from torch import Tensor
 
 from fastlip.kernels.common.fourier import angles
+from fastlip.kernels.common.gate import is_observed
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.gram import GramPower
 from fastlip.kernels.common.threads import one_thread
@@ -27,7 +29,9 @@ def matrix_norm(weight: Tensor) -> Tensor:
     if weight.numel() == 0:
         return weight.new_zeros(())
     scale = weight.abs().amax()
-    largest = _largest_singular_value(weight[None] / _nonzero(scale), exact=is_cheap(1, min(weight.shape)))
+    largest = _largest_singular_value(
+        weight[None] / torch.where(scale > 0, scale, 1), exact=is_cheap(1, min(weight.shape))
+    )
     return scale * largest * _inflation(weight.shape[0], weight.shape[1])
 
 
@@ -38,12 +42,10 @@ def convolution_norm(weight: Tensor, image_size: tuple[int, ...], geometry: Conv
     """
     if weight.numel() == 0:
         return weight.new_zeros(())
-    groups, sides = geometry.groups, geometry.fft_size(image_size)
-    steps, repeats = _aliasing(geometry, image_size, sides)
-    if geometry.taps == 1:
-        sides = steps = (1,) * geometry.axes
+    groups = geometry.groups
+    sides, steps, repeats = _transform(geometry, tuple(image_size))
     scale = weight.abs().amax()
-    grouped = (weight / _nonzero(scale)).unflatten(0, (groups, -1))
+    grouped = (weight / torch.where(scale > 0, scale, 1)).unflatten(0, (groups, -1))
     cout, cin = grouped.shape[1], grouped.shape[2] * math.prod(steps)
     *outer, last = map(floordiv, sides, steps)
     exact = is_cheap(groups * math.prod(outer) * (last // 2 + 1), min(cout, cin))
@@ -54,21 +56,22 @@ def convolution_norm(weight: Tensor, image_size: tuple[int, ...], geometry: Conv
     return scale * largest * math.sqrt(repeats) * _inflation(cout, cin + geometry.taps)
 
 
-def _aliasing(
-    geometry: ConvGeometry, image_size: tuple[int, ...], sides: tuple[int, ...]
-) -> tuple[tuple[int, ...], int]:
-    """The stride along each axis at this FFT size, and how often an output can repeat.
+@lru_cache(maxsize=1024)
+def _transform(geometry: ConvGeometry, image_size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """The FFT size, the stride along each axis at this size, and how often an output can repeat.
 
     With circular padding the norm at stride 1 bounds that at a stride which does not divide the image's side.
     """
-    steps, repeats = list(geometry.stride), 1
+    sides, steps, repeats = geometry.fft_size(image_size), list(geometry.stride), 1
     for axis, (side, padded) in enumerate(zip(sides, geometry.padded_size(image_size), strict=True)):
         often = -(-(padded - geometry.halo[axis]) // side)
         if geometry.padding_mode == "circular" and often > 1:
             steps[axis], repeats = 1, repeats * often
         elif side % steps[axis]:
             steps[axis] = 1
-    return tuple(steps), repeats
+    if geometry.taps == 1:
+        return (1,) * geometry.axes, (1,) * geometry.axes, repeats
+    return sides, tuple(steps), repeats
 
 
 def transfer_matrices(
@@ -89,8 +92,9 @@ def transfer_matrices(
         return
     (height, width), (step_h, step_w) = sides, strides
     groups, cout, cin = weight.shape[:3]
-    rows = _phases(height, weight.shape[3], dilation[0]).view(step_h, height // step_h, -1)
-    columns = _phases(width, weight.shape[4], dilation[1]).view(step_w, width // step_w, -1)
+    phases = _phases if is_observed() else _kept_phases
+    rows = phases(height, weight.shape[3], dilation[0]).view(step_h, height // step_h, -1)
+    columns = phases(width, weight.shape[4], dilation[1]).view(step_w, width // step_w, -1)
     columns = columns[:, : width // step_w // 2 + 1]
     per_row = groups * cout * cin * columns.shape[0] * columns.shape[1] * step_h
     horizontal = torch.einsum("goiyx,skx->goiysk", weight.to(columns.dtype), columns)
@@ -101,8 +105,13 @@ def transfer_matrices(
 
 def _phases(side: int, kernel_size: int, dilation: int) -> Tensor:
     """exp(2 pi i k tau / side) for every frequency k and tap tau."""
-    found = angles(torch.arange(side), dilation * torch.arange(kernel_size), side)
-    return torch.polar(torch.ones((), dtype=torch.float64), found)
+    with torch.inference_mode(False):
+        frequencies, taps = torch.arange(side, device="cpu"), torch.arange(kernel_size, device="cpu")
+        found = angles(frequencies, dilation * taps, side)
+        return torch.polar(torch.ones((), dtype=torch.float64, device="cpu"), found)
+
+
+_kept_phases = lru_cache(maxsize=64)(_phases)
 
 
 def _largest_singular_value(matrices: Tensor, exact: bool) -> Tensor:
@@ -154,10 +163,6 @@ def gram_iteration(gram: Tensor) -> Tensor:
 def is_cheap(count: int, size: int) -> bool:
     """Whether the eigenvalues of ``count`` matrices of this size are computed, and not bounded by Gram iteration."""
     return count * size**3 <= EXACT_COST
-
-
-def _nonzero(value: Tensor) -> Tensor:
-    return torch.where(value > 0, value, 1)
 
 
 def _inflation(rows: int, length: int) -> float:

@@ -37,12 +37,12 @@ class KernelConvolution(ConvApplication):
         layer._check_input(x, layer.in_channels, self.geometry.axes)
         if self.whole_windows:
             self._check_windows(x)
-        channels = layer.in_channels, layer.out_channels
-        if fft_size := spectra.fft_size_for(layer, self.geometry, channels, x):
+        geometry, channels = self.geometry, (layer.in_channels, layer.out_channels)
+        if geometry.has_spectrum and (fft_size := spectra.fft_size_for(layer, geometry, channels, x)):
             return self.by_spectrum(layer, x, fft_size)
         weight = layer.effective()[0]
         if x.dim() == 4 and (layer.training or not x.is_cpu) and self._has_passes(layer, x):
-            style = style_of(self.geometry)
+            style = style_of(geometry)
             if style is not None:
                 return ops.conv_chain(x, [weight], [layer.bias], None, *style, backend="auto")
         return self.convolve(x, weight, layer.bias)
@@ -82,16 +82,6 @@ class KernelConvolution(ConvApplication):
         (spectrum,) = layer._cache.derive("spectra", fft_size, (weight,), compute)
         return spectra.apply(x, spectrum, layer.bias, pairing)
 
-    def factors(self, layer: Any) -> tuple[Tensor, Tensor | None]:
-        """The kernel as W diag(s): W and the factors s of its input channels, or the kernel and None.
-
-        A method that has them, ``_factors``, need not keep both W and the kernel for the backward. Weights that are
-        supplied, or kept in evaluation, come as one kernel.
-        """
-        if layer.training and layer.supplied is None and hasattr(layer, "_factors"):
-            return layer._factors()
-        return layer.effective()[0], None
-
     @torch.no_grad()
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
         """An upper bound of the norm of the convolution on images of this shape."""
@@ -110,11 +100,21 @@ class KernelConvolution(ConvApplication):
             layer.out_channels,
             layer.bias,
             layer.backend,
-            partial(self.factors, layer),
+            partial(_split, layer) if layer.training else layer.effective,
         )
-        plan = partial(spectra.fft_size_for, layer, self.geometry, (layer.in_channels, layer.out_channels))
+        channels = layer.in_channels, layer.out_channels
+        plan = partial(spectra.fft_size_for, layer, self.geometry, channels) if self.geometry.has_spectrum else None
         return Fusion(plan, partial(self._fused_by_spectrum, layer, style.pairing), link)
 
     def _fused_by_spectrum(self, layer: Any, pairing: PairingOrNone, x: Tensor, fft_size: Pair) -> Tensor:
         layer._check_input(x, layer.in_channels, 2)  # pairs run fused at stride 1, where no windows overlap
         return self.by_spectrum(layer, x, fft_size, pairing)
+
+
+def _split(layer: Any) -> tuple[Tensor | None, ...]:
+    """In training: the kernel, or W and the factors s of its input channels, if it is W diag(s).
+
+    A method that has them, ``_factors``, need not keep both W and the kernel for the backward. Weights that are
+    supplied come as one kernel.
+    """
+    return layer._factors() if layer.supplied is None and hasattr(layer, "_factors") else layer.effective()
