@@ -72,7 +72,7 @@ class Rules(Generic[Rule]):
 
     def __init__(self) -> None:
         self.table: dict[type, Rule] = {}
-        self._found: dict[tuple[type, type], Rule | None] = {}
+        self._found: dict[tuple[type, type], Rule] = {}
 
     def register(self, *kinds: type) -> Callable[[Rule], Rule]:
         """Decorates the rule for some classes of modules or applications."""
@@ -87,10 +87,9 @@ class Rules(Generic[Rule]):
     def rule_of(self, module: nn.Module) -> Rule | None:
         """The rule for a module, see :func:`nearest`; None if there is none."""
         key = type(module), type(getattr(module, "application", None))
-        if key not in self._found:
-            found = nearest_of(self.table, *key)
-            self._found[key] = None if found is None else found[1]
-        return self._found[key]
+        if key not in self._found and (found := nearest_of(self.table, *key)) is not None:
+            self._found[key] = found[1]
+        return self._found.get(key)
 
 
 def defines_outside(module: nn.Module, names: frozenset[str]) -> bool:

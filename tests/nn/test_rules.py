@@ -130,5 +130,5 @@ def test_the_model_is_unfolded_once():
     SIZES.clear()
     model = nn.Sequential(nn.Flatten(), Counted(), nn.Sequential(nn.Linear(4, 3))).eval()
     fastlip.certify(model, [(torch.rand(7, 1, 2, 2), torch.zeros(7, dtype=torch.long))])
-    # Unfolded; in a larger batch and alone; the whole model; and for the batch: the layers, the model, one image.
-    assert SIZES == [2, 5, 1, 2, 7, 7, 1]
+    # Unfolded, and in a larger batch; the model on one sample; and for the batch: the layers, and the model.
+    assert SIZES == [2, 5, 1, 7, 7]
