@@ -18,7 +18,7 @@ _INTS = {2: "an int or a pair of ints", 3: "an int or a tuple of three ints"}
 
 
 def require_floating(x: Tensor) -> None:
-    """Raises TypeError for inputs that are not real floating-point numbers: integers would be cut or fail in torch."""
+    """Raises TypeError for inputs other than real floating-point numbers: integers would be cut or fail in torch."""
     if not isinstance(x, fx.Proxy) and not x.is_floating_point():
         how = "convert it with x.float(), or 8-bit images with x.float() / 255"
         raise TypeError(f"x: got {x.dtype}, expected a floating-point tensor; {how}")
