@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from functools import partial
 
 _SHOWN = 200  # characters: a longer list is not read
 _CLOSEST = 3
@@ -21,5 +22,10 @@ def allowed(value: str, names: Sequence[str], place: str, more: str = "") -> str
     text = f"allowed are {', '.join(map(repr, names))}{more}"
     if len(text) <= _SHOWN:
         return text
-    closest = difflib.get_close_matches(value, names, _CLOSEST, cutoff=0)
+    closest = sorted(names, key=partial(_likeness, value), reverse=True)[:_CLOSEST]
     return f"closest are {', '.join(map(repr, closest))} of the {len(names)} in {place}{more}"
+
+
+def _likeness(value: str, name: str) -> float:
+    """How much a name, or a part of it between dots, is like what was given: ``lr`` stands for ``optimizer.lr``."""
+    return max(difflib.SequenceMatcher(None, value, part).ratio() for part in (name, *name.split(".")))

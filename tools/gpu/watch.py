@@ -180,9 +180,10 @@ class Device(TorchDispatchMode):
         size = sum(_sizes.get(argument, 0) for argument in arguments if isinstance(argument, int))
         self.counts.note(f"cuda:{name}", size)
 
-    def note_table(self, make: Any, *arguments: Any) -> None:
+    def note_table(self, make: Any, *arguments: Any) -> torch.Tensor:
         """In place of making a table while torch.compile traces, which makes it on a device that is there."""
         self.tables.add(make.__name__)
+        return torch.empty(0)
 
     def _waits(self, name: str, args: Any, kwargs: Any) -> str | None:
         on_device = any(tensor.is_cuda for tensor in tensors((args, kwargs)))
@@ -294,6 +295,9 @@ def gpu(
         *([mock.patch.object(tables, "_keep", device.note_table)] if compiling else []),
         *(() if compiling else _patched("is_observed", gate.is_observed, device.is_capturing)),
         *(() if compiling else _patched("is_only_captured", gate.is_only_captured, device.is_capturing)),
+        # What fastlip.nn._cache asks in place of is_observed: the modes of this device follow nothing.
+        *(() if compiling else _patched("_dispatch_modes", torch._C._len_torch_dispatch_stack, int)),
+        *(() if compiling else [mock.patch.object(torch.cuda, "is_initialized", device.is_capturing)]),
     ]
     with contextlib.ExitStack() as stack:
         for asked in (limits.shared_memory, limits.capability, limits.too_old):

@@ -70,7 +70,8 @@ def kernel_spectrum(weight: Tensor, size: Size, dilation: Size | None = None) ->
     """
     cout, cin, *kernel = weight.shape
     dtype, dilation = COMPLEX[weight.dtype], tuple(dilation or (1,) * len(kernel))
-    phases = _phases(tuple(kernel), tuple(size), dilation, weight.device, dtype)
+    arguments = tuple(kernel), tuple(size), dilation, weight.device, dtype
+    phases = cached_kernel_phases(*arguments) if weight.is_cpu and not is_observed() else _phases(*arguments)
     taps = weight.flatten(2).permute(2, 0, 1).flatten(1)
     return (phases @ taps.to(dtype)).view(len(phases), cout, cin)
 

@@ -40,19 +40,10 @@ def unprofitable(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, grou
     return ""
 
 
-def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, groups: int) -> Tensor:
-    """IDFT(Q DFT(x)) + bias."""
-    return _forward(x, Q, bias, fft_size, groups, None)
-
-
-def with_maxmin(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size) -> tuple[Tensor, Tensor]:
-    """maxmin(IDFT(Q DFT(x)) + bias) of adjacent channels, and the bits that the backward reads; of one group."""
-    n, _, height, width = x.shape
-    bits = torch.empty((n, height, width, -(-Q.shape[1] // _lanes(x.dtype))), dtype=torch.uint8)
-    return _forward(x, Q, bias, fft_size, 1, bits), bits
-
-
-def _forward(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, groups: int, bits: Tensor | None) -> Tensor:
+def spectral_conv_forward(
+    x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, groups: int, bits: Tensor | None = None
+) -> Tensor:
+    """IDFT(Q DFT(x)) + bias, and MaxMin after it where there is memory for its ``bits``."""
     last, dtype = torch.contiguous_format, x.dtype
     if not x.is_contiguous() or x.dtype != REAL[Q.dtype]:
         x, last = _dense(x, Q), dense_format(x)
@@ -64,6 +55,13 @@ def _forward(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, groups: 
     addresses = x.data_ptr(), Q.data_ptr(), address, y.data_ptr(), 0 if bits is None else bits.data_ptr()
     CPU[_FORWARD[Q.dtype]](*addresses, *sizes, last is torch.channels_last)
     return y.to(dtype)
+
+
+def with_maxmin(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size) -> tuple[Tensor, Tensor]:
+    """maxmin(IDFT(Q DFT(x)) + bias) of adjacent channels, and the bits that the backward reads; of one group."""
+    n, _, height, width = x.shape
+    bits = torch.empty((n, height, width, -(-Q.shape[1] // _lanes(x.dtype))), dtype=torch.uint8)
+    return spectral_conv_forward(x, Q, bias, fft_size, 1, bits), bits
 
 
 def spectral_conv_fixed(
