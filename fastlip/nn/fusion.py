@@ -57,6 +57,7 @@ class Link:
     outputs: int
     bias: Tensor | None
     backend: Backend
+    training: bool
     # The kernel, or W and the factors of its input channels, which may be None.
     factors: Callable[[], tuple[Any, ...]]
 
@@ -105,7 +106,14 @@ def _plain_convolution(module: Any, activation: MaxMin) -> Fusion | None:
     if style is None or geometry.pads[0] != geometry.pads[1] or geometry.pads[2] != geometry.pads[3]:
         return None
     link = Link(
-        style, geometry, module.in_channels, module.out_channels, module.bias, "auto", lambda: (module.weight,)
+        style,
+        geometry,
+        module.in_channels,
+        module.out_channels,
+        module.bias,
+        "auto",
+        module.training,
+        lambda: (module.weight,),
     )
     return Fusion(None, _never, link)
 
@@ -120,8 +128,9 @@ def run_links(links: Sequence[Link], x: Tensor) -> Tensor | None:
     if x.shape[1] != links[0].inputs:
         return None
     biases: list[Tensor | None] = []
-    native, matrices, outputs = True, True, 0
+    native, matrices, exact, outputs = True, True, False, 0
     for link in links:
+        exact = exact or not link.training
         biases.append(link.bias)
         outputs += link.outputs
         native = native and link.backend == "native"  # by name, at any size
@@ -138,7 +147,7 @@ def run_links(links: Sequence[Link], x: Tensor) -> Tensor | None:
         if tensor is not None and usual and tensor.dtype != x.dtype:
             return None
     backend: Backend = "native" if native else "auto"
-    return ops.conv_chain(x, weights, biases, scales, *links[0].style, backend=backend)
+    return ops.conv_chain(x, weights, biases, scales, *links[0].style, exact=exact, backend=backend)
 
 
 def _a_kernel_runs(x: Tensor, biases: list[Tensor | None], pairing: PairingOrNone, native: bool) -> bool:

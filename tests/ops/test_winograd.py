@@ -201,6 +201,20 @@ def test_layers_use_it_in_training_and_not_in_evaluation(name, monkeypatch):
     assert found
 
 
+@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_evaluation_that_records_gradients_has_the_bits_of_one_that_does_not(name, fuse):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(LAYERS[name](), lip.MaxMin()).eval()
+    model = fastlip.fuse(model) if fuse else model
+    x = last(torch.randn(16, 32, 16, 16))
+    recorded = model(x.requires_grad_())
+    with torch.no_grad():
+        assert torch.equal(recorded, model(x))
+    recorded.sum().backward()
+    assert x.grad is not None
+
+
 def nn_of(layer):
     return torch.nn.Sequential(layer, torch.nn.Flatten(), lip.AOLLinear(32 * 16 * 16, 4)).eval()
 

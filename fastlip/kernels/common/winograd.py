@@ -1,8 +1,8 @@
 """Convolutions of 3 x 3 kernels by Winograd's F(4, 3) in C++ (csrc/winograd), in training.
 
 Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*, CVPR 2016. A 4 x 4 tile of results takes 36
-products where the sums of taps take 144. Its rounding errors are two to three times those of these sums: it runs only
-where gradients are recorded, as the errors of what certificates evaluate are bounded for other sums.
+products where the sums of taps take 144. Its rounding errors are two to three times those of these sums: no output
+in evaluation comes from it, as certificates bound the errors of other sums.
 """
 
 from __future__ import annotations

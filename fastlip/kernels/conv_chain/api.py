@@ -30,6 +30,7 @@ def conv_chain(
     dilation: tuple[int, int] = (1, 1),
     pairing: PairingOrNone = "adjacent",
     *,
+    exact: bool = False,
     backend: Backend = "auto",
 ) -> Tensor:
     r"""Returns the output of a chain of convolutions that keep the image's size, each followed by MaxMin.
@@ -51,6 +52,8 @@ def conv_chain(
         dilation: distance between two taps of every layer, (vertical, horizontal); default (1, 1).
         pairing: of MaxMin, ``"adjacent"`` (default) or ``"halves"`` as in ``fastlip.ops.maxmin``; ``"none"``: no
             MaxMin.
+        exact: if True, the output is made of sums over taps, for which certificates bound the rounding errors, also
+            where a gradient is recorded; default False: there another algorithm may run, which rounds more.
         backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
@@ -76,8 +79,8 @@ def conv_chain(
     keep = keep and torch.is_grad_enabled()
     # Asked here too, so that no call is made without autocast.
     if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type) and runs_under_autocast(x, backend):
-        return _under_autocast(x, weights, filled, scales, keep, geometries, pairing, backend)
-    return OPERATOR(x, weights, filled, scales, keep, geometries, pairing, backend)
+        return _under_autocast(x, weights, filled, scales, keep, exact, geometries, pairing, backend)
+    return OPERATOR(x, weights, filled, scales, keep, exact, geometries, pairing, backend)
 
 
 def runs_under_autocast(x: Tensor, backend: Backend) -> bool:
@@ -148,7 +151,7 @@ _Kept = tuple[Tensor, list[Tensor], list[Tensor]]
 
 
 def _fake_forward(x: Tensor, weights: list[Tensor], *rest: Any) -> _Kept:
-    _, _, keep, _, pairing, backend = rest
+    _, _, keep, _, _, pairing, backend = rest
     n, _, height, width = x.shape
     shapes = [(n, weight.shape[0], height, width) for weight in weights]
     outputs = [torch.empty_like(x.new_empty(shape), memory_format=torch.channels_last) for shape in shapes]
@@ -168,7 +171,7 @@ def _fake_backward(gradient: Tensor, x: Tensor, weights: list[Tensor], *rest: An
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: _Kept) -> None:
-    x, weights, biases, scales, _, *ctx.options = inputs
+    x, weights, biases, scales, _, _, *ctx.options = inputs
     _, between, masks = output
     ctx.counts = len(weights), len(biases), len(scales), len(between)
     ctx.save_for_backward(x, *weights, *biases, *scales, *between, *masks)
@@ -193,7 +196,7 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
         if scales and needs_scales[i]:
             scale_bars[i] = (bar * weights[i]).sum((0, 2, 3))
     bias_gradients = [bar if need else None for bar, need in zip(bias_bars, needs_biases, strict=True)]
-    return x_bar if needs_x else None, weight_bars, bias_gradients, scale_bars, *[None] * 4
+    return x_bar if needs_x else None, weight_bars, bias_gradients, scale_bars, *[None] * 5
 
 
 def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
@@ -209,7 +212,7 @@ def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
 
     needs_x, *needed = ctx.needs_input_grad[:4]
     found = differentiated(function, inputs, [needs_x, *chain.from_iterable(needed)], gradient)
-    return found[0], *_split(found[1:], ctx.counts[:3])[:3], *[None] * 4
+    return found[0], *_split(found[1:], ctx.counts[:3])[:3], *[None] * 5
 
 
 def _split(items: list[Any], counts: tuple[int, ...]) -> list[list[Any]]:
@@ -220,13 +223,13 @@ def _split(items: list[Any], counts: tuple[int, ...]) -> list[list[Any]]:
     return [*parts, items]
 
 
-# conv_chain(x, weights, biases, scales, keep, geometries, pairing, backend), with a bias and a geometry per weight.
-# Whether to keep what the backward needs is for the caller to say.
+# conv_chain(x, weights, biases, scales, keep, exact, geometries, pairing, backend), with a bias and a geometry per
+# weight. Whether to keep what the backward needs is for the caller to say.
 OPERATOR = OP.main(
-    "conv_chain_forward(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] scales, bool keep, int[] geometry,"
-    " str pairing, str backend) -> (Tensor, Tensor[], Tensor[])",
+    "conv_chain_forward(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] scales, bool keep,"
+    " bool exact, int[] geometry, str pairing, str backend) -> (Tensor, Tensor[], Tensor[])",
     reference=reference.conv_chain,
-    without=("keep",),
+    without=("keep", "exact"),
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,

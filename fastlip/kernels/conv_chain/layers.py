@@ -107,6 +107,7 @@ class Kernels:
         biases: list[Tensor],
         scales: list[Tensor],
         keep: bool,
+        exact: bool,
         numbers: Sequence[int],
         pairing: str,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -118,7 +119,7 @@ class Kernels:
         kernels = scaled(weights, scales) if scales else weights
         layers = zip(kernels, biases, geometries, [*halos[1:], NO_PADS], strict=True)
         for kernel, bias, geometry, halo in layers:
-            z = images.convolve(extended, kernel, geometry, training=keep)
+            z = images.convolve(extended, kernel, geometry, training=keep and not exact)
             y, extended, mask = self.passes.activate(z, bias.contiguous(), None, pairing, halo, keep)
             outputs.append(y)
             masks.append(mask)

@@ -32,6 +32,7 @@ def conv_exp(
     coefficients: Sequence[float] | None = None,
     recompute: bool = False,
     *,
+    exact: bool = False,
     backend: Backend = "auto",
 ) -> Tensor:
     r"""Returns the truncated exponential of a convolution that keeps the image's size, applied to x.
@@ -53,6 +54,7 @@ def conv_exp(
         coefficients: T + 1 numbers in place of 1 / t!, none of them 0; default None.
         recompute: if True, only x is saved for the backward, which computes the partial sums of Horner's rule again
             at the cost of T - 1 more convolutions; if False (default), the sums are saved. The result is the same.
+        exact: as in :func:`conv_chain`; default False.
         backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Returns:
@@ -72,10 +74,10 @@ def conv_exp(
     coefficients = taylor(terms) if coefficients is None else _check_coefficients(coefficients, terms)
     counted = x.dim() == 4 and not x.is_cuda and backend != "triton"
     keep = not recompute and torch.is_grad_enabled() and kernel.requires_grad
-    by_winograd = keep and winograd.fits(x, geometry)
+    by_winograd = keep and not exact and winograd.fits(x, geometry)
     form = forms.choose(x.shape, geometry, terms, x.element_size(), by_winograd) if counted else "taps"
     keep = keep and form != "matrices"
-    return OPERATOR(x, kernel, bias, coefficients, keep, form, geometry, recompute, backend)
+    return OPERATOR(x, kernel, bias, coefficients, keep, exact, form, geometry, recompute, backend)
 
 
 def _reference(*inputs: Any) -> Tensor:
@@ -141,7 +143,7 @@ def _fake_backward(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
-    x, kernel, _, coefficients, _, form, geometry, _, backend = inputs
+    x, kernel, _, coefficients, _, _, form, geometry, _, backend = inputs
     ctx.options = coefficients, form, geometry, backend
     # A frozen kernel's gradient is all that needs x and the sums.
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, kernel, *output[1])
@@ -152,7 +154,7 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]
     needs = asked(ctx)
     x, needs_bias = x if needs[1] else None, any(needs[2:])
     x_bar, kernel_bar, bias_bar = _backward.outputs(gradient, x, kernel, sums, needs_bias, *ctx.options)
-    return x_bar, None if x is None else kernel_bar, bias_bar if needs_bias else None, *[None] * 6
+    return x_bar, None if x is None else kernel_bar, bias_bar if needs_bias else None, *[None] * 7
 
 
 def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -167,16 +169,16 @@ def _plain_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None
     # The map is linear: without the gradient of its kernel any x will do.
     inputs = torch.zeros(gradient.shape, dtype=kernel.dtype, device=kernel.device) if x is None else x, kernel
     found = differentiated(function, inputs, (needs_x, needs_kernel), gradient)
-    return *found, gradient.sum((0, 2, 3)) if needs_bias else None, *[None] * 6
+    return *found, gradient.sum((0, 2, 3)) if needs_bias else None, *[None] * 7
 
 
-# conv_exp(x, kernel, bias, coefficients, keep, form, geometry, recompute, backend). ``forms.choose`` gives the form;
-# recompute is for the reference, keep (whether the backward gets the partial sums) for the kernels.
+# conv_exp(x, kernel, bias, coefficients, keep, exact, form, geometry, recompute, backend). ``forms.choose`` gives the
+# form; recompute is for the reference, keep (whether the backward gets the partial sums) for the kernels.
 OPERATOR = OP.main(
-    "conv_exp_forward(Tensor x, Tensor kernel, Tensor? bias, float[] coefficients, bool keep, str form,"
-    " int[] geometry, bool recompute, str backend) -> (Tensor, Tensor[])",
+    "conv_exp_forward(Tensor x, Tensor kernel, Tensor? bias, float[] coefficients, bool keep, bool exact,"
+    " str form, int[] geometry, bool recompute, str backend) -> (Tensor, Tensor[])",
     reference=_reference,
-    without=("keep", "form"),
+    without=("keep", "exact", "form"),
     fake=_fake_forward,
     setup_context=_save,
     backward=_gradients,

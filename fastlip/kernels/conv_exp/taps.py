@@ -15,17 +15,19 @@ from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.conv_exp.series import Series
 
 
-def forward(series: Series, x: Tensor, bias: Tensor | None, keep: bool) -> tuple[Tensor, list[Tensor]]:
-    """y, and if they are to be kept the sums of Horner's rule."""
+def forward(
+    series: Series, x: Tensor, bias: Tensor | None, keep: bool, training: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """y, and if they are to be kept the sums of Horner's rule; in training by ``winograd`` where it is faster."""
     series = _channels_last(series)
     kernel, coefficients, geometry = series
     sums, outermost = [], x
-    for plain, extended in _sums(series, x, keep):
+    for plain, extended in _sums(series, x, keep, training):
         outermost = extended
         if keep:
             sums.append(plain)
     last, factor = kernel * coefficients[1], coefficients[0]
-    y = images.add_convolved(x, factor, outermost, last, geometry, bias) if keep else None
+    y = images.add_convolved(x, factor, outermost, last, geometry, bias) if training else None
     if y is None:
         y = images.convolve(outermost, last, geometry, bias).add_(x, alpha=factor)
     return y, sums[1:]
@@ -39,7 +41,7 @@ def backward(
     inputs = []
     if x is not None:
         if len(sums) < len(coefficients) - 2:
-            inputs = [plain for plain, _ in _sums(_channels_last(series), x, True)]
+            inputs = [plain for plain, _ in _sums(_channels_last(series), x, True, True)]
         else:
             inputs = [x, *sums]
     adjoint = images.adjoint(kernel).contiguous(memory_format=images.LAST)
@@ -67,14 +69,14 @@ def _channels_last(series: Series) -> Series:
     return series._replace(kernel=series.kernel.contiguous(memory_format=images.LAST))
 
 
-def _sums(series: Series, x: Tensor, keep: bool) -> Iterator[tuple[Tensor, Tensor]]:
+def _sums(series: Series, x: Tensor, keep: bool, training: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """x, x + r_T K x, ..., all but the outermost sum; each plain (if it is to be kept) and with its halo."""
     kernel, coefficients, geometry = series
     halo = images.halo_of(geometry)
     extended = images.with_halo(x, halo)
     yield x, extended
     for factor in reversed(_factors(coefficients)[1:]):
-        if keep and (found := images.add_convolved(x, 1, extended, kernel * factor, geometry)) is not None:
+        if training and (found := images.add_convolved(x, 1, extended, kernel * factor, geometry)) is not None:
             plain, extended = found, images.with_halo(found, halo)
             yield plain, extended
             continue

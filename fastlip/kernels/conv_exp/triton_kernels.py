@@ -40,6 +40,7 @@ def conv_exp_forward(
     bias: Tensor | None,
     coefficients: Sequence[float],
     keep: bool,
+    exact: bool,
     form: str,
     numbers: Sequence[int],
     recompute: bool,

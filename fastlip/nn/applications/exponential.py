@@ -117,7 +117,7 @@ class ExponentialConvolution(ConvApplication):
             return series_by_spectrum(x, spectrum, coefficients, bias)
         dilation = geometry.dilation[0], geometry.dilation[1]
         arguments = degree, dilation, geometry.groups, geometry.padding_mode, bias, coefficients
-        return ops.conv_exp(x, kernel, *arguments, layer.recompute, backend=layer.backend)
+        return ops.conv_exp(x, kernel, *arguments, layer.recompute, exact=not layer.training, backend=layer.backend)
 
     def degree(self, layer: Any, size: Pair, kernel: Tensor | None = None) -> int:
         """The degree of the polynomial that runs on images of this size, at most the number of terms."""

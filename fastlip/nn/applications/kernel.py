@@ -100,6 +100,7 @@ class KernelConvolution(ConvApplication):
             layer.out_channels,
             layer.bias,
             layer.backend,
+            layer.training,
             partial(_split, layer) if layer.training else layer.effective,
         )
         channels = layer.in_channels, layer.out_channels
