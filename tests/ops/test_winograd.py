@@ -203,6 +203,38 @@ def test_layers_use_it_in_training_and_not_in_evaluation(name, monkeypatch):
 
 @pytest.mark.parametrize("fuse", [False, True])
 @pytest.mark.parametrize("name", LAYERS)
+def test_autocast_trains_in_its_own_type_without_it(name, fuse, monkeypatch):
+    torch.manual_seed(0)
+    layer = LAYERS[name]()
+    model = torch.nn.Sequential(layer, lip.MaxMin())
+    model = fastlip.fuse(model) if fuse else model
+    x, found = torch.randn(16, 32, 16, 16), calls(monkeypatch)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = model(x)
+        layer.backend = "reference"
+        expected = model(x)
+    assert not found
+    assert y.dtype == expected.dtype
+    assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_another_resolution_and_loaded_weights(name, monkeypatch):
+    torch.manual_seed(0)
+    layer, other = LAYERS[name](), LAYERS[name]()
+    layer.train()(torch.randn(16, 32, 16, 16))
+    layer.load_state_dict(other.state_dict())
+    other.backend = "reference"
+    found = calls(monkeypatch)
+    for size in ((16, 16), (20, 13)):
+        x = torch.randn(16, 32, *size)
+        y, expected = layer(x), other(x)
+        assert found
+        assert (y - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
 def test_an_evaluation_that_records_gradients_has_the_bits_of_one_that_does_not(name, fuse):
     torch.manual_seed(0)
     model = torch.nn.Sequential(LAYERS[name](), lip.MaxMin()).eval()

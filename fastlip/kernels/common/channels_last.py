@@ -235,8 +235,7 @@ def _size_inside(image: Tensor, geometry: ConvGeometry) -> tuple[int, int]:
     """Height and width of an image without the halo that it has."""
     height, width = image.shape[2], image.shape[3]
     if geometry.padding_mode == "circular":
-        left, right, top, bottom = geometry.pads
-        return height - top - bottom, width - left - right
+        return height - geometry.totals[0], width - geometry.totals[1]
     return height, width
 
 
