@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import fastlip
 from fastlip import nn as lip
@@ -86,9 +87,11 @@ def test_what_follows_operations_runs_the_two_apart(calls):
     calls.clear()
     mapped = vmap(lambda images: functional_call(fused, dict(fused.named_parameters()), (images,)))(x)
     compiled = torch.compile(fused, backend="aot_eager", fullgraph=True)(x[0])
+    traced = make_fx(fused, tracing_mode="symbolic", _allow_non_fake_inputs=True)(x[0])(x[0])
     assert not calls
     assert torch.allclose(mapped, expected, atol=1e-5)
     assert torch.allclose(compiled, expected[0], atol=1e-5)
+    assert torch.allclose(traced, expected[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(("groups", "backend"), [(2, "auto"), (1, "reference")])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import fastlip
 from fastlip import nn as lip
@@ -216,6 +217,14 @@ def test_autocast_trains_in_its_own_type_without_it(name, fuse, monkeypatch):
     assert not found
     assert y.dtype == expected.dtype
     assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_traces_with_sizes_that_are_no_numbers(name):
+    layer, x = LAYERS[name](), torch.randn(16, 32, 16, 16)
+    traced = make_fx(layer, tracing_mode="symbolic", _allow_non_fake_inputs=True)(x)
+    y, expected = traced(x), layer(x)
+    assert (y - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("name", LAYERS)

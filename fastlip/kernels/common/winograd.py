@@ -38,7 +38,10 @@ def takes(image: Tensor, geometry: ConvGeometry, size: tuple[int, int], inputs: 
         inputs: channels of the image.
         outputs: channels of the result.
     """
-    return fits(image, geometry) and _is_cheaper(image.shape[0], *size, inputs, outputs)
+    batch, (height, width) = image.shape[0], size
+    if not type(batch) is type(height) is type(width) is int:  # in a trace they are no numbers
+        return False
+    return fits(image, geometry) and _is_cheaper(batch, height, width, inputs, outputs)
 
 
 def fits(image: Tensor, geometry: ConvGeometry) -> bool:

@@ -157,7 +157,7 @@ def fused_by_kept(layer: LipschitzLayer, application: Any, activation: Any, trai
         # A pair of channels of two groups may lie in two vectors.
         if not trains or geometry.groups != 1 or activation.pairing != "adjacent":
             return None
-        if 0 in x.shape or not spectra.trains_by_kernels(layer, x):
+        if not spectra.trains_by_kernels(layer, x) or 0 in x.shape:
             return None
         fft_size = application.fft_size(layer, *application.strided_size(x.shape))
         return (fft_size[0], fft_size[1]) if fft_size else None
