@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import assert_equal, load_state, without_times
+from same_batches import check_shares, check_workers
 
 from fastlip._extras import MissingPackageError
-from fastlip.data import Batches, DataError, Share, TensorImages
+from fastlip.data import Batches, DataError, TensorImages
 from fastlip.data.own_operations import OwnOperations
 from fastlip.training.recipe import Recipe
 from fastlip.training.setup import batches_of
@@ -91,16 +92,11 @@ def test_a_fraction_of_the_images_changes(module):
 
 @pytest.mark.parametrize("count", [2, 7])
 def test_the_shares_of_all_processes_are_the_batches(module, count):
-    parts = [batches(share=Share(rank, count)) for rank in range(count)]
-    for batch, pairs in enumerate(zip(batches().epoch(1), *(part.epoch(1) for part in parts), strict=True)):
-        (x, _), *shares = pairs
-        rows = [part.counts(batch)[0] for part in parts]
-        assert torch.equal(torch.cat([share[0][:n] for share, n in zip(shares, rows, strict=True)]), x)
+    check_shares(batches, count)
 
 
 def test_worker_processes_hand_out_the_same_batches(module):
-    for pair, expected in zip(batches(workers=1).epoch(2), batches().epoch(2), strict=True):
-        assert all(map(torch.equal, pair, expected))
+    check_workers(batches)
 
 
 def test_a_resumed_run_is_the_same_bit_for_bit(module, make_training, tiny_recipe, tmp_path):
