@@ -115,16 +115,42 @@ def outputs_of(x: Tensor, halo: Pads) -> tuple[Tensor, Tensor, int]:
     return x, result, result.data_ptr()
 
 
+def needed_halo(
+    x: Tensor, weight: Tensor, geometry: ConvGeometry, size: tuple[int, int], training: bool, adjoint: bool = False
+) -> Pads:
+    """The halo that :func:`convolve`, or the adjoint convolution, reads: none where ``winograd`` runs.
+
+    Args:
+        x: an image of the dtype and batch in question.
+        weight: the kernel.
+        geometry: of the convolution with that kernel.
+        size: height and width of the result.
+        training: as in :func:`convolve_and_finish`.
+        adjoint: whether the kernel is that of the adjoint convolution.
+    """
+    tile = winograd.TRAINING if training else winograd.EVALUATION
+    if not is_matrix(weight) and winograd.takes(x, geometry, size, weight.shape[1], weight.shape[0], tile):
+        return NO_PADS
+    return adjoint_halo_of(geometry) if adjoint else halo_of(geometry)
+
+
 def convolve(
-    image: Tensor, weight: Tensor, geometry: ConvGeometry, bias: Tensor | None = None, training: bool = False
+    image: Tensor,
+    weight: Tensor,
+    geometry: ConvGeometry,
+    bias: Tensor | None = None,
+    training: bool = False,
+    size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """The convolution of a channels-last image that has its halo; in training by ``winograd`` where it is faster."""
+    """The convolution of a channels-last image; by ``winograd`` where it is faster.
+
+    ``size``: height and width of the result, where the image has only its :func:`needed_halo`; None: it has its halo.
+    """
     if weight.shape[2] == weight.shape[3] == 1:
         return F.linear(image.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
-    if training:
-        size = _size_inside(image, geometry)
-        if winograd.takes(image, geometry, size, weight.shape[1], weight.shape[0]):
-            return winograd.convolve(image, weight, geometry, size, bias)
+    y = convolve_and_finish(image, weight, geometry, winograd.Finish(bias), training, size)
+    if y is not None:
+        return y
     weight = weight.contiguous(memory_format=LAST)
     left, _, top, _ = (0, 0, 0, 0) if geometry.padding_mode == "circular" else geometry.pads
     y = torch.conv2d(image, weight, bias, 1, (top, left), geometry.dilation)
@@ -147,7 +173,7 @@ def convolve_and_differentiate(
     image: Tensor, other: Tensor | None, weight: Tensor, geometry: ConvGeometry
 ) -> tuple[Tensor, Tensor | None]:
     """W * image in a backward, and the kernel's gradient if ``other`` is the gradient of such a result."""
-    size = _size_inside(image, geometry)
+    size = size_inside(image, geometry)
     if not is_matrix(weight) and winograd.takes(image, geometry, size, weight.shape[1], weight.shape[0]):
         return winograd.convolve_and_differentiate(image, other, weight, geometry, size)
     gradient = None if other is None else weight_gradient(image, other, weight, geometry)
@@ -163,14 +189,22 @@ def adjoint_convolve(image: Tensor, weight: Tensor, geometry: ConvGeometry) -> T
     return y.contiguous(memory_format=LAST)
 
 
-def add_convolved(
-    added: Tensor, factor: float, image: Tensor, weight: Tensor, geometry: ConvGeometry, bias: Tensor | None = None
+def convolve_and_finish(
+    image: Tensor,
+    weight: Tensor,
+    geometry: ConvGeometry,
+    finish: winograd.Finish,
+    training: bool,
+    size: tuple[int, int] | None = None,
 ) -> Tensor | None:
-    """factor added + W * image + bias, where ``winograd`` computes it in one pass; None elsewhere."""
-    size = added.shape[2], added.shape[3]
-    if is_matrix(weight) or not winograd.takes(image, geometry, size, weight.shape[1], weight.shape[0]):
+    """W * image and what follows it, where ``winograd`` computes them in one pass; None elsewhere.
+
+    In evaluation by the tiles whose rounding errors certificates count. ``size`` as in :func:`convolve`.
+    """
+    size, tile = size or size_inside(image, geometry), winograd.TRAINING if training else winograd.EVALUATION
+    if is_matrix(weight) or not winograd.takes(image, geometry, size, weight.shape[1], weight.shape[0], tile):
         return None
-    return winograd.convolve(image, weight, geometry, size, bias, added, factor)
+    return winograd.convolve(image, weight, geometry, size, finish, tile)
 
 
 def adjoint_gradients(
@@ -231,7 +265,7 @@ def adjoint_weight_gradient(x: Tensor, gradient: Tensor, weight_adjoint: Tensor,
     return adjoint(weight_gradient(gradient, x, weight_adjoint, geometry)).contiguous()
 
 
-def _size_inside(image: Tensor, geometry: ConvGeometry) -> tuple[int, int]:
+def size_inside(image: Tensor, geometry: ConvGeometry) -> tuple[int, int]:
     """Height and width of an image without the halo that it has."""
     height, width = image.shape[2], image.shape[3]
     if geometry.padding_mode == "circular":

@@ -1,13 +1,15 @@
-"""Convolutions of 3 x 3 kernels by Winograd's F(4, 3) in C++ (csrc/winograd), in training.
+"""Convolutions of 3 x 3 kernels by Winograd's F(4, 3) and F(2, 3) in C++ (csrc/winograd).
 
-Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*, CVPR 2016. A 4 x 4 tile of results takes 36
-products where the sums of taps take 144. Its rounding errors are two to three times those of these sums: no output
-in evaluation comes from it, as certificates bound the errors of other sums.
+Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*, CVPR 2016. A tile of 4 x 4 results takes 36
+products where the sums of taps take 144, and one of 2 x 2 takes 16 in place of 36. Rounding errors of F(4, 3) are two
+to three times those of the sums of taps, so it runs in training only. Those of F(2, 3) are smaller, in the worst case
+too: ``certification/rounding/winograd.py`` bounds them, and outputs in evaluation may come from it.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,19 +18,61 @@ from fastlip.kernels.common import binding
 from fastlip.kernels.common.binding import CPU
 from fastlip.kernels.common.geometry import ConvGeometry
 
-KERNEL = "winograd_float32"
-_TILE = 4
+Tile = Literal[2, 4]
+TRAINING: Tile = 4
+EVALUATION: Tile = 2
+KERNELS: dict[Tile, str] = {tile: f"winograd{tile}_float32" for tile in (EVALUATION, TRAINING)}
 _TAPS = 9
-# Multiply-adds of a tile and a pair of channels; for the transforms of a tile, per channel; for those of a kernel,
-# per pair of channels. The last two are fitted to 16 to 512 channels on images of 32 to 4 pixels, on one core with
-# AVX-512.
-_PRODUCTS = 36
-_TRANSFORM = 700
-_KERNEL = 3100
 _NO_POINTER = 0
 
 
-def takes(image: Tensor, geometry: ConvGeometry, size: tuple[int, int], inputs: int, outputs: int) -> bool:
+class _Costs(NamedTuple):
+    """Multiply-adds of a tile and a pair of channels; for transforms of a tile, per channel; of a kernel, per pair.
+
+    All but the first of F(4, 3) are fitted to 16 to 512 channels on images of 32 to 4 pixels, with AVX-512.
+    """
+
+    products: int
+    transform: int
+    kernel: int
+
+
+_COSTS: dict[Tile, _Costs] = {2: _Costs(18, 110, 1500), 4: _Costs(36, 700, 3100)}
+
+
+class Finish(NamedTuple):
+    """What follows a convolution z = W * image: activation(gain (z + bias) + factor added).
+
+    Attributes:
+        bias: (cout,), or None.
+        added: (n, cout, h, w), channels-last, or None.
+        factor: see above.
+        gain: see above.
+        activation: ``"none"``, ``"relu"``, or ``"adjacent"``: MaxMin of neighbours.
+        bits: where MaxMin's are written, those of eight pairs in a byte, or None; see :func:`finishes`.
+    """
+
+    bias: Tensor | None = None
+    added: Tensor | None = None
+    factor: float = 1.0
+    gain: float = 1.0
+    activation: str = "none"
+    bits: Tensor | None = None
+
+
+_ACTIVATIONS = {"none": 0, "adjacent": 1, "relu": 2}
+_NOTHING = Finish()
+_PAIRS = 16  # channels whose bits fill a byte
+
+
+def finishes(activation: str, channels: int, keep: bool) -> bool:
+    """Whether the kernel can apply an activation to so many channels, and write its bits if they are kept."""
+    return activation in _ACTIVATIONS and not (activation == "adjacent" and keep and channels % _PAIRS)
+
+
+def takes(
+    image: Tensor, geometry: ConvGeometry, size: tuple[int, int], inputs: int, outputs: int, tile: Tile = TRAINING
+) -> bool:
     """Whether the kernel can run for channels-last images, and takes fewer operations than the sums of taps.
 
     Args:
@@ -37,32 +81,35 @@ def takes(image: Tensor, geometry: ConvGeometry, size: tuple[int, int], inputs: 
         size: height and width of the result.
         inputs: channels of the image.
         outputs: channels of the result.
+        tile: results along one side of a tile.
     """
     batch, (height, width) = image.shape[0], size
     if not type(batch) is type(height) is type(width) is int:  # in a trace they are no numbers
         return False
-    return fits(image, geometry) and _is_cheaper(batch, height, width, inputs, outputs)
+    return fits(image, geometry) and _is_cheaper(batch, height, width, inputs, outputs, tile)
 
 
 def fits(image: Tensor, geometry: ConvGeometry) -> bool:
     """Whether the kernel can run for these images at all."""
     if not image.is_cpu or image.dtype != torch.float32:
         return False
-    if geometry.kernel_size != (3, 3) or geometry.dilation != (1, 1):
+    if geometry.kernel_size != (3, 3) or geometry.dilation != (1, 1) or not geometry.symmetric:
         return False
-    return KERNEL in CPU or not binding.missing(KERNEL, image.device)
+    name = KERNELS[TRAINING]
+    return name in CPU or not binding.missing(name, image.device)
 
 
-def operations(batch: int, height: int, width: int, inputs: int, outputs: int) -> int:
+def operations(batch: int, height: int, width: int, inputs: int, outputs: int, tile: Tile = TRAINING) -> int:
     """Multiply-adds that take as long: the same for a layer, its adjoint and the gradient of its kernel."""
-    tiles, pairs = batch * -(-height // _TILE) * -(-width // _TILE), inputs * outputs
-    return _PRODUCTS * tiles * pairs + _TRANSFORM * tiles * (inputs + outputs) + _KERNEL * pairs
+    costs, pairs = _COSTS[tile], inputs * outputs
+    tiles = batch * -(-height // tile) * -(-width // tile)
+    return costs.products * tiles * pairs + costs.transform * tiles * (inputs + outputs) + costs.kernel * pairs
 
 
 @lru_cache(maxsize=1024)
-def _is_cheaper(batch: int, height: int, width: int, inputs: int, outputs: int) -> bool:
+def _is_cheaper(batch: int, height: int, width: int, inputs: int, outputs: int, tile: Tile) -> bool:
     taps = _TAPS * batch * height * width * inputs * outputs
-    return operations(batch, height, width, inputs, outputs) < taps
+    return operations(batch, height, width, inputs, outputs, tile) < taps
 
 
 def convolve(
@@ -70,23 +117,21 @@ def convolve(
     weight: Tensor,
     geometry: ConvGeometry,
     size: tuple[int, int],
-    bias: Tensor | None = None,
-    added: Tensor | None = None,
-    factor: float = 1.0,
+    finish: Finish = _NOTHING,
+    tile: Tile = TRAINING,
 ) -> Tensor:
-    """W * image + bias + factor added.
+    """W * image and what follows it.
 
     Args:
-        image: (n, cin, h, w), channels-last, with its halo.
+        image: (n, cin, h, w), channels-last; circular ones with their halo or without.
         weight: (cout, cin, 3, 3).
         geometry: see :func:`takes`.
         size: height and width of the result.
-        bias: (cout,), or None.
-        added: (n, cout, h, w), channels-last, or None.
-        factor: see above.
+        finish: see there.
+        tile: results along one side of a tile.
     """
     y = _empty(image, weight.shape[0], size)
-    _run(image, geometry, y=y, weight=weight, bias=bias, added=added, factor=factor)
+    _run(image, geometry, finish, tile, y=y, weight=weight)
     return y
 
 
@@ -125,7 +170,7 @@ def gradients(
     x_gradient = _empty(gradient, weight.shape[1], (x.shape[2], x.shape[3])) if needs_x else None
     sums = torch.empty_like(weight, memory_format=torch.contiguous_format) if needs_weight else None
     other = x if needs_weight else None
-    _run(gradient, geometry, y=x_gradient, weight=weight, added=added, other=other, sums=sums, adjoint=True)
+    _run(gradient, geometry, Finish(added=added), y=x_gradient, weight=weight, other=other, sums=sums, adjoint=True)
     return x_gradient, sums
 
 
@@ -137,13 +182,12 @@ def _empty(image: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
 def _run(
     image: Tensor,
     geometry: ConvGeometry,
+    finish: Finish = _NOTHING,
+    tile: Tile = TRAINING,
     y: Tensor | None = None,
     weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    added: Tensor | None = None,
     other: Tensor | None = None,
     sums: Tensor | None = None,
-    factor: float = 1.0,
     adjoint: bool = False,
 ) -> None:
     """Calls the kernel: y from the image and the weight, and sums from the image and the other one, if wanted."""
@@ -151,10 +195,14 @@ def _run(
     if result is None:
         return
     n, _, height, width = result.shape
-    padding = 0 if geometry.padding_mode == "circular" else 1
+    # A circular image comes with its halo or without; then the kernel reads the other side.
+    wrap = geometry.padding_mode == "circular" and (image.shape[2], image.shape[3]) == (height, width)
+    padding = 1 if wrap or geometry.padding_mode == "zeros" else 0
     weight = None if weight is None else weight.contiguous()
-    tensors = image, weight, bias if bias is None else bias.contiguous(), added, y, other, sums
+    bias = None if finish.bias is None else finish.bias.contiguous()
+    tensors = image, weight, bias, finish.added, y, other, sums, finish.bits
     addresses = [_NO_POINTER if tensor is None else tensor.data_ptr() for tensor in tensors]
-    sizes = n, height, width, image.shape[2], image.shape[3], padding, padding
+    sizes = n, height, width, image.shape[2], image.shape[3], padding, padding, wrap
     channels = [0 if tensor is None else tensor.shape[1] for tensor in (image, y, other)]
-    CPU[KERNEL](*addresses, factor, *sizes, *channels, adjoint, adjoint)
+    numbers = finish.factor, finish.gain, _ACTIVATIONS[finish.activation]
+    CPU[KERNELS[tile]](*addresses, *numbers, *sizes, *channels, adjoint, adjoint)

@@ -141,6 +141,12 @@ def mask_shape(x: Tensor, channels: int, pairing: str, backend: Backend) -> tupl
     Otherwise every pixel begins a byte.
     """
     n, _, height, width = x.shape
+    return bits_shape((n, height, width), channels, pairing, backend)
+
+
+def bits_shape(image: tuple[int, int, int], channels: int, pairing: str, backend: str) -> tuple[int, int]:
+    """As :func:`mask_shape`, from the batch and the sides."""
+    n, height, width = image
     if pairing == "none":
         return n * height, 0
     through = backend == "native" and pairing == "adjacent" and channels % 2 == 0

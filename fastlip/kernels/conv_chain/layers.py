@@ -41,6 +41,23 @@ class Passes(Protocol):
         """y = maxmin(z + bias) or maxmin(residual - z), y with its halo, and the bits; y only if it is kept."""
         ...
 
+    def layer(
+        self,
+        image: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        geometry: ConvGeometry,
+        pairing: str,
+        size: tuple[int, int],
+        halo: Pads,
+        keep: bool,
+        training: bool,
+        /,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A convolution of an image with the halo that it needs, of that size without, and :meth:`activate`."""
+        ...
+
     def deactivate(
         self, gradient: Tensor, mask: Tensor, pairing: str, halo: Pads, /, keep: bool, sums: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,6 +80,24 @@ class Passes(Protocol):
         The first has ``added`` added to it.
         """
         ...
+
+
+def separately(
+    passes: Passes,
+    image: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    geometry: ConvGeometry,
+    pairing: str,
+    size: tuple[int, int],
+    halo: Pads,
+    keep: bool,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:meth:`Passes.layer` in two steps."""
+    z = images.convolve(image, weight, geometry, training=training, size=size)
+    return passes.activate(z, bias, residual, pairing, halo, keep)
 
 
 @dataclass(frozen=True)
@@ -113,14 +148,16 @@ class Kernels:
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The last output, and if they are to be kept those before it and the bits of every MaxMin."""
         geometries = from_numbers(tuple(numbers))
-        halos = list(map(images.halo_of, geometries))
-        extended = self.passes.with_halo(x.contiguous(memory_format=images.LAST), halos[0])
         outputs, masks = [], []
         kernels = scaled(weights, scales) if scales else weights
+        size, training = (x.shape[2], x.shape[3]), keep and not exact
+        halos = [images.needed_halo(x, *layer, size, training) for layer in zip(kernels, geometries, strict=True)]
+        extended = self.passes.with_halo(x.contiguous(memory_format=images.LAST), halos[0])
         layers = zip(kernels, biases, geometries, [*halos[1:], NO_PADS], strict=True)
         for kernel, bias, geometry, halo in layers:
-            z = images.convolve(extended, kernel, geometry, training=keep and not exact)
-            y, extended, mask = self.passes.activate(z, bias.contiguous(), None, pairing, halo, keep)
+            y, extended, mask = self.passes.layer(
+                extended, kernel, bias.contiguous(), None, geometry, pairing, size, halo, keep, training
+            )
             outputs.append(y)
             masks.append(mask)
         return outputs[-1], outputs[:-1] if keep else [], masks if keep else []

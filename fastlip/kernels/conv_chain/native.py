@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastlip.kernels.common import binding
+from fastlip.kernels.common import binding, winograd
 from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.conv_chain import layers
-from fastlip.kernels.conv_chain.api import mask_shape
+from fastlip.kernels.conv_chain.api import bits_shape, mask_shape
 
 binding.require()
 
@@ -34,6 +34,32 @@ class Passes:
         addresses = z.data_ptr(), *others, plain, address, mask.data_ptr()
         images.launch("conv_chain_forward", z, *addresses, images.ACTIVATIONS[pairing], halo=halo)
         return y, extended, mask
+
+    def layer(
+        self,
+        image: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        geometry: ConvGeometry,
+        pairing: str,
+        size: tuple[int, int],
+        halo: Pads,
+        keep: bool,
+        training: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A convolution of an image with the halo that it needs, and :meth:`activate`: in one pass by ``winograd``."""
+        if winograd.finishes(pairing, weight.shape[0], keep):
+            mask = torch.empty(0, dtype=torch.uint8)
+            if keep:
+                mask = torch.empty(bits_shape((image.shape[0], *size), weight.shape[0], pairing, "native"), dtype=torch.uint8)
+            bits = mask if keep and pairing != "none" else None
+            gain = 1.0 if residual is None else -1.0
+            finish = winograd.Finish(bias, residual, 1.0, gain, pairing, bits)
+            y = images.convolve_and_finish(image, weight, geometry, finish, training, size)
+            if y is not None:
+                return y, images.with_halo(y, halo), mask
+        return layers.separately(self, image, weight, bias, residual, geometry, pairing, size, halo, keep, training)
 
     def deactivate(
         self, gradient: Tensor, mask: Tensor, pairing: str, halo: Pads, keep: bool, sums: bool

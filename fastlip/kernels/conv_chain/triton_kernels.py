@@ -176,6 +176,8 @@ class Passes:
         )  # fmt: skip
         return y, framed, mask
 
+    layer = layers.separately
+
     def deactivate(
         self, gradient: Tensor, mask: Tensor, pairing: str, frame: Pads, keep: bool, sums: bool
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -74,8 +74,9 @@ def conv_exp(
     coefficients = taylor(terms) if coefficients is None else _check_coefficients(coefficients, terms)
     counted = x.dim() == 4 and not x.is_cuda and backend != "triton"
     keep = not recompute and torch.is_grad_enabled() and kernel.requires_grad
-    by_winograd = keep and not exact and winograd.fits(x, geometry)
-    form = forms.choose(x.shape, geometry, terms, x.element_size(), by_winograd) if counted else "taps"
+    tile = winograd.TRAINING if keep and not exact else winograd.EVALUATION
+    fitting = tile if winograd.fits(x, geometry) else None
+    form = forms.choose(x.shape, geometry, terms, x.element_size(), fitting) if counted else "taps"
     keep = keep and form != "matrices"
     return OPERATOR(x, kernel, bias, coefficients, keep, exact, form, geometry, recompute, backend)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.sizes import are_static
+from fastlip.kernels.common.winograd import Tile
 from fastlip.kernels.conv_exp.polynomial import products_of
 from fastlip.kernels.spectral_conv import costs
 
@@ -14,12 +15,14 @@ _TYPICAL_BATCH = 64  # assumed in a program that is compiled for any batch size
 _LARGEST_SPECTRUM = 2**27  # bytes; the backward needs about ten times as much for a while
 
 
-def choose(x: Sequence[int], geometry: ConvGeometry, terms: int, itemsize: int, by_winograd: bool = False) -> str:
+def choose(
+    x: Sequence[int], geometry: ConvGeometry, terms: int, itemsize: int, tile: Tile | None = None
+) -> str:
     """Returns the cheapest form for the shape of x, of those whose spectrum is small enough.
 
     ``"taps"``: one convolution for each power of K. ``"spectrum"``: one spectral convolution instead. ``"matrices"``,
     with circular padding: p(K) as a matrix at each frequency, applied by one spectral convolution.
-    ``by_winograd``: as in ``costs.convolution``.
+    ``tile``: as in ``costs.convolution``.
     """
     batch, channels, height, width = x
     taps, ports = geometry.taps, (channels, channels)
@@ -33,7 +36,7 @@ def choose(x: Sequence[int], geometry: ConvGeometry, terms: int, itemsize: int, 
         return "taps"
     once = costs.spectral_convolution(batch, ports, fft_size)
     found = {
-        "taps": terms * costs.convolution(batch, ports, (height, width), taps, by_winograd),
+        "taps": terms * costs.convolution(batch, ports, (height, width), taps, tile),
         "spectrum": terms * once,
     }
     if geometry.padding_mode == "circular":

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common import channels_last as images
+from fastlip.kernels.common import winograd
 from fastlip.kernels.conv_exp.series import Series
 
 
 def forward(
     series: Series, x: Tensor, bias: Tensor | None, keep: bool, training: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    """y, and if they are to be kept the sums of Horner's rule; in training by ``winograd`` where it is faster."""
+    """y, and if they are to be kept the sums of Horner's rule; by ``winograd`` where it is faster."""
     series = _channels_last(series)
     kernel, coefficients, geometry = series
     sums, outermost = [], x
@@ -27,7 +28,9 @@ def forward(
         if keep:
             sums.append(plain)
     last, factor = kernel * coefficients[1], coefficients[0]
-    y = images.add_convolved(x, factor, outermost, last, geometry, bias) if training else None
+    finish = winograd.Finish(bias, x, factor)
+    size = x.shape[2], x.shape[3]
+    y = images.convolve_and_finish(outermost, last, geometry, finish, training, size)
     if y is None:
         y = images.convolve(outermost, last, geometry, bias).add_(x, alpha=factor)
     return y, sums[1:]
@@ -72,11 +75,13 @@ def _channels_last(series: Series) -> Series:
 def _sums(series: Series, x: Tensor, keep: bool, training: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """x, x + r_T K x, ..., all but the outermost sum; each plain (if it is to be kept) and with its halo."""
     kernel, coefficients, geometry = series
-    halo = images.halo_of(geometry)
+    size = x.shape[2], x.shape[3]
+    halo = images.needed_halo(x, kernel, geometry, size, training)
     extended = images.with_halo(x, halo)
     yield x, extended
     for factor in reversed(_factors(coefficients)[1:]):
-        if training and (found := images.add_convolved(x, 1, extended, kernel * factor, geometry)) is not None:
+        found = images.convolve_and_finish(extended, kernel * factor, geometry, winograd.Finish(added=x), training, size)
+        if found is not None:
             plain, extended = found, images.with_halo(found, halo)
             yield plain, extended
             continue

@@ -19,16 +19,37 @@ from fastlip.kernels.conv_chain import layers
 class Passes(layers.Passes, Protocol):
     """What happens to channels-last images between the two convolutions."""
 
-    def relu(self, z: Tensor, bias: Tensor, halo: Pads, keep: bool, /) -> tuple[Tensor, Tensor]:
-        """h = relu(z + bias), only if it is to be kept, and h with its halo."""
+    def hidden(
+        self,
+        image: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        geometry: ConvGeometry,
+        size: tuple[int, int],
+        halo: Pads,
+        keep: bool,
+        training: bool,
+        /,
+    ) -> tuple[Tensor, Tensor]:
+        """h = relu(W * image + bias), only if it is to be kept, and h with a halo; size is that of h."""
         ...
 
     def relu_backward(self, v: Tensor, h: Tensor, scale: Tensor, halo: Pads, /) -> tuple[Tensor, Tensor, Tensor]:
         """u = -scale v where h > 0, with its halo, and per channel the sums of u and of -v h."""
         ...
 
-    def second(self, h: Tensor, weight: Tensor, scale: Tensor, geometry: ConvGeometry, training: bool, /) -> Tensor:
-        """The second convolution of h, which has its halo: the adjoint of diag(scale) W."""
+    def second(
+        self,
+        h: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        residual: Tensor,
+        geometry: ConvGeometry,
+        pairing: str,
+        training: bool,
+        /,
+    ) -> tuple[Tensor, Tensor]:
+        """maxmin(residual - z), z being the adjoint convolution of diag(scale) W of h with its halo, and the bits."""
         ...
 
 
@@ -71,13 +92,13 @@ class Kernels:
         """y, h = relu(W x + b) unless it is to be computed again, and the bits of MaxMin."""
         (geometry,) = from_numbers(tuple(numbers))
         x = x.contiguous(memory_format=images.LAST)
-        halo = images.adjoint_halo_of(geometry)
+        size, turned = (x.shape[2], x.shape[3]), weight.transpose(0, 1)
+        halo = images.needed_halo(x, turned, geometry, size, training, adjoint=True)
         h, extended = self._hidden(x, weight, bias, geometry, halo, not recompute, training)
         if second is None:
-            z = self.passes.second(extended, weight, scale, geometry, training)
+            y, mask = self.passes.second(extended, weight, scale, x, geometry, pairing, training)
         else:
-            z = images.convolve(extended, second, geometry, training=training)
-        y, _, mask = self.passes.activate(z, None, x, pairing, NO_PADS, True)
+            y, _, mask = self.passes.layer(extended, second, None, x, geometry, pairing, size, NO_PADS, True, training)
         return y, h.new_empty((0, 0, 0, 0)) if recompute else h, mask
 
     def backward(
@@ -127,6 +148,7 @@ class Kernels:
         training: bool,
     ) -> tuple[Tensor, Tensor]:
         """h = relu(W x + b), without (only if it is to be kept) and with the halo of the second convolution."""
-        extended = self.passes.with_halo(x, images.halo_of(geometry))
-        z = images.convolve(extended, weight, geometry, training=training)
-        return self.passes.relu(z, z.new_zeros(z.shape[1]) if bias is None else bias.contiguous(), halo, keep)
+        size = x.shape[2], x.shape[3]
+        extended = self.passes.with_halo(x, images.needed_halo(x, weight, geometry, size, training))
+        bias = weight.new_zeros(weight.shape[0]) if bias is None else bias.contiguous()
+        return self.passes.hidden(extended, weight, bias, geometry, size, halo, keep, training)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastlip.kernels.common import binding
+from fastlip.kernels.common import binding, winograd
 from fastlip.kernels.common import channels_last as images
-from fastlip.kernels.common.geometry import ConvGeometry
+from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.conv_chain import native as conv_chain
 from fastlip.kernels.sdp_residual import layer, reference
@@ -22,8 +22,23 @@ binding.require()
 class Passes(conv_chain.Passes):
     """The passes in C++."""
 
-    def relu(self, z: Tensor, bias: Tensor, halo: Pads, keep: bool) -> tuple[Tensor, Tensor]:
-        """h = relu(z + bias), in place, and h with its halo."""
+    def hidden(
+        self,
+        image: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        geometry: ConvGeometry,
+        size: tuple[int, int],
+        halo: Pads,
+        keep: bool,
+        training: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """h = relu(W * image + bias) and h with a halo: in one pass by ``winograd``, or in two."""
+        finish = winograd.Finish(bias, activation="relu")
+        h = images.convolve_and_finish(image, weight, geometry, finish, training, size)
+        if h is not None:
+            return h, images.with_halo(h, halo)
+        z = images.convolve(image, weight, geometry, training=training, size=size)
         h, extended, address = images.outputs_of(z, halo)
         addresses = z.data_ptr(), bias.data_ptr(), h.data_ptr(), address
         images.launch("sdp_residual_relu", z, *addresses, halo=halo)
@@ -38,9 +53,20 @@ class Passes(conv_chain.Passes):
         images.launch("sdp_residual_relu_backward", u, *pointers, *(s.data_ptr() for s in sums), halo=halo)
         return extended, sums[0], sums[1].neg_()
 
-    def second(self, h: Tensor, weight: Tensor, scale: Tensor, geometry: ConvGeometry, training: bool) -> Tensor:
-        """The second convolution of h, which has its halo: the adjoint of diag(scale) W."""
-        return images.convolve(h, folded(weight, scale), geometry, training=training)
+    def second(
+        self,
+        h: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        residual: Tensor,
+        geometry: ConvGeometry,
+        pairing: str,
+        training: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """maxmin(residual - z), z being the adjoint convolution of diag(scale) W of h with its halo, and the bits."""
+        weight, size = folded(weight, scale), (residual.shape[2], residual.shape[3])
+        y, _, mask = self.layer(h, weight, None, residual, geometry, pairing, size, NO_PADS, True, training)
+        return y, mask
 
 
 _kernels = layer.Kernels(Passes())

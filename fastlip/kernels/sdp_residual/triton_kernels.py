@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastlip.kernels.common import channels_last as images
-from fastlip.kernels.common.geometry import ConvGeometry
+from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry
 from fastlip.kernels.common.halo_triton import compilation, launch, partial_sums, source_pixels, widened
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.conv_chain import triton_kernels as conv_chain
@@ -49,8 +49,19 @@ def _relu_backward_kernel(
 class Passes(conv_chain.Passes):
     """The passes in Triton."""
 
-    def relu(self, z: Tensor, bias: Tensor, frame: Pads, keep: bool) -> tuple[Tensor, Tensor]:
-        """h = relu(z + bias), only if it is to be kept, and h with its frame."""
+    def hidden(
+        self,
+        image: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        geometry: ConvGeometry,
+        size: tuple[int, int],
+        frame: Pads,
+        keep: bool,
+        training: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """h = relu(W * image + bias), only if it is to be kept, and h with its frame."""
+        z = images.convolve(image, weight, geometry)
         h, framed, _ = self.activate(z, bias, None, "relu", frame, keep)
         return h, framed
 
@@ -64,9 +75,20 @@ class Passes(conv_chain.Passes):
         u_sum, product_sum = parts.sum(1)
         return framed, u_sum, product_sum
 
-    def second(self, h: Tensor, weight: Tensor, scale: Tensor, geometry: ConvGeometry, training: bool) -> Tensor:
-        """The second convolution of h, which has its frame: the adjoint of diag(scale) W."""
-        return images.adjoint_convolve(h, scale[:, None, None, None] * weight, geometry)
+    def second(
+        self,
+        h: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        residual: Tensor,
+        geometry: ConvGeometry,
+        pairing: str,
+        training: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """maxmin(residual - z), z being the adjoint convolution of diag(scale) W of h with its frame, and the bits."""
+        z = images.adjoint_convolve(h, scale[:, None, None, None] * weight, geometry)
+        y, _, mask = self.activate(z, None, residual, pairing, NO_PADS, True)
+        return y, mask
 
 
 _kernels = layer.Kernels(Passes())

@@ -16,13 +16,13 @@ _READ = 30
 _READ_IN_TRAINING = 45
 
 
-def convolution(batch: int, channels: Size, image: Size, taps: int, by_winograd: bool = False) -> int:
+def convolution(batch: int, channels: Size, image: Size, taps: int, tile: winograd.Tile | None = None) -> int:
     """Multiply-adds of a kernel of (inputs, outputs) channels with this number of taps, without its spectrum.
 
-    ``by_winograd``: the kernel of ``kernels.common.winograd`` may run.
+    ``tile``: that of the kernel of ``kernels.common.winograd``, if it may run.
     """
     direct = batch * image[0] * image[1] * taps * channels[0] * channels[1]
-    return min(direct, winograd.operations(batch, *image, *channels)) if by_winograd else direct
+    return direct if tile is None else min(direct, winograd.operations(batch, *image, *channels, tile))
 
 
 def products(columns: int, channels: Size, fft_size: Size) -> int:

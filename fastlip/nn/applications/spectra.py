@@ -43,7 +43,8 @@ def fft_size_for(layer: LipschitzLayer, geometry: ConvGeometry, channels: Size, 
     training, sizes = layer.training, (batch, channels, image, fft_size, geometry.taps, x.element_size())
     if not is_cheaper(*sizes, training):
         return None
-    if training and winograd.fits(x, geometry) and not is_cheaper(*sizes, training, True):
+    tile = winograd.TRAINING if training else winograd.EVALUATION
+    if winograd.fits(x, geometry) and not is_cheaper(*sizes, training, tile):
         return None
     fits = not is_observed() and _kernels_run(layer, x) if training else is_kept(layer, x)
     return fft_size if fits else None
@@ -102,13 +103,13 @@ def is_cheaper(
     taps: int,
     itemsize: int,
     training: bool = False,
-    by_winograd: bool = False,
+    tile: winograd.Tile | None = None,
 ) -> bool:
     """Whether the spectrum is small and saves multiply-adds, by the count of ``spectral_conv.costs``."""
     if 0 in image or not is_small(channels, fft_size, itemsize):
         return False
     spectral = costs.spectral_convolution(batch, channels, fft_size, training)
-    return spectral < costs.convolution(batch, channels, image, taps, by_winograd)
+    return spectral < costs.convolution(batch, channels, image, taps, tile)
 
 
 def spectra_of(
