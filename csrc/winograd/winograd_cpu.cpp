@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "common/gemm.h"
+#include "common/pages.h"
 #include "common/parallel.h"
 #include "common/registry.h"
 #include "common/scratch.h"
@@ -94,6 +95,7 @@ void convolve(const T* images, const T* kernel, const T* bias, const T* added, T
   if (y == nullptr) outputs = 0;
   if (others == nullptr) other_channels = 0;
   Matrices<F, T> u(scratch<T, struct WinogradKernel>(Matrices<F, T>::size(channels, outputs)), channels, outputs);
+  if (y != nullptr) prefer_large_pages(y, batch * height * width * outputs);
   if (y != nullptr) transform_kernel<F>(kernel, Taps{channels, outputs, adjoint != 0}, u);
   const int64_t step = tiles_in_block<F, T>(channels + outputs, others != nullptr);
   const int64_t blocks = parts(tiling.count(), step), size = Matrices<F, T>::size(channels, other_channels);
