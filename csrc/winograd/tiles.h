@@ -40,10 +40,10 @@ struct Square {
 
 constexpr int64_t kOutside = -1;
 
-// Where an index along one axis lies.
-inline int64_t inside(int64_t index, int64_t size, bool wrap) {
+// Where an index along one axis lies. Behind the image only `beyond` more are read: results need no others.
+inline int64_t inside(int64_t index, int64_t size, bool wrap, int64_t beyond) {
   if (index >= 0 && index < size) return index;
-  return wrap ? (index % size + size) % size : kOutside;
+  return wrap && index < size + beyond ? (index % size + size) % size : kOutside;
 }
 
 // The tiles one after the other, without a division for each.
@@ -78,24 +78,25 @@ class Position {
 
  private:
   template <int64_t side>
-  void set_rows(Square<side>& square, int64_t first, int64_t height, int64_t width, bool wrap) const {
+  void set_rows(Square<side>& square, int64_t first, int64_t height, int64_t width, bool wrap,
+                int64_t beyond) const {
     for (int64_t i = 0; i < side; ++i) {
-      const int64_t y = inside(first + i, height, wrap);
+      const int64_t y = inside(first + i, height, wrap, beyond);
       square.rows[i] = y == kOutside ? kOutside : (image_ * height + y) * width;
     }
   }
   template <int64_t side>
-  static void set_columns(Square<side>& square, int64_t first, int64_t width, bool wrap) {
-    for (int64_t i = 0; i < side; ++i) square.columns[i] = inside(first + i, width, wrap);
+  static void set_columns(Square<side>& square, int64_t first, int64_t width, bool wrap, int64_t beyond) {
+    for (int64_t i = 0; i < side; ++i) square.columns[i] = inside(first + i, width, wrap, beyond);
   }
   void begin_row() {
     const Tiling<F>& t = tiling_;
-    set_rows(patch_, y_ - t.top, t.image_height, t.image_width, t.wrap);
-    set_rows(tile_, y_, t.height, t.width, false);
+    set_rows(patch_, y_ - t.top, t.image_height, t.image_width, t.wrap, kTaps - 1 - t.top);
+    set_rows(tile_, y_, t.height, t.width, false, 0);
   }
   void begin_column() {
-    set_columns(patch_, x_ - tiling_.left, tiling_.image_width, tiling_.wrap);
-    set_columns(tile_, x_, tiling_.width, false);
+    set_columns(patch_, x_ - tiling_.left, tiling_.image_width, tiling_.wrap, kTaps - 1 - tiling_.left);
+    set_columns(tile_, x_, tiling_.width, false, 0);
   }
 
   const Tiling<F>& tiling_;

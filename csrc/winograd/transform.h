@@ -85,8 +85,8 @@ struct Filter<4> {
   }
 };
 
-// F(2, 3) at 0, ±1, ∞: Bᵀ and A only add and subtract, and the worst case of rounding errors is no larger than that of the
-// sums of taps (fastlip/certification/rounding/winograd.py).
+// F(2, 3) at 0, ±1, ∞: Bᵀ and A only add and subtract, and the worst case of rounding errors is about that of the sums of
+// taps (fastlip/certification/rounding/winograd.py).
 template <>
 struct Filter<2> {
   static constexpr int64_t kTile = 2, kPatch = 4, kProducts = kPatch * kPatch;

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from fastlip.certification.rounding import winograd
 from fastlip.certification.rounding.terms import (
     Rounding,
     Unit,
@@ -48,7 +49,7 @@ def convolution(
     padded: Pair | None = None,
     spectral: Pair | None = None,
 ) -> Rounding:
-    """The error of W * x + b for a kernel (outputs, inputs of a group, *taps).
+    """The error of W * x + b for a kernel (outputs, inputs of a group, *taps), by any of the ways that may run.
 
     Args:
         unit: that of the dtype.
@@ -73,6 +74,8 @@ def convolution(
         windows = min(windows, outputs_seen)
     count, outputs = kernel.shape[1] * taps, math.prod(output_shape)
     direct = sum_of_products(unit, norms, count, windows, outputs, bias)
+    if winograd.may_run(kernel, geometry):
+        direct = direct.worse(winograd.small_tiles(unit, kernel, geometry, output_shape, bias))
     if spectral is None:
         return direct
     # The matrices of the spectrum have at most sqrt(taps) times the kernel's norm.

@@ -116,10 +116,10 @@ def norms_of(matrices: Tensor, taps: int = 1) -> Norms:
         return Norms(0.0, 0.0, 0.0, 0.0, 0.0)
     largest = matrices.abs().amax().item()
     scaled = matrices / largest if largest > 0 else matrices
-    spectral = _spectral(scaled).amax().item()
+    spectral = spectral_norms(scaled).amax().item()
     by_taps = spectral
     if taps > 1:
-        by_taps = _spectral(scaled.unflatten(2, (-1, taps)).movedim(3, 1)).sum(1).amax().item()
+        by_taps = spectral_norms(scaled.unflatten(2, (-1, taps)).movedim(3, 1)).sum(1).amax().item()
     frobenius = torch.linalg.matrix_norm(scaled).amax().item()
     moduli = scaled.abs()
     columns = moduli.sum(1).unflatten(1, (-1, taps)).sum(2).amax().item()
@@ -127,7 +127,7 @@ def norms_of(matrices: Tensor, taps: int = 1) -> Norms:
     return Norms(largest * spectral, largest * by_taps, largest * frobenius, largest * absolute, largest)
 
 
-def _spectral(matrices: Tensor) -> Tensor:
+def spectral_norms(matrices: Tensor) -> Tensor:
     """Upper bounds of the spectral norms of a batch of matrices with entries of size at most 1."""
     wide = matrices.shape[-1] > matrices.shape[-2]
     gram = matrices @ matrices.mT if wide else matrices.mT @ matrices

@@ -1,9 +1,9 @@
 """Convolutions of 3 x 3 kernels by Winograd's F(4, 3) and F(2, 3) in C++ (csrc/winograd).
 
 Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*, CVPR 2016. A tile of 4 x 4 results takes 36
-products where the sums of taps take 144, and one of 2 x 2 takes 16 in place of 36. Rounding errors of F(4, 3) are two
-to three times those of the sums of taps, so it runs in training only. Those of F(2, 3) are smaller, in the worst case
-too: ``certification/rounding/winograd.py`` bounds them, and outputs in evaluation may come from it.
+products where the sums of taps take 144, and one of 2 x 2 takes 16 in place of 36. The worst case of rounding errors
+of F(4, 3) is 4 to 8 times that of the sums of taps, so it runs in training only. That of F(2, 3) is below it for dense
+kernels: ``certification/rounding/winograd.py`` bounds it, and outputs in evaluation may come from F(2, 3).
 """
 
 from __future__ import annotations
@@ -104,6 +104,12 @@ def operations(batch: int, height: int, width: int, inputs: int, outputs: int, t
     costs, pairs = _COSTS[tile], inputs * outputs
     tiles = batch * -(-height // tile) * -(-width // tile)
     return costs.products * tiles * pairs + costs.transform * tiles * (inputs + outputs) + costs.kernel * pairs
+
+
+def pays(inputs: int, outputs: int, tile: Tile) -> bool:
+    """Whether the kernel is cheaper than the sums of taps for any batch and image."""
+    costs, pairs = _COSTS[tile], inputs * outputs
+    return costs.products * pairs + costs.transform * (inputs + outputs) < _TAPS * tile * tile * pairs
 
 
 @lru_cache(maxsize=1024)

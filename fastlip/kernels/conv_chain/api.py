@@ -52,7 +52,7 @@ def conv_chain(
         dilation: distance between two taps of every layer, (vertical, horizontal); default (1, 1).
         pairing: of MaxMin, ``"adjacent"`` (default) or ``"halves"`` as in ``fastlip.ops.maxmin``; ``"none"``: no
             MaxMin.
-        exact: if True, the output is made of sums over taps, for which certificates bound the rounding errors, also
+        exact: if True, the output is made of sums for which certificates bound the rounding errors, also
             where a gradient is recorded; default False: there another algorithm may run, which rounds more.
         backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastlip.kernels.common import binding, winograd
 from fastlip.kernels.common import channels_last as images
+from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.conv_chain import layers
 from fastlip.kernels.conv_chain.api import bits_shape, mask_shape
@@ -48,11 +49,13 @@ class Passes:
         keep: bool,
         training: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """A convolution of an image with the halo that it needs, and :meth:`activate`: in one pass by ``winograd``."""
+        """A convolution of an image with the halo that it needs, and :meth:`activate`; one pass by ``winograd``."""
         if winograd.finishes(pairing, weight.shape[0], keep):
             mask = torch.empty(0, dtype=torch.uint8)
             if keep:
-                mask = torch.empty(bits_shape((image.shape[0], *size), weight.shape[0], pairing, "native"), dtype=torch.uint8)
+                mask = torch.empty(
+                    bits_shape((image.shape[0], *size), weight.shape[0], pairing, "native"), dtype=torch.uint8
+                )
             bits = mask if keep and pairing != "none" else None
             gain = 1.0 if residual is None else -1.0
             finish = winograd.Finish(bias, residual, 1.0, gain, pairing, bits)

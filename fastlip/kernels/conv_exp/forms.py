@@ -15,9 +15,7 @@ _TYPICAL_BATCH = 64  # assumed in a program that is compiled for any batch size
 _LARGEST_SPECTRUM = 2**27  # bytes; the backward needs about ten times as much for a while
 
 
-def choose(
-    x: Sequence[int], geometry: ConvGeometry, terms: int, itemsize: int, tile: Tile | None = None
-) -> str:
+def choose(x: Sequence[int], geometry: ConvGeometry, terms: int, itemsize: int, tile: Tile | None = None) -> str:
     """Returns the cheapest form for the shape of x, of those whose spectrum is small enough.
 
     ``"taps"``: one convolution for each power of K. ``"spectrum"``: one spectral convolution instead. ``"matrices"``,

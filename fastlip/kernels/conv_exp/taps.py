@@ -80,7 +80,8 @@ def _sums(series: Series, x: Tensor, keep: bool, training: bool) -> Iterator[tup
     extended = images.with_halo(x, halo)
     yield x, extended
     for factor in reversed(_factors(coefficients)[1:]):
-        found = images.convolve_and_finish(extended, kernel * factor, geometry, winograd.Finish(added=x), training, size)
+        scaled, finish = kernel * factor, winograd.Finish(added=x)
+        found = images.convolve_and_finish(extended, scaled, geometry, finish, training, size)
         if found is not None:
             plain, extended = found, images.with_halo(found, halo)
             yield plain, extended

@@ -98,7 +98,8 @@ class Kernels:
         if second is None:
             y, mask = self.passes.second(extended, weight, scale, x, geometry, pairing, training)
         else:
-            y, _, mask = self.passes.layer(extended, second, None, x, geometry, pairing, size, NO_PADS, True, training)
+            layer = extended, second, None, x, geometry, pairing, size
+            y, _, mask = self.passes.layer(*layer, NO_PADS, True, training)
         return y, h.new_empty((0, 0, 0, 0)) if recompute else h, mask
 
     def backward(

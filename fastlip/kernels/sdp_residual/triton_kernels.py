@@ -85,7 +85,7 @@ class Passes(conv_chain.Passes):
         pairing: str,
         training: bool,
     ) -> tuple[Tensor, Tensor]:
-        """maxmin(residual - z), z being the adjoint convolution of diag(scale) W of h with its frame, and the bits."""
+        """maxmin(residual - z), z being the adjoint convolution of diag(scale) W of h, and the bits."""
         z = images.adjoint_convolve(h, scale[:, None, None, None] * weight, geometry)
         y, _, mask = self.activate(z, None, residual, pairing, NO_PADS, True)
         return y, mask
