@@ -170,10 +170,12 @@ def weight_gradient(image: Tensor, gradient: Tensor, weight: Tensor, geometry: C
 
 
 def convolve_and_differentiate(
-    image: Tensor, other: Tensor | None, weight: Tensor, geometry: ConvGeometry
+    image: Tensor, other: Tensor | None, weight: Tensor, geometry: ConvGeometry, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor | None]:
-    """W * image in a backward, and the kernel's gradient if ``other`` is the gradient of such a result."""
-    size = size_inside(image, geometry)
+    """W * image in a backward, and the kernel's gradient if ``other`` is the gradient of such a result.
+
+    The image has the halo of :func:`needed_halo` for a result of that size.
+    """
     if not is_matrix(weight) and winograd.takes(image, geometry, size, weight.shape[1], weight.shape[0]):
         return winograd.convolve_and_differentiate(image, other, weight, geometry, size)
     gradient = None if other is None else weight_gradient(image, other, weight, geometry)

@@ -182,7 +182,8 @@ class Kernels:
         weight_gradients, bias_gradients = [], []
         for i in reversed(range(len(kernels))):
             kernel, geometry = kernels[i], geometries[i]
-            halo = images.adjoint_halo_of(geometry)
+            size = gradient.shape[2], gradient.shape[3]
+            halo = images.needed_halo(gradient, kernel.transpose(0, 1), geometry, size, True, adjoint=True)
             _, extended, sums = self.passes.deactivate(
                 gradient, masks[i], pairing, halo, keep=False, sums=needs_biases[i]
             )

@@ -48,13 +48,14 @@ def backward(
         else:
             inputs = [x, *sums]
     adjoint = images.adjoint(kernel).contiguous(memory_format=images.LAST)
-    halo = images.adjoint_halo_of(geometry)
+    size = gradient.shape[2], gradient.shape[3]
+    halo = images.needed_halo(gradient, adjoint, geometry, size, True, adjoint=True)
     adjoint_gradient = torch.zeros_like(adjoint, memory_format=torch.contiguous_format)
     g = x_gradient = gradient
     for t, factor in enumerate(_factors(coefficients), 1):
         extended = images.with_halo(g, halo)
         other = inputs[-t] if inputs else None
-        g, part = images.convolve_and_differentiate(extended, other, adjoint * factor, geometry)
+        g, part = images.convolve_and_differentiate(extended, other, adjoint * factor, geometry, size)
         if part is not None:
             adjoint_gradient.add_(part, alpha=factor)
         x_gradient = torch.add(g, gradient, alpha=coefficients[0]) if t == 1 else x_gradient.add_(g)

@@ -118,7 +118,8 @@ class Kernels:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The gradients of x and weight, empty unless needed (each costs convolutions), of bias and scale."""
         (geometry,) = from_numbers(tuple(numbers))
-        halo = images.halo_of(geometry)
+        size = x.shape[2], x.shape[3]
+        halo = images.needed_halo(x, weight, geometry, size, True)
         x, gradient = (image.contiguous(memory_format=images.LAST) for image in (x, gradient))
         if h is None:
             h, _ = self._hidden(x, weight, bias, geometry, NO_PADS, True, True)
@@ -126,10 +127,9 @@ class Kernels:
         if pairing != "none":
             residual, extended, _ = self.passes.deactivate(gradient, mask, pairing, halo, keep=True, sums=False)
         # The other: Σ_n of the gradient of W₂ᵀ; the scale is a factor of its rows.
-        v, second = images.convolve_and_differentiate(extended, h if needs_weight else None, weight, geometry)
-        extended, u_sum, product_sum = self.passes.relu_backward(
-            v, h, scale.contiguous(), images.adjoint_halo_of(geometry)
-        )
+        v, second = images.convolve_and_differentiate(extended, h if needs_weight else None, weight, geometry, size)
+        halo = images.needed_halo(x, weight.transpose(0, 1), geometry, size, True, adjoint=True)
+        extended, u_sum, product_sum = self.passes.relu_backward(v, h, scale.contiguous(), halo)
         z, first = self.passes.gradients(x, extended, weight, geometry, needs_x, needs_weight, residual)
         weight_gradient = x_gradient = x.new_empty(0)
         if first is not None and second is not None:
