@@ -152,7 +152,7 @@ def captured_training(method, **options):
         for name in (steps.NETWORKS if ACTIVE else ())
     ],
 )
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "nadam"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", pytest.param("adamw", marks=pytest.mark.slow), "nadam"])
 def test_a_step_of_training_is_one_launch(method, optimizer):
     if method == "lip_next":
         pytest.skip("its optimiser checks matrices that nobody computed; tests/optim has its steps")

@@ -160,8 +160,17 @@ def test_a_layer_is_captured(name, extension):
 
 
 @inside
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
-@pytest.mark.parametrize("method", ["aol", "cayley"])
+@pytest.mark.parametrize(
+    ("method", "optimizer"),
+    [
+        ("aol", torch.optim.SGD),
+        ("aol", torch.optim.Adam),
+        ("cayley", torch.optim.AdamW),
+        pytest.param("aol", torch.optim.AdamW, marks=pytest.mark.slow),
+        pytest.param("cayley", torch.optim.SGD, marks=pytest.mark.slow),
+        pytest.param("cayley", torch.optim.Adam, marks=pytest.mark.slow),
+    ],
+)
 def test_a_step_never_waits(method, optimizer):
     with watch.gpu(strict=True):
         step = small_step(method, optimizer)
