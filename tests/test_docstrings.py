@@ -76,6 +76,14 @@ def missing_from(text, names, raised, titles=("Args",)):
     ]
 
 
+@pytest.mark.parametrize("name", OBJECTS)
+def test_the_first_sentence_is_one_line(name):
+    """Editors and the reference show this line alone."""
+    first, *_ = inspect.cleandoc(OBJECTS[name].__doc__ or "").split("\n\n")
+    assert first.endswith((".", ":"))
+    assert "\n" not in first
+
+
 def missing(value):
     """Returns what the docstrings of a public function, or of a class and its methods, leave out."""
     text = value.__doc__ or ""

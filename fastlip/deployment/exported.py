@@ -47,8 +47,10 @@ class ExportedFile:
         norm: the :class:`fastlip.certification.InputNorm` in which the bound and the radii are.
 
     Example:
-        >>> [field for field in fastlip.ExportedFile.__dataclass_fields__][:3]
-        ['path', 'format', 'size']
+        >>> model = torch.nn.Sequential(lip.AOLLinear(4, 2)).eval()
+        >>> found = fastlip.export(model, "net.pt", (4,))
+        >>> found.format, found.outputs, found.difference < 1e-6
+        ('torch', ('logits',), True)
     """
 
     path: Path

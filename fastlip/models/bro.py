@@ -26,8 +26,10 @@ def bro_net(
     pairing: Pairing = "halves",
     backend: Backend = "auto",
 ) -> QuasiResidualNet:
-    r"""Builds BRONet (Lai, Huang, Kung, Chien, *Enhancing Certified Robustness via Block Reflector Orthogonal Layers
-    and Logit Annealing Loss*, ICML 2025).
+    r"""Builds BRONet, a network of block reflectors.
+
+    Lai, Huang, Kung, Chien, *Enhancing Certified Robustness via Block Reflector Orthogonal Layers and Logit Annealing
+    Loss*, ICML 2025.
 
     A 5x5 convolution with stride 2 maps the image to w channels, and MaxMin follows. Then come ``depth`` blocks: a
     3x3 block reflector of V = I + gamma W / sqrt(depth), centering, MaxMin. A 4x4 convolution with stride 4, a dense

@@ -35,8 +35,10 @@ def lip_res_net(
     backend: Backend = "auto",
     **layer_options: Unpack[MethodOptions],
 ) -> QuasiResidualNet:
-    r"""Builds LiResNet++ (Hu, Leino, Wang, Fredrikson, *A Recipe for Improved Certifiable Robustness*, ICLR 2024; Hu,
-    Zou, Wang, Leino, Fredrikson, *Unlocking Deterministic Robustness Certification on ImageNet*, NeurIPS 2023).
+    r"""Builds LiResNet++, a network of linear residual blocks.
+
+    Hu, Leino, Wang, Fredrikson, *A Recipe for Improved Certifiable Robustness*, ICLR 2024; Hu, Zou, Wang, Leino,
+    Fredrikson, *Unlocking Deterministic Robustness Certification on ImageNet*, NeurIPS 2023.
 
     A linear residual block x + gamma conv(x) / sqrt(depth) is one convolution with the kernel V = I + gamma W /
     sqrt(depth), which ``method`` makes 1-Lipschitz or orthogonal. Stem, blocks, neck, dense layers and head are

@@ -61,8 +61,9 @@ def sll_net(
     inner_features: int = _INNER_FEATURES,
     backend: Backend = "auto",
 ) -> SLLNet:
-    r"""Builds the network of Araujo, Havens, Delattre, Allauzen, Hu, *A Unified Algebraic Perspective on Lipschitz
-    Neural Networks* (ICLR 2023).
+    r"""Builds the network of SLL layers that Araujo et al. propose.
+
+    Araujo, Havens, Delattre, Allauzen, Hu, *A Unified Algebraic Perspective on Lipschitz Neural Networks*, ICLR 2023.
 
     The network zero-pads the channels to the width w. SLL convolutions w -> w follow (3x3, zero padding,
     ``inner_channels`` rows), then the average pool of 4x4 windows times 4 (norm 1), SLL dense layers

@@ -97,9 +97,14 @@ class GroupSort(WholeModule):
 class Abs(WholeModule):
     """Absolute value, elementwise: 1-Lipschitz, with a gradient of absolute value 1 except at 0.
 
+    Shapes: any to the same.
+
     >>> lip.Abs()(torch.tensor([-1.0, 2.0]))
     tensor([1., 2.])
     """
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
         """|x|."""

@@ -21,8 +21,9 @@ from fastlip.nn.method import Method
 
 
 class BCOPConv2d(LipschitzLayer):
-    r"""Convolution with an orthogonal kernel, O (P_1 + (I - P_1) z_x)(P_2 + (I - P_2) z_y)...: a drop-in
-    ``torch.nn.Conv2d``.
+    r"""Convolution with an orthogonal kernel, a product of shifts and projections: a drop-in ``torch.nn.Conv2d``.
+
+    The kernel is O (P_1 + (I - P_1) z_x)(P_2 + (I - P_2) z_y)... with
 
     .. math:: O = \mathrm{polar}(M_0), \qquad V_i = \mathrm{polar}(M_i)_{:,\,:\lfloor c/2 \rfloor}, \qquad
               P_i = V_i V_i^T
