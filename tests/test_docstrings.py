@@ -114,8 +114,8 @@ def without_default(value):
     said = dict(re.findall(r"^    \*{0,2}(\w+)(?: \(.*?\))?: (.*(?:\n     .*)*)", body, re.M))
     for name, parameter in inspect.signature(value).parameters.items():
         line = said.get(name, "default")
-        none = parameter.default is None and "None" in line
-        if parameter.default is not parameter.empty and not (none or "default" in line.lower() or REFERS.search(line)):
+        says = "default" in line.lower() or (parameter.default is None and "None" in line) or REFERS.search(line)
+        if parameter.default is not parameter.empty and not says:
             yield name
 
 

@@ -84,8 +84,8 @@ def lip_next(
 
     Args:
         size: w = 64, 256, 1024, 2048, 4096 and 8, 16, 32, 32, 32 blocks for ``"XS"``, ``"S"``, ``"M"`` (default),
-            ``"L"``, ``"XL"``. The last three are published, with about 64 M, 256 M and 1 B parameters; XL with a depth of 64
-            has 2 B.
+            ``"L"``, ``"XL"``. The last three are published, with about 64 M, 256 M and 1 B parameters; XL with a
+            depth of 64 has 2 B.
         num_classes: number of outputs, at least 2; default 10.
         image_size: side of the images in pixels; default 32.
         in_channels: channels of the images; default 3.
