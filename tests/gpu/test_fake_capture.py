@@ -170,8 +170,15 @@ def test_a_step_of_training_is_one_launch(method, optimizer):
         assert counts.launches == 5
 
 
+def measures():
+    """All of them; of the layers, which are timed alike, one in every run: .ci/run does them all by run_gpu.sh."""
+    for name in gpu_report.MEASURES if ACTIVE else ():
+        long = name.startswith("layer ") and name != "layer Cayley"
+        yield pytest.param(name, marks=pytest.mark.slow if long else ())
+
+
 @inside
-@pytest.mark.parametrize("name", gpu_report.MEASURES if ACTIVE else ())
+@pytest.mark.parametrize("name", [*measures()])
 def test_every_measure_is_timed_by_graphs(name, monkeypatch):
     class Event:
         record = synchronize = lambda self: None

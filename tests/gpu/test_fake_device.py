@@ -261,7 +261,7 @@ def test_the_training_loop_reads_figures_later():
 
 
 @inside
-@pytest.mark.parametrize("method", quick_first("aol", "cayley", of=NETWORKS))
+@pytest.mark.parametrize("method", quick_first("aol", of=NETWORKS))
 def test_a_network_keeps_its_budget(method):
     budgets = json.loads(ledger.FILE.read_text())
     assert ledger.exceeded(ledger.figures(ledger.count_network(method)), budgets[method]) == []
