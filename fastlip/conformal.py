@@ -177,9 +177,10 @@ def calibrate(
 
     Args:
         outputs: those of a classifier on the calibration samples with labels, by :func:`fastlip.certify_outputs`.
-        alpha: the share of samples whose label may be missing, between 0 and 1.
+        alpha: the share of samples whose label may be missing, between 0 and 1; default 0.1.
         score: ``"margin"`` (default), ``"logit"`` or ``"softmax"``.
-        temperature: T of the softmax; 1-Lipschitz networks need small ones, such as that of the training loss.
+        temperature: T of the softmax; 1-Lipschitz networks need small ones, such as that of the training loss;
+            default 1.0.
 
     Returns:
         A :class:`SetPredictor`.
@@ -255,7 +256,7 @@ def calibrate_intervals(outputs: CertifiedOutputs, alpha: float = 0.1) -> Interv
 
     Args:
         outputs: those of a network on the calibration samples with targets, by :func:`fastlip.certify_outputs`.
-        alpha: the share of samples that may be outside, between 0 and 1.
+        alpha: the share of samples that may be outside, between 0 and 1; default 0.1.
 
     Returns:
         An :class:`IntervalPredictor`.

@@ -43,8 +43,8 @@ def load(path: str | Path, *, device: str = "cpu", backend: Backend | Literal[""
 
     Args:
         path: run folder of ``fastlip train`` or ``fastlip import``, or its checkpoint.pt.
-        device: device of the network, such as ``"cpu"`` or ``"cuda"``.
-        backend: kernels of its layers; empty: those of the run.
+        device: device of the network, such as ``"cpu"`` (default) or ``"cuda"``.
+        backend: kernels of its layers; default ``""``: those of the run.
 
     Raises:
         CheckpointError: (a ValueError) a missing, damaged or foreign file, which the message names.

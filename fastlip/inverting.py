@@ -50,8 +50,8 @@ def invert_residual(
         f: a contraction whose output has the shape of its input, in eval mode.
         y: (n, ...), the images of the block.
         lipschitz: L, below 1; default None audits f (:func:`fastlip.audit`) in L2 norm, whatever its first layer.
-        tolerance: iterates until the bound of the error of every sample is at most this.
-        max_steps: evaluations of f after which it stops; ``error`` then tells how far it came.
+        tolerance: iterates until the bound of the error of every sample is at most this; default 1e-06.
+        max_steps: evaluations of f after which it stops; ``error`` then tells how far it came; default 1000.
 
     Returns:
         An :class:`fastlip.Inverse`.

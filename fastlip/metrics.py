@@ -35,7 +35,7 @@ class CertifiedRobustAccuracy(nn.Module):
             :class:`fastlip.nn.InputWeights`.
         slopes: d, a number for all pairs of classes or a matrix (c, c), such as that of
             :func:`fastlip.losses.class_slopes`. Default None is that of L = 1: sqrt(2), and 1 for one score.
-        sync: whether ``compute`` adds the counts of all processes of ``torch.distributed``.
+        sync: whether ``compute`` adds the counts of all processes of ``torch.distributed``; default True.
 
     Raises:
         ValueError: eps below 0 or not finite, or slopes that are not positive or of another shape.

@@ -45,8 +45,8 @@ def load_official(
         state_dict: weights under the published names (``FirstConv``, ``Block1.0`` ... ``ClassificationHead.0``).
         method: one of ``"aol"``, ``"bcop"``, ``"cayley"``, ``"cpl"``, ``"lot"``, ``"sll"``, ``"soc"``.
         image_size: side of the training images in pixels; each of the five blocks halves it, so that it must be a
-            multiple of 32.
-        num_classes: number of outputs.
+            multiple of 32; default 32.
+        num_classes: number of outputs; default 10.
 
     Returns:
         A :class:`fastlip.models.LipConvNet`: (n, 3, image_size, image_size) -> (n, num_classes).

@@ -76,6 +76,14 @@ def missing_from(text, names, raised, titles=("Args",)):
     ]
 
 
+@pytest.mark.parametrize("name", OBJECTS)
+def test_the_first_sentence_is_one_line(name):
+    """Editors and the reference show this line alone."""
+    first, *_ = inspect.cleandoc(OBJECTS[name].__doc__ or "").split("\n\n")
+    assert first.endswith((".", ":"))
+    assert "\n" not in first
+
+
 def missing(value):
     """Returns what the docstrings of a public function, or of a class and its methods, leave out."""
     text = value.__doc__ or ""
@@ -94,6 +102,43 @@ def missing(value):
         found = missing_from(method.__doc__ or "", arguments(method), errors_raised(method))
         problems.extend(f"{name}: {problem}" for problem in found)
     return problems
+
+
+REFERS = re.compile(r"\b(see|as (in|for|of)) :")  # to an argument of another docstring
+
+
+def without_default(value):
+    """The optional arguments of a function or class whose line under Args does not say what is taken without them."""
+    text = inspect.cleandoc(value.__doc__ or "") + "\n"
+    body = next((match["body"] for match in SECTION.finditer(text) if match["title"] == "Args"), "")
+    said = dict(re.findall(r"^    \*{0,2}(\w+)(?: \(.*?\))?: (.*(?:\n     .*)*)", body, re.M))
+    for name, parameter in inspect.signature(value).parameters.items():
+        line = said.get(name, "default")
+        says = "default" in line.lower() or (parameter.default is None and "None" in line) or REFERS.search(line)
+        if parameter.default is not parameter.empty and not says:
+            yield name
+
+
+CALLED = [name for name, value in OBJECTS.items() if inspect.isfunction(value) or constructor(value)]
+
+
+@pytest.mark.parametrize("name", [name for name in CALLED if not is_result(OBJECTS[name])])
+def test_defaults_are_in_the_docstring(name):
+    assert [*without_default(OBJECTS[name])] == []
+
+
+def test_a_default_that_is_missing_is_found():
+    def function(one=1, two=None, three=3):
+        """Nothing.
+
+        Args:
+            one: a number; default 1.
+            two: another, or None.
+            three: a third,
+                in two lines.
+        """
+
+    assert [*without_default(function)] == ["three"]
 
 
 @pytest.mark.parametrize("name", OBJECTS)

@@ -40,7 +40,7 @@ SMALL = {
     "audit": [],
     "export": [],
     "doctor": [],
-    "compare": ["--methods=aol,cayley", "--budget=0.5", *NETWORK, "--batch-size=512", "--threads=1"],
+    "compare": ["--methods=aol,cayley", "--budget=0.1", *NETWORK, "--batch-size=512", "--threads=1"],
     # Without the compiled network, which takes half a minute.
     "bench": ["--batch-size=2", "--image-size=4", "--layers-per-block=1", "--rounds=1", "--contestant=fused"],
 }

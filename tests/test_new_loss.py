@@ -44,16 +44,14 @@ def run(folder, *arguments):
     return process.stdout
 
 
-def test_the_page_adds_a_loss(package):
+def test_the_page_adds_a_loss_whose_docstring_is_right(package):
     (check,) = (block for block in PAGE if block.language == "python" and not block.title)
-    (package / "check.py").write_text(check.code)
-    check_output(run(package, "check.py"), check.expected)
-
-
-def test_the_docstring_of_the_page_is_right(package):
-    code = "import doctest, torch, fastlip, fastlip.losses.power_hinge as page\n"
+    code = "\nimport doctest, torch, fastlip, fastlip.losses.power_hinge as page\n"
     code += "print(doctest.testmod(page, extraglobs={'torch': torch, 'fastlip': fastlip}))"
-    assert run(package, "-c", code) == "TestResults(failed=0, attempted=2)\n"
+    (package / "check.py").write_text(check.code + code)
+    *printed, examples = run(package, "check.py").splitlines(keepends=True)
+    check_output("".join(printed), check.expected)
+    assert examples == "TestResults(failed=0, attempted=2)\n"
 
 
 def test_the_command_line_trains_with_it(package):

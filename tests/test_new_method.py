@@ -66,10 +66,8 @@ def run(package, *arguments):
 def test_the_page_adds_a_method(package):
     scripts = [block for block in PAGE if block.language == "python" and not block.title]
     assert len(scripts) == 2
-    for index, block in enumerate(scripts):
-        script = package / f"check{index}.py"
-        script.write_text(block.code)
-        check_output(run(package, script), block.expected)
+    (package / "check.py").write_text("\n".join(block.code for block in scripts))
+    check_output(run(package, "check.py"), "\n".join(block.expected for block in scripts))
 
 
 def test_the_page_trains_a_network_of_the_method(package):

@@ -40,16 +40,16 @@ def convert(
     Args:
         model: any module that ``torch.fx`` can trace with one tensor; it stays as it is. A single
             layer becomes a sequence of one.
-        method: the parametrization of convolutions and dense layers, one of ``fastlip.models.METHODS``. Where it has
-            no layer for a geometry, AOL takes its place, and the report says so.
+        method: the parametrization of convolutions and dense layers, one of ``fastlip.models.METHODS``; default
+            ``"aol"``. Where it has no layer for a geometry, AOL takes its place, and the report says so.
         example: a batch of inputs (n, ...), of which shapes are taken. Pools are scaled for this size.
-        weights: ``"keep"`` takes weights over as initial values where the method allows (AOL, Cayley, LOT), and keeps
-            those frozen whose ``requires_grad`` is False. Layers of AOL that would shrink them so far that less than
-            5 % of a random input reached the output start with fresh weights. ``"fresh"`` starts with those of the
-            layers, which suits a model that is trained from the beginning.
-        head: the last dense layer: ``"orthogonal"`` has orthonormal rows, ``"unit_rows"`` has rows of norm 1 (each
-            score is 1-Lipschitz, all together are not), ``"method"`` is the method's dense layer.
-        quiet: whether the report is not printed.
+        weights: ``"keep"`` (default) takes weights over as initial values where the method allows (AOL, Cayley, LOT),
+            and keeps those frozen whose ``requires_grad`` is False. Layers of AOL that would shrink them so far that
+            less than 5 % of a random input reached the output start with fresh weights. ``"fresh"`` starts with those
+            of the layers, which suits a model that is trained from the beginning.
+        head: the last dense layer: ``"orthogonal"`` (default) has orthonormal rows, ``"unit_rows"`` has rows of norm
+            1 (each score is 1-Lipschitz, all together are not), ``"method"`` is the method's dense layer.
+        quiet: whether the report is not printed; default False.
 
     The new model has the same inputs, output shape and names of submodules, and is a ``torch.fx.GraphModule``:
 

@@ -55,8 +55,9 @@ def load(name: DatasetName, path: str | Path = "", image_size: int = 0) -> Data:
     Args:
         name: ``"digits"`` (they come with scikit-learn), ``"mnist"`` (also Fashion-MNIST, KMNIST and EMNIST),
             ``"cifar10"``, ``"cifar100"``, ``"tinyimagenet"``, ``"svhn"``, ``"npz"`` or ``"folder"``.
-        path: folder of the files, for ``"npz"`` also the file; every data set but digits needs it.
-        image_size: side in pixels to which the images of a ``"folder"`` are resized and cropped; 0 keeps their size.
+        path: folder of the files, for ``"npz"`` also the file; default ``""``, which digits alone take.
+        image_size: side in pixels to which the images of a ``"folder"`` are resized and cropped; 0 keeps their size;
+            default 0.
 
     Returns:
         The two sets of images, their classes and the scale of their values.

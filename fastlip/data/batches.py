@@ -104,17 +104,17 @@ class Batches:
         images: the images and their labels.
         divisor: number by which stored values are divided, so that they lie in [0, 1].
         batch_size: number of images in a batch, over all processes.
-        mean: one number per channel that is subtracted; empty subtracts nothing.
-        seed: seed of the order and the augmentation of training batches.
+        mean: one number per channel that is subtracted; default (): nothing is.
+        seed: seed of the order and the augmentation of training batches; default 0.
         augmentation: random shifts and flips of training batches; None for none.
         operations: other random changes of training images, before the mean is subtracted and before shifts and
             flips, such as :class:`ImageOperations`; None for none.
-        device: device to which batches are copied.
-        channels_last: whether images have channels-last memory format.
+        device: device to which batches are copied; default ``"cpu"``.
+        channels_last: whether images have channels-last memory format; default False.
         share: the part of each batch that this process takes; None takes all of it. The parts of all processes
             together are the batch of a single process.
         workers: number of processes of ``torch.utils.data.DataLoader`` that read and augment, each a batch at a time;
-            0 uses a thread of this process.
+            0 uses a thread of this process; default 0.
 
     Examples:
         >>> data = fastlip.data.digits()
@@ -181,7 +181,7 @@ class Batches:
 
         Args:
             number: number of the epoch, from 0.
-            start: index of the first batch to yield.
+            start: index of the first batch to yield; default 0.
             stop: index before which to stop; None goes to the end of the epoch.
         """
         return self._ahead(_Shuffled(self, number), range(start, len(self) if stop is None else stop))
@@ -216,7 +216,7 @@ class Batches:
 
         Args:
             indices: indices of the images, int64 (b,).
-            change: changes the images before the mean is subtracted.
+            change: changes the images before the mean is subtracted; default None: they stay as they are.
         """
         x = self.images.pixels(indices).float().div_(self.divisor)
         x = x if change is None else change(x)

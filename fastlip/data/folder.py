@@ -32,7 +32,7 @@ def folder(root: str | Path, image_size: int = 0) -> Data:
     Args:
         root: the folder.
         image_size: side in pixels: the shorter side of an image is resized to it and the centre is cropped, and radii
-            refer to the result. 0 leaves images as they are; all must then be square and of one size.
+            refer to the result. 0 leaves images as they are; all must then be square and of one size; default 0.
 
     Returns:
         The images, of shape (3, side, side).

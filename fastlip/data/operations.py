@@ -89,11 +89,11 @@ class ImageOperations:
 
     Args:
         kind: ``"randaugment"`` or ``"trivialaugment"``.
-        operations: number of operations of RandAugment, at least 1.
-        magnitude: of RandAugment, from 0 to 30.
-        probability: fraction of the images that are changed, from 0 (exclusive) to 1.
-        package: computes the operations: ``"torchvision"``, or ``"kornia"``, which works with any build of torch.
-            Their results differ by at most two of 255 grey levels.
+        operations: number of operations of RandAugment, at least 1; default 2.
+        magnitude: of RandAugment, from 0 to 30; default 9.
+        probability: fraction of the images that are changed, from 0 (exclusive) to 1; default 1.0.
+        package: computes the operations: ``"torchvision"`` (default), or ``"kornia"``, which works with any build of
+            torch. Their results differ by at most two of 255 grey levels.
 
     Raises:
         ValueError: an argument is out of its range, or torchvision cannot be imported.

@@ -92,7 +92,7 @@ def from_datasets(
     Args:
         train: training images with their labels.
         test: test images with their labels.
-        name: name of the data set.
+        name: name of the data set; default ``"own"``.
         classes: names of the classes; None: those in ``train.classes``, otherwise their numbers.
 
     Returns:

@@ -47,8 +47,10 @@ class ExportedFile:
         norm: the :class:`fastlip.certification.InputNorm` in which the bound and the radii are.
 
     Example:
-        >>> [field for field in fastlip.ExportedFile.__dataclass_fields__][:3]
-        ['path', 'format', 'size']
+        >>> model = torch.nn.Sequential(lip.AOLLinear(4, 2)).eval()
+        >>> found = fastlip.export(model, "net.pt", (4,))
+        >>> found.format, found.outputs, found.difference < 1e-6
+        ('torch', ('logits',), True)
     """
 
     path: Path
@@ -175,8 +177,9 @@ def export(
         bounds: the least and largest value of the images on which the network was trained, to be noted in the file;
             default None notes nothing.
         certificate: the result of :func:`fastlip.certify`, in the norm of the network, whose accuracies and CRA are
-            noted in the file.
-        facts: further values that JSON can hold, to be noted in the file, such as the names of the classes.
+            noted in the file; default None notes nothing.
+        facts: further values that JSON can hold, to be noted in the file, such as the names of the classes; default
+            None: no others.
         progress: prints each step to stderr; default False.
 
     Returns:

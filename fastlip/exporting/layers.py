@@ -211,7 +211,7 @@ def _spectral(layer: Any, Q: Tensor, fft_size: tuple[int, ...], bias: Tensor | N
         plain.SpectralConvolution(
             {"spectrum": torch.view_as_real(matrices.resolve_conj()), "bias": bias},
             image=target.require_image(layer, layer.application.geometry.stride),
-            torus=fft_size,
+            fft_size=fft_size,
             groups=layer.groups,
             fourier=target.fourier,
         )

@@ -34,7 +34,7 @@ def _convolution(layer: Any, target: Target) -> nn.Module:
     spectra = plain.SandwichSpectra(
         tensors | _around(layer, rest),
         image=image,
-        torus=fft_size,
+        fft_size=fft_size,
         groups=layer.groups,
         fourier=target.fourier,
         activation=application.activation,

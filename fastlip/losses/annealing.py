@@ -31,7 +31,7 @@ class LogitAnnealing(Loss):
         offset: u, at least 0, in units of the logits; default 2 as published.
         temperature: t, above 0; default 0.75 as published.
         exponent: beta, at least 0; default 5 as published. A larger one lets go of samples earlier.
-        reduction: ``"mean"`` (also ``"auto"``), ``"sum"`` or ``"none"``.
+        reduction: ``"mean"`` (default, also ``"auto"``), ``"sum"`` or ``"none"``.
 
     Raises:
         ValueError: an argument is out of its range.

@@ -24,8 +24,8 @@ class Loss(nn.Module):
             which training then passes.
 
     Args:
-        reduction: ``"mean"`` or ``"auto"`` averages over samples, ``"sum"`` adds, ``"none"`` returns one value per
-            sample.
+        reduction: ``"mean"`` (default) or ``"auto"`` averages over samples, ``"sum"`` adds, ``"none"`` returns one
+            value per sample.
 
     Raises:
         ValueError: the reduction is none of these.
@@ -68,7 +68,7 @@ class Loss(nn.Module):
         Args:
             losses: one value per sample, (n,).
             multi_gpu: whether a mean counts the samples of all processes: the average of the processes' results is
-                then the mean over all samples.
+                then the mean over all samples; default False.
 
         Returns:
             A scalar; (n,) with ``reduction="none"``.

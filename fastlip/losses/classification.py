@@ -29,9 +29,9 @@ class OffsetCrossEntropy(Loss):
 
     Args:
         offset: u, at least 0, in units of the logits.
-        temperature: t, above 0. A lower one concentrates on samples with a small margin.
-        reduction: ``"mean"`` (also ``"auto"``), ``"sum"`` or ``"none"``.
-        label_smoothing: s in [0, 1]; the target becomes (1 - s) p + s / c.
+        temperature: t, above 0; default 1.0. A lower one concentrates on samples with a small margin.
+        reduction: ``"mean"`` (default, also ``"auto"``), ``"sum"`` or ``"none"``.
+        label_smoothing: s in [0, 1]; the target becomes (1 - s) p + s / c; default 0.0.
         weight: (c,) class weights of at least 0; None weighs all alike. As in torch, a mean over hard labels divides
             by the sum of the samples' weights.
 
@@ -95,8 +95,8 @@ class TemperatureCrossEntropy(Loss):
 
     Args:
         temperature: tau, above 0.
-        reduction: ``"mean"`` (also ``"auto"``), ``"sum"`` or ``"none"``.
-        label_smoothing: s in [0, 1]; the target p becomes (1 - s) p + s / c.
+        reduction: ``"mean"`` (default, also ``"auto"``), ``"sum"`` or ``"none"``.
+        label_smoothing: s in [0, 1]; the target p becomes (1 - s) p + s / c; default 0.0.
         weight: (c,) class weights of at least 0; None weighs all alike. As in torch, a mean over hard labels divides
             by the sum of the samples' weights.
 

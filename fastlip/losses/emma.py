@@ -42,7 +42,7 @@ class EMMA(Loss):
         lipschitz: L, above 0: bound of the layers before the head if ``slopes`` are those of a head, otherwise of the
             network; default 1. An audited bound may be given.
         least_share: s in [0, 1]; default 0.01 as published.
-        reduction: ``"mean"`` (also ``"auto"``), ``"sum"`` or ``"none"``.
+        reduction: ``"mean"`` (default, also ``"auto"``), ``"sum"`` or ``"none"``.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -136,9 +136,9 @@ class RadiusRamp:
     Args:
         loss: a loss with a buffer ``radius``, which is set at once and in each step.
         steps: K, at least 1: the steps of training.
-        start: a, at least 0.
-        end: b, at least 0.
-        ramp: rho in [0, 1]: share of the steps in which the radius changes; 0 gives b from the start.
+        start: a, at least 0; default 0.01411764705882353.
+        end: b, at least 0; default 0.4235294117647059.
+        ramp: rho in [0, 1]: share of the steps in which the radius changes; 0 gives b from the start; default 0.5.
 
     Raises:
         TypeError: the loss has no radius.

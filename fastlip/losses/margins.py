@@ -23,8 +23,8 @@ class Hinge(Loss):
     them.
 
     Args:
-        min_margin: m, at least 0.
-        reduction: ``"mean"`` (also ``"auto"``), ``"sum"`` or ``"none"``.
+        min_margin: m, at least 0; default 1.0.
+        reduction: ``"mean"`` (default, also ``"auto"``), ``"sum"`` or ``"none"``.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -60,8 +60,8 @@ class MulticlassHinge(Loss):
     Source: deel-torchlip.
 
     Args:
-        min_margin: m, at least 0; a larger one trades accuracy for robustness.
-        reduction: ``"mean"`` (also ``"auto"``), ``"sum"`` or ``"none"``.
+        min_margin: m, at least 0; a larger one trades accuracy for robustness; default 1.0.
+        reduction: ``"mean"`` (default, also ``"auto"``), ``"sum"`` or ``"none"``.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -95,8 +95,8 @@ class MultiMargin(Loss):
     .. math:: \tfrac 1c \sum_{j \ne y} \max(0, m - f_y + f_j)
 
     Args:
-        min_margin: m, at least 0; a larger one trades accuracy for robustness.
-        reduction: ``"mean"`` (also ``"auto"``), ``"sum"`` or ``"none"``.
+        min_margin: m, at least 0; a larger one trades accuracy for robustness; default 1.0.
+        reduction: ``"mean"`` (default, also ``"auto"``), ``"sum"`` or ``"none"``.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -134,8 +134,8 @@ class CategoricalHinge(Loss):
     Source: deel-torchlip. Samples with a margin beyond m are ignored: a larger m trades accuracy for robustness.
 
     Args:
-        min_margin: m, at least 0.
-        reduction: ``"mean"`` (also ``"auto"``), ``"sum"`` or ``"none"``.
+        min_margin: m, at least 0; default 1.0.
+        reduction: ``"mean"`` (default, also ``"auto"``), ``"sum"`` or ``"none"``.
 
     Raises:
         ValueError: an argument is out of its range.

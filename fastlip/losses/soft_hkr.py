@@ -28,12 +28,12 @@ class SoftHKR(Loss):
     running mean of \|f\| (buffer ``current_mean``), which training mode updates.
 
     Args:
-        alpha: weight of the hinge in [0, 1]. Values near 1 favour accuracy.
-        min_margin: m, above 0: margin that the hinge asks for.
-        alpha_mean: in [0, 1]: weight of the old value in each update of the running mean.
-        temperature: above 0. A higher one counts only the best other class, which favours accuracy.
-        multi_gpu: take the running mean over all processes of torch.distributed.
-        reduction: ``"mean"`` (also ``"auto"``), ``"sum"`` or ``"none"``.
+        alpha: weight of the hinge in [0, 1]; default 0.9. Values near 1 favour accuracy.
+        min_margin: m, above 0: margin that the hinge asks for; default 1.0.
+        alpha_mean: in [0, 1]: weight of the old value in each update of the running mean; default 0.99.
+        temperature: above 0; default 1.0. A higher one counts only the best other class, which favours accuracy.
+        multi_gpu: take the running mean over all processes of torch.distributed; default False.
+        reduction: ``"mean"`` (default, also ``"auto"``), ``"sum"`` or ``"none"``.
 
     Raises:
         ValueError: an argument is out of its range, multi_gpu without an initialised process group, or training mode
@@ -104,11 +104,11 @@ class LseHKR(Loss):
     sharpness that keeps it between max g_j and max g_j + penalty m / 2.
 
     Args:
-        alpha: weight of the hinge in [0, 1]. Values near 1 favour accuracy.
-        temperature: above 0; it multiplies the logits.
-        penalty: above 0. A smaller one brings L nearer to the maximum.
-        min_margin: m, above 0: margin that the hinge asks for.
-        reduction: ``"mean"`` (also ``"auto"``), ``"sum"`` or ``"none"``.
+        alpha: weight of the hinge in [0, 1]; default 1.0. Values near 1 favour accuracy.
+        temperature: above 0; it multiplies the logits; default 1.0.
+        penalty: above 0; default 1.0. A smaller one brings L nearer to the maximum.
+        min_margin: m, above 0: margin that the hinge asks for; default 1.0.
+        reduction: ``"mean"`` (default, also ``"auto"``), ``"sum"`` or ``"none"``.
 
     Raises:
         ValueError: an argument is out of its range.

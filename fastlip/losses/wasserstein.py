@@ -23,9 +23,9 @@ class KR(Loss):
     the largest margins on average, and pays the least attention to errors.
 
     Args:
-        multi_gpu: count the classes over all processes of torch.distributed. The average of the processes' losses and
-            gradients is then that of the whole batch; every process must take part.
-        reduction: ``"mean"`` (also ``"auto"``), ``"sum"`` or ``"none"``.
+        multi_gpu: count the classes over all processes of torch.distributed; default False. The average of the
+            processes' losses and gradients is then that of the whole batch; every process must take part.
+        reduction: ``"mean"`` (default, also ``"auto"``), ``"sum"`` or ``"none"``.
 
     Raises:
         ValueError: an argument is out of its range, or multi_gpu without an initialised process group.
@@ -64,9 +64,9 @@ class HKR(Loss):
 
     Args:
         alpha: weight of the hinge in [0, 1]; 0 gives -KR, 1 the hinge. Values near 1 favour accuracy.
-        min_margin: margin that the hinge asks for, at least 0.
-        multi_gpu: count the classes over all processes, as in :class:`fastlip.losses.KR`.
-        reduction: ``"mean"`` (also ``"auto"``), ``"sum"`` or ``"none"``.
+        min_margin: margin that the hinge asks for, at least 0; default 1.0.
+        multi_gpu: count the classes over all processes, as in :class:`fastlip.losses.KR`; default False.
+        reduction: ``"mean"`` (default, also ``"auto"``), ``"sum"`` or ``"none"``.
 
     Raises:
         ValueError: an argument is out of its range, or multi_gpu without an initialised process group.
@@ -108,8 +108,8 @@ class MulticlassKR(Loss):
     Source: Serrurier et al., CVPR 2021.
 
     Args:
-        multi_gpu: count the classes over all processes, as in :class:`fastlip.losses.KR`.
-        reduction: ``"mean"`` (also ``"auto"``), ``"sum"`` or ``"none"``.
+        multi_gpu: count the classes over all processes, as in :class:`fastlip.losses.KR`; default False.
+        reduction: ``"mean"`` (default, also ``"auto"``), ``"sum"`` or ``"none"``.
 
     Raises:
         ValueError: an argument is out of its range, or multi_gpu without an initialised process group.
@@ -147,9 +147,9 @@ class MulticlassHKR(Loss):
 
     Args:
         alpha: weight of the hinge in [0, 1]; 0 gives -MulticlassKR, 1 the hinge. Values near 1 favour accuracy.
-        min_margin: margin that the hinge asks for, at least 0.
-        multi_gpu: count the classes over all processes, as in :class:`fastlip.losses.KR`.
-        reduction: ``"mean"`` (also ``"auto"``), ``"sum"`` or ``"none"``.
+        min_margin: margin that the hinge asks for, at least 0; default 1.0.
+        multi_gpu: count the classes over all processes, as in :class:`fastlip.losses.KR`; default False.
+        reduction: ``"mean"`` (default, also ``"auto"``), ``"sum"`` or ``"none"``.
 
     Raises:
         ValueError: an argument is out of its range, or multi_gpu without an initialised process group.

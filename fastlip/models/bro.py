@@ -26,8 +26,10 @@ def bro_net(
     pairing: Pairing = "halves",
     backend: Backend = "auto",
 ) -> QuasiResidualNet:
-    r"""Builds BRONet (Lai, Huang, Kung, Chien, *Enhancing Certified Robustness via Block Reflector Orthogonal Layers
-    and Logit Annealing Loss*, ICML 2025).
+    r"""Builds BRONet, a network of block reflectors.
+
+    Lai, Huang, Kung, Chien, *Enhancing Certified Robustness via Block Reflector Orthogonal Layers and Logit Annealing
+    Loss*, ICML 2025.
 
     A 5x5 convolution with stride 2 maps the image to w channels, and MaxMin follows. Then come ``depth`` blocks: a
     3x3 block reflector of V = I + gamma W / sqrt(depth), centering, MaxMin. A 4x4 convolution with stride 4, a dense
@@ -43,22 +45,24 @@ def bro_net(
 
     Args:
         size: w = 32, 128, 256, 512, 4, 6, 12, 12 blocks, 2, 4, 8, 8 dense layers of 128, 512, 1024, 2048 features for
-            ``"XS"``, ``"S"``, ``"M"``, ``"L"``. L is the published one for CIFAR-10, here with 53 M parameters at
-            ``image_size`` 32.
-        num_classes: number of outputs, at least 2.
-        image_size: side of the images in pixels (published: 32, 64).
-        in_channels: channels of the images.
+            ``"XS"``, ``"S"``, ``"M"``, ``"L"`` (default). L is the published one for CIFAR-10, here with 53 M
+            parameters at ``image_size`` 32.
+        num_classes: number of outputs, at least 2; default 10.
+        image_size: side of the images in pixels (published: 32, 64); default 32.
+        in_channels: channels of the images; default 3.
         width: w itself; None: the width of ``size``.
         depth: number of blocks; None: that of ``size``.
         features: features of the dense layers; None: those of ``size``.
         dense_layers: number of quasi-residual dense layers; None: that of ``size``.
-        rank: columns of each V, as a fraction of its rows (published: 1/2, on TinyImageNet 1/8) or a number.
-        quasi_residual: whether blocks and dense layers have the identity in V.
-        centering: whether blocks subtract the mean of each channel; otherwise their convolutions have a bias.
-        padding_mode: of the blocks and the stem: ``"zeros"`` (published), or ``"circular"``, where blocks are
-            orthogonal.
-        pairing: channels that MaxMin compares: ``"halves"`` (published) or ``"adjacent"``.
-        backend: kernels of every layer and activation.
+        rank: columns of each V, as a fraction of its rows (published: 1/2, on TinyImageNet 1/8) or a number; default
+            0.5.
+        quasi_residual: whether blocks and dense layers have the identity in V; default True.
+        centering: whether blocks subtract the mean of each channel; otherwise their convolutions have a bias; default
+            True.
+        padding_mode: of the blocks and the stem: ``"zeros"`` (default, published), or ``"circular"``, where blocks
+            are orthogonal.
+        pairing: channels that MaxMin compares: ``"halves"`` (default, published) or ``"adjacent"``.
+        backend: kernels of every layer and activation; default ``"auto"``.
 
     Returns:
         A ``torch.nn.Sequential``: (n, in_channels, image_size, image_size) -> (n, num_classes).

@@ -38,7 +38,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     (:func:`fastlip.models.plain_twin`).
 
     Args:
-        pattern: with the wildcards of a shell, such as ``"*bro*"``.
+        pattern: with the wildcards of a shell, such as ``"*bro*"``; default ``"*"``.
         pretrained: whether to list the networks that come with trained weights instead; default False.
 
     Example:

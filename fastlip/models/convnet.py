@@ -74,17 +74,19 @@ def lip_conv_net(
 
     Args:
         method: parametrization of the layers, one of ``fastlip.models.METHODS``.
-        size: width w = 16, 32, 64 or 128 for ``"XS"``, ``"S"``, ``"M"``, ``"L"``. At ``image_size`` 32 XS has
-            1.572 M parameters, S 6.283 M, M 25.12 M, L 100.46 M.
-        num_classes: number of outputs, at most the w 2^blocks channels of the head.
-        image_size: side of the images in pixels, at least 2.
-        in_channels: channels of the images. Above w, the first convolution maps them to w, and nothing is padded.
+        size: width w = 16, 32, 64 or 128 for ``"XS"`` (default), ``"S"``, ``"M"``, ``"L"``. At ``image_size`` 32 XS
+            has 1.572 M parameters, S 6.283 M, M 25.12 M, L 100.46 M.
+        num_classes: number of outputs, at most the w 2^blocks channels of the head; default 10.
+        image_size: side of the images in pixels, at least 2; default 32.
+        in_channels: channels of the images; default 3. Above w, the first convolution maps them to w, and nothing is
+            padded.
         width: w itself, an even number; None: the width of ``size``.
-        layers_per_block: convolutions in each block, at least 1.
+        layers_per_block: convolutions in each block, at least 1; default 5.
         lipschitz: the network's constant L, a positive number; another than 1 multiplies the scores by it
-            (:class:`fastlip.nn.Scale`). The certificates of an L and the same scores over L are the same.
-        pairing: channels that MaxMin compares: ``"adjacent"`` (published) or ``"halves"``.
-        backend: kernels of every layer and activation.
+            (:class:`fastlip.nn.Scale`); default 1.0. The certificates of an L and the same scores over L are the
+            same.
+        pairing: channels that MaxMin compares: ``"adjacent"`` (default, published) or ``"halves"``.
+        backend: kernels of every layer and activation; default ``"auto"``.
         **layer_options: further keyword arguments of the method's convolutions, such as ``terms`` of SOC. CPL's
             convolutions have ``training_sigma="power"`` unless told otherwise.
 

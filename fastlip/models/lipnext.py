@@ -83,20 +83,21 @@ def lip_next(
     :class:`fastlip.optim.ManifoldOptimizer`.
 
     Args:
-        size: w = 64, 256, 1024, 2048, 4096 and 8, 16, 32, 32, 32 blocks for ``"XS"``, ``"S"``, ``"M"``, ``"L"``,
-            ``"XL"``. The last three are published, with about 64 M, 256 M and 1 B parameters; XL with a depth of 64
-            has 2 B.
-        num_classes: number of outputs, at least 2.
-        image_size: side of the images in pixels.
-        in_channels: channels of the images.
-        method: whose dense layers: ``"bcop"``, ``"bro"``, ``"cayley"``, ``"lot"`` or ``"soc"``. On the manifold they
-            are the same layer.
+        size: w = 64, 256, 1024, 2048, 4096 and 8, 16, 32, 32, 32 blocks for ``"XS"``, ``"S"``, ``"M"`` (default),
+            ``"L"``, ``"XL"``. The last three are published, with about 64 M, 256 M and 1 B parameters; XL with a
+            depth of 64 has 2 B.
+        num_classes: number of outputs, at least 2; default 10.
+        image_size: side of the images in pixels; default 32.
+        in_channels: channels of the images; default 3.
+        method: whose dense layers: ``"bcop"``, ``"bro"``, ``"cayley"``, ``"lot"`` (default) or ``"soc"``. On the
+            manifold they are the same layer.
         width: w itself, at least 4; None: the width of ``size``.
         depth: number of blocks; None: that of ``size``.
         patch: side of a patch; None: the smallest for which the image has at most 16 x 16 patches.
-        shift: fraction of the channels that move in each direction, at most 1/4 (published: 1/8 and 1/16).
-        parametrization: of the matrices: ``"manifold"`` (published) or ``"unconstrained"``.
-        backend: kernels of the layers.
+        shift: fraction of the channels that move in each direction, at most 1/4 (published: 1/8 and 1/16); default
+            0.125.
+        parametrization: of the matrices: ``"manifold"`` (default, published) or ``"unconstrained"``.
+        backend: kernels of the layers; default ``"auto"``.
 
     Returns:
         A ``torch.nn.Sequential``: (n, in_channels, image_size, image_size) -> (n, num_classes).

@@ -35,8 +35,10 @@ def lip_res_net(
     backend: Backend = "auto",
     **layer_options: Unpack[MethodOptions],
 ) -> QuasiResidualNet:
-    r"""Builds LiResNet++ (Hu, Leino, Wang, Fredrikson, *A Recipe for Improved Certifiable Robustness*, ICLR 2024; Hu,
-    Zou, Wang, Leino, Fredrikson, *Unlocking Deterministic Robustness Certification on ImageNet*, NeurIPS 2023).
+    r"""Builds LiResNet++, a network of linear residual blocks.
+
+    Hu, Leino, Wang, Fredrikson, *A Recipe for Improved Certifiable Robustness*, ICLR 2024; Hu, Zou, Wang, Leino,
+    Fredrikson, *Unlocking Deterministic Robustness Certification on ImageNet*, NeurIPS 2023.
 
     A linear residual block x + gamma conv(x) / sqrt(depth) is one convolution with the kernel V = I + gamma W /
     sqrt(depth), which ``method`` makes 1-Lipschitz or orthogonal. Stem, blocks, neck, dense layers and head are
@@ -49,20 +51,21 @@ def lip_res_net(
 
     Args:
         method: parametrization of the convolutions: one of ``fastlip.models.METHODS`` with ``quasi_residual``, or any
-            without it.
-        size: ``"XS"``, ``"S"``, ``"M"`` or ``"L"``, as for :func:`bro_net`; L has 83 M parameters.
-        num_classes: number of outputs, at least 2.
-        image_size: side of the images in pixels (published: 32, 64).
-        in_channels: channels of the images.
+            without it; default ``"aol"``.
+        size: ``"XS"``, ``"S"``, ``"M"`` or ``"L"`` (default), as for :func:`bro_net`; L has 83 M parameters.
+        num_classes: number of outputs, at least 2; default 10.
+        image_size: side of the images in pixels (published: 32, 64); default 32.
+        in_channels: channels of the images; default 3.
         width: channels w; None: the width of ``size``.
         depth: number of blocks; None: that of ``size``.
         features: features of the dense layers; None: those of ``size``.
         dense_layers: number of quasi-residual dense layers; None: that of ``size``.
-        quasi_residual: whether blocks and dense layers have the identity in V.
-        centering: whether blocks subtract the mean of each channel; otherwise their convolutions have a bias.
-        padding_mode: of the convolutions: ``"zeros"`` (published) or ``"circular"``.
-        pairing: channels that MaxMin compares: ``"halves"`` (published) or ``"adjacent"``.
-        backend: kernels of every layer and activation.
+        quasi_residual: whether blocks and dense layers have the identity in V; default True.
+        centering: whether blocks subtract the mean of each channel; otherwise their convolutions have a bias; default
+            True.
+        padding_mode: of the convolutions: ``"zeros"`` (default, published) or ``"circular"``.
+        pairing: channels that MaxMin compares: ``"halves"`` (default, published) or ``"adjacent"``.
+        backend: kernels of every layer and activation; default ``"auto"``.
         **layer_options: further keyword arguments of the method's convolutions, such as ``rank`` of BRO.
 
     Returns:

@@ -61,8 +61,9 @@ def sll_net(
     inner_features: int = _INNER_FEATURES,
     backend: Backend = "auto",
 ) -> SLLNet:
-    r"""Builds the network of Araujo, Havens, Delattre, Allauzen, Hu, *A Unified Algebraic Perspective on Lipschitz
-    Neural Networks* (ICLR 2023).
+    r"""Builds the network of SLL layers that Araujo et al. propose.
+
+    Araujo, Havens, Delattre, Allauzen, Hu, *A Unified Algebraic Perspective on Lipschitz Neural Networks*, ICLR 2023.
 
     The network zero-pads the channels to the width w. SLL convolutions w -> w follow (3x3, zero padding,
     ``inner_channels`` rows), then the average pool of 4x4 windows times 4 (norm 1), SLL dense layers
@@ -77,18 +78,18 @@ def sll_net(
     ``losses.OffsetCrossEntropy(offset=3 / sqrt(2), temperature=0.25)``.
 
     Args:
-        size: ``"S"``, ``"M"``, ``"L"`` or ``"XL"``: 20, 30, 50, 70 convolutions, 7, 10, 10, 15 dense layers,
-            w = 45, 60, 90, 120.
-        num_classes: number of outputs, at least 2.
-        image_size: side of the images in pixels, at least 4 (published: 32, 64). The pool leaves out the rows and
-            columns after the last multiple of 4.
-        in_channels: channels of the images, at most w.
+        size: ``"S"`` (default), ``"M"``, ``"L"`` or ``"XL"``: 20, 30, 50, 70 convolutions, 7, 10, 10, 15 dense
+            layers, w = 45, 60, 90, 120.
+        num_classes: number of outputs, at least 2; default 10.
+        image_size: side of the images in pixels, at least 4 (published: 32, 64); default 32. The pool leaves out the
+            rows and columns after the last multiple of 4.
+        in_channels: channels of the images, at most w; default 3.
         width: w itself; None: the width of ``size``.
         convolutions: number of convolutions; None: that of ``size``.
         dense_layers: number of dense layers; None: that of ``size``.
-        inner_channels: rows of the convolutions' kernels.
-        inner_features: rows of the dense layers' matrices.
-        backend: kernels of every layer.
+        inner_channels: rows of the convolutions' kernels; default 5.
+        inner_features: rows of the dense layers' matrices; default 2048.
+        backend: kernels of every layer; default ``"auto"``.
 
     Returns:
         A ``torch.nn.Sequential``: (n, in_channels, image_size, image_size) -> (n, num_classes).

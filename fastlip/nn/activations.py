@@ -28,9 +28,10 @@ class MaxMin(WholeModule):
     An odd last channel passes through.
 
     Args:
-        pairing: ``"adjacent"`` pairs channels (2i, 2i+1), ``"halves"`` pairs (i, i + c // 2).
-        dim: dimension of the channels: 1 for batches, -3 for images and -2 for sequences with or without a batch.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        pairing: ``"adjacent"`` (default) pairs channels (2i, 2i+1), ``"halves"`` pairs (i, i + c // 2).
+        dim: dimension of the channels: 1 for batches, -3 for images and -2 for sequences with or without a batch;
+            default 1.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Raises:
         ValueError: another pairing or backend.
@@ -64,8 +65,8 @@ class GroupSort(WholeModule):
 
     Args:
         group_size: number of channels that are sorted together, a divisor of their number; None: all channels
-            (FullSort). 2 is MaxMin with adjacent pairs.
-        dim: dimension of the channels.
+            (FullSort). 2 is MaxMin with adjacent pairs; default 2.
+        dim: dimension of the channels; default 1.
 
     Raises:
         ValueError: a group size that does not divide the number of channels.
@@ -97,9 +98,14 @@ class GroupSort(WholeModule):
 class Abs(WholeModule):
     """Absolute value, elementwise: 1-Lipschitz, with a gradient of absolute value 1 except at 0.
 
+    Shapes: any to the same.
+
     >>> lip.Abs()(torch.tensor([-1.0, 2.0]))
     tensor([1., 2.])
     """
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
         """|x|."""
@@ -113,7 +119,7 @@ class PartialAbs(WholeModule):
 
     Args:
         channels: number of channels of which the absolute value is taken.
-        dim: the channel dimension: 1 for batches, -3 for images with or without a batch.
+        dim: the channel dimension: 1 for batches, -3 for images with or without a batch; default 1.
 
     Shapes: any, with at least that many channels, to the same.
 
@@ -156,10 +162,10 @@ class HouseHolder(WholeModule):
 
     Args:
         channels: number of channels along ``dim``.
-        pairing: ``"adjacent"`` or ``"halves"``, as in :class:`MaxMin`.
-        dim: dimension of the channels.
-        device: of the parameter.
-        dtype: of the parameter.
+        pairing: ``"adjacent"`` (default) or ``"halves"``, as in :class:`MaxMin`.
+        dim: dimension of the channels; default 1.
+        device: of the parameter; default None: torch's default device.
+        dtype: of the parameter; default None: torch's default dtype.
 
     Raises:
         ValueError: another pairing, or an input with another number of channels.

@@ -41,18 +41,18 @@ class AOCConv2d(LipschitzLayer):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps along each axis.
-        stride: step between two outputs.
-        padding: ``"same"``, ``"valid"``, or the number of pixels added on each side.
-        dilation: distance of two taps.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), ``"valid"``, or the number of pixels added on each side.
+        dilation: distance of two taps; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
         quasi_residual: s: I + s gamma M takes the place of the parameter M of R, with a learnt factor gamma for each
-            row; True is 1. For in_channels = out_channels and stride 1 only. R is a Cayley transform: that of 0 is
-            the identity, and that of I + M is that of M, so that the option only scales M.
+            row; True is 1; default False. For in_channels = out_channels and stride 1 only. R is a Cayley transform:
+            that of 0 is the identity, and that of I + M is that of M, so that the option only scales M.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to the shapes of ``torch.nn.Conv2d``; "same" gives
     ceil(h / stride). Parameters: ``raw_matrix`` (groups, out_channels / groups, c stride[0] stride[1]) with c =
@@ -146,16 +146,16 @@ class AOCConvTranspose2d(LipschitzLayer):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps along each axis.
-        stride: step between two inputs, in pixels of the output.
-        padding: number of pixels cut off on each side of the output.
-        output_padding: number of pixels added at the output's end, less than stride or dilation.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        dilation: distance of two taps.
-        padding_mode: ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        stride: step between two inputs, in pixels of the output; default 1.
+        padding: number of pixels cut off on each side of the output; default 0.
+        output_padding: number of pixels added at the output's end, less than stride or dilation; default 0.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        dilation: distance of two taps; default 1.
+        padding_mode: ``"zeros"`` (default).
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to (..., out_channels, h', w') with h' = (h - 1) stride[0]
     - 2 padding[0] + dilation[0] (kernel_size[0] - 1) + output_padding[0] + 1; ``output_size`` of the call chooses

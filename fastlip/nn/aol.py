@@ -74,19 +74,19 @@ class AOLConv2d(LipschitzLayer):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps along each axis.
-        stride: step between two outputs.
-        padding: ``"same"``, ``"valid"``, or the number of pixels added on each side.
-        dilation: distance of two taps.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
-        epsilon: a number added to r, at least 0 (the published code adds 1e-6).
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), ``"valid"``, or the number of pixels added on each side.
+        dilation: distance of two taps; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
+        epsilon: a number added to r, at least 0 (the published code adds 1e-6); default 0.0.
         quasi_residual: s: V = I + s gamma W takes the place of the weight W, with the identity at the centre tap and
-            a learnt factor gamma for each row; True is 1. For in_channels = out_channels and stride 1 only. Then W
-            starts at 0.
+            a learnt factor gamma for each row; True is 1; default False. For in_channels = out_channels and stride 1
+            only. Then W starts at 0.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to the shapes of ``torch.nn.Conv2d``; "same" keeps h, w.
     Parameters: ``raw_weight`` (out_channels, in_channels / groups, *kernel_size), ``bias`` (out_channels), with
@@ -186,12 +186,12 @@ class AOLLinear(LipschitzLayer):
     Args:
         in_features: number of input features.
         out_features: number of output features.
-        bias: whether a bias is added.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        bias: whether a bias is added; default True.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
         quasi_residual: s: V = I + s gamma W takes the place of the weight W, with a learnt factor gamma for each row;
-            True is 1. For in_features = out_features only. Then W starts at 0.
+            True is 1; default False. For in_features = out_features only. Then W starts at 0.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``bias``,
     with ``quasi_residual`` also ``gamma`` (out_features). ``weight`` is P.

@@ -21,8 +21,9 @@ from fastlip.nn.method import Method
 
 
 class BCOPConv2d(LipschitzLayer):
-    r"""Convolution with an orthogonal kernel, O (P_1 + (I - P_1) z_x)(P_2 + (I - P_2) z_y)...: a drop-in
-    ``torch.nn.Conv2d``.
+    r"""Convolution with an orthogonal kernel, a product of shifts and projections: a drop-in ``torch.nn.Conv2d``.
+
+    The kernel is O (P_1 + (I - P_1) z_x)(P_2 + (I - P_2) z_y)... with
 
     .. math:: O = \mathrm{polar}(M_0), \qquad V_i = \mathrm{polar}(M_i)_{:,\,:\lfloor c/2 \rfloor}, \qquad
               P_i = V_i V_i^T
@@ -46,18 +47,18 @@ class BCOPConv2d(LipschitzLayer):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps along each axis.
-        stride: step between two outputs.
-        padding: ``"same"``, ``"valid"``, or the number of pixels added on each side.
-        dilation: distance of two taps.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), ``"valid"``, or the number of pixels added on each side.
+        dilation: distance of two taps; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
         quasi_residual: s: I + s gamma M_0 takes the place of M_0, and so do the matrices of projectors that cancel in
             pairs plus s gamma M_i, with a learnt factor gamma for each row: M = 0 is the Dirac kernel (odd kernels,
-            even c). True is 1. For in_channels = out_channels and stride 1 only.
+            even c); default False. True is 1. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to the shapes of ``torch.nn.Conv2d``; "same" keeps h, w.
     Parameters: ``raw_matrices`` (groups, kh + kw - 1, c, c), ``bias`` (out_channels), with ``quasi_residual``
@@ -162,15 +163,15 @@ class BjorckLinear(LipschitzLayer):
     Args:
         in_features: number of input features.
         out_features: number of output features.
-        bias: whether a bias is added.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        bias: whether a bias is added; default True.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
         quasi_residual: s: V = I + s gamma W takes the place of the weight W, with a learnt factor gamma for each row;
-            True is 1. For in_features = out_features only.
-        parametrization: ``"unconstrained"``, or ``"manifold"``: the parameter is the orthogonal matrix itself. It
-            starts where the unconstrained layer starts, and :class:`fastlip.optim.ManifoldOptimizer` trains it. Not
-            with ``quasi_residual``.
+            True is 1; default False. For in_features = out_features only.
+        parametrization: ``"unconstrained"`` (default), or ``"manifold"``: the parameter is the orthogonal matrix
+            itself. It starts where the unconstrained layer starts, and :class:`fastlip.optim.ManifoldOptimizer`
+            trains it. Not with ``quasi_residual``.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``bias``
     (out_features), with ``quasi_residual`` also ``gamma`` (out_features); on the

@@ -76,18 +76,19 @@ class BROConv2d(LipschitzLayer):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps along each axis.
-        stride: step between two outputs.
-        padding: ``"same"``, or the numbers of pixels that equal it.
-        dilation: distance of two taps; 1 where stride exceeds 1.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
-        rank: n, an int from 1 to m, or a fraction of m (published: 1/8 and 1/2). A rank of m gives -I.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), or the numbers of pixels that equal it.
+        dilation: distance of two taps; 1 where stride exceeds 1; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
+        rank: n, an int from 1 to m, or a fraction of m (published: 1/8 and 1/2); default 0.125. A rank of m gives -I.
         quasi_residual: s: V = I + s gamma W takes the place of the weight W, with the identity at the centre tap and
-            a learnt factor gamma for each row; True is 1. For in_channels = out_channels and stride 1 only.
+            a learnt factor gamma for each row; True is 1; default False. For in_channels = out_channels and stride 1
+            only.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to (n, out_channels, ceil(h / stride), ceil(w / stride)).
     Parameters: ``raw_weight`` (groups * m, n, *ceil(kernel_size / stride)) with m = max(out_channels,
@@ -183,16 +184,16 @@ class BROLinear(LipschitzLayer):
     Args:
         in_features: number of input features.
         out_features: number of output features.
-        bias: whether a bias is added.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
-        rank: n, an int from 1 to the larger number of features, or a fraction of that.
+        bias: whether a bias is added; default True.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
+        rank: n, an int from 1 to the larger number of features, or a fraction of that; default 0.125.
         quasi_residual: s: V = I + s gamma W takes the place of the weight W, with a learnt factor gamma for each row;
-            True is 1. For in_features = out_features only.
-        parametrization: ``"unconstrained"``, or ``"manifold"``: the parameter is the orthogonal matrix itself. It
-            starts where the unconstrained layer starts, and :class:`fastlip.optim.ManifoldOptimizer` trains it. Not
-            with ``quasi_residual``.
+            True is 1; default False. For in_features = out_features only.
+        parametrization: ``"unconstrained"`` (default), or ``"manifold"``: the parameter is the orthogonal matrix
+            itself. It starts where the unconstrained layer starts, and :class:`fastlip.optim.ManifoldOptimizer`
+            trains it. Not with ``quasi_residual``.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (max(in_features, out_features), n),
     ``bias`` (out_features), with ``quasi_residual`` also ``gamma`` (out_features); on the

@@ -72,18 +72,19 @@ class CayleyConv2d(LipschitzLayer):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps along each axis.
-        stride: step between two outputs.
-        padding: ``"same"``, or the numbers of pixels that equal it.
-        dilation: distance of two taps; 1 where stride exceeds 1.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), or the numbers of pixels that equal it.
+        dilation: distance of two taps; 1 where stride exceeds 1; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
         quasi_residual: s: V = I + s gamma W takes the place of the weight W, with the identity at the centre tap and
-            a learnt factor gamma for each row; True is 1. For in_channels = out_channels and stride 1 only. The
-            transform of 0 is the identity, and that of I + M is that of M: the option only scales the weight.
+            a learnt factor gamma for each row; True is 1; default False. For in_channels = out_channels and stride 1
+            only. The transform of 0 is the identity, and that of I + M is that of M: the option only scales the
+            weight.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to (n, out_channels, ceil(h / stride), ceil(w / stride)).
     Parameters: ``raw_weight`` (out_channels, in_channels / groups * stride^2, *ceil(kernel_size / stride)),
@@ -164,16 +165,16 @@ class CayleyLinear(LipschitzLayer):
     Args:
         in_features: number of input features.
         out_features: number of output features.
-        bias: whether a bias is added.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        bias: whether a bias is added; default True.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
         quasi_residual: s: V = I + s gamma W takes the place of the weight W, with a learnt factor gamma for each row;
-            True is 1. For in_features = out_features only. The transform of 0 is the identity, and
+            True is 1; default False. For in_features = out_features only. The transform of 0 is the identity, and
             that of I + M is that of M: the option only scales the weight.
-        parametrization: ``"unconstrained"``, or ``"manifold"``: the parameter is the orthogonal matrix itself. It
-            starts where the unconstrained layer starts, and :class:`fastlip.optim.ManifoldOptimizer` trains it. Not
-            with ``quasi_residual``.
+        parametrization: ``"unconstrained"`` (default), or ``"manifold"``: the parameter is the orthogonal matrix
+            itself. It starts where the unconstrained layer starts, and :class:`fastlip.optim.ManifoldOptimizer`
+            trains it. Not with ``quasi_residual``.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``alpha``
     (1), ``bias`` (out_features), with ``quasi_residual`` also ``gamma`` (out_features); on the

@@ -49,12 +49,12 @@ class BatchCentering(WholeModule):
 
     Args:
         num_features: number of channels c.
-        momentum: gamma, from 0 (exclusive) to 1.
-        bias: whether b is learnt; without it b = 0.
-        accumulate: number of training forwards that update m together.
-        sync: whether processes of ``torch.distributed`` share their means.
-        device: of the parameter and buffers.
-        dtype: of the parameter and buffers.
+        momentum: gamma, from 0 (exclusive) to 1; default 0.1.
+        bias: whether b is learnt; without it b = 0; default True.
+        accumulate: number of training forwards that update m together; default 1.
+        sync: whether processes of ``torch.distributed`` share their means; default True.
+        device: of the parameter and buffers; default None: torch's default device.
+        dtype: of the parameter and buffers; default None: torch's default dtype.
 
     Shapes: (n, c, ...) to the same. Parameter: ``bias`` (c). Buffers: ``running_mean`` (c), and with ``accumulate``
     above 1 ``pending`` (c + 2): mean, number of entries / 2^16 and number of forwards since the last update.
@@ -176,10 +176,10 @@ class LayerCentering(WholeModule):
     Args:
         num_features: number of channels c, the size of dimension 1.
         dim: dimensions over which the means go, counted from the end: (-2, -1) takes one mean for each channel of
-            an image, (-3, -2, -1) one for the image, -1 one for a vector.
-        bias: whether b, a number for each channel, is learnt; without it b = 0.
-        device: of the parameter.
-        dtype: of the parameter.
+            an image (default), (-3, -2, -1) one for the image, -1 one for a vector.
+        bias: whether b, a number for each channel, is learnt; without it b = 0; default True.
+        device: of the parameter; default None: torch's default device.
+        dtype: of the parameter; default None: torch's default dtype.
 
     Shapes: (n, c, ...) to the same. Parameter: ``bias`` (c).
 

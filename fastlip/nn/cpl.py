@@ -74,18 +74,18 @@ class CPLConv2d(LipschitzLayer):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps along each axis.
-        stride: step between two outputs.
-        padding: ``"same"``.
-        dilation: distance of two taps.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"zeros"`` or ``"circular"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default).
+        dilation: distance of two taps; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"zeros"`` (default) or ``"circular"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
         inner_channels: rows of W; None: ``width``.
         recompute: True keeps half as much for the backward, for one more convolution; None: only for 1x1 kernels.
-        training_sigma: ``"bound"``, or ``"power"``: a power iteration in train mode.
+        training_sigma: ``"bound"`` (default), or ``"power"``: a power iteration in train mode.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to out_channels and ceil(h / stride_h).
     Parameters: ``kernel`` (inner_channels, width / groups, *kernel_size), ``bias`` (inner_channels). Buffer:
@@ -212,10 +212,10 @@ class CPLLinear(LipschitzLayer):
     Args:
         in_features: number of input features.
         out_features: number of output features.
-        bias: whether a bias is added.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        bias: whether a bias is added; default True.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
         inner_features: rows of W; None: ``width``.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``kernel`` (inner_features, width), ``bias``

@@ -27,10 +27,10 @@ class NormalizedLinear(LipschitzLayer):
     Args:
         in_features: number of input features.
         out_features: number of output features.
-        bias: whether a bias is added.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        bias: whether a bias is added; default True.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, in_features), ``bias``
     (out_features). ``weight`` is the normalised matrix, differentiable in training; in eval mode it is computed once.

@@ -137,7 +137,7 @@ class AdaptiveL2NormPool2d(WholeModule):
     before a dense head (*LipNeXt*, arXiv 2601.18513). The gradient of an all-zero window is 0.
 
     Args:
-        output_size: height and width of the output.
+        output_size: height and width of the output; default 1.
 
     Shapes: (n, c, h, w) or (c, h, w), with sides of at least the output's.
 

@@ -87,16 +87,16 @@ class SandwichConv2d(LipschitzLayer):
         in_channels: number of input channels.
         out_channels: number of output channels, and of hidden ones.
         kernel_size: number of taps along each axis.
-        stride: step between two outputs.
-        padding: ``"same"``, or the numbers of pixels that equal it.
-        dilation: distance of two taps; 1 where stride exceeds 1.
-        groups: number of groups of channels.
-        bias: whether a bias b is added.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
-        activation: sigma: ``"relu"``, ``"softplus"`` or ``"tanh"``.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), or the numbers of pixels that equal it.
+        dilation: distance of two taps; 1 where stride exceeds 1; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias b is added; default True.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
+        activation: sigma: ``"relu"`` (default), ``"softplus"`` or ``"tanh"``.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to (n, out_channels, ceil(h / stride), ceil(w / stride)).
     Parameters: ``raw_weight`` (out_channels, (out_channels + in_channels * stride^2) / groups, *ceil(kernel_size /
@@ -198,11 +198,11 @@ class SandwichLinear(LipschitzLayer):
     Args:
         in_features: number of input features.
         out_features: number of output features, and of hidden ones.
-        bias: whether a bias b is added.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
-        activation: sigma: ``"relu"``, ``"softplus"`` or ``"tanh"``.
+        bias: whether a bias b is added; default True.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
+        activation: sigma: ``"relu"`` (default), ``"softplus"`` or ``"tanh"``.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` (out_features, out_features +
     in_features), ``alpha`` (1), ``bias`` (out_features), ``psi`` (out_features; None for relu without a bias, which

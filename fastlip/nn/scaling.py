@@ -25,10 +25,10 @@ class Scale(WholeModule):
     L = exp(s), which stays positive.
 
     Args:
-        lipschitz: L, or where the learnt L starts.
-        learnable: whether L is learnt.
-        device: of the parameter.
-        dtype: of the parameter.
+        lipschitz: L, or where the learnt L starts; default 1.0.
+        learnable: whether L is learnt; default False.
+        device: of the parameter; default None: torch's default device.
+        dtype: of the parameter; default None: torch's default dtype.
 
     Shapes: any to the same. Parameter: ``log_scale`` (1) if learnable.
 
@@ -94,9 +94,9 @@ class PositionBias(WholeModule):
 
     Args:
         image_size: height and width of the images.
-        channels: 1 adds the same numbers to all channels; otherwise the number of channels.
-        device: of the parameter.
-        dtype: of the parameter.
+        channels: 1 adds the same numbers to all channels; otherwise the number of channels; default 1.
+        device: of the parameter; default None: torch's default device.
+        dtype: of the parameter; default None: torch's default dtype.
 
     Shapes: (n, c, h, w) or (c, h, w) to the same. Parameter: ``bias`` (channels, h, w), 0 at the start.
 
@@ -142,11 +142,11 @@ class LipschitzResidual(nn.Module):
 
     Args:
         module: f, whose output has the shape of its input.
-        initial: where a starts, between 0 and 1, both exclusive.
-        gate: ``"sigmoid"``: a = 1 / (1 + exp(-g)); ``"clamp"``: a = min(max(g, 0), 1), which reaches 0 and 1 and
-            beyond them learns no more.
-        device: of the parameter.
-        dtype: of the parameter.
+        initial: where a starts, between 0 and 1, both exclusive; default 0.5.
+        gate: ``"sigmoid"`` (default): a = 1 / (1 + exp(-g)); ``"clamp"``: a = min(max(g, 0), 1), which reaches 0 and
+            1 and beyond them learns no more.
+        device: of the parameter; default None: torch's default device.
+        dtype: of the parameter; default None: torch's default dtype.
 
     Shapes: those of f. Parameter: ``gate_value`` (1), the number g.
 

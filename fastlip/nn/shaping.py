@@ -94,8 +94,8 @@ class PixelUnshuffle(WholeModule):
     As ``torch.nn.PixelUnshuffle``, but a size that the factor does not divide is padded with zeros at its end.
 
     Args:
-        downscale_factor: f, height and width of a patch.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        downscale_factor: f, height and width of a patch; default 2.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
 
     Raises:
         ValueError: a factor below 1, or another backend.
@@ -136,7 +136,7 @@ class SpatialShift(WholeModule):
 
     Args:
         channels: number of channels that move in each of the four directions.
-        step: s, by how many pixels they move.
+        step: s, by how many pixels they move; default 1.
 
     Shapes: (n, c, h, w) or (c, h, w) with c at least 4 ``channels``, to the same.
 

@@ -93,24 +93,24 @@ class SOCConv2d(LipschitzLayer):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps along each axis.
-        stride: step between two outputs.
-        padding: ``"same"``, or the numbers of pixels that equal it.
-        dilation: distance of two taps.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"zeros"`` or ``"circular"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
-        exponential: ``"series"`` or ``"spectral"``.
-        terms: T, 1 to 16.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), or the numbers of pixels that equal it.
+        dilation: distance of two taps; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"zeros"`` or ``"circular"``; default None: zeros, circular with ``"spectral"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
+        exponential: ``"series"`` (default) or ``"spectral"``.
+        terms: T, 1 to 16; default 4.
         eval_terms: T in eval mode; None: ``terms``.
         max_norm: m; None: min(0.8 sqrt(kh kw), 2.8), or a larger norm up to which T terms are 1-Lipschitz.
         recompute: True keeps x alone for the backward, not T - 1 sums as well, for as many more convolutions there;
-            no difference where the series is taken per frequency.
+            no difference where the series is taken per frequency; default False.
         quasi_residual: s: V = I + s gamma W takes the place of the weight W, with the identity at the centre tap and
-            a learnt factor gamma for each row; True is 1. For in_channels = out_channels and stride 1 only. The
-            exponential of 0 is the identity, and I has no skew part: the option only scales the weight.
+            a learnt factor gamma for each row; True is 1; default False. For in_channels = out_channels and stride 1
+            only. The exponential of 0 is the identity, and I has no skew part: the option only scales the weight.
 
     ``padding_mode`` is "circular" with the spectral form, whatever its default.
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to the same with out_channels, sides divided by the
@@ -250,16 +250,16 @@ class SOCLinear(LipschitzLayer):
     Args:
         in_features: number of input features.
         out_features: number of output features.
-        bias: whether a bias is added.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        bias: whether a bias is added; default True.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
         quasi_residual: s: V = I + s gamma W takes the place of the weight W, with a learnt factor gamma for each row;
-            True is 1. For in_features = out_features only. The exponential of 0 is the identity, and
-            I has no skew part: the option only scales the weight.
-        parametrization: ``"unconstrained"``, or ``"manifold"``: the parameter is the orthogonal matrix itself. It
-            starts where the unconstrained layer starts, and :class:`fastlip.optim.ManifoldOptimizer` trains it. Not
-            with ``quasi_residual``.
+            True is 1; default False. For in_features = out_features only. The exponential of 0 is the identity, and I
+            has no skew part: the option only scales the weight.
+        parametrization: ``"unconstrained"`` (default), or ``"manifold"``: the parameter is the orthogonal matrix
+            itself. It starts where the unconstrained layer starts, and :class:`fastlip.optim.ManifoldOptimizer`
+            trains it. Not with ``quasi_residual``.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` K (c, c) with c = max(in_features,
     out_features), ``bias`` (out_features), with ``quasi_residual`` also ``gamma`` (c); on the

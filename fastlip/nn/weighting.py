@@ -31,7 +31,7 @@ class InputWeights(WholeModule):
         weights: w, positive: a number, or one for each feature, (d,). Dimensions of 1 are repeated: (channels, 1, 1)
             has one for each channel of an image.
         center: c in the units of the inputs, a number or of a shape that ``weights`` may have; default None is 0.
-        device: of the buffers.
+        device: of the buffers; default None: torch's default device.
         dtype: of the buffers; default None is torch's default dtype, whatever that of ``weights``.
 
     Shapes: (n, \*shape) or \*shape to the same; ``weights`` has the rank of \*shape, and sides that are equal or 1.

@@ -51,15 +51,17 @@ class ManifoldOptimizer(Optimizer):
     Args:
         params: groups of parameters. All parameters of a group with ``"manifold": True`` are orthogonal matrices in
             float32 or float64; :func:`manifold_groups` makes such groups. A group may have the other arguments too.
-        base: makes an optimiser of a list of groups: a class such as ``torch.optim.Adam``, or a function such as
-            ``functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)``. Its state must not depend on where a
+        base: makes an optimiser of a list of groups: a class such as ``torch.optim.Adam`` (default), or a function
+            such as ``functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)``. Its state must not depend on where a
             parameter is, as that of Lookahead, schedule-free optimisers and ``LBFGS`` does.
-        retract_every: number of steps after which W is replaced by its polar factor.
-        tolerance: the largest error |PᵀP - I|₂ of the polynomial P that takes the place of the exponential.
+        retract_every: number of steps after which W is replaced by its polar factor; default 100.
+        tolerance: the largest error |PᵀP - I|₂ of the polynomial P that takes the place of the exponential; default
+            1e-05.
         lookahead: number of steps after which Lookahead moves slow weights, and all weights continue from there
-            (Zhang et al., NeurIPS 2019, arXiv 1907.08610); 0: without Lookahead. The slow weights of matrices are
-            orthogonal: the polar factor of S + alpha (W - S), which is the middle of the way for alpha = 1/2.
-        lookahead_alpha: alpha, the fraction of the way that the slow weights go, at most 1.
+            (Zhang et al., NeurIPS 2019, arXiv 1907.08610); 0: without Lookahead; default 0. The slow weights of
+            matrices are orthogonal: the polar factor of S + alpha (W - S), which is the middle of the way for alpha =
+            1/2.
+        lookahead_alpha: alpha, the fraction of the way that the slow weights go, at most 1; default 0.5.
 
     ``base`` is the base optimiser. State dicts hold its state: loaded, it continues bit by bit.
 

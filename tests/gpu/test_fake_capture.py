@@ -152,7 +152,7 @@ def captured_training(method, **options):
         for name in (steps.NETWORKS if ACTIVE else ())
     ],
 )
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "nadam"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", pytest.param("adamw", marks=pytest.mark.slow), "nadam"])
 def test_a_step_of_training_is_one_launch(method, optimizer):
     if method == "lip_next":
         pytest.skip("its optimiser checks matrices that nobody computed; tests/optim has its steps")
@@ -170,8 +170,15 @@ def test_a_step_of_training_is_one_launch(method, optimizer):
         assert counts.launches == 5
 
 
+def measures():
+    """All of them; of the layers, which are timed alike, one in every run: .ci/run does them all by run_gpu.sh."""
+    for name in gpu_report.MEASURES if ACTIVE else ():
+        long = name.startswith("layer ") and name != "layer Cayley"
+        yield pytest.param(name, marks=pytest.mark.slow if long else ())
+
+
 @inside
-@pytest.mark.parametrize("name", gpu_report.MEASURES if ACTIVE else ())
+@pytest.mark.parametrize("name", [*measures()])
 def test_every_measure_is_timed_by_graphs(name, monkeypatch):
     class Event:
         record = synchronize = lambda self: None

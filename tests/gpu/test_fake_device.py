@@ -160,8 +160,17 @@ def test_a_layer_is_captured(name, extension):
 
 
 @inside
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
-@pytest.mark.parametrize("method", ["aol", "cayley"])
+@pytest.mark.parametrize(
+    ("method", "optimizer"),
+    [
+        ("aol", torch.optim.SGD),
+        ("aol", torch.optim.Adam),
+        ("cayley", torch.optim.AdamW),
+        pytest.param("aol", torch.optim.AdamW, marks=pytest.mark.slow),
+        pytest.param("cayley", torch.optim.SGD, marks=pytest.mark.slow),
+        pytest.param("cayley", torch.optim.Adam, marks=pytest.mark.slow),
+    ],
+)
 def test_a_step_never_waits(method, optimizer):
     with watch.gpu(strict=True):
         step = small_step(method, optimizer)
@@ -252,7 +261,7 @@ def test_the_training_loop_reads_figures_later():
 
 
 @inside
-@pytest.mark.parametrize("method", quick_first("aol", "cayley", of=NETWORKS))
+@pytest.mark.parametrize("method", quick_first("aol", of=NETWORKS))
 def test_a_network_keeps_its_budget(method):
     budgets = json.loads(ledger.FILE.read_text())
     assert ledger.exceeded(ledger.figures(ledger.count_network(method)), budgets[method]) == []

@@ -4,6 +4,7 @@ To run one case: ``TRITON_INTERPRET=1 pytest tests/gpu/test_interpreter.py -k od
 """
 
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -33,13 +34,15 @@ ALSO = [ROOT / "tests" / "ops" / f"test_{name}.py" for name in ("frozen", "polar
 QUICK = [ROOT / "tests" / "gpu" / f"test_{name}.py" for name in ("sixteen_bits", "fixed_spectrum")]
 SMALL = 4000
 slow = pytest.mark.slow
+SINGLE = (torch.float32, torch.complex64)
 # Each pair of taps and of channel tiles is a step of a loop, which takes the interpreter 10 ms whatever its size.
 SMALL_DENSE, SMALL_CONVOLUTION = 20000, 5000
 # Programs take the interpreter 10 ms too: one for each group, or each frequency and group.
 MANY_PROGRAMS = {"gram_rowsum-depthwise", "spectral_conv-depthwise_torus", "spectral_conv-groups"}
 # A transform of a large image in one launch is products of larger tables.
 MANY_PROGRAMS |= {
-    f"spectral_conv-{name}" for name in ("c1_s32", "c1_s29x31_channels_last", "groups_torus_s22x27_to_24x30")
+    f"spectral_conv-{name}"
+    for name in ("c1_s32", "c2_s21x20", "c1_s29x31_channels_last", "groups_torus_s22x27_to_24x30")
 }
 # An iteration is a hundred launches, of some programs for each frequency.
 MANY_PROGRAMS |= {f"spectral_polar-{name}" for name in ("c3", "c1", "c23_odd", "groups_dilation", "tall", "wide")}
@@ -73,15 +76,12 @@ def small(case):
     return size <= SMALL_DENSE if taps == 1 else size * taps <= SMALL_CONVOLUTION
 
 
-def marks(name):
-    return pytest.mark.slow if name in MANY_PROGRAMS else ()
-
-
 CASES = [
-    pytest.param(op_name, case, id=f"{op_name}-{case_name}", marks=marks(f"{op_name}-{case_name}"))
+    pytest.param(op_name, case, id=name, marks=slow if name in MANY_PROGRAMS else ())
     for op_name in OPS
     for case_name, case in testing.cases_of(op_name).CASES.items()
     if ACTIVE and small(case)
+    for name in [f"{op_name}-{case_name}"]
 ]
 
 
@@ -89,17 +89,16 @@ CASES = [
 @pytest.mark.parametrize("speed", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("file", [Path(__file__), *ALSO], ids=lambda file: file.stem)
 def test_with_the_interpreter(file, speed):
-    run_interpreted(file, speed)
+    run_interpreted(speed, file)
 
 
 @pytest.mark.skipif(ACTIVE, reason="this is the process that it starts")
-@pytest.mark.parametrize("file", QUICK, ids=lambda file: file.stem)
-def test_quick_files_with_the_interpreter(file):
-    run_interpreted(file, "not slow")
+def test_quick_files_with_the_interpreter():
+    run_interpreted("not slow", *QUICK)
 
 
-def run_interpreted(file, speed):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", speed, str(file)]
+def run_interpreted(speed, *files):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", speed, *map(str, files)]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
@@ -150,19 +149,26 @@ def test_one_product_on_tensor_cores_does_not(monkeypatch):
         testing.check_agreement(op_name, "triton", case, torch.float32)
 
 
+OTHER_TYPES = (torch.float64, torch.complex64, torch.complex128)
+# Each type at one size, each size in one type.
+CAYLEY = [("c3", dtype) for dtype in OTHER_TYPES]
+CAYLEY += [("wide", torch.float64), ("c17", torch.complex64), ("tall_50_33", torch.complex64)]
+CAYLEY += [("tall", torch.complex128)]
+OTHERS = {*itertools.product(("c17", "tall", "wide", "tall_50_33", "c63_strided"), OTHER_TYPES)} - {*CAYLEY}
+CAYLEY += [pytest.param(*others, marks=slow) for others in sorted(OTHERS, key=str)]
+NOT_EXPANDING = [*itertools.product(((12, 12), (9, 6)), SINGLE), ((45, 37), torch.complex64)]
+NOT_EXPANDING += [pytest.param((45, 37), torch.float32, marks=slow)]
+NOT_EXPANDING += [pytest.param((40, 40), dtype, marks=slow) for dtype in SINGLE]
+
+
 @inside
-@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64, torch.complex128], ids=str)
-@pytest.mark.parametrize(
-    "case_name",
-    ["c3", "c17", "tall", "wide", "tall_50_33", pytest.param("c63_strided", marks=slow)],
-)
+@pytest.mark.parametrize(("case_name", "dtype"), CAYLEY, ids=str)
 def test_cayley_in_other_dtypes(case_name, dtype):
     testing.check_agreement("cayley", "triton", testing.cases_of("cayley").CASES[case_name], dtype)
 
 
 @inside
-@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
-@pytest.mark.parametrize("shape", [(12, 12), pytest.param((40, 40), marks=slow), (9, 6), (45, 37)], ids=str)
+@pytest.mark.parametrize(("shape", "dtype"), NOT_EXPANDING, ids=str)
 def test_cayley_is_never_expanding(shape, dtype):
     """Matrices too large for elimination in single precision are transformed again on the device; NaN stays NaN."""
     M = torch.randn(3, *shape, dtype=dtype) * torch.tensor([1, 40, 1e6]).view(3, 1, 1)

@@ -64,7 +64,9 @@ def test_a_second_derivative_that_no_kernel_has_is_refused():
         del OP.modules["test"]
 
 
-@pytest.mark.parametrize("hidden", ["native", "triton", "native,triton"])
+@pytest.mark.parametrize(
+    "hidden", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("native", "triton")), "native,triton"]
+)
 def test_missing_backends_leave_the_reference(hidden):
     code = f"""
 import sys
@@ -92,7 +94,7 @@ for name in {hidden.split(",")!r}:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("backend", ["auto", "native"])
+@pytest.mark.parametrize("backend", ["auto", pytest.param("native", marks=pytest.mark.slow)])
 def test_the_first_call_of_all_can_be_a_compiled_one(backend):
     """Backends are imported and kernels found while the call is traced: no part of the graph or of its guards."""
     if OP.status("native"):

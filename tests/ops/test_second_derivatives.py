@@ -181,7 +181,7 @@ def test_third_derivatives_of_polar_and_of_the_exponential(dtype):
 
 
 @pytest.mark.parametrize("dtype", WIDE)
-@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 1, 1), (2, 5, 2)])
+@pytest.mark.parametrize("shape", [(2, 2, 3), (2, 1, 1), (2, 3, 2)])
 def test_second_derivatives_of_the_norm_bound(shape, dtype):
     M, direction = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
     assert torch.autograd.gradcheck(norm_bound, (M.requires_grad_(),), check_forward_ad=True)

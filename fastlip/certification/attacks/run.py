@@ -72,8 +72,8 @@ def attack(
         model: any module with logits (n, c), or with one score (n,) or (n, 1) that is above 0 for label 1, in eval
             mode. Parameters in 16 bits are raised to float32 in a copy, which is what is attacked.
         loader: batches of images and integer or one-hot labels, or a whole set, as of :func:`fastlip.certify`.
-        eps: a radius or radii for all samples, or a tensor (n,) or (n, k) of radii for each. Radii of 0 are not
-            attacked.
+        eps: a radius or radii for all samples, or a tensor (n,) or (n, k) of radii for each; default 36/255, 72/255,
+            108/255 and 1. Radii of 0 are not attacked.
         kind: ``"pgd"`` (default) or ``"apgd"``.
         losses: ``"margin"``, ``"ce"`` or ``"dlr"``, to climb one after the other; default None is ("margin",) for
             pgd and ("ce", "dlr") for apgd.
@@ -171,16 +171,16 @@ def attack_certified(
         loader: that of the certificate, unshuffled.
         certificate: what :func:`fastlip.certify` returned for them.
         factors: the multiples, default (1, 3).
-        kind: see :func:`attack`, as all further arguments.
+        kind: see :func:`attack`, as all further arguments; default ``"pgd"``.
         losses: see :func:`attack`.
-        steps: see :func:`attack`.
-        restarts: see :func:`attack`.
+        steps: see :func:`attack`; default 40.
+        restarts: see :func:`attack`; default 3.
         step_size: see :func:`attack`.
         bounds: see :func:`attack`.
-        seed: see :func:`attack`.
+        seed: see :func:`attack`; default 0.
         device: see :func:`attack`.
         dtype: see :func:`attack`.
-        progress: see :func:`attack`.
+        progress: see :func:`attack`; default False.
 
     Returns:
         An :class:`AttackResult`.

@@ -205,7 +205,7 @@ def _plain_convolution(module: plain.Convolution, input_shape: Shape) -> Details
 
 @_DETAILS.register(plain.SpectralConvolution)
 def _plain_spectral(module: plain.SpectralConvolution, input_shape: Shape) -> Details:
-    return Details(module.roundings(input_shape), exact=module.torus == module.image)
+    return Details(module.roundings(input_shape), exact=module.fft_size == module.image)
 
 
 @lru_cache(1024)

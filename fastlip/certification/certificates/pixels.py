@@ -122,7 +122,7 @@ def certify_segmentation(
         model: in eval mode, with scores (n, c, h, w), or any number of dimensions after the classes.
         loader: batches of images and integer labels (n, h, w) or (n, 1, h, w), or a whole set, as of
             :func:`fastlip.certify`.
-        eps: the L2 norms of perturbations, at least 0; one number or several.
+        eps: the L2 norms of perturbations, one or several, at least 0; default 36/255, 72/255, 108/255, 1.
         ignore_index: label of the pixels that do not count, such as 255; default None counts all.
         per_pixel: keeps the radius of every pixel as ``radii``; default False.
         input_shape: the shape of one image; default None takes that of the first batch.

@@ -74,7 +74,7 @@ def certify(
         loader: batches of images (n, \*input_shape) and integer or one-hot labels: pairs, longer tuples, or dicts
             with usual keys such as ``"image"`` and ``"label"``, of tensors or NumPy arrays. A whole set is divided
             into batches: a pair of tensors or arrays, a ``torch.utils.data.Dataset``, or a Hugging Face data set.
-        eps: the radii at which CRA is reported, at least 0; one number or several.
+        eps: the radii at which CRA is reported, one or several, at least 0; default 36/255, 72/255, 108/255, 1.
         input_shape: the shape of one image; default None takes that of the first batch.
         device: where to run; default None is where the model is. The model itself is not moved.
         dtype: ``torch.float32`` or ``torch.float64`` certifies a copy of the model in that type; default None

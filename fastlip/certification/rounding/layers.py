@@ -166,5 +166,5 @@ def _plain_spectral(module: Any, input_shape: Shape, output_shape: Shape, value:
     ports = module.spectrum.shape[3], module.spectrum.shape[2]
     bias = norm_of(module.bias, math.prod(output_shape[1:]))
     return spectral_product(
-        unit, value, ports, module.torus, math.prod(output_shape), bias, TRANSFORMS[module.fourier]
+        unit, value, ports, module.fft_size, math.prod(output_shape), bias, TRANSFORMS[module.fourier]
     )

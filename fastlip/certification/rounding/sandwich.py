@@ -149,4 +149,4 @@ def _plain_products(module: Any, input_shape: Shape, output_shape: Shape, value:
 def _plain_spectra(module: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
     rest = module.spread, module.bias
     both = module.matrices_of()
-    return frequencies(unit, module.activation, both, rest, module.torus, output_shape, TRANSFORMS[module.fourier])
+    return frequencies(unit, module.activation, both, rest, module.fft_size, output_shape, TRANSFORMS[module.fourier])

@@ -13,7 +13,7 @@ from fastlip.nn.applications.frequency import largest_singular_value
 
 
 class SpectralConvolution(Plain):
-    """IDFT(Q_k DFT(x)_k) + bias with transforms of size ``torus``, for images, or volumes, of one size.
+    """IDFT(Q_k DFT(x)_k) + bias with transforms of size ``fft_size``, for images, or volumes, of one size.
 
     spectrum: (frequencies of rfft2 or rfftn, groups, cout / groups, cin / groups, 2), real and imaginary parts (no
     complex parameter, which ``module.to(dtype)`` would truncate). fourier: ``"fft"``, or ``"matrices"``: the
@@ -25,7 +25,7 @@ class SpectralConvolution(Plain):
     spectrum: Tensor
     bias: Tensor | None
     image: tuple[int, ...]
-    torus: tuple[int, ...]
+    fft_size: tuple[int, ...]
     groups: int
     fourier: str
 
@@ -33,7 +33,7 @@ class SpectralConvolution(Plain):
         """The matrices of the transforms, in double precision."""
         if self.fourier != "fft":
             make = transforms.of_images if len(self.image) == 2 else transforms.of_volumes
-            for name, table in make(self.image, self.torus).items():
+            for name, table in make(self.image, self.fft_size).items():
                 self.register_buffer(name, table)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,15 +56,15 @@ class SpectralConvolution(Plain):
 
     def by_fft(self, x: Tensor, spectrum: Tensor) -> Tensor:
         """Q * x with complex transforms."""
-        (height, width), columns = self.torus, self.torus[1] // 2 + 1
-        X = torch.fft.rfft2(x, s=self.torus).flatten(-2).unflatten(-2, (self.groups, -1))
+        (height, width), columns = self.fft_size, self.fft_size[1] // 2 + 1
+        X = torch.fft.rfft2(x, s=self.fft_size).flatten(-2).unflatten(-2, (self.groups, -1))
         Y = torch.einsum("fgoi,...gif->...gof", torch.view_as_complex(spectrum), X)
         y = torch.fft.irfft2(Y.flatten(-3, -2).unflatten(-1, (height, columns)), s=(height, width))
         return y.narrow(-2, 0, self.image[0]).narrow(-1, 0, self.image[1])
 
     def by_matrices(self, x: Tensor, spectrum: Tensor) -> Tensor:
         """Q * x with real matrices; comments give the last axes, where 2 stands for real and imaginary parts."""
-        (height, _), (rows, columns) = self.image, (self.torus[0], self.torus[1] // 2 + 1)
+        (height, _), (rows, columns) = self.image, (self.fft_size[0], self.fft_size[1] // 2 + 1)
         inner = spectrum.dtype
         dtype = torch.float64 if self.fourier == "matrices64" else inner
         X = x.to(dtype) @ self.get_buffer("across").to(dtype)
@@ -79,11 +79,11 @@ class SpectralConvolution(Plain):
 
     def of_volumes(self, x: Tensor, spectrum: Tensor) -> Tensor:
         """Q * x for volumes, with complex transforms or with real matrices."""
-        axes, sizes = (-3, -2, -1), (*self.torus[:-1], self.torus[-1] // 2 + 1)
+        axes, sizes = (-3, -2, -1), (*self.fft_size[:-1], self.fft_size[-1] // 2 + 1)
         if self.fourier == "fft":
-            X = torch.fft.rfftn(x, s=self.torus, dim=axes).flatten(-3).unflatten(-2, (self.groups, -1))
+            X = torch.fft.rfftn(x, s=self.fft_size, dim=axes).flatten(-3).unflatten(-2, (self.groups, -1))
             Y = torch.einsum("fgoi,...gif->...gof", torch.view_as_complex(spectrum), X)
-            y = torch.fft.irfftn(Y.flatten(-3, -2).unflatten(-1, sizes), s=self.torus, dim=axes)
+            y = torch.fft.irfftn(Y.flatten(-3, -2).unflatten(-1, sizes), s=self.fft_size, dim=axes)
             for axis, side in zip(axes, self.image, strict=True):
                 y = y.narrow(axis, 0, side)
             return y
@@ -108,5 +108,5 @@ class SpectralConvolution(Plain):
 
     def roundings(self, input_shape: Shape) -> float:
         """Complex sums along rows and columns, over the channels, and back."""
-        lengths = *self.torus, *self.torus, self.spectrum.shape[3]
+        lengths = *self.fft_size, *self.fft_size, self.spectrum.shape[3]
         return PASSES * sum(math.sqrt(2 * length) for length in lengths)

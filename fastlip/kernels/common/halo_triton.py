@@ -1,7 +1,7 @@
-"""Triton passes over channels-last images and the frames that circular convolutions read around them.
+"""Triton passes over channels-last images and the halos that circular convolutions read around them.
 
-A program computes a tile of pixels × channels of the framed result: each of its pixels reads the pixel of the image
-that it repeats. So the frame costs no pass of its own, what lies in it is computed again, and no program reads what
+A program computes a tile of pixels × channels of the extended result: each of its pixels reads the pixel of the image
+that it repeats. So the halo costs no pass of its own, what lies in it is computed again, and no program reads what
 another one writes.
 """
 
@@ -19,20 +19,20 @@ from fastlip.kernels.common.padding import Pads
 
 _ELEMENTS = 2048  # of a program's tile
 SUMS = ("p_sums", "p_products")  # names of pointers to sums
-_GEOMETRY = ("height", "width", "framed_height", "framed_width", "left", "top", "shift_y", "shift_x")
+_GEOMETRY = ("height", "width", "extended_height", "extended_width", "left", "top", "shift_y", "shift_x")
 
 
 @triton.jit
 def source_pixels(
-    o_pixel, pixels, height, width, framed_height, framed_width, left, top, shift_y, shift_x, FRAMED: tl.constexpr
+    o_pixel, pixels, height, width, extended_height, extended_width, left, top, shift_y, shift_x, HALO: tl.constexpr
 ):
-    """The pixel of the image at each pixel of the framed image, and whether that lies within: its own."""
-    if FRAMED:
-        row = o_pixel // framed_width
-        image = row // framed_height
-        framed_x, framed_y = o_pixel - row * framed_width, row - image * framed_height
-        y, x = (framed_y + shift_y) % height, (framed_x + shift_x) % width
-        inside = (framed_y - top == y) & (framed_x - left == x) & (o_pixel < pixels)
+    """The pixel of the image at each pixel of the extended image, and whether that lies within: its own."""
+    if HALO:
+        row = o_pixel // extended_width
+        image = row // extended_height
+        extended_x, extended_y = o_pixel - row * extended_width, row - image * extended_height
+        y, x = (extended_y + shift_y) % height, (extended_x + shift_x) % width
+        inside = (extended_y - top == y) & (extended_x - left == x) & (o_pixel < pixels)
         return (image.to(tl.int64) * height + y) * width + x, inside
     return o_pixel.to(tl.int64), o_pixel < pixels
 
@@ -49,27 +49,27 @@ def widened(value):
     return value if value.dtype == tl.float64 else value.to(tl.float32)
 
 
-def partial_sums(image: Tensor, frame: Pads, *count: int) -> Tensor:
+def partial_sums(image: Tensor, halo: Pads, *count: int) -> Tensor:
     """Memory for the sums per channel of each program, or for so many kinds of them: in at least float32."""
-    shape = *count, triton.cdiv(_framed_pixels(image, frame), tile(image.shape[1])[0]), image.shape[1]
+    shape = *count, triton.cdiv(_extended_pixels(image, halo), tile(image.shape[1])[0]), image.shape[1]
     return image.new_empty(shape, dtype=torch.promote_types(image.dtype, torch.float32))
 
 
-def launch(kernel: triton.JITFunction, image: Tensor, frame: Pads, *pointers: Tensor, **constants: int) -> None:
-    """Runs a kernel of this form over the framed form of an image."""
-    left, right, top, bottom = frame
+def launch(kernel: triton.JITFunction, image: Tensor, halo: Pads, *pointers: Tensor, **constants: int) -> None:
+    """Runs a kernel of this form over the extended form of an image."""
+    left, right, top, bottom = halo
     _, channels, height, width = image.shape
-    pixels, (step, count) = _framed_pixels(image, frame), tile(channels)
+    pixels, (step, count) = _extended_pixels(image, halo), tile(channels)
     geometry = height, width, top + height + bottom, left + width + right, left, top, -top % height, -left % width
     triton_launch.launch(
         kernel, (triton.cdiv(pixels, step), triton.cdiv(channels, 16 * count)), image.device,
         *pointers, pixels, channels, (channels // 2 + 7) // 8, *geometry,
-        FRAMED=any(frame), PIXELS=step, BYTES=count, **constants,
+        HALO=any(halo), PIXELS=step, BYTES=count, **constants,
     )  # fmt: skip
 
 
-def _framed_pixels(image: Tensor, frame: Pads) -> int:
-    left, right, top, bottom = frame
+def _extended_pixels(image: Tensor, halo: Pads) -> int:
+    left, right, top, bottom = halo
     n, _, height, width = image.shape
     return n * (top + height + bottom) * (left + width + right)
 

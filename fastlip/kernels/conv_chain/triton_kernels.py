@@ -1,6 +1,6 @@
 """The chain's passes in Triton; the convolutions are cuDNN's, on channels-last images.
 
-Each program makes a tile of the framed result (``halo_triton.py``). A bit mask has whole bytes for each pixel,
+Each program makes a tile of the extended result (``halo_triton.py``). A bit mask has whole bytes for each pixel,
 eight pairs of channels each. Sixteen-bit numbers are added, compared and summed in float32, and rounded once.
 """
 
@@ -34,27 +34,29 @@ def _load(p_z, p_bias, p_residual, o_row, o_channel, mask, BIAS: tl.constexpr, R
 
 
 @triton.jit
-def _store(p_y, p_framed, value, o_row, o_framed, o_channel, mask, inside, PLAIN: tl.constexpr, FRAMED: tl.constexpr):
+def _store(
+    p_y, p_extended, value, o_row, o_extended, o_channel, mask, inside, PLAIN: tl.constexpr, HALO: tl.constexpr
+):
     if PLAIN:
         tl.store(p_y + o_row + o_channel, value, mask=mask & inside)
-    if FRAMED:
-        tl.store(p_framed + o_framed + o_channel, value, mask=mask)
+    if HALO:
+        tl.store(p_extended + o_extended + o_channel, value, mask=mask)
 
 
 @triton.jit
 def _activate_kernel(
-    p_z, p_bias, p_residual, p_y, p_framed, p_mask, pixels, channels, mask_bytes,
-    height, width, framed_height, framed_width, left, top, shift_y, shift_x,
-    ACTIVATION: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, PLAIN: tl.constexpr, FRAMED: tl.constexpr,
+    p_z, p_bias, p_residual, p_y, p_extended, p_mask, pixels, channels, mask_bytes,
+    height, width, extended_height, extended_width, left, top, shift_y, shift_x,
+    ACTIVATION: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, PLAIN: tl.constexpr, HALO: tl.constexpr,
     PIXELS: tl.constexpr, BYTES: tl.constexpr,
 ):  # fmt: skip
     """y = activation(z + bias), or activation(residual - z)."""
     o_pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     source, inside = source_pixels(
-        o_pixel, pixels, height, width, framed_height, framed_width, left, top, shift_y, shift_x, FRAMED
+        o_pixel, pixels, height, width, extended_height, extended_width, left, top, shift_y, shift_x, HALO
     )
     m_pixel, m_inside = (o_pixel < pixels)[:, None], inside[:, None]
-    o_row, o_framed = (source * channels)[:, None], (o_pixel.to(tl.int64) * channels)[:, None]
+    o_row, o_extended = (source * channels)[:, None], (o_pixel.to(tl.int64) * channels)[:, None]
     first = tl.program_id(1) * BYTES
     o_pair = first * 8 + tl.arange(0, 8 * BYTES)[None, :]
     pairs = channels // 2
@@ -80,31 +82,31 @@ def _activate_kernel(
         tl.store(p_mask + (source * mask_bytes)[:, None] + o_byte, tl.sum(bits, 2).to(tl.uint8), mask=m_byte)
         high, low = tl.where(swap, b, a), tl.where(swap, a, b)
         if ACTIVATION == 2:
-            _store(p_y, p_framed, high, o_row, o_framed, o_a, m_a, m_inside, PLAIN, FRAMED)
-            _store(p_y, p_framed, low, o_row, o_framed, o_b, m_b, m_inside, PLAIN, FRAMED)
+            _store(p_y, p_extended, high, o_row, o_extended, o_a, m_a, m_inside, PLAIN, HALO)
+            _store(p_y, p_extended, low, o_row, o_extended, o_b, m_b, m_inside, PLAIN, HALO)
         else:
             both = tl.reshape(tl.join(high, low), (PIXELS, 16 * BYTES))
-            _store(p_y, p_framed, both, o_row, o_framed, o_channel, m_both, m_inside, PLAIN, FRAMED)
+            _store(p_y, p_extended, both, o_row, o_extended, o_channel, m_both, m_inside, PLAIN, HALO)
     else:
         if ACTIVATION == 3:
             both = tl.where(both < 0, 0, both)  # NaN stays NaN
-        _store(p_y, p_framed, both, o_row, o_framed, o_channel, m_both, m_inside, PLAIN, FRAMED)
+        _store(p_y, p_extended, both, o_row, o_extended, o_channel, m_both, m_inside, PLAIN, HALO)
 
 
 @triton.jit
 def _deactivate_kernel(
-    p_gradient, p_mask, p_y, p_framed, p_sums, pixels, channels, mask_bytes,
-    height, width, framed_height, framed_width, left, top, shift_y, shift_x,
-    ACTIVATION: tl.constexpr, SUMS: tl.constexpr, PLAIN: tl.constexpr, FRAMED: tl.constexpr,
+    p_gradient, p_mask, p_y, p_extended, p_sums, pixels, channels, mask_bytes,
+    height, width, extended_height, extended_width, left, top, shift_y, shift_x,
+    ACTIVATION: tl.constexpr, SUMS: tl.constexpr, PLAIN: tl.constexpr, HALO: tl.constexpr,
     PIXELS: tl.constexpr, BYTES: tl.constexpr,
 ):  # fmt: skip
     """The pairs swapped back; sums is (programs, channels), of the pixels of each program."""
     o_pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     source, inside = source_pixels(
-        o_pixel, pixels, height, width, framed_height, framed_width, left, top, shift_y, shift_x, FRAMED
+        o_pixel, pixels, height, width, extended_height, extended_width, left, top, shift_y, shift_x, HALO
     )
     m_pixel, m_inside = (o_pixel < pixels)[:, None], inside[:, None]
-    o_row, o_framed = (source * channels)[:, None], (o_pixel.to(tl.int64) * channels)[:, None]
+    o_row, o_extended = (source * channels)[:, None], (o_pixel.to(tl.int64) * channels)[:, None]
     first = tl.program_id(1) * BYTES
     o_pair = first * 8 + tl.arange(0, 8 * BYTES)[None, :]
     pairs = channels // 2
@@ -122,8 +124,8 @@ def _deactivate_kernel(
         high = widened(tl.load(p_gradient + o_row + o_a, mask=m_a, other=0))
         low = widened(tl.load(p_gradient + o_row + o_b, mask=m_b, other=0))
         a, b = tl.where(swap, low, high), tl.where(swap, high, low)
-        _store(p_y, p_framed, a, o_row, o_framed, o_a, m_a, m_inside, PLAIN, FRAMED)
-        _store(p_y, p_framed, b, o_row, o_framed, o_b, m_b, m_inside, PLAIN, FRAMED)
+        _store(p_y, p_extended, a, o_row, o_extended, o_a, m_a, m_inside, PLAIN, HALO)
+        _store(p_y, p_extended, b, o_row, o_extended, o_b, m_b, m_inside, PLAIN, HALO)
         if SUMS:
             o_pair = tl.reshape(o_pair, (8 * BYTES,))
             sum_a, sum_b = tl.sum(tl.where(m_inside, a, 0), 0), tl.sum(tl.where(m_inside, b, 0), 0)
@@ -137,7 +139,7 @@ def _deactivate_kernel(
             high, low = tl.split(tl.reshape(both, (PIXELS, 8 * BYTES, 2)))
             a, b = tl.where(swap, low, high), tl.where(swap, high, low)
             both = tl.reshape(tl.join(a, b), (PIXELS, 16 * BYTES))
-        _store(p_y, p_framed, both, o_row, o_framed, o_channel, m_both, m_inside, PLAIN, FRAMED)
+        _store(p_y, p_extended, both, o_row, o_extended, o_channel, m_both, m_inside, PLAIN, HALO)
         if SUMS:
             o_sum = first * 16 + tl.arange(0, 16 * BYTES)
             tl.store(p_sum + o_sum, tl.sum(tl.where(m_inside, both, 0), 0), mask=o_sum < channels)
@@ -154,74 +156,74 @@ class Passes:
         """Why these passes cannot run on the device of x; empty if they can."""
         return triton_launch.why_not(x, _activate_kernel)
 
-    def with_halo(self, x: Tensor, frame: Pads) -> Tensor:
-        """x with its frame."""
-        return self.activate(x, None, None, "none", frame, False)[1] if any(frame) else x
+    def with_halo(self, x: Tensor, halo: Pads) -> Tensor:
+        """x with its halo."""
+        return self.activate(x, None, None, "none", halo, False)[1] if any(halo) else x
 
     def activate(
-        self, z: Tensor, bias: Tensor | None, residual: Tensor | None, pairing: str, frame: Pads, keep: bool
+        self, z: Tensor, bias: Tensor | None, residual: Tensor | None, pairing: str, halo: Pads, keep: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """y = maxmin(z + bias) or maxmin(residual - z), y with its frame, and the bits; y only if it is to be kept.
+        """y = maxmin(z + bias) or maxmin(residual - z), y with its halo, and the bits; y only if it is to be kept.
 
-        The pairing may be "relu" here. Without a frame y takes the place of z; with one, other programs read z still.
+        The pairing may be "relu" here. Without a halo y takes the place of z; with one, other programs read z still.
         """
         shape = mask_shape(z, z.shape[1], "none" if pairing == "relu" else pairing, "triton")
         mask = torch.empty(shape, dtype=torch.uint8, device=z.device)
-        framed = images.empty_with_halo(z, frame) if any(frame) else z
-        y = torch.empty_like(z) if keep and any(frame) else z
+        extended = images.empty_with_halo(z, halo) if any(halo) else z
+        y = torch.empty_like(z) if keep and any(halo) else z
         launch(
-            _activate_kernel, z, frame, z, *(z if other is None else other for other in (bias, residual)),
-            y, framed, mask, ACTIVATION=ACTIVATIONS[pairing], BIAS=bias is not None, RESIDUAL=residual is not None,
-            PLAIN=keep or not any(frame),
+            _activate_kernel, z, halo, z, *(z if other is None else other for other in (bias, residual)),
+            y, extended, mask, ACTIVATION=ACTIVATIONS[pairing], BIAS=bias is not None, RESIDUAL=residual is not None,
+            PLAIN=keep or not any(halo),
         )  # fmt: skip
-        return y, framed, mask
+        return y, extended, mask
 
     layer = layers.separately
 
     def deactivate(
-        self, gradient: Tensor, mask: Tensor, pairing: str, frame: Pads, keep: bool, sums: bool
+        self, gradient: Tensor, mask: Tensor, pairing: str, halo: Pads, keep: bool, sums: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient before MaxMin (only if kept), the same with its frame, its sums per channel (if wanted)."""
-        framed = images.empty_with_halo(gradient, frame) if any(frame) else torch.empty_like(gradient)
-        plain = torch.empty_like(gradient) if keep and any(frame) else framed
-        parts = partial_sums(gradient, frame) if sums else gradient.new_empty(0)
+        """The gradient before MaxMin (only if kept), the same with its halo, its sums per channel (if wanted)."""
+        extended = images.empty_with_halo(gradient, halo) if any(halo) else torch.empty_like(gradient)
+        plain = torch.empty_like(gradient) if keep and any(halo) else extended
+        parts = partial_sums(gradient, halo) if sums else gradient.new_empty(0)
         launch(
-            _deactivate_kernel, gradient, frame, gradient, mask, plain, framed, parts,
-            ACTIVATION=ACTIVATIONS[pairing], SUMS=sums, PLAIN=keep or not any(frame),
+            _deactivate_kernel, gradient, halo, gradient, mask, plain, extended, parts,
+            ACTIVATION=ACTIVATIONS[pairing], SUMS=sums, PLAIN=keep or not any(halo),
         )  # fmt: skip
-        return plain, framed, parts.sum(0) if sums else parts
+        return plain, extended, parts.sum(0) if sums else parts
 
 
 _kernels = layers.Kernels(Passes())
 supports, conv_chain_forward, conv_chain_backward = _kernels.supports, _kernels.forward, _kernels.backward
-_ACTIVATE = ("p_z", "p_bias", "p_residual", "p_y", "p_framed", "p_mask")
-_DEACTIVATE = ("p_gradient", "p_mask", "p_y", "p_framed", "p_sums")
+_ACTIVATE = ("p_z", "p_bias", "p_residual", "p_y", "p_extended", "p_mask")
+_DEACTIVATE = ("p_gradient", "p_mask", "p_y", "p_extended", "p_sums")
 AOT = [
     made
     for dtype in _DTYPES.values()
     for channels in ((16, 64) if dtype == "fp32" else (64,))
     for activation in (1, 2, 3)
-    for framed in (False, True)
+    for extended in (False, True)
     for made in (
         compilation(
             _activate_kernel, dtype, _ACTIVATE, channels,
-            ACTIVATION=activation, BIAS=True, RESIDUAL=False, PLAIN=True, FRAMED=framed,
+            ACTIVATION=activation, BIAS=True, RESIDUAL=False, PLAIN=True, HALO=extended,
         ),
         compilation(
             _deactivate_kernel, dtype, _DEACTIVATE, channels,
-            ACTIVATION=activation % 3, SUMS=True, PLAIN=True, FRAMED=framed,
+            ACTIVATION=activation % 3, SUMS=True, PLAIN=True, HALO=extended,
         ),
     )
 ] + [
     compilation(
         _activate_kernel, "fp32", _ACTIVATE, 64, ACTIVATION=activation, BIAS=False, RESIDUAL=True, PLAIN=True,
-        FRAMED=False,
+        HALO=False,
     )
     for activation in (0, 1)
 ] + [
     # A halo alone: Passes.with_halo.
     compilation(
-        _activate_kernel, dtype, _ACTIVATE, 64, ACTIVATION=0, BIAS=False, RESIDUAL=False, PLAIN=False, FRAMED=True
+        _activate_kernel, dtype, _ACTIVATE, 64, ACTIVATION=0, BIAS=False, RESIDUAL=False, PLAIN=False, HALO=True
     )
     for dtype in _DTYPES.values()
 ]  # fmt: skip

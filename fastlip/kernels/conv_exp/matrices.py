@@ -12,8 +12,10 @@ from fastlip.kernels.spectral_conv.api import own_frequencies
 from fastlip.kernels.spectral_conv.frequencies import Size, kernel_spectrum, kernel_spectrum_adjoint
 
 
-def forward(series: Series, x: Tensor, bias: Tensor | None, keep: bool) -> tuple[Tensor, list[Tensor]]:
-    """y; there is nothing else to be kept."""
+def forward(
+    series: Series, x: Tensor, bias: Tensor | None, keep: bool, training: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """y, the same in training; there is nothing else to be kept."""
     size = x.shape[2], x.shape[3]
     Q = torch.cat([polynomial(K, series.coefficients) for K in _matrices(series, size)])
     return native.spectral_conv_forward(x, Q, bias, size, 1), []

@@ -44,9 +44,7 @@ def conv_exp_forward(
     """y, and if they are to be kept the sums of Horner's rule that are neither x nor y, innermost first."""
     x = x.contiguous(memory_format=images.LAST)
     series = Series(kernel, coefficients, *from_numbers(tuple(numbers)))
-    if form == "taps":
-        return taps.forward(series, x, bias, keep, keep and not exact)
-    return _FORMS[form].forward(series, x, bias, keep)
+    return _FORMS[form].forward(series, x, bias, keep, keep and not exact)
 
 
 def conv_exp_backward(

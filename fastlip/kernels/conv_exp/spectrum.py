@@ -12,8 +12,10 @@ from fastlip.kernels.spectral_conv import native
 from fastlip.kernels.spectral_conv.frequencies import Size, kernel_spectrum, kernel_spectrum_adjoint
 
 
-def forward(series: Series, x: Tensor, bias: Tensor | None, keep: bool) -> tuple[Tensor, list[Tensor]]:
-    """y, and if they are to be kept the sums of Horner's rule."""
+def forward(
+    series: Series, x: Tensor, bias: Tensor | None, keep: bool, training: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """y, and if they are to be kept the sums of Horner's rule; the same in training."""
     (K, size), coefficients = _matrices(series, x), series.coefficients
     sums, outermost = [], x
     for outermost in _sums(x, K, size, coefficients):

@@ -20,14 +20,14 @@ from fastlip.kernels.sdp_residual import layer
 
 @triton.jit
 def _relu_backward_kernel(
-    p_v, p_h, p_scale, p_u, p_framed, p_sums, p_products, pixels, channels, mask_bytes,
-    height, width, framed_height, framed_width, left, top, shift_y, shift_x,
-    FRAMED: tl.constexpr, PIXELS: tl.constexpr, BYTES: tl.constexpr,
+    p_v, p_h, p_scale, p_u, p_extended, p_sums, p_products, pixels, channels, mask_bytes,
+    height, width, extended_height, extended_width, left, top, shift_y, shift_x,
+    HALO: tl.constexpr, PIXELS: tl.constexpr, BYTES: tl.constexpr,
 ):  # fmt: skip
-    """u = -scale v where h > 0, framed or not; the sums of u and of -v h over the pixels of each program."""
+    """u = -scale v where h > 0, extended or not; the sums of u and of -v h over the pixels of each program."""
     o_pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     source, inside = source_pixels(
-        o_pixel, pixels, height, width, framed_height, framed_width, left, top, shift_y, shift_x, FRAMED
+        o_pixel, pixels, height, width, extended_height, extended_width, left, top, shift_y, shift_x, HALO
     )
     o_channel = tl.program_id(1) * 16 * BYTES + tl.arange(0, 16 * BYTES)
     m_channel = o_channel < channels
@@ -37,8 +37,8 @@ def _relu_backward_kernel(
     h = widened(tl.load(p_h + o_source, mask=mask, other=0))
     scale = widened(tl.load(p_scale + o_channel, mask=m_channel, other=0))
     u = tl.where(h > 0, -scale[None, :] * v, 0)
-    if FRAMED:
-        tl.store(p_framed + (o_pixel.to(tl.int64) * channels)[:, None] + o_channel[None, :], u, mask=mask)
+    if HALO:
+        tl.store(p_extended + (o_pixel.to(tl.int64) * channels)[:, None] + o_channel[None, :], u, mask=mask)
     else:
         tl.store(p_u + o_source, u, mask=mask)
     o_sum = tl.program_id(0).to(tl.int64) * channels + o_channel
@@ -56,24 +56,24 @@ class Passes(conv_chain.Passes):
         bias: Tensor,
         geometry: ConvGeometry,
         size: tuple[int, int],
-        frame: Pads,
+        halo: Pads,
         keep: bool,
         training: bool,
     ) -> tuple[Tensor, Tensor]:
-        """h = relu(W * image + bias), only if it is to be kept, and h with its frame."""
+        """h = relu(W * image + bias), only if it is to be kept, and h with its halo."""
         z = images.convolve(image, weight, geometry)
-        h, framed, _ = self.activate(z, bias, None, "relu", frame, keep)
-        return h, framed
+        h, extended, _ = self.activate(z, bias, None, "relu", halo, keep)
+        return h, extended
 
-    def relu_backward(self, v: Tensor, h: Tensor, scale: Tensor, frame: Pads) -> tuple[Tensor, Tensor, Tensor]:
-        """u = -scale v where h > 0, with its frame, and per channel the sums of u and of -v h."""
-        framed = images.empty_with_halo(v, frame) if any(frame) else v
-        parts = partial_sums(v, frame, 2)
+    def relu_backward(self, v: Tensor, h: Tensor, scale: Tensor, halo: Pads) -> tuple[Tensor, Tensor, Tensor]:
+        """u = -scale v where h > 0, with its halo, and per channel the sums of u and of -v h."""
+        extended = images.empty_with_halo(v, halo) if any(halo) else v
+        parts = partial_sums(v, halo, 2)
         # With four warps, ptxas spills float64 on sm_120.
         warps = 8 if v.dtype == torch.float64 else 4
-        launch(_relu_backward_kernel, v, frame, v, h, scale, v, framed, *parts, num_warps=warps)
+        launch(_relu_backward_kernel, v, halo, v, h, scale, v, extended, *parts, num_warps=warps)
         u_sum, product_sum = parts.sum(1)
-        return framed, u_sum, product_sum
+        return extended, u_sum, product_sum
 
     def second(
         self,
@@ -93,9 +93,9 @@ class Passes(conv_chain.Passes):
 
 _kernels = layer.Kernels(Passes())
 supports, sdp_residual_forward, sdp_residual_backward = _kernels.supports, _kernels.forward, _kernels.backward
-_POINTERS = ("p_v", "p_h", "p_scale", "p_u", "p_framed", "p_sums", "p_products")
+_POINTERS = ("p_v", "p_h", "p_scale", "p_u", "p_extended", "p_sums", "p_products")
 AOT = [
-    compilation(_relu_backward_kernel, dtype, _POINTERS, channels, FRAMED=framed)
+    compilation(_relu_backward_kernel, dtype, _POINTERS, channels, HALO=extended)
     for dtype, channels in (("fp32", 16), ("fp32", 64), ("fp64", 64), ("fp16", 64), ("bf16", 64))
-    for framed in (False, True)
+    for extended in (False, True)
 ]

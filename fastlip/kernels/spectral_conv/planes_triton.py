@@ -105,28 +105,28 @@ def _synthesize_kernel(
     tl.store(p_y + o_image, y, mask=mask)
 
 
-def fits(torus: Size, dtype: torch.dtype) -> bool:
+def fits(fft_size: Size, dtype: torch.dtype) -> bool:
     """Whether a transform of this size runs here."""
-    return dtype == torch.float32 and max(torus) <= tables.PLANE
+    return dtype == torch.float32 and max(fft_size) <= tables.PLANE
 
 
-def analyse(x: Tensor, torus: Size, weighted: bool, dtype: torch.dtype, precision: str) -> Tensor:
-    """The spectrum of the images x, at the origin of the torus."""
+def analyse(x: Tensor, fft_size: Size, weighted: bool, dtype: torch.dtype, precision: str) -> Tensor:
+    """The spectrum of the images x, at the origin of an image of the FFT size."""
     n, channels, height, width = x.shape
-    matrices, places = tables.planes(torus, weighted, x.device)
-    spectrum = x.new_empty(2, count_frequencies(torus), n, channels, dtype=dtype)
+    matrices, places = tables.planes(fft_size, weighted, x.device)
+    spectrum = x.new_empty(2, count_frequencies(fft_size), n, channels, dtype=dtype)
     triton_launch.launch(
         _analyse_kernel, (n * triton.cdiv(channels, _ANALYSED),), x.device, matrices, places, x, spectrum,
-        n, channels, height, width, own_frequencies(torus), spectrum.shape[1], *strides(x),
+        n, channels, height, width, own_frequencies(fft_size), spectrum.shape[1], *strides(x),
         SIDE=tables.PLANE, CHANNELS=_ANALYSED, PRECISION=precision, num_warps=_WARPS,
     )  # fmt: skip
     return spectrum
 
 
-def synthesize(spectrum: Tensor, torus: Size, y: Tensor, last: Finish, weighted: bool, precision: str) -> None:
+def synthesize(spectrum: Tensor, fft_size: Size, y: Tensor, last: Finish, weighted: bool, precision: str) -> None:
     """Writes the images y of a spectrum, and what follows them."""
     n, channels, height, width = y.shape
-    matrices, places = tables.planes(torus, weighted, y.device)
+    matrices, places = tables.planes(fft_size, weighted, y.device)
     triton_launch.launch(
         _synthesize_kernel, (n * triton.cdiv(channels, _SYNTHESIZED),), y.device, matrices, places, spectrum,
         *last.tensors(matrices), y, last.factor, n, channels, height, width, *strides(y), **last.constants(),

@@ -69,22 +69,22 @@ def _product_kernel(
     tl.store(p_result + c_part, im, mask=m_row & m_column)
 
 
-def supports(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> str:
+def supports(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, groups: int) -> str:
     """Empty, or why these kernels cannot run."""
-    if len(torus) != 2:
+    if len(fft_size) != 2:
         return VOLUMES
     if x.dtype not in _DTYPES and x.dtype not in _SIXTEEN_BITS:
         return f"no kernel for dtype {x.dtype}"
     return "there are no channels" if 0 in Q.shape else triton_launch.why_not(x, _product_kernel)
 
 
-def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, torus: Size, groups: int) -> Tensor:
+def spectral_conv_forward(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, groups: int) -> Tensor:
     """IDFT(Q DFT(x)) + bias."""
-    last, torus = dense_format(x), (torus[0], torus[1])
+    last, fft_size = dense_format(x), (fft_size[0], fft_size[1])
     y = torch.empty((x.shape[0], Q.shape[1], *x.shape[2:]), dtype=x.dtype, device=x.device, memory_format=last)
     if x.shape[0] > 0:
-        X = _analyse(x, torus, False, REAL[Q.dtype])
-        _synthesize(_mix(X, Q, groups, adjoint=False), torus, y, Finish(bias), True)
+        X = _analyse(x, fft_size, False, REAL[Q.dtype])
+        _synthesize(_mix(X, Q, groups, adjoint=False), fft_size, y, Finish(bias), True)
     return y
 
 
@@ -113,69 +113,69 @@ def spectral_conv_fixed(
     y = empty_images(x, outputs, channels_last)
     if 0 in (*x.shape, outputs):
         return y
-    torus = fft_size[0], fft_size[1]
-    X = _analyse(x, torus, False, panels.dtype)
+    fft_size = fft_size[0], fft_size[1]
+    X = _analyse(x, fft_size, False, panels.dtype)
     Y = X.new_empty(*X.shape[:3], outputs)
     matrices = panels.stride(0), panels.stride(1), 0, panels.stride(2), panels.stride(3)
     strides = _spectrum(X, 1), matrices, _spectrum(Y, 1)
     _multiply(X, panels, Y, (x.shape[0], outputs, x.shape[1]), 1, strides, 1, 1)
     if residual is not None:
         residual = residual.contiguous(memory_format=dense_format(y))
-    _synthesize(Y, torus, y, Finish(bias, residual, activation, factor), True)
+    _synthesize(Y, fft_size, y, Finish(bias, residual, activation, factor), True)
     return y
 
 
 def spectral_conv_backward(
-    gradient: Tensor, x: Tensor, Q: Tensor, torus: Size, groups: int, wanted: list[bool]
+    gradient: Tensor, x: Tensor, Q: Tensor, fft_size: Size, groups: int, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, Q and the bias; those that are not wanted are empty."""
-    dtype, torus = REAL[Q.dtype], (torus[0], torus[1])
+    dtype, fft_size = REAL[Q.dtype], (fft_size[0], fft_size[1])
     x_gradient, Q_gradient, bias_gradient = empty_gradients(x, Q, wanted)
     if x.shape[0] == 0:
         return x_gradient, Q_gradient.zero_(), bias_gradient.zero_()
-    Y = _analyse(gradient, torus, True, dtype)
+    Y = _analyse(gradient, fft_size, True, dtype)
     if wanted[2]:  # at frequency 0
-        bias_gradient = torus[0] * torus[1] * Y[0, 0].sum(0)
+        bias_gradient = fft_size[0] * fft_size[1] * Y[0, 0].sum(0)
     if wanted[1]:
-        Q_gradient = _outer(Y, _analyse(x, torus, False, dtype), groups)
+        Q_gradient = _outer(Y, _analyse(x, fft_size, False, dtype), groups)
     if wanted[0]:
-        _synthesize(_mix(Y, Q, groups, adjoint=True), torus, x_gradient, Finish(), False)
+        _synthesize(_mix(Y, Q, groups, adjoint=True), fft_size, x_gradient, Finish(), False)
     return x_gradient, Q_gradient, bias_gradient
 
 
-def _analyse(x: Tensor, torus: Size, weighted: bool, dtype: torch.dtype) -> Tensor:
+def _analyse(x: Tensor, fft_size: Size, weighted: bool, dtype: torch.dtype) -> Tensor:
     """The spectrum of x in this type; weighted: the adjoint of the synthesis, with its weights and its division."""
     n, channels, height, width = x.shape
     x = x.contiguous(memory_format=dense_format(x))
-    if torus[0] * torus[1] <= tables.SMALL:
-        table = tables.transform(torus, (height, width), weighted, dtype, x.device)
+    if fft_size[0] * fft_size[1] <= tables.SMALL:
+        table = tables.transform(fft_size, (height, width), weighted, dtype, x.device)
         spectrum = x.new_empty(2, table.shape[0] // 2, n, channels, dtype=dtype)
         strides = _image_strides(x), spectrum, (n * channels, channels, 1)
         matrix_triton.transform(table, x, *strides, n, channels, Finish(), _precision(x.device, dtype))
         return spectrum
-    if planes.fits(torus, dtype):
-        return planes.analyse(x, torus, weighted, dtype, _precision(x.device, dtype))
-    X = torch.view_as_real(torch.fft.rfft2(x.to(dtype), s=torus)).flatten(2, 3).permute(3, 2, 0, 1)
-    X = X.index_select(1, tables.positions(torus, x.device))
-    return X * tables.weights(torus, dtype, x.device)[:, None, None] if weighted else X
+    if planes.fits(fft_size, dtype):
+        return planes.analyse(x, fft_size, weighted, dtype, _precision(x.device, dtype))
+    X = torch.view_as_real(torch.fft.rfft2(x.to(dtype), s=fft_size)).flatten(2, 3).permute(3, 2, 0, 1)
+    X = X.index_select(1, tables.positions(fft_size, x.device))
+    return X * tables.weights(fft_size, dtype, x.device)[:, None, None] if weighted else X
 
 
-def _synthesize(spectrum: Tensor, torus: Size, y: Tensor, last: Finish, weighted: bool) -> None:
+def _synthesize(spectrum: Tensor, fft_size: Size, y: Tensor, last: Finish, weighted: bool) -> None:
     """Writes y and what follows it; without weights this is the adjoint of the analysis."""
     n, channels, height, width = y.shape
     dtype = spectrum.dtype
-    if torus[0] * torus[1] <= tables.SMALL:
-        table = tables.transform(torus, (height, width), weighted, dtype, y.device).T
+    if fft_size[0] * fft_size[1] <= tables.SMALL:
+        table = tables.transform(fft_size, (height, width), weighted, dtype, y.device).T
         strides = (n * channels, channels, 1), y, _image_strides(y)
         matrix_triton.transform(table, spectrum, *strides, n, channels, last, _precision(y.device, dtype))
         return
-    if planes.fits(torus, dtype):
-        planes.synthesize(spectrum, torus, y, last, weighted, _precision(y.device, dtype))
+    if planes.fits(fft_size, dtype):
+        planes.synthesize(spectrum, fft_size, y, last, weighted, _precision(y.device, dtype))
         return
-    parts = spectrum.index_select(1, tables.sources(torus, y.device))
-    parts *= tables.factors(torus, weighted, dtype, y.device)[:, :, None, None]
+    parts = spectrum.index_select(1, tables.sources(fft_size, y.device))
+    parts *= tables.factors(fft_size, weighted, dtype, y.device)[:, :, None, None]
     Y = torch.complex(parts[0], parts[1])
-    whole = torch.fft.irfft2(Y.permute(1, 2, 0).unflatten(2, (torus[0], -1)), s=torus)
+    whole = torch.fft.irfft2(Y.permute(1, 2, 0).unflatten(2, (fft_size[0], -1)), s=fft_size)
     finish_triton.finish(whole, y, last)
 
 

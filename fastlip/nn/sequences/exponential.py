@@ -21,22 +21,22 @@ class SOCConv1d(OneRow, SOCConv2d):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps.
-        stride: step between two outputs.
-        padding: ``"same"``, or the number of entries that equals it.
-        dilation: distance of two taps.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"zeros"`` or ``"circular"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
-        exponential: ``"series"`` or ``"spectral"``.
-        terms: T, 1 to 16.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), or the number of entries that equals it.
+        dilation: distance of two taps; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"zeros"`` or ``"circular"``; default None: zeros, circular with ``"spectral"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
+        exponential: ``"series"`` (default) or ``"spectral"``.
+        terms: T, 1 to 16; default 4.
         eval_terms: T in eval mode; None: ``terms``.
         max_norm: the largest norm of L; None: min(0.8 sqrt(kernel_size), 2.8).
-        recompute: True keeps x alone for the backward, for more convolutions there.
-        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`SOCConv2d`;
-            True is 1. For in_channels = out_channels and stride 1 only.
+        recompute: True keeps x alone for the backward, for more convolutions there; default False.
+        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`SOCConv2d`; True
+            is 1; default False. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; ceil(l / stride) entries.
     Parameters: ``raw_weight`` (c, c / groups, 1, kernel_size) with c = max(in_channels * stride, out_channels),

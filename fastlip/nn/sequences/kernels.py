@@ -23,17 +23,17 @@ class AOCConv1d(OneRow, AOCConv2d):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps.
-        stride: step between two outputs.
-        padding: ``"same"``, ``"valid"``, or the number of entries added on each side.
-        dilation: distance of two taps.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
-        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`AOCConv2d`;
-            True is 1. For in_channels = out_channels and stride 1 only.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), ``"valid"``, or the number of entries added on each side.
+        dilation: distance of two taps; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
+        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`AOCConv2d`; True
+            is 1; default False. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; "same" gives ceil(l /
     stride). Parameters: ``raw_matrix`` and ``raw_bases`` as in :class:`AOCConv2d`, ``bias`` (out_channels).
@@ -96,18 +96,18 @@ class AOLConv1d(OneRow, AOLConv2d):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps.
-        stride: step between two outputs.
-        padding: ``"same"``, ``"valid"``, or the number of entries added on each side.
-        dilation: distance of two taps.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
-        epsilon: a number added to r, at least 0.
-        quasi_residual: s: an identity is added before the weight is rescaled, as in :class:`AOLConv2d`;
-            True is 1. For in_channels = out_channels and stride 1 only.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), ``"valid"``, or the number of entries added on each side.
+        dilation: distance of two taps; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
+        epsilon: a number added to r, at least 0; default 0.0.
+        quasi_residual: s: an identity is added before the weight is rescaled, as in :class:`AOLConv2d`; True is 1;
+            default False. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; "same" keeps l. Parameters:
     ``raw_weight`` (out_channels, in_channels / groups, 1, kernel_size), ``bias`` (out_channels). ``weight`` is P,
@@ -170,17 +170,17 @@ class BCOPConv1d(OneRow, BCOPConv2d):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps.
-        stride: step between two outputs.
-        padding: ``"same"``, ``"valid"``, or the number of entries added on each side.
-        dilation: distance of two taps.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
-        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`BCOPConv2d`;
-            True is 1. For in_channels = out_channels and stride 1 only.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), ``"valid"``, or the number of entries added on each side.
+        dilation: distance of two taps; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
+        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`BCOPConv2d`; True
+            is 1; default False. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; "same" keeps l. Parameters:
     ``raw_matrices`` (groups, kernel_size, c, c) with c = max(in_channels, out_channels) / groups, ``bias``

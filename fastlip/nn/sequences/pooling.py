@@ -139,7 +139,7 @@ class AdaptiveL2NormPool1d(WholeModule):
     pooling before a dense head. The gradient of an all-zero window is 0.
 
     Args:
-        output_size: o, the length of the output.
+        output_size: o, the length of the output; default 1.
 
     Shapes: (n, c, l) or (c, l) with l of at least the output's length.
 

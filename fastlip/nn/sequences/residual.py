@@ -24,18 +24,18 @@ class CPLConv1d(OneRow, CPLConv2d):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps.
-        stride: step between two outputs.
-        padding: ``"same"``.
-        dilation: distance of two taps.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"zeros"`` or ``"circular"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default).
+        dilation: distance of two taps; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"zeros"`` (default) or ``"circular"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
         inner_channels: rows of W; None: ``width``.
         recompute: True keeps half as much for the backward; None: only for kernels of one tap.
-        training_sigma: ``"bound"``, or ``"power"``: a power iteration in train mode.
+        training_sigma: ``"bound"`` (default), or ``"power"``: a power iteration in train mode.
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; ceil(l / stride) entries.
     Parameters: ``kernel`` (inner_channels, width / groups, 1, kernel_size) with width = max(in_channels * stride,
@@ -97,18 +97,18 @@ class SLLConv1d(OneRow, SLLConv2d):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps.
-        stride: step between two outputs.
-        padding: ``"same"``.
-        dilation: distance of two taps.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"zeros"`` or ``"circular"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default).
+        dilation: distance of two taps; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"zeros"`` (default) or ``"circular"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
         inner_channels: rows of W; None: ``width``.
         recompute: True keeps half as much for the backward; None: only for kernels of one tap.
-        epsilon: a number added to T, at least 0.
+        epsilon: a number added to T, at least 0; default 0.0.
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; ceil(l / stride) entries.
     Parameters: ``kernel`` (inner_channels, width / groups, 1, kernel_size) with width = max(in_channels * stride,
@@ -170,16 +170,16 @@ class SandwichConv1d(OneRow, SandwichConv2d):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps.
-        stride: step between two outputs.
-        padding: ``"same"``, or the number of entries that equals it.
-        dilation: distance of two taps; 1 where stride exceeds 1.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
-        activation: sigma: ``"relu"``, ``"softplus"`` or ``"tanh"``.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), or the number of entries that equals it.
+        dilation: distance of two taps; 1 where stride exceeds 1; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
+        activation: sigma: ``"relu"`` (default), ``"softplus"`` or ``"tanh"``.
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; ceil(l / stride) entries.
     Parameters: ``raw_weight`` (out_channels, (out_channels + in_channels * stride) / groups, 1, ceil(kernel_size /

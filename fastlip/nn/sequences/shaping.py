@@ -16,7 +16,7 @@ class PixelUnshuffle1d(WholeModule):
     at its end.
 
     Args:
-        downscale_factor: f, the number of neighbours.
+        downscale_factor: f, the number of neighbours; default 2.
 
     Shapes: (n, c, l) or (c, l).
 
@@ -46,7 +46,7 @@ class PixelShuffle1d(WholeModule):
     """Moves each f channels into neighbours, (n, c f, l) -> (n, c, l f): undoes PixelUnshuffle1d. An isometry.
 
     Args:
-        upscale_factor: f, a divisor of the number of channels.
+        upscale_factor: f, a divisor of the number of channels; default 2.
 
     Shapes: (n, c f, l) or (c f, l).
 

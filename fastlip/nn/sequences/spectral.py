@@ -23,18 +23,18 @@ class BROConv1d(OneRow, BROConv2d):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps.
-        stride: step between two outputs.
-        padding: ``"same"``, or the number of entries that equals it.
-        dilation: distance of two taps; 1 where stride exceeds 1.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
-        rank: n, an int from 1 to m, or a fraction of m.
-        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`BROConv2d`;
-            True is 1. For in_channels = out_channels and stride 1 only.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), or the number of entries that equals it.
+        dilation: distance of two taps; 1 where stride exceeds 1; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
+        rank: n, an int from 1 to m, or a fraction of m; default 0.125.
+        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`BROConv2d`; True
+            is 1; default False. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; ceil(l / stride) entries.
     Parameters: ``raw_weight`` (groups * m, n, 1, ceil(kernel_size / stride)) with m = max(out_channels, in_channels *
@@ -96,17 +96,17 @@ class CayleyConv1d(OneRow, CayleyConv2d):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps.
-        stride: step between two outputs.
-        padding: ``"same"``, or the number of entries that equals it.
-        dilation: distance of two taps; 1 where stride exceeds 1.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), or the number of entries that equals it.
+        dilation: distance of two taps; 1 where stride exceeds 1; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
         quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`CayleyConv2d`;
-            True is 1. For in_channels = out_channels and stride 1 only.
+            True is 1; default False. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; ceil(l / stride) entries.
     Parameters: ``raw_weight`` (out_channels, in_channels / groups * stride, 1, ceil(kernel_size / stride)), ``alpha``
@@ -167,19 +167,19 @@ class LOTConv1d(OneRow, LOTConv2d):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps.
-        stride: step between two outputs.
-        padding: ``"same"``, or the number of entries that equals it.
-        dilation: distance of two taps; 1 where stride exceeds 1.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), or the number of entries that equals it.
+        dilation: distance of two taps; 1 where stride exceeds 1; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
         ridge: with ``steps``, the published code's function, see :class:`LOTConv2d`; None: exact.
-        steps: number of its Newton steps.
-        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`LOTConv2d`;
-            True is 1. For in_channels = out_channels and stride 1 only.
+        steps: number of its Newton steps; None if ``ridge`` is None.
+        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`LOTConv2d`; True
+            is 1; default False. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, l) or (in_channels, l) to the shapes of ``torch.nn.Conv1d``; ceil(l / stride) entries.
     Parameters: ``raw_weight`` (out_channels, in_channels / groups * stride, 1, ceil(kernel_size / stride)), ``bias``

@@ -22,19 +22,19 @@ class AOLConv3d(Volumes, AOLConv2d):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps along each axis, (depth, height, width).
-        stride: step between two outputs.
-        padding: ``"same"``, ``"valid"``, or the number of entries added on each side.
-        dilation: distance of two taps.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``: what computes r; the
-            convolution is torch's.
-        epsilon: a number added to r, at least 0.
-        quasi_residual: s: an identity is added before the weight is rescaled, as in :class:`AOLConv2d`;
-            True is 1. For in_channels = out_channels and stride 1 only.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), ``"valid"``, or the number of entries added on each side.
+        dilation: distance of two taps; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``: what computes r; the convolution
+            is torch's.
+        epsilon: a number added to r, at least 0; default 0.0.
+        quasi_residual: s: an identity is added before the weight is rescaled, as in :class:`AOLConv2d`; True is 1;
+            default False. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, d, h, w) or (in_channels, d, h, w) to the shapes of ``torch.nn.Conv3d``; "same" keeps the
     sides. Parameters: ``raw_weight`` (out_channels, in_channels / groups, *kernel_size), ``bias`` (out_channels).

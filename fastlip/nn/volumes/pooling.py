@@ -139,7 +139,7 @@ class AdaptiveL2NormPool3d(WholeModule):
     ``output_size=1`` is a global pooling before a dense head. The gradient of an all-zero window is 0.
 
     Args:
-        output_size: o, (depth, height, width) of the output, or one int for all.
+        output_size: o, (depth, height, width) of the output, or one int for all; default 1.
 
     Shapes: (n, c, d, h, w) or (c, d, h, w), with sides of at least the output's.
 

@@ -24,19 +24,19 @@ class CPLConv3d(Volumes, CPLConv2d):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps along each axis, (depth, height, width).
-        stride: step between two outputs.
-        padding: ``"same"``.
-        dilation: distance of two taps.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"zeros"`` or ``"circular"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"`` or ``"reference"``, which are the same: ``"native"`` and ``"triton"`` raise ValueError in
-            forward.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default).
+        dilation: distance of two taps; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"zeros"`` (default) or ``"circular"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default) or ``"reference"``, which are the same: ``"native"`` and ``"triton"`` raise
+            ValueError in forward.
         inner_channels: rows of W; None: ``width``.
         recompute: as in :class:`CPLConv2d`; without effect here.
-        training_sigma: ``"bound"``, or ``"power"``: a power iteration in train mode.
+        training_sigma: ``"bound"`` (default), or ``"power"``: a power iteration in train mode.
 
     Shapes: (n, in_channels, d, h, w) or (in_channels, d, h, w) to out_channels and ceil(side / stride).
     Parameters: ``kernel`` (inner_channels, width / groups, *kernel_size) with width = max(in_channels * stride^3,
@@ -101,19 +101,19 @@ class SLLConv3d(Volumes, SLLConv2d):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps along each axis, (depth, height, width).
-        stride: step between two outputs.
-        padding: ``"same"``.
-        dilation: distance of two taps.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"zeros"`` or ``"circular"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"`` or ``"reference"``: T has kernels under ``"auto"``, the residual map has none, so that
-            ``"native"`` and ``"triton"`` raise ValueError in forward.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default).
+        dilation: distance of two taps; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"zeros"`` (default) or ``"circular"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default) or ``"reference"``: T has kernels under ``"auto"``, the residual map has none,
+            so that ``"native"`` and ``"triton"`` raise ValueError in forward.
         inner_channels: rows of W; None: ``width``.
         recompute: as in :class:`SLLConv2d`; without effect here.
-        epsilon: a number added to T, at least 0.
+        epsilon: a number added to T, at least 0; default 0.0.
 
     Shapes: (n, in_channels, d, h, w) or (in_channels, d, h, w) to out_channels and ceil(side / stride).
     Parameters: ``kernel`` (inner_channels, width / groups, *kernel_size) with width = max(in_channels * stride^3,

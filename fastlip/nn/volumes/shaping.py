@@ -19,7 +19,8 @@ class PixelUnshuffle3d(WholeModule):
     zeros at its end.
 
     Args:
-        downscale_factor: (fd, fh, fw), the sides of a block, or one int for all. (1, 2, 2) keeps a video's frames.
+        downscale_factor: (fd, fh, fw), the sides of a block, or one int for all. (1, 2, 2) keeps a video's frames;
+            default 2.
 
     Shapes: (n, c, d, h, w) or (c, d, h, w).
 
@@ -51,7 +52,8 @@ class PixelShuffle3d(WholeModule):
     It undoes :class:`PixelUnshuffle3d`, as ``torch.nn.PixelShuffle`` does in two dimensions.
 
     Args:
-        upscale_factor: (fd, fh, fw), the sides of a block, or one int for all; their product divides the channels.
+        upscale_factor: (fd, fh, fw), the sides of a block, or one int for all; their product divides the channels;
+            default 2.
 
     Shapes: (n, c fd fh fw, d, h, w) or (c fd fh fw, d, h, w).
 

@@ -24,20 +24,20 @@ class BROConv3d(Volumes, BROConv2d):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps along each axis, (depth, height, width).
-        stride: step between two outputs.
-        padding: ``"same"``, or the numbers of entries that equal it.
-        dilation: distance of two taps; 1 where stride exceeds 1.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"`` or ``"reference"``: the Fourier transforms of volumes have no kernels, the orthogonal
-            matrices have under ``"auto"``. ``"native"`` and ``"triton"`` raise ValueError in forward, except for
-            kernels of one tap.
-        rank: n, an int from 1 to m, or a fraction of m.
-        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`BROConv2d`;
-            True is 1. For in_channels = out_channels and stride 1 only.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), or the numbers of entries that equal it.
+        dilation: distance of two taps; 1 where stride exceeds 1; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default) or ``"reference"``: the Fourier transforms of volumes have no kernels, the
+            orthogonal matrices have under ``"auto"``. ``"native"`` and ``"triton"`` raise ValueError in forward,
+            except for kernels of one tap.
+        rank: n, an int from 1 to m, or a fraction of m; default 0.125.
+        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`BROConv2d`; True
+            is 1; default False. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, d, h, w) or (in_channels, d, h, w) to out_channels and ceil(side / stride).
     Parameters: ``raw_weight`` (groups * m, n, *ceil(kernel_size / stride)) with m = max(out_channels, in_channels *
@@ -103,19 +103,19 @@ class CayleyConv3d(Volumes, CayleyConv2d):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps along each axis, (depth, height, width).
-        stride: step between two outputs.
-        padding: ``"same"``, or the numbers of entries that equal it.
-        dilation: distance of two taps; 1 where stride exceeds 1.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"`` or ``"reference"``: the Fourier transforms of volumes have no kernels, the Cayley
-            transforms have under ``"auto"``. ``"native"`` and ``"triton"`` raise ValueError in forward, except for
-            kernels of one tap.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), or the numbers of entries that equal it.
+        dilation: distance of two taps; 1 where stride exceeds 1; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default) or ``"reference"``: the Fourier transforms of volumes have no kernels, the
+            Cayley transforms have under ``"auto"``. ``"native"`` and ``"triton"`` raise ValueError in forward, except
+            for kernels of one tap.
         quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`CayleyConv2d`;
-            True is 1. For in_channels = out_channels and stride 1 only.
+            True is 1; default False. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, d, h, w) or (in_channels, d, h, w) to out_channels and ceil(side / stride).
     Parameters: ``raw_weight`` (out_channels, in_channels / groups * stride^3, *ceil(kernel_size / stride)), ``alpha``
@@ -180,21 +180,21 @@ class LOTConv3d(Volumes, LOTConv2d):
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: number of taps along each axis, (depth, height, width).
-        stride: step between two outputs.
-        padding: ``"same"``, or the numbers of entries that equal it.
-        dilation: distance of two taps; 1 where stride exceeds 1.
-        groups: number of groups of channels.
-        bias: whether a bias is added.
-        padding_mode: ``"circular"`` or ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
-        backend: ``"auto"`` or ``"reference"``: the Fourier transforms of volumes have no kernels, the orthogonal
-            matrices have under ``"auto"``. ``"native"`` and ``"triton"`` raise ValueError in forward, except for
-            kernels of one tap.
+        stride: step between two outputs; default 1.
+        padding: ``"same"`` (default), or the numbers of entries that equal it.
+        dilation: distance of two taps; 1 where stride exceeds 1; default 1.
+        groups: number of groups of channels; default 1.
+        bias: whether a bias is added; default True.
+        padding_mode: ``"circular"`` (default) or ``"zeros"``.
+        device: of the parameters; default None: torch's default device.
+        dtype: of the parameters; default None: torch's default dtype.
+        backend: ``"auto"`` (default) or ``"reference"``: the Fourier transforms of volumes have no kernels, the
+            orthogonal matrices have under ``"auto"``. ``"native"`` and ``"triton"`` raise ValueError in forward,
+            except for kernels of one tap.
         ridge: with ``steps``, the published code's function, see :class:`LOTConv2d`; None: exact.
-        steps: number of its Newton steps.
-        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`LOTConv2d`;
-            True is 1. For in_channels = out_channels and stride 1 only.
+        steps: number of its Newton steps; None if ``ridge`` is None.
+        quasi_residual: s: an identity is added before the weight is made orthogonal, as in :class:`LOTConv2d`; True
+            is 1; default False. For in_channels = out_channels and stride 1 only.
 
     Shapes: (n, in_channels, d, h, w) or (in_channels, d, h, w) to out_channels and ceil(side / stride).
     Parameters: ``raw_weight`` (out_channels, in_channels / groups * stride^3, *ceil(kernel_size / stride)), ``bias``
