@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -42,7 +43,27 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             raise _named(failures[0], path) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        # On a read-only file system this fails even if there is no such file, and would hide the error and its path.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Raises, before long work, the error that :func:`write_atomically` would raise after it.
+
+    Args:
+        path: file that is to be written. Neither it nor anything else in its folder is changed.
+
+    Raises:
+        OSError: no such folder, no permission, a read-only file system, or no room for an empty file; ``filename``
+            is path.
+    """
+    probe = Path(os.path.realpath(path)).with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        io.FileIO(probe, "xb").close()
+        probe.unlink()
+    except OSError as error:
+        raise _named(error, path) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -48,6 +49,7 @@ def load(path: str | Path, *, device: str = "cpu", backend: Backend | Literal[""
 
     Raises:
         CheckpointError: (a ValueError) a missing, damaged or foreign file, which the message names.
+        TypeError: a path that is no name of a file.
         ValueError: a device or backend that cannot be used.
 
     Example:
@@ -69,6 +71,7 @@ def card(path: str | Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: (a ValueError) a missing, damaged or foreign file, which the message names.
+        TypeError: a path that is no name of a file.
 
     Example:
         >>> fastlip.hub.card("no-such-run")
@@ -90,6 +93,7 @@ def read(path: str | Path, device: str | None = None, backend: Backend | Literal
 
     Raises:
         CheckpointError: (a ValueError) a missing, damaged or foreign file, which the message names.
+        TypeError: a path that is no name of a file.
 
     Example:
         >>> fastlip.hub.read("nowhere")
@@ -97,6 +101,8 @@ def read(path: str | Path, device: str | None = None, backend: Backend | Literal
         ...
         fastlip.training.archives.CheckpointError: nowhere: ...
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path: got {type(path).__name__}, expected the name of a run folder or checkpoint")
     path = Path(path).expanduser()
     recipe, data, state = RunFolder.at(path).load_run()
     moved: dict[str, Any] = {name: value for name, value in (("device", device), ("backend", backend)) if value}

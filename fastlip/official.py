@@ -54,6 +54,7 @@ def load_official(
     Raises:
         ValueError: an unknown method; entries that are missing, unexpected or of another shape, by name; an image
             size that the published network does not take.
+        TypeError: a state_dict that is none, such as the name of a file.
 
     Example:
         >>> names = "FirstConv", *(f"Block{i}.0" for i in range(1, 6)), "ClassificationHead.0"
@@ -66,6 +67,9 @@ def load_official(
     _check_method(method)
     if image_size < 1 or image_size % 2**_BLOCKS:
         raise ValueError(f"image_size={image_size}: expected a multiple of {2**_BLOCKS}")
+    if not isinstance(state_dict, Mapping):
+        kind = type(state_dict).__name__
+        raise TypeError(f"state_dict: got {kind}, expected a dict of tensors, such as torch.load(file) gives")
     layers = _group(state_dict)
     width, layers_per_block = read_sizes(state_dict)
     model = published_conv_net(

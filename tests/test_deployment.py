@@ -136,6 +136,17 @@ def test_onnx_tells_what_is_known_of_its_network(tmp_path):
     assert session.get_inputs()[0].shape == ["n", *SHAPE]
 
 
+@pytest.mark.parametrize("method", ["aol", "cayley"])
+def test_a_batch_has_at_least_one_image(method, tmp_path):
+    """The page on deployment says so. Should torch accept empty batches one day, the page and this test change."""
+    model = network(method)
+    fastlip.export(model, tmp_path / "net.pt")
+    net = torch.load(tmp_path / "net.pt", weights_only=False)
+    assert net(torch.rand(1, *SHAPE)).shape == (1, 10)
+    with pytest.raises(RuntimeError):
+        net(torch.rand(0, *SHAPE))
+
+
 def test_nothing_is_certain_of_values_that_are_not_finite(tmp_path):
     fastlip.export(network("aol"), tmp_path / "net.pt", radius=True)
     net = torch.load(tmp_path / "net.pt", weights_only=False)

@@ -10,7 +10,8 @@ import threading
 import pytest
 import torch
 
-from fastlip._files import printable, read_json, write_atomically, write_json, write_text
+from fastlip import _files
+from fastlip._files import printable, read_json, require_writable, write_atomically, write_json, write_text
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path):
@@ -79,6 +80,36 @@ def test_a_full_disk_names_the_file(tmp_path):
     assert run.stdout == "kept.pt File too large\n" * 3, run.stderr
     assert os.listdir(tmp_path) == ["kept.pt"]
     assert (tmp_path / "kept.pt").read_bytes() == b"before"
+
+
+@pytest.fixture
+def read_only(monkeypatch):
+    """A file system that cannot be written to: making and removing files fails, whether or not they are there."""
+
+    def refuse(path, *arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(_files.io, "FileIO", refuse)
+    monkeypatch.setattr(_files.Path, "unlink", refuse)
+
+
+@pytest.mark.usefixtures("read_only")
+@pytest.mark.parametrize("write", [lambda path: write_text(path, "a"), require_writable])
+def test_a_read_only_folder_names_the_file_and_no_temporary_one(tmp_path, write):
+    with pytest.raises(OSError, match="Read-only file system") as caught:
+        write(tmp_path / "a.txt")
+    assert (caught.value.filename, caught.value.errno) == (str(tmp_path / "a.txt"), errno.EROFS)
+
+
+def test_asking_whether_a_file_can_be_written_changes_nothing(tmp_path):
+    (tmp_path / "a.txt").write_text("before")
+    require_writable(tmp_path / "a.txt")
+    require_writable(tmp_path / "b.txt")
+    assert os.listdir(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "before"
+    with pytest.raises(FileNotFoundError) as caught:
+        require_writable(tmp_path / "none" / "a.txt")
+    assert caught.value.filename == str(tmp_path / "none" / "a.txt")
 
 
 def test_missing_folders_and_other_things_are_named(tmp_path):

@@ -20,6 +20,17 @@ def conv_net(method="aol", **options):
     return fastlip.models.lip_conv_net(method, image_size=options.pop("image_size", 8), **options)
 
 
+def batches(**options):
+    images = fastlip.data.digits().train
+    return fastlip.data.Batches(images, **{"divisor": 16, "batch_size": 32, **options})
+
+
+def of_nan(net):
+    net = copy.deepcopy(net)
+    torch.nn.init.constant_(next(net.parameters()), torch.nan)
+    return net
+
+
 OFFSET = fastlip.losses.OffsetCrossEntropy
 # What is built or computed without a network: the call, and what its message has to say.
 ALONE = {
@@ -71,6 +82,42 @@ ALONE = {
     ),
     "a run that is not there": (lambda: fastlip.hub.load("nowhere"), "nowhere: no such checkpoint"),
     "a state dict of something else": (lambda: fastlip.load_official({}, "aol"), "state_dict: got no entry"),
+    "an offset as text": (lambda: OFFSET("1"), "offset='1': expected a number, got str"),
+    "a temperature as text": (lambda: OFFSET(1.0, "0.25"), "temperature='0.25': expected a number, got str"),
+    "alpha as text": (lambda: fastlip.losses.HKR(alpha="0.5"), "alpha='0.5': expected a number, got str"),
+    "a radius of EMMA as text": (lambda: fastlip.losses.EMMA("1"), "radius='1': expected a number, got str"),
+    "labels for scores": (
+        lambda: OFFSET(1.0)(Y, X[:, :, 0, 0]),
+        "scores: got torch.int64, expected a floating-point",
+    ),
+    "a one-hot of other classes": (lambda: OFFSET(1.0)(X[:, 0, 0], torch.eye(4, 5)), "labels: got shape (4, 5)"),
+    "a batch of no images": (lambda: batches(batch_size=0), "batch_size=0: expected a positive number"),
+    "a divisor of 0": (lambda: batches(divisor=0), "divisor=0: expected a positive number"),
+    "a number for a pattern": (lambda: fastlip.models.list_models(3), "pattern=3: expected a str, got int"),
+    "a number for a run": (lambda: fastlip.hub.load(3), "path: got int, expected the name of a run folder"),
+    "a number for a card": (lambda: fastlip.hub.card(3), "path: got int, expected the name of a run folder"),
+    "a file for weights": (lambda: fastlip.load_official("net.pth", "aol"), "state_dict: got str, expected a dict"),
+    "classes of other weights": (
+        lambda: fastlip.models.create_model("cayley_xs.mnist", pretrained=True, num_classes=100),
+        "num_classes=100: 'cayley_xs.mnist' is trained for num_classes=10",
+    ),
+    "weights that are not there": (
+        lambda: fastlip.models.create_model("cayley_xs.cifar10", pretrained=True),
+        "name='cayley_xs.cifar10': closest are 'cayley_xs.digits'",
+    ),
+    "a constant of 0": (lambda: conv_net(lipschitz=0), "lipschitz=0: expected a positive finite number"),
+    "an example that is a list": (
+        lambda: fastlip.convert(torch.nn.Conv2d(3, 4, 3), example=[X]),
+        "example: got list, expected a tensor, a batch of the model's inputs",
+    ),
+    "an example without a batch": (
+        lambda: fastlip.convert(torch.nn.Conv2d(3, 4, 3), example=X[0]),
+        "example: the model does not run on a batch of shape (2, 8, 8)",
+    ),
+    "a class to convert": (
+        lambda: fastlip.convert(torch.nn.Conv2d, example=X),
+        "model: got type, expected a torch.nn",
+    ),
     "a method to convert to": (
         lambda: fastlip.convert(torch.nn.Linear(2, 2), method="alo", example=X[0, 0, :, :2]),
         "method='alo': allowed are",
@@ -94,6 +141,43 @@ WITH_A_NETWORK = {
     "images that are not numbers": (lambda net: fastlip.certify(net, (X * torch.nan, Y)), "contain NaN or Inf"),
     "a negative radius": (lambda net: fastlip.certify(net, (X, Y), eps=-1), "eps=-1: expected numbers, at least 0"),
     "a radius as text": (lambda net: fastlip.certify(net, (X, Y), eps="0.1"), "eps='0.1': expected a number"),
+    "names for labels": (
+        lambda net: fastlip.certify(net, [(X, ["cat"] * 4)]),
+        "the labels of batch 0 are of type list, expected tensors, numpy arrays or lists of class numbers",
+    ),
+    "None for labels": (lambda net: fastlip.certify(net, [(X, None)]), "are of type NoneType, expected tensors"),
+    "labels as floats": (lambda net: fastlip.certify(net, (X, Y.float())), "expected integers; use labels.long()"),
+    "labels as a column": (lambda net: fastlip.certify(net, (X, Y[:, None])), "one-hot; use labels.squeeze(1)"),
+    "channels last": (lambda net: fastlip.certify(net, (X.movedim(1, 3), Y)), "built for images of (3, 8, 8)"),
+    "the model after the data": (
+        lambda net: fastlip.certify((X, Y), net),
+        "model: got tuple, expected a torch.nn.Mo",
+    ),
+    "labels before images": (lambda net: fastlip.certify(net, (Y, X)), "batch 0 is no pair of images and labels"),
+    "weights for a network": (lambda net: fastlip.audit(net.state_dict(), (3, 8, 8)), "model: got OrderedDict, exp"),
+    "weights that are NaN": (lambda net: fastlip.certify(of_nan(net), (X, Y)), "bias contains NaN or Inf"),
+    "weights that are NaN in a file": (
+        lambda net: fastlip.export(of_nan(net), "net.pt", (3, 8, 8)),
+        "bias contains NaN or Inf",
+    ),
+    "a radius that is NaN": (lambda net: fastlip.certify(net, (X, Y), eps=float("nan")), "eps=nan: expected numbers"),
+    "an attack in capitals": (lambda net: fastlip.attack(net, (X, Y), kind="PGD"), "kind='PGD': allowed are 'pgd'"),
+    "a seed as text": (lambda net: fastlip.attack(net, (X, Y), seed="1"), "seed='1': expected an int or a torch.G"),
+    "bytes to attack": (lambda net: fastlip.attack(net, ((255 * X).byte(), Y)), "such as images.float() / 255"),
+    "a network in training to attack": (
+        lambda net: fastlip.attack(conv_net(width=4), (X, Y)),
+        "is in training mode; call model.eval() first",
+    ),
+    "an accuracy for a certificate": (
+        lambda net: fastlip.export(net, "net.pt", (3, 8, 8), certificate=0.9),
+        "certificate: got float, expected a fastlip Certificate",
+    ),
+    "the file before the network": (lambda net: fastlip.export("net.pt", net), "path: got LipConvNet, expected the"),
+    "no suffix": (lambda net: fastlip.export(net, "net", (3, 8, 8)), "path='net': the suffix '' names no format"),
+    "one image": (lambda net: net(X[0]), "x: got shape (3, 8, 8), expected (n, 3, 8, 8), that of the network's"),
+    "one image, the remedy": (lambda net: net(X[0]), "use x.unsqueeze(0) for one image"),
+    "an array": (lambda net: net(X.numpy()), "x: got ndarray, expected a tensor, such as torch.as_tensor(x)"),
+    "a list of batches": (lambda net: net([X]), "x: got list, expected a tensor"),
     "half precision": (lambda net: fastlip.certify(net, (X, Y), dtype=torch.float16), "dtype=torch.float16: allowed"),
     "an unknown rounding": (lambda net: fastlip.certify(net, (X, Y), rounding="no"), "rounding='no': allowed are"),
     "one bound": (lambda net: fastlip.certify(net, (X, Y), bounds=1), "bounds=1: expected (low, high) or None"),
@@ -158,7 +242,7 @@ def assert_says(call, *arguments, text):
     with pytest.raises((ValueError, TypeError)) as found:
         call(*arguments)
     message = str(found.value)
-    assert text in message
+    assert text in message, message
     assert "\n" not in message
 
 

@@ -122,4 +122,7 @@ def _tensor(index: int, what: str, value: Any) -> Tensor:
         return torch.as_tensor(np.array(value))
     except (TypeError, ValueError, RuntimeError) as error:
         kind = type(value).__name__
-        raise TypeError(f"loader: the {what} of batch {index} are of type {kind}: {error}") from None
+        expected = f"tensors, numpy arrays or {'lists of class numbers' if what == 'labels' else 'lists of images'}"
+        raise TypeError(
+            f"loader: the {what} of batch {index} are of type {kind}, expected {expected}: {error}"
+        ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from torch import nn
 
 import fastlip
 from fastlip import hub
-from fastlip._files import printable
+from fastlip._files import printable, require_writable
 from fastlip.certification.attacks import KINDS, AttackResult, BrokenCertificateWarning
 from fastlip.certification.attacks.result import broken_text
 from fastlip.certification.certificates import Certificate
@@ -82,8 +83,9 @@ def certify(
     if how and attack is None:
         raise click.UsageError(f"--{next(iter(how))} needs --attack")
     recipe, data, model = open_run(run, moved)
+    _check_eps(eps, data)
     report = Report(out) if out else RunFolder.at(run).report(split)
-    report.path.mkdir(parents=True, exist_ok=True)
+    _make_folder(report)
     certificate = certify_split(model, recipe, data, eps, split=split, quiet=as_json)
     figures = describe_certificate(certificate, recipe.method, data, split)
     found = None
@@ -99,6 +101,27 @@ def certify(
         click.echo("\n".join([*lines, *notes, f"report in {printable(report.path)}"]))
     if found is not None and len(found.broken):
         raise click.ClickException(f"{broken_text(found.broken)}; saved in {report.broken}")
+
+
+def _check_eps(eps: Sequence[float], data: Data) -> None:
+    """UsageError for a radius beyond which every image in [0, 1] lies: it was meant in grey levels."""
+    farthest = math.sqrt(math.prod(data.shape))
+    for radius in eps:
+        if radius > farthest:
+            raise click.UsageError(
+                f"--eps {radius:g}: images in [0, 1] are at most {farthest:.3g} apart; {radius:g} grey levels are"
+                f" --eps {radius:g}/255"
+            )
+
+
+def _make_folder(report: Report) -> None:
+    """Makes the folder of a report; UsageError, before any work, if nothing can be written there."""
+    try:
+        report.path.mkdir(parents=True, exist_ok=True)
+        require_writable(report.certificate)
+    except OSError as error:
+        reason = error.strerror or error
+        raise click.UsageError(f"{report.path}: {reason}; --out names another folder for the report") from None
 
 
 @click.command()

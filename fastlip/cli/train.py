@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlip._files import printable
+from fastlip._files import printable, require_writable
 from fastlip.certification.certificates import DEFAULT_EPS
 from fastlip.cli.options import Sections, recipe_options
 from fastlip.training import distributed
@@ -156,8 +156,9 @@ def _run(
     prepare_process(recipe)
     data = data_of(recipe)
     model = model_of(recipe, data)
-    if state is None and world.is_main:
-        RunFolder(folder).claim(recipe)
+    if world.is_main:
+        run = RunFolder(folder)
+        run.claim(recipe) if state is None else require_writable(run.checkpoint)
     training = Training(model, recipe, data, folder, state, world)
     if world.is_main:
         _print_plan(training)

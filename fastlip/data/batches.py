@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -116,6 +117,9 @@ class Batches:
         workers: number of processes of ``torch.utils.data.DataLoader`` that read and augment, each a batch at a time;
             0 uses a thread of this process; default 0.
 
+    Raises:
+        ValueError: a divisor or batch_size that is not positive.
+
     Examples:
         >>> data = fastlip.data.digits()
         >>> batches = fastlip.data.Batches(data.train, data.divisor, batch_size=64)
@@ -140,8 +144,8 @@ class Batches:
         workers: int = 0,
     ):
         self.images = images
-        self.divisor = divisor
-        self.batch_size = batch_size
+        self.divisor = _positive("divisor", divisor)
+        self.batch_size = _positive("batch_size", batch_size)
         self.mean = torch.tensor(mean or 0.0).view(-1, 1, 1)
         self.seed = seed
         self.augmentation = augmentation or Augmentation()
@@ -315,3 +319,10 @@ def _shifted(x: Tensor, most: int, offsets: Tensor) -> Tensor:
     columns = (offsets[1] + torch.arange(w))[:, None, None, :]  # (b, 1, 1, w)
     padded = F.pad(x, (most, most, most, most))
     return padded[torch.arange(b)[:, None, None, None], torch.arange(x.shape[1])[:, None, None], rows, columns]
+
+
+def _positive(name: str, value: Any) -> Any:
+    """The value; ValueError unless it is a number above 0."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}={value!r}: expected a positive number")
+    return value

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fastlip
 from fastlip import exporting
-from fastlip._files import printable, write_atomically, write_json
+from fastlip._files import printable, require_writable, write_atomically, write_json
 from fastlip.certification.certificates import Certificate
 from fastlip.certification.input_norms import InputNorm, require_same
 from fastlip.deployment.checking import check_file
@@ -138,8 +138,8 @@ def export(
 
     With a path: that copy in a file, whose suffix names the format. ``.onnx`` is for any ONNX runtime, ``.pt2`` for
     ``torch.export.load``, ``.pt`` and ``.pth`` for ``torch.load(path, weights_only=False)``. The input is named
-    ``images``, a batch (n, \*input_shape) of any size n of at least 1 (Fourier transforms refuse an empty batch, in
-    MKL and as products in onnxruntime); the outputs are ``logits`` and, if asked for, ``radius``.
+    ``images``, a batch (n, \*input_shape) of any size n of at least 1 (torch and onnxruntime have operators that
+    refuse an empty batch); the outputs are ``logits`` and, if asked for, ``radius``.
     The file is written as a whole or not at all. Before that its content is loaded and run on random samples, an ONNX
     file by onnxruntime if that is installed, and a difference beyond rounding is refused. The file says what is known
     of the network: in ``metadata_props`` of ONNX (keys ``fastlip.lipschitz`` and so on), in the extra file
@@ -314,6 +314,7 @@ def _check_target(path: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
     if path.is_dir():
         raise ValueError(f"path={str(path)!r}: is a folder, expected the name of a file")
+    require_writable(path)
 
 
 def _facts(bounds: tuple[float, float] | None, certificate: Certificate | None) -> dict[str, Any]:

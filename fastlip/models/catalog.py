@@ -41,12 +41,17 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
         pattern: with the wildcards of a shell, such as ``"*bro*"``; default ``"*"``.
         pretrained: whether to list the networks that come with trained weights instead; default False.
 
+    Raises:
+        TypeError: a pattern that is no text.
+
     Example:
         >>> fastlip.models.list_models("*bro*")
         ['bro_net', 'plain_bro_net']
         >>> fastlip.models.list_models("cayley*", pretrained=True)
         ['cayley_xs.digits', 'cayley_xs.mnist']
     """
+    if not isinstance(pattern, str):
+        raise TypeError(f"pattern={pattern!r}: expected a str, got {type(pattern).__name__}")
     if pretrained:
         return pretrained_names(pattern)
     twins = [f"{PLAIN}{name}" for name, model in MODELS.items() if model.twin]

@@ -46,6 +46,8 @@ class Chain(nn.Sequential):
         """The modules of the sequence, one after the other."""
         if isinstance(x, fx.Proxy):
             return super().forward(x)
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x: got {type(x).__name__}, expected a tensor, such as torch.as_tensor(x)")
         modules: list[Any] = list(self)
         position = 0
         with _lending.lent(self) if self.training and _lending.may_lend(x) else _ALONE:

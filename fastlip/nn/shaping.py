@@ -44,9 +44,12 @@ class ZeroChannelPad(WholeModule):
         if isinstance(x, fx.Proxy) and (call := recorded_here(self, ZeroChannelPad.forward, x)) is not None:
             return call
         shape = self.input_shape
-        if shape and x.dim() == len(shape) + 1 and x.shape[1:] != shape:
+        if shape and x.dim() in (len(shape), len(shape) + 1) and x.shape[1:] != shape:
             expected = ", ".join(map(str, shape))
-            raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, {expected}), that of the network's images")
+            how = "; use x.unsqueeze(0) for one image" if x.shape == shape else ""
+            raise ValueError(
+                f"x: got shape {tuple(x.shape)}, expected (n, {expected}), that of the network's images{how}"
+            )
         missing = self.channels - x.shape[1]
         if missing < 0:
             raise ValueError(f"channels={self.channels}: expected at least the {x.shape[1]} channels of x")

@@ -40,10 +40,10 @@ def percent(group: Group, name: str) -> str:
 
 
 def constant(lipschitz: float | None) -> str:
-    """An audited constant: with seven decimals where it is near 1."""
+    """An audited constant: with seven decimals unless it is large, so that it is not shown below the bound."""
     if lipschitz is None:
         return NO_FIGURE
-    return f"{lipschitz:.7f}" if lipschitz < 2 else f"{lipschitz:.3g}"
+    return f"{lipschitz:.7f}" if lipschitz < 100 else f"{lipschitz:.3g}"
 
 
 def _number(name: str, form: str, scale: float = 1.0) -> Callable[[Group], str]:

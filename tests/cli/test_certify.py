@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import errno
 import json
+import os
 import sys
 
 import pytest
@@ -111,7 +113,7 @@ def test_without_matplotlib_the_plot_is_left_out_with_a_note(cli, trained, monke
 def test_wrong_options_of_a_report_are_one_line(cli, trained, tmp_path):
     assert_one_line(cli("certify", trained, "--steps=3"), "--steps needs --attack", 2)
     assert_one_line(cli("certify", trained, "--attack=fgsm"), "'--attack'", 2)
-    assert_one_line(cli("certify", trained, "--out", trained / "log.csv"), "log.csv: File exists")
+    assert_one_line(cli("certify", trained, "--out", trained / "log.csv"), "log.csv: File exists; --out", 2)
     assert not (trained / "certify-test").exists()
 
 
@@ -129,3 +131,28 @@ def test_a_missing_run_is_one_line(cli):
 def test_a_wrong_radius_is_one_line(cli, trained):
     assert_one_line(cli("certify", trained, "--eps=1/0"), "is not a number or a fraction", 2)
     assert_one_line(cli("certify", trained, "--eps=-1"), "is not positive", 2)
+    assert_one_line(cli("certify", trained, "--eps=36"), "--eps 36/255", 2)  # images of 8x8 pixels: 8 apart
+    assert_one_line(cli("certify", trained, "--eps=8.1"), "images in [0, 1] are at most 8 apart", 2)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(cli, trained, tmp_path, monkeypatch):
+    import fastlip.cli.evaluate
+    import fastlip.cli.train
+    import fastlip.deployment.exported
+
+    def refuse(path):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    def work(*arguments, **options):
+        raise AssertionError("began to work")
+
+    for module in (fastlip.cli.evaluate, fastlip.cli.train, fastlip.deployment.exported):
+        monkeypatch.setattr(module, "require_writable", refuse)
+    monkeypatch.setattr(fastlip, "certify", work)
+    monkeypatch.setattr(fastlip.exporting, "export", work)
+    monkeypatch.setattr("fastlip.training.loop.Training", work)
+    refused = "run/certify-test: Read-only file system; --out names another folder"
+    assert_one_line(cli("certify", trained), refused, 2)
+    assert_one_line(cli("export", trained, "--out", "net.pt"), "net.pt: Read-only file system")
+    assert_one_line(cli("train", "--resume", "--out", trained), "checkpoint.pt: Read-only file system")
+    assert not (tmp_path / "net.pt").exists()
