@@ -17,7 +17,7 @@ from fastlip.kernels.common import triton_launch
 from fastlip.kernels.common.checks import VOLUMES
 from fastlip.kernels.spectral_conv import finish_triton, matrix_triton, tables
 from fastlip.kernels.spectral_conv import planes_triton as planes
-from fastlip.kernels.spectral_conv.api import dense_format, empty_gradients, empty_images
+from fastlip.kernels.spectral_conv.api import dense, dense_format, empty_gradients, empty_images
 from fastlip.kernels.spectral_conv.finish_triton import Finish
 from fastlip.kernels.spectral_conv.fixed import in_planes
 from fastlip.kernels.spectral_conv.frequencies import Size
@@ -146,8 +146,10 @@ def spectral_conv_backward(
 def _analyse(x: Tensor, torus: Size, weighted: bool, dtype: torch.dtype) -> Tensor:
     """The spectrum of x in this type; weighted: the adjoint of the synthesis, with its weights and its division."""
     n, channels, height, width = x.shape
-    x = x.contiguous(memory_format=dense_format(x))
-    if torus[0] * torus[1] <= tables.SMALL:
+    small = torus[0] * torus[1] <= tables.SMALL
+    # torch.fft has no transform of 16 bits in float32.
+    x = dense(x, x.dtype if small or planes.fits(torus, dtype) else dtype)
+    if small:
         table = tables.transform(torus, (height, width), weighted, dtype, x.device)
         spectrum = x.new_empty(2, table.shape[0] // 2, n, channels, dtype=dtype)
         strides = _image_strides(x), spectrum, (n * channels, channels, 1)
@@ -155,7 +157,7 @@ def _analyse(x: Tensor, torus: Size, weighted: bool, dtype: torch.dtype) -> Tens
         return spectrum
     if planes.fits(torus, dtype):
         return planes.analyse(x, torus, weighted, dtype, _precision(x.device, dtype))
-    X = torch.view_as_real(torch.fft.rfft2(x.to(dtype), s=torus)).flatten(2, 3).permute(3, 2, 0, 1)
+    X = torch.view_as_real(torch.fft.rfft2(x, s=torus)).flatten(2, 3).permute(3, 2, 0, 1)
     X = X.index_select(1, tables.positions(torus, x.device))
     return X * tables.weights(torus, dtype, x.device)[:, None, None] if weighted else X
 
