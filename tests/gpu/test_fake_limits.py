@@ -16,6 +16,7 @@ import fastlip
 from fastlip import nn as lip
 from fastlip import ops, testing
 from fastlip.kernels.common import capture
+from fastlip.kernels.common import gpu as limits
 from fastlip.kernels.common.case import Case
 from fastlip.kernels.common.dispatch import registered
 from fastlip.kernels.spectral_conv import tables
@@ -144,6 +145,18 @@ def test_a_gpu_that_is_too_old_runs_the_reference():
         pytest.raises(ValueError, match=r"fake GPU has compute capability 7.5, kernels need 8.0"),
     ):
         ops.maxmin(torch.randn(4, 8), backend="triton")
+
+
+@inside
+def test_where_triton_cannot_launch_the_reference_runs(monkeypatch):
+    monkeypatch.setattr(limits, "triton_cannot_launch", lambda: "no C compiler")
+    with watch.gpu(extension=False) as device:
+        x = torch.randn(4, 8)
+        with device.counting() as counts:
+            ops.maxmin(x)
+        assert not counts.triton
+        with pytest.raises(ValueError, match="cannot run here: no C compiler"):
+            ops.maxmin(x, backend="triton")
 
 
 @inside
