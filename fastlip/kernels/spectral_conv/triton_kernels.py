@@ -39,13 +39,18 @@ def _product_kernel(
     SIGN_A: tl.constexpr, SIGN_B: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
-    """c = a b of each member and group, complex; a negative sign conjugates a factor."""
+    """c = a b of each member and group, complex; a negative sign conjugates a factor.
+
+    The tiles of a member are neighbours in the grid: what several of them read is still in the cache.
+    """
     tiles = tl.cdiv(columns, COLUMNS)
-    o_row = tl.program_id(1) // tiles * ROWS + tl.arange(0, ROWS)
-    o_column = tl.program_id(1) % tiles * COLUMNS + tl.arange(0, COLUMNS)
+    per_member = tl.cdiv(rows, ROWS) * tiles
+    number, tile = tl.program_id(0) // per_member, tl.program_id(0) % per_member
+    o_row = tile // tiles * ROWS + tl.arange(0, ROWS)
+    o_column = tile % tiles * COLUMNS + tl.arange(0, COLUMNS)
     o_term = tl.arange(0, TERMS)
     m_row, m_column = (o_row < rows)[:, None], (o_column < columns)[None, :]
-    member, group = (tl.program_id(0) // groups).to(tl.int64), tl.program_id(0) % groups
+    member, group = (number // groups).to(tl.int64), number % groups
     p_left = p_a + member * a_member + group * a_group
     p_left += (o_row * a_row)[:, None] + (o_term * a_term)[None, :]  # [ROWS, TERMS]
     p_right = p_b + member * b_member + group * b_group
@@ -225,7 +230,7 @@ def _multiply(
 ) -> None:
     rows, columns, terms = sizes
     tile = _PRODUCT_ROWS[a.dtype]
-    grid = a.shape[1] * groups, triton.cdiv(rows, tile) * triton.cdiv(columns, _PRODUCT_COLUMNS)
+    grid = (a.shape[1] * groups * triton.cdiv(rows, tile) * triton.cdiv(columns, _PRODUCT_COLUMNS),)
     triton_launch.launch(
         _product_kernel, grid, a.device, a, b, c, rows, columns, terms, groups, *strides[0], *strides[1], *strides[2],
         SIGN_A=sign_a, SIGN_B=sign_b, PRECISION=_precision(a.device, a.dtype), ROWS=tile,
