@@ -5,12 +5,16 @@ tests/gpu/test_fake_device.py runs this file where that device is.
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from fastlip import ops
+from fastlip import nn as lip
+from fastlip import ops, testing
+from fastlip.kernels.common.case import Case
+from fastlip.kernels.common.dispatch import registered
 from fastlip.kernels.common.fourier import count_frequencies
 
 pytest.importorskip("triton", minversion="3.6")
@@ -74,44 +78,112 @@ def test_tiles_that_read_the_same_are_neighbours(side):
     assert {len(grid) for grid in grids.values()} == {1}
 
 
+GET, PUT = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
+PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "addmv", "mv", "dot", "linalg_matrix_exp"}
+SINGLE = torch.float32, torch.complex64
+
+
 @pytest.fixture
-def convolved(monkeypatch):
-    """The types of what is convolved."""
-    found, waits = [], watch.Device._waits
+def lowered(monkeypatch):
+    """Products and convolutions of single precision that are rounded to TF32; and all types that are convolved."""
+    found, convolved, waits = [], set(), watch.Device._waits
 
     def noted(self, name, args, kwargs):
-        if name.startswith("convolution"):
-            found.append(args[0].dtype)
+        kind = "conv" if name.startswith("convolution") else "matmul" if name in PRODUCTS else ""
+        if kind:
+            dtypes = {tensor.dtype for tensor in watch.tensors(args)}
+            if dtypes & set(SINGLE) and GET("cuda", kind) not in ("none", "ieee"):
+                found.append(f"{name} at {watch.place()}")
+            convolved.update(dtypes if kind == "conv" else ())
         return waits(self, name, args, kwargs)
 
     monkeypatch.setattr(watch.Device, "_waits", noted)
-    return found
+    return found, convolved
 
 
 @pytest.fixture(params=["tf32", "ieee"])
-def cudnn(request):
-    """The precision of cuDNN's convolutions."""
-    get, put = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
-    before = get("cuda", "conv")
-    put("cuda", "conv", request.param)
+def setting(request):
+    """The precision of float32 products and of cuDNN's convolutions."""
+    before = {kind: GET("cuda", kind) for kind in ("matmul", "conv")}
+    for kind in before:
+        PUT("cuda", kind, request.param)
     yield request.param
-    put("cuda", "conv", before)
+    for kind, value in before.items():
+        PUT("cuda", kind, value)
+
+
+def weights_and_gradients(layer, x):
+    """Computes a layer's weights for x and their gradients, and applies nothing."""
+    seen = []
+    layer.supplied = lambda _, context: seen.append(context)
+    layer(x)
+    layer.supplied = None
+    yield
+    sum(weight.abs().sum() for weight in layer.effective(*seen[0])).backward()
+    yield
 
 
 @inside
-@pytest.mark.parametrize("name", ["AOLConv2d", "CPLConv2d", "SLLConv2d"])
-def test_weights_are_never_convolved_in_tf32(name, cudnn, convolved):
-    """Where cuDNN would round them to TF32 they are in float64, and no setting of cuDNN's is touched."""
-    make, options = steps.CONVOLUTIONS[name]
-    with watch.gpu():
-        layer = make(8, 8, 3, **options, backend="reference").train()
-        seen = []
-        layer.supplied = lambda _, context: seen.append(context)
-        layer(torch.randn(2, 8, 8, 8))
-        layer.supplied = None
-        convolved.clear()
-        weights = layer.effective(*seen[0])
-        sum(weight.abs().sum() for weight in weights).backward()
+@pytest.mark.parametrize("name", [*(steps.CONVOLUTIONS if ACTIVE else ()), *(steps.LINEARS if ACTIVE else ())])
+@pytest.mark.parametrize("backend", ["auto", "triton", "reference"])
+def test_weights_are_never_computed_in_tf32(name, backend, setting, lowered):
+    """Forward and backward, whatever the settings of cuBLAS and cuDNN, which stay as they are."""
+    make, options = steps.CONVOLUTIONS.get(name, (getattr(lip, name), {}))
+    kernel, size = ((3,), (2, 32, 8, 8)) if name in steps.CONVOLUTIONS else ((), (2, 32))
+    with watch.gpu(extension=backend == "auto"):
+        layer = make(32, 32, *kernel, **options, backend="reference" if backend == "reference" else "auto").train()
+        run = weights_and_gradients(layer, torch.randn(size))
+        next(run)
+        for found in lowered:
+            found.clear()
+        next(run)
         assert torch.backends.cudnn.enabled
-        assert torch._C._get_fp32_precision_getter("cuda", "conv") == cudnn
-    assert set(convolved) == {torch.float64 if cudnn == "tf32" else torch.float32}
+        assert {GET("cuda", kind) for kind in ("matmul", "conv")} == {setting}
+    found, convolved = lowered
+    assert not found
+    if name in ("AOLConv2d", "CPLConv2d", "SLLConv2d") and backend == "reference":
+        assert convolved == {torch.float64 if setting == "tf32" else torch.float32}
+
+
+OPS = [name for name, op in registered.items() if op.backends]
+# Of images, in the precision that the user sets: these ops are no parametrizations.
+OF_IMAGES = {"conv_chain", "sdp_residual", "conv_exp"}
+
+
+@inside
+@pytest.mark.parametrize("op_name", sorted({*OPS} - OF_IMAGES))
+@pytest.mark.parametrize("setting", ["tf32"], indirect=True)
+def test_no_kernel_of_an_op_computes_weights_in_tf32(op_name, setting, lowered, monkeypatch):
+    """Those that "auto" would not choose, too. Torch differentiates references: layers see to its precision."""
+    monkeypatch.setattr(Case, "_lay_out", lambda _, shape, __, dtype, ___: torch.empty(shape, dtype=dtype))
+    ran, of_op = 0, [(name, case) for op, name, case in testing.op_cases() if op == op_name]
+    for case_name, case in of_op:
+        for backend in ("native", "triton"):
+            with watch.gpu():
+                tensors = case.make(torch.float32, "cuda")
+                try:
+                    testing.outputs_and_gradients(partial(called, op_name, backend, case), tensors)
+                except ValueError as error:
+                    assert "cannot run here" in str(error) or "allowed are" in str(error), error
+                    continue
+            ran += 1
+            # So is the product that makes the spectrum for Triton's spectral_cayley.
+            found = [one for one in lowered[0] if "testing.py" not in one or op_name != "spectral_cayley"]
+            assert not found, (backend, case_name)
+    assert ran
+
+
+def called(op_name, backend, case, **tensors):
+    return testing.call(op_name, backend, case, tensors)
+
+
+@inside
+def test_a_product_in_tf32_is_found(lowered):
+    before = GET("cuda", "matmul")
+    PUT("cuda", "matmul", "tf32")
+    try:
+        with watch.gpu():
+            torch.randn(4, 4) @ torch.randn(4, 4)
+    finally:
+        PUT("cuda", "matmul", before)
+    assert len(lowered[0]) == 1
