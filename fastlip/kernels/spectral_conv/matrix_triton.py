@@ -27,12 +27,10 @@ def _transform_kernel(
     """y[row] = Σ table[row, term] x[term], and what follows it, for each column: an image's channel.
 
     ``pairs`` is the number of columns of an image: its channels, rounded up to an even number where pairs are sorted.
-    The tiles that read the same columns are neighbours in the grid, so that these come from the cache.
     """
     DTYPE: tl.constexpr = p_table.dtype.element_ty
-    tiles = tl.cdiv(rows, ROWS)
-    o_row = tl.program_id(0) % tiles * ROWS + tl.arange(0, ROWS)
-    o_column = tl.program_id(0) // tiles * COLUMNS + tl.arange(0, COLUMNS)
+    o_row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    o_column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     o_term = tl.arange(0, TERMS)
     image, channel = (o_column // pairs).to(tl.int64), o_column % pairs
     m_row, m_column = o_row < rows, (o_column < columns) & (channel < channels)
@@ -63,7 +61,7 @@ def transform(
     rows, terms = table.shape
     pairs = channels + channels % 2 if last.activation == "maxmin" else channels
     columns = images * pairs
-    grid = (triton.cdiv(columns, _COLUMNS) * triton.cdiv(rows, _ROWS),)
+    grid = triton.cdiv(columns, _COLUMNS), triton.cdiv(rows, _ROWS)
     triton_launch.launch(
         _transform_kernel, grid, x.device, table, x, *last.tensors(table), y, last.factor,
         rows, terms, columns, channels, pairs, *table.stride(), *x_strides, *y_strides, **last.constants(),
