@@ -13,7 +13,9 @@ Each part ends within nine minutes, so that each can be a call of its own; by de
     networks    training and evaluation of whole networks: fused, captured, reference, plain (networks.json)
     compiled    ops, layers and networks against what torch compiles (kernels.json, networks.json)
 
-FOLDER (default $OUT, or benchmarks/results/gpu) also gets steps.json, with each step's exit status and seconds.
+FOLDER (default $OUT, or benchmarks/results/gpu) also gets steps.json, with each step's exit status and seconds, and
+of a failed one its command and the end of what it printed. After a failure the last lines say how to repeat that step
+alone and how to go on from its part.
 --commit (default $COMMIT) names the commit where git cannot. --dry-run needs no GPU: every step runs with what it
 imports, selects and writes, small, on the CPU, and tests are collected only.
 """
@@ -24,6 +26,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -44,6 +47,12 @@ PACKAGES = ("torch", "numpy", "pybind11", "ninja", "setuptools", "pytest", "hypo
 _WHERE = ("--commit", "{commit}", "--output")
 TOOLS = ("memcheck", "racecheck", "initcheck")
 DRY = "--dry-run"
+# What to do where a part fails.
+HINTS = {
+    "build": "Without nvcc the kernels in CUDA C++ are missing, and Triton's run: leave out build and sanitizer.",
+    "sanitizer": "Do not use results of the kernel it names. An error of the first kernel hides the others.",
+    "agreement": "pytest's -k selects an op; an op whose kernel is wrong runs by backend='reference' meanwhile.",
+}
 
 
 @dataclass(frozen=True)
@@ -175,14 +184,12 @@ class Run:
         if self.dry and step.needs and shutil.which(step.needs) is None:
             return self._note(part, step, f"left out: no {step.needs}", 0.0, "")
         started = time.monotonic()
-        status, text = _run(
+        status, text, errors = _run(
             command, left if self.dry else min(left, step.seconds), {**os.environ, **(step.environment or {})}
         )
         if step.stdout and status == 0:
             (self.out / step.stdout).write_text(text)
-        elif text and step.stdout:
-            print(text, flush=True)
-        return self._note(part, step, status, time.monotonic() - started, text)
+        return self._note(part, step, status, time.monotonic() - started, text + errors)
 
     def command(self, step: Step) -> list[str]:
         """The words of a step's command in this run."""
@@ -193,6 +200,7 @@ class Run:
         good = status == 0 or (isinstance(status, str) and status.startswith("left out"))
         row: dict[str, object] = {"part": part, "step": step.name, "status": status, "seconds": round(seconds, 1)}
         if not good:
+            row["command"] = _typed(step.environment or {}, self.command(step))
             row["tail"] = text[-_TAIL:]
         self.steps.append(row)
         self.file.write_text(json.dumps(self.steps, indent=1) + "\n")
@@ -200,30 +208,40 @@ class Run:
         return good
 
 
-def _run(command: Sequence[str], seconds: float, environment: Mapping[str, str]) -> tuple[int | str, str]:
-    """Exit status and output of a command, which is shown as it comes; or that it ran out of time."""
+def _typed(environment: Mapping[str, str], command: Sequence[str]) -> str:
+    """The command as one types it in the folder of the project."""
+    variables = [f"{name}={shlex.quote(value)}" for name, value in {"PYTHONPATH": ".", **environment}.items()]
+    return " ".join((*variables, shlex.join(command)))
+
+
+def _run(command: Sequence[str], seconds: float, environment: Mapping[str, str]) -> tuple[int | str, str, str]:
+    """Exit status (or that it ran out of time), output, which is shown as it comes, and error output of a command."""
     if seconds <= 0:
-        return "no time left", ""
-    try:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=dict(environment),
-            stdout=subprocess.PIPE,
-            stderr=None,
-            text=True,
-            start_new_session=True,
-        )
-    except OSError as error:
-        return str(error), ""
-    timer = _Deadline(process, seconds)
-    with process, timer:
-        lines = []
-        for line in process.stdout or ():
-            lines.append(line)
-            print(line, end="", flush=True)
-        status = process.wait()
-    return (f"out of time after {seconds:.0f} s" if timer.passed else status), "".join(lines)
+        return "no time left", "", ""
+    with tempfile.TemporaryFile("w+") as errors:
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=dict(environment),
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return str(error), "", ""
+        timer = _Deadline(process, seconds)
+        with process, timer:
+            lines = []
+            for line in process.stdout or ():
+                lines.append(line)
+                print(line, end="", flush=True)
+            status = process.wait()
+        errors.seek(0)
+        text = errors.read()
+    print(text, end="", file=sys.stderr, flush=True)
+    return (f"out of time after {seconds:.0f} s" if timer.passed else status), "".join(lines), text
 
 
 class _Deadline:
@@ -277,11 +295,25 @@ def main() -> int:
         if importlib.util.find_spec(name) is None:
             print(f"this Python lacks {name}: what needs it fails below")
     run = Run(out, options.commit, options.dry_run)
-    for name in options.parts or PARTS:
+    parts = options.parts or list(PARTS)
+    for place, name in enumerate(parts):
         if not run.part(name):
-            print(f"stopped: part {name} failed; steps.json in {out} has the end of its output")
+            print(stopped(run, parts[place:]))
             return 1
     return 0
+
+
+def stopped(run: Run, parts: Sequence[str]) -> str:
+    """What to do after the first of these parts has failed."""
+    failed = run.steps[-1]
+    again = ["benchmarks/run_gpu.sh", "-o", str(run.out), *([DRY] if run.dry else []), *parts]
+    return (
+        f"stopped: part {parts[0]}, step {failed['step']}: {failed['status']}\n"
+        f"{run.file} has the end of its output.\n"
+        f"{HINTS.get(parts[0], 'Figures of a kernel that fails are not to be used.')}\n"
+        f"The step alone:\n    cd {shlex.quote(str(ROOT))} && {failed['command']}\n"
+        f"From here on, when it is mended:\n    {shlex.join(again)}"
+    )
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def _status_on_gpu(op: str, backend: str) -> str:
     if reason := registered[op].status(backend):
         return reason
     if backend == "triton":
-        return gpu.refusal_of_all()
+        return gpu.refusal_of_all() or gpu.triton_cannot_launch()
     prefix = getattr(registered[op].modules[backend], "KERNELS", f"{op}_")
     if not prefix:
         return ""

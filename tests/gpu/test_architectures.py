@@ -129,3 +129,26 @@ def test_without_a_driver_nothing_is_said():
     assert gpu.driver_refusal(Extension, 0) == ""
     assert math.isfinite(gpu._driver_version())
     assert gpu.refusal_of_all() == "" or torch.cuda.is_available()
+
+
+@pytest.fixture
+def _asked_anew():
+    gpu.triton_cannot_launch.cache_clear()
+    yield
+    gpu.triton_cannot_launch.cache_clear()
+
+
+@pytest.mark.usefixtures("_asked_anew")
+@pytest.mark.parametrize("found", ["gcc", "clang", "CC", ""])
+def test_without_a_c_compiler_triton_is_not_chosen(found, monkeypatch):
+    monkeypatch.setattr(gpu.shutil, "which", lambda name: name if name == found else None)
+    monkeypatch.setattr(gpu.Path, "exists", lambda path: True)
+    monkeypatch.setenv("CC", "/opt/cc" if found == "CC" else "")
+    assert ("finds no C compiler: install gcc" in gpu.triton_cannot_launch()) == (found == "")
+
+
+@pytest.mark.usefixtures("_asked_anew")
+def test_without_pythons_headers_triton_is_not_chosen(monkeypatch):
+    monkeypatch.setenv("CC", "cc")
+    monkeypatch.setattr(gpu.Path, "exists", lambda path: False)
+    assert "Python.h: install Python's headers" in gpu.triton_cannot_launch()

@@ -155,7 +155,7 @@ def captured_training(method, **options):
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", pytest.param("adamw", marks=pytest.mark.slow), "nadam"])
 def test_a_step_of_training_is_one_launch(method, optimizer):
     if method == "lip_next":
-        pytest.skip("its optimiser checks matrices that nobody computed; tests/optim has its steps")
+        pytest.skip("tests/gpu/test_fake_recipes.py has its steps")
     with watch.gpu(strict=True) as device:
         step = captured_training(method, optimizer=optimizer)
         batch = (*steps.batch(8, 16), 8, 8)

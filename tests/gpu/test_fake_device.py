@@ -33,7 +33,9 @@ if ACTIVE:
     import steps
     import watch
 
-OTHERS = tuple(ROOT / "tests" / "gpu" / name for name in ("test_fake_limits.py", "test_fake_capture.py"))
+OTHERS = tuple(
+    ROOT / "tests" / "gpu" / f"test_fake_{name}.py" for name in ("limits", "capture", "recipes", "traffic")
+)
 METHODS = ("aol", "cayley", "aoc", "sll", "cpl", "lot", "bcop", "soc", "bro")
 NETWORKS = (*METHODS, "bro_net", "lip_next")
 

@@ -8,18 +8,21 @@ import re
 import sys
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import fastlip
+from fastlip import diagnosis, ops, testing
 from fastlip import nn as lip
-from fastlip import ops, testing
-from fastlip.kernels.common import capture
+from fastlip.kernels.common import binding, capture
+from fastlip.kernels.common import gpu as limits
 from fastlip.kernels.common.case import Case
 from fastlip.kernels.common.dispatch import registered
 from fastlip.kernels.spectral_conv import tables
 from fastlip.kernels.spectral_conv.api import fix_spectrum, spectral_conv_fixed
+from fastlip.models.pooling import GlobalMaxPool2d
 
 pytest.importorskip("triton", minversion="3.6")
 
@@ -144,6 +147,50 @@ def test_a_gpu_that_is_too_old_runs_the_reference():
         pytest.raises(ValueError, match=r"fake GPU has compute capability 7.5, kernels need 8.0"),
     ):
         ops.maxmin(torch.randn(4, 8), backend="triton")
+
+
+@inside
+def test_doctor_has_a_column_for_the_gpu(monkeypatch):
+    """What the CPU's module has says nothing of the GPU: each state there is what a tensor on it would be told."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    library = binding.library
+    extension = SimpleNamespace(kernels={"maxmin_forward_float32": None})
+    monkeypatch.setattr(binding, "library", lambda device: library(device) if device == "cpu" else extension)
+    for capability, reason in (((9, 0), "ok"), ((7, 5), "fake GPU has compute capability 7.5, kernels need 8.0")):
+        with watch.gpu(capability=capability):
+            on_gpu = {op: diagnosis._on_gpu(op) for op in ("maxmin", "conv_chain", "spectral_norm")}
+        assert on_gpu["maxmin"] == {"reference": "ok", "native": "ok", "triton": reason}
+        assert on_gpu["conv_chain"]["native"] == "no such kernel in the CUDA extension"
+        assert on_gpu["spectral_norm"] == {"reference": "ok"}
+    assert diagnosis._backends("conv_chain")["native"] == "ok"
+
+
+@inside
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_the_pool_of_networks_has_a_deterministic_backward_on_a_gpu(deterministic):
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        with watch.gpu() as device, device.counting() as counts:
+            x = torch.randn(4, 8, 6, 6, requires_grad=True)
+            GlobalMaxPool2d()(x).sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    pools = {name for name in counts.by_name if "max_pool" in name}
+    assert bool(pools) != deterministic
+    assert x.grad.shape == x.shape
+
+
+@inside
+def test_where_triton_cannot_launch_the_reference_runs(monkeypatch):
+    monkeypatch.setattr(limits, "triton_cannot_launch", lambda: "no C compiler")
+    with watch.gpu(extension=False) as device:
+        x = torch.randn(4, 8)
+        with device.counting() as counts:
+            ops.maxmin(x)
+        assert not counts.triton
+        with pytest.raises(ValueError, match="cannot run here: no C compiler"):
+            ops.maxmin(x, backend="triton")
 
 
 @inside

@@ -89,6 +89,25 @@ def test_the_first_red_step_ends_the_run(tmp_path, monkeypatch):
     assert steps[1]["tail"] == "3\n"
 
 
+def test_what_to_do_after_a_red_step_is_said(tmp_path, monkeypatch, capfd):
+    """Its traceback, its command, which a shell can run, and the command that goes on."""
+    code = "import os; print(os.environ['WORD']); raise ValueError('planted fault')"
+    failing = gpu_parts.Step("fails", 60, (sys.executable, "-c", code), environment={"WORD": "two words"})
+    parts = {"first": lambda: planted(0), "build": lambda: [failing], "third": lambda: planted(0)}
+    monkeypatch.setattr(gpu_parts, "PARTS", parts)
+    monkeypatch.setattr(sys, "argv", ["gpu_parts.py", "-o", str(tmp_path)])
+    assert gpu_parts.main() == 1
+    (_, step) = json.loads((tmp_path / "steps.json").read_text())
+    assert step["tail"].endswith("ValueError: planted fault\n")
+    out, errors = capfd.readouterr()
+    assert "ValueError: planted fault" in errors
+    assert "stopped: part build, step fails: 1\n" in out
+    assert gpu_parts.HINTS["build"] in out
+    assert out.endswith(f"\n    benchmarks/run_gpu.sh -o {tmp_path} build third\n")
+    again = subprocess.run(step["command"], shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stdout) == (1, "two words\n")
+
+
 def test_a_step_that_hangs_is_ended(tmp_path, monkeypatch):
     sleeping = gpu_parts.Step("sleeps", 1, (sys.executable, "-c", "import time; time.sleep(60)"))
     monkeypatch.setattr(gpu_parts, "PARTS", {"slow": lambda: [sleeping]})

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 
 import fastlip
 from fastlip.kernels.common import binding, winograd
-from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry
 from fastlip.kernels.conv_chain.native import Passes
 
@@ -250,14 +249,3 @@ def test_other_instruction_sets(instruction_set):
     process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
     assert process.returncode == 0, process.stdout + process.stderr
     assert f"{3 * len(MODES) * len(SHAPES)} passed" in process.stdout
-
-
-def test_halos_of_images(monkeypatch):
-    """A convolution in training reads the halo that the image has, and no other."""
-    x, _, weight, _, geometry = inputs((16, 32, 32, 16, 16), "circular")
-    extended = images.with_halo(last(x), images.halo_of(geometry))
-    found = calls(monkeypatch)
-    y = images.convolve(extended, weight, geometry, training=True)
-    assert found
-    assert y.shape == (16, 32, 16, 16)
-    assert torch.allclose(y, F.conv2d(padded(x, "circular"), weight), atol=1e-3)

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import fastlip
 from fastlip import nn as lip
 from fastlip.kernels.common import binding, winograd
-from fastlip.kernels.common.geometry import ConvGeometry
+from fastlip.kernels.common import channels_last as images
+from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry
 
 MODES = ("zeros", "circular")
 
@@ -146,3 +148,19 @@ def test_fused_layers_agree_with_the_reference(mode):
         for ours, truth in zip(*results, strict=True):
             error = (ours - truth).abs().max() / truth.abs().max()
             assert error <= 4 * torch.finfo(torch.float32).eps * (9 * 32 * 3) ** 0.5, name
+
+
+def test_a_circular_image_has_its_halo_or_none(monkeypatch):
+    torch.manual_seed(0)
+    x, weight = torch.randn(16, 32, 16, 16), torch.randn(32, 32, 3, 3)
+    geometry, size = ConvGeometry((3, 3), padding_mode="circular"), (16, 16)
+    extended = images.with_halo(last(x), images.halo_of(geometry))
+    found = calls(monkeypatch)
+    for training, tile in ((True, 4), (False, 2)):
+        assert images.needed_halo(x, weight, geometry, size, training) == NO_PADS
+        y = images.convolve(extended, weight, geometry, training=training)
+        assert torch.equal(y, images.convolve(last(x), weight, geometry, training=training, size=size))
+        assert found == [tile, tile]
+        found.clear()
+        assert torch.allclose(y, F.conv2d(F.pad(x, (1, 1, 1, 1), "circular"), weight), atol=1e-3)
+    assert images.needed_halo(x.double(), weight.double(), geometry, size, True) == (1, 1, 1, 1)

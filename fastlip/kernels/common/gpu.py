@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
+import shutil
+import sysconfig
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -34,6 +38,17 @@ def too_old(device: torch.device) -> str:
         return ""
     name = torch.cuda.get_device_properties(device).name
     return f"{name} has compute capability {found[0]}.{found[1]}, kernels need {OLDEST[0]}.0"
+
+
+@cache
+def triton_cannot_launch() -> str:
+    """Empty, or what Triton lacks: it compiles a C module for this Python before its first launch on a GPU."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton compiles what launches its kernels and finds no C compiler: install gcc, or set CC to one"
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    if not (header := Path(sysconfig.get_path("include", scheme)) / "Python.h").exists():
+        return f"Triton compiles what launches its kernels and needs {header}: install Python's headers (python3-dev)"
+    return ""
 
 
 def does_not_fit(what: str, needed: int, device: torch.device) -> str:

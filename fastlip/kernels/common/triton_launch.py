@@ -35,8 +35,8 @@ class Compilation(NamedTuple):
 
 # Not traced: what a device can do is no part of a graph.
 @torch.compiler.assume_constant_result
-def _too_old(device: torch.device) -> str:
-    return gpu.too_old(device)
+def _refusal(device: torch.device) -> str:
+    return gpu.too_old(device) or gpu.triton_cannot_launch()
 
 
 def why_not(tensor: Tensor, kernel: Any) -> str:
@@ -46,7 +46,7 @@ def why_not(tensor: Tensor, kernel: Any) -> str:
         return f"Triton {triton.__version__} is older than {_OLDEST[0]}.{_OLDEST[1]}"
     if isinstance(kernel, triton.JITFunction) and tensor.device.type != "cuda":
         return f"Triton kernels need a CUDA tensor or Triton's interpreter, got device {tensor.device}"
-    return _too_old(tensor.device) if tensor.device.type == "cuda" else ""
+    return _refusal(tensor.device) if tensor.device.type == "cuda" else ""
 
 
 def launch(

@@ -2,8 +2,8 @@
 
 Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*, CVPR 2016. A tile of 4 x 4 results takes 36
 products where the sums of taps take 144, and one of 2 x 2 takes 16 in place of 36. The worst case of rounding errors
-of F(4, 3) is 4 to 8 times that of the sums of taps, so it runs in training only. That of F(2, 3) is below it for dense
-kernels: ``certification/rounding/winograd.py`` bounds it, and outputs in evaluation may come from F(2, 3).
+of F(4, 3) is 4 to 8 times that of the sums of taps, so it runs in training only. That of F(2, 3) is below it where
+kernels are dense: ``certification/rounding/winograd.py`` bounds it, and outputs in evaluation may come from it.
 """
 
 from __future__ import annotations

@@ -47,7 +47,8 @@ def skew_exp_backward(gradient: Tensor, K: Tensor, E: Tensor, square: Tensor, B:
     """The skew part of the gradient of K (README.md)."""
     A = (K - K.mT) / 2
     if K.is_cuda:
-        return on_device.adjoint(gradient @ E.mT, A)
+        with full_precision(K.device):
+            return on_device.adjoint(gradient @ E.mT, A)
     if K.dtype == torch.float64:
         return commutators.adjoint(gradient @ E.mT, A)
     with full_precision(K.device):

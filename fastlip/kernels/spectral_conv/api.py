@@ -211,6 +211,13 @@ def dense_format(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
+def dense(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in this type and in a memory format that kernels read: itself, or one copy."""
+    if x.dtype == dtype:
+        return x.contiguous(memory_format=dense_format(x))
+    return x.to(dtype, memory_format=dense_format(x))
+
+
 def _fake_forward(x: Tensor, Q: Tensor, *_: Any) -> Tensor:
     shape = (x.shape[0], Q.shape[1], *x.shape[2:])
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=dense_format(x))

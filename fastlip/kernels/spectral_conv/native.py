@@ -10,7 +10,7 @@ from torch import Tensor
 from fastlip.kernels.common import binding
 from fastlip.kernels.common.binding import CPU
 from fastlip.kernels.common.checks import VOLUMES
-from fastlip.kernels.spectral_conv.api import ACTIVATIONS, dense_format, empty_gradients, empty_images
+from fastlip.kernels.spectral_conv.api import ACTIVATIONS, dense, dense_format, empty_gradients, empty_images
 from fastlip.kernels.spectral_conv.fixed import in_vectors
 from fastlip.kernels.spectral_conv.frequencies import Size
 from fastlip.kernels.spectral_conv.reference import REAL
@@ -132,4 +132,4 @@ def spectral_conv_backward(
 
 def _dense(x: Tensor, Q: Tensor) -> Tensor:
     """x in the precision of Q, in a memory format that kernels read."""
-    return x.to(REAL[Q.dtype]).contiguous(memory_format=dense_format(x))
+    return dense(x, REAL[Q.dtype])

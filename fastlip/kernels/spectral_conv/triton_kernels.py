@@ -17,7 +17,7 @@ from fastlip.kernels.common import triton_launch
 from fastlip.kernels.common.checks import VOLUMES
 from fastlip.kernels.spectral_conv import finish_triton, matrix_triton, tables
 from fastlip.kernels.spectral_conv import planes_triton as planes
-from fastlip.kernels.spectral_conv.api import dense_format, empty_gradients, empty_images
+from fastlip.kernels.spectral_conv.api import dense, dense_format, empty_gradients, empty_images
 from fastlip.kernels.spectral_conv.finish_triton import Finish
 from fastlip.kernels.spectral_conv.fixed import in_planes
 from fastlip.kernels.spectral_conv.frequencies import Size
@@ -39,13 +39,18 @@ def _product_kernel(
     SIGN_A: tl.constexpr, SIGN_B: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
-    """c = a b of each member and group, complex; a negative sign conjugates a factor."""
+    """c = a b of each member and group, complex; a negative sign conjugates a factor.
+
+    The tiles of a member are neighbours in the grid: what several of them read is still in the cache.
+    """
     tiles = tl.cdiv(columns, COLUMNS)
-    o_row = tl.program_id(1) // tiles * ROWS + tl.arange(0, ROWS)
-    o_column = tl.program_id(1) % tiles * COLUMNS + tl.arange(0, COLUMNS)
+    per_member = tl.cdiv(rows, ROWS) * tiles
+    number, tile = tl.program_id(0) // per_member, tl.program_id(0) % per_member
+    o_row = tile // tiles * ROWS + tl.arange(0, ROWS)
+    o_column = tile % tiles * COLUMNS + tl.arange(0, COLUMNS)
     o_term = tl.arange(0, TERMS)
     m_row, m_column = (o_row < rows)[:, None], (o_column < columns)[None, :]
-    member, group = (tl.program_id(0) // groups).to(tl.int64), tl.program_id(0) % groups
+    member, group = (number // groups).to(tl.int64), number % groups
     p_left = p_a + member * a_member + group * a_group
     p_left += (o_row * a_row)[:, None] + (o_term * a_term)[None, :]  # [ROWS, TERMS]
     p_right = p_b + member * b_member + group * b_group
@@ -146,8 +151,10 @@ def spectral_conv_backward(
 def _analyse(x: Tensor, fft_size: Size, weighted: bool, dtype: torch.dtype) -> Tensor:
     """The spectrum of x in this type; weighted: the adjoint of the synthesis, with its weights and its division."""
     n, channels, height, width = x.shape
-    x = x.contiguous(memory_format=dense_format(x))
-    if fft_size[0] * fft_size[1] <= tables.SMALL:
+    small = fft_size[0] * fft_size[1] <= tables.SMALL
+    # torch.fft has no transform of 16 bits in float32.
+    x = dense(x, x.dtype if small or planes.fits(fft_size, dtype) else dtype)
+    if small:
         table = tables.transform(fft_size, (height, width), weighted, dtype, x.device)
         spectrum = x.new_empty(2, table.shape[0] // 2, n, channels, dtype=dtype)
         strides = _image_strides(x), spectrum, (n * channels, channels, 1)
@@ -155,7 +162,7 @@ def _analyse(x: Tensor, fft_size: Size, weighted: bool, dtype: torch.dtype) -> T
         return spectrum
     if planes.fits(fft_size, dtype):
         return planes.analyse(x, fft_size, weighted, dtype, _precision(x.device, dtype))
-    X = torch.view_as_real(torch.fft.rfft2(x.to(dtype), s=fft_size)).flatten(2, 3).permute(3, 2, 0, 1)
+    X = torch.view_as_real(torch.fft.rfft2(x, s=fft_size)).flatten(2, 3).permute(3, 2, 0, 1)
     X = X.index_select(1, tables.positions(fft_size, x.device))
     return X * tables.weights(fft_size, dtype, x.device)[:, None, None] if weighted else X
 
@@ -223,7 +230,7 @@ def _multiply(
 ) -> None:
     rows, columns, terms = sizes
     tile = _PRODUCT_ROWS[a.dtype]
-    grid = a.shape[1] * groups, triton.cdiv(rows, tile) * triton.cdiv(columns, _PRODUCT_COLUMNS)
+    grid = (a.shape[1] * groups * triton.cdiv(rows, tile) * triton.cdiv(columns, _PRODUCT_COLUMNS),)
     triton_launch.launch(
         _product_kernel, grid, a.device, a, b, c, rows, columns, terms, groups, *strides[0], *strides[1], *strides[2],
         SIGN_A=sign_a, SIGN_B=sign_b, PRECISION=_precision(a.device, a.dtype), ROWS=tile,

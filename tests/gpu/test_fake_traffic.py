@@ -1,0 +1,193 @@
+"""A CUDA device that computes nothing: what is read, copied and multiplied, and in which type.
+
+tests/gpu/test_fake_device.py runs this file where that device is.
+"""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastlip import nn as lip
+from fastlip import ops, testing
+from fastlip.kernels.common.case import Case
+from fastlip.kernels.common.dispatch import registered
+from fastlip.kernels.common.fourier import count_frequencies
+
+pytest.importorskip("triton", minversion="3.6")
+
+ACTIVE = os.environ.get("FASTLIP_FAKE_CUDA") == "1"
+inside = pytest.mark.skipif(not ACTIVE, reason="runs in the process that tests/gpu/test_fake_device.py starts")
+if ACTIVE:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "gpu"))
+    import steps
+    import watch
+
+LAYOUTS = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "every other row": lambda x: torch.cat((x, x), 2)[:, :, ::2],
+}
+COPIES = "_to_copy", "clone", "copy_"
+
+
+def copies(side, dtype, layout):
+    """Numbers of copies of images (4, 6, side, side) in the forward and in the backward of spectral_conv."""
+    found = []
+    with watch.gpu() as device:
+        x = LAYOUTS[layout](torch.randn(4, 6, side, side, dtype=dtype)).requires_grad_()
+        Q = torch.randn(count_frequencies((side, side)), 6, 6, dtype=torch.complex64, requires_grad=True)
+        ops.spectral_conv(x, Q, backend="triton")  # makes tables
+        with device.counting() as counts:
+            y = ops.spectral_conv(x, Q, backend="triton")
+        found.append(sum(counts.by_name[name] for name in COPIES))
+        with device.counting() as counts:
+            torch.autograd.grad(y, [x, Q], torch.empty_like(y))
+        found.append(sum(counts.by_name[name] for name in COPIES))
+    return found
+
+
+@inside
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("side", [16, 32, 48])
+def test_images_are_copied_at_most_once(side, dtype, layout):
+    """To float32 for torch.fft, at sides above 32; for the kernels where no memory format has the images' strides."""
+    converted = side > 32 and dtype != torch.float32
+    gradients = int(converted)
+    images = int(converted or layout == "every other row")
+    assert copies(side, dtype, layout) == [images, images + gradients]
+
+
+@inside
+@pytest.mark.parametrize("side", [16, 32])
+def test_tiles_of_a_product_that_read_the_same_are_neighbours(side):
+    """Programs start in the order of their axis: along a second one, all frequencies would come in between."""
+    with watch.gpu() as device:
+        x, Q = (
+            torch.randn(64, 96, side, side),
+            torch.randn(count_frequencies((side, side)), 96, 96).to(torch.complex64),
+        )
+        with device.counting() as counts:
+            ops.spectral_conv(x, Q, backend="triton")
+    grids = {launch.kernel.__name__: launch.grid for launch in counts.triton}
+    assert grids["_product_kernel"] == (len(Q) * 3,)  # tiles of 64 images and 32 channels
+
+
+GET, PUT = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
+PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "addmv", "mv", "dot", "linalg_matrix_exp"}
+SINGLE = torch.float32, torch.complex64
+
+
+@pytest.fixture
+def lowered(monkeypatch):
+    """Products and convolutions of single precision that are rounded to TF32; and all types that are convolved."""
+    found, convolved, waits = [], set(), watch.Device._waits
+
+    def noted(self, name, args, kwargs):
+        kind = "conv" if name.startswith("convolution") else "matmul" if name in PRODUCTS else ""
+        if kind:
+            dtypes = {tensor.dtype for tensor in watch.tensors(args)}
+            if dtypes & set(SINGLE) and GET("cuda", kind) not in ("none", "ieee"):
+                found.append(f"{name} at {watch.place()}")
+            convolved.update(dtypes if kind == "conv" else ())
+        return waits(self, name, args, kwargs)
+
+    monkeypatch.setattr(watch.Device, "_waits", noted)
+    return found, convolved
+
+
+@pytest.fixture(params=["tf32", pytest.param("ieee", marks=pytest.mark.slow)])
+def setting(request):
+    """The precision of float32 products and of cuDNN's convolutions."""
+    before = {kind: GET("cuda", kind) for kind in ("matmul", "conv")}
+    for kind in before:
+        PUT("cuda", kind, request.param)
+    yield request.param
+    for kind, value in before.items():
+        PUT("cuda", kind, value)
+
+
+def weights_and_gradients(layer, x):
+    """Computes a layer's weights for x and their gradients, and applies nothing."""
+    seen = []
+    layer.supplied = lambda _, context: seen.append(context)
+    layer(x)
+    layer.supplied = None
+    yield
+    sum(weight.abs().sum() for weight in layer.effective(*seen[0])).backward()
+    yield
+
+
+@inside
+@pytest.mark.parametrize("name", [*(steps.CONVOLUTIONS if ACTIVE else ()), *(steps.LINEARS if ACTIVE else ())])
+@pytest.mark.parametrize("backend", ["auto", pytest.param("triton", marks=pytest.mark.slow), "reference"])
+def test_weights_are_never_computed_in_tf32(name, backend, setting, lowered):
+    """Forward and backward, whatever the settings of cuBLAS and cuDNN, which stay as they are."""
+    make, options = steps.CONVOLUTIONS.get(name, (getattr(lip, name), {}))
+    kernel, size = ((3,), (2, 32, 8, 8)) if name in steps.CONVOLUTIONS else ((), (2, 32))
+    with watch.gpu(extension=backend == "auto"):
+        layer = make(32, 32, *kernel, **options, backend="reference" if backend == "reference" else "auto").train()
+        run = weights_and_gradients(layer, torch.randn(size))
+        next(run)
+        for found in lowered:
+            found.clear()
+        next(run)
+        assert torch.backends.cudnn.enabled
+        assert {GET("cuda", kind) for kind in ("matmul", "conv")} == {setting}
+    found, convolved = lowered
+    assert not found
+    if name in ("AOLConv2d", "CPLConv2d", "SLLConv2d") and backend == "reference":
+        assert convolved == {torch.float64 if setting == "tf32" else torch.float32}
+
+
+# The others' results are images, in the precision that the user sets.
+OPS = sorted(
+    name for name, op in registered.items() if op.backends and name not in ("conv_chain", "sdp_residual", "conv_exp")
+)
+QUICK = ("gram_rowsum", "skew_exp", "spectral_cayley")  # of the ops, those whose cases take a second
+
+
+@inside
+@pytest.mark.parametrize(
+    "op_name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in OPS]
+)
+@pytest.mark.parametrize("setting", ["tf32"], indirect=True)
+def test_no_kernel_of_an_op_computes_weights_in_tf32(op_name, setting, lowered, monkeypatch):
+    """Those that "auto" would not choose, too. Torch differentiates references: layers see to its precision."""
+    monkeypatch.setattr(Case, "_lay_out", lambda _, shape, __, dtype, ___: torch.empty(shape, dtype=dtype))
+    ran, of_op = 0, [(name, case) for op, name, case in testing.op_cases() if op == op_name]
+    for case_name, case in of_op:
+        for backend in ("native", "triton"):
+            with watch.gpu():
+                tensors = case.make(torch.float32, "cuda")
+                try:
+                    testing.outputs_and_gradients(partial(called, op_name, backend, case), tensors)
+                except ValueError as error:
+                    if "cannot run here" not in str(error) and "allowed are" not in str(error):
+                        raise
+                    continue
+            ran += 1
+            # So is the product that makes the spectrum for Triton's spectral_cayley.
+            found = [one for one in lowered[0] if "testing.py" not in one or op_name != "spectral_cayley"]
+            assert not found, (backend, case_name)
+    assert ran
+
+
+def called(op_name, backend, case, **tensors):
+    return testing.call(op_name, backend, case, tensors)
+
+
+@inside
+def test_a_product_in_tf32_is_found(lowered):
+    before = GET("cuda", "matmul")
+    PUT("cuda", "matmul", "tf32")
+    try:
+        with watch.gpu():
+            torch.randn(4, 4) @ torch.randn(4, 4)
+    finally:
+        PUT("cuda", "matmul", before)
+    assert len(lowered[0]) == 1
