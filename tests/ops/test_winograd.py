@@ -152,7 +152,7 @@ def test_what_follows_a_convolution_has_the_bits_of_separate_passes(shape, tile,
     assert torch.equal(y, expected(z + bias[:, None, None]))
     finish = winograd.Finish(None, last(residual), 1.0, -1.0, activation)
     assert torch.equal(winograd.convolve(image, weight, geometry, size, finish, tile), expected(residual - z))
-    if activation == "adjacent" and winograd.finishes(activation, channels, True):
+    if activation == "adjacent" and channels % winograd.PAIRED == 0:
         _, _, wanted = Passes().activate(z.clone(), bias, None, activation, NO_PADS, True)
         bits = torch.full_like(wanted, 255)
         again = winograd.convolve(

@@ -56,7 +56,8 @@ def test_evaluation_uses_the_small_tiles_alone(name, fuse, monkeypatch):
         model(x)
     model(x.requires_grad_())
     fastlip.certify(nn_of(layer), [(x[:2].detach(), torch.zeros(2, dtype=torch.long))])
-    assert set(found) == {2}
+    assert set(found) <= {2}
+    assert found or (name == "AOL" and not fuse)  # one layer alone is torch's convolution
     found.clear()
     model.train()
     model(x).sum().backward()
@@ -157,10 +158,12 @@ def test_a_circular_image_has_its_halo_or_none(monkeypatch):
     extended = images.with_halo(last(x), images.halo_of(geometry))
     found = calls(monkeypatch)
     for training, tile in ((True, 4), (False, 2)):
-        assert images.needed_halo(x, weight, geometry, size, training) == NO_PADS
-        y = images.convolve(extended, weight, geometry, training=training)
-        assert torch.equal(y, images.convolve(last(x), weight, geometry, training=training, size=size))
+        assert images.tile_for(x, weight, geometry, size, training) == tile
+        assert images.halo_for(geometry, tile) == NO_PADS
+        y = winograd.convolve(extended, weight, geometry, size, tile=tile)
+        assert torch.equal(y, images.convolve(last(x), weight, geometry, tile=tile))
         assert found == [tile, tile]
         found.clear()
         assert torch.allclose(y, F.conv2d(F.pad(x, (1, 1, 1, 1), "circular"), weight), atol=1e-3)
-    assert images.needed_halo(x.double(), weight.double(), geometry, size, True) == (1, 1, 1, 1)
+    assert images.tile_for(x.double(), weight.double(), geometry, size, True) is None
+    assert images.halo_for(geometry, None) == (1, 1, 1, 1)

@@ -74,7 +74,7 @@ def convolution(
         windows = min(windows, outputs_seen)
     count, outputs = kernel.shape[1] * taps, math.prod(output_shape)
     direct = sum_of_products(unit, norms, count, windows, outputs, bias)
-    if winograd.may_run(kernel, geometry):
+    if geometry.kernel_size == (3, 3) and winograd.may_run(kernel, geometry):
         direct = direct.worse(winograd.small_tiles(unit, kernel, geometry, output_shape, bias))
     if spectral is None:
         return direct

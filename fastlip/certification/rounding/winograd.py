@@ -18,6 +18,7 @@ _TINY = torch.finfo(torch.float64).tiny
 _A = torch.tensor([[1, 0], [1, 1], [1, -1], [0, 1]], dtype=torch.float64)
 _B = torch.tensor([[-1, 0, 0, 0], [0, 1, -1, -1], [1, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.float64)
 _G = torch.tensor([[-2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], dtype=torch.float64) / 2
+_ONCE = torch.stack([_A.abs()[:, q, None] * _B.abs()[q : q + 3].T for q in range(_TILE)])  # |A_pq B_(q + τ)p|
 # An entry of B^T d is one sum, an entry of A^T m two, along each axis.
 _TRANSFORMS = 2 * (1 + 2)
 
@@ -63,8 +64,10 @@ def small_tiles(unit: Unit, kernel: Tensor, geometry: ConvGeometry, output_shape
     U = torch.einsum("ps,qt,oist->pqoi", _G, _G, kernel).flatten(0, 1)
     norms, transforms = spectral_norms(U), unit.gamma(_TRANSFORMS)
     errors = unit.gamma(kernel.shape[1] + 2) * norms + 2 * unit.u * torch.linalg.matrix_norm(U)
-    meeting = [3 if geometry.padding_mode == "circular" and side % 2 else 2 for side in output_shape[1:]]
-    own = _products(errors) * math.sqrt(math.prod(meeting)) * (1 + transforms)
+    meeting = 4.0
+    for side in output_shape[1:]:
+        meeting *= 1.5 if geometry.padding_mode == "circular" and side % 2 else 1.0
+    own = _products(errors) * math.sqrt(meeting) * (1 + transforms)
     relative = (own + transforms * _moduli(norms)) * (1 + SLACK)
     largest = unit.largest / 1024 / 16 / max(1.0, norms.amax().item())
     found = Rounding(relative, 4 * unit.u * bias, sums=4 * unit.u, largest=largest)
@@ -82,6 +85,5 @@ def _products(errors: Tensor) -> float:
 
 def _moduli(norms: Tensor) -> float:
     """Schur's bound of the convolution with the taps Σ_p |A_pq| |U_p| |B_(q + τ)p|."""
-    once = torch.stack([_A.abs()[:, q, None] * _B.abs()[q : q + 3].T for q in range(_TILE)])  # (q, p, τ)
-    taps = torch.einsum("aps,pr,brt->abst", once, norms.unflatten(0, (4, 4)), once).flatten(2).flatten(0, 1)
+    taps = torch.einsum("aps,pr,brt->abst", _ONCE, norms.unflatten(0, (4, 4)), _ONCE).flatten(2).flatten(0, 1)
     return math.sqrt(taps.sum(1).amax().item() * taps.amax(0).sum().item())

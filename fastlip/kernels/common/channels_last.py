@@ -115,23 +115,22 @@ def outputs_of(x: Tensor, halo: Pads) -> tuple[Tensor, Tensor, int]:
     return x, result, result.data_ptr()
 
 
-def needed_halo(
-    x: Tensor, weight: Tensor, geometry: ConvGeometry, size: tuple[int, int], training: bool, adjoint: bool = False
-) -> Pads:
-    """The halo that :func:`convolve`, or the adjoint convolution, reads: none where ``winograd`` runs.
+def tile_for(
+    x: Tensor, weight: Tensor, geometry: ConvGeometry, size: tuple[int, int], training: bool
+) -> winograd.Tile | None:
+    """The tile by which ``winograd`` applies a kernel to such images; None where the sums of taps are faster.
 
-    Args:
-        x: an image of the dtype and batch in question.
-        weight: the kernel.
-        geometry: of the convolution with that kernel.
-        size: height and width of the result.
-        training: as in :func:`convolve_and_finish`.
-        adjoint: whether the kernel is that of the adjoint convolution.
+    In evaluation it is that whose rounding errors certificates count. ``size``: height and width of the result.
     """
     tile = winograd.TRAINING if training else winograd.EVALUATION
-    if not is_matrix(weight) and winograd.takes(x, geometry, size, weight.shape[1], weight.shape[0], tile):
+    return tile if winograd.takes(x, geometry, size, weight.shape[1], weight.shape[0], tile) else None
+
+
+def halo_for(geometry: ConvGeometry, tile: winograd.Tile | None, adjoint: bool = False) -> Pads:
+    """The halo that the convolution, or the adjoint one, reads with this tile: ``winograd`` reads none."""
+    if tile is not None or geometry.padding_mode == "zeros":
         return NO_PADS
-    return adjoint_halo_of(geometry) if adjoint else halo_of(geometry)
+    return geometry.opposite_pads if adjoint else geometry.pads
 
 
 def convolve(
@@ -139,18 +138,15 @@ def convolve(
     weight: Tensor,
     geometry: ConvGeometry,
     bias: Tensor | None = None,
-    training: bool = False,
-    size: tuple[int, int] | None = None,
+    tile: winograd.Tile | None = None,
 ) -> Tensor:
-    """The convolution of a channels-last image; by ``winograd`` where it is faster.
-
-    ``size``: height and width of the result, where the image has only its :func:`needed_halo`; None: it has its halo.
-    """
+    """The convolution of a channels-last image that has the halo of :func:`halo_for`."""
+    if tile is not None:
+        return winograd.convolve(
+            image, weight, geometry, (image.shape[2], image.shape[3]), winograd.Finish(bias), tile
+        )
     if weight.shape[2] == weight.shape[3] == 1:
         return F.linear(image.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
-    y = convolve_and_finish(image, weight, geometry, winograd.Finish(bias), training, size)
-    if y is not None:
-        return y
     weight = weight.contiguous(memory_format=LAST)
     left, _, top, _ = (0, 0, 0, 0) if geometry.padding_mode == "circular" else geometry.pads
     y = torch.conv2d(image, weight, bias, 1, (top, left), geometry.dilation)
@@ -174,9 +170,9 @@ def convolve_and_differentiate(
 ) -> tuple[Tensor, Tensor | None]:
     """W * image in a backward, and the kernel's gradient if ``other`` is the gradient of such a result.
 
-    The image has the halo of :func:`needed_halo` for a result of that size.
+    The image has the halo of :func:`halo_for` for a result of that size.
     """
-    if not is_matrix(weight) and winograd.takes(image, geometry, size, weight.shape[1], weight.shape[0]):
+    if winograd.takes(image, geometry, size, weight.shape[1], weight.shape[0]):
         return winograd.convolve_and_differentiate(image, other, weight, geometry, size)
     gradient = None if other is None else weight_gradient(image, other, weight, geometry)
     return convolve(image, weight, geometry), gradient
@@ -189,24 +185,6 @@ def adjoint_convolve(image: Tensor, weight: Tensor, geometry: ConvGeometry) -> T
     weight, padding = weight.contiguous(memory_format=LAST), _adjoint_padding(geometry)
     y = torch.conv_transpose2d(image, weight, None, 1, padding, 0, 1, geometry.dilation)
     return y.contiguous(memory_format=LAST)
-
-
-def convolve_and_finish(
-    image: Tensor,
-    weight: Tensor,
-    geometry: ConvGeometry,
-    finish: winograd.Finish,
-    training: bool,
-    size: tuple[int, int] | None = None,
-) -> Tensor | None:
-    """W * image and what follows it, where ``winograd`` computes them in one pass; None elsewhere.
-
-    In evaluation by the tiles whose rounding errors certificates count. ``size`` as in :func:`convolve`.
-    """
-    size, tile = size or size_inside(image, geometry), winograd.TRAINING if training else winograd.EVALUATION
-    if is_matrix(weight) or not winograd.takes(image, geometry, size, weight.shape[1], weight.shape[0], tile):
-        return None
-    return winograd.convolve(image, weight, geometry, size, finish, tile)
 
 
 def adjoint_gradients(
@@ -265,14 +243,6 @@ def adjoint_weight_gradient(x: Tensor, gradient: Tensor, weight_adjoint: Tensor,
     input needs none.
     """
     return adjoint(weight_gradient(gradient, x, weight_adjoint, geometry)).contiguous()
-
-
-def size_inside(image: Tensor, geometry: ConvGeometry) -> tuple[int, int]:
-    """Height and width of an image without the halo that it has."""
-    height, width = image.shape[2], image.shape[3]
-    if geometry.padding_mode == "circular":
-        return height - geometry.totals[0], width - geometry.totals[1]
-    return height, width
 
 
 def is_matrix(weight: Tensor) -> bool:

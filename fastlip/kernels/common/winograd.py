@@ -23,6 +23,7 @@ TRAINING: Tile = 4
 EVALUATION: Tile = 2
 KERNELS: dict[Tile, str] = {tile: f"winograd{tile}_float32" for tile in (EVALUATION, TRAINING)}
 _TAPS = 9
+_KERNEL_SIZE = (3, 3)
 _NO_POINTER = 0
 
 
@@ -49,7 +50,7 @@ class Finish(NamedTuple):
         factor: see above.
         gain: see above.
         activation: ``"none"``, ``"relu"``, or ``"adjacent"``: MaxMin of neighbours.
-        bits: where MaxMin's are written, those of eight pairs in a byte, or None; see :func:`finishes`.
+        bits: where MaxMin's are written, those of eight pairs in a byte, or None. See ``PAIRED``.
     """
 
     bias: Tensor | None = None
@@ -62,12 +63,7 @@ class Finish(NamedTuple):
 
 _ACTIVATIONS = {"none": 0, "adjacent": 1, "relu": 2}
 _NOTHING = Finish()
-_PAIRS = 16  # channels whose bits fill a byte
-
-
-def finishes(activation: str, channels: int, keep: bool) -> bool:
-    """Whether the kernel can apply an activation to so many channels, and write its bits if they are kept."""
-    return activation in _ACTIVATIONS and not (activation == "adjacent" and keep and channels % _PAIRS)
+PAIRED = 16  # channels whose bits fill a byte: bits are written for multiples of it
 
 
 def takes(
@@ -83,17 +79,19 @@ def takes(
         outputs: channels of the result.
         tile: results along one side of a tile.
     """
+    if geometry.kernel_size != _KERNEL_SIZE:
+        return False
     batch, (height, width) = image.shape[0], size
     if not type(batch) is type(height) is type(width) is int:  # in a trace they are no numbers
         return False
-    return fits(image, geometry) and _is_cheaper(batch, height, width, inputs, outputs, tile)
+    return _is_cheaper(batch, height, width, inputs, outputs, tile) and fits(image, geometry)
 
 
 def fits(image: Tensor, geometry: ConvGeometry) -> bool:
     """Whether the kernel can run for these images at all."""
     if not image.is_cpu or image.dtype != torch.float32:
         return False
-    if geometry.kernel_size != (3, 3) or geometry.dilation != (1, 1) or not geometry.symmetric:
+    if geometry.kernel_size != _KERNEL_SIZE or geometry.dilation != (1, 1) or not geometry.symmetric:
         return False
     name = KERNELS[TRAINING]
     return name in CPU or not binding.missing(name, image.device)
@@ -106,6 +104,7 @@ def operations(batch: int, height: int, width: int, inputs: int, outputs: int, t
     return costs.products * tiles * pairs + costs.transform * tiles * (inputs + outputs) + costs.kernel * pairs
 
 
+@lru_cache(maxsize=1024)
 def pays(inputs: int, outputs: int, tile: Tile) -> bool:
     """Whether the kernel is cheaper than the sums of taps for any batch and image."""
     costs, pairs = _COSTS[tile], inputs * outputs
@@ -207,8 +206,10 @@ def _run(
     weight = None if weight is None else weight.contiguous()
     bias = None if finish.bias is None else finish.bias.contiguous()
     tensors = image, weight, bias, finish.added, y, other, sums, finish.bits
-    addresses = [_NO_POINTER if tensor is None else tensor.data_ptr() for tensor in tensors]
+    addresses: list[int] = []  # loops: a comprehension would be a call of its own
+    for tensor in tensors:
+        addresses.append(_NO_POINTER if tensor is None else tensor.data_ptr())
     sizes = n, height, width, image.shape[2], image.shape[3], padding, padding, wrap
-    channels = [0 if tensor is None else tensor.shape[1] for tensor in (image, y, other)]
+    channels = image.shape[1], 0 if y is None else y.shape[1], 0 if other is None else other.shape[1]
     numbers = finish.factor, finish.gain, _ACTIVATIONS[finish.activation]
     CPU[KERNELS[tile]](*addresses, *numbers, *sizes, *channels, adjoint, adjoint)

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry, from_numbers
 from fastlip.kernels.common.padding import Pads
+from fastlip.kernels.common.winograd import Tile
 from fastlip.kernels.conv_chain.reference import scaled
 
 
@@ -49,13 +50,12 @@ class Passes(Protocol):
         residual: Tensor | None,
         geometry: ConvGeometry,
         pairing: str,
-        size: tuple[int, int],
+        tile: Tile | None,
         halo: Pads,
         keep: bool,
-        training: bool,
         /,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """A convolution of an image with the halo that it needs, of that size without, and :meth:`activate`."""
+        """A convolution, by tiles or with the image's halo, and :meth:`activate` after it."""
         ...
 
     def deactivate(
@@ -90,13 +90,12 @@ def separately(
     residual: Tensor | None,
     geometry: ConvGeometry,
     pairing: str,
-    size: tuple[int, int],
+    tile: Tile | None,
     halo: Pads,
     keep: bool,
-    training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:meth:`Passes.layer` in two steps."""
-    z = images.convolve(image, weight, geometry, training=training, size=size)
+    z = images.convolve(image, weight, geometry, tile=tile)
     return passes.activate(z, bias, residual, pairing, halo, keep)
 
 
@@ -151,12 +150,18 @@ class Kernels:
         outputs, masks = [], []
         kernels = scaled(weights, scales) if scales else weights
         size, training = (x.shape[2], x.shape[3]), keep and not exact
-        halos = [images.needed_halo(x, *layer, size, training) for layer in zip(kernels, geometries, strict=True)]
-        extended = self.passes.with_halo(x.contiguous(memory_format=images.LAST), halos[0])
-        layers = zip(kernels, biases, geometries, [*halos[1:], NO_PADS], strict=True)
-        for kernel, bias, geometry, halo in layers:
+        tiles, halos = [], []
+        for kernel, geometry in zip(kernels, geometries, strict=True):
+            tile = images.tile_for(x, kernel, geometry, size, training) if geometry.taps > 1 else None
+            tiles.append(tile)
+            halos.append(images.halo_for(geometry, tile))
+        extended = x.contiguous(memory_format=images.LAST)
+        if any(halos[0]):
+            extended = self.passes.with_halo(extended, halos[0])
+        layers = zip(kernels, biases, geometries, tiles, [*halos[1:], NO_PADS], strict=True)
+        for kernel, bias, geometry, tile, halo in layers:
             y, extended, mask = self.passes.layer(
-                extended, kernel, bias.contiguous(), None, geometry, pairing, size, halo, keep, training
+                extended, kernel, bias.contiguous(), None, geometry, pairing, tile, halo, keep
             )
             outputs.append(y)
             masks.append(mask)
@@ -183,7 +188,8 @@ class Kernels:
         for i in reversed(range(len(kernels))):
             kernel, geometry = kernels[i], geometries[i]
             size = gradient.shape[2], gradient.shape[3]
-            halo = images.needed_halo(gradient, kernel.transpose(0, 1), geometry, size, True, adjoint=True)
+            tile = images.tile_for(gradient, kernel.transpose(0, 1), geometry, size, True)
+            halo = images.halo_for(geometry, tile, adjoint=True)
             _, extended, sums = self.passes.deactivate(
                 gradient, masks[i], pairing, halo, keep=False, sums=needs_biases[i]
             )

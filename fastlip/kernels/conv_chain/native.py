@@ -10,7 +10,7 @@ from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.conv_chain import layers
-from fastlip.kernels.conv_chain.api import bits_shape, mask_shape
+from fastlip.kernels.conv_chain.api import bits_shape
 
 binding.require()
 
@@ -29,7 +29,8 @@ class Passes:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """y = maxmin(z + bias) or maxmin(residual - z), y with its halo, and the bits; y only if it is kept."""
         y, extended, address = images.outputs_of(z, halo)
-        mask = torch.empty(mask_shape(z, z.shape[1], pairing, "native"), dtype=torch.uint8)
+        n, channels, height, width = z.shape
+        mask = torch.empty(bits_shape((n, height, width), channels, pairing, "native"), dtype=torch.uint8)
         plain = y.data_ptr() if keep or not address else 0
         others = bias.data_ptr() if bias is not None else 0, residual.data_ptr() if residual is not None else 0
         addresses = z.data_ptr(), *others, plain, address, mask.data_ptr()
@@ -44,25 +45,24 @@ class Passes:
         residual: Tensor | None,
         geometry: ConvGeometry,
         pairing: str,
-        size: tuple[int, int],
+        tile: winograd.Tile | None,
         halo: Pads,
         keep: bool,
-        training: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """A convolution of an image with the halo that it needs, and :meth:`activate`; one pass by ``winograd``."""
-        if winograd.finishes(pairing, weight.shape[0], keep):
-            mask = torch.empty(0, dtype=torch.uint8)
-            if keep:
-                mask = torch.empty(
-                    bits_shape((image.shape[0], *size), weight.shape[0], pairing, "native"), dtype=torch.uint8
-                )
-            bits = mask if keep and pairing != "none" else None
-            gain = 1.0 if residual is None else -1.0
-            finish = winograd.Finish(bias, residual, 1.0, gain, pairing, bits)
-            y = images.convolve_and_finish(image, weight, geometry, finish, training, size)
-            if y is not None:
-                return y, images.with_halo(y, halo), mask
-        return layers.separately(self, image, weight, bias, residual, geometry, pairing, size, halo, keep, training)
+        """A convolution, by tiles or with the image's halo, and :meth:`activate` after it; by tiles in one pass."""
+        channels = weight.shape[0]
+        finished = pairing == "none" or (pairing == "adjacent" and not (keep and channels % winograd.PAIRED))
+        if tile is None or not finished:
+            z = images.convolve(image, weight, geometry, tile=tile)
+            return self.activate(z, bias, residual, pairing, halo, keep)
+        n, _, *size = image.shape
+        mask = torch.empty(0, dtype=torch.uint8)
+        if keep:
+            mask = torch.empty(bits_shape((n, size[0], size[1]), channels, pairing, "native"), dtype=torch.uint8)
+        bits = mask if keep and pairing != "none" else None
+        finish = winograd.Finish(bias, residual, 1.0, 1.0 if residual is None else -1.0, pairing, bits)
+        y = winograd.convolve(image, weight, geometry, (size[0], size[1]), finish, tile)
+        return y, images.with_halo(y, halo) if any(halo) else y, mask
 
     def deactivate(
         self, gradient: Tensor, mask: Tensor, pairing: str, halo: Pads, keep: bool, sums: bool

@@ -28,10 +28,11 @@ def forward(
         if keep:
             sums.append(plain)
     last, factor = kernel * coefficients[1], coefficients[0]
-    finish = winograd.Finish(bias, x, factor)
     size = x.shape[2], x.shape[3]
-    y = images.convolve_and_finish(outermost, last, geometry, finish, training, size)
-    if y is None:
+    tile = images.tile_for(x, kernel, geometry, size, training)
+    if tile is not None:
+        y = winograd.convolve(outermost, last, geometry, size, winograd.Finish(bias, x, factor), tile)
+    else:
         y = images.convolve(outermost, last, geometry, bias).add_(x, alpha=factor)
     return y, sums[1:]
 
@@ -49,7 +50,7 @@ def backward(
             inputs = [x, *sums]
     adjoint = images.adjoint(kernel).contiguous(memory_format=images.LAST)
     size = gradient.shape[2], gradient.shape[3]
-    halo = images.needed_halo(gradient, adjoint, geometry, size, True, adjoint=True)
+    halo = images.halo_for(geometry, images.tile_for(gradient, adjoint, geometry, size, True), adjoint=True)
     adjoint_gradient = torch.zeros_like(adjoint, memory_format=torch.contiguous_format)
     g = x_gradient = gradient
     for t, factor in enumerate(_factors(coefficients), 1):
@@ -77,14 +78,14 @@ def _sums(series: Series, x: Tensor, keep: bool, training: bool) -> Iterator[tup
     """x, x + r_T K x, ..., all but the outermost sum; each plain (if it is to be kept) and with its halo."""
     kernel, coefficients, geometry = series
     size = x.shape[2], x.shape[3]
-    halo = images.needed_halo(x, kernel, geometry, size, training)
+    tile = images.tile_for(x, kernel, geometry, size, training)
+    halo = images.halo_for(geometry, tile)
     extended = images.with_halo(x, halo)
     yield x, extended
     for factor in reversed(_factors(coefficients)[1:]):
-        scaled, finish = kernel * factor, winograd.Finish(added=x)
-        found = images.convolve_and_finish(extended, scaled, geometry, finish, training, size)
-        if found is not None:
-            plain, extended = found, images.with_halo(found, halo)
+        if tile is not None:
+            plain = winograd.convolve(extended, kernel * factor, geometry, size, winograd.Finish(added=x), tile)
+            extended = images.with_halo(plain, halo)
             yield plain, extended
             continue
         # The pass subtracts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -68,13 +69,20 @@ def dense_format(x: Tensor, dim: int) -> torch.memory_format:
 
 
 def layout(x: Tensor, dim: int) -> tuple[int, int, int, int]:
-    """x as (outer, channels, inner) in memory, channels-last images with inner = 1; and the bytes of its bit mask.
+    """x as (outer, channels, inner) in memory, channels-last images with inner = 1; and the bytes of its bit mask."""
+    return layout_of(x.shape, dim, dense_format(x, dim) is torch.channels_last)
 
-    Each run of pairs along memory (csrc/maxmin) starts a byte.
+
+def layout_of(shape: Sequence[int], dim: int, last: bool) -> tuple[int, int, int, int]:
+    """As :func:`layout`. Each run of pairs along memory (csrc/maxmin) starts a byte.
+
+    Args:
+        shape: that of x.
+        dim: the axis of the pairs.
+        last: whether it is the last one in memory though not in the shape.
     """
-    shape = x.shape
     outer, channels, inner = math.prod(shape[:dim]), shape[dim], math.prod(shape[dim + 1 :])
-    if inner != 1 and not x.is_contiguous() and dense_format(x, dim) is torch.channels_last:
+    if last:
         outer, inner = outer * inner, 1
     pairs = channels // 2
     return outer, channels, inner, outer * ((pairs + 7) // 8) if inner == 1 else outer * pairs * ((inner + 7) // 8)

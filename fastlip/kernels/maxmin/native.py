@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from fastlip.kernels.common import binding
 from fastlip.kernels.common.binding import CPU
 from fastlip.kernels.common.sizes import surely_below
-from fastlip.kernels.maxmin.api import FORMATS, dense_format, layout
+from fastlip.kernels.maxmin.api import FORMATS, dense_format, layout, layout_of
 
 binding.require()
 
@@ -19,6 +21,7 @@ _FORWARD = {
     torch.bfloat16: "maxmin_forward_bfloat16",
 }
 _SWAP = {dtype: name.replace("forward", "swap") for dtype, name in _FORWARD.items()}
+_kept_layout = lru_cache(maxsize=1024)(layout_of)
 _WORTHWHILE = 2**14  # numbers, in a compiled program on the CPU
 
 
@@ -40,7 +43,7 @@ def unprofitable_compiled(x: Tensor, pairing: str, dim: int) -> str:
 def maxmin_forward(x: Tensor, pairing: str, dim: int) -> tuple[Tensor, Tensor]:
     """Sorted pairs, and the mask of those that were swapped."""
     x = x if x.is_contiguous() else x.contiguous(memory_format=dense_format(x, dim))
-    outer, channels, inner, size = layout(x, dim)
+    outer, channels, inner, size = _kept_layout(x.shape, dim, not x.is_contiguous())
     mask, y = x.new_empty(size, dtype=torch.uint8), torch.empty_like(x)
     name = _FORWARD[x.dtype]
     arguments = x.data_ptr(), y.data_ptr(), mask.data_ptr(), outer, channels, inner, pairing == "halves"

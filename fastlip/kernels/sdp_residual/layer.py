@@ -13,6 +13,7 @@ from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.checks import VOLUMES
 from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry, from_numbers
 from fastlip.kernels.common.padding import Pads
+from fastlip.kernels.common.winograd import Tile
 from fastlip.kernels.conv_chain import layers
 
 
@@ -25,13 +26,12 @@ class Passes(layers.Passes, Protocol):
         weight: Tensor,
         bias: Tensor,
         geometry: ConvGeometry,
-        size: tuple[int, int],
+        tile: Tile | None,
         halo: Pads,
         keep: bool,
-        training: bool,
         /,
     ) -> tuple[Tensor, Tensor]:
-        """h = relu(W * image + bias), only if it is to be kept, and h with a halo; size is that of h."""
+        """h = relu(W * image + bias), only if it is to be kept, and h with a halo."""
         ...
 
     def relu_backward(self, v: Tensor, h: Tensor, scale: Tensor, halo: Pads, /) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,7 +46,7 @@ class Passes(layers.Passes, Protocol):
         residual: Tensor,
         geometry: ConvGeometry,
         pairing: str,
-        training: bool,
+        tile: Tile | None,
         /,
     ) -> tuple[Tensor, Tensor]:
         """maxmin(residual - z), z being the adjoint convolution of diag(scale) W of h with its halo, and the bits."""
@@ -93,13 +93,13 @@ class Kernels:
         (geometry,) = from_numbers(tuple(numbers))
         x = x.contiguous(memory_format=images.LAST)
         size, turned = (x.shape[2], x.shape[3]), weight.transpose(0, 1)
-        halo = images.needed_halo(x, turned, geometry, size, training, adjoint=True)
+        tile = images.tile_for(x, turned, geometry, size, training)
+        halo = images.halo_for(geometry, tile, adjoint=True)
         h, extended = self._hidden(x, weight, bias, geometry, halo, not recompute, training)
         if second is None:
-            y, mask = self.passes.second(extended, weight, scale, x, geometry, pairing, training)
+            y, mask = self.passes.second(extended, weight, scale, x, geometry, pairing, tile)
         else:
-            layer = extended, second, None, x, geometry, pairing, size
-            y, _, mask = self.passes.layer(*layer, NO_PADS, True, training)
+            y, _, mask = self.passes.layer(extended, second, None, x, geometry, pairing, tile, NO_PADS, True)
         return y, h.new_empty((0, 0, 0, 0)) if recompute else h, mask
 
     def backward(
@@ -119,7 +119,7 @@ class Kernels:
         """The gradients of x and weight, empty unless needed (each costs convolutions), of bias and scale."""
         (geometry,) = from_numbers(tuple(numbers))
         size = x.shape[2], x.shape[3]
-        halo = images.needed_halo(x, weight, geometry, size, True)
+        halo = images.halo_for(geometry, images.tile_for(x, weight, geometry, size, True))
         x, gradient = (image.contiguous(memory_format=images.LAST) for image in (x, gradient))
         if h is None:
             h, _ = self._hidden(x, weight, bias, geometry, NO_PADS, True, True)
@@ -128,7 +128,8 @@ class Kernels:
             residual, extended, _ = self.passes.deactivate(gradient, mask, pairing, halo, keep=True, sums=False)
         # The other: Σ_n of the gradient of W₂ᵀ; the scale is a factor of its rows.
         v, second = images.convolve_and_differentiate(extended, h if needs_weight else None, weight, geometry, size)
-        halo = images.needed_halo(x, weight.transpose(0, 1), geometry, size, True, adjoint=True)
+        tile = images.tile_for(x, weight.transpose(0, 1), geometry, size, True)
+        halo = images.halo_for(geometry, tile, adjoint=True)
         extended, u_sum, product_sum = self.passes.relu_backward(v, h, scale.contiguous(), halo)
         z, first = self.passes.gradients(x, extended, weight, geometry, needs_x, needs_weight, residual)
         weight_gradient = x_gradient = x.new_empty(0)
@@ -149,7 +150,7 @@ class Kernels:
         training: bool,
     ) -> tuple[Tensor, Tensor]:
         """h = relu(W x + b), without (only if it is to be kept) and with the halo of the second convolution."""
-        size = x.shape[2], x.shape[3]
-        extended = self.passes.with_halo(x, images.needed_halo(x, weight, geometry, size, training))
+        tile = images.tile_for(x, weight, geometry, (x.shape[2], x.shape[3]), training)
+        extended = self.passes.with_halo(x, images.halo_for(geometry, tile))
         bias = weight.new_zeros(weight.shape[0]) if bias is None else bias.contiguous()
-        return self.passes.hidden(extended, weight, bias, geometry, size, halo, keep, training)
+        return self.passes.hidden(extended, weight, bias, geometry, tile, halo, keep)

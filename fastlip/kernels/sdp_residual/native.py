@@ -12,6 +12,7 @@ from fastlip.kernels.common import binding, winograd
 from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry
 from fastlip.kernels.common.padding import Pads
+from fastlip.kernels.common.winograd import Finish, Tile
 from fastlip.kernels.conv_chain import native as conv_chain
 from fastlip.kernels.sdp_residual import layer, reference
 from fastlip.kernels.sdp_residual.api import folded
@@ -28,17 +29,16 @@ class Passes(conv_chain.Passes):
         weight: Tensor,
         bias: Tensor,
         geometry: ConvGeometry,
-        size: tuple[int, int],
+        tile: Tile | None,
         halo: Pads,
         keep: bool,
-        training: bool,
     ) -> tuple[Tensor, Tensor]:
         """h = relu(W * image + bias) and h with a halo: in one pass by ``winograd``, or in two."""
-        finish = winograd.Finish(bias, activation="relu")
-        h = images.convolve_and_finish(image, weight, geometry, finish, training, size)
-        if h is not None:
+        if tile is not None:
+            size, finish = (image.shape[2], image.shape[3]), Finish(bias, activation="relu")
+            h = winograd.convolve(image, weight, geometry, size, finish, tile)
             return h, images.with_halo(h, halo)
-        z = images.convolve(image, weight, geometry, training=training, size=size)
+        z = images.convolve(image, weight, geometry)
         h, extended, address = images.outputs_of(z, halo)
         addresses = z.data_ptr(), bias.data_ptr(), h.data_ptr(), address
         images.launch("sdp_residual_relu", z, *addresses, halo=halo)
@@ -61,11 +61,11 @@ class Passes(conv_chain.Passes):
         residual: Tensor,
         geometry: ConvGeometry,
         pairing: str,
-        training: bool,
+        tile: Tile | None,
     ) -> tuple[Tensor, Tensor]:
         """maxmin(residual - z), z being the adjoint convolution of diag(scale) W of h with its halo, and the bits."""
-        weight, size = folded(weight, scale), (residual.shape[2], residual.shape[3])
-        y, _, mask = self.layer(h, weight, None, residual, geometry, pairing, size, NO_PADS, True, training)
+        weight = folded(weight, scale)
+        y, _, mask = self.layer(h, weight, None, residual, geometry, pairing, tile, NO_PADS, True)
         return y, mask
 
 

@@ -14,6 +14,7 @@ from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry
 from fastlip.kernels.common.halo_triton import compilation, launch, partial_sums, source_pixels, widened
 from fastlip.kernels.common.padding import Pads
+from fastlip.kernels.common.winograd import Tile
 from fastlip.kernels.conv_chain import triton_kernels as conv_chain
 from fastlip.kernels.sdp_residual import layer
 
@@ -55,10 +56,9 @@ class Passes(conv_chain.Passes):
         weight: Tensor,
         bias: Tensor,
         geometry: ConvGeometry,
-        size: tuple[int, int],
+        tile: Tile | None,
         halo: Pads,
         keep: bool,
-        training: bool,
     ) -> tuple[Tensor, Tensor]:
         """h = relu(W * image + bias), only if it is to be kept, and h with its halo."""
         z = images.convolve(image, weight, geometry)
@@ -83,7 +83,7 @@ class Passes(conv_chain.Passes):
         residual: Tensor,
         geometry: ConvGeometry,
         pairing: str,
-        training: bool,
+        tile: Tile | None,
     ) -> tuple[Tensor, Tensor]:
         """maxmin(residual - z), z being the adjoint convolution of diag(scale) W of h, and the bits."""
         z = images.adjoint_convolve(h, scale[:, None, None, None] * weight, geometry)

@@ -41,11 +41,10 @@ class KernelConvolution(ConvApplication):
         if geometry.has_spectrum and (fft_size := spectra.fft_size_for(layer, geometry, channels, x)):
             return self.by_spectrum(layer, x, fft_size)
         weight = layer.effective()[0]
-        if x.dim() == 4 and self._has_passes(layer, x):
+        if (layer.training or not x.is_cpu) and x.dim() == 4 and self._has_passes(layer, x):
             style = style_of(geometry)
             if style is not None:
-                exact = not layer.training
-                return ops.conv_chain(x, [weight], [layer.bias], None, *style, exact=exact, backend="auto")
+                return ops.conv_chain(x, [weight], [layer.bias], None, *style, backend="auto")
         return self.convolve(x, weight, layer.bias)
 
     def _has_passes(self, layer: Any, x: Tensor) -> bool:
@@ -55,10 +54,9 @@ class KernelConvolution(ConvApplication):
             return False
         if x.device.type in _PASSES_PAD:
             return geometry.padding_mode == "circular" and geometry.taps > 1
-        if torch.compiler.is_compiling():
+        if not layer.training or torch.compiler.is_compiling():
             return False
-        tile = winograd.TRAINING if layer.training else winograd.EVALUATION
-        return winograd.takes(x, geometry, (x.shape[2], x.shape[3]), layer.in_channels, layer.out_channels, tile)
+        return winograd.takes(x, geometry, (x.shape[2], x.shape[3]), layer.in_channels, layer.out_channels)
 
     def _check_windows(self, x: Tensor) -> None:
         """Raises ValueError where circular windows would meet pixels repeatedly."""
