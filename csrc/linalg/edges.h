@@ -16,6 +16,7 @@ struct Edges {
 };
 
 constexpr int kLanczosSteps = 14;
+constexpr double kMargin = 0.01;
 
 // The number of eigenvalues below x of a tridiagonal matrix (Sturm): of negative pivots.
 inline int count_below(const double* diagonal, const double* beside, int n, double x) {
@@ -50,8 +51,8 @@ inline Edges tridiagonal_edges(const double* diagonal, const double* beside, int
 }
 
 // The extreme Ritz values, each moved outwards by what is still missing where they converge as 1 / steps², the slowest
-// way of an edge of many eigenvalues: by the last change times the number of steps. Eigenvalues that stand alone are
-// found to rounding. The start has entries of both signs and no two of one size, so that no simple vector is missed.
+// way of an edge of many eigenvalues: by the last change times the number of steps, and by a hundredth of the range.
+// Eigenvalues that stand alone are found to rounding. The start has entries of both signs and no two of one size, so that no simple vector is missed.
 template <class T>
 Edges edges(const Planar<T, false>& matrix, int64_t n) {
   const int64_t size = vector_size(matrix);
@@ -89,7 +90,9 @@ Edges edges(const Planar<T, false>& matrix, int64_t n) {
   const Edges found = tridiagonal_edges(diagonal, beside, steps);
   if (steps < 2) return found;
   const Edges fewer = tridiagonal_edges(diagonal, beside, steps - 1);
-  return {found.lowest - steps * (fewer.lowest - found.lowest), found.highest + steps * (found.highest - fewer.highest)};
+  const double range = kMargin * (found.highest - found.lowest);
+  return {found.lowest - steps * (fewer.lowest - found.lowest) - range,
+          found.highest + steps * (found.highest - fewer.highest) + range};
 }
 
 }  // namespace fastlip::linalg

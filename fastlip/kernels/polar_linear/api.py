@@ -15,7 +15,7 @@ from fastlip.kernels.polar_linear import reference
 
 OP = Op("polar_linear", backends=("native",))
 POLES = {torch.float32: 4, torch.float64: 9}  # at most; memory for as many inverses is reserved
-_SIDES = 128, 2048  # rows and columns
+_SIDES = 192, 2048  # rows and columns
 
 
 def pays(x: Tensor, V: Tensor) -> bool:
@@ -32,9 +32,10 @@ def polar_linear(x: Tensor, V: Tensor, *, backend: Backend = "auto") -> Tensor:
 
     The result is that of ``torch.nn.functional.linear(x, fastlip.ops.polar(V))`` up to rounding, second and third
     derivatives included. The C++ kernels on CPUs find it without Q, from a sum of inverses of the Gram matrix with
-    shifts (Zolotarev's rational function), and its gradient from few products with the vectors: less than half the
-    work where there are fewer vectors than a quarter of the rows or columns of V. They take the factor itself where
-    singular values of V differ by a factor of more than about 3 (float32) or 2.5 (float64).
+    shifts (Zolotarev's rational function), and its gradient from few products with the vectors: about half
+    the work for as many vectors as a quarter of the rows of V, or of its columns. ``"auto"`` runs them in float32 for
+    matrices of 192 to 2048 rows and columns, and for at most half as many vectors. They take the factor itself where
+    singular values of V differ by a factor of more than about 3.
 
     Args:
         x: (..., n).
@@ -80,7 +81,8 @@ def _gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, Tensor, None
 
 # polar_linear(x, V, backend).
 OPERATOR = OP.main(
-    "polar_linear_forward(Tensor x, Tensor V, str backend) -> (Tensor y, Tensor inverses, Tensor blocks, Tensor found)",
+    "polar_linear_forward(Tensor x, Tensor V, str backend)"
+    " -> (Tensor y, Tensor inverses, Tensor blocks, Tensor found)",
     reference=reference.polar_linear,
     precision=full_precision,
     nested=True,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common import binding
+from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.polar import on_cpu as polar
 from fastlip.kernels.polar_linear.api import POLES, pays
 from fastlip.kernels.polar_linear.poles import fractions
@@ -29,7 +30,9 @@ def unprofitable(x: Tensor, V: Tensor) -> str:
     """Empty, or why the factor and a product are faster."""
     if pays(x, V):
         return ""
-    return f"of {x.shape[:-1].numel()} vectors and a matrix of shape {tuple(V.shape)} in {V.dtype}, the factor is faster"
+    return (
+        f"of {x.shape[:-1].numel()} vectors and a matrix of shape {tuple(V.shape)} in {V.dtype}, the factor is faster"
+    )
 
 
 class _Found(NamedTuple):
@@ -42,6 +45,11 @@ class _Found(NamedTuple):
 
 def polar_linear_forward(x: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Q x, the inverses (or Q, where there are none), their products with Q's smaller side, and what F is."""
+    with full_precision(V.device):
+        return _forward(x, V)
+
+
+def _forward(x: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, V = x.contiguous(), V.contiguous()
     rows, small, poles = x.view(-1, x.shape[-1]), min(V.shape), POLES[V.dtype]
     inverses = V.new_empty(max(poles * small * small, V.numel()))
@@ -65,6 +73,13 @@ def polar_linear_backward(
     gradient: Tensor, x: Tensor, V: Tensor, inverses: Tensor, blocks: Tensor, found: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x and V."""
+    with full_precision(V.device):
+        return _backward(gradient, x, V, inverses, blocks, found)
+
+
+def _backward(
+    gradient: Tensor, x: Tensor, V: Tensor, inverses: Tensor, blocks: Tensor, found: Tensor
+) -> tuple[Tensor, Tensor]:
     shape, V = x.shape, V.contiguous()
     g, x = gradient.reshape(-1, V.shape[0]), x.reshape(-1, V.shape[1])
     what = _read(found, V.dtype)
@@ -87,7 +102,7 @@ def polar_linear_backward(
 
 
 def _invert(V: Tensor, inverses: Tensor) -> Tensor:
-    """Writes the inverses; returns (unit, largest eigenvalue, condition number, 1), or zeros where there are too many."""
+    """Writes the inverses; returns (unit, largest eigenvalue, condition number, 1), or zeros without them."""
     kind, small = _NAMES[V.dtype], min(V.shape)
     gram, found = V.new_empty((small, small)), torch.zeros(4, dtype=torch.float64)
     addresses = V.data_ptr(), gram.data_ptr(), found.data_ptr()
