@@ -122,10 +122,9 @@ def _invert(V: Tensor, inverses: Tensor) -> Tensor:
 
 def _read(told: Tensor, dtype: torch.dtype) -> _Found | None:
     unit, highest, condition, exists = told.tolist()
-    if not exists:
+    function = fractions(condition, torch.finfo(dtype).eps, POLES[dtype]) if exists else None
+    if function is None:
         return None
-    function = fractions(condition, torch.finfo(dtype).eps, POLES[dtype])
-    assert function is not None  # as it was when it was told
     scale, residues = unit * function.scale / highest**0.5, tuple(highest * part for part in function.residues)
     return _Found(scale, residues, tuple(unit**2 * scale * part for part in residues))
 
