@@ -12,7 +12,7 @@ from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMod
 from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
 from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
-from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense, PolarDense
+from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.kernel import KernelConvolution
 from fastlip.nn.arguments import conv_geometry, dense_features, make_bias, make_parameter
 from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
@@ -197,7 +197,7 @@ class BjorckLinear(LipschitzLayer):
         quasi_residual: bool | float = False,
         parametrization: Parametrization = "unconstrained",
     ):
-        super().__init__(Dense(orthogonal=True) if parametrization == MANIFOLD else PolarDense(), backend)
+        super().__init__(Dense(orthogonal=True, factor=parametrization != MANIFOLD), backend)
         self.in_features, self.out_features = dense_features(in_features, out_features)
         self.bias = make_bias(out_features, bias, device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))

@@ -22,14 +22,23 @@ DENSE_ARGUMENTS = ("application", "in_features", "out_features")
 
 @dataclass(frozen=True)
 class Dense(Application):
-    """y = Q x + bias; ``orthogonal``: Q has orthonormal rows or columns."""
+    """y = Q x + bias; ``orthogonal``: Q has orthonormal rows or columns.
+
+    ``factor``: Q is the polar factor of ``raw_weight``, with its identity if there is one. In training on a CPU, where x
+    has far fewer vectors than the layer has features, :func:`fastlip.ops.polar_linear` then computes Q x. Evaluation,
+    and whoever asks for the weight, has Q itself.
+    """
 
     orthogonal: bool = False
+    factor: bool = False
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """Q x + bias."""
         layer._check_input(x, layer.in_features)
-        return F.linear(x, layer.effective()[0], layer.bias)
+        if not (self.factor and layer.training and _is_short(layer, x)):
+            return F.linear(x, layer.effective()[0], layer.bias)
+        y = ops.polar_linear(x, with_identity(layer, layer.raw_weight), backend=layer.backend)
+        return y if layer.bias is None else y + layer.bias
 
     @torch.no_grad()
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
@@ -41,32 +50,14 @@ class Dense(Application):
         return describe_dense(layer)
 
 
-@dataclass(frozen=True)
-class PolarDense(Dense):
-    """y = Q x + bias for the polar factor Q of ``raw_weight``, with its identity if there is one.
-
-    In training on a CPU, where x has far fewer vectors than the layer has features, :func:`fastlip.ops.polar_linear`
-    computes Q x. Evaluation, and whoever asks for the weight, has Q itself.
-    """
-
-    orthogonal: bool = True
-
-    def __call__(self, layer: Any, x: Tensor) -> Tensor:
-        """Q x + bias."""
-        layer._check_input(x, layer.in_features)
-        if not (layer.training and self._is_short(layer, x)):
-            return F.linear(x, layer.effective()[0], layer.bias)
-        y = ops.polar_linear(x, with_identity(layer, layer.raw_weight), backend=layer.backend)
-        return y if layer.bias is None else y + layer.bias
-
-    def _is_short(self, layer: Any, x: Tensor) -> bool:
-        """Whether polar_linear takes less work, and nothing but autograd sees how Q x is computed."""
-        V = layer.raw_weight
-        if not (pays(x, V) and V.requires_grad and torch.is_grad_enabled() and layer.backend in ("auto", "native")):
-            return False
-        if layer.supplied is not None or layer._modules or torch.compiler.is_compiling() or is_transformed():
-            return False
-        return not is_recorded() and cpu_products() in FULL and not torch.is_autocast_enabled("cpu")
+def _is_short(layer: Any, x: Tensor) -> bool:
+    """Whether polar_linear takes less work, and nothing but autograd sees how Q x is computed."""
+    V = layer.raw_weight
+    if not (pays(x, V) and V.requires_grad and torch.is_grad_enabled() and layer.backend in ("auto", "native")):
+        return False
+    if layer.supplied is not None or layer._modules or torch.compiler.is_compiling() or is_transformed():
+        return False
+    return not is_recorded() and cpu_products() in FULL and not torch.is_autocast_enabled("cpu")
 
 
 def describe_dense(layer: Any) -> str:
