@@ -24,8 +24,8 @@ DENSE_ARGUMENTS = ("application", "in_features", "out_features")
 class Dense(Application):
     """y = Q x + bias; ``orthogonal``: Q has orthonormal rows or columns.
 
-    ``factor``: Q is the polar factor of ``raw_weight``, with its identity if there is one. In training on a CPU, where
-    x has far fewer vectors than the layer has features, :func:`fastlip.ops.polar_linear` then computes Q x.
+    ``factor``: Q is the polar factor of ``raw_weight``, with its identity if there is one. In training on a CPU,
+    where x has far fewer vectors than the layer has features, :func:`fastlip.ops.polar_linear` then computes Q x.
     Evaluation, and whoever asks for the weight, has Q itself.
     """
 
