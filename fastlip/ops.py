@@ -15,6 +15,7 @@ from fastlip.kernels.gram_rowsum.api import gram_rowsum
 from fastlip.kernels.maxmin.api import maxmin
 from fastlip.kernels.pixel_unshuffle.api import pixel_unshuffle
 from fastlip.kernels.polar.api import polar
+from fastlip.kernels.polar_linear.api import polar_linear
 from fastlip.kernels.sdp_residual.api import sdp_residual
 from fastlip.kernels.skew_exp.api import skew_exp
 from fastlip.kernels.spectral_cayley.api import spectral_cayley
@@ -36,6 +37,7 @@ __all__ = [
     "own_frequencies",
     "pixel_unshuffle",
     "polar",
+    "polar_linear",
     "sdp_residual",
     "skew_exp",
     "spectral_cayley",

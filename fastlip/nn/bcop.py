@@ -198,7 +198,7 @@ class BjorckLinear(LipschitzLayer):
         quasi_residual: bool | float = False,
         parametrization: Parametrization = "unconstrained",
     ):
-        super().__init__(Dense(orthogonal=True), backend)
+        super().__init__(Dense(orthogonal=True, factor=parametrization != MANIFOLD), backend)
         self.in_features, self.out_features = dense_features(in_features, out_features)
         self.bias = make_bias(out_features, bias, device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))

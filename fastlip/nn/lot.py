@@ -208,7 +208,8 @@ class LOTLinear(LipschitzLayer):
         parametrization: Parametrization = "unconstrained",
     ):
         ridge, steps = check_iteration(ridge, steps)
-        super().__init__(Dense(orthogonal=ridge is None), backend)
+        is_factor = ridge is None and parametrization != MANIFOLD
+        super().__init__(Dense(orthogonal=ridge is None, factor=is_factor), backend)
         self.in_features, self.out_features = dense_features(in_features, out_features)
         self.ridge, self.steps = ridge, steps
         self.bias = make_bias(out_features, bias, device, dtype)

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_fl
 Shape = Sequence[int]
 # Approximate number of matrix products in an iterated polar factor or an exponential.
 _POLAR, _EXPONENTIAL = 12, 10
+_POLES = 4  # inverses of polar_linear, each half a product as its Gram matrix is; about as many as it takes
 
 
 def _convolution(x: Shape, weight: Shape) -> int:
@@ -101,6 +102,19 @@ def _reflector_backward(gradient: Shape, V: Shape, *_: Any, **__: Any) -> int:
     return 4 * math.prod(batch) * n * (gradient[-2] * gradient[-1] + 2 * m * n)
 
 
+def _polar_linear(x: Shape, V: Shape, *_: Any, **__: Any) -> int:
+    return 2 * _POLES * min(V) * (math.prod(x[:-1]) + min(V)) * min(V) + _applied(x, V)
+
+
+def _polar_linear_backward(gradient: Shape, x: Shape, V: Shape, *_: Any, **__: Any) -> int:
+    return 4 * _POLES * min(V) ** 2 * math.prod(x[:-1]) + 2 * _applied(x, V) + _matrices(V)
+
+
+def _applied(x: Shape, V: Shape) -> int:
+    """A matrix times each vector."""
+    return 2 * math.prod(x[:-1]) * math.prod(V)
+
+
 def _times(count: int) -> Any:
     """A formula: ``count`` products of the first argument's matrices."""
     return lambda shape, *_, **__: count * _matrices(shape)
@@ -141,6 +155,8 @@ _FORMULAS = {
     "cayley_backward": _times(4),
     "polar_forward": _times(_POLAR),
     "polar_backward": _times(_POLAR),
+    "polar_linear_forward": _polar_linear,
+    "polar_linear_backward": _polar_linear_backward,
     "skew_exp_forward": _times(_EXPONENTIAL),
     "skew_exp_backward": _times(_EXPONENTIAL),
     "spectral_exp_forward": _times(_EXPONENTIAL),

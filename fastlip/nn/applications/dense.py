@@ -10,6 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip import ops
+from fastlip.kernels.common.gate import is_recorded, is_transformed
+from fastlip.kernels.common.precision import FULL, cpu_products
+from fastlip.kernels.polar_linear.api import pays
+from fastlip.nn._quasi_residual import with_identity
 from fastlip.nn.applications.application import Application
 from fastlip.nn.base import as_it_runs
 
@@ -18,14 +22,23 @@ DENSE_ARGUMENTS = ("application", "in_features", "out_features")
 
 @dataclass(frozen=True)
 class Dense(Application):
-    """y = Q x + bias; ``orthogonal``: Q has orthonormal rows or columns."""
+    """y = Q x + bias; ``orthogonal``: Q has orthonormal rows or columns.
+
+    ``factor``: Q is the polar factor of ``raw_weight``, with its identity if there is one. In training on a CPU,
+    where x has far fewer vectors than the layer has features, :func:`fastlip.ops.polar_linear` then computes Q x.
+    Evaluation, and whoever asks for the weight, has Q itself.
+    """
 
     orthogonal: bool = False
+    factor: bool = False
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """Q x + bias."""
         layer._check_input(x, layer.in_features)
-        return F.linear(x, layer.effective()[0], layer.bias)
+        if not (self.factor and layer.training and _is_short(layer, x)):
+            return F.linear(x, layer.effective()[0], layer.bias)
+        y = ops.polar_linear(x, with_identity(layer, layer.raw_weight), backend=layer.backend)
+        return y if layer.bias is None else y + layer.bias
 
     @torch.no_grad()
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
@@ -35,6 +48,16 @@ class Dense(Application):
     def describe(self, layer: Any) -> str:
         """The arguments of ``torch.nn.Linear``, and the backend."""
         return describe_dense(layer)
+
+
+def _is_short(layer: Any, x: Tensor) -> bool:
+    """Whether polar_linear takes less work, and nothing but autograd sees how Q x is computed."""
+    V = layer.raw_weight
+    if not (pays(x, V) and V.requires_grad and torch.is_grad_enabled() and layer.backend in ("auto", "native")):
+        return False
+    if layer.supplied is not None or layer._modules or torch.compiler.is_compiling() or is_transformed():
+        return False
+    return not is_recorded() and cpu_products() in FULL and not torch.is_autocast_enabled("cpu")
 
 
 def describe_dense(layer: Any) -> str:
