@@ -163,11 +163,21 @@ def run_beyond_cases() -> None:
             layer(torch.randn(2, 8, 6, 6, generator=generator, dtype=dtype))
             layer(torch.randn(3, 8, 5, 8, generator=generator, dtype=dtype))
     geometry = ConvGeometry((3, 3))
-    for channels, outputs in ((5, 20), (18, 3)):
+    for channels, outputs in ((5, 20), (18, 3), (3, 16)):
         x, weight = torch.randn(3, channels, 7, 6, generator=generator), torch.randn(outputs, channels, 3, 3)
         gradient = torch.randn(3, outputs, 7, 6, generator=generator)
         image, other = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
-        winograd.convolve(image, weight, geometry, (7, 6), torch.randn(outputs, generator=generator))
+        bias, bits = (
+            torch.randn(outputs, generator=generator),
+            torch.zeros(3 * 7 * 6 * outputs // 16, dtype=torch.uint8),
+        )
+        for tile in winograd.KERNELS:
+            for activation in ("none", "relu", "adjacent"):
+                kept = bits if activation == "adjacent" and outputs % winograd.PAIRED == 0 else None
+                finish = winograd.Finish(bias, other, 0.5, -1.0, activation, kept)
+                winograd.convolve(image, weight, geometry, (7, 6), finish, tile)
+            circular = ConvGeometry((3, 3), padding_mode="circular")
+            winograd.convolve(image, weight, circular, (7, 6), tile=tile)
         winograd.gradients(image, other, weight, geometry, True, True)
     fingerprint = binding.kernel("fingerprint", torch.device("cpu"))
     for size in (0, 3, 1000, 300_001):

@@ -22,7 +22,9 @@ def convolution(batch: int, channels: Size, image: Size, taps: int, tile: winogr
     ``tile``: that of the kernel of ``kernels.common.winograd``, if it may run.
     """
     direct = batch * image[0] * image[1] * taps * channels[0] * channels[1]
-    return direct if tile is None else min(direct, winograd.operations(batch, *image, *channels, tile))
+    if tile is None:
+        return direct
+    return min(direct, winograd.operations(batch, image[0], image[1], channels[0], channels[1], tile))
 
 
 def products(columns: int, channels: Size, fft_size: Size) -> int:
