@@ -41,6 +41,9 @@ LARGEST = 1 << 20  # bytes of a call's buffers: emulation is slow
 # Roundings by which a buffer may differ, relative to its largest entry: kernels sum in the same order, but on aarch64
 # the compiler fuses products with sums.
 ROUNDINGS = 64
+# Kernels that tell estimates in float64 of what they compute in float32: by how much these may differ, relative to
+# the largest. polar_linear moves its estimates of eigenvalues outwards by ten times as much.
+ESTIMATES = {"polar_linear_gram_float32": 1e-3}
 
 
 class Buffer(NamedTuple):
@@ -268,6 +271,8 @@ def difference(buffer: Buffer, found: bytes) -> float:
 
 def compare(calls: list[Call], results: bytes) -> list[str]:
     """What is wrong, a line for each call that disagrees; prints the largest difference of each kernel."""
+    import torch
+
     problems, worst, start = [], Counter(), 0
     for call in calls:
         for buffer in call.buffers:
@@ -275,7 +280,10 @@ def compare(calls: list[Call], results: bytes) -> list[str]:
             start += len(buffer.after)
             error = difference(buffer, found)
             worst[call.kernel] = max(worst[call.kernel], error)
-            if not error <= ROUNDINGS:
+            allowed: float = ROUNDINGS
+            if call.kernel in ESTIMATES and buffer.dtype == torch.float64:
+                allowed = ESTIMATES[call.kernel] / torch.finfo(torch.float64).eps
+            if not error <= allowed:
                 problems.append(f"{call.kernel}: {call.case}: {buffer.dtype} differs by {error:.3g} roundings")
     counts = Counter(call.kernel for call in calls)
     for kernel in sorted(counts):

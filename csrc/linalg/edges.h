@@ -52,7 +52,8 @@ inline Edges tridiagonal_edges(const double* diagonal, const double* beside, int
 
 // The extreme Ritz values, each moved outwards by what is still missing where they converge as 1 / steps², the slowest
 // way of an edge of many eigenvalues: by the last change times the number of steps, and by a hundredth of the range.
-// Eigenvalues that stand alone are found to rounding. The start has entries of both signs and no two of one size, so that no simple vector is missed.
+// Eigenvalues that stand alone are found to rounding. The start has entries of both signs and no two of one size, so that
+// no simple vector is missed.
 template <class T>
 Edges edges(const Planar<T, false>& matrix, int64_t n) {
   const int64_t size = vector_size(matrix);
