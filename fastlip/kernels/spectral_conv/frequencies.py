@@ -73,15 +73,18 @@ def kernel_spectrum(weight: Tensor, size: Size, dilation: Size | None = None) ->
     dtype, dilation = COMPLEX[weight.dtype], tuple(dilation or (1,) * len(kernel))
     arguments = tuple(kernel), tuple(size), dilation, weight.device, dtype
     phases = cached_kernel_phases(*arguments) if weight.is_cpu and not is_observed() else _phases(*arguments)
-    taps = weight.flatten(2).permute(2, 0, 1).flatten(1)
-    return _product(phases, taps.to(dtype)).view(len(phases), cout, cin)
+    taps = weight.flatten(2).permute(2, 0, 1).flatten(1).to(dtype)
+    spectrum = _product(phases, taps) if weight.is_cuda else phases @ taps
+    return spectrum.view(len(phases), cout, cin)
 
 
 def kernel_spectrum_adjoint(gradient: Tensor, kernel: tuple[int, ...], size: Size, dilation: Size) -> Tensor:
     """The gradient of a weight of the shape ``kernel`` from that of its spectrum."""
     cout, cin, *taps_along = kernel
     phases = _phases(tuple(taps_along), tuple(size), tuple(dilation), gradient.device, gradient.dtype)
-    taps = _product(phases.mH, gradient.flatten(1)).real.view(math.prod(taps_along), cout, cin)
+    taps = (_product if gradient.is_cuda else torch.matmul)(phases.mH, gradient.flatten(1)).real.view(
+        math.prod(taps_along), cout, cin
+    )
     return taps.permute(1, 2, 0).contiguous().view(kernel)
 
 
