@@ -1,4 +1,4 @@
-"""Winograd's convolutions beside torch's of channels-last images: a forward, and both gradients.
+"""Winograd's convolutions beside torch's of channels-last images: in training, in evaluation, and both gradients.
 
 pytest --benchmark-only benchmarks/bench_winograd.py
 """
@@ -27,6 +27,7 @@ def by_winograd(x, weight, gradient):
     size = x.shape[2], x.shape[3]
     return {
         "forward": lambda: winograd.convolve(x, weight, GEOMETRY, size),
+        "evaluation": lambda: winograd.convolve(x, weight, GEOMETRY, size, tile=winograd.EVALUATION),
         "gradients": lambda: winograd.gradients(x, gradient, weight, GEOMETRY, True, True),
     }
 
@@ -36,6 +37,7 @@ def by_torch(x, weight, gradient):
     options = None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
     return {
         "forward": lambda: torch.conv2d(x, weight, padding=1),
+        "evaluation": lambda: torch.conv2d(x, weight, padding=1),
         "gradients": lambda: torch.ops.aten.convolution_backward(gradient, x, weight, *options),
     }
 
@@ -45,7 +47,7 @@ CONTESTANTS = {"winograd": by_winograd, "torch": by_torch}
 
 @pytest.mark.parametrize("contestant", CONTESTANTS)
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
-@pytest.mark.parametrize("step", ["forward", "gradients"])
+@pytest.mark.parametrize("step", ["forward", "evaluation", "gradients"])
 def test_step(step, layer, contestant, benchmark):
     batch, channels, side = layer
     x, gradient = torch.randn(2, batch, channels, side, side)
