@@ -1,5 +1,7 @@
 """Layers that run Winograd's convolutions: in training, and in evaluation with small tiles alone."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import fastlip
 from fastlip import nn as lip
+from fastlip.certification.rounding.rules import worst_case
+from fastlip.certification.rounding.terms import Unit
 from fastlip.kernels.common import binding, winograd
 from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry
@@ -167,3 +171,22 @@ def test_a_circular_image_has_its_halo_or_none(monkeypatch):
         assert torch.allclose(y, F.conv2d(F.pad(x, (1, 1, 1, 1), "circular"), weight), atol=1e-3)
     assert images.tile_for(x.double(), weight.double(), geometry, size, True) is None
     assert images.halo_for(geometry, None) == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", [lip.SLLConv2d, lip.SOCConv2d, lip.CPLConv2d])
+def test_layers_are_within_the_errors_that_certificates_count(kind, mode, monkeypatch):
+    torch.manual_seed(0)
+    layer = kind(32, 32, 3, padding_mode=mode, **({"padding": 1} if kind is lip.SOCConv2d else {})).eval()
+    x, found = torch.randn(16, 32, 15, 16), calls(monkeypatch)
+    with torch.no_grad():
+        y, exact = layer(x), copy.deepcopy(layer).double()(x.double())
+    # A circular exponential is one matrix for each frequency.
+    assert set(found) == (set() if (kind, mode) == (lip.SOCConv2d, "circular") else {2})
+    (row,) = fastlip.audit(torch.nn.Sequential(layer), (32, 15, 16)).layers
+    own = worst_case(layer, row, (32, 15, 16), (32, 15, 16), Unit.of(torch.float32))
+    error, size = (y - exact).flatten(1).norm(dim=1), x.double().flatten(1).norm(dim=1)
+    # In double precision the scale is computed anew: it differs by a few roundings.
+    assert (
+        error <= (own.relative + 2e-6) * size + own.constant + own.output * y.double().flatten(1).norm(dim=1)
+    ).all()
