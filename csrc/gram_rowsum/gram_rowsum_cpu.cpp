@@ -6,16 +6,39 @@
 // Results do not depend on the number of threads: each job owns what it writes, and sums over jobs have a fixed order.
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <cstdint>
 
 #include "common/registry.h"
 #include "gram_rowsum/backward.h"
+#include "gram_rowsum/backward_points.h"
 #include "gram_rowsum/forward.h"
+#include "gram_rowsum/forward_points.h"
 #include "gram_rowsum/geometry.h"
 #include "gram_rowsum/small.h"
 
 namespace fastlip::gram_rowsum {
 namespace {
+
+// Whether a weight is large enough for the products of points.h and valid.h to take less time than those of all taps.
+inline bool by_points(const Geometry& geometry) {
+  return geometry.kernel == Sizes{1, 3, 3} && std::min(geometry.channels, geometry.outputs) >= 2 * kTile;
+}
+
+// Whether no factor of the gradient is infinite, as differences of infinities are not a number.
+template <class T>
+bool is_bounded(const T* gradient, const T* psi, int64_t channels) {
+  constexpr T large = std::numeric_limits<T>::max() / 4096, range = 40;
+  T most{0}, low{0}, high{0};
+  for (int64_t i = 0; i < channels; ++i) {
+    if (!(std::abs(gradient[i]) <= large) || (psi != nullptr && !std::isfinite(psi[i]))) return false;
+    most = std::max(most, std::abs(gradient[i]));
+    const T exponent = psi == nullptr ? T{0} : psi[i];
+    low = i == 0 ? exponent : std::min(low, exponent), high = i == 0 ? exponent : std::max(high, exponent);
+  }
+  return high - low <= range && most * std::exp(high - low) <= large;
+}
 
 // weight is (groups * outputs, channels, depth, height, width); n and s are its sizes and strides, g the strides of
 // its gradient.
@@ -29,7 +52,14 @@ void forward(const T* weight, const T* psi, T* r, uint32_t* signs, int64_t group
   } else if (n1 > 0 && Small<T>::fits(geometry)) {
     Small<T>(weight, psi, geometry, stride).forward(r, signs);
   } else if (n1 > 0) {
-    Forward<T>(weight, psi, r, signs, geometry, stride).run();
+    Forward<T> job(weight, psi, r, signs, geometry, stride);
+    if constexpr (sizeof(T) == 4) {
+      if (by_points(geometry)) {
+        const Spread<T> spread(weight, geometry, stride);
+        if (spread.even()) return ForwardByPoints<T>(weight, spread, signs, geometry, stride, job).run();
+      }
+    }
+    job.run();
   }
 }
 
@@ -50,9 +80,16 @@ void backward(const T* gradient, const T* weight, const T* psi, const T* r, cons
     if (psi != nullptr) job.psi_gradient(gradient, r, weight_gradient, gradient_stride, psi_gradient);
     return;
   }
+  if constexpr (sizeof(T) == 4) {
+    if (by_points(geometry) && is_bounded(gradient, psi, groups * n1) && Spread<T>(weight, geometry, stride).even()) {
+      BackwardByPoints<T> job(gradient, weight, psi, signs, weight_gradient, geometry, stride, gradient_stride);
+      job.run();
+      return job.psi_gradient(r, psi_gradient);
+    }
+  }
   Backward<T> job(gradient, weight, psi, signs, weight_gradient, geometry, stride, gradient_stride);
   job.run();
-  if (psi != nullptr) job.psi_gradient(r, psi_gradient);
+  job.psi_gradient(r, psi_gradient);
 }
 
 }  // namespace

@@ -164,9 +164,11 @@ def test_gradient_keeps_the_layout(transposed, native):
     assert gradient.stride() == weight.stride()
 
 
-@pytest.mark.parametrize("shape", [(150, 140, 3, 3), (260, 270)])
-def test_bits_do_not_depend_on_the_number_of_threads(shape, native):
-    weight, psi = normal(*shape, dtype=torch.float32), normal(shape[1], seed=1, dtype=torch.float32)
+@pytest.mark.parametrize("with_psi", [False, True])
+@pytest.mark.parametrize("shape", [(150, 140, 3, 3), (50, 140, 3, 3), (260, 270)])
+def test_bits_do_not_depend_on_the_number_of_threads(shape, with_psi, native):
+    weight = normal(*shape, dtype=torch.float32)
+    psi = normal(shape[1], seed=1, dtype=torch.float32) if with_psi else None
     threads = torch.get_num_threads()
     results = []
     try:

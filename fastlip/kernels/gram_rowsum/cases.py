@@ -109,4 +109,48 @@ def by_half_offsets(weight: Tensor, psi: Tensor | None = None, groups: int = 1) 
     return (sums * (psi[:, None, :] - psi[:, :, None]).exp()).sum(2).flatten()
 
 
-BASELINES = {"half_offsets": by_half_offsets}
+def _six_sums(taps: Tensor) -> list[Tensor]:
+    outer = taps[0] + taps[2]
+    return [outer + taps[1], outer - taps[1], taps[0], taps[2], taps[0] - taps[2], taps[1]]
+
+
+def _own_lags(row: list[Tensor]) -> list[Tensor]:
+    """The lags -2 to 2 of a row of taps with itself, from four products."""
+    plus, minus = row[0].T @ row[0], row[1].T @ row[1]
+    last, middle = row[2].T @ row[3], row[4].T @ row[5]
+    odd, skew = (plus - minus) / 4, (middle - middle.T) / 2
+    return [last.T, odd - skew, (plus + minus) / 2 - last - last.T, odd + skew, last]
+
+
+def _other_lags(a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
+    """The lags of one row of taps with another, from six products."""
+    plus, minus, last, first = a[0].T @ b[0], a[1].T @ b[1], a[2].T @ b[3], a[3].T @ b[2]
+    odd, skew = (plus - minus) / 4, (a[4].T @ b[5] - a[5].T @ b[4]) / 2
+    return [first, odd - skew, (plus + minus) / 2 - last - first, odd + skew, last]
+
+
+def by_points(weight: Tensor, psi: Tensor | None = None, groups: int = 1) -> Tensor:
+    """The products of csrc/gram_rowsum/points.h in PyTorch, for 3 x 3 kernels; others by half the offsets."""
+    if weight.shape[2:] != (3, 3) or groups != 1:
+        return by_half_offsets(weight, psi, groups)
+    plus, minus, first, last, difference, middle = [_six_sums(row) for row in _six_sums(weight.permute(2, 3, 0, 1))]
+    own = [_own_lags(row) for row in (plus, minus)]
+    down, skew = _other_lags(first, last), _other_lags(difference, middle)
+    up, skew = [lag.T for lag in reversed(down)], [a - b.T for a, b in zip(skew, reversed(skew), strict=True)]
+    sums = weight.new_zeros(())
+    for x in range(5):
+        odd = (own[0][x] - own[1][x]) / 4
+        for lag in (
+            up[x],
+            down[x],
+            odd + skew[x] / 2,
+            odd - skew[x] / 2,
+            (own[0][x] + own[1][x]) / 2 - down[x] - up[x],
+        ):
+            sums = sums + lag.abs()
+    if psi is None:
+        return sums.sum(1)
+    return (sums * (psi - psi[:, None]).exp()).sum(1)
+
+
+BASELINES = {"half_offsets": by_half_offsets, "by_points": by_points}
