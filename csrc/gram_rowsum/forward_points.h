@@ -24,19 +24,19 @@ class ForwardByPoints {
   ForwardByPoints(const T* weight, const Spread<T>& spread, uint32_t* signs, const Geometry& geometry,
                   const Strides& stride, Forward<T>& tap_by_tap)
       : weight_(weight), signs_(signs), geometry_(geometry), stride_(stride), tap_by_tap_(tap_by_tap),
-        panel_(kSumPanels * geometry.outputs * kTile), band_(band_of(geometry, panel_)),
-        limit_(geometry.groups * geometry.tiles * kTile, T{-1}) {
+        band_(std::min(kBand, geometry.tiles)), limit_(geometry.groups * geometry.tiles * kTile, T{-1}) {
     const T rounding = kRoundings * std::numeric_limits<T>::epsilon();
     for (int64_t group = 0; group < geometry.groups; ++group) {
       for (int64_t i = 0; i < geometry.channels; ++i) {
-        limit_[group * geometry.tiles * kTile + i] = std::sqrt(rounding * spread.energy()[group * geometry.channels + i]);
+        const T energy = spread.energy()[group * geometry.channels + i];
+        limit_[group * geometry.tiles * kTile + i] = std::sqrt(rounding * energy);
       }
     }
     constexpr ProductTable table = product_table();
     for (int n = 0; n < kProducts; ++n) {
       const SumPair pair = table.pairs[n < kSymmetric + kOthers ? n : n - kOthers];
       const bool swapped = n >= kSymmetric + kOthers;
-      const int64_t left = pair.left * geometry.outputs * kTile, right = pair.right * geometry.outputs * kTile;
+      const int64_t left = pair.left * kRows * kTile, right = pair.right * kRows * kTile;
       products_.begin.push_back(n);
       products_.pairs.push_back(swapped ? PanelPair{right, left} : PanelPair{left, right});
     }
@@ -44,17 +44,18 @@ class ForwardByPoints {
   }
 
   void run() {
-    const int64_t bands = (geometry_.tiles + band_ - 1) / band_;
-    const int64_t panels = std::min<int64_t>(bands, 2) * band_ * panel_;
-    T* left = scratch<T, Points>(panels + band_ * band_ * kProducts * kTileSize);
-    T* products = left + panels;
+    T* left = scratch<T, Points>(2 * band_ * kPanel + band_ * band_ * kProducts * kTileSize);
+    T* products = left + 2 * band_ * kPanel;
     for (int64_t group = 0; group < geometry_.groups; ++group) {
-      for (int64_t i = 0; i < bands; ++i) {
-        expand_band(group, i, left);
-        for (int64_t j = i; j < bands; ++j) {
-          T* right = i == j ? left : left + band_ * panel_;
-          if (i != j) expand_band(group, j, right);
-          tiles(group, i * band_, j * band_, left, right, products);
+      for (int64_t i = 0; i < geometry_.tiles; i += band_) {
+        for (int64_t j = i; j < geometry_.tiles; j += band_) {
+          T* right = i == j ? left : left + band_ * kPanel;
+          for (int64_t first = 0; first < geometry_.outputs; first += kRows) {
+            expand_band(group, i, first, left);
+            if (i != j) expand_band(group, j, first, right);
+            multiply_bands(i, j, first, left, right, products);
+          }
+          reduce_bands(group, i, j, products);
         }
       }
     }
@@ -62,66 +63,49 @@ class ForwardByPoints {
   }
 
  private:
-  static constexpr int64_t kBandElements = 1 << 22;
-  static constexpr int64_t kBand = 8;
-  static constexpr int64_t kRows = 32;     // outputs that are packed at once
-  static constexpr int64_t kRun = 128;     // outputs that are summed in registers
+  static constexpr int64_t kBand = 4;   // tiles whose panels are expanded at once, and
+  static constexpr int64_t kRows = 32;  // their outputs
+  static constexpr int64_t kPanel = kSumPanels * kRows * kTile;
   static constexpr int64_t kRoundings = 4;  // of sqrt(energy_i energy_j): below that many a sign is not certain
-  static constexpr int64_t kDirect = 64;   // sums tap by tap, from which on the tile is done so
+  static constexpr int64_t kDirect = 64;    // sums tap by tap, from which on the tile is done so
 
-  // Tiles per band: as few bands of about the same size as their panels and products allow.
-  static int64_t band_of(const Geometry& geometry, int64_t panel) {
-    const int64_t most = std::clamp<int64_t>(kBandElements / panel, 1, kBand), bands = (geometry.tiles + most - 1) / most;
-    return (geometry.tiles + bands - 1) / bands;
-  }
-
-  void expand_band(int64_t group, int64_t band, T* panels) const {
-    const int64_t begin = band * band_, count = std::min(band_, geometry_.tiles - begin);
-    const int64_t chunks = (geometry_.outputs + kRows - 1) / kRows;
-    parallel_jobs(count * chunks, geometry_.is_large(), [&](int64_t job) {
-      const int64_t tile = job / chunks, first = job % chunks * kRows, rows = std::min(kRows, geometry_.outputs - first);
+  // The sums of the taps of a band of tiles and some outputs.
+  void expand_band(int64_t group, int64_t begin, int64_t first, T* panels) const {
+    const int64_t tiles = std::min(band_, geometry_.tiles - begin), count = std::min(kRows, geometry_.outputs - first);
+    parallel_jobs(tiles, geometry_.is_large(), [&](int64_t tile) {
       T* taps = scratch<T, struct PointTaps>(geometry_.taps * kRows * kTile);
-      const T* source = weight_ + (group * geometry_.outputs + first) * stride_.output;
-      pack(source + (begin + tile) * kTile * stride_.channel, stride_, geometry_.width(begin + tile), rows, kRows, taps);
-      expand(taps, kRows, rows, panels + tile * panel_ + first * kTile, geometry_.outputs);
+      const int64_t i = begin + tile, row = group * geometry_.outputs + first;
+      const T* source = weight_ + row * stride_.output + i * kTile * stride_.channel;
+      pack(source, stride_, geometry_.width(i), count, kRows, taps);
+      expand(taps, kRows, count, panels + tile * kPanel);
     });
   }
 
-  struct Place {
-    int64_t i;
-    int64_t j;
-  };
-
-  // The tiles (i, j), i <= j, of two bands: one product after another, whose panels stay in cache, then their sums.
-  void tiles(int64_t group, int64_t first_i, int64_t first_j, const T* left, const T* right,
-             T* products) {
-    const int64_t rows = std::min(band_, geometry_.tiles - first_i), columns = std::min(band_, geometry_.tiles - first_j);
-    const bool same = first_i == first_j, large = geometry_.is_large();
-    parallel_jobs(kProducts * rows, large, [&](int64_t job) {
+  // Adds some outputs to the products of two bands; one product after another, so that its panels stay in cache.
+  void multiply_bands(int64_t begin_i, int64_t begin_j, int64_t first, const T* left, const T* right,
+                      T* products) const {
+    const int64_t rows = std::min(band_, geometry_.tiles - begin_i);
+    const int64_t columns = std::min(band_, geometry_.tiles - begin_j);
+    const int64_t length = std::min(kRows, geometry_.outputs - first);
+    const bool same = begin_i == begin_j;
+    parallel_jobs(kProducts * rows, geometry_.is_large(), [&](int64_t job) {
       const int64_t n = job / rows, i = job % rows;
       for (int64_t j = same ? i : 0; j < columns; ++j) {
         if (same && i == j && n >= kSymmetric + kOthers) continue;
-        multiply_tile(n, left + i * panel_, right + j * panel_, products + ((i * columns + j) * kProducts + n) * kTileSize);
+        multiply<T, 1, kTile>(products + ((i * band_ + j) * kProducts + n) * kTileSize, left + i * kPanel,
+                              right + j * kPanel, products_, n, length, kTile, kTile, first > 0);
       }
-    });
-    std::vector<int64_t> places;
-    for (int64_t place = 0; place < rows * columns; ++place) {
-      if (!same || place / columns <= place % columns) places.push_back(place);
-    }
-    parallel_jobs(static_cast<int64_t>(places.size()), large, [&](int64_t job) {
-      const int64_t i = first_i + places[job] / columns, j = first_j + places[job] % columns;
-      T* tile = products + places[job] * kProducts * kTileSize;
-      const bool done = i == j ? reduce_tile<true>(group, i, j, tile) : reduce_tile<false>(group, i, j, tile);
-      if (!done) tap_by_tap_.square(group, i, j, 1);
     });
   }
 
-  void multiply_tile(int64_t product, const T* a, const T* b, T* target) const {
-    for (int64_t first = 0; first < geometry_.outputs; first += kRun) {
-      const int64_t length = std::min(kRun, geometry_.outputs - first);
-      multiply<T, 1, kTile>(target, a + first * kTile, b + first * kTile, products_, product, length, kTile, kTile,
-                            first > 0);
-    }
+  void reduce_bands(int64_t group, int64_t begin_i, int64_t begin_j, T* products) {
+    parallel_jobs(band_ * band_, geometry_.is_large(), [&](int64_t job) {
+      const int64_t i = begin_i + job / band_, j = begin_j + job % band_;
+      if (i > j || j >= geometry_.tiles || i >= geometry_.tiles) return;
+      T* tile = products + job * kProducts * kTileSize;
+      const bool done = i == j ? reduce_tile<true>(group, i, j, tile) : reduce_tile<false>(group, i, j, tile);
+      if (!done) tap_by_tap_.square(group, i, j, 1);
+    });
   }
 
   static void transpose_tile(const T* source, T* target) {
@@ -221,9 +205,8 @@ class ForwardByPoints {
   const Geometry& geometry_;
   const Strides& stride_;
   Forward<T>& tap_by_tap_;
-  int64_t panel_;
   int64_t band_;
-  std::vector<T> limit_;
+  std::vector<T> limit_;  // of each channel; a product of two bounds |v| from below, negative where there is no channel
   Overlaps products_;
 };
 

@@ -35,7 +35,7 @@ struct ProductTable {
   SumPair pairs[kSymmetric + kOthers];
 };
 
-// The symmetric products first, then two for each symmetric sum of rows, and six for each of the two other pairs of rows.
+// The symmetric products first, then two for each symmetric sum of rows, and six for each of the other pairs of rows.
 constexpr ProductTable product_table() {
   ProductTable table{};
   int n = 0;
@@ -68,17 +68,17 @@ inline void six_sums(V w0, V w1, V w2, V* sums) {
   sums[kMiddle] = w1;
 }
 
-// From panels [tap][rows][kTile] to panels [sum of rows][sum of columns][length][kTile], `count` rows of them.
+// From panels [tap][rows][kTile] to panels [sum of rows][sum of columns][rows][kTile], `count` rows of them.
 template <class T>
-void expand(const T* taps, int64_t rows, int64_t count, T* target, int64_t length) {
+void expand(const T* taps, int64_t rows, int64_t count, T* target) {
   constexpr int lanes = kLaneCount<T>;
-  const int64_t tap = rows * kTile, panel = length * kTile;
+  const int64_t panel = rows * kTile;
   for (int64_t at = 0; at < count * kTile; at += lanes) {
     Lanes<T> by_rows[3][kSums], sums[kSums];
 #pragma GCC unroll 3
     for (int x = 0; x < 3; ++x) {
-      six_sums(load_lanes(taps + x * tap + at), load_lanes(taps + (3 + x) * tap + at),
-               load_lanes(taps + (6 + x) * tap + at), by_rows[x]);
+      six_sums(load_lanes(taps + x * panel + at), load_lanes(taps + (3 + x) * panel + at),
+               load_lanes(taps + (6 + x) * panel + at), by_rows[x]);
     }
 #pragma GCC unroll 6
     for (int row = 0; row < kSums; ++row) {

@@ -20,7 +20,7 @@ class PsiGradient {
         blocks_(psi == nullptr ? 0 : (geometry.outputs + rows - 1) / rows),
         dots_(blocks_ * geometry.groups * geometry.channels) {}
 
-  // Adds W̄ ∘ W for one tile and one block of output channels; `result` is W̄ as a panel, `scratch` has room for another.
+  // Adds W̄ ∘ W for one tile and one block of output channels; `result` is W̄ as a panel, `scratch` is as large.
   void add(int64_t group, int64_t i, int64_t block, const T* result, T* scratch) {
     if (blocks_ == 0) return;
     const int64_t first = block * rows_, count = std::min(rows_, geometry_.outputs - first), width = geometry_.width(i);

@@ -1,8 +1,8 @@
 // The gradient of a 3 x 3 kernel, W̄_τ = Σ_σ W_σ H_{σ-τ}, from 25 products instead of 81.
 //
 // In one dimension, five products give the three sums ȳ_a = Σ_b w_b h_{a+b}: the transpose of the product of two
-// polynomials from its values at 0, 1, -1, 2 and infinity (Toom and Cook), as in Winograd's convolutions. The factors of
-// h are whole numbers, their common divisors go to w.
+// polynomials from its values at 0, 1, -1, 2 and infinity (Toom and Cook), as in Winograd's convolutions. The factors
+// of h are whole numbers, their common divisors go to w.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,11 @@
 """gram_rowsum of large 3 x 3 kernels in float32, in C++: fewer products, whose differences must not cost a sign."""
 
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,6 +15,8 @@ from fastlip.nn import BCOPConv2d
 from fastlip.ops import gram_rowsum
 
 EPS = torch.finfo(torch.float32).eps
+ROOT = Path(__file__).parents[2]
+LESSER = {"AVX512": ("avx2", "default"), "AVX2": ("default",)}.get(torch.backends.cpu.get_cpu_capability(), ())
 
 
 @pytest.fixture(autouse=True)
@@ -148,3 +156,25 @@ def test_an_infinite_gradient_reaches_the_same_weights():
         gradient[9] = float("inf")
         found.append(gram_rowsum_backward(gradient, tensor, None, None, signs, 1)[0])
     assert torch.equal(found[0].isnan(), found[1].isnan())
+
+
+@pytest.mark.parametrize("instruction_set", LESSER)
+def test_other_instruction_sets(instruction_set):
+    if find_spec(f"fastlip._native_{instruction_set}") is None:
+        pytest.skip(f"the {instruction_set} kernels are not built: FASTLIP_ISA=all pip install -e .")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "width or decide or empty",
+        __file__,
+    ]
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": instruction_set, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "19 passed" in process.stdout
