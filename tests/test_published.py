@@ -65,15 +65,43 @@ def test_outputs_are_those_of_the_formulas(name):
     torch.testing.assert_close(model(x), expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("change", ["float32", "data parallel", "caches"])
+WRAPPED = {
+    "data parallel": lambda state: {f"module.{name}": value for name, value in state.items()},
+    "compiled, data parallel": lambda state: {f"module._orig_mod.{name}": value for name, value in state.items()},
+    "with an optimiser": lambda state: {
+        "backbone": state,
+        "ema": {name: value / 2 for name, value in state.items()},
+        "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]},
+        "start_epoch": 3,
+        "training_logs": ["Epoch 2"],
+    },
+    "under another name": lambda state: {"epoch": 3, "state_dict": WRAPPED["data parallel"](state), "optimizer": {}},
+    "parameters": lambda state: {name: torch.nn.Parameter(value) for name, value in state.items()},
+}
+
+
+@pytest.mark.parametrize("form", WRAPPED)
+def test_wrapped_entries_are_found(form, tmp_path):
+    torch.manual_seed(0)
+    state = bronet()
+    written = WRAPPED[form](state)
+    x = images(state)
+    torch.testing.assert_close(
+        fastlip.load_published(written)(x), published_outputs(state, x), rtol=1e-10, atol=1e-10
+    )
+    torch.save(written, tmp_path / "net.pth")
+    result = CliRunner().invoke(main, ["audit", str(tmp_path / "net.pth")])
+    assert result.exit_code == 0, result.stderr
+    assert "BRONet before its head: published constant" in result.stdout
+
+
+@pytest.mark.parametrize("change", ["float32", "caches"])
 def test_variants_of_the_entries(change):
     torch.manual_seed(0)
     state = bronet()
     written, tolerance = state, 1e-10
     if change == "float32":
         written, tolerance = {name: value.float() for name, value in state.items()}, 1e-4
-    elif change == "data parallel":
-        written = {f"module.{name}": value for name, value in state.items()}
     else:
         written = {**state, "conv.eval_weights": torch.full((2, 2), torch.nan)}
     x = images(state)
@@ -249,8 +277,18 @@ def test_errors_name_what_is_wrong(case):
 def test_what_is_no_checkpoint():
     with pytest.raises(TypeError, match="checkpoint: got list, expected a mapping"):
         fastlip.load_published([])
-    with pytest.raises(TypeError, match="checkpoint: expected names and tensors"):
+    with pytest.raises(
+        TypeError, match="checkpoint: expected names and tensors, or a dict with them, got int under 'e"
+    ):
         fastlip.load_published({"backbone": {"epoch": 3}})
+    with pytest.raises(TypeError, match="or a dict with them, got list"):
+        fastlip.load_published({"backbone": []})
+    with pytest.raises(
+        ValueError, match=r"has weights under 'model', 'ema'; expected one of them, checkpoint\['model'"
+    ):
+        fastlip.load_published({"model": bronet(), "ema": bronet()})
+    with pytest.raises(ValueError, match=r"has both 'head\.bias' and 'module\.head\.bias', which are one entry"):
+        fastlip.load_published({**bronet(), "module.head.bias": torch.zeros(4)})
     with pytest.raises(TypeError, match="config: got str"):
         fastlip.load_published(bronet(), "config.yaml")
     with pytest.raises(ValueError, match="steps=0: expected at least 1"):

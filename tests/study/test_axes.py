@@ -51,6 +51,28 @@ def test_one_plain_twin_stands_for_all_variants_of_a_network():
     assert len(found) == 2 * 2 * 2 * 2 + 2
 
 
+def test_networks_of_several_sizes_have_a_plain_twin_each():
+    widths = axis_of("model.width=2,3")
+    found = names(methods=["aol", "sll"], backends=["auto"], settings=[widths], losses=["emma"], plain=True)
+    # The study's own width is no change; the loss is none of the twins'.
+    assert [name for name in found if name.startswith(PLAIN)] == ["plain-XS-auto", "plain-XS-auto-width=3"]
+    depths = axis_of("model.depth=1,2")
+    found = names(models=["bro_net"], backends=["auto"], settings=[depths], plain=True)
+    assert [name for name in found if name.startswith(PLAIN)] == [
+        "plain-XS-auto-bro_net-depth=1",
+        "plain-XS-auto-bro_net-depth=2",
+    ]
+
+
+def test_recipes_of_several_networks_have_a_plain_twin_each():
+    recipes = ["digits", "digits-bronet"]
+    found = names(recipes=recipes, methods=["aol", "bro"], backends=["auto"], plain=True)
+    assert [name for name in found if name.startswith(PLAIN)] == [
+        "plain-XS-auto-digits",
+        "plain-XS-auto-digits-bronet",
+    ]
+
+
 def test_a_network_with_a_method_of_its_own_is_compared_with_that():
     found = contenders_of(Axes(models=["lip_conv_net", "sll_net"], backends=["auto"]), SETTINGS)
     networks = {(dict(one.changes).get("model", "lip_conv_net"), one.method) for one in found}
@@ -82,6 +104,9 @@ def test_a_run_is_read_back_from_its_description():
         (["--set=data.image_size=8"], "--image-size decides data.image_size of a study", 1),
         (["--set=model.method=aol,sll"], "--method decides model.method of a study", 1),
         (["--model=sll_net", "--method=aol"], "method='aol': model: 'sll_net' has no layers of it", 1),
+        (["--model=sll_net", "--method=sll,aol"], "method='aol': model: 'sll_net' has no layers of it", 1),
+        (["--models=lip_conv_net,bro_net", "--method=aol"], "model='bro_net': has layers of 'bro'; method: name", 1),
+        (["--recipes=digits,digits-lipnext", "--method=aol"], "model='lip_next': has layers of 'bcop'", 1),
     ],
 )
 def test_a_wrong_axis_is_one_line(cli, tmp_path, arguments, text, code):
