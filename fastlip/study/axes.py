@@ -11,6 +11,7 @@ from typing import Any, get_args
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
 from fastlip.models import METHODS, SIZES, SLL_SIZES
+from fastlip.models.catalog import MODELS
 from fastlip.models.catalog import PLAIN as TWIN
 from fastlip.models.literals import MethodName
 from fastlip.models.registry import owners_of
@@ -64,17 +65,18 @@ class Axes:
     plain: bool = False
 
     def __post_init__(self):
+        networks = [name for name in get_args(Network) if not name.startswith(TWIN)]
+        for model in self.models:
+            if model.startswith(TWIN) and model.removeprefix(TWIN) in networks:
+                raise ValueError(f"model={model!r}: --plain adds the twin of model={model.removeprefix(TWIN)!r}")
         for what, given, allowed in (
             ("method", self.methods, METHODS),
-            ("model", self.models, get_args(Network)),
+            ("model", self.models, networks),
             ("size", self.sizes, get_args(Size)),
         ):
             for name in given:
                 if name not in allowed:
                     raise ValueError(f"{what}={name!r}: allowed are {', '.join(map(repr, allowed))}")
-        for model in self.models:
-            if model.startswith(TWIN):
-                raise ValueError(f"model={model!r}: --plain adds the twin of model={model.removeprefix(TWIN)!r}")
         for backend in self.backends:
             check_backend(backend)
         if self.seeds < 1:
@@ -141,7 +143,8 @@ def _once(axes: Axes, settings: Settings) -> Iterator[Contender]:
             network = tuple(change for change in changes if change[0] in NETWORK)
             twin = _shortened(Contender(PLAIN, size, recipe=recipe, changes=network), settings)
             made = settings.recipe(twin)
-            twins.setdefault((size, *(getattr(made, name) for name in NETWORK)), twin)
+            taken = ("width", *(MODELS[model].fields if model in MODELS else ("layers_per_block",)))
+            twins.setdefault((model, size, *(getattr(made, name) for name in NETWORK if name in taken)), twin)
     yield from twins.values()
 
 
@@ -179,8 +182,10 @@ def _model_of(settings: Settings, recipe: str, changes: Sequence[Change]) -> str
 
 def _shortened(contender: Contender, settings: Settings) -> Contender:
     """The contender without the changes that change nothing: it has the same name with and without them."""
-    recipe = settings.recipe(replace(contender, changes=()))
-    kept = [(name, value) for name, value in contender.changes if getattr(recipe, name) != value]
-    changed = replace(contender, changes=tuple(kept))
-    settings.recipe(changed)
-    return changed
+    settings.recipe(contender)
+    # The network comes first: it decides the recipe, where none is named, and which fields there are.
+    network = tuple(change for change in contender.changes if change[0] == "model")
+    recipe = settings.recipe(replace(contender, changes=network))
+    same = {**recipe.to_dict(), "model": _model_of(settings, contender.recipe, ())}
+    kept = tuple((name, value) for name, value in contender.changes if same[name] != value)
+    return replace(contender, changes=kept)

@@ -64,6 +64,37 @@ def test_networks_of_several_sizes_have_a_plain_twin_each():
     ]
 
 
+def test_a_network_is_compared_with_options_that_only_it_has():
+    settings = Settings(5.0, 0, {"width": 8, "depth": 1})
+    axes = [axis_of("model.centering=true,false"), axis_of("model.quasi_residual=true,false")]
+    assert names(settings, models=["bro_net"], backends=["auto"], settings=axes, plain=True) == [
+        "bro-XS-auto-bro_net",
+        "bro-XS-auto-bro_net-no_quasi_residual",
+        "bro-XS-auto-bro_net-no_centering",
+        "bro-XS-auto-bro_net-no_centering-no_quasi_residual",
+        "plain-XS-auto-bro_net",
+    ]
+
+
+def test_a_loss_is_trained_that_only_another_networks_recipe_has():
+    settings = Settings(5.0, 0, {"data": "cifar10", "path": "folder"})
+    losses = ["offset-ce", "logit-annealing"]
+    found = contenders_of(Axes(models=["lip_conv_net", "bro_net"], losses=losses, methods=["bro"]), settings)
+    recipes = [settings.recipe(one) for one in found]
+    assert [(recipe.model, recipe.loss) for recipe in recipes] == [
+        (model, loss) for model in ("lip_conv_net", "bro_net") for loss in losses
+    ]
+
+
+def test_a_named_recipe_that_changes_only_layers_of_other_networks_adds_no_twin(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('base = "digits"\n[model]\nlayers_per_block = 1\n')
+    axes = {"recipes": ["digits", str(file)], "models": ["lip_conv_net", "bro_net"], "methods": ["bro"]}
+    found = names(backends=["auto"], plain=True, **axes)
+    twins = [name for name in found if name.startswith(PLAIN)]
+    assert twins == ["plain-XS-auto-digits", "plain-XS-auto-digits-bro_net", "plain-XS-auto-mine"]
+
+
 def test_recipes_of_several_networks_have_a_plain_twin_each():
     recipes = ["digits", "digits-bronet"]
     found = names(recipes=recipes, methods=["aol", "bro"], backends=["auto"], plain=True)
@@ -92,6 +123,7 @@ def test_a_run_is_read_back_from_its_description():
     [
         (["--loss=mse"], "loss='mse': allowed are", 1),
         (["--model=resnet"], "model='resnet': allowed are", 1),
+        (["--model=plain_resnet"], "model='plain_resnet': allowed are 'bro_net', 'lip_conv_net', 'lip_next'", 1),
         (["--model=plain_bro_net"], "model='plain_bro_net': --plain adds the twin of model='bro_net'", 1),
         (["--recipe=mnits"], "mnits", 1),
         (["--seeds=0"], "seeds=0: must be at least 1", 1),
