@@ -95,6 +95,37 @@ def test_wrapped_entries_are_found(form, tmp_path):
     assert "BRONet before its head: published constant" in result.stdout
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sixteen_bits_are_read_as_float32(dtype):
+    torch.manual_seed(0)
+    state = {name: value.to(dtype) for name, value in bronet().items()}
+    state["head.bias"] = state["head.bias"].float()  # some tools leave parts of a network in float32
+    model, x = fastlip.load_published(state), images(state)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    wide = {name: value.double() for name, value in state.items()}
+    torch.testing.assert_close(model(x.float()).double(), published_outputs(wide, x.double()), rtol=1e-4, atol=1e-4)
+    report = fastlip.audit_published(state, steps=2)
+    assert 0 < report.published <= report.audited
+
+
+def test_the_command_line_says_in_a_line_what_is_wrong(tmp_path):
+    file = tmp_path / "net.pth"
+    huge = {name: value.float() for name, value in bronet().items()}
+    huge["conv.weights"] = huge["conv.weights"] * 1e25
+    for content, text in (
+        ({"backbone": None}, "expected names and tensors, or a dict with them, got NoneType"),
+        ({"backbone": bronet(), "configs": {"model": "L"}}, "config: got str"),
+        (broken(conv__gamma=None), "missing ['conv.gamma']"),
+        (huge, "checkpoint: its values are too large to compute norms of its layers"),
+    ):
+        torch.save(content, file)
+        result = CliRunner().invoke(main, ["audit", str(file)])
+        assert result.exit_code == 1
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"Error: {file}: ")
+        assert text in line
+
+
 @pytest.mark.parametrize("change", ["float32", "caches"])
 def test_variants_of_the_entries(change):
     torch.manual_seed(0)
@@ -238,6 +269,16 @@ REFUSED = {
         r"head.bias: got shape \(3,\), expected \(4,\)",
     ),
     "another dtype": (lambda: broken(head__bias=torch.zeros(4)), {}, "head.bias: got torch.float32, expected"),
+    "integers": (
+        lambda: {name: value.int() for name, value in bronet().items()},
+        {},
+        "stem.0.weight: got torch.int32, expected a floating-point type",
+    ),
+    "a sparse tensor": (
+        lambda: broken(**{"head.weight": bronet()["head.weight"].to_sparse()}),
+        {},
+        "head.weight: got a tensor of layout torch.sparse_coo, expected a dense one",
+    ),
     "no number": (lambda: broken(head__bias=torch.full((4,), torch.nan).double()), {}, "head.bias: has NaN or Inf"),
     "another identity": (
         lambda: broken(linear__identity=2 * torch.eye(10).double()),

@@ -37,7 +37,7 @@ def opened(checkpoint: Mapping[str, Any], config: Mapping[str, Any] | None) -> t
         config = saved.get("model") if isinstance(saved, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise TypeError(f"checkpoint: expected names and tensors, or a dict with them, got {_got(state)}")
-    entries = {name: value.detach().cpu() for name, value in _named(state).items() if not name.endswith(_CACHES)}
+    entries = {name: _dense(name, value) for name, value in _named(state).items() if not name.endswith(_CACHES)}
     try:
         layout = layout_of({name: tuple(value.shape) for name, value in entries.items()}, Settings.of(config or {}))
     except LayoutError as error:
@@ -93,6 +93,14 @@ def _named(state: Mapping[Any, Tensor]) -> Entries:
     return {_bare(name): value for name, value in state.items()}
 
 
+def _dense(name: str, value: Tensor) -> Tensor:
+    """The values on the CPU, in float32 where they are stored in sixteen bits, which no factorisation takes."""
+    if value.layout != torch.strided:
+        raise ValueError(f"{name}: got a tensor of layout {value.layout}, expected a dense one")
+    value = value.detach().cpu()
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
 def _got(state: Any) -> str:
     """The end of a message: what was there instead."""
     if not isinstance(state, Mapping):
@@ -116,8 +124,10 @@ def _check(entries: Entries, layout: Layout) -> None:
         value = entries[name]
         if value.shape != shape:
             raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {shape}")
-        if not value.is_floating_point() or value.dtype != dtype:
-            raise ValueError(f"{name}: got {value.dtype}, expected {dtype}, a floating-point type, as the others")
+        if not value.is_floating_point():
+            raise ValueError(f"{name}: got {value.dtype}, expected a floating-point type")
+        if value.dtype != dtype:
+            raise ValueError(f"{name}: got {value.dtype}, expected {dtype} as the others")
         if not value.isfinite().all():
             raise ValueError(f"{name}: has NaN or Inf")
         if name.rpartition(".")[2] in _IDENTITIES and not torch.equal(value, _identity(name, shape).to(dtype)):
@@ -155,7 +165,7 @@ def expected_shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
     for part in layout.backbones:
         shapes |= {f"{part.name}.{name}": shape for name, shape in _blocks(part, width).items()}
     if layout.dense_layers:
-        shapes |= {f"linear.{name}": shape for name, shape in _dense(layout).items()}
+        shapes |= {f"linear.{name}": shape for name, shape in _dense_shapes(layout).items()}
     return shapes
 
 
@@ -173,7 +183,7 @@ def _blocks(part: Backbone, width: int) -> dict[str, tuple[int, ...]]:
     return {**shapes, "identity": (width, rank, 3, 3), "I_low": low, "I_full": full}
 
 
-def _dense(layout: Layout) -> dict[str, tuple[int, ...]]:
+def _dense_shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
     count, features, rank = layout.dense_layers, layout.features, layout.dense_rank
     shapes: dict[str, tuple[int, ...]] = {
         "weights": (count, features, rank),

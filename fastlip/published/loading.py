@@ -16,7 +16,7 @@ def load_published(checkpoint: Mapping[str, Any], config: Mapping[str, Any] | No
     The checkpoints are those that the training scripts of ``hukkai/liresnet`` (Hu, Leino, Wang, Fredrikson, *A Recipe
     for Improved Certifiable Robustness*, ICLR 2024) and ``ntuaislab/BRONet`` (Lai, Huang, Kung, Chien, *Enhancing
     Certified Robustness via Block Reflector Orthogonal Layers and Logit Annealing Loss*, ICML 2025) write. Sizes and
-    kinds of layers are read from the entries. The model has their dtype.
+    kinds of layers are read from the entries. The model has their dtype, or float32 where that has sixteen bits.
 
     The model keeps the published function and its parameters:
 
