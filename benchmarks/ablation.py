@@ -6,7 +6,9 @@ Each arm has a few candidates for its learning rate and the values of its loss. 
 on validation images, which are training images that no run trains on. The best one is then trained with three other
 seeds and judged on images that decided nothing: of MNIST 5,000 more training images (its test images are not read),
 of the digits their test images. Every run takes as many steps as fit into the budget, by the time of a step that is
-measured beforehand. Finished runs are kept in --folder, and the same command continues.
+measured beforehand. Finished runs are kept in --folder, and the same command continues. ``--again "layer: LipNeXt"``
+trains that row alone and replaces it in --out. It takes the seconds per step that the row has there, so that it
+still has the time of the other rows.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def arms(data: str) -> Iterator[Arm]:
     yield Arm("layer", "BRO, lip_conv_net", {**_CONV, **_EMMA, "method": "bro"}, grid(lr=(0.01, 0.03)))
     yield Arm("layer", "BRO, bro_net", {**bro_net, "centering": True, "quasi_residual": True}, _RATES)
     lip_next = {"model": "lip_next", "method": "lot", "depth": 4, "patch": 4 if data == "mnist" else 2}
-    rates = grid(lr=(0.003, 0.01, 0.03), manifold_lr=(0.002, 0.005, 0.02))
+    rates = grid(lr=(0.003, 0.01, 0.03), manifold_lr=(0.002, 0.005, 0.02, 0.05))
     yield Arm("layer", "LipNeXt", {**lip_next, "width": 64, **nadam, "clip_norm": 0.0, **_EMMA}, rates)
 
 
@@ -115,11 +117,11 @@ def split(images: TensorImages, count: int) -> tuple[TensorImages, TensorImages]
 class Study:
     """The runs of an ablation, each kept in a file."""
 
-    def __init__(self, name: str, path: str, budget: float, folder: Path):
+    def __init__(self, name: str, path: str, budget: float, folder: Path, seconds: dict[str, float] | None = None):
         self.name, self.path, self.budget, self.folder = name, path, budget, folder
         self.choosing, self.judging = parts(name, path)
         self.arms = tuple(arms(name))
-        self.seconds = self.measure(self.arms)
+        self.seconds = self.measure(self.arms) if seconds is None else seconds
 
     def recipe(self, options: Options, **more: Any) -> Recipe:
         """The recipe of a run on one thread."""
@@ -178,6 +180,7 @@ class Study:
         about = {"table": arm.table, "name": arm.name, "chosen": chosen, "steps": runs[0]["steps"]}
         return {
             **about,
+            "date": time.strftime("%Y-%m-%d"),
             "step_seconds": self.seconds[arm.label],
             "train_seconds": [run["seconds"] for run in runs],
             **columns,
@@ -189,6 +192,30 @@ def key(values: Options) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def replace(out: Path, label: str, seeds: int, study: Study) -> None:
+    """Trains the row with this label, and replaces it in the file."""
+    found = json.loads(out.read_text())
+    by_label = {arm.label: arm for arm in study.arms}
+    found["rows"] = [study.row(by_label[label], seeds) if label_of(row) == label else row for row in found["rows"]]
+    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def label_of(row: dict[str, Any]) -> str:
+    """The label of the arm that this row is of."""
+    return f"{row['table']}: {row['name']}"
+
+
+def earlier_seconds(out: Path, label: str, budget: float) -> dict[str, float]:
+    """Seconds per step of the rows in this file; exits unless it has this row, trained with this budget."""
+    found = json.loads(out.read_text())
+    seconds = {label_of(row): row["step_seconds"] for row in found["rows"]}
+    if label not in seconds:
+        raise SystemExit(f"--again={label!r}: allowed are {', '.join(map(repr, seconds))}")
+    if found["budget"] != budget:
+        raise SystemExit(f"--budget={budget:g}: {out} has {found['budget']:g}")
+    return seconds
+
+
 def main() -> None:
     """Runs what is missing, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -197,12 +224,17 @@ def main() -> None:
     parser.add_argument("--budget", type=float, required=True, help="seconds of training steps of each run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("build/ablation"), help="where finished runs are kept")
+    parser.add_argument("--again", metavar="ROW", help="train this row of --out again, such as 'layer: LipNeXt'")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     folder = options.folder / f"{options.data}-{options.budget:g}"
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    study = Study(options.data, options.path, options.budget, folder)
+    seconds = options.again and earlier_seconds(options.out, options.again, options.budget)
+    study = Study(options.data, options.path, options.budget, folder, seconds)
+    if options.again:
+        replace(options.out, options.again, options.seeds, study)
+        return
     rows = [study.row(arm, options.seeds) for arm in study.arms]
     given = f"--data {options.data} --budget {options.budget:g}{' --path FOLDER' if options.path else ''}"
     about = {

@@ -65,15 +65,13 @@ def test_outputs_are_those_of_the_formulas(name):
     torch.testing.assert_close(model(x), expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("change", ["float32", "data parallel", "caches"])
+@pytest.mark.parametrize("change", ["float32", "caches"])
 def test_variants_of_the_entries(change):
     torch.manual_seed(0)
     state = bronet()
     written, tolerance = state, 1e-10
     if change == "float32":
         written, tolerance = {name: value.float() for name, value in state.items()}, 1e-4
-    elif change == "data parallel":
-        written = {f"module.{name}": value for name, value in state.items()}
     else:
         written = {**state, "conv.eval_weights": torch.full((2, 2), torch.nan)}
     x = images(state)
@@ -210,6 +208,16 @@ REFUSED = {
         r"head.bias: got shape \(3,\), expected \(4,\)",
     ),
     "another dtype": (lambda: broken(head__bias=torch.zeros(4)), {}, "head.bias: got torch.float32, expected"),
+    "integers": (
+        lambda: {name: value.int() for name, value in bronet().items()},
+        {},
+        "stem.0.weight: got torch.int32, expected a floating-point type",
+    ),
+    "a sparse tensor": (
+        lambda: broken(**{"head.weight": bronet()["head.weight"].to_sparse()}),
+        {},
+        "head.weight: got a tensor of layout torch.sparse_coo, expected a dense one",
+    ),
     "no number": (lambda: broken(head__bias=torch.full((4,), torch.nan).double()), {}, "head.bias: has NaN or Inf"),
     "another identity": (
         lambda: broken(linear__identity=2 * torch.eye(10).double()),
@@ -249,8 +257,18 @@ def test_errors_name_what_is_wrong(case):
 def test_what_is_no_checkpoint():
     with pytest.raises(TypeError, match="checkpoint: got list, expected a mapping"):
         fastlip.load_published([])
-    with pytest.raises(TypeError, match="checkpoint: expected names and tensors"):
+    with pytest.raises(
+        TypeError, match="checkpoint: expected names and tensors, or a dict with them, got int under 'e"
+    ):
         fastlip.load_published({"backbone": {"epoch": 3}})
+    with pytest.raises(TypeError, match="or a dict with them, got list"):
+        fastlip.load_published({"backbone": []})
+    with pytest.raises(
+        ValueError, match=r"has weights under 'model', 'ema'; expected one of them, checkpoint\['model'"
+    ):
+        fastlip.load_published({"model": bronet(), "ema": bronet()})
+    with pytest.raises(ValueError, match=r"has both 'head\.bias' and 'module\.head\.bias', which are one entry"):
+        fastlip.load_published({**bronet(), "module.head.bias": torch.zeros(4)})
     with pytest.raises(TypeError, match="config: got str"):
         fastlip.load_published(bronet(), "config.yaml")
     with pytest.raises(ValueError, match="steps=0: expected at least 1"):

@@ -25,6 +25,7 @@ from fastlip.cli.report import attack_lines, write_report
 from fastlip.data import Batches, Data
 from fastlip.data.own import is_place
 from fastlip.models import TITLES
+from fastlip.published.entries import is_published
 from fastlip.training import archives
 from fastlip.training.card import describe_certificate
 from fastlip.training.doubts import doubts
@@ -139,7 +140,7 @@ def audit(run: Path, as_json: bool, **moved: Any):
     if (published := _published_checkpoint(run)) is not None:
         if any(value is not None for value in moved.values()):
             raise click.UsageError(f"--device, --backend: {run} is no run of fastlip, and is audited on the CPU")
-        result = fastlip.audit_published(published)
+        result = _audit_published(run, published)
     else:
         opened = hub.read(run, **moved)
         result = fastlip.audit(opened.model, input_shape=tuple(opened.data["shape"]))
@@ -150,9 +151,17 @@ def audit(run: Path, as_json: bool, **moved: Any):
 
 
 def _published_checkpoint(file: Path) -> Mapping[str, Any] | None:
-    """The content of a checkpoint of the authors' code, which has the weights under ``backbone``; None for others."""
+    """The content of a checkpoint of the authors' code, or of a state dict of its networks; None for others."""
     content = archives.read(file) if file.is_file() else None
-    return content if isinstance(content, Mapping) and "backbone" in content else None
+    return content if is_published(content) else None
+
+
+def _audit_published(file: Path, content: Mapping[str, Any]) -> fastlip.PublishedAudit:
+    """The audit of a checkpoint of the authors' code; ClickException if something else is in its place."""
+    try:
+        return fastlip.audit_published(content)
+    except (TypeError, ValueError) as error:
+        raise click.ClickException(f"{file}: {error}") from None
 
 
 def open_run(run: Path, moved: Mapping[str, Any]) -> tuple[Recipe, Data, nn.Module]:

@@ -11,6 +11,8 @@ from torch import Tensor
 from fastlip.published.layout import Backbone, Layout, LayoutError, layout_of
 from fastlip.published.settings import Settings
 
+# What wrappers put before names: data parallelism, averages of weights, torch.compile.
+_WRAPPERS = ("module.", "_orig_mod.")
 # What the published evaluation computes again from the weights, and never reads.
 _CACHES = (".eval_weight", ".eval_weights")
 Entries = dict[str, Tensor]
@@ -29,20 +31,82 @@ def opened(checkpoint: Mapping[str, Any], config: Mapping[str, Any] | None) -> t
     """
     if not isinstance(checkpoint, Mapping):
         raise TypeError(f"checkpoint: got {type(checkpoint).__name__}, expected a mapping of names to tensors")
-    state = checkpoint.get("backbone", checkpoint)
+    state = _weights(checkpoint)
     if config is None:
         saved = checkpoint.get("configs")
         config = saved.get("model") if isinstance(saved, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise TypeError("checkpoint: expected names and tensors, or a dict that has them under 'backbone'")
-    named = {str(name).removeprefix("module."): value for name, value in state.items()}
-    entries = {name: value.detach().cpu() for name, value in named.items() if not name.endswith(_CACHES)}
+        raise TypeError(f"checkpoint: expected names and tensors, or a dict with them, got {_got(state)}")
+    entries = {name: _dense(name, value) for name, value in _named(state).items() if not name.endswith(_CACHES)}
     try:
         layout = layout_of({name: tuple(value.shape) for name, value in entries.items()}, Settings.of(config or {}))
     except LayoutError as error:
         raise ValueError(f"checkpoint: {error}") from None
     _check(entries, layout)
     return entries, layout
+
+
+def is_published(content: Any) -> bool:
+    """Whether this may be a checkpoint that :func:`opened` reads.
+
+    Args:
+        content: of a file.
+    """
+    return isinstance(content, Mapping) and ("backbone" in content or _has_stem(content) or bool(_inner(content)))
+
+
+def _has_stem(content: Any) -> bool:
+    return isinstance(content, Mapping) and any(_bare(name) == "stem.0.init_x" for name in content)
+
+
+def _inner(content: Mapping[Any, Any]) -> list[Any]:
+    """The keys under which a mapping has state dicts of such networks."""
+    return [name for name, value in content.items() if _has_stem(value)]
+
+
+def _weights(checkpoint: Mapping[Any, Any]) -> Any:
+    """The state dict of a checkpoint; ValueError if it has several and none under ``backbone``."""
+    if "backbone" in checkpoint:
+        return checkpoint["backbone"]
+    inner = _inner(checkpoint)
+    if len(inner) > 1:
+        names = ", ".join(map(repr, inner))
+        raise ValueError(f"checkpoint: has weights under {names}; expected one of them, checkpoint[{inner[0]!r}]")
+    return checkpoint[inner[0]] if inner else checkpoint
+
+
+def _bare(name: Any) -> str:
+    """A name without the prefixes of wrappers."""
+    text = str(name)
+    while text.startswith(_WRAPPERS):
+        text = text.partition(".")[2]
+    return text
+
+
+def _named(state: Mapping[Any, Tensor]) -> Entries:
+    """The tensors by their bare names; ValueError for two of one name."""
+    given: dict[str, str] = {}
+    for name in state:
+        other = given.setdefault(_bare(name), str(name))
+        if other != str(name):
+            raise ValueError(f"checkpoint: has both {other!r} and {str(name)!r}, which are one entry")
+    return {_bare(name): value for name, value in state.items()}
+
+
+def _dense(name: str, value: Tensor) -> Tensor:
+    """The values on the CPU, in float32 where they are stored in sixteen bits, which no factorisation takes."""
+    if value.layout != torch.strided:
+        raise ValueError(f"{name}: got a tensor of layout {value.layout}, expected a dense one")
+    value = value.detach().cpu()
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def _got(state: Any) -> str:
+    """The end of a message: what was there instead."""
+    if not isinstance(state, Mapping):
+        return type(state).__name__
+    odd = next(name for name, value in state.items() if not isinstance(value, Tensor))
+    return f"{type(state[odd]).__name__} under {str(odd)!r}"
 
 
 def _check(entries: Entries, layout: Layout) -> None:
@@ -60,8 +124,10 @@ def _check(entries: Entries, layout: Layout) -> None:
         value = entries[name]
         if value.shape != shape:
             raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {shape}")
-        if not value.is_floating_point() or value.dtype != dtype:
-            raise ValueError(f"{name}: got {value.dtype}, expected {dtype}, a floating-point type, as the others")
+        if not value.is_floating_point():
+            raise ValueError(f"{name}: got {value.dtype}, expected a floating-point type")
+        if value.dtype != dtype:
+            raise ValueError(f"{name}: got {value.dtype}, expected {dtype} as the others")
         if not value.isfinite().all():
             raise ValueError(f"{name}: has NaN or Inf")
         if name.rpartition(".")[2] in _IDENTITIES and not torch.equal(value, _identity(name, shape).to(dtype)):
@@ -99,7 +165,7 @@ def expected_shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
     for part in layout.backbones:
         shapes |= {f"{part.name}.{name}": shape for name, shape in _blocks(part, width).items()}
     if layout.dense_layers:
-        shapes |= {f"linear.{name}": shape for name, shape in _dense(layout).items()}
+        shapes |= {f"linear.{name}": shape for name, shape in _dense_shapes(layout).items()}
     return shapes
 
 
@@ -117,7 +183,7 @@ def _blocks(part: Backbone, width: int) -> dict[str, tuple[int, ...]]:
     return {**shapes, "identity": (width, rank, 3, 3), "I_low": low, "I_full": full}
 
 
-def _dense(layout: Layout) -> dict[str, tuple[int, ...]]:
+def _dense_shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
     count, features, rank = layout.dense_layers, layout.features, layout.dense_rank
     shapes: dict[str, tuple[int, ...]] = {
         "weights": (count, features, rank),

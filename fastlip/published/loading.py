@@ -16,7 +16,7 @@ def load_published(checkpoint: Mapping[str, Any], config: Mapping[str, Any] | No
     The checkpoints are those that the training scripts of ``hukkai/liresnet`` (Hu, Leino, Wang, Fredrikson, *A Recipe
     for Improved Certifiable Robustness*, ICLR 2024) and ``ntuaislab/BRONet`` (Lai, Huang, Kung, Chien, *Enhancing
     Certified Robustness via Block Reflector Orthogonal Layers and Logit Annealing Loss*, ICML 2025) write. Sizes and
-    kinds of layers are read from the entries. The model has their dtype.
+    kinds of layers are read from the entries. The model has their dtype, or float32 where that has sixteen bits.
 
     The model keeps the published function and its parameters:
 
@@ -29,8 +29,8 @@ def load_published(checkpoint: Mapping[str, Any], config: Mapping[str, Any] | No
     :func:`fastlip.audit_published` compares the published constant with the audited one.
 
     Args:
-        checkpoint: what ``torch.load`` gives: the dict with the weights under ``backbone``, or a state dict, with or
-            without the prefix ``module.``.
+        checkpoint: what ``torch.load`` gives: the dict with the weights under ``backbone``, a state dict, or a dict
+            with one state dict; names may have the prefixes ``module.`` and ``_orig_mod.``.
         config: the section ``model`` of the authors' configuration file, for what weights do not show; default
             None: that of the checkpoint's ``configs``, or the published defaults.
 
@@ -39,8 +39,9 @@ def load_published(checkpoint: Mapping[str, Any], config: Mapping[str, Any] | No
 
     Raises:
         TypeError: checkpoint has no mapping of names to tensors, or config is none.
-        ValueError: entries that are missing, left over, of another shape or dtype, or not finite, by name; a field
-            of the configuration that this reader does not support.
+        ValueError: entries that are missing, left over, of another shape or dtype, or not finite, by name; several
+            state dicts, such as that of a moving average; a field of the configuration that this reader does not
+            support.
 
     Example:
         >>> fastlip.load_published({"backbone": {}})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -113,6 +114,16 @@ class PublishedAudit:
         )
 
 
+@contextmanager
+def _finite() -> Iterator[None]:
+    """Says in one line that the numbers of a checkpoint are too large to be factored."""
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:
+        reason = str(error).partition(":")[0]
+        raise ValueError(f"checkpoint: its values are too large to compute norms of its layers ({reason})") from None
+
+
 def audit_published(
     checkpoint: Mapping[str, Any], config: Mapping[str, Any] | None = None, *, steps: int = 500
 ) -> PublishedAudit:
@@ -150,7 +161,7 @@ def audit_published(
     entries, layout = opened(checkpoint, config)
     body = build(entries, layout)[:-1]
     modules = {name: body.get_submodule(place) for name, place in weighted_layers(layout).items()}
-    with ieee(torch.device("cpu")):
+    with ieee(torch.device("cpu")), _finite():
         audited = audit(body, (3, layout.side, layout.side))
         rows = {row.name: row for row in audited.layers}
         constants = published_constants(entries, layout, modules, steps)

@@ -11,10 +11,11 @@ from typing import Any, get_args
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
 from fastlip.models import METHODS, SIZES, SLL_SIZES
+from fastlip.models.catalog import MODELS
 from fastlip.models.catalog import PLAIN as TWIN
 from fastlip.models.literals import MethodName
 from fastlip.models.registry import owners_of
-from fastlip.study.contenders import PLAIN, Contender
+from fastlip.study.contenders import NETWORK, PLAIN, Contender
 from fastlip.study.settings import Settings
 from fastlip.training.literals import Network, Size
 from fastlip.training.recipe_files import parse_setting
@@ -64,17 +65,18 @@ class Axes:
     plain: bool = False
 
     def __post_init__(self):
+        networks = [name for name in get_args(Network) if not name.startswith(TWIN)]
+        for model in self.models:
+            if model.startswith(TWIN) and model.removeprefix(TWIN) in networks:
+                raise ValueError(f"model={model!r}: --plain adds the twin of model={model.removeprefix(TWIN)!r}")
         for what, given, allowed in (
             ("method", self.methods, METHODS),
-            ("model", self.models, get_args(Network)),
+            ("model", self.models, networks),
             ("size", self.sizes, get_args(Size)),
         ):
             for name in given:
                 if name not in allowed:
                     raise ValueError(f"{what}={name!r}: allowed are {', '.join(map(repr, allowed))}")
-        for model in self.models:
-            if model.startswith(TWIN):
-                raise ValueError(f"model={model!r}: --plain adds the twin of model={model.removeprefix(TWIN)!r}")
         for backend in self.backends:
             check_backend(backend)
         if self.seeds < 1:
@@ -115,9 +117,7 @@ def contenders_of(axes: Axes, settings: Settings) -> list[Contender]:
         if settings.search and name in changed:
             raise ValueError(f"--set: varies {name}, but search={settings.search} looks for it")
     once = list(dict.fromkeys(_once(axes, settings)))
-    if not once:
-        models = ", ".join(map(repr, axes.models)) or "the recipe's"
-        raise ValueError(f"method={axes.methods[0]!r}: model: {models} has no layers of it")
+    _require_runs(axes, settings)
     found = [*once]
     for repeat in range(1, axes.seeds):
         found += [contender.with_seed(settings.recipe(contender).seed + repeat) for contender in once]
@@ -128,7 +128,7 @@ def _once(axes: Axes, settings: Settings) -> Iterator[Contender]:
     """The contenders with the recipe's own seed; the plain twins come last."""
     on_digits = settings.options.get("data", "digits") == "digits"
     backends: Sequence[Backend] = axes.backends or (("auto", "reference") if on_digits else ("auto",))
-    twins: dict[tuple[str, Size], Contender] = {}
+    twins: dict[tuple[Any, ...], Contender] = {}
     requests = itertools.product(axes.sizes or (None,), axes.methods or METHODS, axes.variants)
     for wanted, method, (recipe, changes) in requests:
         model = _model_of(settings, recipe, changes)
@@ -138,11 +138,32 @@ def _once(axes: Axes, settings: Settings) -> Iterator[Contender]:
         size = _size_of(model, wanted)
         for backend in backends:
             yield _shortened(Contender(method, size, backend, recipe, changes), settings)
-        # The twin has a loss of its own, so that one is enough for all variants of a network.
-        network = tuple(change for change in changes if change[0] == "model")
-        twins.setdefault((model, size), Contender(PLAIN, size, recipe=recipe, changes=network))
-    if axes.plain:
-        yield from (_shortened(twin, settings) for twin in twins.values())
+        if axes.plain:
+            # It has a loss of its own, so that one is enough for all variants of a network.
+            network = tuple(change for change in changes if change[0] in NETWORK)
+            twin = _shortened(Contender(PLAIN, size, recipe=recipe, changes=network), settings)
+            made = settings.recipe(twin)
+            taken = ("width", *(MODELS[model].fields if model in MODELS else ("layers_per_block",)))
+            twins.setdefault((model, size, *(getattr(made, name) for name in NETWORK if name in taken)), twin)
+    yield from twins.values()
+
+
+def _require_runs(axes: Axes, settings: Settings) -> None:
+    """ValueError for a method or network that was asked for, and of which no combination exists."""
+    if not axes.methods:
+        return
+    owners = {}
+    for recipe, changes in axes.variants:
+        model = _model_of(settings, recipe, changes)
+        owners[model] = owners_of(model) or METHODS
+    names = ", ".join(map(repr, owners))
+    for method in axes.methods:
+        if not any(method in of_model for of_model in owners.values()):
+            raise ValueError(f"method={method!r}: model: {names} has no layers of it")
+    for model, of_model in owners.items():
+        if not set(of_model) & set(axes.methods):
+            allowed = ", ".join(map(repr, of_model))
+            raise ValueError(f"model={model!r}: has layers of {allowed}; method: name one of them too")
 
 
 def _size_of(model: str, wanted: Size | None) -> Size:
@@ -161,8 +182,10 @@ def _model_of(settings: Settings, recipe: str, changes: Sequence[Change]) -> str
 
 def _shortened(contender: Contender, settings: Settings) -> Contender:
     """The contender without the changes that change nothing: it has the same name with and without them."""
-    recipe = settings.recipe(replace(contender, changes=()))
-    kept = [(name, value) for name, value in contender.changes if getattr(recipe, name) != value]
-    changed = replace(contender, changes=tuple(kept))
-    settings.recipe(changed)
-    return changed
+    settings.recipe(contender)
+    # The network comes first: it decides the recipe, where none is named, and which fields there are.
+    network = tuple(change for change in contender.changes if change[0] == "model")
+    recipe = settings.recipe(replace(contender, changes=network))
+    same = {**recipe.to_dict(), "model": _model_of(settings, contender.recipe, ())}
+    kept = tuple((name, value) for name, value in contender.changes if same[name] != value)
+    return replace(contender, changes=kept)

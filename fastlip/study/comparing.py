@@ -23,7 +23,7 @@ from fastlip.study.searching import BUDGET_FRACTION, search
 from fastlip.study.settings import Settings
 from fastlip.study.table import Row
 from fastlip.training.recipe import Recipe
-from fastlip.training.recipe_files import default_name, default_recipe
+from fastlip.training.recipe_files import default_name
 from fastlip.training.run_folder import RunFolder
 
 TABLE, RUNS_CSV = "table.json", "runs.csv"
@@ -104,7 +104,7 @@ class Comparison:
     def write_table(self) -> None:
         """Replaces the tables: runs.csv has a row for each run, table.csv, .md and .tex one for all its seeds."""
         rows, groups = self.rows(), self.groups()
-        about = {**self.settings.to_dict(), "machine": machine(self.settings)}
+        about = {**self.settings.to_dict(), "machine": machine(self.settings, self.contenders[0])}
         runs = [row.values() for row in rows]
         means = [group.values() for group in groups]
         write_json(self.folder / TABLE, {**about, "rows": runs, "means": means})
@@ -200,13 +200,13 @@ def _section(field: dataclasses.Field[Any]) -> int:
     return _SECTIONS.index(field.metadata["key"].partition(".")[0])
 
 
-def machine(settings: Settings) -> dict[str, Any]:
-    """The device and the versions with which the study ran."""
+def machine(settings: Settings, contender: Contender) -> dict[str, Any]:
+    """The device and the versions with which the study ran, and the threads of this run, which all runs have."""
     wanted = settings.options.get("device", "auto")
     on_gpu = torch.cuda.is_available() and not wanted.startswith("cpu")
     return {
         "device": torch.cuda.get_device_name() if on_gpu else processor(),
-        "threads": default_recipe(settings.options).threads or torch.get_num_threads(),
+        "threads": settings.recipe(contender).threads or torch.get_num_threads(),
         "torch": torch.__version__,
         "fastlip": fastlip.__version__,
     }

@@ -14,6 +14,8 @@ from fastlip.models.literals import MethodName
 from fastlip.training.literals import Size
 
 PLAIN = "plain"
+# Fields that decide which plain twin a network has.
+NETWORK = ("model", "width", "layers_per_block", "depth", "patch")
 # Fields whose values are names that say what they are.
 _NAMED = ("loss", "model", "recipe", "optimizer", "schedule")
 

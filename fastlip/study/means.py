@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastlip.study.contenders import Contender, text_of
+from fastlip.study.contenders import NETWORK, Contender, text_of
 from fastlip.study.table import EPS_NAMES, Row
 
 CRA = f"cra {EPS_NAMES[0]}"
@@ -97,17 +97,25 @@ def _labels(rows: Sequence[Row]) -> list[str]:
     sizes = {row.contender.size for row in rows}
     backends = {row.contender.backend for row in rows if not row.contender.is_plain}
     fields = dict.fromkeys(name for row in rows for name in row.about if name != "seed")
-    varied = [name for name in fields if len({row.about.get(name) for row in rows if not row.contender.is_plain}) > 1]
-    return [" ".join(_parts(row, len(sizes) > 1, len(backends) > 1, varied)) for row in rows]
+    plain = [row for row in rows if row.contender.is_plain]
+    other = [row for row in rows if not row.contender.is_plain]
+    varied = [name for name in fields if _differs(other, name)]
+    # A twin has a loss and an optimiser of its own; only its network varies, and perhaps the recipe that has it.
+    of_twins = [name for name in fields if name in ("recipe", *NETWORK) and _differs(plain, name)]
+    return [
+        " ".join(_parts(row, len(sizes) > 1, len(backends) > 1, of_twins if row.contender.is_plain else varied))
+        for row in rows
+    ]
+
+
+def _differs(rows: Sequence[Row], name: str) -> bool:
+    return len({row.about.get(name) for row in rows}) > 1
 
 
 def _parts(row: Row, size: bool, backend: bool, varied: Sequence[str]) -> Iterable[str]:
     yield row.contender.title
     if size:
         yield row.contender.size
-    if row.contender.is_plain:
-        # It has a loss and an optimiser of its own; only its network varies.
-        varied = [name for name in varied if name == "model"]
-    elif backend:
+    if backend and not row.contender.is_plain:
         yield row.contender.backend
     yield from (text_of(name, row.about[name]) for name in varied)

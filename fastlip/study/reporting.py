@@ -67,7 +67,7 @@ def _render(comparison: Comparison, groups: Sequence[Group], pictures: Sequence[
         verdict=verdict(groups, comparison.settings.budget),
         data=str(comparison.data),
         settings=comparison.settings,
-        machine=machine(comparison.settings),
+        machine=machine(comparison.settings, comparison.contenders[0]),
         variables=VARIABLES,
         short=short_table(groups, folder),
         long=long_table(groups, folder),

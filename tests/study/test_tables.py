@@ -1,6 +1,7 @@
 """The tables and the verdict of a study: means, deviations, Markdown, LaTeX, and the leads that may be chance."""
 
 import csv
+import dataclasses
 import io
 import math
 import statistics
@@ -115,3 +116,20 @@ def test_labels_have_what_differs():
     assert [group.label for group in found] == ["AOL emma", "AOL hkr"]
     found = groups(row("aol", 0.9, HIGH), row("aol", 0.9, HIGH, backend="reference"))
     assert [group.label for group in found] == ["AOL auto", "AOL reference"]
+
+
+def test_twins_of_several_networks_are_told_apart():
+    def labels(name, values):
+        rows = [row(method, 0.9, [1.0]) for method in ("aol", "plain") for _ in values]
+        about = [{**one.about, name: value} for one, value in zip(rows, 2 * values, strict=True)]
+        changed = [
+            dataclasses.replace(
+                one, about=it, contender=dataclasses.replace(one.contender, changes=((name, it[name]),))
+            )
+            for one, it in zip(rows, about, strict=True)
+        ]
+        return [group.label for group in groups(*changed)]
+
+    assert labels("recipe", ["digits", "mine"]) == ["AOL digits", "AOL mine", "plain digits", "plain mine"]
+    assert labels("width", [8, 16]) == ["AOL width=8", "AOL width=16", "plain width=8", "plain width=16"]
+    assert labels("loss", ["emma", "offset-ce"])[2:] == ["plain", "plain"], "a twin has a loss of its own"

@@ -19,6 +19,10 @@ def ablation(data: str) -> str:
     about = measured(file, found["command"], f"{found['machine']}, one thread, {found['date']}", found["torch"])
     budget, images = found["budget"], found["judging_images"]
     judged = f"{budget:g} s of training steps for each run, {seeds} seeds, {images} images judge."
+    for date in dict.fromkeys(row.get("date", found["date"]) for row in rows):
+        if date != found["date"]:
+            names = ", ".join(row["name"] for row in rows if row.get("date") == date)
+            judged += f" Trained again on {date} (`--again`), with the same time of a step: {names}."
     tables = [_table(kind, head, rows) for kind, head in _HEADS.items()]
     return "\n\n".join((f"{about} {judged}", *tables))
 
