@@ -14,6 +14,7 @@ from fastlip.certification.graphs import Branch, UnknownError, graph_of, known, 
 from fastlip.exporting.plain import thaw
 from fastlip.inspection.running import failure, is_sequence, run, unwrap
 from fastlip.nn._calls import hooks_of, is_touched
+from fastlip.nn._forms import keys_of
 from fastlip.nn.applications import (
     ExponentialConvolution,
     FrequencyConvolution,
@@ -175,4 +176,6 @@ class _Unfolding:
 @cache
 def _rank_of(kind: type, application: type) -> int | None:
     """The number of dimensions that a sample must have for modules of a class with an application; None: any."""
-    return next((_RANKS[base] for base in (*kind.__mro__, *application.__mro__) if base in _RANKS), None)
+    return next(
+        (_RANKS[base] for base in (*keys_of(kind, application), *application.__mro__) if base in _RANKS), None
+    )

@@ -7,8 +7,8 @@ from typing import Generic, TypeVar
 
 from torch import nn
 
+from fastlip.nn._forms import keys_of
 from fastlip.nn.base import LipschitzLayer
-from fastlip.nn.sequences.layer import OneRow
 
 Rule = TypeVar("Rule")
 _PACKAGE = "fastlip."
@@ -26,22 +26,13 @@ def nearest(table: Mapping[type, Rule], module: nn.Module) -> tuple[type, Rule] 
 
 def nearest_of(table: Mapping[type, Rule], kind: type, application: type) -> tuple[type, Rule] | None:
     """:func:`nearest` for modules of a class with an application."""
-    for base in kind.__mro__:
-        if base in table and base is not object:
-            return base, table[base]
-    if not issubclass(kind, LipschitzLayer):  # what others call so is no application
-        return None
     # A class derived from an application is another one.
-    return (application, table[application]) if application in table else None
+    return next(((key, table[key]) for key in keys_of(kind, application) if key in table), None)
 
 
-def of_images(table: Mapping[type, Rule], layer: OneRow) -> Rule:
+def of_images(table: Mapping[type, Rule], layer: LipschitzLayer) -> Rule:
     """The value of a table for the two-dimensional layer that a layer of sequences applies to images of one row."""
-    kinds = type(layer).__mro__
-    for base in kinds[kinds.index(OneRow) + 1 :]:
-        if base in table and base is not object:
-            return table[base]
-    return table[type(layer.application)]
+    return next(table[key] for key in keys_of(layer._of_images, type(layer.application)) if key in table)
 
 
 def is_bounded_here(module: nn.Module) -> bool:

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS
 from fastlip.nn.applications.residual import ResidualConvolution, ResidualDense
-from fastlip.nn.arguments import ZEROS_FIRST, conv_geometry, dense_features, make_bias, make_parameter, positive_int
+from fastlip.nn.arguments import (
+    ZEROS_FIRST,
+    ConvCommon,
+    ConvSizes,
+    conv_geometry,
+    dense_features,
+    make_bias,
+    make_parameter,
+    positive_int,
+)
+from fastlip.nn.base import LipschitzLayer
 
 RESIDUAL_CONV_ARGUMENTS = (*CONV_ARGUMENTS, "inner_channels", "width")
 RESIDUAL_DENSE_ARGUMENTS = (*DENSE_ARGUMENTS, "inner_features", "width")
@@ -19,35 +29,30 @@ RESIDUAL_DENSE_ARGUMENTS = (*DENSE_ARGUMENTS, "inner_features", "width")
 _GAIN = 0.1
 
 
-def make_residual_conv(
-    channels: tuple[Any, Any],
-    sizes: tuple[Any, Any, Any, Any, Any, Any],
+def begin_residual_conv(
+    layer: Any,
+    channels: tuple[int, int],
+    sizes: ConvSizes,
+    common: ConvCommon,
     inner_channels: Any,
     sized: bool = False,
-    axes: int = 2,
-) -> ResidualConvolution:
-    """The application for a constructor's (kernel_size, stride, padding, dilation, groups, padding_mode)."""
+) -> None:
+    """Constructs a residual convolution along any axes, without what its method adds: sizes, bias and kernel."""
     inner = None if inner_channels is None else positive_int("inner_channels", inner_channels)
-    geometry, padding = conv_geometry(channels, *sizes, ZEROS_FIRST, axes), sizes[2]
+    geometry, padding = conv_geometry(channels, *sizes, ZEROS_FIRST, layer._axes), sizes[2]
     if padding != "same":
         raise ValueError(f"padding={padding!r}: allowed is 'same': a residual layer keeps the image's size")
     width = max(channels[0] * math.prod(geometry.stride), channels[1])
     inner = inner or width
     if inner % geometry.groups:
         raise ValueError(f"inner_channels={inner}: expected a multiple of groups={geometry.groups}")
-    return ResidualConvolution(geometry, width=width, inner_channels=inner, sized=sized)
-
-
-def show_residual_conv(
-    layer: Any, channels: tuple[int, int], padding: Any, bias: bool, device: Any, dtype: Any
-) -> None:
-    """Sets the attributes of ``torch.nn.Conv2d`` (or ``Conv3d``), sizes, bias and kernel."""
-    application = layer.application
+    bias, device, dtype, backend = common
+    application = ResidualConvolution(geometry, width=width, inner_channels=inner, sized=sized)
+    LipschitzLayer.__init__(layer, application, backend)
     show_conv_arguments(layer, *channels, padding)
-    layer.inner_channels, layer.width = application.inner_channels, application.width
-    layer.bias = make_bias(layer.inner_channels, bias, device, dtype)
-    shape = (layer.inner_channels, layer.width // layer.groups, *application.geometry.kernel_size)
-    layer.kernel = make_parameter(shape, device, dtype)
+    layer.inner_channels, layer.width = inner, width
+    layer.bias = make_bias(inner, bias, device, dtype)
+    layer.kernel = make_parameter((inner, width // geometry.groups, *geometry.kernel_size), device, dtype)
 
 
 def make_residual_dense(in_features: Any, out_features: Any, inner_features: Any) -> ResidualDense:

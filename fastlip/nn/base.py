@@ -12,7 +12,8 @@ from torch.autograd import forward_ad
 
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.gate import is_onnx, is_recorded
-from fastlip.kernels.common.literals import Backend
+from fastlip.kernels.common.geometry import Sizes
+from fastlip.kernels.common.literals import Backend, Padding, Padding1d, Padding3d, PaddingMode
 from fastlip.kernels.common.precision import (
     FULL,
     PRODUCTS,
@@ -83,10 +84,20 @@ class LipschitzLayer(nn.Module):
     _options: ClassVar[dict[str, Callable[[Any], Any]]] = {"backend": check_backend}
     _fixed: ClassVar[tuple[str, ...]] = ("application",)
     _axes: ClassVar[int] = 2  # along which a convolution runs
+    _of_images: ClassVar[Any] = None  # the two-dimensional layer whose methods a layer of sequences or volumes has
     _grouped: ClassVar[bool] = False  # whether n layers may be computed as one of n times the groups (_merging.py)
     backend: Backend
     application: Application
     bias: nn.Parameter | None
+    # What convolutions show, as those of torch.nn do.
+    in_channels: int
+    out_channels: int
+    kernel_size: Sizes
+    stride: Sizes
+    padding: Padding | Padding1d | Padding3d
+    dilation: Sizes
+    groups: int
+    padding_mode: PaddingMode
     supplied: Callable[[LipschitzLayer, tuple[Hashable, ...]], tuple[Tensor, ...] | None] | None = None
     _cache: EvaluationCache
 

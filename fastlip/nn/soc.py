@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.conv_exp.api import check_terms
 from fastlip.kernels.spectral_conv.api import kernel_spectrum
@@ -24,6 +23,8 @@ from fastlip.nn.applications.exponential import ExponentialConvolution, gain, la
 from fastlip.nn.arguments import (
     CIRCULAR_FIRST,
     ZEROS_FIRST,
+    ConvCommon,
+    ConvSizes,
     conv_geometry,
     dense_features,
     make_bias,
@@ -46,6 +47,37 @@ def _check_norm(value: Any) -> float:
     if nonnegative("max_norm", value) == 0:
         raise ValueError(f"max_norm={value}: expected a positive number")
     return float(value)
+
+
+def build_soc(
+    layer: Any,
+    channels: tuple[int, int],
+    sizes: ConvSizes,
+    common: ConvCommon,
+    exponential: Any,
+    terms: Any,
+    eval_terms: Any,
+    max_norm: Any,
+    recompute: Any,
+    quasi_residual: Any,
+) -> None:
+    """Constructs an SOC convolution of images, or of sequences as images of one row."""
+    bias, device, dtype, backend = common
+    spectral = one_of("exponential", exponential, EXPONENTIALS) == "spectral"
+    geometry = conv_geometry(channels, *sizes, CIRCULAR_FIRST[:1] if spectral else ZEROS_FIRST)
+    if any(side % 2 == 0 for side in geometry.kernel_size):
+        raise ValueError(f"kernel_size={geometry.kernel_size}: allowed are odd sides: even ones are never skew")
+    require_same(sizes[2], geometry)
+    width = max(channels[0] * math.prod(geometry.stride), channels[1])
+    LipschitzLayer.__init__(layer, ExponentialConvolution(geometry, spectral, width, spectral), backend)
+    show_conv_arguments(layer, *channels, sizes[2])
+    layer.width, layer.exponential = width, exponential
+    layer.bias = make_bias(channels[1], bias, device, dtype)
+    layer.raw_weight = make_parameter((width, width // geometry.groups, *geometry.kernel_size), device, dtype)
+    layer.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
+    add_gamma(layer, (width,), device, dtype)
+    layer.reset_parameters()
+    layer.terms, layer.eval_terms, layer.max_norm, layer.recompute = terms, eval_terms, max_norm, recompute
 
 
 class SOCConv2d(LipschitzLayer):
@@ -131,14 +163,12 @@ class SOCConv2d(LipschitzLayer):
     _fixed = (*CONV_ARGUMENTS, "exponential", "width", "quasi_residual")
     _grouped = True
     application: ExponentialConvolution
-    in_channels: int
-    out_channels: int
-    kernel_size: Pair
-    stride: Pair
-    padding: Padding
-    dilation: Pair
-    groups: int
-    padding_mode: PaddingMode
+    exponential: Exponential
+    terms: int
+    recompute: bool
+    quasi_residual: float
+    raw_weight: nn.Parameter
+    width: int
 
     def __init__(
         self,
@@ -162,22 +192,12 @@ class SOCConv2d(LipschitzLayer):
         recompute: bool = False,
         quasi_residual: bool | float = False,
     ):
-        spectral = one_of("exponential", exponential, EXPONENTIALS) == "spectral"
-        channels, modes = (in_channels, out_channels), CIRCULAR_FIRST[:1] if spectral else ZEROS_FIRST
-        geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode, modes)
-        if any(side % 2 == 0 for side in geometry.kernel_size):
-            raise ValueError(f"kernel_size={geometry.kernel_size}: allowed are odd sides: even ones are never skew")
-        require_same(padding, geometry)
-        width = max(in_channels * math.prod(geometry.stride), out_channels)
-        super().__init__(ExponentialConvolution(geometry, spectral, width, spectral), backend)
-        show_conv_arguments(self, in_channels, out_channels, padding)
-        self.width, self.exponential = width, exponential
-        self.bias = make_bias(out_channels, bias, device, dtype)
-        self.raw_weight = make_parameter((width, width // groups, *geometry.kernel_size), device, dtype)
-        self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
-        add_gamma(self, (width,), device, dtype)
-        self.reset_parameters()
-        self.terms, self.eval_terms, self.max_norm, self.recompute = terms, eval_terms, max_norm, recompute
+        channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
+        common, options = (
+            (bias, device, dtype, backend),
+            (exponential, terms, eval_terms, max_norm, recompute, quasi_residual),
+        )
+        build_soc(self, channels, sizes, common, *options)
 
     @property
     def eval_terms(self) -> int:
@@ -235,7 +255,7 @@ class SOCConv2d(LipschitzLayer):
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""
-        text = f"{super().extra_repr()}, exponential={self.exponential!r}, terms={self.terms}"
+        text = f"{LipschitzLayer.extra_repr(self)}, exponential={self.exponential!r}, terms={self.terms}"
         return f"{text}, eval_terms={self.eval_terms}, max_norm={self.max_norm:.4g}"
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from fastlip.certification.bounds import Bound
 from fastlip.certification.rounding.terms import SLACK, Rounding, Unit, underflow
 from fastlip.inspection.rules import Rules, of_images
-from fastlip.nn.base import LipschitzLayer
+from fastlip.nn._forms import keys_of
 from fastlip.nn.sequences import OneRow, row_shape
 
 Shape = tuple[int, ...]
@@ -37,13 +37,12 @@ def _of_sequences(layer: Any, input_shape: Shape, output_shape: Shape, value: fl
 @cache
 def rule_for(kind: type, application: type) -> Rule | None:
     """The rule for modules of a class, whose forward must be this package's or torch's, or for an application."""
-    for base in kind.__mro__:
-        if not (_FORWARDS.isdisjoint(vars(base)) or base.__module__.startswith(_OURS)):
+    for base in keys_of(kind, application):
+        if base in kind.__mro__ and not (_FORWARDS.isdisjoint(vars(base)) or base.__module__.startswith(_OURS)):
             return None
         if base in _RULES.table:
             return _RULES.table[base]
-    # What the modules of others call so is no application.
-    return _RULES.table.get(application) if issubclass(kind, LipschitzLayer) else None
+    return None
 
 
 def rule_of(module: nn.Module) -> Rule | None:

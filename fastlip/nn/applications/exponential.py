@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.common.compiled import constant
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.precision import without_autocast
 from fastlip.kernels.common.rearrange import space_to_depth
@@ -38,13 +39,13 @@ _kept_modulus = cache(largest_modulus)  # every forward asks for it
 
 
 # Constants of a graph: tracing into what is cached makes torch.compile warn.
-@torch.compiler.assume_constant_result
+@constant
 def gain(terms: int, max_norm: float) -> float:
     """The factor that makes a series of this number of terms 1-Lipschitz up to the norm."""
     return 1 / _kept_modulus(terms, max_norm)
 
 
-@torch.compiler.assume_constant_result
+@constant
 def largest_norm(chosen: str, terms: int, eval_terms: int, taps: int) -> float:
     """The norm chosen; else the default for this number of taps, at which good numbers of terms are 1-Lipschitz."""
     if chosen:
