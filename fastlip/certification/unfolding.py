@@ -109,7 +109,7 @@ class _Unfolding:
         touched = is_touched(module)
         rule = None if touched else rule_of(module)
         if rule is not None:
-            rank = _rank_of(type(module), type(getattr(module, "application", None)))
+            rank = _rank_of(type(module), type(getattr(module, "_application", None)))
             if rank is not None and x.dim() - 1 != rank:
                 raise ValueError(
                     f"layer {name!r} ({type(module).__name__}): got samples of {tuple(x.shape[1:])}, expected {rank} "

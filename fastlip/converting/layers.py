@@ -149,7 +149,7 @@ def _take_over(layer: Any, old: Any, start: Start) -> str:
     bias, raw = getattr(layer, "bias", None), getattr(layer, "raw_weight", None)
     if start.weights == "fresh" or not isinstance(layer, _TAKE_WEIGHTS) or not isinstance(raw, Tensor):
         return "fresh weights"
-    geometry = getattr(getattr(layer, "application", None), "geometry", None)
+    geometry = getattr(getattr(layer, "_application", None), "geometry", None)
     shape = (*old.weight.shape[:2], *(geometry.kernel_size if geometry else ()))
     if raw.shape != shape or not old.weight.any():
         return "fresh weights"
@@ -172,7 +172,7 @@ def _kept(layer: Any) -> float:
     :math:`|P|_F / \sqrt{\min(c_{out}, c_{in} s^2)}`, the root mean square of the singular values.
     """
     if not isinstance(layer, lip.AOLLinear):
-        strides, (outputs, inputs) = layer.application.geometry.stride, (layer.out_channels, layer.in_channels)
+        strides, (outputs, inputs) = layer._application.geometry.stride, (layer.out_channels, layer.in_channels)
     else:
         strides, (outputs, inputs) = (), (layer.out_features, layer.in_features)
     return layer.weight.norm().item() / math.sqrt(min(outputs, inputs * math.prod(strides)))

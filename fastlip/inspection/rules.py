@@ -21,7 +21,7 @@ def nearest(table: Mapping[type, Rule], module: nn.Module) -> tuple[type, Rule] 
     known by its ``application``, the object that says how it applies this weight: a method whose application is in
     the table needs no entry of its own.
     """
-    return nearest_of(table, type(module), type(getattr(module, "application", None)))
+    return nearest_of(table, type(module), type(getattr(module, "_application", None)))
 
 
 def nearest_of(table: Mapping[type, Rule], kind: type, application: type) -> tuple[type, Rule] | None:
@@ -32,7 +32,7 @@ def nearest_of(table: Mapping[type, Rule], kind: type, application: type) -> tup
 
 def of_images(table: Mapping[type, Rule], layer: LipschitzLayer) -> Rule:
     """The value of a table for the two-dimensional layer that a layer of sequences applies to images of one row."""
-    return next(table[key] for key in keys_of(layer._of_images, type(layer.application)) if key in table)
+    return next(table[key] for key in keys_of(layer._of_images, type(layer._application)) if key in table)
 
 
 def is_bounded_here(module: nn.Module) -> bool:
@@ -40,7 +40,7 @@ def is_bounded_here(module: nn.Module) -> bool:
 
     Another package's application must define ``bound`` itself if it changes anything.
     """
-    for base in type(getattr(module, "application", None)).__mro__:
+    for base in type(getattr(module, "_application", None)).__mro__:
         if base.__module__.startswith((_PACKAGE, "builtins")):
             return True
         if "bound" in vars(base):
@@ -77,7 +77,7 @@ class Rules(Generic[Rule]):
 
     def rule_of(self, module: nn.Module) -> Rule | None:
         """The rule for a module, see :func:`nearest`; None if there is none."""
-        key = type(module), type(getattr(module, "application", None))
+        key = type(module), type(getattr(module, "_application", None))
         if key not in self._found and (found := nearest_of(self.table, *key)) is not None:
             self._found[key] = found[1]
         return self._found.get(key)

@@ -23,8 +23,8 @@ from fastlip.nn.arguments import (
 )
 from fastlip.nn.base import LipschitzLayer
 
-RESIDUAL_CONV_ARGUMENTS = (*CONV_ARGUMENTS, "inner_channels", "width")
-RESIDUAL_DENSE_ARGUMENTS = (*DENSE_ARGUMENTS, "inner_features", "width")
+RESIDUAL_CONV_ARGUMENTS = (*CONV_ARGUMENTS, "inner_channels", "_width")
+RESIDUAL_DENSE_ARGUMENTS = (*DENSE_ARGUMENTS, "inner_features", "_width")
 # At bias 0 the layer does not depend on |W|, and its gradient grows as 1 / |W|: a small W learns faster.
 _GAIN = 0.1
 
@@ -50,7 +50,7 @@ def begin_residual_conv(
     application = ResidualConvolution(geometry, width=width, inner_channels=inner, sized=sized)
     LipschitzLayer.__init__(layer, application, backend)
     show_conv_arguments(layer, *channels, padding)
-    layer.inner_channels, layer.width = inner, width
+    layer.inner_channels, layer._width = inner, width
     layer.bias = make_bias(inner, bias, device, dtype)
     layer.kernel = make_parameter((inner, width // geometry.groups, *geometry.kernel_size), device, dtype)
 
@@ -64,11 +64,11 @@ def make_residual_dense(in_features: Any, out_features: Any, inner_features: Any
 
 def show_residual_dense(layer: Any, in_features: int, out_features: int, bias: bool, device: Any, dtype: Any) -> None:
     """Sets the attributes of ``torch.nn.Linear``, sizes, bias and kernel."""
-    application = layer.application
+    application = layer._application
     layer.in_features, layer.out_features = in_features, out_features
-    layer.inner_features, layer.width = application.inner_features, application.width
+    layer.inner_features, layer._width = application.inner_features, application.width
     layer.bias = make_bias(layer.inner_features, bias, device, dtype)
-    layer.kernel = make_parameter((layer.inner_features, layer.width), device, dtype)
+    layer.kernel = make_parameter((layer.inner_features, layer._width), device, dtype)
 
 
 def reset_kernel(kernel: Tensor, groups: int = 1) -> None:

@@ -90,7 +90,7 @@ class AOCConv2d(LipschitzLayer):
 
     _fixed = (*CONV_ARGUMENTS, "quasi_residual")
     _grouped = True
-    application: KernelConvolution
+    _application: KernelConvolution
     quasi_residual: float
     raw_matrix: nn.Parameter
     raw_bases: nn.Parameter | None
@@ -131,7 +131,7 @@ class AOCConv2d(LipschitzLayer):
         matrix = at_least_float32(self.raw_matrix)
         if self.quasi_residual:
             matrix = with_identity(self, matrix, torch.eye(matrix.shape[2], dtype=matrix.dtype, device=matrix.device))
-        return (adaptive_kernel(self.application.geometry, self._ports[0], matrix, self.raw_bases, self.backend),)
+        return (adaptive_kernel(self._application.geometry, self._ports[0], matrix, self.raw_bases, self.backend),)
 
 
 class AOCConvTranspose2d(LipschitzLayer):
@@ -176,7 +176,7 @@ class AOCConvTranspose2d(LipschitzLayer):
     """
 
     _fixed = (*CONV_ARGUMENTS, "output_padding")
-    application: TransposedConvolution
+    _application: TransposedConvolution
     weight = effective_weight
 
     def __init__(
@@ -219,7 +219,7 @@ class AOCConvTranspose2d(LipschitzLayer):
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(kernel,) in the layout of conv_transpose2d, (in_channels, out_channels / groups, kh, kw)."""
-        geometry = self.application.geometry
+        geometry = self._application.geometry
         return (adaptive_kernel(geometry, self._ports[0], self.raw_matrix, self.raw_bases, self.backend),)
 
     def forward(self, x: Tensor, output_size: list[int] | tuple[int, ...] | None = None) -> Tensor:
@@ -231,7 +231,7 @@ class AOCConvTranspose2d(LipschitzLayer):
         """
         extra = None if output_size is None else self._extra(x, tuple(output_size))
         try:
-            return self.application(self, x, extra)
+            return self._application(self, x, extra)
         except RuntimeError:
             self._refuse_dtype(x)
             raise
@@ -239,10 +239,10 @@ class AOCConvTranspose2d(LipschitzLayer):
     def _extra(self, x: Tensor, output_size: tuple[int, ...]) -> Pair:
         """The output padding that gives this size."""
         self._check_input(x, self.in_channels, 2)
-        least = self.application.output_size(tuple(x.shape), (0, 0))
+        least = self._application.output_size(tuple(x.shape), (0, 0))
         height, width = (wanted - side for wanted, side in zip(output_size[-2:], least, strict=True))
         name = f"output_size={output_size}: least {least}; output_padding"
-        check_output_padding(name, self.application.geometry, (height, width))
+        check_output_padding(name, self._application.geometry, (height, width))
         return height, width
 
 

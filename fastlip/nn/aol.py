@@ -131,7 +131,7 @@ class AOLConv2d(LipschitzLayer):
     _options = LipschitzLayer._options | {"epsilon": partial(nonnegative, "epsilon")}
     _fixed = (*CONV_ARGUMENTS, "quasi_residual")
     _grouped = True
-    application: KernelConvolution
+    _application: KernelConvolution
     epsilon: float
     quasi_residual: float
     raw_weight: nn.Parameter
@@ -176,7 +176,7 @@ class AOLConv2d(LipschitzLayer):
     def _factors(self) -> tuple[Tensor, Tensor | None]:
         """In training W and r^{-1/2}, so that the backward need not keep P as well."""
         if self.groups > 1 or self.raw_weight.dtype not in (torch.float32, torch.float64):
-            return self.effective()[0], None
+            return self._effective()[0], None
         weight = with_identity(self, self.raw_weight)
         scale = channel_scale(at_least_float32(weight), 1, self.epsilon, self.backend)
         return weight, scale.to(weight.dtype)
@@ -184,7 +184,7 @@ class AOLConv2d(LipschitzLayer):
     @torch.no_grad()
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
         """The norm of P on images of this shape, or the Gram row sums of P where they are smaller."""
-        return certified_norm(self, self.application.bound(self, input_shape), self.groups)
+        return certified_norm(self, self._application.bound(self, input_shape), self.groups)
 
 
 class AOLLinear(LipschitzLayer):
@@ -212,7 +212,7 @@ class AOLLinear(LipschitzLayer):
     """
 
     _fixed = (*DENSE_ARGUMENTS, "quasi_residual")
-    application: Dense
+    _application: Dense
     weight = effective_weight
 
     def __init__(

@@ -93,7 +93,7 @@ class BCOPConv2d(LipschitzLayer):
 
     _fixed = (*CONV_ARGUMENTS, "quasi_residual")
     _grouped = True
-    application: KernelConvolution
+    _application: KernelConvolution
     quasi_residual: float
     raw_matrices: nn.Parameter
     weight = effective_weight
@@ -130,7 +130,7 @@ class BCOPConv2d(LipschitzLayer):
 
     def _alternating(self, basis: Tensor) -> Tensor:
         """(kh + kw - 2, c, c): bases of projectors P and I - P in turn along each axis, P of a basis's first half."""
-        axes, half = alternating_axes(self.application.geometry.kernel_size), basis.shape[-1] // 2
+        axes, half = alternating_axes(self._application.geometry.kernel_size), basis.shape[-1] // 2
         rolled = [basis.roll(-half * (axes[:i].count(axis) % 2), dims=1) for i, axis in enumerate(axes)]
         return torch.stack(rolled) if rolled else basis.new_empty(0, *basis.shape)
 
@@ -146,10 +146,10 @@ class BCOPConv2d(LipschitzLayer):
         """(kernel,) in conv2d's layout."""
         Q = ops.polar(self._matrices(), backend=self.backend)
         cin, cout = self.in_channels // self.groups, self.out_channels // self.groups
-        if self.application.geometry.kernel_size == (1, 1):
+        if self._application.geometry.kernel_size == (1, 1):
             return (Q[:, 0, :cout, :cin].flatten(0, 1)[:, :, None, None],)
         V = Q[:, 1:, :, : Q.shape[-1] // 2]
-        axes = alternating_axes(self.application.geometry.kernel_size)
+        axes = alternating_axes(self._application.geometry.kernel_size)
         K = ops.block_conv(Q[:, 0, :cin], V @ V.mT, axes, backend=self.backend)
         # As published, the products act on output channels: the kernel's matrices are transposed.
         return (K[..., :cout].permute(0, 4, 3, 1, 2).flatten(0, 1),)
@@ -186,7 +186,7 @@ class BjorckLinear(LipschitzLayer):
     """
 
     _fixed = (*DENSE_ARGUMENTS, "quasi_residual", "parametrization")
-    application: Dense
+    _application: Dense
     weight = effective_weight
 
     def __init__(

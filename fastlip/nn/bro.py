@@ -59,7 +59,7 @@ def build_bro(
     check_patches(sizes[2], geometry)
     LipschitzLayer.__init__(layer, FrequencyConvolution(geometry, orthogonal=True), backend)
     show_conv_arguments(layer, *channels, sizes[2])
-    size, taps = max(layer._sides()), layer.application.taps
+    size, taps = max(layer._sides()), layer._application.taps
     shape = (geometry.groups * size, columns_of_rank(rank, size), *taps)
     layer.rank = rank
     layer.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
@@ -125,7 +125,7 @@ class BROConv2d(LipschitzLayer):
     """
 
     _fixed = (*CONV_ARGUMENTS, "rank", "quasi_residual")
-    application: FrequencyConvolution
+    _application: FrequencyConvolution
     rank: float
     quasi_residual: float
     raw_weight: nn.Parameter
@@ -153,7 +153,7 @@ class BROConv2d(LipschitzLayer):
 
     def _sides(self) -> tuple[int, int]:
         """Rows and columns of the matrix of one group."""
-        outputs, inputs, *_ = self.application.weight_shape(self)
+        outputs, inputs, *_ = self._application.weight_shape(self)
         return outputs // self.groups, inputs
 
     def reset_parameters(self) -> None:
@@ -164,12 +164,12 @@ class BROConv2d(LipschitzLayer):
         """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
         V, (rows, columns) = with_identity(self, at_least_float32(self.raw_weight)), self._sides()
         if fft_size:
-            V = ops.kernel_spectrum(V, fft_size, self.application.geometry.dilation)
+            V = ops.kernel_spectrum(V, fft_size, self._application.geometry.dilation)
             V = V.unflatten(1, (self.groups, -1))
             return (BLOCK_REFLECTOR(V, rows, columns, self.backend).flatten(1, 2),)
         V = V.flatten(1).unflatten(0, (self.groups, -1))
         Q = ops.block_reflector(V, rows, columns, backend=self.backend)
-        return (Q.flatten(0, 1)[(..., *[None] * self.application.geometry.axes)],)
+        return (Q.flatten(0, 1)[(..., *[None] * self._application.geometry.axes)],)
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""
@@ -208,7 +208,7 @@ class BROLinear(LipschitzLayer):
     """
 
     _fixed = (*DENSE_ARGUMENTS, "rank", "quasi_residual", "parametrization")
-    application: Dense
+    _application: Dense
     weight = effective_weight
 
     def __init__(

@@ -57,7 +57,7 @@ def build_cayley(
     LipschitzLayer.__init__(layer, FrequencyConvolution(geometry, orthogonal=True), backend)
     show_conv_arguments(layer, *channels, sizes[2])
     layer.bias = make_bias(channels[1], bias, device, dtype)
-    layer.raw_weight = make_parameter(layer.application.weight_shape(layer), device, dtype)
+    layer.raw_weight = make_parameter(layer._application.weight_shape(layer), device, dtype)
     layer.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
     layer.alpha = make_parameter((1,), device, dtype)
     add_gamma(layer, channels[1:], device, dtype)
@@ -119,7 +119,7 @@ class CayleyConv2d(LipschitzLayer):
 
     _fixed = (*CONV_ARGUMENTS, "quasi_residual")
     _grouped = True
-    application: FrequencyConvolution
+    _application: FrequencyConvolution
     quasi_residual: float
     raw_weight: nn.Parameter
     alpha: nn.Parameter
@@ -153,9 +153,9 @@ class CayleyConv2d(LipschitzLayer):
         M = normalize(self.raw_weight, self.alpha)
         M = with_identity(self, M) if self.quasi_residual else M
         if fft_size:
-            dilation = self.application.geometry.dilation
+            dilation = self._application.geometry.dilation
             return (SPECTRAL_CAYLEY(M, fft_size, dilation, self.groups, self.backend),)
-        return self.application.matrices(M, (), lambda V, reals: ops.cayley(V, backend=self.backend))
+        return self._application.matrices(M, (), lambda V, reals: ops.cayley(V, backend=self.backend))
 
 
 class CayleyLinear(LipschitzLayer):
@@ -189,7 +189,7 @@ class CayleyLinear(LipschitzLayer):
     """
 
     _fixed = (*DENSE_ARGUMENTS, "quasi_residual", "parametrization")
-    application: Dense
+    _application: Dense
     weight = effective_weight
 
     def __init__(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.common.precision import for_convolution
+from fastlip.nn._earlier import EarlierName
 from fastlip.nn._matrix_norm import squared_norm
 from fastlip.nn._residual import (
     RESIDUAL_CONV_ARGUMENTS,
@@ -57,8 +58,8 @@ def build_cpl(
     layer.recompute, layer.training_sigma = recompute, training_sigma
     layer.register_buffer("fixed_scale", torch.zeros(layer.groups, device=device, dtype=dtype))
     if training_sigma == "power":
-        sides = (max(1, POWER_DENSITY * (k - 1)) for k in layer.application.geometry.kernel_size)
-        shape = layer.groups, layer.width // layer.groups, *sides
+        sides = (max(1, POWER_DENSITY * (k - 1)) for k in layer._application.geometry.kernel_size)
+        shape = layer.groups, layer._width // layer.groups, *sides
         layer.register_buffer("power_vector", torch.empty(shape, device=device, dtype=dtype))
     layer.reset_parameters()
 
@@ -121,12 +122,13 @@ class CPLConv2d(LipschitzLayer):
 
     _fixed = (*RESIDUAL_CONV_ARGUMENTS, "training_sigma")
     _grouped = True
-    application: ResidualConvolution
+    _application: ResidualConvolution
     recompute: bool | None
     training_sigma: TrainingSigma
     kernel: nn.Parameter
     inner_channels: int
-    width: int
+    _width: int
+    width = EarlierName()
     fixed_scale: Tensor
     power_vector: Tensor
 
@@ -174,7 +176,7 @@ class CPLConv2d(LipschitzLayer):
 
     def _parametrize(self, *image_size: Any) -> tuple[Tensor, ...]:
         """(2 / sigma^2,): the scale of each inner channel, constant in each group."""
-        geometry = self.application.geometry
+        geometry = self._application.geometry
         axes = list(zip(image_size, geometry.kernel_size, geometry.dilation, strict=True))
         if self.training and self.training_sigma == "power":
             sides = (fft_side(side, k - 1, d, self.padding_mode) for side, k, d in axes)
@@ -231,12 +233,13 @@ class CPLLinear(LipschitzLayer):
     """
 
     _fixed = RESIDUAL_DENSE_ARGUMENTS
-    application: ResidualDense
+    _application: ResidualDense
     kernel: nn.Parameter
     in_features: int
     out_features: int
     inner_features: int
-    width: int
+    _width: int
+    width = EarlierName()
     fixed_scale: Tensor
     _warm: WarmStart
 

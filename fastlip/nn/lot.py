@@ -57,7 +57,7 @@ def build_lot(
     show_conv_arguments(layer, *channels, sizes[2])
     layer.ridge, layer.steps = ridge, steps
     layer.bias = make_bias(channels[1], bias, device, dtype)
-    layer.raw_weight = make_parameter(layer.application.weight_shape(layer), device, dtype)
+    layer.raw_weight = make_parameter(layer._application.weight_shape(layer), device, dtype)
     layer.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
     add_gamma(layer, channels[1:], device, dtype)
     layer.reset_parameters()
@@ -118,7 +118,7 @@ class LOTConv2d(LipschitzLayer):
 
     _fixed = (*CONV_ARGUMENTS, "ridge", "steps", "quasi_residual")
     _grouped = True
-    application: FrequencyConvolution
+    _application: FrequencyConvolution
     ridge: float | None
     steps: int | None
     quasi_residual: float
@@ -157,9 +157,9 @@ class LOTConv2d(LipschitzLayer):
         """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
         weight = with_identity(self, at_least_float32(self.raw_weight))
         if fft_size and self.ridge is None:
-            dilation = self.application.geometry.dilation
+            dilation = self._application.geometry.dilation
             return (ops.spectral_polar(weight, fft_size, dilation, self.groups, backend=self.backend),)
-        return self.application.matrices(
+        return self._application.matrices(
             weight, fft_size, lambda V, reals: polar(V, self.ridge, self.steps, self.backend, reals)
         )
 
@@ -200,7 +200,7 @@ class LOTLinear(LipschitzLayer):
     """
 
     _fixed = (*DENSE_ARGUMENTS, "ridge", "steps", "quasi_residual", "parametrization")
-    application: Dense
+    _application: Dense
     weight = effective_weight
 
     def __init__(

@@ -80,7 +80,7 @@ def build_sandwich(
     show_conv_arguments(layer, *channels, sizes[2])
     layer.activation = activation
     layer.bias = make_bias(channels[1], bias, device, dtype)
-    layer.raw_weight = make_parameter(layer.application.weight_shape(layer), device, dtype)
+    layer.raw_weight = make_parameter(layer._application.weight_shape(layer), device, dtype)
     layer.alpha = make_parameter((1,), device, dtype)
     layer.psi = make_psi(channels[1], bias, activation, device, dtype)
     layer.reset_parameters()
@@ -138,7 +138,7 @@ class SandwichConv2d(LipschitzLayer):
     """
 
     _fixed = (*CONV_ARGUMENTS, "activation")
-    application: SandwichConvolution
+    _application: SandwichConvolution
     activation: SandwichActivation
     raw_weight: nn.Parameter
     alpha: nn.Parameter
@@ -172,9 +172,9 @@ class SandwichConv2d(LipschitzLayer):
         """(sqrt(2) B, sqrt(2) A^H, e^psi, e^psi b): matrices per frequency, or kernels of one tap."""
         M, rows = normalize(self.raw_weight, self.alpha), self.out_channels // self.groups
         if fft_size:
-            Q = SPECTRAL_CAYLEY(M, fft_size, self.application.geometry.dilation, self.groups, self.backend)
+            Q = SPECTRAL_CAYLEY(M, fft_size, self._application.geometry.dilation, self.groups, self.backend)
         else:
-            (kernel,) = self.application.matrices(M, (), lambda V, reals: ops.cayley(V, backend=self.backend))
+            (kernel,) = self._application.matrices(M, (), lambda V, reals: ops.cayley(V, backend=self.backend))
             Q = kernel.flatten(1)[None]
         Q = math.sqrt(2) * Q.unflatten(1, (self.groups, -1))
         first, second = Q[..., rows:].flatten(1, 2), Q[..., :rows].mH.resolve_conj().flatten(1, 2)
@@ -228,7 +228,7 @@ class SandwichLinear(LipschitzLayer):
     """
 
     _fixed = (*DENSE_ARGUMENTS, "activation")
-    application: SandwichDense
+    _application: SandwichDense
     psi: nn.Parameter | None
 
     def __init__(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.gram_rowsum.api import OPERATOR as GRAM_ROWSUM
+from fastlip.nn._earlier import EarlierName
 from fastlip.nn._residual import (
     RESIDUAL_CONV_ARGUMENTS,
     RESIDUAL_DENSE_ARGUMENTS,
@@ -106,13 +107,14 @@ class SLLConv2d(LipschitzLayer):
     _options = LipschitzLayer._options | {"epsilon": partial(nonnegative, "epsilon")}
     _fixed = RESIDUAL_CONV_ARGUMENTS
     _grouped = True
-    application: ResidualConvolution
+    _application: ResidualConvolution
     recompute: bool | None
     epsilon: float
     psi: nn.Parameter
     kernel: nn.Parameter
     inner_channels: int
-    width: int
+    _width: int
+    width = EarlierName()
 
     def __init__(
         self,
@@ -174,12 +176,13 @@ class SLLLinear(LipschitzLayer):
     """
 
     _fixed = RESIDUAL_DENSE_ARGUMENTS
-    application: ResidualDense
+    _application: ResidualDense
     kernel: nn.Parameter
     in_features: int
     out_features: int
     inner_features: int
-    width: int
+    _width: int
+    width = EarlierName()
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ def rule_for(kind: type, application: type) -> Rule | None:
 
 def rule_of(module: nn.Module) -> Rule | None:
     """The rule for a module; None if there is none."""
-    return rule_for(type(module), type(getattr(module, "application", None)))
+    return rule_for(type(module), type(getattr(module, "_application", None)))
 
 
 def worst_case(module: nn.Module, found: Any, input_shape: Shape, output_shape: Shape, unit: Unit) -> Rounding:
@@ -65,7 +65,7 @@ def worst_case(module: nn.Module, found: Any, input_shape: Shape, output_shape: 
         unit: that of the dtype in which the module runs.
     """
     value = float(found.value if isinstance(found, Bound) else found.bound)
-    rule = rule_for(type(module), type(getattr(module, "application", None)))  # rule_of, without a call
+    rule = rule_for(type(module), type(getattr(module, "_application", None)))  # rule_of, without a call
     if rule is not None:
         own = rule(module, input_shape, output_shape, value, unit)
         return Rounding(*map(mul, own[:-1], repeat(1 + SLACK)), largest=own.largest)

@@ -185,7 +185,7 @@ def at_rest(layer: Any, context: tuple[int, ...]) -> tuple[Any, Tensor]:
     the scale is that of the kernel.
     """
     if layer.training or not may_cache(layer):
-        return layer, layer.effective(*context)[0]
+        return layer, layer._effective(*context)[0]
     twin = layer._cache.snapshot(layer)
     return twin, layer._cache.derive("scale", context, (twin,), lambda: twin._compute(context)[0], CACHED_CONTEXTS)
 

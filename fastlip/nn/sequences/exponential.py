@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
@@ -58,15 +56,12 @@ class SOCConv1d(LipschitzLayer):
     True
     """
 
-    exponential: Exponential
     terms: int
     recompute: bool
     quasi_residual: float
     raw_weight: nn.Parameter
-    width: int
     eval_terms: int
     max_norm: float
-    gain: Callable[[int], float]
 
     def __init__(
         self,

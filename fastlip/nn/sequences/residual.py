@@ -57,7 +57,6 @@ class CPLConv1d(LipschitzLayer):
     training_sigma: TrainingSigma
     kernel: nn.Parameter
     inner_channels: int
-    width: int
     fixed_scale: Tensor
     power_vector: Tensor
 
@@ -129,7 +128,6 @@ class SLLConv1d(LipschitzLayer):
     psi: nn.Parameter
     kernel: nn.Parameter
     inner_channels: int
-    width: int
 
     def __init__(
         self,

@@ -58,7 +58,6 @@ class CPLConv3d(LipschitzLayer):
     training_sigma: TrainingSigma
     kernel: nn.Parameter
     inner_channels: int
-    width: int
     fixed_scale: Tensor
     power_vector: Tensor
 
@@ -130,7 +129,6 @@ class SLLConv3d(LipschitzLayer):
     psi: nn.Parameter
     kernel: nn.Parameter
     inner_channels: int
-    width: int
 
     def __init__(
         self,
