@@ -18,7 +18,7 @@ def nearest(table: Mapping[type, Rule], module: nn.Module) -> tuple[type, Rule] 
     """The key of a table that says most about a module, and its value; None if there is none.
 
     The classes of a module come first, from its own to ``torch.nn.Module``. A layer with a constrained weight is also
-    known by its ``application``, the object that says how it applies this weight: a method whose application is in
+    known by its ``_application``, the object that says how it applies this weight: a method whose application is in
     the table needs no entry of its own.
     """
     return nearest_of(table, type(module), type(getattr(module, "_application", None)))

@@ -56,10 +56,10 @@ def largest_norm(chosen: str, terms: int, eval_terms: int, taps: int) -> float:
 
 @dataclass(frozen=True)
 class ExponentialConvolution(ConvApplication):
-    """y = exp(L) x + b on ``width`` channels, L = ``effective()[0]`` a skew kernel.
+    """y = exp(L) x + b on ``width`` channels, L = ``_effective()[0]`` a skew kernel.
 
     The layer has ``terms``, ``eval_terms``, ``max_norm``, ``recompute`` and ``gain(terms)``. A kernel of one tap is a
-    dense matrix, the exponential itself. ``spectral``: ``effective(*fft_size)`` is the exponential per frequency, in
+    dense matrix, the exponential itself. ``spectral``: ``_effective(*fft_size)`` is the exponential per frequency, in
     training too; the series takes this form in evaluation, where its matrices are kept, if they are small.
     """
 

@@ -27,7 +27,7 @@ from fastlip.nn.fusion import Fusion
 
 @dataclass(frozen=True)
 class FrequencyConvolution(ConvApplication):
-    """Q_k at each frequency k of the image after space-to-depth: ``effective(*fft_size)`` is (Q,).
+    """Q_k at each frequency k of the image after space-to-depth: ``_effective(*fft_size)`` is (Q,).
 
     Circular padding: the frequencies of the image. Zero padding: those of an FFT size that is larger by
     dilation * (kernel_size - 1); the image is embedded in zeros and the result cropped, and neither adds norm.
@@ -36,7 +36,7 @@ class FrequencyConvolution(ConvApplication):
     ceil(kernel_size / stride) taps. A kernel of one tap is one dense matrix, applied by ``conv2d``.
 
     In evaluation, where nothing is differentiated, the matrices are kept as the kernels read them, whatever their
-    size. These take the place of ``effective(*fft_size)``, which is kept next to them only where something else asks
+    size. These take the place of ``_effective(*fft_size)``, which is kept next to them only where something else asks
     for it, such as a bound or a gradient of the input.
 
     ``taps``: the taps of the kernel after space-to-depth. ``reach``: their halo.
@@ -145,7 +145,7 @@ def apply_kept(layer: Any, application: Any, x: Tensor, fft_size: Pair, pairing:
 def fused_by_kept(layer: LipschitzLayer, application: Any, activation: Any, trains: bool = False) -> Fusion | None:
     """With MaxMin in the last stage of the transform: in evaluation by kept matrices.
 
-    ``trains``: in training too, where the kernels in C++ run, by ``effective(*fft_size)`` as it is.
+    ``trains``: in training too, where the kernels in C++ run, by ``_effective(*fft_size)`` as it is.
     """
     geometry = application.geometry
     if geometry.axes != 2:

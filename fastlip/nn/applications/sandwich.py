@@ -58,7 +58,7 @@ def sandwich_bound(first: Tensor, second: Tensor) -> float:
 
 @dataclass(frozen=True)
 class SandwichDense(Application):
-    """W_2 phi(W_1 x + c) with matrices: ``effective()`` is (W_1, W_2, s, c).
+    """W_2 phi(W_1 x + c) with matrices: ``_effective()`` is (W_1, W_2, s, c).
 
     c is left out without a bias, and s too for relu without a bias.
 
@@ -88,7 +88,7 @@ class SandwichDense(Application):
 
 @dataclass(frozen=True)
 class SandwichConvolution(FrequencyConvolution):
-    """The same with convolutions by one matrix per frequency: ``effective(*fft_size)`` is (W_1, W_2, s, c).
+    """The same with convolutions by one matrix per frequency: ``_effective(*fft_size)`` is (W_1, W_2, s, c).
 
     Padding, stride and FFT sizes are those of :class:`FrequencyConvolution`. With zero padding both convolutions
     embed their image in zeros and crop: hidden pixels outside the image are 0, as if D were 0 there.
