@@ -20,7 +20,7 @@ from fastlip.nn.base import LipschitzLayer
 # What every module has, and what says nothing about a layer's weights.
 _INTERNAL = frozenset(vars(nn.Module())) | {"_cache", "_tensor_names", "_supplied"}
 # Attributes that count the channels or the groups of a layer.
-_COUNTS = ("groups", "in_channels", "out_channels", "width", "inner_channels")
+_COUNTS = ("groups", "in_channels", "out_channels", "_width", "inner_channels")
 _NOT_ASKED = "bias"  # by any parametrization
 _PACKAGE = f"{__name__.partition('.')[0]}."
 
