@@ -55,7 +55,7 @@ class Louder4(KernelConvolution):
 class OwnConvolve(lip.BCOPConv2d):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.__dict__["application"] = Louder4(self.application.geometry)
+        self.__dict__["_application"] = Louder4(self._application.geometry)
 
     def lipschitz_bound(self, input_shape):
         return 4.0

@@ -133,7 +133,7 @@ def test_the_stated_rounding_bounds_the_difference_to_float64(trained, digits):
     for layer, original in zip(twin.modules(), trained.modules(), strict=True):
         if isinstance(layer, lip.AOLConv2d):
             with torch.no_grad():
-                layer.effective()
+                layer._effective()
                 layer._cache.entries[()][1][0].copy_(original.weight)  # the same rounded weights, in float64
     error = (outputs(twin, images.double()) - outputs(trained, images)).norm(dim=1)
     assert 0 < error.amax() <= single.rounding < 0.01

@@ -76,7 +76,7 @@ def convolutions():
 
 def weights_and_gradients(layer, context):
     layer.zero_grad()
-    weights = layer.effective(*context)
+    weights = layer._effective(*context)
     generator = torch.Generator().manual_seed(1)
     total = 0
     for weight in weights:
@@ -90,9 +90,9 @@ def weights_and_gradients(layer, context):
 
 def asked(layer, x):
     seen = []
-    layer.supplied = lambda own, context: seen.append(context)
+    layer._supplied = lambda own, context: seen.append(context)
     layer(x)
-    layer.supplied = None
+    layer._supplied = None
     return seen[0]
 
 

@@ -49,7 +49,7 @@ def twin_of(layer):
     if isinstance(layer, LipschitzLayer):
         kinds = {torch.float32: torch.float64, torch.complex64: torch.complex128}
         twin.backend = "reference"
-        twin.supplied = lambda _, context: tuple(w.detach().to(kinds[w.dtype]) for w in layer.effective(*context))
+        twin._supplied = lambda _, context: tuple(w.detach().to(kinds[w.dtype]) for w in layer._effective(*context))
     return twin
 
 

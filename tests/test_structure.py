@@ -39,6 +39,27 @@ TEXT = {
     "fastlip.hub.read: device": "a device has any number",
     "fastlip.models.list_models: pattern": "a pattern has any wildcards",
 }
+# Fields and properties that hold text: names, hashes, sentences.
+TEXT_FIELDS = {
+    "fastlip.Conversion: reason": "a sentence",
+    "fastlip.ExportedFile: inputs": "names in the file",
+    "fastlip.ExportedFile: outputs": "names in the file",
+    "fastlip.PublishedLayer: name": "a name in the model",
+    "fastlip.PublishedLayer: how": "a sentence",
+    "fastlip.certification.Bound: how": "a sentence",
+    "fastlip.certification.LayerBound: how": "a sentence",
+    "fastlip.certification.LayerBound: kind": "the name of any class",
+    "fastlip.certification.LayerBound: name": "a name in the model",
+    "fastlip.data.Data: classes": "classes have any names",
+    "fastlip.data.Data: name": "a data set has any name",
+    "fastlip.models.ModelCard: certified_on": "a sentence",
+    "fastlip.models.ModelCard: command": "a command",
+    "fastlip.models.ModelCard: data": "a data set has any name",
+    "fastlip.models.ModelCard: name": "a weight file has any name",
+    "fastlip.models.ModelCard: network": "a function of any name",
+    "fastlip.models.ModelCard: sha256": "a hash",
+    "fastlip.models.ModelCard: versions": "versions have any names",
+}
 
 
 def long_files():
@@ -139,6 +160,47 @@ def strings():
             yield f"{path}: {parameter.name}", kind
 
 
+def loose_fields():
+    """Public fields and properties that hold any string where only some occur."""
+    return {name: kind for name, kind in fields() if name not in TEXT_FIELDS}
+
+
+def fields():
+    """(path: field, type) of the fields of public results and the properties of public classes that are strings."""
+    for path, value in OBJECTS.items():
+        if not inspect.isclass(value):
+            continue
+        found = dict(vars(value).get("__annotations__", {})) if is_result(value) else {}
+        for name, member in vars(value).items():
+            if isinstance(member, property):
+                found[name] = member.fget.__annotations__.get("return", "")
+        for name, kind in found.items():
+            text = re.sub(r"Literal\[.*?\]|(dict|Mapping)\[str,", "", getattr(kind, "__name__", str(kind)))
+            if re.search(r"\bstr\b", text) and not name.startswith("_"):
+                yield f"{path}: {name}", text
+
+
+def options_without_literals():
+    """Parameters of the package that are ``str``, checked against a fixed set: ``one_of`` and tests of membership."""
+    found = {}
+    for name, tree in PACKAGE.items():
+        for node in ast.walk(tree):
+            if isinstance(node, FUNCTION):
+                checked = {checked_of(inner) for inner in ast.walk(node)}
+                for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
+                    kind = ast.unparse(argument.annotation) if argument.annotation else ""
+                    if argument.arg in checked and kind in ("str", "str | None"):
+                        found[f"{name}: {node.name}: {argument.arg}"] = kind
+    return found
+
+
+def checked_of(node):
+    """The name that a call ``one_of("name", name, allowed)`` checks; None for anything else."""
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "one_of" and isinstance(node.args[1], ast.Name):
+        return node.args[1].id
+    return None
+
+
 # Each rule: what breaks it, and the names that still may.
 RULES = {
     f"no file has more than {FILE_LINES} lines": (long_files, pending.FILES),
@@ -148,6 +210,8 @@ RULES = {
     "public parameters are listed by name": (variadic, pending.VARIADIC),
     "public parameters and results have types": (untyped, pending.UNTYPED),
     "string options are literals": (loose_strings, pending.STRINGS),
+    "fields that are one of a few strings are literals": (loose_fields, pending.STRINGS),
+    "what is checked by one_of is a literal": (options_without_literals, pending.STRINGS),
 }
 
 
@@ -161,6 +225,7 @@ def test_a_rule_holds(rule):
 
 def test_exceptions_to_rules_are_needed():
     assert set(TEXT) <= {name for name, _ in strings()}
+    assert set(TEXT_FIELDS) <= {name for name, _ in fields()}
     assert set(PASSED_ON) <= {
         f"{path}: {parameter.name}" for path, parameter in parameters() if parameter.kind in VARIABLE
     }
@@ -198,6 +263,11 @@ def test_circles_are_found():
 def test_handlers_of_every_exception_are_found(source, forbidden):
     (handler,) = ast.parse(f"try:\n    f()\n{source}").body[0].handlers
     assert catches_all(handler) == forbidden
+
+
+@pytest.mark.parametrize(("source", "name"), [("one_of('kind', kind, KINDS)", "kind"), ("min(kind, KINDS)", None)])
+def test_checks_of_options_are_found(source, name):
+    assert checked_of(ast.parse(source).body[0].value) == name
 
 
 def test_a_docstring_does_not_count_as_lines():

@@ -37,7 +37,7 @@ class Louder(KernelConvolution):
 class Convolving(lip.AOLConv2d):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.__dict__["application"] = Louder(self.application.geometry)
+        self.__dict__["_application"] = Louder(self._application.geometry)
 
 
 def hooked(module, pre=False):

@@ -21,6 +21,7 @@ from fastlip.nn.arguments import one_of
 from fastlip.nn.weighting import InputWeights, check_weights
 
 NormName = Literal["auto", "l2"]
+MeasuredNorm = Literal["l2", "weighted l2"]  # what an audit found
 _NAMES: tuple[NormName, ...] = get_args(NormName)
 _KEEP_ORDER = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout)
 _KEEP_ORDER_IN_GRAPHS = {
@@ -54,7 +55,7 @@ class InputNorm:
     weights: Tensor | None = None
 
     @property
-    def name(self) -> str:
+    def name(self) -> MeasuredNorm:
         """``"l2"`` or ``"weighted l2"``."""
         return "l2" if self.weights is None else "weighted l2"
 

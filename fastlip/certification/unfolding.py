@@ -14,6 +14,7 @@ from fastlip.certification.graphs import Branch, UnknownError, graph_of, known, 
 from fastlip.exporting.plain import thaw
 from fastlip.inspection.running import failure, is_sequence, run, unwrap
 from fastlip.nn._calls import hooks_of, is_touched
+from fastlip.nn._forms import keys_of
 from fastlip.nn.applications import (
     ExponentialConvolution,
     FrequencyConvolution,
@@ -108,7 +109,7 @@ class _Unfolding:
         touched = is_touched(module)
         rule = None if touched else rule_of(module)
         if rule is not None:
-            rank = _rank_of(type(module), type(getattr(module, "application", None)))
+            rank = _rank_of(type(module), type(getattr(module, "_application", None)))
             if rank is not None and x.dim() - 1 != rank:
                 raise ValueError(
                     f"layer {name!r} ({type(module).__name__}): got samples of {tuple(x.shape[1:])}, expected {rank} "
@@ -175,4 +176,6 @@ class _Unfolding:
 @cache
 def _rank_of(kind: type, application: type) -> int | None:
     """The number of dimensions that a sample must have for modules of a class with an application; None: any."""
-    return next((_RANKS[base] for base in (*kind.__mro__, *application.__mro__) if base in _RANKS), None)
+    return next(
+        (_RANKS[base] for base in (*keys_of(kind, application), *application.__mro__) if base in _RANKS), None
+    )

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from fastlip.certification import Audit, audit
 from fastlip.certification.graphs.tracing import first_line
-from fastlip.certification.input_norms import NormName
+from fastlip.certification.input_norms import MeasuredNorm, NormName
 from fastlip.converting.layers import Head, Weights
 from fastlip.converting.report import Conversion
 from fastlip.converting.rewriting import Rewriting
@@ -151,7 +151,7 @@ def _check(model: Any, example: Any) -> None:
 
 def _report(model: nn.Module, converted: nn.Module, rewriting: Rewriting, shape: tuple[int, ...]) -> Conversion:
     after, reason = _audited(converted, shape)
-    name = "l2" if after is None else after.norm.name
+    name: MeasuredNorm = "l2" if after is None else after.norm.name
     before, _ = _audited(model, shape, "auto" if name != "l2" else "l2")
     if after is not None and after.bound > _ALLOWED:
         high = [f"{layer.name} ({layer.kind}) {layer.bound:.4g}" for layer in after.layers if layer.bound > _ALLOWED]

@@ -19,9 +19,10 @@ Weights = Literal["keep", "fresh"]
 Head = Literal["orthogonal", "unit_rows", "method"]
 _FAILURES = (ValueError, TypeError, RuntimeError)
 # Layers whose weight is a function of a kernel or matrix of the plain layer's shape, close to it in direction.
+_AOL_CONVOLUTIONS = lip.AOLConv1d, lip.AOLConv2d, lip.AOLConv3d
 _TAKE_WEIGHTS = (
-    *(lip.AOLConv2d, lip.AOLLinear, lip.LOTConv2d, lip.LOTLinear, lip.CayleyConv2d, lip.CayleyLinear),
-    *(lip.BjorckLinear, lip.NormalizedLinear),
+    *(*_AOL_CONVOLUTIONS, lip.AOLLinear, lip.LOTConv1d, lip.LOTConv2d, lip.LOTConv3d, lip.LOTLinear),
+    *(lip.CayleyConv1d, lip.CayleyConv2d, lip.CayleyConv3d, lip.CayleyLinear, lip.BjorckLinear, lip.NormalizedLinear),
 )
 
 
@@ -148,14 +149,14 @@ def _take_over(layer: Any, old: Any, start: Start) -> str:
     bias, raw = getattr(layer, "bias", None), getattr(layer, "raw_weight", None)
     if start.weights == "fresh" or not isinstance(layer, _TAKE_WEIGHTS) or not isinstance(raw, Tensor):
         return "fresh weights"
-    geometry = getattr(getattr(layer, "application", None), "geometry", None)
+    geometry = getattr(getattr(layer, "_application", None), "geometry", None)
     shape = (*old.weight.shape[:2], *(geometry.kernel_size if geometry else ()))
     if raw.shape != shape or not old.weight.any():
         return "fresh weights"
     fresh = raw.detach().clone()
     with torch.no_grad():
         raw.copy_(old.weight.view(shape))
-        if isinstance(layer, (lip.AOLConv2d, lip.AOLLinear)) and (kept := _kept(layer)) < start.least:
+        if isinstance(layer, (*_AOL_CONVOLUTIONS, lip.AOLLinear)) and (kept := _kept(layer)) < start.least:
             raw.copy_(fresh)
             return f"fresh weights: the model's would keep {kept:.0%} of the norm"
         if bias is not None and old.bias is not None and bias.shape == old.bias.shape:
@@ -170,8 +171,8 @@ def _kept(layer: Any) -> float:
 
     :math:`|P|_F / \sqrt{\min(c_{out}, c_{in} s^2)}`, the root mean square of the singular values.
     """
-    if isinstance(layer, lip.AOLConv2d):
-        strides, (outputs, inputs) = layer.application.geometry.stride, (layer.out_channels, layer.in_channels)
+    if not isinstance(layer, lip.AOLLinear):
+        strides, (outputs, inputs) = layer._application.geometry.stride, (layer.out_channels, layer.in_channels)
     else:
         strides, (outputs, inputs) = (), (layer.out_features, layer.in_features)
     return layer.weight.norm().item() / math.sqrt(min(outputs, inputs * math.prod(strides)))

@@ -6,6 +6,8 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any
 
+from fastlip.certification.input_norms import MeasuredNorm
+
 _WIDTH = 100
 _ALLOWED = 1 + 1e-5
 
@@ -54,7 +56,7 @@ class Conversion:
     before: float | None
     after: float | None
     reason: str = ""
-    norm: str = "l2"
+    norm: MeasuredNorm = "l2"
 
     @property
     def complete(self) -> bool:

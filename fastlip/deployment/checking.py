@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastlip.certification.certificates.margins import TINY
 from fastlip.certification.certificates.slopes import SQRT2
-from fastlip.deployment.formats import OUTPUTS, Format, run
+from fastlip.deployment.formats import OUTPUTS, Format, Program, run
 from fastlip.inspection.evaluation import evaluating
 from fastlip.inspection.running import batch_like
 from fastlip.inspection.sameness import rounding_of
@@ -21,7 +21,7 @@ _SMALL = 1e-5  # relative: radii are rounded to float32
 
 def check_file(
     model: nn.Module, network: nn.Module, kind: Format, data: bytes, input_shape: tuple[int, ...], lipschitz: float
-) -> tuple[float, str]:
+) -> tuple[float, Program]:
     """The largest difference of a file's scores and the model's on random samples, and what ran the file.
 
     Args:
@@ -35,7 +35,8 @@ def check_file(
     Raises:
         ValueError: the file gives other outputs than the network, beyond rounding.
     """
-    largest, ran_by = 0.0, "torch"
+    largest = 0.0
+    ran_by: Program = "torch"
     for count in _BATCHES:
         x = batch_like(model, count, input_shape)
         with torch.no_grad(), evaluating(model), no_trace(model):

@@ -19,7 +19,7 @@ from fastlip._files import printable, require_writable, write_atomically, write_
 from fastlip.certification.certificates import Certificate
 from fastlip.certification.input_norms import InputNorm, require_same
 from fastlip.deployment.checking import check_file
-from fastlip.deployment.formats import INPUT, OUTPUTS, Format, Network, content, format_of, require_packages
+from fastlip.deployment.formats import INPUT, OUTPUTS, Format, Network, Program, content, format_of, require_packages
 from fastlip.deployment.radius import certified_network
 from fastlip.exporting import Fourier
 from fastlip.inspection.evaluation import check_shape
@@ -61,7 +61,7 @@ class ExportedFile:
     outputs: tuple[str, ...]
     lipschitz: float
     difference: float
-    checked: str
+    checked: Program
     facts: dict[str, Any]
     norm: InputNorm
 
@@ -82,10 +82,11 @@ class ExportedFile:
         )
 
 
-# A copy in memory, of which the second argument may be the shape: export(model, (3, 32, 32)).
 @overload
-def export(model: nn.Module, path: tuple[int, ...] | None = None, *, fourier: Fourier | None = None) -> nn.Module: ...
-# A copy in memory, by the names of the arguments: export(model, input_shape=(3, 32, 32)).
+def export(model: nn.Module, path: tuple[int, ...] | None = None, *, fourier: Fourier | None = None) -> nn.Module:
+    """Returns a copy; the second argument may be the shape of a sample: ``export(model, (3, 32, 32))``."""
+
+
 @overload
 def export(
     model: nn.Module,
@@ -94,8 +95,10 @@ def export(
     *,
     example: Tensor | None = None,
     fourier: Fourier | None = None,
-) -> nn.Module: ...
-# A file: export(model, "net.onnx", (3, 32, 32)). What the arguments mean is documented once, below.
+) -> nn.Module:
+    """Returns a copy; the shape, or an example of a batch, by its name: ``export(model, example=images)``."""
+
+
 @overload
 def export(
     model: nn.Module,
@@ -110,7 +113,10 @@ def export(
     certificate: Certificate | None = None,
     facts: Mapping[str, Any] | None = None,
     progress: bool = False,
-) -> ExportedFile: ...
+) -> ExportedFile:
+    """Writes a file, and returns what it is: ``export(model, "net.onnx", (3, 32, 32))``."""
+
+
 def export(
     model: nn.Module,
     path: str | Path | tuple[int, ...] | None = None,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fastlip._extras import MissingPackageError, missing
 
 Format = Literal["torch", "onnx", "pt2"]
+Program = Literal["onnxruntime", "torch"]  # that runs a file
 SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt2": "pt2", ".pt": "torch", ".pth": "torch"}
 FORMATS: tuple[Format, ...] = ("torch", "onnx", "pt2")
 INPUT = "images"
@@ -63,7 +64,7 @@ def content(kind: Format, network: Network) -> bytes:
     return file.getvalue()
 
 
-def run(kind: Format, data: bytes, x: Tensor) -> tuple[list[Tensor], str] | None:
+def run(kind: Format, data: bytes, x: Tensor) -> tuple[list[Tensor], Program] | None:
     """The outputs of a file with this content for a batch, and what ran it; None for ONNX without onnxruntime."""
     if kind == "onnx":
         found = None if missing("onnxruntime") else _run_onnx(data, x)

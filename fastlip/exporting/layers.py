@@ -50,7 +50,7 @@ def _transposed(layer: Any, target: Target) -> nn.Module:
 
 @exported.register(KernelConvolution)
 def _kernel_layer(layer: Any, target: Target) -> nn.Module:
-    return _convolution(layer, layer.effective()[0], target)
+    return _convolution(layer, layer._effective()[0], target)
 
 
 @exported.register(Dense)
@@ -60,56 +60,56 @@ def _matrix_layer(layer: Any, target: Target) -> nn.Module:
 
 @exported.register(FrequencyConvolution)
 def _orthogonal_layer(layer: Any, target: Target) -> nn.Module:
-    if max(layer.application.taps) == 1:
-        return in_sequence(patches(layer), _one_tap(layer, layer.effective()[0]))
-    fft_size = layer.application.fft_size(layer, *target.require_image(layer, layer.application.geometry.stride))
-    (Q,) = layer.effective(*fft_size)
+    if max(layer._application.taps) == 1:
+        return in_sequence(patches(layer), _one_tap(layer, layer._effective()[0]))
+    fft_size = layer._application.fft_size(layer, *target.require_image(layer, layer._application.geometry.stride))
+    (Q,) = layer._effective(*fft_size)
     return in_sequence(patches(layer), _spectral(layer, Q, fft_size, layer.bias, target))
 
 
 @exported.register(ResidualConvolution)
 def _residual_layer(layer: Any, target: Target) -> nn.Module:
-    stride = layer.application.geometry.stride
+    stride = layer._application.geometry.stride
     image = target.image(stride)
-    context = layer.application.context(target.require_image(layer, stride)) if _depends_on_size(layer) else ()
-    (scale,) = layer.effective(*context)
+    context = layer._application.context(target.require_image(layer, stride)) if _depends_on_size(layer) else ()
+    (scale,) = layer._effective(*context)
     tensors = {"kernel": layer.kernel, "bias": layer.bias, "scale": scale}
     residual = plain.freeze(plain.ResidualConvolution(tensors, **_inner_config(layer.kernel, layer), image=image))
-    before = patches(layer, position_first=True), _widen(layer, layer.width)
-    return in_sequence(*before, residual, _truncate(layer, layer.width))
+    before = patches(layer, position_first=True), _widen(layer, layer._width)
+    return in_sequence(*before, residual, _truncate(layer, layer._width))
 
 
 def _depends_on_size(layer: Any) -> bool:
-    return layer.application.sized
+    return layer._application.sized
 
 
 @exported.register(ResidualDense)
 def _dense_residual_layer(layer: Any, target: Target) -> nn.Module:
-    (scale,) = layer.effective()
+    (scale,) = layer._effective()
     residual = plain.freeze(plain.ResidualDense({"kernel": layer.kernel, "bias": layer.bias, "scale": scale}))
-    missing = layer.width - layer.in_features
+    missing = layer._width - layer.in_features
     before = nn.ZeroPad1d((0, missing)) if missing else None
     after = plain.FirstEntries(count=layer.out_features, dim=-1, groups=1)
-    return in_sequence(before, residual, plain.freeze(after) if layer.width > layer.out_features else None)
+    return in_sequence(before, residual, plain.freeze(after) if layer._width > layer.out_features else None)
 
 
 @exported.register(ExponentialConvolution)
 def _exponential_layer(layer: Any, target: Target) -> nn.Module:
-    stride = layer.application.geometry.stride
-    if layer.application.geometry.kernel_size == (1, 1):
-        return in_sequence(patches(layer), _one_tap(layer, layer.effective()[0]))
+    stride = layer._application.geometry.stride
+    if layer._application.geometry.kernel_size == (1, 1):
+        return in_sequence(patches(layer), _one_tap(layer, layer._effective()[0]))
     bias = layer.bias
-    if bias is not None and layer.width > layer.out_channels:  # truncated away again, within each group
+    if bias is not None and layer._width > layer.out_channels:  # truncated away again, within each group
         rows = bias.unflatten(0, (layer.groups, -1))
-        bias = nn.functional.pad(rows, (0, layer.width // layer.groups - rows.shape[1])).flatten()
-    before = patches(layer), _widen(layer, layer.width)
-    after = _truncate(layer, layer.width)
-    if layer.exponential == "spectral":
+        bias = nn.functional.pad(rows, (0, layer._width // layer.groups - rows.shape[1])).flatten()
+    before = patches(layer), _widen(layer, layer._width)
+    after = _truncate(layer, layer._width)
+    if layer._exponential == "spectral":
         size = target.require_image(layer, stride)
-        (Q,) = layer.effective(*size)
+        (Q,) = layer._effective(*size)
         return in_sequence(*before, _spectral(layer, Q, size, bias, target), after)
-    (kernel,) = layer.effective()
-    series = {"terms": layer.eval_terms, "gain": layer.gain(layer.eval_terms)}
+    (kernel,) = layer._effective()
+    series = {"terms": layer.eval_terms, "gain": layer._gain(layer.eval_terms)}
     exponential = plain.Exponential(
         {"kernel": kernel, "bias": bias}, **_inner_config(kernel, layer), **series, image=target.image(stride)
     )
@@ -132,7 +132,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 def _convolution(layer: Any, weight: Tensor, target: Target) -> nn.Module:
     """nn.Conv2d or Conv3d where its padding is the layer's, for every image or for that of the target."""
-    geometry = layer.application.geometry
+    geometry = layer._application.geometry
     before, after = geometry.pads[-2::-2], geometry.pads[::-2]
     most = tuple(max(ends) for ends in zip(before, after, strict=True))
     image = target.image((1,) * geometry.axes)
@@ -160,7 +160,7 @@ def _convolution(layer: Any, weight: Tensor, target: Target) -> nn.Module:
 
 def _inner_config(kernel: Tensor, layer: Any) -> dict[str, Any]:
     """The configuration of a kernel that acts on images whose patches became channels."""
-    geometry = layer.application.geometry
+    geometry = layer._application.geometry
     config = config_of(ConvGeometry.like(kernel, geometry.dilation, geometry.groups, geometry.padding_mode))
     del config["stride"]
     return config
@@ -177,7 +177,7 @@ def _one_tap(layer: Any, weight: Tensor) -> nn.Module:
 
 def patches(layer: Any, position_first: bool = False) -> nn.Module | None:
     """Space to depth before a layer with a stride; None without one."""
-    stride = layer.application.geometry.stride
+    stride = layer._application.geometry.stride
     if max(stride) == 1:
         return None
     groups = layer.groups if position_first else 1
@@ -189,7 +189,7 @@ def _widen(layer: Any, width: int) -> nn.Module | None:
     missing = (width - layer.in_channels * math.prod(layer.stride)) // layer.groups
     if missing == 0:
         return None
-    axes = layer.application.geometry.axes
+    axes = layer._application.geometry.axes
     if axes == 3:
         return plain.freeze(plain.PadGroups(groups=layer.groups, missing=missing, axes=axes))
     if layer.groups == 1:
@@ -202,7 +202,7 @@ def _truncate(layer: Any, width: int) -> nn.Module | None:
         return None
     kept, groups = layer.out_channels // layer.groups, layer.groups
     # In groups, channels are the last but two dimensions of (group, channel, h, w) too.
-    return plain.freeze(plain.FirstEntries(count=kept, dim=-1 - layer.application.geometry.axes, groups=groups))
+    return plain.freeze(plain.FirstEntries(count=kept, dim=-1 - layer._application.geometry.axes, groups=groups))
 
 
 def _spectral(layer: Any, Q: Tensor, fft_size: tuple[int, ...], bias: Tensor | None, target: Target) -> Any:
@@ -210,7 +210,7 @@ def _spectral(layer: Any, Q: Tensor, fft_size: tuple[int, ...], bias: Tensor | N
     return plain.freeze(
         plain.SpectralConvolution(
             {"spectrum": torch.view_as_real(matrices.resolve_conj()), "bias": bias},
-            image=target.require_image(layer, layer.application.geometry.stride),
+            image=target.require_image(layer, layer._application.geometry.stride),
             fft_size=fft_size,
             groups=layer.groups,
             fourier=target.fourier,

@@ -17,19 +17,19 @@ from fastlip.nn.applications.sandwich import spread_and_shift_of
 
 @exported.register(SandwichDense)
 def _dense(layer: Any, target: Target) -> nn.Module:
-    first, second, *rest = layer.effective()
+    first, second, *rest = layer._effective()
     return _products(layer, first, second, rest, None)
 
 
 @exported.register(SandwichConvolution)
 def _convolution(layer: Any, target: Target) -> nn.Module:
-    application = layer.application
+    application = layer._application
     if application.taps == (1, 1):
-        first, second, *rest = layer.effective()
+        first, second, *rest = layer._effective()
         return in_sequence(patches(layer), _products(layer, first, second, rest, layer.groups))
     image = target.require_image(layer, application.geometry.stride)
     fft_size = application.fft_size(layer, *image)
-    first, second, *rest = layer.effective(*fft_size)
+    first, second, *rest = layer._effective(*fft_size)
     tensors = {"spectrum": _halved(layer, first, fft_size), "second": _halved(layer, second, fft_size)}
     spectra = plain.SandwichSpectra(
         tensors | _around(layer, rest),
@@ -44,13 +44,13 @@ def _convolution(layer: Any, target: Target) -> nn.Module:
 
 def _products(layer: Any, first: Tensor, second: Tensor, rest: list[Tensor], groups: int | None) -> nn.Module:
     tensors = {"first": first, "second": second} | _around(layer, rest)
-    return plain.freeze(plain.SandwichProducts(tensors, activation=layer.application.activation, groups=groups))
+    return plain.freeze(plain.SandwichProducts(tensors, activation=layer._application.activation, groups=groups))
 
 
 def _around(layer: Any, rest: list[Tensor]) -> dict[str, Tensor | None]:
     """The shift, and the spread where the activation reads it."""
     spread, shift = spread_and_shift_of(rest)
-    return {"bias": shift, "spread": None if layer.application.activation == "relu" else spread}
+    return {"bias": shift, "spread": None if layer._application.activation == "relu" else spread}
 
 
 def _halved(layer: Any, Q: Tensor, fft_size: tuple[int, int]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -14,8 +15,8 @@ from fastlip.inspection.rules import of_images
 from fastlip.nn.sequences import OneRow, row_shape
 
 
-@exported.register
-def _of_sequences(layer: OneRow, target: Target) -> nn.Module:
+@exported.register(OneRow)
+def _of_sequences(layer: Any, target: Target) -> nn.Module:
     """``nn.Conv1d`` where the two-dimensional layer is ``nn.Conv2d``; otherwise that, on images of one row."""
     shape = None if target.input_shape is None else row_shape(target.input_shape)
     found = of_images(exported.registry, layer)(layer, replace(target, input_shape=shape, rank=3))

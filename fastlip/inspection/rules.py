@@ -7,8 +7,8 @@ from typing import Generic, TypeVar
 
 from torch import nn
 
+from fastlip.nn._forms import keys_of
 from fastlip.nn.base import LipschitzLayer
-from fastlip.nn.sequences.layer import OneRow
 
 Rule = TypeVar("Rule")
 _PACKAGE = "fastlip."
@@ -18,30 +18,21 @@ def nearest(table: Mapping[type, Rule], module: nn.Module) -> tuple[type, Rule] 
     """The key of a table that says most about a module, and its value; None if there is none.
 
     The classes of a module come first, from its own to ``torch.nn.Module``. A layer with a constrained weight is also
-    known by its ``application``, the object that says how it applies this weight: a method whose application is in
+    known by its ``_application``, the object that says how it applies this weight: a method whose application is in
     the table needs no entry of its own.
     """
-    return nearest_of(table, type(module), type(getattr(module, "application", None)))
+    return nearest_of(table, type(module), type(getattr(module, "_application", None)))
 
 
 def nearest_of(table: Mapping[type, Rule], kind: type, application: type) -> tuple[type, Rule] | None:
     """:func:`nearest` for modules of a class with an application."""
-    for base in kind.__mro__:
-        if base in table and base is not object:
-            return base, table[base]
-    if not issubclass(kind, LipschitzLayer):  # what others call so is no application
-        return None
     # A class derived from an application is another one.
-    return (application, table[application]) if application in table else None
+    return next(((key, table[key]) for key in keys_of(kind, application) if key in table), None)
 
 
-def of_images(table: Mapping[type, Rule], layer: OneRow) -> Rule:
+def of_images(table: Mapping[type, Rule], layer: LipschitzLayer) -> Rule:
     """The value of a table for the two-dimensional layer that a layer of sequences applies to images of one row."""
-    kinds = type(layer).__mro__
-    for base in kinds[kinds.index(OneRow) + 1 :]:
-        if base in table and base is not object:
-            return table[base]
-    return table[type(layer.application)]
+    return next(table[key] for key in keys_of(layer._of_images, type(layer._application)) if key in table)
 
 
 def is_bounded_here(module: nn.Module) -> bool:
@@ -49,7 +40,7 @@ def is_bounded_here(module: nn.Module) -> bool:
 
     Another package's application must define ``bound`` itself if it changes anything.
     """
-    for base in type(getattr(module, "application", None)).__mro__:
+    for base in type(getattr(module, "_application", None)).__mro__:
         if base.__module__.startswith((_PACKAGE, "builtins")):
             return True
         if "bound" in vars(base):
@@ -86,7 +77,7 @@ class Rules(Generic[Rule]):
 
     def rule_of(self, module: nn.Module) -> Rule | None:
         """The rule for a module, see :func:`nearest`; None if there is none."""
-        key = type(module), type(getattr(module, "application", None))
+        key = type(module), type(getattr(module, "_application", None))
         if key not in self._found and (found := nearest_of(self.table, *key)) is not None:
             self._found[key] = found[1]
         return self._found.get(key)

@@ -47,9 +47,9 @@ def _plain(layer: LipschitzLayer) -> nn.Module:
     like = next(layer.parameters())
     placed: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
     bias = layer.bias is not None
-    if not isinstance(layer.application, ConvApplication):
+    if not isinstance(layer._application, ConvApplication):
         return nn.Linear(layer.in_features, layer.out_features, bias, **placed)  # type: ignore[arg-type]
-    geometry: Any = layer.application.geometry
+    geometry: Any = layer._application.geometry
     left, right, top, bottom = geometry.pads
     even = left == right and top == bottom
     convolution = nn.Conv2d(

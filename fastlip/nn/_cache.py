@@ -186,7 +186,7 @@ def may_cache(layer: Any) -> bool:
 
 def kept_of(layer: Any) -> list[Tensor] | None:
     """The tensors of which kept results are made (:func:`tensors_of`), where :func:`may_cache` holds; else None."""
-    if layer.training or layer.supplied is not None:
+    if layer.training or layer._supplied is not None:
         return None
     # As is_observed, without a call: each forward in evaluation asks.
     observed = (
@@ -276,7 +276,7 @@ def _copy_of(layer: Any) -> Any:
         state["_parameters"] |= _clones({name: getattr(layer, name) for name in _parametrized(layer)})
         others = {name: module for name, module in modules.items() if name != "parametrizations"}
         state["_modules"] = copy.deepcopy(others)
-    state |= {"_cache": EvaluationCache(), "supplied": None}
+    state |= {"_cache": EvaluationCache(), "_supplied": None}
     result = object.__new__(kind)
     result.__dict__.update(state)
     return result

@@ -16,7 +16,7 @@ _CONVOLVE = {kind: (kind.forward, kind._conv_forward) for kind in (nn.Conv1d, nn
 # Methods through which a call of a layer goes; an attribute of that name on the instance takes their place.
 _METHODS = frozenset(
     {"forward", "_call_impl", "_wrapped_call_impl", "_conv_forward", "_check_input"}
-    | {"effective", "_parametrize", "_factors", "_compute", "_computed"}
+    | {"_effective", "_parametrize", "_factors", "_compute", "_computed"}
 )
 _NO_HOOKS = ({},) * 4
 _NOTHING = ({},) * 9
@@ -28,10 +28,10 @@ _HARMLESS = frozenset(
     | {"reset_parameters", "extra_repr", "_options", "_fixed", "lipschitz_bound"}
 )
 # Methods that the bounds of layers read as the forward does: a subclass may define them.
-MEASURED = ("_parametrize", "effective", "weight", "gain", "application")
+MEASURED = ("_parametrize", "_effective", "weight", "_gain", "_application", "effective", "gain", "application")
 
 # What it may define and still run fused: the fused call asks the layer for its weights.
-_FUSED = (_HARMLESS - {"lipschitz_bound"}) | {"_parametrize", "application"}
+_FUSED = (_HARMLESS - {"lipschitz_bound"}) | {"_parametrize", "_application", "application"}
 
 
 def hooks_of(module: nn.Module) -> list[Any]:

@@ -2,7 +2,8 @@
 
 On a GPU a step of a network of small layers waits for the host, which launches one kernel after the other. A
 :class:`Chain` therefore lets the first layer of a kind that asks for its weights compute those of all
-(``_merging.py``). The others receive theirs through the hook ``supplied`` when they ask, if no parameter has changed.
+(``_merging.py``). The others receive theirs through the hook ``_supplied`` when they ask, if no parameter has
+changed.
 """
 
 from __future__ import annotations
@@ -44,19 +45,19 @@ def lent(modules: nn.Sequential) -> Iterator[None]:
     """In this context like layers of a sequence, and of those within it, compute their weights together."""
     lender = _Lender(_layers(modules))
     for layer in lender.kinds:
-        layer.__dict__["supplied"] = lender
+        layer.__dict__["_supplied"] = lender
     try:
         yield
     finally:
         for layer in lender.kinds:
-            layer.__dict__.pop("supplied", None)
+            layer.__dict__.pop("_supplied", None)
 
 
 def _layers(modules: nn.Sequential) -> Iterator[LipschitzLayer]:
     for module in modules:
         if isinstance(module, nn.Sequential):
             yield from _layers(module)
-        elif isinstance(module, LipschitzLayer) and module.training and module.supplied is None:
+        elif isinstance(module, LipschitzLayer) and module.training and module._supplied is None:
             yield module
 
 

@@ -82,7 +82,7 @@ def start_on_manifold(layer: Any, unconstrained: Callable[..., Any]) -> None:
     if not weight.is_meta:
         dtype = torch.promote_types(weight.dtype, torch.float32)
         options = {"bias": False, "device": weight.device, "dtype": dtype, "backend": layer.backend}
-        weight.copy_(retracted(unconstrained(layer.in_features, layer.out_features, **options).effective()[0]))
+        weight.copy_(retracted(unconstrained(layer.in_features, layer.out_features, **options)._effective()[0]))
     if layer.bias is not None:
         layer.bias.zero_()
 

@@ -18,9 +18,9 @@ from fastlip.nn._calls import are_untouched
 from fastlip.nn.base import LipschitzLayer
 
 # What every module has, and what says nothing about a layer's weights.
-_INTERNAL = frozenset(vars(nn.Module())) | {"_cache", "_tensor_names", "supplied"}
+_INTERNAL = frozenset(vars(nn.Module())) | {"_cache", "_tensor_names", "_supplied"}
 # Attributes that count the channels or the groups of a layer.
-_COUNTS = ("groups", "in_channels", "out_channels", "width", "inner_channels")
+_COUNTS = ("groups", "in_channels", "out_channels", "_width", "inner_channels")
 _NOT_ASKED = "bias"  # by any parametrization
 _PACKAGE = f"{__name__.partition('.')[0]}."
 
@@ -62,11 +62,11 @@ def _with_groups(layer: Any, count: int, tensors: dict[str, Tensor | None]) -> L
     """A layer like this one, with so many times its groups, and these parameters and buffers."""
     whole = layer._replicate_for_data_parallel()
     whole._buffers = {}
-    state, application = whole.__dict__, layer.application
-    state.update(tensors, **{_NOT_ASKED: None, "supplied": None})
+    state, application = whole.__dict__, layer._application
+    state.update(tensors, **{_NOT_ASKED: None, "_supplied": None})
     state.update({name: count * state[name] for name in _COUNTS if name in state})
     geometry = replace(application.geometry, groups=count * application.geometry.groups)
-    state["application"] = replace(application, geometry=geometry)
+    state["_application"] = replace(application, geometry=geometry)
     return whole
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
@@ -14,9 +14,25 @@ from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_qu
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.kernel import KernelConvolution
 from fastlip.nn.applications.transposed import TransposedConvolution
-from fastlip.nn.arguments import conv_geometry, make_bias, one_of, pair
+from fastlip.nn.arguments import ConvCommon, ConvSizes, conv_geometry, make_bias, one_of, pair
 from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
 from fastlip.nn.method import Method
+
+
+def build_aoc(
+    layer: Any, channels: tuple[int, int], sizes: ConvSizes, common: ConvCommon, quasi_residual: Any
+) -> None:
+    """Constructs an AOC convolution of images, or of sequences as images of one row."""
+    bias, device, dtype, backend = common
+    geometry = conv_geometry(channels, *sizes)
+    check_coverage(geometry)
+    LipschitzLayer.__init__(layer, KernelConvolution(geometry, orthogonal=True, whole_windows=True), backend)
+    show_conv_arguments(layer, *channels, sizes[2])
+    layer.bias = make_bias(channels[1], bias, device, dtype)
+    layer.raw_matrix, layer.raw_bases = make_adaptive(geometry, layer._ports, device, dtype)
+    layer.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
+    add_gamma(layer, layer.raw_matrix.shape[:2], device, dtype)
+    layer.reset_parameters()
 
 
 class AOCConv2d(LipschitzLayer):
@@ -74,15 +90,10 @@ class AOCConv2d(LipschitzLayer):
 
     _fixed = (*CONV_ARGUMENTS, "quasi_residual")
     _grouped = True
-    application: KernelConvolution
-    in_channels: int
-    out_channels: int
-    kernel_size: Pair
-    stride: Pair
-    padding: Padding
-    dilation: Pair
-    groups: int
-    padding_mode: PaddingMode
+    _application: KernelConvolution
+    quasi_residual: float
+    raw_matrix: nn.Parameter
+    raw_bases: nn.Parameter | None
     weight = effective_weight
 
     def __init__(
@@ -102,16 +113,8 @@ class AOCConv2d(LipschitzLayer):
         *,
         quasi_residual: bool | float = False,
     ):
-        channels = in_channels, out_channels
-        geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        check_coverage(geometry)
-        super().__init__(KernelConvolution(geometry, orthogonal=True, whole_windows=True), backend)
-        show_conv_arguments(self, in_channels, out_channels, padding)
-        self.bias = make_bias(out_channels, bias, device, dtype)
-        self.raw_matrix, self.raw_bases = make_adaptive(geometry, self._ports, device, dtype)
-        self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
-        add_gamma(self, self.raw_matrix.shape[:2], device, dtype)
-        self.reset_parameters()
+        channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_aoc(self, channels, sizes, (bias, device, dtype, backend), quasi_residual)
 
     @property
     def _ports(self) -> Pair:
@@ -128,7 +131,7 @@ class AOCConv2d(LipschitzLayer):
         matrix = at_least_float32(self.raw_matrix)
         if self.quasi_residual:
             matrix = with_identity(self, matrix, torch.eye(matrix.shape[2], dtype=matrix.dtype, device=matrix.device))
-        return (adaptive_kernel(self.application.geometry, self._ports[0], matrix, self.raw_bases, self.backend),)
+        return (adaptive_kernel(self._application.geometry, self._ports[0], matrix, self.raw_bases, self.backend),)
 
 
 class AOCConvTranspose2d(LipschitzLayer):
@@ -173,15 +176,7 @@ class AOCConvTranspose2d(LipschitzLayer):
     """
 
     _fixed = (*CONV_ARGUMENTS, "output_padding")
-    application: TransposedConvolution
-    in_channels: int
-    out_channels: int
-    kernel_size: Pair
-    stride: Pair
-    padding: Padding
-    dilation: Pair
-    groups: int
-    padding_mode: PaddingMode
+    _application: TransposedConvolution
     weight = effective_weight
 
     def __init__(
@@ -224,7 +219,7 @@ class AOCConvTranspose2d(LipschitzLayer):
 
     def _parametrize(self) -> tuple[Tensor, ...]:
         """(kernel,) in the layout of conv_transpose2d, (in_channels, out_channels / groups, kh, kw)."""
-        geometry = self.application.geometry
+        geometry = self._application.geometry
         return (adaptive_kernel(geometry, self._ports[0], self.raw_matrix, self.raw_bases, self.backend),)
 
     def forward(self, x: Tensor, output_size: list[int] | tuple[int, ...] | None = None) -> Tensor:
@@ -236,7 +231,7 @@ class AOCConvTranspose2d(LipschitzLayer):
         """
         extra = None if output_size is None else self._extra(x, tuple(output_size))
         try:
-            return self.application(self, x, extra)
+            return self._application(self, x, extra)
         except RuntimeError:
             self._refuse_dtype(x)
             raise
@@ -244,10 +239,10 @@ class AOCConvTranspose2d(LipschitzLayer):
     def _extra(self, x: Tensor, output_size: tuple[int, ...]) -> Pair:
         """The output padding that gives this size."""
         self._check_input(x, self.in_channels, 2)
-        least = self.application.output_size(tuple(x.shape), (0, 0))
+        least = self._application.output_size(tuple(x.shape), (0, 0))
         height, width = (wanted - side for wanted, side in zip(output_size[-2:], least, strict=True))
         name = f"output_size={output_size}: least {least}; output_padding"
-        check_output_padding(name, self.application.geometry, (height, width))
+        check_output_padding(name, self._application.geometry, (height, width))
         return height, width
 
 

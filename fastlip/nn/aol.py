@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.gram_rowsum.api import OPERATOR as GRAM_ROWSUM
 from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.kernel import KernelConvolution
-from fastlip.nn.arguments import conv_geometry, dense_features, make_bias, make_parameter, nonnegative
+from fastlip.nn.arguments import (
+    ConvCommon,
+    ConvSizes,
+    conv_geometry,
+    dense_features,
+    make_bias,
+    make_parameter,
+    nonnegative,
+)
 from fastlip.nn.base import LipschitzLayer, as_it_runs, at_least_float32, effective_weight
 from fastlip.nn.initial import centre_orthogonal_, zero_
 from fastlip.nn.method import Method
@@ -55,6 +63,23 @@ def certified_norm(layer: AOLConv2d | AOLLinear, exact: float, groups: int) -> f
     rows = ops.gram_rowsum(as_it_runs(layer.weight).to(r.device), psi, groups)
     length = layer.raw_weight.numel()
     return min(exact, rows.amax().sqrt().item() * (1 + length * torch.finfo(torch.float64).eps))
+
+
+def build_aol(
+    layer: Any, channels: tuple[int, int], sizes: ConvSizes, common: ConvCommon, epsilon: Any, quasi_residual: Any
+) -> None:
+    """Constructs an AOL convolution along any axes."""
+    (cin, cout), (bias, device, dtype, backend) = channels, common
+    geometry = conv_geometry(channels, *sizes, axes=layer._axes)
+    LipschitzLayer.__init__(layer, KernelConvolution(geometry), backend)
+    show_conv_arguments(layer, *channels, sizes[2])
+    layer.epsilon = epsilon
+    layer.bias = make_bias(cout, bias, device, dtype)
+    shape = (cout, cin // geometry.groups, *geometry.kernel_size)
+    layer.raw_weight = make_parameter(shape, device, dtype)
+    layer.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
+    add_gamma(layer, shape[:1], device, dtype)
+    layer.reset_parameters()
 
 
 class AOLConv2d(LipschitzLayer):
@@ -106,15 +131,10 @@ class AOLConv2d(LipschitzLayer):
     _options = LipschitzLayer._options | {"epsilon": partial(nonnegative, "epsilon")}
     _fixed = (*CONV_ARGUMENTS, "quasi_residual")
     _grouped = True
-    application: KernelConvolution
-    in_channels: int
-    out_channels: int
-    kernel_size: Pair
-    stride: Pair
-    padding: Padding
-    dilation: Pair
-    groups: int
-    padding_mode: PaddingMode
+    _application: KernelConvolution
+    epsilon: float
+    quasi_residual: float
+    raw_weight: nn.Parameter
     weight = effective_weight
 
     def __init__(
@@ -135,18 +155,8 @@ class AOLConv2d(LipschitzLayer):
         epsilon: float = 0.0,
         quasi_residual: bool | float = False,
     ):
-        channels = in_channels, out_channels
-        sizes = kernel_size, stride, padding, dilation, groups, padding_mode
-        geometry = conv_geometry(channels, *sizes, axes=self._axes)
-        super().__init__(KernelConvolution(geometry), backend)
-        show_conv_arguments(self, in_channels, out_channels, padding)
-        self.epsilon = epsilon
-        self.bias = make_bias(out_channels, bias, device, dtype)
-        shape = (out_channels, in_channels // groups, *geometry.kernel_size)
-        self.raw_weight = make_parameter(shape, device, dtype)
-        self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
-        add_gamma(self, shape[:1], device, dtype)
-        self.reset_parameters()
+        channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_aol(self, channels, sizes, (bias, device, dtype, backend), epsilon, quasi_residual)
 
     def reset_parameters(self) -> None:
         """Each group: identity (square) or orthogonal matrix at the kernel's centre; bias 0."""
@@ -166,7 +176,7 @@ class AOLConv2d(LipschitzLayer):
     def _factors(self) -> tuple[Tensor, Tensor | None]:
         """In training W and r^{-1/2}, so that the backward need not keep P as well."""
         if self.groups > 1 or self.raw_weight.dtype not in (torch.float32, torch.float64):
-            return self.effective()[0], None
+            return self._effective()[0], None
         weight = with_identity(self, self.raw_weight)
         scale = channel_scale(at_least_float32(weight), 1, self.epsilon, self.backend)
         return weight, scale.to(weight.dtype)
@@ -174,7 +184,7 @@ class AOLConv2d(LipschitzLayer):
     @torch.no_grad()
     def lipschitz_bound(self, input_shape: tuple[int, ...]) -> float:
         """The norm of P on images of this shape, or the Gram row sums of P where they are smaller."""
-        return certified_norm(self, self.application.bound(self, input_shape), self.groups)
+        return certified_norm(self, self._application.bound(self, input_shape), self.groups)
 
 
 class AOLLinear(LipschitzLayer):
@@ -202,7 +212,7 @@ class AOLLinear(LipschitzLayer):
     """
 
     _fixed = (*DENSE_ARGUMENTS, "quasi_residual")
-    application: Dense
+    _application: Dense
     weight = effective_weight
 
     def __init__(

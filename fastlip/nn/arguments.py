@@ -14,6 +14,9 @@ from fastlip.kernels.common.padding import Pads
 
 CIRCULAR_FIRST: tuple[PaddingMode, ...] = ("circular", "zeros")
 ZEROS_FIRST: tuple[PaddingMode, ...] = ("zeros", "circular")
+# What the constructors of convolutions hand on: (kernel_size, stride, padding, dilation, groups, padding_mode), ...
+ConvSizes = tuple[Any, Any, Any, Any, Any, Any]
+ConvCommon = tuple[bool, Any, Any, Any]  # ... and (bias, device, dtype, backend).
 _INTS = {2: "an int or a pair of ints", 3: "an int or a tuple of three ints"}
 
 

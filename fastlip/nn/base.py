@@ -12,7 +12,8 @@ from torch.autograd import forward_ad
 
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.gate import is_onnx, is_recorded
-from fastlip.kernels.common.literals import Backend
+from fastlip.kernels.common.geometry import Sizes
+from fastlip.kernels.common.literals import Backend, Padding, Padding1d, Padding3d, PaddingMode
 from fastlip.kernels.common.precision import (
     FULL,
     PRODUCTS,
@@ -24,6 +25,7 @@ from fastlip.kernels.common.precision import (
     widens,
 )
 from fastlip.nn._cache import CACHED_CONTEXTS, EvaluationCache, kept_of, may_cache, may_keep, tensors_of
+from fastlip.nn._earlier import EarlierName, take_over_earlier, without_earlier
 from fastlip.nn._postponed import in_one_step
 from fastlip.nn._recorded import record_forward, recorded_call
 
@@ -57,10 +59,10 @@ def as_it_runs(weight: Tensor) -> Tensor:
 class LipschitzLayer(nn.Module):
     """A layer whose effective weights are a function of its parameters, and perhaps of the image's size.
 
-    A method of the field is one subclass. Its constructor makes the ``application`` (how the layer applies its
-    effective weights to an input: :mod:`fastlip.nn.applications`), the parameters, and calls ``reset_parameters``.
-    Its ``_parametrize`` computes the effective weights. Forward, evaluation cache, bound, fusing, export and rounding
-    errors follow from the application.
+    A method of the field is one subclass. Its constructor makes the application (``_application``: how the layer
+    applies its effective weights to an input, see :mod:`fastlip.nn.applications`), the parameters, and calls
+    ``reset_parameters``. Its ``_parametrize`` computes the effective weights. Forward, evaluation cache, bound,
+    fusing, export and rounding errors follow from the application.
 
     Args:
         application: how the effective weights act on an input; also says what shapes and arguments the layer has.
@@ -76,30 +78,42 @@ class LipschitzLayer(nn.Module):
     at any time, each with what checks a value, at construction and later: the layer is then as if constructed so.
     ``_fixed`` names those from which shapes or other arguments were derived: setting another value raises ValueError.
 
-    ``supplied(layer, context)`` is an optional hook, called before the effective weights are computed. It returns
+    ``_supplied(layer, context)`` is an optional hook, called before the effective weights are computed. It returns
     them, or None to let the layer compute them. Training shares weights between parts and processes through it.
     """
 
     _options: ClassVar[dict[str, Callable[[Any], Any]]] = {"backend": check_backend}
-    _fixed: ClassVar[tuple[str, ...]] = ("application",)
+    _fixed: ClassVar[tuple[str, ...]] = ("_application",)
     _axes: ClassVar[int] = 2  # along which a convolution runs
+    _of_images: ClassVar[Any] = None  # the two-dimensional layer whose methods a layer of sequences or volumes has
     _grouped: ClassVar[bool] = False  # whether n layers may be computed as one of n times the groups (_merging.py)
     backend: Backend
-    application: Application
+    _application: Application
     bias: nn.Parameter | None
-    supplied: Callable[[LipschitzLayer, tuple[Hashable, ...]], tuple[Tensor, ...] | None] | None = None
+    # What convolutions show, as those of torch.nn do.
+    in_channels: int
+    out_channels: int
+    kernel_size: Sizes
+    stride: Sizes
+    padding: Padding | Padding1d | Padding3d
+    dilation: Sizes
+    groups: int
+    padding_mode: PaddingMode
+    _supplied: Callable[[LipschitzLayer, tuple[Hashable, ...]], tuple[Tensor, ...] | None] | None = None
     _cache: EvaluationCache
+    application, effective, supplied = EarlierName(), EarlierName(), EarlierName()
 
     def __init__(self, application: Application, backend: Backend = "auto"):
         super().__init__()
         self.__dict__["_cache"] = EvaluationCache()
         self.backend = backend
-        self.application = application
+        self._application = application
 
     def __init_subclass__(cls, **options: Any):
         """A forward of a subclass's own is recorded as one call by ``torch.fx``, as this class's is."""
         super().__init_subclass__(**options)
         record_forward(cls)
+        take_over_earlier(cls)
 
     def reset_parameters(self) -> None:
         """Fills parameters and buffers with their initial values."""
@@ -116,7 +130,7 @@ class LipschitzLayer(nn.Module):
             if recorded is not None:
                 return recorded  # type: ignore[return-value]
         try:
-            return self.application(self, x)
+            return self._application(self, x)
         except RuntimeError:
             self._refuse_dtype(x)
             raise
@@ -130,9 +144,9 @@ class LipschitzLayer(nn.Module):
         Returns:
             The bound, computed in float64 from the weights in the dtype in which they are used.
         """
-        return self.application.bound(self, input_shape)
+        return self._application.bound(self, input_shape)
 
-    def effective(self, *context: Hashable) -> tuple[Tensor, ...]:
+    def _effective(self, *context: Hashable) -> tuple[Tensor, ...]:
         """The effective weights in the parameters' dtype, kept where that is sound. Do not write to them.
 
         Args:
@@ -146,7 +160,7 @@ class LipschitzLayer(nn.Module):
                 f"torch.onnx.export: ONNX has no operators for the weights of {type(self).__name__}: "
                 "give it the copy that fastlip.export makes"
             )
-        if self.supplied is not None and (supplied := self.supplied(self, context)) is not None:
+        if self._supplied is not None and (supplied := self._supplied(self, context)) is not None:
             return supplied
         if not self.training:
             if (tensors := kept_of(self)) is not None:
@@ -204,7 +218,7 @@ class LipschitzLayer(nn.Module):
 
     def _only_weight(self) -> Tensor:
         """The one effective weight for the user; what the cache holds is copied, so that no write reaches it."""
-        (weight,) = self.effective()
+        (weight,) = self._effective()
         return weight.clone() if not self.training and may_cache(self) else weight
 
     def _check_input(self, x: Tensor, size: int, axes: int = 0) -> None:
@@ -237,7 +251,7 @@ class LipschitzLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""
-        text = self.application.describe(self)
+        text = self._application.describe(self)
         factor = getattr(self, "quasi_residual", 0.0)
         return f"{text}, quasi_residual={factor:.4g}" if factor else text
 
@@ -265,7 +279,8 @@ class LipschitzLayer(nn.Module):
         present = self.__dict__.get(name, self)
         if name in self._fixed and present is not self and present != value:
             kind = type(self).__name__
-            raise ValueError(f"{name}={value!r}: allowed is {present!r}: {kind} reads {name} at construction")
+            shown = name.lstrip("_")
+            raise ValueError(f"{shown}={value!r}: allowed is {present!r}: {kind} reads {shown} at construction")
         if present is not value and name not in _REPLICATED:
             self._cache.clear()
         super().__setattr__(name, value)
@@ -287,6 +302,9 @@ class LipschitzLayer(nn.Module):
             if isinstance(value, Tensor) and value.dim() == 0 and own is not None and own.shape == (1,):
                 state_dict[prefix + name] = value.reshape(1)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __dir__(self) -> list[str]:
+        return without_earlier(type(self), list(super().__dir__()))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": EvaluationCache()}

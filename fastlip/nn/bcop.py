@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.kernels.block_conv.reference import alternating_axes
-from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
 from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.kernel import KernelConvolution
-from fastlip.nn.arguments import conv_geometry, dense_features, make_bias, make_parameter
+from fastlip.nn.arguments import ConvCommon, ConvSizes, conv_geometry, dense_features, make_bias, make_parameter
 from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
 from fastlip.nn.initial import centre_orthogonal_, identity_or_orthogonal, zero_
 from fastlip.nn.method import Method
+
+
+def build_bcop(
+    layer: Any, channels: tuple[int, int], sizes: ConvSizes, common: ConvCommon, quasi_residual: Any
+) -> None:
+    """Constructs a BCOP convolution of images, or of sequences as images of one row."""
+    bias, device, dtype, backend = common
+    geometry = conv_geometry(channels, *sizes)
+    LipschitzLayer.__init__(layer, KernelConvolution(geometry, orthogonal=True), backend)
+    show_conv_arguments(layer, *channels, sizes[2])
+    layer.bias = make_bias(channels[1], bias, device, dtype)
+    size = max(channels) // geometry.groups
+    shape = geometry.groups, sum(geometry.kernel_size) - 1, size, size
+    layer.raw_matrices = make_parameter(shape, device, dtype)
+    layer.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
+    add_gamma(layer, shape[:3], device, dtype)
+    layer.reset_parameters()
 
 
 class BCOPConv2d(LipschitzLayer):
@@ -75,15 +93,9 @@ class BCOPConv2d(LipschitzLayer):
 
     _fixed = (*CONV_ARGUMENTS, "quasi_residual")
     _grouped = True
-    application: KernelConvolution
-    in_channels: int
-    out_channels: int
-    kernel_size: Pair
-    stride: Pair
-    padding: Padding
-    dilation: Pair
-    groups: int
-    padding_mode: PaddingMode
+    _application: KernelConvolution
+    quasi_residual: float
+    raw_matrices: nn.Parameter
     weight = effective_weight
 
     def __init__(
@@ -103,17 +115,8 @@ class BCOPConv2d(LipschitzLayer):
         *,
         quasi_residual: bool | float = False,
     ):
-        channels = in_channels, out_channels
-        geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        super().__init__(KernelConvolution(geometry, orthogonal=True), backend)
-        show_conv_arguments(self, in_channels, out_channels, padding)
-        self.bias = make_bias(out_channels, bias, device, dtype)
-        size = max(in_channels, out_channels) // groups
-        shape = groups, sum(geometry.kernel_size) - 1, size, size
-        self.raw_matrices = make_parameter(shape, device, dtype)
-        self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
-        add_gamma(self, shape[:3], device, dtype)
-        self.reset_parameters()
+        channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_bcop(self, channels, sizes, (bias, device, dtype, backend), quasi_residual)
 
     def reset_parameters(self) -> None:
         """O = I or random orthogonal, projectors that cancel in pairs; bias 0."""
@@ -127,7 +130,7 @@ class BCOPConv2d(LipschitzLayer):
 
     def _alternating(self, basis: Tensor) -> Tensor:
         """(kh + kw - 2, c, c): bases of projectors P and I - P in turn along each axis, P of a basis's first half."""
-        axes, half = alternating_axes(self.application.geometry.kernel_size), basis.shape[-1] // 2
+        axes, half = alternating_axes(self._application.geometry.kernel_size), basis.shape[-1] // 2
         rolled = [basis.roll(-half * (axes[:i].count(axis) % 2), dims=1) for i, axis in enumerate(axes)]
         return torch.stack(rolled) if rolled else basis.new_empty(0, *basis.shape)
 
@@ -143,10 +146,10 @@ class BCOPConv2d(LipschitzLayer):
         """(kernel,) in conv2d's layout."""
         Q = ops.polar(self._matrices(), backend=self.backend)
         cin, cout = self.in_channels // self.groups, self.out_channels // self.groups
-        if self.application.geometry.kernel_size == (1, 1):
+        if self._application.geometry.kernel_size == (1, 1):
             return (Q[:, 0, :cout, :cin].flatten(0, 1)[:, :, None, None],)
         V = Q[:, 1:, :, : Q.shape[-1] // 2]
-        axes = alternating_axes(self.application.geometry.kernel_size)
+        axes = alternating_axes(self._application.geometry.kernel_size)
         K = ops.block_conv(Q[:, 0, :cin], V @ V.mT, axes, backend=self.backend)
         # As published, the products act on output channels: the kernel's matrices are transposed.
         return (K[..., :cout].permute(0, 4, 3, 1, 2).flatten(0, 1),)
@@ -183,7 +186,7 @@ class BjorckLinear(LipschitzLayer):
     """
 
     _fixed = (*DENSE_ARGUMENTS, "quasi_residual", "parametrization")
-    application: Dense
+    _application: Dense
     weight = effective_weight
 
     def __init__(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.kernels.block_reflector.api import OPERATOR as BLOCK_REFLECTOR
-from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
 from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.frequency import FrequencyConvolution, check_patches
-from fastlip.nn.arguments import conv_geometry, dense_features, make_bias, make_parameter
+from fastlip.nn.arguments import ConvCommon, ConvSizes, conv_geometry, dense_features, make_bias, make_parameter
 from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
 from fastlip.nn.initial import zero_
 from fastlip.nn.method import Method
@@ -48,6 +48,25 @@ def reset(layer: BROConv2d | BROLinear) -> None:
     if not reset_quasi_residual(layer, raw_weight, entries):
         nn.init.normal_(raw_weight, std=1 / math.sqrt(entries))
     zero_(layer.bias)
+
+
+def build_bro(
+    layer: Any, channels: tuple[int, int], sizes: ConvSizes, common: ConvCommon, rank: Any, quasi_residual: Any
+) -> None:
+    """Constructs a BRO convolution along any axes."""
+    bias, device, dtype, backend = common
+    geometry = conv_geometry(channels, *sizes, axes=layer._axes)
+    check_patches(sizes[2], geometry)
+    LipschitzLayer.__init__(layer, FrequencyConvolution(geometry, orthogonal=True), backend)
+    show_conv_arguments(layer, *channels, sizes[2])
+    size, taps = max(layer._sides()), layer._application.taps
+    shape = (geometry.groups * size, columns_of_rank(rank, size), *taps)
+    layer.rank = rank
+    layer.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
+    layer.bias = make_bias(channels[1], bias, device, dtype)
+    layer.raw_weight = make_parameter(shape, device, dtype)
+    add_gamma(layer, shape[:1], device, dtype)
+    layer.reset_parameters()
 
 
 class BROConv2d(LipschitzLayer):
@@ -106,15 +125,10 @@ class BROConv2d(LipschitzLayer):
     """
 
     _fixed = (*CONV_ARGUMENTS, "rank", "quasi_residual")
-    application: FrequencyConvolution
-    in_channels: int
-    out_channels: int
-    kernel_size: Pair
-    stride: Pair
-    padding: Padding
-    dilation: Pair
-    groups: int
-    padding_mode: PaddingMode
+    _application: FrequencyConvolution
+    rank: float
+    quasi_residual: float
+    raw_weight: nn.Parameter
 
     def __init__(
         self,
@@ -134,24 +148,12 @@ class BROConv2d(LipschitzLayer):
         rank: float = 0.125,
         quasi_residual: bool | float = False,
     ):
-        channels = in_channels, out_channels
-        sizes = kernel_size, stride, padding, dilation, groups, padding_mode
-        geometry = conv_geometry(channels, *sizes, axes=self._axes)
-        check_patches(padding, geometry)
-        super().__init__(FrequencyConvolution(geometry, orthogonal=True), backend)
-        show_conv_arguments(self, in_channels, out_channels, padding)
-        size, taps = max(self._sides()), self.application.taps
-        shape = (groups * size, columns_of_rank(rank, size), *taps)
-        self.rank = rank
-        self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
-        self.bias = make_bias(out_channels, bias, device, dtype)
-        self.raw_weight = make_parameter(shape, device, dtype)
-        add_gamma(self, shape[:1], device, dtype)
-        self.reset_parameters()
+        channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_bro(self, channels, sizes, (bias, device, dtype, backend), rank, quasi_residual)
 
     def _sides(self) -> tuple[int, int]:
         """Rows and columns of the matrix of one group."""
-        outputs, inputs, *_ = self.application.weight_shape(self)
+        outputs, inputs, *_ = self._application.weight_shape(self)
         return outputs // self.groups, inputs
 
     def reset_parameters(self) -> None:
@@ -162,16 +164,16 @@ class BROConv2d(LipschitzLayer):
         """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
         V, (rows, columns) = with_identity(self, at_least_float32(self.raw_weight)), self._sides()
         if fft_size:
-            V = ops.kernel_spectrum(V, fft_size, self.application.geometry.dilation)
+            V = ops.kernel_spectrum(V, fft_size, self._application.geometry.dilation)
             V = V.unflatten(1, (self.groups, -1))
             return (BLOCK_REFLECTOR(V, rows, columns, self.backend).flatten(1, 2),)
         V = V.flatten(1).unflatten(0, (self.groups, -1))
         Q = ops.block_reflector(V, rows, columns, backend=self.backend)
-        return (Q.flatten(0, 1)[(..., *[None] * self.application.geometry.axes)],)
+        return (Q.flatten(0, 1)[(..., *[None] * self._application.geometry.axes)],)
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""
-        return f"{super().extra_repr()}, rank={self.rank}"
+        return f"{LipschitzLayer.extra_repr(self)}, rank={self.rank}"
 
 
 class BROLinear(LipschitzLayer):
@@ -206,7 +208,7 @@ class BROLinear(LipschitzLayer):
     """
 
     _fixed = (*DENSE_ARGUMENTS, "rank", "quasi_residual", "parametrization")
-    application: Dense
+    _application: Dense
     weight = effective_weight
 
     def __init__(
@@ -249,7 +251,7 @@ class BROLinear(LipschitzLayer):
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""
-        return f"{super().extra_repr()}, rank={self.rank}"
+        return f"{LipschitzLayer.extra_repr(self)}, rank={self.rank}"
 
 
 METHOD = Method(

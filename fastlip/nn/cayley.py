@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.spectral_cayley.api import OPERATOR as SPECTRAL_CAYLEY
 from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
@@ -16,7 +16,7 @@ from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_qu
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.frequency import FrequencyConvolution, check_patches
-from fastlip.nn.arguments import conv_geometry, dense_features, make_bias, make_parameter
+from fastlip.nn.arguments import ConvCommon, ConvSizes, conv_geometry, dense_features, make_bias, make_parameter
 from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
 from fastlip.nn.initial import zero_
 from fastlip.nn.method import Method
@@ -45,6 +45,23 @@ def reset(layer: CayleyConv2d | CayleyLinear) -> None:
     with torch.no_grad():
         layer.alpha.fill_(torch.linalg.vector_norm(layer.raw_weight))
     zero_(layer.bias)
+
+
+def build_cayley(
+    layer: Any, channels: tuple[int, int], sizes: ConvSizes, common: ConvCommon, quasi_residual: Any
+) -> None:
+    """Constructs a Cayley convolution along any axes."""
+    bias, device, dtype, backend = common
+    geometry = conv_geometry(channels, *sizes, axes=layer._axes)
+    check_patches(sizes[2], geometry)
+    LipschitzLayer.__init__(layer, FrequencyConvolution(geometry, orthogonal=True), backend)
+    show_conv_arguments(layer, *channels, sizes[2])
+    layer.bias = make_bias(channels[1], bias, device, dtype)
+    layer.raw_weight = make_parameter(layer._application.weight_shape(layer), device, dtype)
+    layer.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
+    layer.alpha = make_parameter((1,), device, dtype)
+    add_gamma(layer, channels[1:], device, dtype)
+    layer.reset_parameters()
 
 
 class CayleyConv2d(LipschitzLayer):
@@ -102,15 +119,10 @@ class CayleyConv2d(LipschitzLayer):
 
     _fixed = (*CONV_ARGUMENTS, "quasi_residual")
     _grouped = True
-    application: FrequencyConvolution
-    in_channels: int
-    out_channels: int
-    kernel_size: Pair
-    stride: Pair
-    padding: Padding
-    dilation: Pair
-    groups: int
-    padding_mode: PaddingMode
+    _application: FrequencyConvolution
+    quasi_residual: float
+    raw_weight: nn.Parameter
+    alpha: nn.Parameter
 
     def __init__(
         self,
@@ -129,18 +141,8 @@ class CayleyConv2d(LipschitzLayer):
         *,
         quasi_residual: bool | float = False,
     ):
-        channels = in_channels, out_channels
-        sizes = kernel_size, stride, padding, dilation, groups, padding_mode
-        geometry = conv_geometry(channels, *sizes, axes=self._axes)
-        check_patches(padding, geometry)
-        super().__init__(FrequencyConvolution(geometry, orthogonal=True), backend)
-        show_conv_arguments(self, in_channels, out_channels, padding)
-        self.bias = make_bias(out_channels, bias, device, dtype)
-        self.raw_weight = make_parameter(self.application.weight_shape(self), device, dtype)
-        self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
-        self.alpha = make_parameter((1,), device, dtype)
-        add_gamma(self, (out_channels,), device, dtype)
-        self.reset_parameters()
+        channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_cayley(self, channels, sizes, (bias, device, dtype, backend), quasi_residual)
 
     def reset_parameters(self) -> None:
         """The default of ``torch.nn.Conv2d``; alpha = ||raw_weight||_F; bias 0."""
@@ -151,9 +153,9 @@ class CayleyConv2d(LipschitzLayer):
         M = normalize(self.raw_weight, self.alpha)
         M = with_identity(self, M) if self.quasi_residual else M
         if fft_size:
-            dilation = self.application.geometry.dilation
+            dilation = self._application.geometry.dilation
             return (SPECTRAL_CAYLEY(M, fft_size, dilation, self.groups, self.backend),)
-        return self.application.matrices(M, (), lambda V, reals: ops.cayley(V, backend=self.backend))
+        return self._application.matrices(M, (), lambda V, reals: ops.cayley(V, backend=self.backend))
 
 
 class CayleyLinear(LipschitzLayer):
@@ -187,7 +189,7 @@ class CayleyLinear(LipschitzLayer):
     """
 
     _fixed = (*DENSE_ARGUMENTS, "quasi_residual", "parametrization")
-    application: Dense
+    _application: Dense
     weight = effective_weight
 
     def __init__(

@@ -9,17 +9,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.common.precision import for_convolution
+from fastlip.nn._earlier import EarlierName
 from fastlip.nn._matrix_norm import squared_norm
 from fastlip.nn._residual import (
     RESIDUAL_CONV_ARGUMENTS,
     RESIDUAL_DENSE_ARGUMENTS,
-    make_residual_conv,
+    begin_residual_conv,
     make_residual_dense,
     reset_kernel,
-    show_residual_conv,
     show_residual_dense,
 )
 from fastlip.nn._sigma import (
@@ -34,13 +33,35 @@ from fastlip.nn._sigma import (
 )
 from fastlip.nn._warm import WarmStart
 from fastlip.nn.applications.residual import ResidualConvolution, ResidualDense, safe_scale
-from fastlip.nn.arguments import one_of
+from fastlip.nn.arguments import ConvCommon, ConvSizes, one_of
 from fastlip.nn.base import LipschitzLayer, at_least_float32
 from fastlip.nn.initial import zero_
 from fastlip.nn.method import Method
 
 TrainingSigma = Literal["bound", "power"]
 TRAINING_SIGMAS: tuple[TrainingSigma, ...] = ("bound", "power")
+
+
+def build_cpl(
+    layer: Any,
+    channels: tuple[int, int],
+    sizes: ConvSizes,
+    common: ConvCommon,
+    inner_channels: Any,
+    recompute: Any,
+    training_sigma: Any,
+) -> None:
+    """Constructs a CPL convolution along any axes."""
+    one_of("training_sigma", training_sigma, TRAINING_SIGMAS)
+    begin_residual_conv(layer, channels, sizes, common, inner_channels, sized=True)
+    _, device, dtype, _ = common
+    layer.recompute, layer.training_sigma = recompute, training_sigma
+    layer.register_buffer("fixed_scale", torch.zeros(layer.groups, device=device, dtype=dtype))
+    if training_sigma == "power":
+        sides = (max(1, POWER_DENSITY * (k - 1)) for k in layer._application.geometry.kernel_size)
+        shape = layer.groups, layer._width // layer.groups, *sides
+        layer.register_buffer("power_vector", torch.empty(shape, device=device, dtype=dtype))
+    layer.reset_parameters()
 
 
 class CPLConv2d(LipschitzLayer):
@@ -101,18 +122,13 @@ class CPLConv2d(LipschitzLayer):
 
     _fixed = (*RESIDUAL_CONV_ARGUMENTS, "training_sigma")
     _grouped = True
-    application: ResidualConvolution
-    in_channels: int
-    out_channels: int
-    kernel_size: Pair
-    stride: Pair
-    padding: Padding
-    dilation: Pair
-    groups: int
-    padding_mode: PaddingMode
+    _application: ResidualConvolution
+    recompute: bool | None
+    training_sigma: TrainingSigma
     kernel: nn.Parameter
     inner_channels: int
-    width: int
+    _width: int
+    width = EarlierName()
     fixed_scale: Tensor
     power_vector: Tensor
 
@@ -135,18 +151,8 @@ class CPLConv2d(LipschitzLayer):
         recompute: bool | None = None,
         training_sigma: TrainingSigma = "bound",
     ):
-        one_of("training_sigma", training_sigma, TRAINING_SIGMAS)
-        channels = in_channels, out_channels
-        sizes = kernel_size, stride, padding, dilation, groups, padding_mode
-        super().__init__(make_residual_conv(channels, sizes, inner_channels, True, self._axes), backend)
-        show_residual_conv(self, channels, padding, bias, device, dtype)
-        self.recompute, self.training_sigma = recompute, training_sigma
-        self.register_buffer("fixed_scale", torch.zeros(groups, device=device, dtype=dtype))
-        if training_sigma == "power":
-            sides = (max(1, POWER_DENSITY * (k - 1)) for k in self.application.geometry.kernel_size)
-            shape = groups, self.width // groups, *sides
-            self.register_buffer("power_vector", torch.empty(shape, device=device, dtype=dtype))
-        self.reset_parameters()
+        channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_cpl(self, channels, sizes, (bias, device, dtype, backend), inner_channels, recompute, training_sigma)
 
     def reset_parameters(self) -> None:
         """Kernel at a tenth of Xavier normal in each group; bias 0; some steps of the power iteration."""
@@ -170,7 +176,7 @@ class CPLConv2d(LipschitzLayer):
 
     def _parametrize(self, *image_size: Any) -> tuple[Tensor, ...]:
         """(2 / sigma^2,): the scale of each inner channel, constant in each group."""
-        geometry = self.application.geometry
+        geometry = self._application.geometry
         axes = list(zip(image_size, geometry.kernel_size, geometry.dilation, strict=True))
         if self.training and self.training_sigma == "power":
             sides = (fft_side(side, k - 1, d, self.padding_mode) for side, k, d in axes)
@@ -227,12 +233,13 @@ class CPLLinear(LipschitzLayer):
     """
 
     _fixed = RESIDUAL_DENSE_ARGUMENTS
-    application: ResidualDense
+    _application: ResidualDense
     kernel: nn.Parameter
     in_features: int
     out_features: int
     inner_features: int
-    width: int
+    _width: int
+    width = EarlierName()
     fixed_scale: Tensor
     _warm: WarmStart
 

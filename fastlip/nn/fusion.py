@@ -75,7 +75,7 @@ def fusion_of(module: nn.Module, activation: nn.Module) -> Fusion | None:
         return None
     if not isinstance(module, LipschitzLayer):
         return _plain_convolution(module, activation)
-    return module.application.fused(module, activation) if module.backend in _FUSED_BACKENDS else None
+    return module._application.fused(module, activation) if module.backend in _FUSED_BACKENDS else None
 
 
 def style_of(geometry: ConvGeometry, pairing: PairingOrNone = "none") -> Style | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.polar.reference import join, ridged_newton, split
 from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
@@ -14,7 +15,7 @@ from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_qu
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
 from fastlip.nn.applications.frequency import FrequencyConvolution, check_patches
-from fastlip.nn.arguments import conv_geometry, dense_features, make_bias, make_parameter
+from fastlip.nn.arguments import ConvCommon, ConvSizes, conv_geometry, dense_features, make_bias, make_parameter
 from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
 from fastlip.nn.initial import centre_orthogonal_, zero_
 from fastlip.nn.method import Method
@@ -36,6 +37,30 @@ def polar(V: Tensor, ridge: float | None, steps: int | None, backend: Backend, r
     if ridge is None or steps is None:
         return ops.polar(V, reals, backend=backend)
     return join([ridged_newton(part, ridge, steps) for part in split(V, reals)], V.dtype)
+
+
+def build_lot(
+    layer: Any,
+    channels: tuple[int, int],
+    sizes: ConvSizes,
+    common: ConvCommon,
+    ridge: Any,
+    steps: Any,
+    quasi_residual: Any,
+) -> None:
+    """Constructs a LOT convolution along any axes."""
+    bias, device, dtype, backend = common
+    geometry = conv_geometry(channels, *sizes, axes=layer._axes)
+    check_patches(sizes[2], geometry)
+    ridge, steps = check_iteration(ridge, steps)
+    LipschitzLayer.__init__(layer, FrequencyConvolution(geometry, orthogonal=ridge is None), backend)
+    show_conv_arguments(layer, *channels, sizes[2])
+    layer.ridge, layer.steps = ridge, steps
+    layer.bias = make_bias(channels[1], bias, device, dtype)
+    layer.raw_weight = make_parameter(layer._application.weight_shape(layer), device, dtype)
+    layer.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
+    add_gamma(layer, channels[1:], device, dtype)
+    layer.reset_parameters()
 
 
 class LOTConv2d(LipschitzLayer):
@@ -93,15 +118,11 @@ class LOTConv2d(LipschitzLayer):
 
     _fixed = (*CONV_ARGUMENTS, "ridge", "steps", "quasi_residual")
     _grouped = True
-    application: FrequencyConvolution
-    in_channels: int
-    out_channels: int
-    kernel_size: Pair
-    stride: Pair
-    padding: Padding
-    dilation: Pair
-    groups: int
-    padding_mode: PaddingMode
+    _application: FrequencyConvolution
+    ridge: float | None
+    steps: int | None
+    quasi_residual: float
+    raw_weight: nn.Parameter
 
     def __init__(
         self,
@@ -122,19 +143,8 @@ class LOTConv2d(LipschitzLayer):
         steps: int | None = None,
         quasi_residual: bool | float = False,
     ):
-        channels = in_channels, out_channels
-        sizes = kernel_size, stride, padding, dilation, groups, padding_mode
-        geometry = conv_geometry(channels, *sizes, axes=self._axes)
-        check_patches(padding, geometry)
-        ridge, steps = check_iteration(ridge, steps)
-        super().__init__(FrequencyConvolution(geometry, orthogonal=ridge is None), backend)
-        show_conv_arguments(self, in_channels, out_channels, padding)
-        self.ridge, self.steps = ridge, steps
-        self.bias = make_bias(out_channels, bias, device, dtype)
-        self.raw_weight = make_parameter(self.application.weight_shape(self), device, dtype)
-        self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
-        add_gamma(self, (out_channels,), device, dtype)
-        self.reset_parameters()
+        channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_lot(self, channels, sizes, (bias, device, dtype, backend), ridge, steps, quasi_residual)
 
     def reset_parameters(self) -> None:
         """Each group: identity (square) or orthogonal matrix at the kernel's centre; bias 0."""
@@ -147,15 +157,15 @@ class LOTConv2d(LipschitzLayer):
         """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
         weight = with_identity(self, at_least_float32(self.raw_weight))
         if fft_size and self.ridge is None:
-            dilation = self.application.geometry.dilation
+            dilation = self._application.geometry.dilation
             return (ops.spectral_polar(weight, fft_size, dilation, self.groups, backend=self.backend),)
-        return self.application.matrices(
+        return self._application.matrices(
             weight, fft_size, lambda V, reals: polar(V, self.ridge, self.steps, self.backend, reals)
         )
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""
-        return f"{super().extra_repr()}, ridge={self.ridge}, steps={self.steps}"
+        return f"{LipschitzLayer.extra_repr(self)}, ridge={self.ridge}, steps={self.steps}"
 
 
 class LOTLinear(LipschitzLayer):
@@ -190,7 +200,7 @@ class LOTLinear(LipschitzLayer):
     """
 
     _fixed = (*DENSE_ARGUMENTS, "ridge", "steps", "quasi_residual", "parametrization")
-    application: Dense
+    _application: Dense
     weight = effective_weight
 
     def __init__(
@@ -238,7 +248,7 @@ class LOTLinear(LipschitzLayer):
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""
-        return f"{super().extra_repr()}, ridge={self.ridge}, steps={self.steps}"
+        return f"{LipschitzLayer.extra_repr(self)}, ridge={self.ridge}, steps={self.steps}"
 
 
 METHOD = Method(

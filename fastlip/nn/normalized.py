@@ -41,7 +41,7 @@ class NormalizedLinear(LipschitzLayer):
     """
 
     _fixed = DENSE_ARGUMENTS
-    application: Dense
+    _application: Dense
     weight = effective_weight
 
     def __init__(

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.spectral_cayley.api import OPERATOR as SPECTRAL_CAYLEY
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
@@ -21,7 +20,15 @@ from fastlip.nn.applications.sandwich import (
     SandwichConvolution,
     SandwichDense,
 )
-from fastlip.nn.arguments import conv_geometry, dense_features, make_bias, make_parameter, one_of
+from fastlip.nn.arguments import (
+    ConvCommon,
+    ConvSizes,
+    conv_geometry,
+    dense_features,
+    make_bias,
+    make_parameter,
+    one_of,
+)
 from fastlip.nn.base import LipschitzLayer, at_least_float32
 from fastlip.nn.cayley import normalize
 from fastlip.nn.initial import centre_orthogonal_, zero_
@@ -60,6 +67,23 @@ def reset(layer: SandwichConv2d | SandwichLinear, outputs: int, groups: int = 1)
         kernel.mul_(-math.tan(math.pi / 8))
         layer.alpha.fill_(torch.linalg.vector_norm(at_least_float32(layer.raw_weight)))
     zero_(layer.psi, layer.bias)
+
+
+def build_sandwich(
+    layer: Any, channels: tuple[int, int], sizes: ConvSizes, common: ConvCommon, activation: Any
+) -> None:
+    """Constructs a Sandwich convolution of images, or of sequences as images of one row."""
+    bias, device, dtype, backend = common
+    geometry = conv_geometry(channels, *sizes)
+    check_patches(sizes[2], geometry)
+    LipschitzLayer.__init__(layer, SandwichConvolution(geometry, activation=check_activation(activation)), backend)
+    show_conv_arguments(layer, *channels, sizes[2])
+    layer.activation = activation
+    layer.bias = make_bias(channels[1], bias, device, dtype)
+    layer.raw_weight = make_parameter(layer._application.weight_shape(layer), device, dtype)
+    layer.alpha = make_parameter((1,), device, dtype)
+    layer.psi = make_psi(channels[1], bias, activation, device, dtype)
+    layer.reset_parameters()
 
 
 class SandwichConv2d(LipschitzLayer):
@@ -114,16 +138,11 @@ class SandwichConv2d(LipschitzLayer):
     """
 
     _fixed = (*CONV_ARGUMENTS, "activation")
-    application: SandwichConvolution
+    _application: SandwichConvolution
+    activation: SandwichActivation
+    raw_weight: nn.Parameter
+    alpha: nn.Parameter
     psi: nn.Parameter | None
-    in_channels: int
-    out_channels: int
-    kernel_size: Pair
-    stride: Pair
-    padding: Padding
-    dilation: Pair
-    groups: int
-    padding_mode: PaddingMode
 
     def __init__(
         self,
@@ -142,17 +161,8 @@ class SandwichConv2d(LipschitzLayer):
         *,
         activation: SandwichActivation = "relu",
     ):
-        channels = in_channels, out_channels
-        geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        check_patches(padding, geometry)
-        super().__init__(SandwichConvolution(geometry, activation=check_activation(activation)), backend)
-        show_conv_arguments(self, in_channels, out_channels, padding)
-        self.activation = activation
-        self.bias = make_bias(out_channels, bias, device, dtype)
-        self.raw_weight = make_parameter(self.application.weight_shape(self), device, dtype)
-        self.alpha = make_parameter((1,), device, dtype)
-        self.psi = make_psi(out_channels, bias, activation, device, dtype)
-        self.reset_parameters()
+        channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_sandwich(self, channels, sizes, (bias, device, dtype, backend), activation)
 
     def reset_parameters(self) -> None:
         """A = I / sqrt(2), B = R / sqrt(2) at the kernel's centre in each group; psi and bias 0."""
@@ -162,9 +172,9 @@ class SandwichConv2d(LipschitzLayer):
         """(sqrt(2) B, sqrt(2) A^H, e^psi, e^psi b): matrices per frequency, or kernels of one tap."""
         M, rows = normalize(self.raw_weight, self.alpha), self.out_channels // self.groups
         if fft_size:
-            Q = SPECTRAL_CAYLEY(M, fft_size, self.application.geometry.dilation, self.groups, self.backend)
+            Q = SPECTRAL_CAYLEY(M, fft_size, self._application.geometry.dilation, self.groups, self.backend)
         else:
-            (kernel,) = self.application.matrices(M, (), lambda V, reals: ops.cayley(V, backend=self.backend))
+            (kernel,) = self._application.matrices(M, (), lambda V, reals: ops.cayley(V, backend=self.backend))
             Q = kernel.flatten(1)[None]
         Q = math.sqrt(2) * Q.unflatten(1, (self.groups, -1))
         first, second = Q[..., rows:].flatten(1, 2), Q[..., :rows].mH.resolve_conj().flatten(1, 2)
@@ -218,7 +228,7 @@ class SandwichLinear(LipschitzLayer):
     """
 
     _fixed = (*DENSE_ARGUMENTS, "activation")
-    application: SandwichDense
+    _application: SandwichDense
     psi: nn.Parameter | None
 
     def __init__(

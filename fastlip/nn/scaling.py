@@ -160,7 +160,7 @@ class LipschitzResidual(nn.Module):
     """
 
     # a, given to a copy in another dtype, where the gate would give another number.
-    supplied: Tensor | None = None
+    _supplied: Tensor | None = None
 
     def __init__(
         self,
@@ -188,8 +188,8 @@ class LipschitzResidual(nn.Module):
 
     def mixture(self) -> Tensor:
         """(1,): a, in at least float32."""
-        if self.supplied is not None:
-            return self.supplied
+        if self._supplied is not None:
+            return self._supplied
         value = self.gate_value
         if type(value) is not fx.Proxy:  # which has no dtype
             value = at_least_float32(value)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.gram_rowsum.api import OPERATOR as GRAM_ROWSUM
+from fastlip.nn._earlier import EarlierName
 from fastlip.nn._residual import (
     RESIDUAL_CONV_ARGUMENTS,
     RESIDUAL_DENSE_ARGUMENTS,
-    make_residual_conv,
+    begin_residual_conv,
     make_residual_dense,
     reset_kernel,
-    show_residual_conv,
     show_residual_dense,
 )
 from fastlip.nn.applications.residual import ResidualConvolution, ResidualDense, safe_scale
-from fastlip.nn.arguments import make_parameter, nonnegative
+from fastlip.nn.arguments import ConvCommon, ConvSizes, make_parameter, nonnegative
 from fastlip.nn.base import LipschitzLayer, at_least_float32
 from fastlip.nn.initial import zero_
 from fastlip.nn.method import Method
@@ -35,6 +35,22 @@ def inner_scale(kernel: Tensor, psi: Tensor, groups: int, epsilon: float, backen
         adjoint = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
     T = GRAM_ROWSUM(adjoint, psi, groups, backend) + epsilon
     return safe_scale(T, kernel.dtype)
+
+
+def build_sll(
+    layer: Any,
+    channels: tuple[int, int],
+    sizes: ConvSizes,
+    common: ConvCommon,
+    inner_channels: Any,
+    recompute: Any,
+    epsilon: Any,
+) -> None:
+    """Constructs an SLL convolution along any axes."""
+    begin_residual_conv(layer, channels, sizes, common, inner_channels)
+    layer.recompute, layer.epsilon = recompute, epsilon
+    layer.psi = make_parameter((layer.inner_channels,), *common[1:3])
+    layer.reset_parameters()
 
 
 class SLLConv2d(LipschitzLayer):
@@ -91,18 +107,14 @@ class SLLConv2d(LipschitzLayer):
     _options = LipschitzLayer._options | {"epsilon": partial(nonnegative, "epsilon")}
     _fixed = RESIDUAL_CONV_ARGUMENTS
     _grouped = True
-    application: ResidualConvolution
-    in_channels: int
-    out_channels: int
-    kernel_size: Pair
-    stride: Pair
-    padding: Padding
-    dilation: Pair
-    groups: int
-    padding_mode: PaddingMode
+    _application: ResidualConvolution
+    recompute: bool | None
+    epsilon: float
+    psi: nn.Parameter
     kernel: nn.Parameter
     inner_channels: int
-    width: int
+    _width: int
+    width = EarlierName()
 
     def __init__(
         self,
@@ -123,13 +135,8 @@ class SLLConv2d(LipschitzLayer):
         recompute: bool | None = None,
         epsilon: float = 0.0,
     ):
-        channels = in_channels, out_channels
-        sizes = kernel_size, stride, padding, dilation, groups, padding_mode
-        super().__init__(make_residual_conv(channels, sizes, inner_channels, axes=self._axes), backend)
-        show_residual_conv(self, channels, padding, bias, device, dtype)
-        self.recompute, self.epsilon = recompute, epsilon
-        self.psi = make_parameter((self.inner_channels,), device, dtype)
-        self.reset_parameters()
+        channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_sll(self, channels, sizes, (bias, device, dtype, backend), inner_channels, recompute, epsilon)
 
     def reset_parameters(self) -> None:
         """Kernel at a tenth of Xavier normal in each group; bias and psi 0."""
@@ -169,12 +176,13 @@ class SLLLinear(LipschitzLayer):
     """
 
     _fixed = RESIDUAL_DENSE_ARGUMENTS
-    application: ResidualDense
+    _application: ResidualDense
     kernel: nn.Parameter
     in_features: int
     out_features: int
     inner_features: int
-    width: int
+    _width: int
+    width = EarlierName()
 
     def __init__(
         self,

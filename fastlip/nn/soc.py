@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.conv_exp.api import check_terms
 from fastlip.kernels.spectral_conv.api import kernel_spectrum
 from fastlip.kernels.spectral_exp.api import kernel_exp
+from fastlip.nn._earlier import EarlierName
 from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
 from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn._skew import norm_bound, series_of_spectrum, skew
@@ -24,6 +24,8 @@ from fastlip.nn.applications.exponential import ExponentialConvolution, gain, la
 from fastlip.nn.arguments import (
     CIRCULAR_FIRST,
     ZEROS_FIRST,
+    ConvCommon,
+    ConvSizes,
     conv_geometry,
     dense_features,
     make_bias,
@@ -46,6 +48,37 @@ def _check_norm(value: Any) -> float:
     if nonnegative("max_norm", value) == 0:
         raise ValueError(f"max_norm={value}: expected a positive number")
     return float(value)
+
+
+def build_soc(
+    layer: Any,
+    channels: tuple[int, int],
+    sizes: ConvSizes,
+    common: ConvCommon,
+    exponential: Any,
+    terms: Any,
+    eval_terms: Any,
+    max_norm: Any,
+    recompute: Any,
+    quasi_residual: Any,
+) -> None:
+    """Constructs an SOC convolution of images, or of sequences as images of one row."""
+    bias, device, dtype, backend = common
+    spectral = one_of("exponential", exponential, EXPONENTIALS) == "spectral"
+    geometry = conv_geometry(channels, *sizes, CIRCULAR_FIRST[:1] if spectral else ZEROS_FIRST)
+    if any(side % 2 == 0 for side in geometry.kernel_size):
+        raise ValueError(f"kernel_size={geometry.kernel_size}: allowed are odd sides: even ones are never skew")
+    require_same(sizes[2], geometry)
+    width = max(channels[0] * math.prod(geometry.stride), channels[1])
+    LipschitzLayer.__init__(layer, ExponentialConvolution(geometry, spectral, width, spectral), backend)
+    show_conv_arguments(layer, *channels, sizes[2])
+    layer._width, layer._exponential = width, exponential
+    layer.bias = make_bias(channels[1], bias, device, dtype)
+    layer.raw_weight = make_parameter((width, width // geometry.groups, *geometry.kernel_size), device, dtype)
+    layer.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
+    add_gamma(layer, (width,), device, dtype)
+    layer.reset_parameters()
+    layer.terms, layer.eval_terms, layer.max_norm, layer.recompute = terms, eval_terms, max_norm, recompute
 
 
 class SOCConv2d(LipschitzLayer):
@@ -128,17 +161,16 @@ class SOCConv2d(LipschitzLayer):
     """
 
     _options = LipschitzLayer._options | {"terms": partial(check_terms, "terms")}
-    _fixed = (*CONV_ARGUMENTS, "exponential", "width", "quasi_residual")
+    _fixed = (*CONV_ARGUMENTS, "_exponential", "_width", "quasi_residual")
     _grouped = True
-    application: ExponentialConvolution
-    in_channels: int
-    out_channels: int
-    kernel_size: Pair
-    stride: Pair
-    padding: Padding
-    dilation: Pair
-    groups: int
-    padding_mode: PaddingMode
+    _application: ExponentialConvolution
+    _exponential: Exponential
+    terms: int
+    recompute: bool
+    quasi_residual: float
+    raw_weight: nn.Parameter
+    _width: int
+    exponential, gain, width = EarlierName(), EarlierName(), EarlierName()
 
     def __init__(
         self,
@@ -162,22 +194,12 @@ class SOCConv2d(LipschitzLayer):
         recompute: bool = False,
         quasi_residual: bool | float = False,
     ):
-        spectral = one_of("exponential", exponential, EXPONENTIALS) == "spectral"
-        channels, modes = (in_channels, out_channels), CIRCULAR_FIRST[:1] if spectral else ZEROS_FIRST
-        geometry = conv_geometry(channels, kernel_size, stride, padding, dilation, groups, padding_mode, modes)
-        if any(side % 2 == 0 for side in geometry.kernel_size):
-            raise ValueError(f"kernel_size={geometry.kernel_size}: allowed are odd sides: even ones are never skew")
-        require_same(padding, geometry)
-        width = max(in_channels * math.prod(geometry.stride), out_channels)
-        super().__init__(ExponentialConvolution(geometry, spectral, width, spectral), backend)
-        show_conv_arguments(self, in_channels, out_channels, padding)
-        self.width, self.exponential = width, exponential
-        self.bias = make_bias(out_channels, bias, device, dtype)
-        self.raw_weight = make_parameter((width, width // groups, *geometry.kernel_size), device, dtype)
-        self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
-        add_gamma(self, (width,), device, dtype)
-        self.reset_parameters()
-        self.terms, self.eval_terms, self.max_norm, self.recompute = terms, eval_terms, max_norm, recompute
+        channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
+        common, options = (
+            (bias, device, dtype, backend),
+            (exponential, terms, eval_terms, max_norm, recompute, quasi_residual),
+        )
+        build_soc(self, channels, sizes, common, *options)
 
     @property
     def eval_terms(self) -> int:
@@ -191,14 +213,14 @@ class SOCConv2d(LipschitzLayer):
     @property
     def max_norm(self) -> float:
         """The largest norm of L; set to None: the default for the numbers of terms."""
-        return largest_norm(self._max_norm, self.terms, self.eval_terms, self.application.geometry.taps)
+        return largest_norm(self._max_norm, self.terms, self.eval_terms, self._application.geometry.taps)
 
     @max_norm.setter
     def max_norm(self, value: float | None) -> None:
         # As text: of a number that changes torch.compile makes a variable, and the gain must be a constant.
         self._max_norm = "" if value is None else repr(_check_norm(value))
 
-    def gain(self, terms: int) -> float:
+    def _gain(self, terms: int) -> float:
         """g: the inverse of the largest |p_T(i theta)| up to ``max_norm``.
 
         Args:
@@ -216,8 +238,8 @@ class SOCConv2d(LipschitzLayer):
     def _parametrize(self, *fft_size: Any) -> tuple[Tensor, ...]:
         """(a matrix as 1 x 1 kernel,), (skew kernel,), or for an FFT size (matrices of exp L per frequency,)."""
         raw = with_identity(self, at_least_float32(self.raw_weight)).unflatten(0, (self.groups, -1))
-        dilation = self.application.geometry.dilation
-        if self.application.geometry.kernel_size == (1, 1):
+        dilation = self._application.geometry.dilation
+        if self._application.geometry.kernel_size == (1, 1):
             exponential = ops.skew_exp(raw[..., 0, 0], backend=self.backend)
             inputs = self.in_channels * math.prod(self.stride) // self.groups
             matrices = exponential[:, : self.out_channels // self.groups, :inputs]
@@ -228,14 +250,14 @@ class SOCConv2d(LipschitzLayer):
         if not fft_size:
             return (kernel,)
         size = fft_size[0], fft_size[1]
-        if self.exponential == "spectral":
+        if self._exponential == "spectral":
             return (kernel_exp(kernel, size, dilation, self.groups, backend=self.backend),)
         spectrum = kernel_spectrum(kernel, size, dilation)
-        return (self.gain(self.eval_terms) * series_of_spectrum(spectrum, size, self.groups, self.eval_terms),)
+        return (self._gain(self.eval_terms) * series_of_spectrum(spectrum, size, self.groups, self.eval_terms),)
 
     def extra_repr(self) -> str:
         """The arguments that differ from layer to layer."""
-        text = f"{super().extra_repr()}, exponential={self.exponential!r}, terms={self.terms}"
+        text = f"{LipschitzLayer.extra_repr(self)}, exponential={self._exponential!r}, terms={self.terms}"
         return f"{text}, eval_terms={self.eval_terms}, max_norm={self.max_norm:.4g}"
 
 
@@ -272,7 +294,7 @@ class SOCLinear(LipschitzLayer):
     """
 
     _fixed = (*DENSE_ARGUMENTS, "quasi_residual", "parametrization")
-    application: Dense
+    _application: Dense
     weight = effective_weight
 
     def __init__(

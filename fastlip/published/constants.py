@@ -105,7 +105,7 @@ def _power(operator: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> Const
 def _singular(module: Any) -> Constant:
     """The largest singular value in the precision of the checkpoint."""
     with torch.no_grad():
-        matrix = module.effective()[0].flatten(1)
+        matrix = module._effective()[0].flatten(1)
     return Constant(torch.linalg.matrix_norm(matrix, 2).item(), "singular values")
 
 
@@ -127,7 +127,7 @@ def _convolution(module: Any, double: bool = False) -> Callable[[Tensor], Tensor
     weight = as_it_runs(weight) if double else weight
     if weight.dim() == 2:
         return lambda x: F.linear(x, weight)
-    geometry = ConvGeometry.of_module(module) if isinstance(module, nn.Conv2d) else module.application.geometry
+    geometry = ConvGeometry.of_module(module) if isinstance(module, nn.Conv2d) else module._application.geometry
     return lambda x: geometry.convolve(x, weight)
 
 

@@ -190,7 +190,7 @@ class RidgedReflectorConv2d(lip.BROConv2d):
         """(Q,): (F, channels, columns) at the unique frequencies; (channels, columns, 1, 1) for one tap."""
         V, (rows, columns) = with_identity(self, at_least_float32(self.raw_weight)), self._sides()
         if fft_size:
-            spectrum = ops.kernel_spectrum(V, fft_size, self.application.geometry.dilation)
+            spectrum = ops.kernel_spectrum(V, fft_size, self._application.geometry.dilation)
             return (ridged_reflector(spectrum, self.ridge, rows, columns),)
         return (ridged_reflector(V.flatten(1), self.ridge, rows, columns)[..., None, None],)
 

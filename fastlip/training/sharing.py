@@ -65,18 +65,18 @@ class SharedWeights:
     def lent(self) -> Iterator[None]:
         """In this context the layers take the weights that :meth:`hand_out` hands out."""
         for entry in self.entries.values():
-            entry.layer.supplied = self._supplied
+            entry.layer._supplied = self._supplied
         try:
             yield
         finally:
             for entry in self.entries.values():
-                entry.layer.supplied = None
+                entry.layer._supplied = None
                 entry.computed = entry.handed = ()
 
     def hand_out(self) -> None:
         """Computes and sends the weights of this process's layers, and receives the others."""
         for entry in self._own():
-            entry.computed = entry.layer.effective(*entry.context)
+            entry.computed = entry.layer._effective(*entry.context)
         work = []
         for entry in self.entries.values():
             if entry.owner == self.world.rank:
@@ -133,11 +133,11 @@ def _asked_for(model: nn.Module, x: Tensor) -> Sequence[_LayerWeights]:
 
     with buffers_kept(model):
         for layer in layers:
-            layer.supplied = note
+            layer._supplied = note
         model.train()(x)
         for layer in layers:
-            layer.supplied = None
-        return [_LayerWeights(*one, [_like(weight) for weight in one[0].effective(*one[1])]) for one in asked]
+            layer._supplied = None
+        return [_LayerWeights(*one, [_like(weight) for weight in one[0]._effective(*one[1])]) for one in asked]
 
 
 @contextmanager

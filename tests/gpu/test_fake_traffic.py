@@ -114,11 +114,11 @@ def setting(request):
 def weights_and_gradients(layer, x):
     """Computes a layer's weights for x and their gradients, and applies nothing."""
     seen = []
-    layer.supplied = lambda _, context: seen.append(context)
+    layer._supplied = lambda _, context: seen.append(context)
     layer(x)
-    layer.supplied = None
+    layer._supplied = None
     yield
-    sum(weight.abs().sum() for weight in layer.effective(*seen[0])).backward()
+    sum(weight.abs().sum() for weight in layer._effective(*seen[0])).backward()
     yield
 
 

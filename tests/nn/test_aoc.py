@@ -25,7 +25,7 @@ def singular_values(layer, shape):
     """All singular values, in float64, of the operator of the layer's kernel on images of this shape."""
     weight, basis = layer.weight.detach().double(), basis_of(shape)
     if isinstance(layer, AOCConv2d):
-        image = layer.application.convolve(basis, weight)
+        image = layer._application.convolve(basis, weight)
     else:
         geometry = layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
         image = F.conv_transpose2d(basis, weight, None, *geometry)
@@ -165,7 +165,7 @@ def test_windows_that_wrap_over_such_a_side_would_break_the_bound():
     # What the refusal is for: the same operator on 5 x 5 pixels.
     layer = perturb(AOCConv2d(2, 2, 3, 2))
     weight = layer.weight.detach().double()
-    values = torch.linalg.svdvals(layer.application.convolve(basis_of((2, 5, 5)), weight).flatten(1))
+    values = torch.linalg.svdvals(layer._application.convolve(basis_of((2, 5, 5)), weight).flatten(1))
     assert values.max() > 1 + 1e-3
 
 
@@ -298,7 +298,7 @@ def test_transposed_state_cache_audit_and_export():
         other(x)
         other.load_state_dict(layer.state_dict())
         assert torch.equal(other(x), expected)
-        assert other.effective()[0] is other.effective()[0]
+        assert other._effective()[0] is other._effective()[0]
     assert set(layer.state_dict()) == {"raw_matrix", "raw_bases", "bias"}
     bound = fastlip.audit(layer, (4, 5, 6)).bound
     assert 0.9 < bound <= 1 + 1e-6

@@ -17,7 +17,7 @@ def perturbed(layer):
 
 
 def rounded_norm(layer):
-    (matrix,) = layer.effective()
+    (matrix,) = layer._effective()
     return torch.linalg.matrix_norm(matrix.detach().bfloat16().double().flatten(1), 2).item()
 
 

@@ -15,7 +15,7 @@ def test_is_the_reflection_of_the_kernel_at_each_frequency():
     V = ops.kernel_spectrum(layer.raw_weight, (5, 6)).unflatten(1, (2, 3))
     P = V @ torch.linalg.inv(V.mH @ V) @ V.mH
     expected = (torch.eye(3) - 2 * P)[:, :, :2].flatten(1, 2)
-    (Q,) = layer.effective(5, 6)
+    (Q,) = layer._effective(5, 6)
     torch.testing.assert_close(Q, expected, rtol=1e-11, atol=1e-11)
 
 

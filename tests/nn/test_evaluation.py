@@ -173,7 +173,7 @@ def test_it_is_used_without_being_forced(monkeypatch):
     nn.init.normal_(layer.raw_weight)
     x = torch.randn(64, 64, 4, 4)
     direct = reference(layer, x)
-    monkeypatch.setattr(type(layer.application), "convolve", None)
+    monkeypatch.setattr(type(layer._application), "convolve", None)
     torch.testing.assert_close(layer(x), direct, rtol=1e-5, atol=1e-5)
 
 
@@ -184,11 +184,11 @@ def test_certify_covers_the_rounding(name, options, calls):
     single = make(name, torch.float32, **options)
     double = copy.deepcopy(single).double()
     if isinstance(single, lip.AOLConv2d | lip.BCOPConv2d):
-        double.effective()[0].copy_(single.weight)  # the same rounded weights
+        double._effective()[0].copy_(single.weight)  # the same rounded weights
     x = torch.randn(8, 6, 8, 8)
     exact = reference(double, x.double())
     if isinstance(single, lip.AOLConv2d | lip.BCOPConv2d):
-        exact = double.application.convolve(x.double(), double.weight, double.bias)
+        exact = double._application.convolve(x.double(), double.weight, double.bias)
     y = single(x)
     bound = bound_module(single, (6, 8, 8), tuple(y.shape[1:]))
     error = (y.double() - exact).flatten(1).norm(dim=1)
@@ -210,7 +210,7 @@ def test_large_layers_round_less_than_certify_allows(name):
     layer.eval()
     double = copy.deepcopy(layer).double()
     x = torch.randn(32, 128, 4, 4)
-    assert spectra.fft_size_for(layer, layer.application.geometry, (128, 128), x)
+    assert spectra.fft_size_for(layer, layer._application.geometry, (128, 128), x)
     if name == "aol":
         exact = nn.functional.conv2d(
             nn.functional.pad(x.double(), (1, 1, 1, 1), "circular"), layer.weight.double(), double.bias

@@ -69,7 +69,7 @@ class Louder(KernelConvolution):
 class Convolving(lip.AOLConv2d):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.__dict__["application"] = Louder(self.application.geometry)
+        self.__dict__["_application"] = Louder(self._application.geometry)
 
 
 class Called(lip.AOLConv2d):
@@ -90,7 +90,7 @@ def hooked():
 
 def replaced():
     layer = lip.AOLConv2d(2, 2, 3)
-    layer.effective = lambda: (torch.ones(2, 2, 3, 3),)
+    layer._effective = lambda: (torch.ones(2, 2, 3, 3),)
     return nn.Sequential(layer)
 
 

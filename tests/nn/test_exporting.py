@@ -53,7 +53,7 @@ def test_convolutions(cls, options, arguments, geometry, image):
     except ValueError:
         pytest.skip("this layer refuses this geometry")
     shape = (arguments[0], *image)
-    spectral = layer.application.orthogonal and not isinstance(layer.application, KernelConvolution)
+    spectral = layer._application.orthogonal and not isinstance(layer._application, KernelConvolution)
     original = fastlip.audit(layer, shape).bound
     for fourier in ("fft", "matrices", "matrices64") if spectral else ("fft",):
         plain = fastlip.export(layer, shape, fourier=fourier)

@@ -162,7 +162,7 @@ def test_training_keeps_the_bound(item):
         for mode in (True, False):
             largest, smallest = singular_values(layer.train(mode), x.shape[1:])
             assert largest <= 1 + 1e-6
-            if layer.application.orthogonal and getattr(layer, "padding_mode", "circular") == "circular":
+            if layer._application.orthogonal and getattr(layer, "padding_mode", "circular") == "circular":
                 assert smallest >= 1 - 1e-6
 
 
@@ -191,13 +191,13 @@ def test_the_reported_bound_of_single_precision_layers_is_almost_1(item):
 @every_automatic_layer
 def test_autocast_leaves_the_parametrization_unchanged(item):
     layer, x = make(item)
-    seen, effective = [], layer.effective
+    seen, effective = [], layer._effective
 
     def record(*context):
         seen.append(effective(*context))
         return seen[-1]
 
-    layer.effective = record
+    layer._effective = record
     plain = layer(x)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = layer(x)

@@ -27,7 +27,7 @@ def test_every_orthogonal_dense_layer_has_the_option():
     found = [value for value in vars(lip).values() if inspect.isclass(value) and issubclass(value, LipschitzLayer)]
     assert {cls for cls in found if "parametrization" in inspect.signature(cls).parameters} == {*LAYERS}
     dense = [cls for cls in found if cls.__name__.endswith("Linear") and cls is not lip.NormalizedLinear]
-    assert {cls for cls in dense if cls(4, 4).application.orthogonal} == {*LAYERS}
+    assert {cls for cls in dense if cls(4, 4)._application.orthogonal} == {*LAYERS}
 
 
 @every_layer

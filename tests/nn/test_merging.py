@@ -103,7 +103,7 @@ def test_weights_computed_together_are_those_of_each_layer(name, kernel_size, ba
     assert calls[-1] == 3  # in every step but the first, when nobody knows what the others will ask for
     monkeypatch.setattr(_lending, "may_lend", lambda x: False)
     assert_equal(found, steps(twin, images(), 3))
-    assert all("supplied" not in vars(layer) for layer in model)
+    assert all("_supplied" not in vars(layer) for layer in model)
 
 
 @pytest.mark.parametrize("make", [lip.AOLConv1d, lip.CayleyConv1d, lip.SLLConv1d])
@@ -235,7 +235,7 @@ def test_an_error_takes_the_weights_back(calls):
     model.append(torch.nn.Linear(3, 3).double())
     with pytest.raises(RuntimeError):
         model(images())
-    assert all("supplied" not in vars(layer) for layer in model)
+    assert all("_supplied" not in vars(layer) for layer in model)
 
 
 def test_evaluation_and_the_cpu_compute_layer_by_layer(monkeypatch):

@@ -191,7 +191,7 @@ def test_padding_that_equals_same_is_taken(cls):
 @both
 def test_sixteen_bit_parameters_keep_a_float32_spectrum(cls):
     layer = perturb(cls(4, 4, 3)).to(torch.bfloat16).eval()
-    (Q,) = layer.effective(5, 5)
+    (Q,) = layer._effective(5, 5)
     assert Q.dtype == torch.complex64
     assert layer.lipschitz_bound((4, 5, 5)) <= 1 + 1e-5
 
@@ -231,7 +231,7 @@ def test_linear_layers_are_the_ops_on_their_weight():
 @pytest.mark.parametrize(("channels", "groups", "side"), [((6, 6), 1, 8), ((40, 40), 1, 5), ((6, 12), 3, 4)])
 def test_cayley_is_real_where_the_frequency_is_its_own_conjugate(channels, groups, side, backend):
     layer = CayleyConv2d(*channels, 3, groups=groups, backend=backend)
-    (Q,) = layer.effective(side, side)
+    (Q,) = layer._effective(side, side)
     own = (2 - side % 2) ** 2
     assert (Q[:own].imag == 0).all()
     assert (Q[own:].imag != 0).any()
@@ -259,7 +259,7 @@ def trained(layer, side, steps, batch=4):
 def deviation(layer, side):
     """How far the singular values of the matrices that run are from 1."""
     with torch.no_grad():
-        (Q,) = layer.effective(side, side)
+        (Q,) = layer._effective(side, side)
     return (torch.linalg.svdvals(Q.to(torch.complex128)) - 1).abs().max().item()
 
 

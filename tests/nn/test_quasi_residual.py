@@ -46,7 +46,7 @@ def test_which_layers_have_the_option():
     with_option = {cls for cls in found if "quasi_residual" in inspect.signature(cls).parameters}
     assert with_option == {*CONVOLUTIONS, *SEQUENCES, *VOLUMES, *DENSE}
     assert {cls for cls in found if "quasi_residual" in cls._fixed} == with_option
-    orthogonal = [cls for cls in found if getattr(make(cls).application, "orthogonal", False)]
+    orthogonal = [cls for cls in found if getattr(make(cls)._application, "orthogonal", False)]
     assert {*orthogonal} <= {*with_option, lip.AOCConvTranspose2d}
 
 
@@ -78,13 +78,13 @@ def test_the_matrices_are_those_of_the_sum_at_each_frequency():
     V[0, 0, 1, 1] += 1
     V[1, 1, 1, 1] += 1
     V = ops.kernel_spectrum(V, (5, 6))
-    (Q,) = layer.effective(5, 6)
+    (Q,) = layer._effective(5, 6)
     expected = torch.eye(4) - 2 * V @ torch.linalg.inv(V.mH @ V) @ V.mH
     torch.testing.assert_close(Q, expected, rtol=1e-11, atol=1e-11)
     polar = perturb(lip.LOTConv2d(4, 4, 3, groups=2, quasi_residual=S, dtype=torch.float64))
     V = S * polar.gamma[:, None, None, None] * polar.raw_weight
     V[:, :, 1, 1] += torch.eye(2).repeat(2, 1)
-    (Q,) = polar.effective(5, 6)
+    (Q,) = polar._effective(5, 6)
     U, _, Vh = torch.linalg.svd(ops.kernel_spectrum(V, (5, 6)).unflatten(1, (2, 2)), full_matrices=False)
     torch.testing.assert_close(Q, (U @ Vh).flatten(1, 2), rtol=1e-10, atol=1e-10)
 

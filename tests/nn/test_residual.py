@@ -25,7 +25,7 @@ def convolution_matrix(weight, size, padding_mode):
     """The exact matrix of the same-padded convolution on images of this size."""
     layer = lip.AOLConv2d(weight.shape[1], weight.shape[0], weight.shape[2:], padding_mode=padding_mode, bias=False)
     images = torch.eye(weight.shape[1] * math.prod(size), dtype=weight.dtype).view(-1, weight.shape[1], *size)
-    return layer.application.convolve(images, weight).flatten(1)
+    return layer._application.convolve(images, weight).flatten(1)
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
@@ -89,7 +89,7 @@ def test_one_zero_row_contributes_nothing():
     with torch.no_grad():
         layer.kernel[1] = 0
         layer.bias[1] = 5.0
-    (scale,) = layer.effective()
+    (scale,) = layer._effective()
     assert scale[1] == 0
     assert scale.count_nonzero() == 3
     layer(x).sum().backward()
@@ -104,17 +104,17 @@ def test_the_gram_is_that_of_output_channels():
         layer.bias.fill_(100.0)
     (jacobian,) = jacobians(layer, torch.zeros(1, 2, dtype=torch.float64))
     assert torch.linalg.matrix_norm(jacobian, 2) <= 1 + 1e-9
-    T = 2 / layer.effective()[0]
+    T = 2 / layer._effective()[0]
     torch.testing.assert_close(T, torch.tensor([200.0, 200.01], dtype=torch.float64), rtol=1e-12, atol=0)
 
 
 def test_psi_changes_the_scale_and_keeps_the_bound():
     layer = lip.SLLLinear(5, 5, dtype=torch.float64)
-    before = layer.effective()[0]
+    before = layer._effective()[0]
     with torch.no_grad():
         layer.psi.copy_(torch.linspace(-3, 3, 5))
         layer.bias.fill_(100.0)  # every unit active
-    assert not torch.allclose(layer.effective()[0], before)
+    assert not torch.allclose(layer._effective()[0], before)
     (jacobian,) = jacobians(layer, torch.zeros(1, 5, dtype=torch.float64))
     assert torch.linalg.matrix_norm(jacobian, 2) <= 1 + 1e-9
 
@@ -162,7 +162,7 @@ def test_fewer_and_more_channels_are_padded_and_truncated(cls, options):
     wide = cls(4, 6, 3, **options)
     if cls is lip.CPLConv2d:
         padded = torch.cat((x, torch.zeros(2, 2, 3, 3)), 1)
-        expected = ops.sdp_residual(padded, wide.kernel, wide.bias, wide.effective(3, 3)[0], **options)
+        expected = ops.sdp_residual(padded, wide.kernel, wide.bias, wide._effective(3, 3)[0], **options)
         assert torch.equal(wide(x), expected)
     narrow, square = cls(4, 2, 3, **options), cls(4, 4, 3, **options)
     narrow.load_state_dict(square.state_dict())
@@ -246,12 +246,12 @@ def test_power_iteration_drives_training_and_the_bound_evaluation(kernel, size, 
     bounded.load_state_dict(layer.state_dict(), strict=False)
     with torch.no_grad():
         for _ in range(60):
-            (power,) = layer.effective(size, size)
-    (bound,) = bounded.effective(size, size)
+            (power,) = layer._effective(size, size)
+    (bound,) = bounded._effective(size, size)
     # The FFT size of the power iteration misses a little of sigma, and the bound is a little above it.
     torch.testing.assert_close(power, bound, rtol=0.1, atol=0)
-    (evaluated,) = layer.eval().effective(size, size)
-    assert torch.equal(evaluated, bounded.eval().effective(size, size)[0])
+    (evaluated,) = layer.eval()._effective(size, size)
+    assert torch.equal(evaluated, bounded.eval()._effective(size, size)[0])
 
 
 def test_the_power_vector_is_state_and_follows_the_kernel():
@@ -272,7 +272,7 @@ def test_power_gradient_is_that_of_the_largest_singular_value():
     layer = lip.CPLConv2d(3, 3, 3, training_sigma="power", padding_mode="circular", dtype=torch.float64)
     side = 8
     for _ in range(300):
-        (scale,) = layer.effective(side, side)
+        (scale,) = layer._effective(side, side)
     (gradient,) = torch.autograd.grad(scale[0], layer.kernel)
     spectrum = kernel_spectrum(layer.kernel, (side, side))
     sigma = torch.linalg.svdvals(spectrum).max()

@@ -62,7 +62,7 @@ def test_a_rule_is_found_by_the_application(monkeypatch):
 
 def test_an_attribute_of_that_name_says_nothing_about_the_modules_of_others():
     module = nn.Identity()
-    module.application = Applied()
+    module._application = Applied()
     assert nearest({Applied: "applied"}, module) is None
 
 

@@ -57,7 +57,7 @@ def test_a_convolution_is_the_layer_of_its_whole_matrices(activation, padding_mo
     """With zero padding of the hidden image too: between the matrices stands a slope of 0."""
     layer = spread_out(lip.SandwichConv2d(2, 3, 3, padding_mode=padding_mode, activation=activation, **double))
     x, side = torch.randn(4, 2, 4, 5, **double), (4, 5) if padding_mode == "circular" else (6, 7)
-    first, second, spread, shift = layer.effective(*side)
+    first, second, spread, shift = layer._effective(*side)
 
     def convolve(images, Q):
         return ops.spectral_conv(images, Q, None, side, backend="reference")
@@ -152,8 +152,8 @@ def test_the_bound_of_two_matrices_holds_for_every_mask_and_is_attained():
 
 def test_effective_weights_that_break_the_bound_show_in_the_audit():
     layer = lip.SandwichLinear(4, 4, **double).eval()
-    found = layer.effective()
-    layer.supplied = lambda _, context: (3 * found[0], *found[1:])
+    found = layer._effective()
+    layer._supplied = lambda _, context: (3 * found[0], *found[1:])
     bound = layer.lipschitz_bound((4,))
     assert bound > 3
     assert singular_values(layer, (4,))[0] <= bound
@@ -209,7 +209,7 @@ def test_psi_is_limited_by_its_dtype():
         layer = lip.SandwichLinear(2, 2, dtype=dtype)
         with torch.no_grad():
             layer.psi.copy_(torch.tensor([-1e3, 1e3]))
-        spread = layer.effective()[2]
+        spread = layer._effective()[2]
         torch.testing.assert_close(spread.double().log().abs(), torch.full((2,), limit, **double), rtol=1e-3, atol=0)
 
 
@@ -225,7 +225,7 @@ def test_it_starts_as_relu_after_an_orthogonal_map():
     images = torch.randn(2, 6, 4, 5, **double)
     torch.testing.assert_close(lip.SandwichConv2d(6, 6, 3, groups=2, **double)(images), images.relu())
     layer = lip.SandwichLinear(6, 3, **double)
-    (first, second, *_) = layer.effective()
+    (first, second, *_) = layer._effective()
     torch.testing.assert_close(layer(x), (x @ first.T).relu(), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(first @ first.T, torch.eye(3, **double), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(second, torch.eye(3, **double), rtol=1e-6, atol=1e-6)

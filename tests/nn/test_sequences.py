@@ -12,7 +12,7 @@ from torch import func, nn
 
 import fastlip
 from fastlip import nn as lip
-from fastlip.nn.sequences import OneRow, one_dimensional
+from fastlip.nn.sequences import one_dimensional
 
 CONVOLUTIONS = [getattr(lip, name) for name in lip.__all__ if name.endswith("Conv1d")]
 ORTHOGONAL = (lip.AOCConv1d, lip.BCOPConv1d, lip.BROConv1d, lip.CayleyConv1d, lip.LOTConv1d)
@@ -219,7 +219,7 @@ def test_fuse_and_fx_leave_the_function():
     y = model(x)
     torch.testing.assert_close(fastlip.fuse(copy.deepcopy(model))(x), y)
     torch.testing.assert_close(torch.fx.symbolic_trace(model)(x), y)
-    assert isinstance(model[0], OneRow)
+    assert isinstance(model[0], lip.AOLConv1d)
 
 
 POOLS = {

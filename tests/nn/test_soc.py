@@ -89,7 +89,7 @@ def test_evaluation_is_the_series_by_other_means(options, images, norm, padding_
         image = (images[1], -(-images[2] // layer.stride[1]))
         assert bool({image, ("spectra", image)} & contexts) == (padding_mode == "circular")
         if padding_mode == "zeros" and dtype == torch.float32:
-            assert layer.application.degree(layer, image) < 12
+            assert layer._application.degree(layer, image) < 12
             wide = layer.width == 160 and not testing.op("spectral_conv").status("native")
             assert (("spectra", (5, 5)) in contexts) == wide
 
@@ -109,9 +109,9 @@ def test_evaluation_keeps_the_bound_and_has_input_gradients(channels, padding_mo
 
 def test_large_spectra_are_not_kept():
     layer = SOCConv2d(256, 256, 3, padding_mode="circular").eval().requires_grad_(False)
-    assert layer.application.runs_per_frequency(layer, (16, 32))
-    assert not layer.application.runs_per_frequency(layer, (16, 33))
-    assert not layer.application.runs_per_frequency(layer, (0, 4))
+    assert layer._application.runs_per_frequency(layer, (16, 32))
+    assert not layer._application.runs_per_frequency(layer, (16, 33))
+    assert not layer._application.runs_per_frequency(layer, (0, 4))
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
@@ -191,8 +191,8 @@ def test_zero_padding_is_orthogonal_up_to_the_remainder():
 def test_kernels_below_the_limit_are_left_as_they_are():
     layer = SOCConv2d(4, 4, 3, dtype=torch.float64)
     K = layer.raw_weight.detach()
-    torch.testing.assert_close(layer.effective()[0], skew(K[None])[0], rtol=0, atol=0)
-    (kernel,) = saturated(layer).effective()
+    torch.testing.assert_close(layer._effective()[0], skew(K[None])[0], rtol=0, atol=0)
+    (kernel,) = saturated(layer)._effective()
     assert norm_bound(kernel[None]).item() == pytest.approx(2.4, rel=1e-6)
 
 
@@ -241,4 +241,4 @@ def test_what_is_refused(arguments, text):
 
 
 def test_padding_that_equals_same_is_accepted():
-    assert SOCConv2d(4, 4, (3, 5), padding=(1, 2)).application.geometry.pads == (2, 2, 1, 1)
+    assert SOCConv2d(4, 4, (3, 5), padding=(1, 2))._application.geometry.pads == (2, 2, 1, 1)

@@ -61,10 +61,10 @@ def test_effective_weights_are_contiguous(name):
     for training in (True, False):
         layer.train(training)
         seen = []
-        layer.supplied = lambda own, context, seen=seen: seen.append(context)
+        layer._supplied = lambda own, context, seen=seen: seen.append(context)
         layer(x)
-        layer.supplied = None
-        assert all(weight.is_contiguous() for context in seen for weight in layer.effective(*context))
+        layer._supplied = None
+        assert all(weight.is_contiguous() for context in seen for weight in layer._effective(*context))
     state = fastlip.export(layer, tuple(x.shape[1:])).state_dict()
     assert all(tensor.is_contiguous() for tensor in state.values() if isinstance(tensor, torch.Tensor))
 

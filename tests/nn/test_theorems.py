@@ -51,7 +51,7 @@ def broken_promises(cls, arguments, input_shape):
     square = arguments[0] == arguments[1]
     plain = {"padding_mode": "circular", "stride": (1, 1), "padding": "same"}
     plain = all(getattr(layer, name, value) == value for name, value in plain.items())
-    isometry = layer.application.orthogonal and square and plain
+    isometry = layer._application.orthogonal and square and plain
     residual = hasattr(layer, "kernel") and layer.bias is not None
     for state in ("fresh", "perturbed", "every unit active")[: 2 + residual]:
         if state == "perturbed":

@@ -142,7 +142,7 @@ def test_it_is_used_without_being_forced(monkeypatch):
     reference = copy.deepcopy(layer)
     reference.backend = "reference"
     direct = reference(x)
-    monkeypatch.setattr(type(layer.application), "convolve", None)
+    monkeypatch.setattr(type(layer._application), "convolve", None)
     torch.testing.assert_close(layer(x), direct, rtol=1e-5, atol=1e-5)
 
 

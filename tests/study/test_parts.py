@@ -51,7 +51,7 @@ def test_kept_spectra_and_kernels_are_counted():
     assert _kept_weights(nn.Sequential(layer)) == expected + 25 * 6 * 4 * 8
     residual = lip.CPLConv2d(4, 4, 3).eval()
     residual(x)
-    (scale,) = residual.effective(5, 5)
+    (scale,) = residual._effective(5, 5)
     assert _kept_weights(nn.Sequential(residual)) >= scale.nbytes
 
 

@@ -145,7 +145,7 @@ def test_the_parts_of_a_step_share_effective_weights(make_training, tiny_recipe,
     pairs = zip(whole.model.named_parameters(), parts.model.parameters(), strict=True)
     for (name, one), other in pairs:
         assert (one.grad - other.grad).abs().max() <= 1e-5 * max(1e-3, one.grad.abs().max()), name
-    assert all(layer.supplied is None for layer in computed)
+    assert all(layer._supplied is None for layer in computed)
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def _matrix(layer: Any, input_shape: Shape) -> Details:
 
 @_DETAILS.register(KernelConvolution)
 def _kernel(layer: Any, input_shape: Shape) -> Details:
-    geometry, inputs = layer.application.geometry, layer.in_channels // layer.groups
+    geometry, inputs = layer._application.geometry, layer.in_channels // layer.groups
     roundings = _over_taps(geometry, input_shape) if linear_form(layer) is None else sum_roundings(inputs, geometry)
     shape = layer.out_channels, inputs, *geometry.kernel_size
     return Details(roundings, convolution_is_exact(shape, input_shape[-geometry.axes :], geometry))
@@ -144,22 +144,22 @@ def _transposed(layer: Any, input_shape: Shape) -> Details:
 
 @_DETAILS.register(FrequencyConvolution)
 def _per_frequency(layer: Any, input_shape: Shape) -> Details:
-    geometry = layer.application.geometry
+    geometry = layer._application.geometry
     # Every frequency's matrix acts as it is: no zeros around the image.
-    whole = layer.padding_mode == "circular" or max(layer.application.taps) == 1
+    whole = layer.padding_mode == "circular" or max(layer._application.taps) == 1
     return Details(_over_taps(geometry, input_shape), whole and _divides(geometry, input_shape))
 
 
 @_DETAILS.register(ExponentialConvolution)
 def _exponential(layer: Any, input_shape: Shape) -> Details:
-    geometry = layer.application.geometry
+    geometry = layer._application.geometry
     whole = geometry.kernel_size == (1, 1)
     return Details(_over_taps(geometry, input_shape), whole and _divides(geometry, input_shape))
 
 
 @_DETAILS.register(ResidualConvolution, SandwichConvolution)
 def _residual(layer: Any, input_shape: Shape) -> Details:
-    return Details(_over_taps(layer.application.geometry, input_shape))
+    return Details(_over_taps(layer._application.geometry, input_shape))
 
 
 @_DETAILS.register(OneRow)

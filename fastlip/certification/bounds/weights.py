@@ -31,7 +31,7 @@ _FORMS: dict[type, LinearForm] = {
     TransposedConvolution: "transposed",
 }
 # The same of this package's layers: another package's subclass may define any of them.
-_READ = frozenset({"forward", "weight", "effective"})
+_READ = frozenset({"forward", "weight", "_effective"})
 
 _nearest_form = cache(partial(nearest_of, _FORMS))
 
@@ -51,7 +51,7 @@ def runs_as(module: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], .
 
 def linear_form(module: nn.Module) -> LinearForm | None:
     """How the module applies a weight W if its forward is y = W x + b, its class's own; None for any other module."""
-    found = _nearest_form(type(module), type(getattr(module, "application", None)))
+    found = _nearest_form(type(module), type(getattr(module, "_application", None)))
     if found is None:
         return None
     kind, form = found

@@ -45,9 +45,9 @@ def exact_twin(model: nn.Module, modules: Sequence[nn.Module]) -> nn.Module | No
         return None
     for original, layer in zip(model.modules(), twin.modules(), strict=True):
         if isinstance(layer, LipschitzLayer) and isinstance(original, LipschitzLayer):
-            layer.supplied = _Raised(original)
+            layer._supplied = _Raised(original)
         if isinstance(layer, LipschitzResidual) and isinstance(original, LipschitzResidual):
-            layer.supplied = original.mixture().detach().double()
+            layer._supplied = original.mixture().detach().double()
     return twin
 
 
@@ -58,4 +58,4 @@ class _Raised:
         self.original = original
 
     def __call__(self, layer: LipschitzLayer, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
-        return tuple([weight.detach().to(_DOUBLE[weight.dtype]) for weight in self.original.effective(*context)])
+        return tuple([weight.detach().to(_DOUBLE[weight.dtype]) for weight in self.original._effective(*context)])

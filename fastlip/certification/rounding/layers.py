@@ -35,12 +35,12 @@ from fastlip.nn.applications.frequency import largest_singular_value
 
 @register(Dense)
 def _matrix(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    return dense(unit, layer.effective()[0], layer.bias, output_shape)
+    return dense(unit, layer._effective()[0], layer.bias, output_shape)
 
 
 @register(KernelConvolution)
 def _kernel(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    (kernel,), geometry = layer.effective(), layer.application.geometry
+    (kernel,), geometry = layer._effective(), layer._application.geometry
     image, bias = input_shape[-geometry.axes :], norm_of(layer.bias, math.prod(output_shape[1:]))
     padded = image if geometry.padding_mode == "zeros" else None
     spectral = image if geometry.has_spectrum else None
@@ -49,13 +49,13 @@ def _kernel(layer: Any, input_shape: Shape, output_shape: Shape, value: float, u
 
 @register(TransposedConvolution)
 def _transposed(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    return transposed(unit, layer.effective()[0], layer.bias, layer.groups, output_shape)
+    return transposed(unit, layer._effective()[0], layer.bias, layer.groups, output_shape)
 
 
 @register(FrequencyConvolution)
 def _per_frequency(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    fft_size = layer.application.fft_size(layer, *blocks(layer.application.geometry, input_shape))
-    (Q,) = layer.effective(*fft_size)
+    fft_size = layer._application.fft_size(layer, *blocks(layer._application.geometry, input_shape))
+    (Q,) = layer._effective(*fft_size)
     if not fft_size:
         return _one_tap(unit, Q, layer.bias, layer.groups, output_shape)
     return _frequencies(unit, Q, layer, fft_size, math.prod(output_shape), output_shape)
@@ -82,16 +82,16 @@ def _frequencies(unit: Unit, Q: Tensor, layer: Any, fft_size: Pair, numbers: int
 
 @register(ExponentialConvolution)
 def _exponential(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    if layer.application.geometry.kernel_size == (1, 1):
-        return _one_tap(unit, layer.effective()[0], layer.bias, layer.groups, output_shape)
-    geometry = layer.application.geometry
+    if layer._application.geometry.kernel_size == (1, 1):
+        return _one_tap(unit, layer._effective()[0], layer.bias, layer.groups, output_shape)
+    geometry = layer._application.geometry
     image = blocks(geometry, input_shape)
-    if layer.exponential == "spectral":
-        (Q,) = layer.effective(*image)
-        return _frequencies(unit, Q, layer, image, layer.width * math.prod(image), output_shape)
-    (kernel,) = layer.effective()
+    if layer._exponential == "spectral":
+        (Q,) = layer._effective(*image)
+        return _frequencies(unit, Q, layer, image, layer._width * math.prod(image), output_shape)
+    (kernel,) = layer._effective()
     bias = norm_of(layer.bias, math.prod(output_shape[1:]))
-    terms, gain = layer.eval_terms, layer.gain(layer.eval_terms)
+    terms, gain = layer.eval_terms, layer._gain(layer.eval_terms)
     error = series(
         unit, kernel, _at_stride_one(kernel, geometry), image, terms, gain, bias, spectral=layer.groups == 1
     )
@@ -103,8 +103,8 @@ def _exponential(layer: Any, input_shape: Shape, output_shape: Shape, value: flo
 
 def _kept_series(layer: Any, unit: Unit, kernel: Tensor, image: Pair, output_shape: Shape) -> Rounding:
     """The error where the series is one matrix per frequency: that of the matrices is measured."""
-    K = kernel_spectrum(in_double(kernel), image, layer.application.geometry.dilation)
-    gain = layer.gain(layer.eval_terms)
+    K = kernel_spectrum(in_double(kernel), image, layer._application.geometry.dilation)
+    gain = layer._gain(layer.eval_terms)
 
     def exact(matrices: Tensor) -> Tensor:
         grouped = matrices.unflatten(1, (layer.groups, -1)).flatten(0, 1)
@@ -117,15 +117,15 @@ def _kept_series(layer: Any, unit: Unit, kernel: Tensor, image: Pair, output_sha
     (Q,) = layer._parametrize(*image)
     found = Q.detach().to("cpu", torch.complex128)
     off = torch.linalg.matrix_norm((found - wanted).unflatten(1, (layer.groups, -1))).amax().item()
-    numbers = layer.width * math.prod(image)
+    numbers = layer._width * math.prod(image)
     return _frequencies(unit, found, layer, image, numbers, output_shape).plus(Rounding(2 * off))
 
 
 @register(ResidualConvolution)
 def _residual(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    geometry = layer.application.geometry
+    geometry = layer._application.geometry
     image = blocks(geometry, input_shape)
-    (scale,) = layer.effective(*layer.application.context(image))
+    (scale,) = layer._effective(*layer._application.context(image))
     inner = _at_stride_one(layer.kernel, geometry)
     spectral = layer.groups == 1 and geometry.axes == 2
     return residual_kernel(unit, layer.kernel, layer.bias, scale, inner, image, spectral)
@@ -133,7 +133,7 @@ def _residual(layer: Any, input_shape: Shape, output_shape: Shape, value: float,
 
 @register(ResidualDense)
 def _residual_dense(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    (scale,) = layer.effective()
+    (scale,) = layer._effective()
     return residual_matrix(unit, layer.kernel, layer.bias, scale, output_shape)
 
 

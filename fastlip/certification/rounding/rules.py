@@ -14,7 +14,7 @@ from torch import nn
 from fastlip.certification.bounds import Bound
 from fastlip.certification.rounding.terms import SLACK, Rounding, Unit, underflow
 from fastlip.inspection.rules import Rules, of_images
-from fastlip.nn.base import LipschitzLayer
+from fastlip.nn._forms import keys_of
 from fastlip.nn.sequences import OneRow, row_shape
 
 Shape = tuple[int, ...]
@@ -37,18 +37,17 @@ def _of_sequences(layer: Any, input_shape: Shape, output_shape: Shape, value: fl
 @cache
 def rule_for(kind: type, application: type) -> Rule | None:
     """The rule for modules of a class, whose forward must be this package's or torch's, or for an application."""
-    for base in kind.__mro__:
-        if not (_FORWARDS.isdisjoint(vars(base)) or base.__module__.startswith(_OURS)):
+    for base in keys_of(kind, application):
+        if base in kind.__mro__ and not (_FORWARDS.isdisjoint(vars(base)) or base.__module__.startswith(_OURS)):
             return None
         if base in _RULES.table:
             return _RULES.table[base]
-    # What the modules of others call so is no application.
-    return _RULES.table.get(application) if issubclass(kind, LipschitzLayer) else None
+    return None
 
 
 def rule_of(module: nn.Module) -> Rule | None:
     """The rule for a module; None if there is none."""
-    return rule_for(type(module), type(getattr(module, "application", None)))
+    return rule_for(type(module), type(getattr(module, "_application", None)))
 
 
 def worst_case(module: nn.Module, found: Any, input_shape: Shape, output_shape: Shape, unit: Unit) -> Rounding:
@@ -66,7 +65,7 @@ def worst_case(module: nn.Module, found: Any, input_shape: Shape, output_shape: 
         unit: that of the dtype in which the module runs.
     """
     value = float(found.value if isinstance(found, Bound) else found.bound)
-    rule = rule_for(type(module), type(getattr(module, "application", None)))  # rule_of, without a call
+    rule = rule_for(type(module), type(getattr(module, "_application", None)))  # rule_of, without a call
     if rule is not None:
         own = rule(module, input_shape, output_shape, value, unit)
         return Rounding(*map(mul, own[:-1], repeat(1 + SLACK)), largest=own.largest)

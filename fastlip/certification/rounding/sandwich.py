@@ -121,15 +121,15 @@ def frequencies(
 
 @register(SandwichDense)
 def _dense(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    first, second, *rest = layer.effective()
-    return matrices(unit, layer.application.activation, first, second, spread_and_shift_of(rest), output_shape)
+    first, second, *rest = layer._effective()
+    return matrices(unit, layer._application.activation, first, second, spread_and_shift_of(rest), output_shape)
 
 
 @register(SandwichConvolution)
 def _convolution(layer: Any, input_shape: Shape, output_shape: Shape, value: float, unit: Unit) -> Rounding:
-    application = layer.application
+    application = layer._application
     fft_size = application.fft_size(layer, *application.strided_size(input_shape))
-    first, second, *others = layer.effective(*fft_size)
+    first, second, *others = layer._effective(*fft_size)
     rest = spread_and_shift_of(others)
     if not fft_size:
         return pixels(unit, application.activation, first, second, rest, layer.groups, output_shape)

@@ -12,6 +12,7 @@ from types import ModuleType
 import torch
 
 from fastlip.kernels.common import gpu
+from fastlip.kernels.common.compiled import constant
 
 _REBUILD = "run `pip install -e .` in the source folder with a C++ compiler at hand"
 # torch names what the machine runs; each module needs exactly the extensions that torch checks for that name.
@@ -89,7 +90,7 @@ def _type_of(device: torch.device) -> str:
 
 
 # Not traced: a compiled program would be guarded by what is loaded when it is made.
-@torch.compiler.assume_constant_result
+@constant
 def missing(kernel: str, device: torch.device) -> str:
     """Why this kernel cannot be called on this device; empty if it can."""
     device_type = _type_of(device)

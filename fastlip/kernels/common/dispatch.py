@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.checks import check_backend
+from fastlip.kernels.common.compiled import constant
 from fastlip.kernels.common.gate import check_devices, is_onnx, refusal
 from fastlip.kernels.common.operators import MainOperator, Operator, Saving
 
@@ -174,14 +175,14 @@ class Op:
         return MainOperator(self, schema, fake, *derivatives, reference, precision, nested, without)
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _import_backends(op_name: str) -> None:
     """Imports what can be imported. Tracing keeps seeing ``modules`` as it was when it first looked there."""
     for backend in registered[op_name].backends:
         _import_backend(op_name, backend)
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _import_backend(op_name: str, backend: str) -> str:
     if reason := registered[op_name].missing.get(backend):
         return reason

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
+from fastlip.kernels.common.compiled import constant
 from fastlip.kernels.common.geometry import ConvGeometry
 
 # Looked up once: each call of an op asks them.
@@ -81,7 +82,7 @@ def is_onnx() -> bool:
     return (torch.compiler.is_compiling() or is_recorded()) and _is_in_onnx_export()
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _is_in_onnx_export() -> bool:
     return torch.onnx.is_in_onnx_export()
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.compiled import left_whole
 from fastlip.kernels.common.gate import is_recorded, is_transformed
 
 SQUARINGS = 5  # the bound of the norm of a c x c matrix is at most c^(1/128) too large: 2.2 % at c = 16, 4.4 % at 256
@@ -75,7 +76,7 @@ def squared_norm_bound(real: Tensor, imaginary: Tensor | None = None, squarings:
 
 
 # Tracing an autograd.Function makes torch.compile warn; a call left whole in the graph is traced by autograd.
-@torch.compiler.allow_in_graph
+@left_whole
 def norm_bound(M: Tensor) -> Tensor:
     """(...): bounds of the spectral norms of matrices (..., m, n), real or complex, of any size.
 

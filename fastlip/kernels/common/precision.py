@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.compiled import constant
+
 _get = torch._C._get_fp32_precision_getter
 _set = torch._C._set_fp32_precision_setter
 FULL = ("none", "ieee")  # "none": nothing is lowered
@@ -77,7 +79,7 @@ def everything_ieee() -> AbstractContextManager[object]:
 
 
 # torch.compile guards its programs by the settings that this reads.
-@torch.compiler.assume_constant_result
+@constant
 def widens(device: torch.device) -> bool:
     """Whether a program that is being compiled needs float64 for weights, as its float32 products are lowered."""
     return not is_ieee(device)
@@ -89,7 +91,7 @@ def for_convolution(tensor: Tensor) -> Tensor:
     return tensor.double() if lowered else tensor
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _convolution_is_lowered() -> bool:
     return _get("cuda", "conv") not in FULL
 

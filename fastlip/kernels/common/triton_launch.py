@@ -10,6 +10,7 @@ import triton
 from torch import Tensor
 
 from fastlip.kernels.common import gpu
+from fastlip.kernels.common.compiled import constant
 
 OPTIONS = {"enable_fp_fusion": True}  # named, because Triton warns that its default will change
 _OLDEST = (3, 6)
@@ -34,7 +35,7 @@ class Compilation(NamedTuple):
 
 
 # Not traced: what a device can do is no part of a graph.
-@torch.compiler.assume_constant_result
+@constant
 def _refusal(device: torch.device) -> str:
     return gpu.too_old(device) or gpu.triton_cannot_launch()
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common import binding, gpu
+from fastlip.kernels.common.compiled import constant
 from fastlip.kernels.polar import newton_schulz
 from fastlip.kernels.polar.newton_schulz import ADJOINT_STEPS, FINE, STEPS, TINY
 
@@ -29,7 +30,7 @@ def supports(V: Tensor, reals: int) -> str:
 
 
 # Not traced: what a device can do is no part of a graph.
-@torch.compiler.assume_constant_result
+@constant
 def _does_not_fit(needed: int, device: torch.device) -> str:
     return gpu.does_not_fit("these matrices and their gradients", needed, device)
 

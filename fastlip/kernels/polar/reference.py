@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.compiled import left_whole
 from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.finite import finite_part, poisoned
 from fastlip.kernels.common.gate import is_recorded, is_transformed
@@ -18,7 +19,7 @@ _DERIVATIVES = 3  # how often a factor may be differentiated
 
 
 # Tracing an autograd.Function makes torch.compile warn; a call left whole in the graph is traced by autograd.
-@torch.compiler.allow_in_graph
+@left_whole
 def polar(V: Tensor, reals: int = 0) -> Tensor:
     """Q = U Wᴴ for the thin decomposition V = U diag(s) Wᴴ, the first ``reals`` matrices taken as real."""
     if is_transformed():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.capture import kept
+from fastlip.kernels.common.compiled import constant
 from fastlip.kernels.common.fourier import (
     Size,
     angles,
@@ -29,7 +30,7 @@ SMALL = 400  # entries of an FFT size whose transform is one matrix product: 16 
 PLANE = 32  # the largest side of an FFT size whose images are transformed on the chip
 
 
-@torch.compiler.assume_constant_result
+@constant
 def prepare(fft_size: Size, image: Size, dtype: torch.dtype, device: torch.device) -> None:
     """Makes the tables that the forward and the backward of a convolution need."""
     if fft_size[0] * fft_size[1] <= SMALL:

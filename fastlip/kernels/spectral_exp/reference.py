@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.compiled import left_whole
 from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.exponential import matrix_exp
 from fastlip.kernels.common.finite import finite_part, poisoned
@@ -18,7 +19,7 @@ from fastlip.kernels.spectral_conv.frequencies import Size, kernel_spectrum, per
 
 
 # Tracing an autograd.Function makes torch.compile warn; a call left whole in the graph is traced by autograd.
-@torch.compiler.allow_in_graph
+@left_whole
 def spectral_exp(K: Tensor) -> Tensor:
     """exp((K - Kᴴ) / 2) = V diag(exp(-i l)) Vᴴ for the Hermitian i (K - Kᴴ) / 2 = V diag(l) Vᴴ."""
     if is_transformed():

@@ -87,14 +87,14 @@ class ConvApplication(Application):
 
 # The attributes of a convolution that its constructor reads, as ``torch.nn.Conv2d`` has them.
 CONV_ARGUMENTS = (
-    *("application", "in_channels", "out_channels", "kernel_size", "stride", "padding"),
+    *("_application", "in_channels", "out_channels", "kernel_size", "stride", "padding"),
     *("dilation", "groups", "padding_mode"),
 )
 
 
 def show_conv_arguments(layer: Any, in_channels: int, out_channels: int, padding: Any) -> None:
     """Sets the attributes that ``torch.nn.Conv2d`` (``Conv1d``, ``Conv3d``) has, from the application's geometry."""
-    geometry = layer.application.geometry
+    geometry = layer._application.geometry
     layer.in_channels, layer.out_channels = in_channels, out_channels
     layer.padding = padding[-layer._axes :] if isinstance(padding, tuple) else padding
     for name in ("kernel_size", "stride", "dilation"):

@@ -17,7 +17,7 @@ from fastlip.nn._quasi_residual import with_identity
 from fastlip.nn.applications.application import Application
 from fastlip.nn.base import as_it_runs
 
-DENSE_ARGUMENTS = ("application", "in_features", "out_features")
+DENSE_ARGUMENTS = ("_application", "in_features", "out_features")
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Dense(Application):
         """Q x + bias."""
         layer._check_input(x, layer.in_features)
         if not (self.factor and layer.training and _is_short(layer, x)):
-            return F.linear(x, layer.effective()[0], layer.bias)
+            return F.linear(x, layer._effective()[0], layer.bias)
         y = ops.polar_linear(x, with_identity(layer, layer.raw_weight), backend=layer.backend)
         return y if layer.bias is None else y + layer.bias
 
     @torch.no_grad()
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
         """The largest singular value of the matrix, as products see it (rounded under autocast)."""
-        return ops.spectral_norm(as_it_runs(layer.effective()[0])).item()
+        return ops.spectral_norm(as_it_runs(layer._effective()[0])).item()
 
     def describe(self, layer: Any) -> str:
         """The arguments of ``torch.nn.Linear``, and the backend."""
@@ -55,7 +55,7 @@ def _is_short(layer: Any, x: Tensor) -> bool:
     V = layer.raw_weight
     if not (pays(x, V) and V.requires_grad and torch.is_grad_enabled() and layer.backend in ("auto", "native")):
         return False
-    if layer.supplied is not None or layer._modules or torch.compiler.is_compiling() or is_transformed():
+    if layer._supplied is not None or layer._modules or torch.compiler.is_compiling() or is_transformed():
         return False
     return not is_recorded() and cpu_products() in FULL and not torch.is_autocast_enabled("cpu")
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.common.compiled import constant
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.precision import without_autocast
 from fastlip.kernels.common.rearrange import space_to_depth
@@ -38,13 +39,13 @@ _kept_modulus = cache(largest_modulus)  # every forward asks for it
 
 
 # Constants of a graph: tracing into what is cached makes torch.compile warn.
-@torch.compiler.assume_constant_result
+@constant
 def gain(terms: int, max_norm: float) -> float:
     """The factor that makes a series of this number of terms 1-Lipschitz up to the norm."""
     return 1 / _kept_modulus(terms, max_norm)
 
 
-@torch.compiler.assume_constant_result
+@constant
 def largest_norm(chosen: str, terms: int, eval_terms: int, taps: int) -> float:
     """The norm chosen; else the default for this number of taps, at which good numbers of terms are 1-Lipschitz."""
     if chosen:
@@ -55,10 +56,10 @@ def largest_norm(chosen: str, terms: int, eval_terms: int, taps: int) -> float:
 
 @dataclass(frozen=True)
 class ExponentialConvolution(ConvApplication):
-    """y = exp(L) x + b on ``width`` channels, L = ``effective()[0]`` a skew kernel.
+    """y = exp(L) x + b on ``width`` channels, L = ``_effective()[0]`` a skew kernel.
 
     The layer has ``terms``, ``eval_terms``, ``max_norm``, ``recompute`` and ``gain(terms)``. A kernel of one tap is a
-    dense matrix, the exponential itself. ``spectral``: ``effective(*fft_size)`` is the exponential per frequency, in
+    dense matrix, the exponential itself. ``spectral``: ``_effective(*fft_size)`` is the exponential per frequency, in
     training too; the series takes this form in evaluation, where its matrices are kept, if they are small.
     """
 
@@ -72,12 +73,12 @@ class ExponentialConvolution(ConvApplication):
             return apply_kept(layer, self, x, kept)
         x, groups = space_to_depth(x, self.geometry.stride), self.geometry.groups
         if self.geometry.kernel_size == (1, 1):
-            return F.conv2d(x, layer.effective()[0], layer.bias, groups=groups)
+            return F.conv2d(x, layer._effective()[0], layer.bias, groups=groups)
         x = pad_channels(x, self.width, groups)
         whole = self.width == layer.out_channels
         bias = layer.bias if whole else None
         if fft_size := self.fft_size(layer, x.shape[-2], x.shape[-1]):
-            (Q,) = layer.effective(*fft_size)
+            (Q,) = layer._effective(*fft_size)
             y = ops.spectral_conv(x, Q, bias, groups=groups, backend=layer.backend)
         else:
             y = self._series(layer, x, bias)
@@ -104,11 +105,11 @@ class ExponentialConvolution(ConvApplication):
         return 0 not in fft_size and spectra.is_small((ports[0], ports[1]), fft_size, itemsize, layer.eval_terms)
 
     def _series(self, layer: Any, x: Tensor, bias: Tensor | None) -> Tensor:
-        (kernel,) = layer.effective()
+        (kernel,) = layer._effective()
         terms = present_terms(layer)
         degree = self.degree(layer, (x.shape[-2], x.shape[-1]), kernel)
         coefficients = taylor(terms) if degree == terms else economized(terms, degree, tolerance(layer))[0]
-        factor, geometry = layer.gain(terms), self.geometry
+        factor, geometry = layer._gain(terms), self.geometry
         coefficients = tuple(factor * value for value in coefficients)
         channels = self.width, self.width
         if not layer.training and (fft_size := spectra.fft_size_for(layer, geometry, channels, x)):
@@ -123,7 +124,7 @@ class ExponentialConvolution(ConvApplication):
         """The degree of the polynomial that runs on images of this size, at most the number of terms."""
         if layer.training or not may_cache(layer) or self.runs_per_frequency(layer, size):
             return present_terms(layer)
-        source: Tensor = layer.effective()[0] if kernel is None else kernel
+        source: Tensor = layer._effective()[0] if kernel is None else kernel
         compute = partial(self._least_degree, layer, size, source)
         return layer._cache.derive("degree", size, (source,), compute, CACHED_CONTEXTS)
 
@@ -151,16 +152,16 @@ class ExponentialConvolution(ConvApplication):
         size, geometry = self.strided_size(input_shape), self.geometry
         with torch.no_grad():
             if geometry.kernel_size == (1, 1):
-                return ops.spectral_norm(as_it_runs(layer.effective()[0]), size, groups=geometry.groups).item()
+                return ops.spectral_norm(as_it_runs(layer._effective()[0]), size, groups=geometry.groups).item()
             if self.spectral:
-                (Q,) = layer.effective(*size)
+                (Q,) = layer._effective(*size)
                 return largest_singular_value(Q.unflatten(1, (geometry.groups, -1)))
-            (kernel,) = layer.effective()
+            (kernel,) = layer._effective()
             steps = (1, 1), geometry.pads, geometry.dilation, geometry.groups, geometry.padding_mode
             norm = ops.spectral_norm(as_it_runs(kernel), size, *steps).item()
             terms = present_terms(layer)
             difference = tolerance(layer) if self.degree(layer, size, kernel) < terms else 0.0
-        return (largest_modulus(terms, norm) + difference) * layer.gain(terms)
+        return (largest_modulus(terms, norm) + difference) * layer._gain(terms)
 
     def fused(self, layer: LipschitzLayer, activation: nn.Module) -> Fusion | None:
         """With MaxMin, in evaluation with circular padding, by kept matrices: in the last stage of the transform."""

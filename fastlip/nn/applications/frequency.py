@@ -27,7 +27,7 @@ from fastlip.nn.fusion import Fusion
 
 @dataclass(frozen=True)
 class FrequencyConvolution(ConvApplication):
-    """Q_k at each frequency k of the image after space-to-depth: ``effective(*fft_size)`` is (Q,).
+    """Q_k at each frequency k of the image after space-to-depth: ``_effective(*fft_size)`` is (Q,).
 
     Circular padding: the frequencies of the image. Zero padding: those of an FFT size that is larger by
     dilation * (kernel_size - 1); the image is embedded in zeros and the result cropped, and neither adds norm.
@@ -36,7 +36,7 @@ class FrequencyConvolution(ConvApplication):
     ceil(kernel_size / stride) taps. A kernel of one tap is one dense matrix, applied by ``conv2d``.
 
     In evaluation, where nothing is differentiated, the matrices are kept as the kernels read them, whatever their
-    size. These take the place of ``effective(*fft_size)``, which is kept next to them only where something else asks
+    size. These take the place of ``_effective(*fft_size)``, which is kept next to them only where something else asks
     for it, such as a bound or a gradient of the input.
 
     ``taps``: the taps of the kernel after space-to-depth. ``reach``: their halo.
@@ -61,11 +61,11 @@ class FrequencyConvolution(ConvApplication):
         if self.geometry.axes != 2:
             return self._of_volumes(layer, x)
         if self.taps == (1, 1):
-            return F.conv2d(x, layer.effective()[0], layer.bias, groups=self.geometry.groups)
+            return F.conv2d(x, layer._effective()[0], layer.bias, groups=self.geometry.groups)
         height, width = x.shape[-2], x.shape[-1]
         if self.geometry.padding_mode != "circular":
             height, width = height + self.reach[0], width + self.reach[1]
-        (Q,) = layer.effective(height, width)
+        (Q,) = layer._effective(height, width)
         bias, groups = layer.bias, self.geometry.groups
         plain = x.device.type == "cpu" and x.dim() == 4 and 0 not in x.shape and x.dtype == Q.real.dtype
         if plain and not torch.is_autocast_enabled("cpu"):  # nothing is left for the public function to do
@@ -76,7 +76,7 @@ class FrequencyConvolution(ConvApplication):
         """Q * x + bias for volumes after space-to-depth."""
         geometry = self.geometry
         fft_size = self.fft_size(layer, *x.shape[-geometry.axes :])
-        (Q,) = layer.effective(*fft_size)
+        (Q,) = layer._effective(*fft_size)
         if not fft_size:
             return F.conv3d(x, Q, layer.bias, groups=geometry.groups)
         return ops.spectral_conv(x, Q, layer.bias, fft_size, geometry.groups, backend=layer.backend)
@@ -113,7 +113,7 @@ class FrequencyConvolution(ConvApplication):
         size = self.strided_size(input_shape)
         fft_size = self.fft_size(layer, *size)
         with torch.no_grad():
-            (Q,) = layer.effective(*fft_size)
+            (Q,) = layer._effective(*fft_size)
         if not fft_size:
             return float(ops.spectral_norm(as_it_runs(Q), size, groups=self.geometry.groups))
         return largest_singular_value(Q.unflatten(1, (self.geometry.groups, -1)))
@@ -145,7 +145,7 @@ def apply_kept(layer: Any, application: Any, x: Tensor, fft_size: Pair, pairing:
 def fused_by_kept(layer: LipschitzLayer, application: Any, activation: Any, trains: bool = False) -> Fusion | None:
     """With MaxMin in the last stage of the transform: in evaluation by kept matrices.
 
-    ``trains``: in training too, where the kernels in C++ run, by ``effective(*fft_size)`` as it is.
+    ``trains``: in training too, where the kernels in C++ run, by ``_effective(*fft_size)`` as it is.
     """
     geometry = application.geometry
     if geometry.axes != 2:
@@ -167,7 +167,7 @@ def fused_by_kept(layer: LipschitzLayer, application: Any, activation: Any, trai
         if not layer.training:
             return apply_kept(layer, application, x, fft_size, activation.pairing)
         images = space_to_depth(x, geometry.stride)
-        (Q,) = layer.effective(*fft_size)
+        (Q,) = layer._effective(*fft_size)
         return training_spectra.maxmin_in_training(images, Q, layer.bias, fft_size)  # type: ignore[arg-type]
 
     return Fusion(plan, run)

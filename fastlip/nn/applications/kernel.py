@@ -40,7 +40,7 @@ class KernelConvolution(ConvApplication):
         geometry, channels = self.geometry, (layer.in_channels, layer.out_channels)
         if geometry.has_spectrum and (fft_size := spectra.fft_size_for(layer, geometry, channels, x)):
             return self.by_spectrum(layer, x, fft_size)
-        weight = layer.effective()[0]
+        weight = layer._effective()[0]
         if (layer.training or not x.is_cpu) and x.dim() == 4 and self._has_passes(layer, x):
             style = style_of(geometry)
             if style is not None:
@@ -74,7 +74,7 @@ class KernelConvolution(ConvApplication):
 
     def by_spectrum(self, layer: Any, x: Tensor, fft_size: Pair, pairing: PairingOrNone = "none") -> Tensor:
         """P * x + bias by the kernel's spectrum, and MaxMin after it if a pairing is given."""
-        (weight,) = layer.effective()
+        (weight,) = layer._effective()
         if layer.training:
             y = training_spectra.apply_in_training(x, weight, layer.bias, fft_size, self.geometry.dilation)
             return y if pairing == "none" else ops.maxmin(y, pairing, 1, backend=layer.backend)
@@ -85,7 +85,7 @@ class KernelConvolution(ConvApplication):
     @torch.no_grad()
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
         """An upper bound of the norm of the convolution on images of this shape."""
-        weight, image = as_it_runs(layer.effective()[0]), input_shape[-self.geometry.axes :]
+        weight, image = as_it_runs(layer._effective()[0]), input_shape[-self.geometry.axes :]
         return convolution_norm(weight, image, self.geometry).item()
 
     def fused(self, layer: Any, activation: Any) -> Fusion | None:
@@ -101,7 +101,7 @@ class KernelConvolution(ConvApplication):
             layer.bias,
             layer.backend,
             layer.training,
-            partial(_split, layer) if layer.training else layer.effective,
+            partial(_split, layer) if layer.training else layer._effective,
         )
         channels = layer.in_channels, layer.out_channels
         plan = partial(spectra.fft_size_for, layer, self.geometry, channels) if self.geometry.has_spectrum else None
@@ -118,4 +118,4 @@ def _split(layer: Any) -> tuple[Tensor | None, ...]:
     A method that has them, ``_factors``, need not keep both W and the kernel for the backward. Weights that are
     supplied come as one kernel.
     """
-    return layer._factors() if layer.supplied is None and hasattr(layer, "_factors") else layer.effective()
+    return layer._factors() if layer._supplied is None and hasattr(layer, "_factors") else layer._effective()

@@ -32,7 +32,7 @@ _ROUNDINGS = 8
 
 @dataclass(frozen=True)
 class ResidualConvolution(ConvApplication):
-    """The residual map with the layer's ``kernel``, ``bias`` and the scale ``effective(*context)``.
+    """The residual map with the layer's ``kernel``, ``bias`` and the scale ``_effective(*context)``.
 
     The residual map acts on ``width`` channels: a stride s first moves s x s patches into channels, images that s
     does not divide being padded with zeros at their end, the position in the patch before the channel. Fewer
@@ -144,7 +144,7 @@ class ResidualConvolution(ConvApplication):
 
 @dataclass(frozen=True)
 class ResidualDense(Application):
-    """The residual map with the matrix ``kernel``, ``bias`` and the scale ``effective()``.
+    """The residual map with the matrix ``kernel``, ``bias`` and the scale ``_effective()``.
 
     It acts on ``width`` = max(in_features, out_features) features: fewer are padded with zeros before it, more are
     truncated after it. Both are 1-Lipschitz. ``inner_features``: rows of W.
@@ -185,7 +185,7 @@ def at_rest(layer: Any, context: tuple[int, ...]) -> tuple[Any, Tensor]:
     the scale is that of the kernel.
     """
     if layer.training or not may_cache(layer):
-        return layer, layer.effective(*context)[0]
+        return layer, layer._effective(*context)[0]
     twin = layer._cache.snapshot(layer)
     return twin, layer._cache.derive("scale", context, (twin,), lambda: twin._compute(context)[0], CACHED_CONTEXTS)
 

@@ -58,7 +58,7 @@ def sandwich_bound(first: Tensor, second: Tensor) -> float:
 
 @dataclass(frozen=True)
 class SandwichDense(Application):
-    """W_2 phi(W_1 x + c) with matrices: ``effective()`` is (W_1, W_2, s, c).
+    """W_2 phi(W_1 x + c) with matrices: ``_effective()`` is (W_1, W_2, s, c).
 
     c is left out without a bias, and s too for relu without a bias.
 
@@ -71,14 +71,14 @@ class SandwichDense(Application):
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """The two products and the activation between them."""
         layer._check_input(x, layer.in_features)
-        first, second, *rest = layer.effective()
+        first, second, *rest = layer._effective()
         spread, shift = spread_and_shift_of(rest)
         return F.linear(stretched(self.activation, F.linear(x, first, shift), spread), second)
 
     @torch.no_grad()
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
         """At least the Lipschitz constant: from the norms of both matrices, as products see them."""
-        first, second, *_ = layer.effective()
+        first, second, *_ = layer._effective()
         return sandwich_bound(as_it_runs(first), as_it_runs(second))
 
     def describe(self, layer: Any) -> str:
@@ -88,7 +88,7 @@ class SandwichDense(Application):
 
 @dataclass(frozen=True)
 class SandwichConvolution(FrequencyConvolution):
-    """The same with convolutions by one matrix per frequency: ``effective(*fft_size)`` is (W_1, W_2, s, c).
+    """The same with convolutions by one matrix per frequency: ``_effective(*fft_size)`` is (W_1, W_2, s, c).
 
     Padding, stride and FFT sizes are those of :class:`FrequencyConvolution`. With zero padding both convolutions
     embed their image in zeros and crop: hidden pixels outside the image are 0, as if D were 0 there.
@@ -103,7 +103,7 @@ class SandwichConvolution(FrequencyConvolution):
             return self._by_kept(layer, x, kept)
         images = space_to_depth(x, self.geometry.stride)
         fft_size = self.fft_size(layer, images.shape[-2], images.shape[-1])
-        first, second, *rest = layer.effective(*fft_size)
+        first, second, *rest = layer._effective(*fft_size)
         spread, shift = spread_and_shift_of(rest)
         z = self._convolve(layer, images, first, shift, fft_size)
         return self._convolve(layer, self._hidden(z, spread), second, None, fft_size)
@@ -142,7 +142,7 @@ class SandwichConvolution(FrequencyConvolution):
     def matrices_of(self, layer: Any, input_shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """W_1 and W_2 for images of this shape, (frequencies, groups, ...), as they run, in double precision."""
         fft_size = self.fft_size(layer, *self.strided_size(input_shape))
-        first, second, *_ = layer.effective(*fft_size)
+        first, second, *_ = layer._effective(*fft_size)
         if not fft_size:
             first, second = (as_it_runs(one).flatten(1)[None] for one in (first, second))
         groups = self.geometry.groups

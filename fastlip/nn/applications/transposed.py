@@ -26,7 +26,7 @@ class TransposedConvolution(ConvApplication):
         layer._check_input(x, layer.in_channels, self.geometry.axes)
         geometry, extra = self.geometry, self.output_padding if output_padding is None else output_padding
         padding = geometry.pads[2], geometry.pads[0]
-        (weight,) = layer.effective()
+        (weight,) = layer._effective()
         return F.conv_transpose2d(
             x, weight, layer.bias, geometry.stride, padding, extra, geometry.groups, geometry.dilation
         )
@@ -46,7 +46,7 @@ class TransposedConvolution(ConvApplication):
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
         """The norm of the convolution of this kernel on images of the output's size, whose adjoint this is."""
         geometry, size = self.geometry, self.output_size(input_shape, self.output_padding)
-        return convolution_norm(as_it_runs(layer.effective()[0]), size, geometry).item()
+        return convolution_norm(as_it_runs(layer._effective()[0]), size, geometry).item()
 
     def describe(self, layer: Any) -> str:
         """The arguments of ``torch.nn.ConvTranspose2d``, and the backend."""

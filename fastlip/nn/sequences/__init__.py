@@ -2,7 +2,7 @@
 
 from fastlip.nn.sequences.exponential import SOCConv1d
 from fastlip.nn.sequences.kernels import AOCConv1d, AOLConv1d, BCOPConv1d
-from fastlip.nn.sequences.layer import OneRow, one_dimensional, row_shape
+from fastlip.nn.sequences.layer import OneRow, of_sequences, one_dimensional, row_shape
 from fastlip.nn.sequences.pooling import AdaptiveL2NormPool1d, L2NormPool1d, ScaledAvgPool1d
 from fastlip.nn.sequences.residual import CPLConv1d, SandwichConv1d, SLLConv1d
 from fastlip.nn.sequences.shaping import PixelShuffle1d, PixelUnshuffle1d
@@ -25,6 +25,7 @@ __all__ = [
     "SOCConv1d",
     "SandwichConv1d",
     "ScaledAvgPool1d",
+    "of_sequences",
     "one_dimensional",
     "row_shape",
 ]

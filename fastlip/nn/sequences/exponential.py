@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from fastlip.kernels.common.literals import Backend, Device, Padding1d, PaddingMode, Side
-from fastlip.nn.sequences.layer import OneRow, row_arguments
-from fastlip.nn.soc import DEFAULT_TERMS, Exponential, SOCConv2d
+from fastlip.nn.base import LipschitzLayer
+from fastlip.nn.sequences.layer import of_sequences, row_sizes
+from fastlip.nn.soc import DEFAULT_TERMS, Exponential, SOCConv2d, build_soc
 
 
-class SOCConv1d(OneRow, SOCConv2d):
+@of_sequences(SOCConv2d)
+class SOCConv1d(LipschitzLayer):
     r"""Convolution exponential of a skew kernel for sequences, y = exp(L) x + b.
 
     The layer is :class:`SOCConv2d` on images of one row; series, spectral form and norms are those of that layer.
@@ -53,6 +56,13 @@ class SOCConv1d(OneRow, SOCConv2d):
     True
     """
 
+    terms: int
+    recompute: bool
+    quasi_residual: float
+    raw_weight: nn.Parameter
+    eval_terms: int
+    max_norm: float
+
     def __init__(
         self,
         in_channels: int,
@@ -75,20 +85,9 @@ class SOCConv1d(OneRow, SOCConv2d):
         recompute: bool = False,
         quasi_residual: bool | float = False,
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            *row_arguments(kernel_size, stride, padding, dilation),
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            backend,
-            exponential=exponential,
-            terms=terms,
-            eval_terms=eval_terms,
-            max_norm=max_norm,
-            recompute=recompute,
-            quasi_residual=quasi_residual,
+        sizes = row_sizes(kernel_size, stride, padding, dilation, groups, padding_mode)
+        common, options = (
+            (bias, device, dtype, backend),
+            (exponential, terms, eval_terms, max_norm, recompute, quasi_residual),
         )
+        build_soc(self, (in_channels, out_channels), sizes, common, *options)

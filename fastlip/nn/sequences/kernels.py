@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from fastlip.kernels.common.literals import Backend, Device, Padding1d, PaddingMode, Side
-from fastlip.nn.aoc import AOCConv2d
-from fastlip.nn.aol import AOLConv2d
-from fastlip.nn.bcop import BCOPConv2d
-from fastlip.nn.sequences.layer import OneRow, row_arguments, row_weight
+from fastlip.nn.aoc import AOCConv2d, build_aoc
+from fastlip.nn.aol import AOLConv2d, build_aol
+from fastlip.nn.base import LipschitzLayer
+from fastlip.nn.bcop import BCOPConv2d, build_bcop
+from fastlip.nn.sequences.layer import of_sequences, row_sizes, row_weight
 
 
-class AOCConv1d(OneRow, AOCConv2d):
+@of_sequences(AOCConv2d)
+class AOCConv1d(LipschitzLayer):
     r"""Orthogonal convolution of sequences, also with a stride: a drop-in ``torch.nn.Conv1d``.
 
     The layer is :class:`AOCConv2d` on images of one row: the kernel, the guarantee and the initial values are those
@@ -53,6 +56,10 @@ class AOCConv1d(OneRow, AOCConv2d):
 
     weight = row_weight
 
+    quasi_residual: float
+    raw_matrix: nn.Parameter
+    raw_bases: nn.Parameter | None
+
     def __init__(
         self,
         in_channels: int,
@@ -70,21 +77,12 @@ class AOCConv1d(OneRow, AOCConv2d):
         *,
         quasi_residual: bool | float = False,
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            *row_arguments(kernel_size, stride, padding, dilation),
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            backend,
-            quasi_residual=quasi_residual,
-        )
+        sizes = row_sizes(kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_aoc(self, (in_channels, out_channels), sizes, (bias, device, dtype, backend), quasi_residual)
 
 
-class AOLConv1d(OneRow, AOLConv2d):
+@of_sequences(AOLConv2d)
+class AOLConv1d(LipschitzLayer):
     r"""Convolution of sequences with a rescaled kernel, P = W r^{-1/2}: a drop-in ``torch.nn.Conv1d``.
 
     The layer is :class:`AOLConv2d` on images of one row: r_i sums |sum_{o, t} W[o, i, t] W[o, j, t + d]| over
@@ -125,6 +123,10 @@ class AOLConv1d(OneRow, AOLConv2d):
 
     weight = row_weight
 
+    epsilon: float
+    quasi_residual: float
+    raw_weight: nn.Parameter
+
     def __init__(
         self,
         in_channels: int,
@@ -143,22 +145,12 @@ class AOLConv1d(OneRow, AOLConv2d):
         epsilon: float = 0.0,
         quasi_residual: bool | float = False,
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            *row_arguments(kernel_size, stride, padding, dilation),
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            backend,
-            epsilon=epsilon,
-            quasi_residual=quasi_residual,
-        )
+        sizes = row_sizes(kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_aol(self, (in_channels, out_channels), sizes, (bias, device, dtype, backend), epsilon, quasi_residual)
 
 
-class BCOPConv1d(OneRow, BCOPConv2d):
+@of_sequences(BCOPConv2d)
+class BCOPConv1d(LipschitzLayer):
     r"""Convolution of sequences with an orthogonal kernel, O (P_1 + (I - P_1) z)(P_2 + (I - P_2) z)...
 
     The layer is :class:`BCOPConv2d` on images of one row, with kernel_size - 1 projectors. Li, Haque, Anil, Lucas,
@@ -199,6 +191,9 @@ class BCOPConv1d(OneRow, BCOPConv2d):
 
     weight = row_weight
 
+    quasi_residual: float
+    raw_matrices: nn.Parameter
+
     def __init__(
         self,
         in_channels: int,
@@ -216,15 +211,5 @@ class BCOPConv1d(OneRow, BCOPConv2d):
         *,
         quasi_residual: bool | float = False,
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            *row_arguments(kernel_size, stride, padding, dilation),
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            backend,
-            quasi_residual=quasi_residual,
-        )
+        sizes = row_sizes(kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_bcop(self, (in_channels, out_channels), sizes, (bias, device, dtype, backend), quasi_residual)

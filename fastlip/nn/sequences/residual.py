@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
 from fastlip.kernels.common.literals import Backend, Device, Padding1d, PaddingMode, Side
 from fastlip.nn.applications.sandwich import SandwichActivation
-from fastlip.nn.cpl import CPLConv2d, TrainingSigma
-from fastlip.nn.sandwich import SandwichConv2d
-from fastlip.nn.sequences.layer import OneRow, row_arguments
-from fastlip.nn.sll import SLLConv2d
+from fastlip.nn.base import LipschitzLayer
+from fastlip.nn.cpl import CPLConv2d, TrainingSigma, build_cpl
+from fastlip.nn.sandwich import SandwichConv2d, build_sandwich
+from fastlip.nn.sequences.layer import of_sequences, row_sizes
+from fastlip.nn.sll import SLLConv2d, build_sll
 
 
-class CPLConv1d(OneRow, CPLConv2d):
+@of_sequences(CPLConv2d)
+class CPLConv1d(LipschitzLayer):
     r"""Residual layer of sequences, y = x - (2 / sigma^2) W^T relu(W x + b), sigma an upper bound of the norm of W.
 
     The layer is :class:`CPLConv2d` on images of one row; width, stride and padding of channels are those of that
@@ -50,6 +53,13 @@ class CPLConv1d(OneRow, CPLConv2d):
     torch.Size([1, 8, 4])
     """
 
+    recompute: bool | None
+    training_sigma: TrainingSigma
+    kernel: nn.Parameter
+    inner_channels: int
+    fixed_scale: Tensor
+    power_vector: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -69,23 +79,13 @@ class CPLConv1d(OneRow, CPLConv2d):
         recompute: bool | None = None,
         training_sigma: TrainingSigma = "bound",
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            *row_arguments(kernel_size, stride, padding, dilation),
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            backend,
-            inner_channels=inner_channels,
-            recompute=recompute,
-            training_sigma=training_sigma,
-        )
+        sizes = row_sizes(kernel_size, stride, padding, dilation, groups, padding_mode)
+        common, options = (bias, device, dtype, backend), (inner_channels, recompute, training_sigma)
+        build_cpl(self, (in_channels, out_channels), sizes, common, *options)
 
 
-class SLLConv1d(OneRow, SLLConv2d):
+@of_sequences(SLLConv2d)
+class SLLConv1d(LipschitzLayer):
     r"""Residual layer of sequences, y = x - 2 W^T T^{-1} relu(W x + b), T diagonal.
 
     The layer is :class:`SLLConv2d` on images of one row; T, width, stride and padding of channels are those of that
@@ -123,6 +123,12 @@ class SLLConv1d(OneRow, SLLConv2d):
     torch.Size([1, 8, 4])
     """
 
+    recompute: bool | None
+    epsilon: float
+    psi: nn.Parameter
+    kernel: nn.Parameter
+    inner_channels: int
+
     def __init__(
         self,
         in_channels: int,
@@ -142,23 +148,13 @@ class SLLConv1d(OneRow, SLLConv2d):
         recompute: bool | None = None,
         epsilon: float = 0.0,
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            *row_arguments(kernel_size, stride, padding, dilation),
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            backend,
-            inner_channels=inner_channels,
-            recompute=recompute,
-            epsilon=epsilon,
-        )
+        sizes = row_sizes(kernel_size, stride, padding, dilation, groups, padding_mode)
+        common, options = (bias, device, dtype, backend), (inner_channels, recompute, epsilon)
+        build_sll(self, (in_channels, out_channels), sizes, common, *options)
 
 
-class SandwichConv1d(OneRow, SandwichConv2d):
+@of_sequences(SandwichConv2d)
+class SandwichConv1d(LipschitzLayer):
     r"""Sandwich layer of sequences, y = sqrt(2) A^T Psi sigma(sqrt(2) Psi^{-1} B x + b), A A^T + B B^T = I.
 
     The layer is :class:`SandwichConv2d` on images of one row. Wang, Manchester, *Direct Parameterization of
@@ -195,6 +191,11 @@ class SandwichConv1d(OneRow, SandwichConv2d):
     torch.Size([1, 8, 4])
     """
 
+    activation: SandwichActivation
+    raw_weight: nn.Parameter
+    alpha: nn.Parameter
+    psi: nn.Parameter | None
+
     def __init__(
         self,
         in_channels: int,
@@ -212,15 +213,5 @@ class SandwichConv1d(OneRow, SandwichConv2d):
         *,
         activation: SandwichActivation = "relu",
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            *row_arguments(kernel_size, stride, padding, dilation),
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            backend,
-            activation=activation,
-        )
+        sizes = row_sizes(kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_sandwich(self, (in_channels, out_channels), sizes, (bias, device, dtype, backend), activation)

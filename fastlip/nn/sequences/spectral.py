@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from fastlip.kernels.common.literals import Backend, Device, Padding1d, PaddingMode, Side
-from fastlip.nn.bro import BROConv2d
-from fastlip.nn.cayley import CayleyConv2d
-from fastlip.nn.lot import LOTConv2d
-from fastlip.nn.sequences.layer import OneRow, row_arguments
+from fastlip.nn.base import LipschitzLayer
+from fastlip.nn.bro import BROConv2d, build_bro
+from fastlip.nn.cayley import CayleyConv2d, build_cayley
+from fastlip.nn.lot import LOTConv2d, build_lot
+from fastlip.nn.sequences.layer import of_sequences, row_sizes
 
 
-class BROConv1d(OneRow, BROConv2d):
+@of_sequences(BROConv2d)
+class BROConv1d(LipschitzLayer):
     r"""Orthogonal convolution of sequences: at each frequency a reflection that negates n columns given by a kernel.
 
     The layer is :class:`BROConv2d` on images of one row. Lai, Huang, Kung, Chien, *Enhancing Certified Robustness via
@@ -51,6 +54,10 @@ class BROConv1d(OneRow, BROConv2d):
     True
     """
 
+    rank: float
+    quasi_residual: float
+    raw_weight: nn.Parameter
+
     def __init__(
         self,
         in_channels: int,
@@ -69,22 +76,12 @@ class BROConv1d(OneRow, BROConv2d):
         rank: float = 0.125,
         quasi_residual: bool | float = False,
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            *row_arguments(kernel_size, stride, padding, dilation),
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            backend,
-            rank=rank,
-            quasi_residual=quasi_residual,
-        )
+        sizes = row_sizes(kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_bro(self, (in_channels, out_channels), sizes, (bias, device, dtype, backend), rank, quasi_residual)
 
 
-class CayleyConv1d(OneRow, CayleyConv2d):
+@of_sequences(CayleyConv2d)
+class CayleyConv1d(LipschitzLayer):
     r"""Orthogonal convolution of sequences: at each frequency the Cayley transform of the kernel's matrix.
 
     The layer is :class:`CayleyConv2d` on images of one row. Trockman, Kolter, *Orthogonalizing Convolutional Layers
@@ -123,6 +120,10 @@ class CayleyConv1d(OneRow, CayleyConv2d):
     True
     """
 
+    quasi_residual: float
+    raw_weight: nn.Parameter
+    alpha: nn.Parameter
+
     def __init__(
         self,
         in_channels: int,
@@ -140,21 +141,12 @@ class CayleyConv1d(OneRow, CayleyConv2d):
         *,
         quasi_residual: bool | float = False,
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            *row_arguments(kernel_size, stride, padding, dilation),
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            backend,
-            quasi_residual=quasi_residual,
-        )
+        sizes = row_sizes(kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_cayley(self, (in_channels, out_channels), sizes, (bias, device, dtype, backend), quasi_residual)
 
 
-class LOTConv1d(OneRow, LOTConv2d):
+@of_sequences(LOTConv2d)
+class LOTConv1d(LipschitzLayer):
     r"""Orthogonal convolution of sequences: at each frequency the polar factor of the kernel's matrix.
 
     The layer is :class:`LOTConv2d` on images of one row. Xu, Li, Li, *LOT: Layer-wise Orthogonal Training on
@@ -196,6 +188,11 @@ class LOTConv1d(OneRow, LOTConv2d):
     True
     """
 
+    ridge: float | None
+    steps: int | None
+    quasi_residual: float
+    raw_weight: nn.Parameter
+
     def __init__(
         self,
         in_channels: int,
@@ -215,17 +212,6 @@ class LOTConv1d(OneRow, LOTConv2d):
         steps: int | None = None,
         quasi_residual: bool | float = False,
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            *row_arguments(kernel_size, stride, padding, dilation),
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            backend,
-            ridge=ridge,
-            steps=steps,
-            quasi_residual=quasi_residual,
-        )
+        sizes = row_sizes(kernel_size, stride, padding, dilation, groups, padding_mode)
+        common, options = (bias, device, dtype, backend), (ridge, steps, quasi_residual)
+        build_lot(self, (in_channels, out_channels), sizes, common, *options)

@@ -1,7 +1,7 @@
 """Layers of volumes (n, c, d, h, w): convolutions, pools and shuffles in three dimensions."""
 
 from fastlip.nn.volumes.kernels import AOLConv3d
-from fastlip.nn.volumes.layer import Volumes, three_dimensional
+from fastlip.nn.volumes.layer import Volumes, of_volumes, three_dimensional
 from fastlip.nn.volumes.pooling import AdaptiveL2NormPool3d, L2NormPool3d, ScaledAvgPool3d
 from fastlip.nn.volumes.residual import CPLConv3d, SLLConv3d
 from fastlip.nn.volumes.shaping import PixelShuffle3d, PixelUnshuffle3d
@@ -20,5 +20,6 @@ __all__ = [
     "SLLConv3d",
     "ScaledAvgPool3d",
     "Volumes",
+    "of_volumes",
     "three_dimensional",
 ]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from fastlip.kernels.common.literals import Backend, Device, Padding3d, PaddingMode, Sides3d
-from fastlip.nn.aol import AOLConv2d
-from fastlip.nn.volumes.layer import Volumes
+from fastlip.nn.aol import AOLConv2d, build_aol
+from fastlip.nn.base import LipschitzLayer, effective_weight
+from fastlip.nn.volumes.layer import of_volumes
 
 
-class AOLConv3d(Volumes, AOLConv2d):
+@of_volumes(AOLConv2d)
+class AOLConv3d(LipschitzLayer):
     r"""Convolution of volumes with a rescaled kernel, P = W r^{-1/2}: a drop-in ``torch.nn.Conv3d``.
 
     The layer is :class:`AOLConv2d` with one more axis: r_i sums |sum_{o, t} W[o, i, t] W[o, j, t + d]| over channels
@@ -52,6 +55,11 @@ class AOLConv3d(Volumes, AOLConv2d):
     True
     """
 
+    weight = effective_weight
+    epsilon: float
+    quasi_residual: float
+    raw_weight: nn.Parameter
+
     def __init__(
         self,
         in_channels: int,
@@ -70,19 +78,5 @@ class AOLConv3d(Volumes, AOLConv2d):
         epsilon: float = 0.0,
         quasi_residual: bool | float = False,
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,  # type: ignore[arg-type]
-            stride,  # type: ignore[arg-type]
-            padding,  # type: ignore[arg-type]
-            dilation,  # type: ignore[arg-type]
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            backend,
-            epsilon=epsilon,
-            quasi_residual=quasi_residual,
-        )
+        channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_aol(self, channels, sizes, (bias, device, dtype, backend), epsilon, quasi_residual)

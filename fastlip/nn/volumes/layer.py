@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
 
-import torch
+from torch import nn
 
-from fastlip.kernels.common.literals import Padding3d
+from fastlip.nn._forms import Layer, Volumes, form_of, with_methods_of
 from fastlip.nn.base import LipschitzLayer
 
+__all__ = ["Volumes", "of_volumes", "three_dimensional"]
 
-class Volumes(LipschitzLayer):
-    """Makes a two-dimensional layer one of volumes, (n, c, d, h, w): ``class AOLConv3d(Volumes, AOLConv2d)``.
 
-    Its kernels, and the sizes of its geometry, have three axes (depth, height, width). No kernels of this package
-    convolve volumes: convolutions and Fourier transforms are those of torch. ``backend="native"`` and ``"triton"``
-    run where the method computes its weights by an op that has kernels for three axes, and raise otherwise.
+def of_volumes(of_images: type[LipschitzLayer]) -> Callable[[type[Layer]], type[Layer]]:
+    """Decorates a layer of volumes, (n, c, d, h, w), that is a two-dimensional layer with one more axis.
+
+    ``@of_volumes(AOLConv2d)`` above ``class AOLConv3d(LipschitzLayer)``: the class has a constructor of its own, and
+    computes its weights by the methods of ``AOLConv2d``. Its kernels, and the sizes of its geometry, have three axes
+    (depth, height, width). No kernels of this package convolve volumes: convolutions and Fourier transforms are
+    torch's. ``backend="native"`` and ``"triton"`` run where the method computes its weights by an op that has
+    kernels for three axes, and raise otherwise.
+
+    Args:
+        of_images: the two-dimensional layer; its methods do not call ``super()``.
     """
-
-    _axes: ClassVar[int] = 3
-    kernel_size: tuple[int, int, int]
-    stride: tuple[int, int, int]
-    padding: Padding3d
-    dilation: tuple[int, int, int]
+    return with_methods_of(of_images, axes=3)
 
 
-def three_dimensional(kind: type[torch.nn.Module]) -> type[torch.nn.Module] | None:
-    """The layer of volumes that a two-dimensional layer is the base of; None if there is none."""
-    for found in Volumes.__subclasses__():
-        if kind in found.__bases__:
-            return found
-    return None
+def three_dimensional(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """The layer of volumes that computes its weights as a two-dimensional layer does; None if there is none."""
+    return form_of(kind, 3)

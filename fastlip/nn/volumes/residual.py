@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
 from fastlip.kernels.common.literals import Backend, Device, Padding3d, PaddingMode, Sides3d
-from fastlip.nn.cpl import CPLConv2d, TrainingSigma
-from fastlip.nn.sll import SLLConv2d
-from fastlip.nn.volumes.layer import Volumes
+from fastlip.nn.base import LipschitzLayer
+from fastlip.nn.cpl import CPLConv2d, TrainingSigma, build_cpl
+from fastlip.nn.sll import SLLConv2d, build_sll
+from fastlip.nn.volumes.layer import of_volumes
 
 
-class CPLConv3d(Volumes, CPLConv2d):
+@of_volumes(CPLConv2d)
+class CPLConv3d(LipschitzLayer):
     r"""Residual layer of volumes, y = x - (2 / sigma^2) W^T relu(W x + b), sigma an upper bound of the norm of W.
 
     The layer is :class:`CPLConv2d` with one more axis; width, stride and padding of channels are those of that layer,
@@ -51,6 +54,13 @@ class CPLConv3d(Volumes, CPLConv2d):
     torch.Size([1, 8, 2, 4, 4])
     """
 
+    recompute: bool | None
+    training_sigma: TrainingSigma
+    kernel: nn.Parameter
+    inner_channels: int
+    fixed_scale: Tensor
+    power_vector: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -70,26 +80,12 @@ class CPLConv3d(Volumes, CPLConv2d):
         recompute: bool | None = None,
         training_sigma: TrainingSigma = "bound",
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,  # type: ignore[arg-type]
-            stride,  # type: ignore[arg-type]
-            padding,  # type: ignore[arg-type]
-            dilation,  # type: ignore[arg-type]
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            backend,
-            inner_channels=inner_channels,
-            recompute=recompute,
-            training_sigma=training_sigma,
-        )
+        channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_cpl(self, channels, sizes, (bias, device, dtype, backend), inner_channels, recompute, training_sigma)
 
 
-class SLLConv3d(Volumes, SLLConv2d):
+@of_volumes(SLLConv2d)
+class SLLConv3d(LipschitzLayer):
     r"""Residual layer of volumes, y = x - 2 W^T T^{-1} relu(W x + b), T diagonal.
 
     The layer is :class:`SLLConv2d` with one more axis; T, width, stride and padding of channels are those of that
@@ -128,6 +124,12 @@ class SLLConv3d(Volumes, SLLConv2d):
     torch.Size([1, 8, 2, 4, 4])
     """
 
+    recompute: bool | None
+    epsilon: float
+    psi: nn.Parameter
+    kernel: nn.Parameter
+    inner_channels: int
+
     def __init__(
         self,
         in_channels: int,
@@ -147,20 +149,5 @@ class SLLConv3d(Volumes, SLLConv2d):
         recompute: bool | None = None,
         epsilon: float = 0.0,
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,  # type: ignore[arg-type]
-            stride,  # type: ignore[arg-type]
-            padding,  # type: ignore[arg-type]
-            dilation,  # type: ignore[arg-type]
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            backend,
-            inner_channels=inner_channels,
-            recompute=recompute,
-            epsilon=epsilon,
-        )
+        channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_sll(self, channels, sizes, (bias, device, dtype, backend), inner_channels, recompute, epsilon)

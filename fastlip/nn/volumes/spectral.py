@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from fastlip.kernels.common.literals import Backend, Device, Padding3d, PaddingMode, Sides3d
-from fastlip.nn.bro import BROConv2d
-from fastlip.nn.cayley import CayleyConv2d
-from fastlip.nn.lot import LOTConv2d
-from fastlip.nn.volumes.layer import Volumes
+from fastlip.nn.base import LipschitzLayer
+from fastlip.nn.bro import BROConv2d, build_bro
+from fastlip.nn.cayley import CayleyConv2d, build_cayley
+from fastlip.nn.lot import LOTConv2d, build_lot
+from fastlip.nn.volumes.layer import of_volumes
 
 
-class BROConv3d(Volumes, BROConv2d):
+@of_volumes(BROConv2d)
+class BROConv3d(LipschitzLayer):
     r"""Orthogonal convolution of volumes: at each frequency a reflection that negates n columns given by a kernel.
 
     The layer is :class:`BROConv2d` with one more axis. Lai, Huang, Kung, Chien, *Enhancing Certified Robustness via
@@ -54,6 +57,10 @@ class BROConv3d(Volumes, BROConv2d):
     True
     """
 
+    rank: float
+    quasi_residual: float
+    raw_weight: nn.Parameter
+
     def __init__(
         self,
         in_channels: int,
@@ -72,25 +79,12 @@ class BROConv3d(Volumes, BROConv2d):
         rank: float = 0.125,
         quasi_residual: bool | float = False,
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,  # type: ignore[arg-type]
-            stride,  # type: ignore[arg-type]
-            padding,  # type: ignore[arg-type]
-            dilation,  # type: ignore[arg-type]
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            backend,
-            rank=rank,
-            quasi_residual=quasi_residual,
-        )
+        channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_bro(self, channels, sizes, (bias, device, dtype, backend), rank, quasi_residual)
 
 
-class CayleyConv3d(Volumes, CayleyConv2d):
+@of_volumes(CayleyConv2d)
+class CayleyConv3d(LipschitzLayer):
     r"""Orthogonal convolution of volumes: at each frequency the Cayley transform of the kernel's matrix.
 
     The layer is :class:`CayleyConv2d` with one more axis. Trockman, Kolter, *Orthogonalizing Convolutional Layers
@@ -132,6 +126,10 @@ class CayleyConv3d(Volumes, CayleyConv2d):
     True
     """
 
+    quasi_residual: float
+    raw_weight: nn.Parameter
+    alpha: nn.Parameter
+
     def __init__(
         self,
         in_channels: int,
@@ -149,24 +147,12 @@ class CayleyConv3d(Volumes, CayleyConv2d):
         *,
         quasi_residual: bool | float = False,
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,  # type: ignore[arg-type]
-            stride,  # type: ignore[arg-type]
-            padding,  # type: ignore[arg-type]
-            dilation,  # type: ignore[arg-type]
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            backend,
-            quasi_residual=quasi_residual,
-        )
+        channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_cayley(self, channels, sizes, (bias, device, dtype, backend), quasi_residual)
 
 
-class LOTConv3d(Volumes, LOTConv2d):
+@of_volumes(LOTConv2d)
+class LOTConv3d(LipschitzLayer):
     r"""Orthogonal convolution of volumes: at each frequency the polar factor of the kernel's matrix.
 
     The layer is :class:`LOTConv2d` with one more axis. Xu, Li, Li, *LOT: Layer-wise Orthogonal Training on Improving
@@ -211,6 +197,11 @@ class LOTConv3d(Volumes, LOTConv2d):
     True
     """
 
+    ridge: float | None
+    steps: int | None
+    quasi_residual: float
+    raw_weight: nn.Parameter
+
     def __init__(
         self,
         in_channels: int,
@@ -230,20 +221,5 @@ class LOTConv3d(Volumes, LOTConv2d):
         steps: int | None = None,
         quasi_residual: bool | float = False,
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,  # type: ignore[arg-type]
-            stride,  # type: ignore[arg-type]
-            padding,  # type: ignore[arg-type]
-            dilation,  # type: ignore[arg-type]
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            backend,
-            ridge=ridge,
-            steps=steps,
-            quasi_residual=quasi_residual,
-        )
+        channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
+        build_lot(self, channels, sizes, (bias, device, dtype, backend), ridge, steps, quasi_residual)
