@@ -216,6 +216,8 @@ class LipschitzLayer(nn.Module):
             axes: along which a convolution runs: x is (n, size, h, w) or (size, h, w) for 2, also with a depth for 3.
                 For 0, a dense layer, x is (..., size).
         """
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x: got {type(x).__name__}, expected a tensor, such as torch.as_tensor(x)")
         dims = x.dim()
         if dims <= axes or (axes and dims > axes + 2) or x.shape[-1 - axes] != size:
             sides = ", ".join(("d", "h", "w")[3 - axes :])

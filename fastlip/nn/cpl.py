@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fastlip.kernels.common.checks import boolean
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.common.precision import for_convolution
@@ -140,7 +141,8 @@ class CPLConv2d(LipschitzLayer):
         sizes = kernel_size, stride, padding, dilation, groups, padding_mode
         super().__init__(make_residual_conv(channels, sizes, inner_channels, True, self._axes), backend)
         show_residual_conv(self, channels, padding, bias, device, dtype)
-        self.recompute, self.training_sigma = recompute, training_sigma
+        self.recompute = None if recompute is None else boolean("recompute", recompute)
+        self.training_sigma = training_sigma
         self.register_buffer("fixed_scale", torch.zeros(groups, device=device, dtype=dtype))
         if training_sigma == "power":
             sides = (max(1, POWER_DENSITY * (k - 1)) for k in self.application.geometry.kernel_size)

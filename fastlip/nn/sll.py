@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fastlip.kernels.common.checks import boolean
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.gram_rowsum.api import OPERATOR as GRAM_ROWSUM
@@ -127,7 +128,8 @@ class SLLConv2d(LipschitzLayer):
         sizes = kernel_size, stride, padding, dilation, groups, padding_mode
         super().__init__(make_residual_conv(channels, sizes, inner_channels, axes=self._axes), backend)
         show_residual_conv(self, channels, padding, bias, device, dtype)
-        self.recompute, self.epsilon = recompute, epsilon
+        self.recompute = None if recompute is None else boolean("recompute", recompute)
+        self.epsilon = epsilon
         self.psi = make_parameter((self.inner_channels,), device, dtype)
         self.reset_parameters()
 

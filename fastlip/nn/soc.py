@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.common.checks import boolean
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.conv_exp.api import check_terms
@@ -177,7 +178,8 @@ class SOCConv2d(LipschitzLayer):
         self.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
         add_gamma(self, (width,), device, dtype)
         self.reset_parameters()
-        self.terms, self.eval_terms, self.max_norm, self.recompute = terms, eval_terms, max_norm, recompute
+        self.terms, self.eval_terms, self.max_norm = terms, eval_terms, max_norm
+        self.recompute = boolean("recompute", recompute)
 
     @property
     def eval_terms(self) -> int:
