@@ -22,6 +22,8 @@ from fastlip.nn._cache import clear_all
 from fastlip.nn._fingerprint import fingerprint, plain_of
 from fastlip.nn.base import LipschitzLayer
 
+_NUMBERS = (int, float, np.number)
+
 
 def check_model(model: Any, dtype: torch.dtype | None) -> None:
     """Raises TypeError or ValueError for no module, training mode, NaN or Inf in parameters, and other dtypes."""
@@ -61,14 +63,10 @@ def compiled_from(module: nn.Module) -> nn.Module | None:
     return module.get_submodule("_orig_mod") if is_wrapper else None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-
-
 def check_eps(eps: Sequence[float]) -> None:
     """Raises ValueError for a radius that is negative or not finite, TypeError for a value that is not a number."""
     for value in eps:
-        if not _is_number(value):
+        if isinstance(value, bool) or not isinstance(value, _NUMBERS):
             raise TypeError(f"eps={value!r}: expected a number, at least 0")
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"eps={value!r}: expected numbers, at least 0")
@@ -79,7 +77,9 @@ def radii_of(eps: float | Iterable[float] | Tensor) -> tuple[float, ...]:
     if isinstance(eps, Tensor):
         eps = eps.tolist()
     values = (eps,) if isinstance(eps, (int, float)) or not isinstance(eps, Iterable) else tuple(eps)
-    if isinstance(eps, str) or not all([_is_number(value) for value in values]):
+    if isinstance(eps, str) or not all(
+        [isinstance(value, _NUMBERS) and not isinstance(value, bool) for value in values]
+    ):
         raise TypeError(f"eps={eps!r}: expected a number or a sequence of numbers, such as 36 / 255 or [0.1, 0.5]")
     check_eps(values)
     return tuple(map(float, values))
@@ -114,8 +114,9 @@ def check_shape(input_shape: Any) -> None:
 
 def bar(loader: Iterable[Any], what: str, progress: bool) -> Iterable[Any]:
     """The loader, with a progress bar if asked for."""
-    if not boolean("progress", progress):
+    if not progress:
         return loader
+    boolean("progress", progress)
     with needed_for("progress=True"):
         from tqdm import tqdm
 

@@ -109,7 +109,8 @@ def certify(
         (1.0, True)
     """
     eps = radii_of(eps)
-    boolean("per_class", per_class)
+    if per_class:
+        boolean("per_class", per_class)
     with certifying(model, device, dtype, rounding) as (model, parameter):
         batches = bar(batches_of(loader), "certify", progress)
         each = evaluated(model, parameter, batches, input_shape, rounding, bounds)
