@@ -336,6 +336,6 @@ def _positive(name: str, value: Any) -> Any:
     """The value; TypeError or ValueError unless it is a number above 0."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r}: expected a number, got {type(value).__name__}")
-    if not 0 < value < math.inf:
+    if not 0 < float(value) < math.inf:
         raise ValueError(f"{name}={value!r}: expected a positive number")
     return value
