@@ -97,6 +97,22 @@ def test_pages_load_nothing_from_the_network():
     assert "polyfills: [assets/iframe-worker/shim.js]" in settings, "the plugin offline takes one from the network"
 
 
+def test_tables_of_parameters_stack_on_a_phone():
+    style = (ASSETS / "site.css").read_text(encoding="utf-8")
+    phone = style[style.index("@media screen and (max-width: 44.98em)") :]
+    (rule,) = re.findall(r"\.md-typeset table:not\(\[class\]\) > tbody > \.doc-section-item \{(.*?)\}", phone, re.S)
+    assert "display: flex" in rule
+    assert "flex-wrap: wrap" in rule
+    assert "flex: 1 1 100%" in phone, "the description has a line of its own"
+
+
+def test_pages_of_ops_link_to_pages_of_the_site():
+    for path in ROOT.glob("fastlip/kernels/*/README.md"):
+        text = FENCE.sub("", path.read_text(encoding="utf-8"))
+        links = re.findall(r"\]\((?!https?:|#)([^)]+)\)", text)
+        assert not [link for link in links if link.endswith("README.md")], f"{path}: there it is a page of the site"
+
+
 def test_what_is_vendored_has_its_licence():
     for folder in (path for path in ASSETS.iterdir() if path.is_dir()):
         assert "ermission is hereby granted" in (folder / "LICENSE").read_text(encoding="utf-8")

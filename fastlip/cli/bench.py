@@ -14,6 +14,7 @@ import click
 import torch
 
 from fastlip import _figures
+from fastlip._files import require_writable
 from fastlip._machine import processor
 from fastlip._progress import Ticks
 from fastlip.benchmarking import CONTESTANTS, DisagreementError, Row, Setting, keep_pages, picture, run, why_not
@@ -166,3 +167,4 @@ def _check_plot(path: Path) -> None:
         raise click.UsageError(f"--plot={path}: expected a name that ends in one of {', '.join(_PICTURES)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
+    require_writable(path)

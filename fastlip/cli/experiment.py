@@ -26,13 +26,16 @@ def experiment(name: str, seed: int, out: Path | None):
     NAME.json and NAME.png, and fails if a claim that it checks does not hold.
     """
     from fastlip import _figures
-    from fastlip._files import printable, write_json
+    from fastlip._files import printable, require_writable, write_json
     from fastlip.kernels.common.threads import one_thread
     from fastlip.study.experiments import module_of
 
     started = time.perf_counter()
     module, folder = module_of(name), out or Path("runs") / "experiments"
+    if folder.exists() and not folder.is_dir():
+        raise click.UsageError(f"--out={printable(folder)}: is not a folder")
     folder.mkdir(parents=True, exist_ok=True)
+    require_writable(folder / f"{name}.json")
     click.echo(module.TITLE)
     with one_thread():
         found = module.run(seed)

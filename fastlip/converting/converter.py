@@ -18,6 +18,7 @@ from fastlip.converting.rules import convert_node
 from fastlip.converting.tracing import follow, is_leaf
 from fastlip.inspection.copying import copied
 from fastlip.inspection.evaluation import check_finite, compiled_from, evaluating
+from fastlip.kernels.common.checks import boolean
 from fastlip.models.literals import MethodName
 from fastlip.models.registry import method_of
 from fastlip.nn.arguments import one_of
@@ -87,6 +88,7 @@ def convert(
     chosen = method_of(method)
     one_of("weights", weights, ("keep", "fresh"))
     one_of("head", head, ("orthogonal", "unit_rows", "method"))
+    boolean("quiet", quiet)
     _check(model, example)
     root, x = _uncompiled(copied(model)), example.detach()[:_SAMPLES]
     if is_leaf(root):

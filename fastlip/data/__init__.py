@@ -80,6 +80,8 @@ def load(name: DatasetName, path: str | Path = "", image_size: int = 0) -> Data:
         if str(path):
             raise ValueError(f"path={str(path)!r}: data='digits' comes with scikit-learn and takes no path")
         return digits()
+    if not isinstance(path, (str, Path)):
+        raise TypeError(f"path={path!r}: expected the name of a folder, got {type(path).__name__}")
     if not str(path):
         raise ValueError(f"path='': data={name!r} needs the folder of its files")
     root = Path(path).expanduser()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fastlip.data.images import DataError, Images
+from fastlip.kernels.common.checks import boolean, usable_device
 
 _Pair = tuple[Tensor, Tensor]
 # What a random generator of a batch is for, besides shifts and flips.
@@ -143,15 +145,24 @@ class Batches:
         share: Share | None = None,
         workers: int = 0,
     ):
+        if not (hasattr(images, "labels") and hasattr(images, "pixels")):
+            kind = type(images).__name__
+            raise TypeError(
+                f"images: got {kind}, expected images of this module, such as fastlip.data.digits().train"
+            )
         self.images = images
         self.divisor = _positive("divisor", divisor)
+        if isinstance(batch_size, float):
+            raise TypeError(f"batch_size={batch_size!r}: expected an int, got float")
         self.batch_size = _positive("batch_size", batch_size)
         self.mean = torch.tensor(mean or 0.0).view(-1, 1, 1)
         self.seed = seed
         self.augmentation = augmentation or Augmentation()
         self.operations = operations
+        usable_device(device)
         self.device = torch.device(device)
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        last = boolean("channels_last", channels_last)
+        self.memory_format = torch.channels_last if last else torch.contiguous_format
         self.share = share or Share()
         self.workers = workers
 
@@ -322,7 +333,9 @@ def _shifted(x: Tensor, most: int, offsets: Tensor) -> Tensor:
 
 
 def _positive(name: str, value: Any) -> Any:
-    """The value; ValueError unless it is a number above 0."""
-    if not 0 < value < math.inf:
+    """The value; TypeError or ValueError unless it is a number above 0."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r}: expected a number, got {type(value).__name__}")
+    if not 0 < float(value) < math.inf:
         raise ValueError(f"{name}={value!r}: expected a positive number")
     return value

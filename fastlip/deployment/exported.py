@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from fastlip.deployment.radius import certified_network
 from fastlip.exporting import Fourier
 from fastlip.inspection.evaluation import check_shape
 from fastlip.inspection.running import batch_like
+from fastlip.kernels.common.checks import boolean
 
 _CERTIFIED = "accuracy", "cra", "joint_cra", "lipschitz", "rounding", "rounding_model", "n"
 
@@ -213,6 +213,8 @@ def export(
         ...
         ValueError: path='net.tflite': the suffix '.tflite' names no format; allowed are .onnx, .pt2, .pt, .pth, ...
     """
+    boolean("radius", radius)
+    boolean("progress", progress)
     if isinstance(path, (tuple, list)):
         path, input_shape = None, tuple(path)
     shape = _shape_of(model, input_shape, example)
@@ -317,7 +319,7 @@ def _shape_of(
 def _check_target(path: Path) -> None:
     """An error, before any work, for a file that could not be written."""
     if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
+        raise FileNotFoundError(errno.ENOENT, "No such folder; make it first", str(path.parent))
     if path.is_dir():
         raise ValueError(f"path={str(path)!r}: is a folder, expected the name of a file")
     require_writable(path)

@@ -16,10 +16,13 @@ from torch.nn.parameter import is_lazy
 from fastlip._extras import needed_for
 from fastlip._progress import WIDTH
 from fastlip.inspection.copying import copied
+from fastlip.kernels.common.checks import boolean, usable_device
 from fastlip.kernels.common.precision import everything_ieee
 from fastlip.nn._cache import clear_all
 from fastlip.nn._fingerprint import fingerprint, plain_of
 from fastlip.nn.base import LipschitzLayer
+
+_NUMBERS = (int, float, np.number)
 
 
 def check_model(model: Any, dtype: torch.dtype | None) -> None:
@@ -63,7 +66,7 @@ def compiled_from(module: nn.Module) -> nn.Module | None:
 def check_eps(eps: Sequence[float]) -> None:
     """Raises ValueError for a radius that is negative or not finite, TypeError for a value that is not a number."""
     for value in eps:
-        if not isinstance(value, (int, float, np.number)):
+        if isinstance(value, bool) or not isinstance(value, _NUMBERS):
             raise TypeError(f"eps={value!r}: expected a number, at least 0")
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"eps={value!r}: expected numbers, at least 0")
@@ -74,7 +77,9 @@ def radii_of(eps: float | Iterable[float] | Tensor) -> tuple[float, ...]:
     if isinstance(eps, Tensor):
         eps = eps.tolist()
     values = (eps,) if isinstance(eps, (int, float)) or not isinstance(eps, Iterable) else tuple(eps)
-    if isinstance(eps, str) or not all(isinstance(value, (int, float, np.number)) for value in values):
+    if isinstance(eps, str) or not all(
+        [isinstance(value, _NUMBERS) and not isinstance(value, bool) for value in values]
+    ):
         raise TypeError(f"eps={eps!r}: expected a number or a sequence of numbers, such as 36 / 255 or [0.1, 0.5]")
     check_eps(values)
     return tuple(map(float, values))
@@ -87,22 +92,13 @@ def prepare(model: nn.Module, device: Any, dtype: torch.dtype | None) -> tuple[n
     if dtype is None and floating & {torch.float16, torch.bfloat16}:
         dtype = torch.float32
     devices = {tensor.device for tensor in model.parameters()}
-    moves = device is not None and devices != {_device(device)}
+    moves = device is not None and devices != {usable_device(device)}
     if moves or (dtype is not None and floating != {dtype}):
         model = copied(model).to(device=device, dtype=dtype)
     for parameter in model.parameters():
         if parameter.is_floating_point():
             return model, parameter.detach()
     return model, torch.zeros((), device=device, dtype=dtype)
-
-
-def _device(device: Any) -> torch.device:
-    """Returns the device; ValueError if torch cannot use it."""
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError) as error:  # an AssertionError without CUDA
-        reason = str(error).split("\n", 1)[0]
-        raise ValueError(f"device={device!r}: torch cannot use it here: {reason}") from None
 
 
 def check_shape(input_shape: Any) -> None:
@@ -120,6 +116,7 @@ def bar(loader: Iterable[Any], what: str, progress: bool) -> Iterable[Any]:
     """The loader, with a progress bar if asked for."""
     if not progress:
         return loader
+    boolean("progress", progress)
     with needed_for("progress=True"):
         from tqdm import tqdm
 

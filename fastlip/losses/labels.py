@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.checks import kind_of
 from fastlip.nn._running import is_wrapped
 from fastlip.nn.base import at_least_float32
 
@@ -23,7 +24,7 @@ def is_binary(logits: Tensor) -> bool:
 def _check_scores(name: str, scores: Tensor) -> Tensor:
     """The scores in at least float32; TypeError if they are not floating-point, ValueError if there are none."""
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
-        got = getattr(scores, "dtype", type(scores).__name__)
+        got = kind_of(scores)
         raise TypeError(f"{name}: got {got}, expected a floating-point tensor")
     if scores.numel() == 0:
         raise ValueError(f"{name}: got shape {tuple(scores.shape)}, expected at least one sample")

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from fastlip.kernels.common.checks import boolean
 from fastlip.models.literals import ModelName, PretrainedName
 from fastlip.models.model import Model
 from fastlip.models.plain import plain_twin
@@ -52,7 +53,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """
     if not isinstance(pattern, str):
         raise TypeError(f"pattern={pattern!r}: expected a str, got {type(pattern).__name__}")
-    if pretrained:
+    if boolean("pretrained", pretrained):
         return pretrained_names(pattern)
     twins = [f"{PLAIN}{name}" for name, model in MODELS.items() if model.twin]
     return fnmatch.filter(sorted([*MODELS, *twins]), pattern)
@@ -99,7 +100,7 @@ def create_model(name: ModelName | PretrainedName, *, pretrained: bool = False, 
         >>> model(torch.rand(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
-    if pretrained or name in pretrained_names():
+    if boolean("pretrained", pretrained) or name in pretrained_names():
         return _trained(name, pretrained, options)
     model = model_named(name).build(**options)
     return plain_twin(model) if name.startswith(PLAIN) else model

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import nn
 
 from fastlip import nn as lip
+from fastlip.kernels.common.checks import boolean
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend, Pairing
 from fastlip.models.literals import Size
@@ -120,6 +121,8 @@ def assemble(
     Raises:
         ValueError: a size that is not allowed.
     """
+    boolean("quasi_residual", quasi_residual)
+    boolean("centering", centering)
     if positive_int("num_classes", num_classes) < 2:
         raise ValueError(f"num_classes={num_classes}: expected at least 2")
     side = math.ceil(math.ceil(positive_int("image_size", image_size) / 2) / PATCH)

@@ -88,6 +88,14 @@ class AOCConv2d(LipschitzLayer):
     True
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
     _fixed = (*CONV_ARGUMENTS, "quasi_residual")
     _grouped = True
     _application: KernelConvolution
@@ -175,6 +183,14 @@ class AOCConvTranspose2d(LipschitzLayer):
     torch.Size([1, 4, 8, 8])
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
     _fixed = (*CONV_ARGUMENTS, "output_padding")
     _application: TransposedConvolution
     weight = effective_weight

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fastlip.kernels.common.checks import boolean, floating_dtype, usable_device
 from fastlip.kernels.common.geometry import ConvGeometry, Pair, around
 from fastlip.kernels.common.literals import PaddingMode
 from fastlip.kernels.common.padding import Pads
@@ -141,9 +142,17 @@ def dense_features(in_features: Any, out_features: Any) -> tuple[int, int]:
 
 def make_bias(size: int, bias: bool, device: Any, dtype: Any) -> nn.Parameter | None:
     """A bias of zeros: layers start as linear maps, so that norms pass unchanged through a deep network."""
-    return nn.Parameter(torch.zeros(size, device=device, dtype=dtype)) if bias else None
+    place = _place(device, dtype)
+    return nn.Parameter(torch.zeros(size, **place)) if boolean("bias", bias) else None
 
 
 def make_parameter(shape: Sequence[int], device: Any, dtype: Any) -> nn.Parameter:
     """A parameter of this shape without numbers: ``reset_parameters`` fills it."""
-    return nn.Parameter(torch.empty(tuple(shape), device=device, dtype=dtype))
+    return nn.Parameter(torch.empty(tuple(shape), **_place(device, dtype)))
+
+
+def _place(device: Any, dtype: Any) -> dict[str, Any]:
+    """Device and dtype of a parameter as keyword arguments of torch; ValueError or TypeError if they cannot be."""
+    if device is not None:
+        usable_device(device)
+    return {"device": device, "dtype": floating_dtype(dtype)}

@@ -12,8 +12,7 @@ from torch.autograd import forward_ad
 
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.gate import is_onnx, is_recorded
-from fastlip.kernels.common.geometry import Sizes
-from fastlip.kernels.common.literals import Backend, Padding, Padding1d, Padding3d, PaddingMode
+from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import (
     FULL,
     PRODUCTS,
@@ -90,15 +89,6 @@ class LipschitzLayer(nn.Module):
     backend: Backend
     _application: Application
     bias: nn.Parameter | None
-    # What convolutions show, as those of torch.nn do.
-    in_channels: int
-    out_channels: int
-    kernel_size: Sizes
-    stride: Sizes
-    padding: Padding | Padding1d | Padding3d
-    dilation: Sizes
-    groups: int
-    padding_mode: PaddingMode
     _supplied: Callable[[LipschitzLayer, tuple[Hashable, ...]], tuple[Tensor, ...] | None] | None = None
     _cache: EvaluationCache
     application, effective, supplied = EarlierName(), EarlierName(), EarlierName()
@@ -230,6 +220,8 @@ class LipschitzLayer(nn.Module):
             axes: along which a convolution runs: x is (n, size, h, w) or (size, h, w) for 2, also with a depth for 3.
                 For 0, a dense layer, x is (..., size).
         """
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x: got {type(x).__name__}, expected a tensor, such as torch.as_tensor(x)")
         dims = x.dim()
         if dims <= axes or (axes and dims > axes + 2) or x.shape[-1 - axes] != size:
             sides = ", ".join(("d", "h", "w")[3 - axes :])

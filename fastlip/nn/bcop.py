@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.kernels.block_conv.reference import alternating_axes
+from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
 from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
@@ -91,6 +92,14 @@ class BCOPConv2d(LipschitzLayer):
     (torch.Size([4, 4, 3, 3]), 1.0)
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
     _fixed = (*CONV_ARGUMENTS, "quasi_residual")
     _grouped = True
     _application: KernelConvolution

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastlip import ops
 from fastlip.kernels.block_reflector.api import OPERATOR as BLOCK_REFLECTOR
+from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
 from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
@@ -124,6 +125,14 @@ class BROConv2d(LipschitzLayer):
     True
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
     _fixed = (*CONV_ARGUMENTS, "rank", "quasi_residual")
     _application: FrequencyConvolution
     rank: float

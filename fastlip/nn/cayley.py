@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.spectral_cayley.api import OPERATOR as SPECTRAL_CAYLEY
 from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
@@ -117,6 +118,14 @@ class CayleyConv2d(LipschitzLayer):
     True
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
     _fixed = (*CONV_ARGUMENTS, "quasi_residual")
     _grouped = True
     _application: FrequencyConvolution

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fastlip.kernels.common.checks import boolean
 from fastlip.kernels.common.literals import Device
 from fastlip.nn._recorded import WholeModule
 from fastlip.nn._running import move
@@ -90,7 +91,7 @@ class BatchCentering(WholeModule):
         if not 0 < momentum <= 1:
             raise ValueError(f"momentum={momentum!r}: expected a number above 0 and at most 1")
         self.num_features = positive_int("num_features", num_features)
-        self.momentum, self.sync = momentum, sync
+        self.momentum, self.sync = momentum, boolean("sync", sync)
         self.accumulate = positive_int("accumulate", accumulate)
         self.bias = make_bias(num_features, bias, device, dtype)
         self.register_buffer("running_mean", torch.zeros(num_features, device=device, dtype=dtype))

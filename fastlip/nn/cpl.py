@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fastlip.kernels.common.checks import boolean
+from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.common.precision import for_convolution
 from fastlip.nn._earlier import EarlierName
@@ -55,7 +57,8 @@ def build_cpl(
     one_of("training_sigma", training_sigma, TRAINING_SIGMAS)
     begin_residual_conv(layer, channels, sizes, common, inner_channels, sized=True)
     _, device, dtype, _ = common
-    layer.recompute, layer.training_sigma = recompute, training_sigma
+    layer.recompute = None if recompute is None else boolean("recompute", recompute)
+    layer.training_sigma = training_sigma
     layer.register_buffer("fixed_scale", torch.zeros(layer.groups, device=device, dtype=dtype))
     if training_sigma == "power":
         sides = (max(1, POWER_DENSITY * (k - 1)) for k in layer._application.geometry.kernel_size)
@@ -120,6 +123,14 @@ class CPLConv2d(LipschitzLayer):
     torch.Size([1, 8, 4, 4])
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
     _fixed = (*RESIDUAL_CONV_ARGUMENTS, "training_sigma")
     _grouped = True
     _application: ResidualConvolution

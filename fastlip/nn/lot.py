@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.polar.reference import join, ridged_newton, split
 from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
@@ -116,6 +117,14 @@ class LOTConv2d(LipschitzLayer):
     True
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
     _fixed = (*CONV_ARGUMENTS, "ridge", "steps", "quasi_residual")
     _grouped = True
     _application: FrequencyConvolution

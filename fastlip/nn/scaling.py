@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, fx, nn
 
+from fastlip.kernels.common.checks import boolean
 from fastlip.kernels.common.literals import Device, Sides
 from fastlip.nn._recorded import WholeModule
 from fastlip.nn.arguments import make_parameter, one_of, pair, positive_int, require_floating
@@ -57,7 +58,7 @@ class Scale(WholeModule):
         if not 0 < lipschitz < math.inf:
             raise ValueError(f"lipschitz={lipschitz}: expected a positive finite number")
         self.lipschitz = float(lipschitz)
-        self.log_scale = make_parameter((1,), device, dtype) if learnable else None
+        self.log_scale = make_parameter((1,), device, dtype) if boolean("learnable", learnable) else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -44,7 +44,7 @@ class ZeroChannelPad(WholeModule):
         if isinstance(x, fx.Proxy) and (call := recorded_here(self, ZeroChannelPad.forward, x)) is not None:
             return call
         shape = self.input_shape
-        if shape and x.dim() in (len(shape), len(shape) + 1) and x.shape[1:] != shape:
+        if shape and x.dim() <= len(shape) + 1 and x.shape[1:] != shape:
             expected = ", ".join(map(str, shape))
             how = "; use x.unsqueeze(0) for one image" if x.shape == shape else ""
             raise ValueError(

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastlip.kernels.common.checks import boolean
+from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.gram_rowsum.api import OPERATOR as GRAM_ROWSUM
 from fastlip.nn._earlier import EarlierName
@@ -48,7 +50,8 @@ def build_sll(
 ) -> None:
     """Constructs an SLL convolution along any axes."""
     begin_residual_conv(layer, channels, sizes, common, inner_channels)
-    layer.recompute, layer.epsilon = recompute, epsilon
+    layer.recompute = None if recompute is None else boolean("recompute", recompute)
+    layer.epsilon = epsilon
     layer.psi = make_parameter((layer.inner_channels,), *common[1:3])
     layer.reset_parameters()
 
@@ -104,6 +107,14 @@ class SLLConv2d(LipschitzLayer):
     torch.Size([1, 8, 4, 4])
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
     _options = LipschitzLayer._options | {"epsilon": partial(nonnegative, "epsilon")}
     _fixed = RESIDUAL_CONV_ARGUMENTS
     _grouped = True

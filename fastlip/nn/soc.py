@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.common.checks import boolean
+from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.conv_exp.api import check_terms
 from fastlip.kernels.spectral_conv.api import kernel_spectrum
@@ -78,7 +80,8 @@ def build_soc(
     layer.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
     add_gamma(layer, (width,), device, dtype)
     layer.reset_parameters()
-    layer.terms, layer.eval_terms, layer.max_norm, layer.recompute = terms, eval_terms, max_norm, recompute
+    layer.terms, layer.eval_terms, layer.max_norm = terms, eval_terms, max_norm
+    layer.recompute = boolean("recompute", recompute)
 
 
 class SOCConv2d(LipschitzLayer):
@@ -160,8 +163,16 @@ class SOCConv2d(LipschitzLayer):
     True
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    padding_mode: PaddingMode
     _options = LipschitzLayer._options | {"terms": partial(check_terms, "terms")}
-    _fixed = (*CONV_ARGUMENTS, "_exponential", "_width", "quasi_residual")
+    _fixed = (*CONV_ARGUMENTS, "exponential", "_exponential", "_width", "quasi_residual")
     _grouped = True
     _application: ExponentialConvolution
     _exponential: Exponential

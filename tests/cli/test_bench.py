@@ -1,7 +1,9 @@
 """fastlip bench."""
 
+import importlib
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -134,6 +136,16 @@ def bars(axes):
     return {
         (round(bar.get_x() + bar.get_width() / 2, 6), bar.get_height(), bar.get_facecolor()) for bar in axes.patches
     }
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which not even root may write")
+def test_a_plot_that_cannot_be_written_is_an_error_before_anything_is_timed(cli, monkeypatch):
+    monkeypatch.setattr(
+        importlib.import_module("fastlip.cli.bench"), "run", lambda *arguments, **options: pytest.fail("it ran")
+    )
+    code, _, errors = cli("bench", "--plot=/proc/bench.png")
+    assert code == 1
+    assert errors.startswith("Error: /proc/bench.png: ")
 
 
 def test_the_plot_gives_each_contestant_its_bars_and_its_name():

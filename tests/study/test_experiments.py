@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +81,25 @@ def test_an_experiment_writes_figure_and_numbers(cli, tmp_path, short):
     assert found["seed"] == 1
     assert found["runs"][0]["kr"] == pytest.approx(1, rel=0.01)
     assert (folder / "two-diracs.png").stat().st_size > 5000
+
+
+@pytest.fixture
+def never(monkeypatch):
+    """The experiment must not begin."""
+    monkeypatch.setattr(two_diracs, "run", lambda seed: pytest.fail("it ran"))
+
+
+def test_a_file_for_the_folder_of_an_experiment(cli, tmp_path, never):
+    (tmp_path / "taken").write_text("")
+    code, _, errors = cli("experiment", "two-diracs", "--out=taken")
+    assert (code, errors.splitlines()[-1]) == (2, "Error: --out=taken: is not a folder")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which not even root may write")
+def test_an_experiment_in_a_folder_that_cannot_be_written(cli, never):
+    code, _, errors = cli("experiment", "two-diracs", "--out=/proc")
+    assert code == 1
+    assert errors.startswith("Error: /proc/two-diracs.json: ")
 
 
 def test_a_claim_that_fails_is_an_error(cli, short, monkeypatch):

@@ -4,6 +4,8 @@ import html
 import json
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from html.parser import HTMLParser
 
@@ -20,6 +22,7 @@ from fastlip.training.run_folder import RunFolder
 
 DRAW = plots.draw
 RADII = [0.5] * 6 + [0.1] * 4
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 VOID = {"meta", "br", "path", "use"}
 
 
@@ -75,6 +78,41 @@ def test_a_report(report):
     assert "aria-sort" in text
     sentence = html.unescape(re.search('class="verdict">(.*?)</p>', text)[1])
     assert sentence in " ".join(output.split()), "the command ends with the same sentence"
+
+
+# Right edges beyond the page, and whether the table has to be scrolled.
+MEASURE = """
+const frame = document.querySelector("iframe");
+frame.onload = () => {
+  const inner = frame.contentDocument, table = inner.querySelector("table.short"), wide = table.parentElement;
+  const right = [...table.querySelectorAll("th, td, a")].map(e => e.getBoundingClientRect().right);
+  document.title = [Math.max(...right), wide.scrollWidth - wide.clientWidth, right.length].join(" ");
+};
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to show the report with")
+@pytest.mark.parametrize("width", [320, 400, 1280])
+def test_the_six_columns_fit_the_page(report, width, tmp_path):
+    _, _, folder = report
+    page = tmp_path / "page.html"
+    frame = f'<iframe width="{width}" height="800" src="{(folder / "report.html").as_uri()}"></iframe>'
+    page.write_text(f"<title></title>{frame}<script>{MEASURE}</script>")
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
+    options += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000"]
+    command = (CHROMIUM, *options, page.as_uri())
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    right, scrolled, cells = map(float, re.search("<title>(.+?)</title>", shown)[1].split())
+    assert cells > 6 * 5
+    assert right <= width
+    assert scrolled == 0
+
+
+def test_the_table_of_six_columns_has_rules_for_a_phone(report):
+    text, _, _ = report
+    assert text.count('<table class="sortable short">') == 1
+    phone = text[text.index("@media (max-width: 40rem)") : text.index("</style>")]
+    assert re.search(r"table\.short tr \{ display: grid;", phone)
 
 
 def test_figures_of_the_report_are_those_of_the_table(report):

@@ -19,6 +19,7 @@ from fastlip.certification.input_norms import InputNorm
 from fastlip.certification.rounding import Rounded, RoundingModel
 from fastlip.inspection.evaluation import bar, radii_of
 from fastlip.inspection.loading import batches_of
+from fastlip.kernels.common.checks import boolean
 
 _ENTRIES = 2**23  # scores that are measured at once
 _TINY, _EPS = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).eps
@@ -148,6 +149,7 @@ def certify_segmentation(
         (True, True)
     """
     eps = radii_of(eps)
+    boolean("per_pixel", per_pixel)
     with certifying(model, device, dtype, rounding) as (model, parameter):
         batches = bar(batches_of(loader), "certify", progress)
         each = evaluated(model, parameter, batches, input_shape, rounding, bounds)

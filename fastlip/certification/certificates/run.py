@@ -16,6 +16,7 @@ from fastlip.certification.certificates.result import Certificate
 from fastlip.certification.rounding import RoundingModel
 from fastlip.inspection.evaluation import bar, radii_of
 from fastlip.inspection.loading import batches_of
+from fastlip.kernels.common.checks import boolean
 
 DEFAULT_EPS = (36 / 255, 72 / 255, 108 / 255, 1.0)
 
@@ -108,6 +109,8 @@ def certify(
         (1.0, True)
     """
     eps = radii_of(eps)
+    if per_class:
+        boolean("per_class", per_class)
     with certifying(model, device, dtype, rounding) as (model, parameter):
         batches = bar(batches_of(loader), "certify", progress)
         each = evaluated(model, parameter, batches, input_shape, rounding, bounds)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.block_conv import reference
+from fastlip.kernels.common.checks import kind_of
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
@@ -61,7 +62,7 @@ def _check(matrix: Any, projectors: Any, axes: tuple[int, ...]) -> Tensor:
     """Returns the matrix as a kernel of one tap, a kernel as it is."""
     for name, tensor in (("matrix", matrix), ("projectors", projectors)):
         if not isinstance(tensor, Tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
-            kind = getattr(tensor, "dtype", type(tensor).__name__)
+            kind = kind_of(tensor)
             raise TypeError(f"{name}: got {kind}, expected a floating-point or complex tensor")
     if matrix.dtype != projectors.dtype:
         raise TypeError(f"projectors: got {projectors.dtype}, expected the dtype of matrix, {matrix.dtype}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -22,11 +23,39 @@ def check_backend(backend: Any) -> Backend:
     return backend
 
 
+def boolean(name: str, value: Any) -> bool:
+    """Returns True or False, also for 1 and 0; TypeError for all else: "no" and every other text would count as True."""
+    if not isinstance(value, (bool, numpy.bool_)) and not (isinstance(value, int) and value in (0, 1)):
+        shown = f"={value!r}" if isinstance(value, (str, int, float, type(None))) else ""
+        raise TypeError(f"{name}{shown}: expected True or False, got {type(value).__name__}")
+    return bool(value)
+
+
+def floating_dtype(dtype: Any) -> torch.dtype | None:
+    """Returns a real floating-point dtype, or None for torch's default; TypeError names what was given instead."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"dtype={dtype!r}: expected a floating-point torch.dtype, such as torch.float32")
+    return dtype
+
+
+def usable_device(device: Any) -> torch.device:
+    """Returns the device; ValueError if torch cannot use it."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:  # an AssertionError without CUDA
+        reason = str(error).split("\n", 1)[0]
+        raise ValueError(f"device={device!r}: torch cannot use it here: {reason}") from None
+
+
+def kind_of(value: Any) -> torch.dtype | str:
+    """What an error says that it got: a tensor's dtype, or the type of what is no tensor."""
+    return value.dtype if isinstance(value, Tensor) else type(value).__name__
+
+
 def matrices(name: str, value: Tensor) -> Tensor:
     """A batch of real or complex matrices in at least float32; TypeError or ValueError name the argument."""
     if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
-        got = getattr(value, "dtype", type(value).__name__)
-        raise TypeError(f"{name}: got {got}, expected a real or complex floating-point tensor")
+        raise TypeError(f"{name}: got {kind_of(value)}, expected a real or complex floating-point tensor")
     if value.dim() < 2 or 0 in value.shape[-2:]:
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected (..., m, n) with m, n at least 1")
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

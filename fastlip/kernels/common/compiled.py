@@ -32,9 +32,9 @@ def left_whole(function: Function) -> Function:
         torch.compiler.allow_in_graph(function)
 
     @functools.wraps(function)
-    def call(*args: object) -> object:
+    def call(*args: object, **options: object) -> object:
         if _is_tracing():
             tell()
-        return function(*args)
+        return function(*args, **options)
 
     return call  # type: ignore[return-value]

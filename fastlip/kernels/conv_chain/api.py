@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.asked import asked
+from fastlip.kernels.common.checks import kind_of
 from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.geometry import ConvGeometry, from_numbers
@@ -112,7 +113,7 @@ def _check(
 ) -> list[ConvGeometry]:
     """Returns the geometry of each layer."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"x: got {getattr(x, 'dtype', type(x).__name__)}, expected a floating-point tensor")
+        raise TypeError(f"x: got {kind_of(x)}, expected a floating-point tensor")
     if x.dim() != 4:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (n, c, h, w)")
     if not weights:

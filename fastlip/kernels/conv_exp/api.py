@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fastlip.kernels.common import winograd
 from fastlip.kernels.common.asked import asked
+from fastlip.kernels.common.checks import kind_of
 from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.geometry import ConvGeometry, from_numbers
@@ -109,7 +110,7 @@ def _check_coefficients(coefficients: Sequence[float], terms: int) -> tuple[floa
 def _check(x: Any, kernel: Any, terms: Any, groups: int, bias: Tensor | None) -> None:
     for name, tensor in (("x", x), ("kernel", kernel)):
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            kind = getattr(tensor, "dtype", type(tensor).__name__)
+            kind = kind_of(tensor)
             raise TypeError(f"{name}: got {kind}, expected a floating-point tensor")
     if kernel.dim() != 4 or kernel.shape[2] % 2 == 0 or kernel.shape[3] % 2 == 0:
         raise ValueError(f"kernel: got shape {tuple(kernel.shape)}, expected (c, c / groups, kh, kw), kh and kw odd")

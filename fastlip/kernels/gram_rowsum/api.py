@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.checks import kind_of
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import for_convolution, full_precision
@@ -62,7 +63,7 @@ def _reference(weight: Tensor, psi: Tensor | None, groups: int) -> Tensor:
 def _checked(weight: Tensor, psi: Tensor | None, groups: int) -> tuple[Tensor, Tensor | None]:
     """The tensors in the dtype of the result."""
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
-        got = getattr(weight, "dtype", type(weight).__name__)
+        got = kind_of(weight)
         raise TypeError(f"weight: got {got}, expected a floating-point tensor")
     if not 2 <= weight.dim() <= 5 or (weight.numel() == 0 and 0 in weight.shape[2:]):
         raise ValueError(
@@ -74,7 +75,7 @@ def _checked(weight: Tensor, psi: Tensor | None, groups: int) -> tuple[Tensor, T
     if psi is None:
         return (weight if weight.dtype in (torch.float32, torch.float64) else weight.float()), None
     if not isinstance(psi, Tensor) or not psi.is_floating_point():
-        raise TypeError(f"psi: got {getattr(psi, 'dtype', type(psi).__name__)}, expected a floating-point tensor")
+        raise TypeError(f"psi: got {kind_of(psi)}, expected a floating-point tensor")
     if psi.dim() != 1 or psi.shape[0] != groups * weight.shape[1]:
         raise ValueError(f"psi: got shape {tuple(psi.shape)}, expected ({groups * weight.shape[1]},)")
     if psi.device != weight.device:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.checks import kind_of
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend, Pairing
 from fastlip.kernels.maxmin import reference
@@ -48,7 +49,7 @@ def maxmin(x: Tensor, pairing: Pairing = "adjacent", dim: int = 1, *, backend: B
 def check(x: Tensor, pairing: Pairing, dim: int) -> int:
     """Returns dim as a number from 0; TypeError or ValueError for arguments that are not allowed."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"x: got {getattr(x, 'dtype', type(x).__name__)}, expected a floating-point tensor")
+        raise TypeError(f"x: got {kind_of(x)}, expected a floating-point tensor")
     dims = x.dim()
     if dims < 2:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected at least two dimensions")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastlip.kernels.common.asked import asked
 from fastlip.kernels.common.channels_last import adjoint
+from fastlip.kernels.common.checks import kind_of
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.literals import Backend, PaddingMode, PairingOrNone
@@ -122,7 +123,7 @@ def folded(weight: Tensor, scale: Tensor) -> Tensor:
 
 def _check(x: Tensor, weight: Any, bias: Tensor | None, scale: Tensor, groups: int) -> None:
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
-        got = getattr(weight, "dtype", type(weight).__name__)
+        got = kind_of(weight)
         raise TypeError(f"weight: got {got}, expected a floating-point tensor")
     if weight.dim() not in (2, 4, 5):
         raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected two, four or five dimensions")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.checks import kind_of
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.fourier import Size, count_frequencies
 from fastlip.kernels.common.literals import Backend
@@ -50,7 +51,7 @@ def spectral_cayley(
     (torch.Size([10, 3, 3]), True)
     """
     if getattr(weight, "dtype", None) not in COMPLEX:
-        got = getattr(weight, "dtype", type(weight).__name__)
+        got = kind_of(weight)
         raise TypeError(f"weight: got {got}, allowed are tensors of {', '.join(map(str, COMPLEX))}")
     if weight.dim() not in (4, 5) or 0 in weight.shape or weight.shape[0] % groups:
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.checks import kind_of
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.literals import Backend, PaddingMode
@@ -95,9 +96,7 @@ def convolution_norm(weight: Tensor, image_size: tuple[int, ...] | None, geometr
 
 def _check_weight(weight: Any, groups: int) -> Tensor:
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
-        raise TypeError(
-            f"weight: got {getattr(weight, 'dtype', type(weight).__name__)}, expected a floating-point tensor"
-        )
+        raise TypeError(f"weight: got {kind_of(weight)}, expected a floating-point tensor")
     if weight.dim() not in (2, 4, 5):
         raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected two, four or five dimensions")
     if groups < 1 or weight.shape[0] % groups:

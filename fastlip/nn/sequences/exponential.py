@@ -56,6 +56,14 @@ class SOCConv1d(LipschitzLayer):
     True
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int]
+    stride: tuple[int]
+    padding: Padding1d
+    dilation: tuple[int]
+    groups: int
+    padding_mode: PaddingMode
     terms: int
     recompute: bool
     quasi_residual: float

@@ -54,6 +54,14 @@ class AOCConv1d(LipschitzLayer):
     (True, torch.Size([8, 4, 3]))
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int]
+    stride: tuple[int]
+    padding: Padding1d
+    dilation: tuple[int]
+    groups: int
+    padding_mode: PaddingMode
     weight = row_weight
 
     quasi_residual: float
@@ -121,6 +129,14 @@ class AOLConv1d(LipschitzLayer):
     (torch.Size([2, 8, 16]), torch.Size([8, 3, 5]))
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int]
+    stride: tuple[int]
+    padding: Padding1d
+    dilation: tuple[int]
+    groups: int
+    padding_mode: PaddingMode
     weight = row_weight
 
     epsilon: float
@@ -189,6 +205,14 @@ class BCOPConv1d(LipschitzLayer):
     (torch.Size([4, 4, 3]), 1.0)
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int]
+    stride: tuple[int]
+    padding: Padding1d
+    dilation: tuple[int]
+    groups: int
+    padding_mode: PaddingMode
     weight = row_weight
 
     quasi_residual: float

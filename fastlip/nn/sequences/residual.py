@@ -53,6 +53,14 @@ class CPLConv1d(LipschitzLayer):
     torch.Size([1, 8, 4])
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int]
+    stride: tuple[int]
+    padding: Padding1d
+    dilation: tuple[int]
+    groups: int
+    padding_mode: PaddingMode
     recompute: bool | None
     training_sigma: TrainingSigma
     kernel: nn.Parameter
@@ -123,6 +131,14 @@ class SLLConv1d(LipschitzLayer):
     torch.Size([1, 8, 4])
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int]
+    stride: tuple[int]
+    padding: Padding1d
+    dilation: tuple[int]
+    groups: int
+    padding_mode: PaddingMode
     recompute: bool | None
     epsilon: float
     psi: nn.Parameter
@@ -191,6 +207,14 @@ class SandwichConv1d(LipschitzLayer):
     torch.Size([1, 8, 4])
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int]
+    stride: tuple[int]
+    padding: Padding1d
+    dilation: tuple[int]
+    groups: int
+    padding_mode: PaddingMode
     activation: SandwichActivation
     raw_weight: nn.Parameter
     alpha: nn.Parameter

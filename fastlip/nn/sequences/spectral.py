@@ -54,6 +54,14 @@ class BROConv1d(LipschitzLayer):
     True
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int]
+    stride: tuple[int]
+    padding: Padding1d
+    dilation: tuple[int]
+    groups: int
+    padding_mode: PaddingMode
     rank: float
     quasi_residual: float
     raw_weight: nn.Parameter
@@ -120,6 +128,14 @@ class CayleyConv1d(LipschitzLayer):
     True
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int]
+    stride: tuple[int]
+    padding: Padding1d
+    dilation: tuple[int]
+    groups: int
+    padding_mode: PaddingMode
     quasi_residual: float
     raw_weight: nn.Parameter
     alpha: nn.Parameter
@@ -188,6 +204,14 @@ class LOTConv1d(LipschitzLayer):
     True
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int]
+    stride: tuple[int]
+    padding: Padding1d
+    dilation: tuple[int]
+    groups: int
+    padding_mode: PaddingMode
     ridge: float | None
     steps: int | None
     quasi_residual: float

@@ -55,6 +55,14 @@ class AOLConv3d(LipschitzLayer):
     True
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    padding: Padding3d
+    dilation: tuple[int, int, int]
+    groups: int
+    padding_mode: PaddingMode
     weight = effective_weight
     epsilon: float
     quasi_residual: float

@@ -54,6 +54,14 @@ class CPLConv3d(LipschitzLayer):
     torch.Size([1, 8, 2, 4, 4])
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    padding: Padding3d
+    dilation: tuple[int, int, int]
+    groups: int
+    padding_mode: PaddingMode
     recompute: bool | None
     training_sigma: TrainingSigma
     kernel: nn.Parameter
@@ -124,6 +132,14 @@ class SLLConv3d(LipschitzLayer):
     torch.Size([1, 8, 2, 4, 4])
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    padding: Padding3d
+    dilation: tuple[int, int, int]
+    groups: int
+    padding_mode: PaddingMode
     recompute: bool | None
     epsilon: float
     psi: nn.Parameter

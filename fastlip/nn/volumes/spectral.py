@@ -57,6 +57,14 @@ class BROConv3d(LipschitzLayer):
     True
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    padding: Padding3d
+    dilation: tuple[int, int, int]
+    groups: int
+    padding_mode: PaddingMode
     rank: float
     quasi_residual: float
     raw_weight: nn.Parameter
@@ -126,6 +134,14 @@ class CayleyConv3d(LipschitzLayer):
     True
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    padding: Padding3d
+    dilation: tuple[int, int, int]
+    groups: int
+    padding_mode: PaddingMode
     quasi_residual: float
     raw_weight: nn.Parameter
     alpha: nn.Parameter
@@ -197,6 +213,14 @@ class LOTConv3d(LipschitzLayer):
     True
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    padding: Padding3d
+    dilation: tuple[int, int, int]
+    groups: int
+    padding_mode: PaddingMode
     ridge: float | None
     steps: int | None
     quasi_residual: float
