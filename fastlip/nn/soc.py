@@ -206,11 +206,8 @@ class SOCConv2d(LipschitzLayer):
         quasi_residual: bool | float = False,
     ):
         channels, sizes = (in_channels, out_channels), (kernel_size, stride, padding, dilation, groups, padding_mode)
-        common, options = (
-            (bias, device, dtype, backend),
-            (exponential, terms, eval_terms, max_norm, recompute, quasi_residual),
-        )
-        build_soc(self, channels, sizes, common, *options)
+        options = exponential, terms, eval_terms, max_norm, recompute, quasi_residual
+        build_soc(self, channels, sizes, (bias, device, dtype, backend), *options)
 
     @property
     def eval_terms(self) -> int:

@@ -24,7 +24,7 @@ def check_backend(backend: Any) -> Backend:
 
 
 def boolean(name: str, value: Any) -> bool:
-    """Returns True or False, also for 1 and 0; TypeError for all else: "no" and every other text would count as True."""
+    """Returns True or False, also for 1 and 0; TypeError for all else: text such as "no" would count as True."""
     if not isinstance(value, (bool, numpy.bool_)) and not (isinstance(value, int) and value in (0, 1)):
         shown = f"={value!r}" if isinstance(value, (str, int, float, type(None))) else ""
         raise TypeError(f"{name}{shown}: expected True or False, got {type(value).__name__}")
