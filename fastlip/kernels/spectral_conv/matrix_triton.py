@@ -16,8 +16,9 @@ from fastlip.kernels.common import triton_launch
 from fastlip.kernels.spectral_conv.finish_triton import Finish, finished, variants
 
 _ROWS, _COLUMNS = 64, 64  # of a tile
-# Of one step of its sums. Float64 numbers take two registers each, hence half as many: with 32 some GPUs' spill.
+# Of one step of its sums, and warps. Float64 numbers take two registers each: with 4 warps some GPUs' spill.
 _TERMS = {torch.float32: 32, torch.float64: 16}
+_WARPS = {torch.float32: 4, torch.float64: 8}
 
 
 @triton.jit
@@ -71,6 +72,7 @@ def transform(
         _transform_kernel, grid, x.device, table, x, *last.tensors(table), y, last.factor,
         rows, terms, columns, channels, pairs, *table.stride(), *x_strides, *y_strides, **last.constants(),
         PRECISION=precision, ROWS=_ROWS, COLUMNS=_COLUMNS, TERMS=_TERMS[table.dtype],
+        num_warps=_WARPS[table.dtype],
     )  # fmt: skip
 
 
@@ -81,13 +83,13 @@ _STRIDES = ("table_row", "table_term", "x_term", "x_image", "x_channel", "y_row"
 def _compilation(dtype: str, x: str, y: str, **constants: Any) -> triton_launch.Compilation:
     """Strides named in constants are 1, which Triton makes constants; the others are multiples of 16, as most are."""
     constants |= {"PRECISION": "tf32x3" if dtype == "fp32" else "ieee"}
-    terms = _TERMS[torch.float32 if dtype == "fp32" else torch.float64]
-    constants |= {"ROWS": _ROWS, "COLUMNS": _COLUMNS, "TERMS": terms}
+    real = torch.float32 if dtype == "fp32" else torch.float64
+    constants |= {"ROWS": _ROWS, "COLUMNS": _COLUMNS, "TERMS": _TERMS[real]}
     pointers = {"p_table": dtype, "p_x": x, "p_bias": dtype, "p_residual": y, "p_y": y}
     signature = {name: f"*{kind}" for name, kind in pointers.items()} | {"factor": "fp64"}
     signature |= dict.fromkeys(_SIZES + _STRIDES, "i32")
     divisible = ("columns", "channels", "pairs", *_STRIDES)
-    return triton_launch.Compilation(_transform_kernel, signature, constants, divisible=divisible)
+    return triton_launch.Compilation(_transform_kernel, signature, constants, _WARPS[real], divisible)
 
 
 def compilations(dtype: str, images: str) -> list[triton_launch.Compilation]:
