@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from torch import Tensor
@@ -47,10 +47,14 @@ def kept_tensors() -> dict[str, list[Tensor]]:
 
     Each lru_cache; tensors and containers that are a module's, or those of a function, a class or an object in it.
     """
-    found = {}
+    found, seen = {}, set()
     for module_name, module in list(sys.modules.items()):
         if module_name.startswith("fastlip.") and module is not None:
             for name, value in list(vars(module).items()):
+                # Many are imported by several modules; and what other packages keep is their own affair.
+                if id(value) in seen or isinstance(value, ModuleType) or name.startswith("__"):
+                    continue
+                seen.add(id(value))
                 if held := _held(value):
                     found[f"{module_name}.{name}"] = held
     return found
