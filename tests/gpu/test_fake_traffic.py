@@ -191,7 +191,8 @@ def test_no_kernel_of_an_op_computes_weights_in_tf32(op_name, setting, lowered, 
     monkeypatch.setattr(Case, "_lay_out", lambda _, shape, __, dtype, ___: torch.empty(shape, dtype=dtype))
     ran, of_op = 0, [(name, case) for op, name, case in testing.op_cases() if op == op_name]
     for case_name, case in of_op:
-        for backend in ("native", "triton", "reference"):
+        # Images of the reference of spectral_conv are in the precision that the user sets.
+        for backend in ("native", "triton", *(("reference",) if op_name != "spectral_conv" else ())):
             with watch.gpu():
                 tensors = case.make(torch.float32, "cuda")
                 try:
