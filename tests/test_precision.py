@@ -6,64 +6,18 @@ import threading
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from tf32_model import CPU, FULL, LOWER, PLACES, PRODUCTS, TF32, get, put, reset
 
 import fastlip
 from fastlip import nn as lip
 from fastlip import testing
 from fastlip.kernels.common import precision
 
-get, put = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
-PLACES = [(library, "all") for library in ("generic", "cuda", "mkldnn")]
-PRODUCTS = [("cuda", "matmul"), ("cuda", "conv"), ("cuda", "rnn"), ("mkldnn", "matmul"), ("mkldnn", "conv")]
-PLACES += PRODUCTS
-FULL = ("none", "ieee")
-CPU = torch.device("cpu")
-
 
 @pytest.fixture(autouse=True)
 def _settings_come_back():
     yield
-    torch.set_float32_matmul_precision("highest")
-    torch._C._set_cudnn_allow_tf32(True)
-    for place in PLACES:
-        put(*place, "tf32" if place in (("cuda", "conv"), ("cuda", "rnn")) else "none")
-
-
-LOWER = {
-    "high": lambda: torch.set_float32_matmul_precision("high"),
-    "medium": lambda: torch.set_float32_matmul_precision("medium"),
-    "all libraries": lambda: put("generic", "all", "tf32"),
-    "oneDNN": lambda: [put("mkldnn", product, "bf16") for product in ("matmul", "conv")],
-}
-
-
-class TF32(TorchDispatchMode):
-    """Products of float32 numbers round them to TF32's ten bits unless the settings say otherwise."""
-
-    PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "convolution", "convolution_backward", "linear", "einsum", "matmul")
-
-    def __init__(self):
-        super().__init__()
-        self.rounded = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket._qualified_op_name.partition("::")[2]
-        if name in self.PRODUCTS:
-            product = ("mkldnn", "conv") if "convolution" in name else ("mkldnn", "matmul")
-            if get(*product) not in FULL:
-                args = tuple(map(self.round, args))
-        return func(*args, **(kwargs or {}))
-
-    def round(self, value):
-        if not isinstance(value, torch.Tensor) or value.dtype not in (torch.float32, torch.complex64):
-            return value
-        self.rounded += 1
-        if value.is_complex():
-            parts = torch.view_as_real(value.resolve_conj().contiguous())
-            return torch.view_as_complex(self.round(parts))
-        bits = value.contiguous().view(torch.int32)
-        return ((bits + (1 << 12)) & ~((1 << 13) - 1)).view(torch.float32)
+    reset()
 
 
 def convolutions():
@@ -118,6 +72,31 @@ def test_weights_and_their_gradients_are_the_same(kind, options, lower, training
             for value, wanted in zip(one, other, strict=True):
                 scale = wanted.abs().max() + 1e-6
                 assert ((value - wanted).abs().max() / scale) < 2e-5
+
+
+class _Twice(torch.nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+@pytest.mark.parametrize("name", ["AOC", "BCOP", "BRO", "Cayley", "CPL", "LOT", "SOC", "Sandwich"])
+def test_so_are_those_of_parameters_that_are_computed(name):
+    """``torch.nn.utils.parametrize`` makes the computation a child of the layer."""
+    layer = getattr(lip, f"{name}Conv2d")(6, 6, 3, backend="reference")
+    key = next(key for key, value in layer.named_parameters() if value.dim() > 1)
+    torch.nn.utils.parametrize.register_parametrization(layer, key, _Twice())
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_()
+    context = asked(layer, torch.randn(2, 6, 5, 5))
+    expected = weights_and_gradients(layer, context)
+    torch.set_float32_matmul_precision("high")
+    with TF32() as mode:
+        found = weights_and_gradients(layer, context)
+    assert mode.rounded == 0
+    assert len(found[1]) == len(expected[1]) > 0
+    for value, wanted in zip((*found[0], *found[1]), (*expected[0], *expected[1]), strict=True):
+        assert (value - wanted).abs().max() <= 2e-5 * (wanted.abs().max() + 1e-6)
 
 
 def test_the_mode_rounds_and_a_planted_fault_is_seen():

@@ -42,9 +42,9 @@ class Usage(NamedTuple):
     def problem(self) -> str:
         """What is wrong with these figures; empty if nothing is."""
         limit = SHARED_LIMIT[int(re.sub(r"\D", "", self.target))]
-        if self.local > 0:
-            return f"{self.local} bytes in local memory"
-        return f"{self.shared} bytes of shared memory, allowed {limit}" if self.shared > limit else ""
+        found = [f"{self.local} bytes in local memory"] if self.local > 0 else []
+        found += [f"{self.shared} bytes of shared memory, allowed {limit}"] if self.shared > limit else []
+        return "; ".join(found)
 
 
 def triton_ops() -> list[str]:

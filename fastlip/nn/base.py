@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
-from torch.autograd import forward_ad
 
 from fastlip.kernels.common.dispatch import check_backend
-from fastlip.kernels.common.gate import is_onnx, is_recorded
+from fastlip.kernels.common.gate import is_onnx
 from fastlip.kernels.common.literals import Backend
+from fastlip.kernels.common.one_step import is_needed
 from fastlip.kernels.common.precision import (
     FULL,
     PRODUCTS,
@@ -20,7 +20,6 @@ from fastlip.kernels.common.precision import (
     cpu_convolutions,
     cpu_products,
     full_precision,
-    is_ieee,
     widens,
 )
 from fastlip.nn._cache import CACHED_CONTEXTS, EvaluationCache, kept_of, may_cache, may_keep, tensors_of
@@ -162,17 +161,12 @@ class LipschitzLayer(nn.Module):
         if reference.is_cpu and not (_is_compiling() or PRODUCTS.holders or torch.is_autocast_enabled("cpu")):
             # Products are IEEE float32 here anyway: no setting has to be changed for the weights.
             full = cpu_products() in FULL and cpu_convolutions() in FULL
-        if full or self._modules:  # with children: parametrizations of the parameters
-            return self._compute(context, reference if full else None)
-        return self._computed(context)
+        return self._compute(context, reference) if full else self._computed(context)
 
     def _computed(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
         """The effective weights; in one step where autograd's own products would be of lower precision."""
         # A dispatch mode may go on: it sees the products of the one step.
-        traced = _is_compiling() or torch._C._are_functorch_transforms_active() or is_recorded()
-        if traced or forward_ad._current_level >= 0 or not torch.is_grad_enabled():
-            return self._compute(context)
-        return self._compute(context) if is_ieee(self._reference().device) else in_one_step(self, context)
+        return in_one_step(self, context) if is_needed(self._reference().device) else self._compute(context)
 
     def _differentiable(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
         """The effective weights with their gradients: those that are kept, where nothing has changed since."""

@@ -138,13 +138,26 @@ def test_a_launch_is_known_by_what_triton_specialises():
 
 
 def dots(path):
+    """Every product of tiles, under whatever name: the calls, and mentions of it that are not called."""
     tree = ast.parse(path.read_text())
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return [call for call in calls if ast.unparse(call.func) == "tl.dot"]
+    if not any("triton" in ast.unparse(node) for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))):
+        return [], []
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and is_dot(node.func)]
+    called = {id(call.func) for call in calls}
+    return calls, [node for node in ast.walk(tree) if is_dot(node) and id(node) not in called]
+
+
+def is_dot(node):
+    name = getattr(node, "attr", None) or getattr(node, "id", None) or getattr(node, "name", None)
+    return name in ("dot", "dot_scaled") and isinstance(node, (ast.Attribute, ast.Name, ast.alias))
 
 
 def untyped(path):
-    return [call.lineno for call in dots(path) if "out_dtype" not in {keyword.arg for keyword in call.keywords}]
+    """The lines of products whose type is not said, or is that of one precision whatever is multiplied."""
+    calls, mentions = dots(path)
+    types = [(call, [keyword.value for keyword in call.keywords if keyword.arg == "out_dtype"]) for call in calls]
+    fixed = [call for call, found in types if not found or ast.unparse(found[0]).startswith("tl.")]
+    return sorted(node.lineno for node in (*fixed, *mentions))
 
 
 KERNEL_FILES = sorted((ROOT / "fastlip").rglob("*.py"))
@@ -152,11 +165,44 @@ KERNEL_FILES = sorted((ROOT / "fastlip").rglob("*.py"))
 
 def test_every_product_names_its_type():
     # Triton 3.6 sums in float32 unless told otherwise, and does not compile a sum of another type.
-    assert sum(len(dots(path)) for path in KERNEL_FILES) > 10
+    assert sum(len(dots(path)[0]) for path in KERNEL_FILES) > 10
     assert {str(path): untyped(path) for path in KERNEL_FILES if untyped(path)} == {}
 
 
-def test_a_product_without_its_type_is_found(tmp_path):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "v = tl.dot(a, b, v, input_precision=PRECISION)",
+        "v = triton.language.dot(a, b)",
+        "v = tl.dot(a, b, out_dtype=tl.float32)",
+        "multiply = tl.dot",
+        "from triton.language import dot",
+        "v = tl.dot_scaled(a, s, 'e4m3', b, t, 'e4m3')",
+    ],
+)
+def test_a_product_without_its_type_is_found(text, tmp_path):
     planted = tmp_path / "kernel.py"
-    planted.write_text("v = tl.dot(a, b, v, input_precision=PRECISION)\n")
-    assert untyped(planted) == [1]
+    planted.write_text(f"import triton\n{text}\n")
+    assert untyped(planted) == [2]
+    planted.write_text("import triton\nv = tl.dot(a, b, v, out_dtype=p_a.dtype.element_ty)\n")
+    assert untyped(planted) == []
+
+
+def test_a_kernel_with_too_large_tiles_is_reported(no_driver):
+    """Tiles of 128 KB, for which a block of an A100 has room and one of an RTX 30 has none."""
+    launch = transform_launch(128)
+    assert "131072 bytes of shared memory, allowed 101376" in launches.compiled(launch, 86).problem()
+    assert "shared" not in launches.compiled(launch, 80).problem()
+    assert not launches.compiled(transform_launch(32, num_warps=4), 86).problem()
+
+
+def transform_launch(terms, num_warps=8):
+    """The transform of spectral_conv, with so many terms in each step of its sums."""
+    tensors = [launches.Argument("float32", True)] * 5
+    numbers = [launches.Argument("", number) for number in (0.5, 33, 32, 32, 32, 32, 32, 1, 32, 32, 1, 32, 32, 1)]
+    constants = {"ACTIVATION": "none", "BIAS": False, "COLUMNS": 64, "PRECISION": "tf32x3", "RESIDUAL": False}
+    constants |= {"ROWS": 64, "SCALED": False, "TERMS": terms}
+    module = "fastlip.kernels.spectral_conv.matrix_triton"
+    return launches.Recorded(
+        module, "_transform_kernel", tuple(tensors + numbers), tuple(sorted(constants.items())), num_warps
+    )

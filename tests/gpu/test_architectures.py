@@ -100,6 +100,26 @@ def test_a_kernel_that_fits_no_chip_is_refused_with_the_number(chip):
     assert reason == "200 KB of tiles take 204800 bytes of shared memory, a block of cuda:0 has 101376"
 
 
+def ask_for_shared_memory(csrc):
+    """The folders of kernels in CUDA C++ whose launches give blocks shared memory of a size known at run time."""
+    sources = [path for path in csrc.rglob("*.cu*") if path.parent.name != "common"]
+    return {path.parent.name for path in sources if re.search(r"\blaunch_(with_shared|blocks)\(", path.read_text())}
+
+
+def test_every_op_whose_blocks_ask_for_memory_asks_the_device_first(tmp_path):
+    def asks(op_name):
+        files = (ROOT / "fastlip" / "kernels" / op_name).glob("*.py")
+        return any(re.search(r"gpu\.(does_not_fit|shared_memory)\(", path.read_text()) for path in files)
+
+    found = ask_for_shared_memory(ROOT / "csrc")
+    assert found == {"cayley", "polar"}
+    assert all(map(asks, found))
+    assert not asks("maxmin")  # planted below: it would be found, and it does not ask
+    (tmp_path / "maxmin").mkdir()
+    (tmp_path / "maxmin" / "maxmin_cuda.cu").write_text("launch_with_shared(kernel, blocks, 200 * 1024, stream, x);")
+    assert ask_for_shared_memory(tmp_path) == {"maxmin"}
+
+
 @pytest.mark.parametrize(("capability", "runs"), [((7, 0), False), ((7, 5), False), ((8, 0), True), ((12, 0), True)])
 def test_compute_capability_is_asked(capability, runs, chip):
     chip(capability=capability, name="Tesla T4")

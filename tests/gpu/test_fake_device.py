@@ -34,7 +34,7 @@ if ACTIVE:
     import watch
 
 OTHERS = tuple(
-    ROOT / "tests" / "gpu" / f"test_fake_{name}.py" for name in ("limits", "capture", "recipes", "traffic")
+    ROOT / "tests" / "gpu" / f"test_fake_{name}.py" for name in ("waits", "limits", "capture", "recipes", "traffic")
 )
 METHODS = ("aol", "cayley", "aoc", "sll", "cpl", "lot", "bcop", "soc", "bro")
 NETWORKS = (*METHODS, "bro_net", "lip_next")
@@ -61,86 +61,6 @@ def small_step(method, optimizer=torch.optim.SGD):
 
 
 # Waits
-
-
-@inside
-def test_a_planted_wait_is_found():
-    class Planted(torch.nn.Module):
-        def forward(self, scores):
-            return scores / scores.detach().norm().item()
-
-    with watch.gpu(strict=True), pytest.raises(watch.HostWaitError, match="_local_scalar_dense at tests/gpu"):
-        Planted()(torch.randn(8, 10))
-    with watch.gpu() as device, device.counting() as counts:
-        Planted()(torch.randn(8, 10))
-    assert sum(counts.waits.values()) == 1
-
-
-@inside
-@pytest.mark.parametrize(
-    "look", [bool, lambda x: x.tolist(), torch.Tensor.nonzero, torch.Tensor.cpu, lambda x: x[x > 0]]
-)
-def test_every_look_at_values_is_a_wait(look):
-    with watch.gpu(strict=True):
-        x = torch.randn(1)
-        with pytest.raises(watch.HostWaitError):
-            look(x)
-
-
-LOSSES = {
-    "OffsetCrossEntropy": {"offset": 0.5},
-    "TemperatureCrossEntropy": {"temperature": 1.0},
-    "MulticlassHinge": {},
-    "MulticlassKR": {},
-    "MulticlassHKR": {"alpha": 0.5},
-    "SoftHKR": {"alpha": 0.5},
-    "LseHKR": {"alpha": 0.5},
-    "MultiMargin": {},
-    "CategoricalHinge": {},
-    "EMMA": {},
-    "LogitAnnealing": {},
-}
-BINARY = {"Hinge": {}, "KR": {}, "HKR": {"alpha": 0.5}, "OffsetCrossEntropy": {"offset": 0.5}}
-
-
-def step_of_loss(criterion, scores, labels):
-    def step():
-        criterion(scores, labels).backward()
-
-    return step
-
-
-@inside
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("encoding", ["numbers", "one-hot", "signs", "soft"])
-def test_a_loss_is_captured(name, encoding):
-    if encoding == "soft" and "CrossEntropy" not in name:
-        pytest.skip("hard labels only")
-    with watch.gpu() as device:
-        scores = torch.randn(8, 10, requires_grad=True)
-        shape = (8,) if encoding == "numbers" else (8, 10)
-        labels = torch.zeros(shape, dtype=torch.float32 if encoding == "soft" else torch.long)
-        weight = {"weight": torch.ones(10)} if "CrossEntropy" in name else {}
-        step = step_of_loss(getattr(losses, name)(**LOSSES[name]), scores, labels)
-        if weight:
-            weighted = getattr(losses, name)(**LOSSES[name])
-            weighted.weight = weight["weight"]
-            step_of_loss(weighted, scores, labels)()
-        step()
-        with device.capture():
-            step()
-
-
-@inside
-@pytest.mark.parametrize("name", BINARY)
-@pytest.mark.parametrize("dtype", [torch.long, torch.float32, torch.bool])
-def test_a_loss_of_one_score_is_captured(name, dtype):
-    with watch.gpu() as device:
-        step = step_of_loss(
-            getattr(losses, name)(**BINARY[name]), torch.randn(8, requires_grad=True), torch.zeros(8, dtype=dtype)
-        )
-        with device.capture():
-            step()
 
 
 @inside

@@ -9,6 +9,8 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
+from weakref import WeakValueDictionary
 
 import pytest
 import torch
@@ -16,10 +18,12 @@ import torch
 import fastlip
 from fastlip import diagnosis, ops, testing
 from fastlip import nn as lip
+from fastlip.kernels.cayley import reference as cayley_reference
 from fastlip.kernels.common import binding, capture
 from fastlip.kernels.common import gpu as limits
 from fastlip.kernels.common.case import Case
 from fastlip.kernels.common.dispatch import registered
+from fastlip.kernels.skew_exp import api as skew_exp
 from fastlip.kernels.spectral_conv import tables
 from fastlip.kernels.spectral_conv.api import fix_spectrum, spectral_conv_fixed
 from fastlip.models.pooling import GlobalMaxPool2d
@@ -44,12 +48,72 @@ def test_an_upload_during_a_capture_is_found():
             torch.tensor([1.0, 2.0])
 
 
+def keeping_dictionary():
+    found = {}
+    return found, lambda table: found.update(key=[table])
+
+
+def keeping_attribute():
+    def function():
+        return None
+
+    return function, lambda table: setattr(function, "table", table)
+
+
+def keeping_class():
+    class Tables:
+        known: ClassVar = {}
+
+    return Tables, lambda table: Tables.known.update({3: table})
+
+
+def keeping_object():
+    found = SimpleNamespace(table=None)
+    return found, lambda table: setattr(found, "table", (table,))
+
+
+def keeping_closure():
+    found = []
+    return (lambda: found), found.append
+
+
+def keeping_default():
+    def function(size, tables=[]):  # noqa: B006 (planted)
+        return size, tables
+
+    return function, function.__defaults__[0].append
+
+
+def keeping_weakly():
+    found, alive = WeakValueDictionary(), []
+
+    def keep(table):
+        alive.append(table)
+        found["key"] = table
+
+    return found, keep
+
+
+def keeping_lru_cache():
+    function = lru_cache(lambda size: torch.zeros(size))
+    return function, lambda table: function(len(table))
+
+
+KEPT = {function.__name__: function for function in (
+    keeping_dictionary, keeping_attribute, keeping_class, keeping_object, keeping_closure, keeping_default,
+    keeping_weakly, keeping_lru_cache,
+)}  # fmt: skip
+
+
 @inside
-def test_a_table_kept_from_a_capture_is_found(monkeypatch):
-    monkeypatch.setattr(tables, "planted", lru_cache(lambda size: torch.zeros(size)), raising=False)
+@pytest.mark.parametrize("module", [tables, cayley_reference, skew_exp])
+@pytest.mark.parametrize("how", KEPT)
+def test_a_table_kept_from_a_capture_is_found(how, module, monkeypatch):
+    holder, keep = KEPT[how]()
+    monkeypatch.setattr(module, "planted", holder, raising=False)
     with watch.gpu() as device:
-        with pytest.raises(watch.HostWaitError, match=r"kept from a capture.*tables.planted"), device.capture():
-            tables.planted(3)
+        with pytest.raises(watch.HostWaitError, match=r"kept from a capture.*\.planted"), device.capture():
+            keep(torch.zeros(3))
         with device.capture():
             torch.zeros(3)
 

@@ -16,15 +16,18 @@ from fastlip import ops, testing
 from fastlip.kernels.common.case import Case
 from fastlip.kernels.common.dispatch import registered
 from fastlip.kernels.common.fourier import count_frequencies
+from fastlip.nn.base import LipschitzLayer
 
 pytest.importorskip("triton", minversion="3.6")
 
 ACTIVE = os.environ.get("FASTLIP_FAKE_CUDA") == "1"
 inside = pytest.mark.skipif(not ACTIVE, reason="runs in the process that tests/gpu/test_fake_device.py starts")
 if ACTIVE:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "gpu"))
+    ROOT = Path(__file__).resolve().parents[2]
+    sys.path[:0] = [str(ROOT / "tools" / "gpu"), str(ROOT / "tests" / "nn")]
     import steps
     import watch
+    from layer_catalog import every_layer
 
 LAYOUTS = {
     "contiguous": lambda x: x.contiguous(),
@@ -73,12 +76,16 @@ def test_tiles_of_a_product_that_read_the_same_are_neighbours(side):
         )
         with device.counting() as counts:
             ops.spectral_conv(x, Q, backend="triton")
-    grids = {launch.kernel.__name__: launch.grid for launch in counts.triton}
-    assert grids["_product_kernel"] == (len(Q) * 3,)  # tiles of 64 images and 32 channels
+    grids = [(launch.kernel.__name__, launch.grid) for launch in counts.triton]
+    assert ("_product_kernel", (len(Q) * 3,)) in grids  # tiles of 64 images and 32 channels
+    assert all(len(grid) == 1 for _, grid in grids)
+    if side == 16:  # 260 numbers of a spectrum, then 256 pixels, of 64 * 96 channels, in tiles of 64 x 64
+        assert [grid for name, grid in grids if name == "_transform_kernel"] == [(5 * 96,), (4 * 96,)]
 
 
 GET, PUT = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
-PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "addmv", "mv", "dot", "linalg_matrix_exp"}
+PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "addbmm", "addmv", "mv", "dot", "vdot", "linalg_matrix_exp"}
+PRODUCTS |= {"_addmm_activation", "_cdist_forward", "_trilinear"}
 SINGLE = torch.float32, torch.complex64
 
 
@@ -144,6 +151,29 @@ def test_weights_are_never_computed_in_tf32(name, backend, setting, lowered):
         assert convolved == {torch.float64 if setting == "tf32" else torch.float32}
 
 
+def of_other_methods():
+    """Every layer with a constrained weight that is in no budget; a few in every run."""
+    if not ACTIVE:
+        return [pytest.param("none", marks=pytest.mark.skip)]
+    quick = "Sandwich", "ECO", "AOC", "BROConv3d"
+    found = [name for name, (make, _) in every_layer().items() if isinstance(make(), LipschitzLayer)]
+    found = [name for name in found if "native" not in name]  # kernels that are asked for by name
+    return [pytest.param(name, marks=() if name.startswith(quick) else pytest.mark.slow) for name in found]
+
+
+@inside
+@pytest.mark.parametrize("setting", ["tf32"], indirect=True)
+@pytest.mark.parametrize("name", of_other_methods())
+def test_weights_of_no_layer_are_computed_in_tf32(name, setting, lowered):
+    make, shape = every_layer()[name]
+    with watch.gpu():
+        run = weights_and_gradients(make().train(), torch.randn(2, *shape))
+        next(run)
+        lowered[0].clear()
+        next(run)
+    assert not lowered[0]
+
+
 # The others' results are images, in the precision that the user sets.
 OPS = sorted(
     name for name, op in registered.items() if op.backends and name not in ("conv_chain", "sdp_residual", "conv_exp")
@@ -157,11 +187,12 @@ QUICK = ("gram_rowsum", "skew_exp", "spectral_cayley")  # of the ops, those whos
 )
 @pytest.mark.parametrize("setting", ["tf32"], indirect=True)
 def test_no_kernel_of_an_op_computes_weights_in_tf32(op_name, setting, lowered, monkeypatch):
-    """Those that "auto" would not choose, too. Torch differentiates references: layers see to its precision."""
+    """Nor does the reference, or what torch makes of it to differentiate it."""
     monkeypatch.setattr(Case, "_lay_out", lambda _, shape, __, dtype, ___: torch.empty(shape, dtype=dtype))
     ran, of_op = 0, [(name, case) for op, name, case in testing.op_cases() if op == op_name]
     for case_name, case in of_op:
-        for backend in ("native", "triton"):
+        # Images of the reference of spectral_conv are in the precision that the user sets.
+        for backend in ("native", "triton", *(("reference",) if op_name != "spectral_conv" else ())):
             with watch.gpu():
                 tensors = case.make(torch.float32, "cuda")
                 try:
@@ -171,9 +202,7 @@ def test_no_kernel_of_an_op_computes_weights_in_tf32(op_name, setting, lowered, 
                         raise
                     continue
             ran += 1
-            # So is the product that makes the spectrum for Triton's spectral_cayley.
-            found = [one for one in lowered[0] if "testing.py" not in one or op_name != "spectral_cayley"]
-            assert not found, (backend, case_name)
+            assert not lowered[0], (backend, case_name)
     assert ran
 
 
@@ -181,13 +210,48 @@ def called(op_name, backend, case, **tensors):
     return testing.call(op_name, backend, case, tensors)
 
 
+def with_planted(product):
+    """A layer of another method, with such a product among those of its weights, outside of full precision."""
+
+    class Planted(lip.SandwichLinear):
+        def _computed(self, context):
+            weights = super()._computed(context)
+            return weights[0] + product(weights[0]).mean(), *weights[1:]
+
+    return Planted(8, 8)
+
+
+PLANTED = {
+    "product": lambda x: x @ x,
+    "vector": lambda x: x @ x[0],
+    "dot": lambda x: x[0] @ x[0],
+    "batch": lambda x: torch.addbmm(x, x[None], x[None]),
+    "einsum": lambda x: torch.einsum("ij,kj->ik", x, x),
+    "convolution": lambda x: torch.nn.functional.conv2d(x[None, :, :, None], x[:, :, None, None]),
+    "transposed": lambda x: torch.nn.functional.conv_transpose2d(x[None, :, :, None], x[:, :, None, None]),
+    "bilinear": lambda x: torch.nn.functional.bilinear(x, x, x[None]),
+    "power": lambda x: torch.linalg.matrix_power(x, 2),
+    "distances": torch.cdist,
+    "exponential": torch.matrix_exp,
+}
+
+
 @inside
-def test_a_product_in_tf32_is_found(lowered):
-    before = GET("cuda", "matmul")
-    PUT("cuda", "matmul", "tf32")
-    try:
-        with watch.gpu():
-            torch.randn(4, 4) @ torch.randn(4, 4)
-    finally:
-        PUT("cuda", "matmul", before)
-    assert len(lowered[0]) == 1
+@pytest.mark.parametrize("setting", ["tf32"], indirect=True)
+@pytest.mark.parametrize("kind", PLANTED)
+def test_a_product_in_tf32_is_found(kind, setting, lowered):
+    with watch.gpu():
+        x = torch.randn(8, 8)
+        PLANTED[kind](x, x) if kind == "distances" else PLANTED[kind](x)
+    assert lowered[0]
+
+
+@inside
+@pytest.mark.parametrize("setting", ["tf32"], indirect=True)
+@pytest.mark.parametrize("kind", ["einsum", "convolution", "vector"])
+def test_a_product_in_tf32_in_a_parametrization_is_found(kind, setting, lowered):
+    with watch.gpu():
+        layer = with_planted(PLANTED[kind])
+        lowered[0].clear()
+        layer.effective()
+        assert lowered[0]

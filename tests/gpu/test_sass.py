@@ -1,9 +1,13 @@
-"""The reading of machine code by tools/gpu/sass.py."""
+"""The reading of machine code by tools/gpu/sass.py, and what it says of the mixing of spectral_conv."""
 
 import sys
 from pathlib import Path
+from unittest import mock
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "gpu"))
+import launches
 import sass
 
 TEXT = """
@@ -32,3 +36,32 @@ def test_flops_of_products():
     assert sass.flops("HMMA.16816.F32 R4, R8, R12, R4") == 2 * 16 * 8 * 16
     assert sass.flops("DMMA.8x8x4 R4, R8, R12, R4") == sass.flops("DMMA.884 R4, R8, R12, R4") == 512
     assert sass.flops("IADD3 R1, R2, R3, RZ") == 0
+
+
+def product_launch():
+    """The mixing of spectral_conv as networks launch it, of images that are channels-last."""
+    sizes = (32, 32, 32, 1)
+    strides = (32, 32, 32, 32, 1, 1, 32, 32, 32, 32, 32, 32, 32, 32, 1)
+    arguments = [launches.Argument("float32", True)] * 3 + [launches.Argument("", n) for n in sizes + strides]
+    constants = {"COLUMNS": 32, "PRECISION": "tf32x3", "ROWS": 64, "SIGN_A": 1, "SIGN_B": -1, "TERMS": 16}
+    module = "fastlip.kernels.spectral_conv.triton_kernels"
+    return launches.Recorded(module, "_product_kernel", tuple(arguments), tuple(sorted(constants.items())), 8)
+
+
+@pytest.fixture
+def loop_on():
+    """The main loop of a launch that is compiled for a target."""
+    triton = pytest.importorskip("triton", minversion="3.6")
+    if triton.knobs.runtime.interpret:
+        pytest.skip("Triton's interpreter is active")
+    with mock.patch.dict(vars(triton.runtime.driver)):
+        yield lambda launch, target: sass.loops(sass.disassembled(launches.binary(launch, target).asm["cubin"]))[0]
+
+
+def test_issuing_leaves_the_mixing_this_much(loop_on):
+    """A budget: no more instructions a step than today, of which the products of warp groups are a tenth."""
+    found = sass.summary(loop_on(product_launch(), 90), 3)
+    assert found["HGMMA"] == 40
+    assert found["instructions"] <= 660
+    assert found["BAR"] <= 27
+    assert float(found["bound"].split()[0]) > 75

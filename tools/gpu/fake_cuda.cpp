@@ -1,6 +1,7 @@
-// A CUDA device that computes nothing, for a torch built without CUDA: what autograd's engine asks of a device when
-// fake tensors (torch._subclasses.FakeTensorMode) say that they are on one. tools/gpu/fake_cuda.py loads it before
-// torch, so that torch's own libraries find the two functions at the end here and not in libtorch_cpu.
+// A CUDA device that computes nothing: what autograd's engine asks of a device when fake tensors
+// (torch._subclasses.FakeTensorMode) say that they are on one. tools/gpu/fake_cuda.py loads it before torch, so that
+// torch's own libraries find the two functions at the end here and not in libtorch_cpu. A torch built for CUDA comes
+// with it, as libtorch needs it: the guard here is registered after its own, and takes its place.
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 

@@ -2,9 +2,9 @@
 
     python tools/gpu/fake_cuda.py MODULE [ARGUMENT ...]
 
-Torch built without CUDA knows fake CUDA tensors but not their backward. This builds ``fake_cuda.cpp`` (3 s, once for
-each torch) with g++, loads it before torch, and then runs the module as ``python -m`` does. ``watch.py`` says what a
-program did to the device. With a torch built for CUDA nothing is loaded.
+Torch knows fake CUDA tensors without a GPU, but not their backward. This builds ``fake_cuda.cpp`` (3 s, once for each
+torch) with g++, loads it before torch, and then runs the module as ``python -m`` does. ``watch.py`` says what a
+program did to the device. It serves torch built for CUDA as well: autograd would ask that one's driver for a device.
 """
 
 from __future__ import annotations
@@ -57,8 +57,6 @@ def build() -> Path:
 
 def load() -> None:
     """Loads the library; RuntimeError if torch is there already."""
-    if (torch_folder() / "lib" / "libtorch_cuda.so").exists():
-        return
     if "torch" in sys.modules:
         raise RuntimeError("fake_cuda must be loaded before torch")
     ctypes.CDLL(str(build()), ctypes.RTLD_GLOBAL)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from torch import Tensor
@@ -41,16 +42,49 @@ def operators() -> Iterator[Operator]:
         yield from (value for value in vars(module or SimpleNamespace()).values() if isinstance(value, Operator))
 
 
-def kept_tensors() -> dict[str, int]:
-    """How many tensors each lru_cache of the package holds, by its function's name."""
-    found = {}
+def kept_tensors() -> dict[str, list[Tensor]]:
+    """The tensors that the package's modules keep between calls, by what holds them.
+
+    Each lru_cache; tensors and containers that are a module's, or those of a function, a class or an object in it.
+    """
+    found, seen = {}, set()
     for module_name, module in list(sys.modules.items()):
         if module_name.startswith("fastlip.") and module is not None:
             for name, value in list(vars(module).items()):
-                if callable(getattr(value, "cache_info", None)) and callable(value):
-                    held = sum(len(tensors(item)) for item in gc.get_referents(value))
+                # Many are imported by several modules; and what other packages keep is their own affair.
+                if id(value) in seen or isinstance(value, ModuleType) or name.startswith("__"):
+                    continue
+                seen.add(id(value))
+                if held := _held(value):
                     found[f"{module_name}.{name}"] = held
     return found
+
+
+def _held(value: Any) -> list[Tensor]:
+    if type(value).__module__.partition(".")[0] == "torch":
+        return _contained(value)
+    if callable(getattr(value, "cache_info", None)) and callable(value):
+        return [tensor for item in gc.get_referents(value) for tensor in tensors(item)]
+    attributes = tuple(getattr(value, "__dict__", {}).values())
+    given = (*(getattr(value, "__defaults__", None) or ()), *_closed_over(value))
+    return [tensor for item in (value, *attributes, *given) for tensor in _contained(item)]
+
+
+def _closed_over(value: Any) -> Iterator[Any]:
+    for cell in getattr(value, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # nothing is in it yet
+            yield cell.cell_contents
+
+
+def _contained(value: Any) -> list[Tensor]:
+    """As tensors, of sets and mappings of any kind too; torch's own objects are not asked, as some of them warn."""
+    if type(value).__module__.partition(".")[0] == "torch" and not issubclass(type(value), Tensor):
+        return []
+    if isinstance(value, (set, frozenset)):
+        value = list(value)
+    elif isinstance(value, Mapping) and not isinstance(value, dict):
+        value = list(value.values())
+    return tensors(value)
 
 
 def cuda_kernels() -> frozenset[str]:

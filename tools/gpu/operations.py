@@ -61,6 +61,10 @@ WAITS = frozenset(
         "unique_consecutive",
         "bincount",
         "equal",
+        "allclose",
+        "repeat_interleave",
+        "histc",
+        "multinomial",
         "_linalg_check_errors",
         "_linalg_svd",
         "_linalg_eigh",
@@ -68,6 +72,7 @@ WAITS = frozenset(
         "_linalg_eigvals",
         "linalg_matrix_exp",
         "linalg_lstsq",
+        "linalg_pinv",
         "_assert_scalar",
     ]
 )

@@ -123,7 +123,8 @@ class Device(TorchDispatchMode):
                 yield counts
         finally:
             self.capturing, self.strict = False, strict
-        if made := {name: count for name, count in kept_tensors().items() if count > before.get(name, 0)}:
+        known = {id(tensor) for kept in before.values() for tensor in kept}
+        if made := [name for name, kept in kept_tensors().items() if not {*map(id, kept)} <= known]:
             raise HostWaitError(f"tables kept from a capture, whose memory is the graph's: {', '.join(made)}")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -179,6 +180,10 @@ class Device(TorchDispatchMode):
         """In place of ``binding.launch``."""
         size = sum(_sizes.get(argument, 0) for argument in arguments if isinstance(argument, int))
         self.counts.note(f"cuda:{name}", size)
+
+    def synchronize(self, *_: Any) -> None:
+        """In place of ``torch.cuda.synchronize``, and of what waits as it does."""
+        self._wait("torch.cuda.synchronize")
 
     def note_table(self, make: Any, *arguments: Any) -> torch.Tensor:
         """In place of making a table while torch.compile traces, which makes it on a device that is there."""
@@ -288,6 +293,8 @@ def gpu(
         mock.patch.object(binding, "launch", device.launch_native),
         mock.patch.object(triton_launch, "launch", device.launch_triton),
         mock.patch.object(torch.cuda, "is_current_stream_capturing", device.is_capturing),
+        mock.patch.object(torch.cuda, "synchronize", device.synchronize),
+        mock.patch.object(torch.cuda, "empty_cache", device.synchronize),
         mock.patch.object(graphs, "on_side_stream", contextlib.nullcontext),
         mock.patch.object(graphs, "captured", device.captured),
         mock.patch.object(FakeTensor, "data_ptr", _address, create=True),

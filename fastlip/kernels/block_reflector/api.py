@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from fastlip.kernels.common.checks import NUMBERS, matrices
 from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
+from fastlip.kernels.common.one_step import in_full_precision
 from fastlip.kernels.common.precision import full_precision
 
 OP = Op("block_reflector", backends=("native", "triton"))
@@ -79,12 +81,11 @@ def _gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
 
 def _plain_gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     V, rows, columns = ctx.saved_tensors[0], *ctx.options[:2]
-    with full_precision(gradient.device):
 
-        def function(V: Tensor) -> Tensor:
-            return reference.block_reflector(V, rows, columns)
+    def function(V: Tensor) -> Tensor:
+        return reference.block_reflector(V, rows, columns)
 
-        return *differentiated(function, (V,), (True,), gradient), None, None, None
+    return *differentiated(partial(in_full_precision, function), (V,), (True,), gradient), None, None, None
 
 
 # block_reflector(V, rows, columns, backend), of a single- or double-precision V.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from fastlip.kernels.common.checks import NUMBERS, matrices
 from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
+from fastlip.kernels.common.one_step import in_full_precision
 from fastlip.kernels.common.precision import full_precision
 
 OP = Op("cayley", backends=("native", "triton"))
@@ -65,10 +67,9 @@ def _gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None]:
 def _plain_gradient(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     saved: tuple[Any, ...] = (*ctx.saved_tensors, None, None)
     Q, M = saved[:2]
-    with full_precision(gradient.device):
-        if Q is not None:
-            return reference.square_adjoint(gradient, Q), None
-        return *differentiated(reference.cayley, (M,), (True,), gradient), None
+    if Q is not None:
+        return in_full_precision(reference.square_adjoint, gradient, Q), None
+    return *differentiated(partial(in_full_precision, reference.cayley), (M,), (True,), gradient), None
 
 
 def _fake_backward(gradient: Tensor, *_: Any) -> Tensor:

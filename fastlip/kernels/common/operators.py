@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from fastlip.kernels.common.checks import check_backend
 from fastlip.kernels.common.derivatives import differentiated, guarded
 from fastlip.kernels.common.gate import materialized
 from fastlip.kernels.common.geometry import from_numbers
+from fastlip.kernels.common.one_step import in_full_precision, is_needed
+from fastlip.kernels.common.precision import full_precision
 
 if TYPE_CHECKING:
     from fastlip.kernels.common.dispatch import Op
@@ -207,7 +209,9 @@ class MainOperator(Operator):
         self.reference, self.precision, self.nested = reference, precision, nested
         self.positions = [i for i, name in enumerate(self.arguments[:-1]) if name not in without]
         self.inputs = Saving.pick(self.positions)
-        self._is_tensor = [str(a.type) in ("Tensor", "Optional[Tensor]") for a in self.packet._schema.arguments]
+        kinds = [str(argument.type) for argument in self.packet._schema.arguments]
+        # Among those, the tensors.
+        self.places = [n for n, i in enumerate(self.positions) if kinds[i] in ("Tensor", "Optional[Tensor]")]
         self.geometry = self.arguments.index("geometry") if "geometry" in self.arguments else None
 
     def __call__(self, *arguments: Any) -> Tensor:
@@ -249,10 +253,7 @@ class MainOperator(Operator):
             chosen = op.choose("reference" if handed_on else backend, *inputs)
         if chosen == "reference":
             options = (backend,) if self.nested else ()
-            if self.precision is None:
-                return self.reference(*inputs, *options)
-            with self.precision(inputs[0].device):
-                return self.reference(*inputs, *options)
+            return self.reference(*inputs, *options) if self.precision is None else self._referenced(inputs, options)
         if self.geometry is not None:
             arguments = self._with_numbers(arguments)
         differentiable = differentiable and _is_grad_enabled()
@@ -263,6 +264,26 @@ class MainOperator(Operator):
             return self.apply(*arguments[:-1], chosen)
         outputs = kernel(*arguments[:-1])
         return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+    def _referenced(self, inputs: Sequence[Any], options: tuple[Any, ...]) -> Tensor:
+        """The reference; if its precision is full, that of its gradients is too."""
+        if self.precision is None:
+            return self.reference(*inputs, *options)
+        if self.precision is full_precision and (_is_compiling() or is_needed(inputs[0].device)):
+            return in_full_precision(self._of_tensors(inputs, options), *(inputs[at] for at in self.places))
+        with self.precision(inputs[0].device):
+            return self.reference(*inputs, *options)
+
+    def _of_tensors(self, inputs: Sequence[Any], options: tuple[Any, ...]) -> Callable[..., Tensor]:
+        """The reference with these inputs, as a function of the tensors among them."""
+
+        def function(*tensors: Tensor | None) -> Tensor:
+            arguments = list(inputs)
+            for place, tensor in zip(self.places, tensors, strict=True):
+                arguments[place] = tensor
+            return self.reference(*arguments, *options)
+
+        return function
 
     def _with_numbers(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments with a geometry, or several, as the numbers that a schema has a type for."""
@@ -280,18 +301,16 @@ class MainOperator(Operator):
         """The backward without kernels, for every op that saves its arguments: the reference's, by autograd."""
         values = self.saving.recall(ctx)
         inputs: list[Any] = [self._restored(values.get(self.arguments[i]), i) for i in self.positions]
-        at = [place for place, i in enumerate(self.positions) if self._is_tensor[i]]
+        tensors = [inputs[place] for place in self.places]
 
-        def function(*tensors: Tensor) -> Tensor:
-            for place, tensor in zip(at, tensors, strict=True):
-                inputs[place] = tensor
-            options = ("reference",) if self.nested else ()
-            with self.precision(gradient.device) if self.precision is not None else nullcontext():
-                return self.reference(*inputs, *options)
+        def function(*leaves: Tensor | None) -> Tensor:
+            for place, leaf in zip(self.places, leaves, strict=True):
+                inputs[place] = leaf
+            return self._referenced(inputs, ("reference",) if self.nested else ())
 
-        needed = [ctx.needs_input_grad[self.positions[place]] for place in at]
+        needed = [ctx.needs_input_grad[self.positions[place]] for place in self.places]
         found: list[Tensor | None] = [None] * len(self.arguments)
-        for place, value in zip(at, differentiated(function, [inputs[i] for i in at], needed, gradient), strict=True):
+        for place, value in zip(self.places, differentiated(function, tensors, needed, gradient), strict=True):
             found[self.positions[place]] = value
         return tuple(found)
 

@@ -85,6 +85,11 @@ def widens(device: torch.device) -> bool:
     return not is_ieee(device)
 
 
+def wider(tensor: Tensor) -> Tensor:
+    """The tensor in double precision, if its numbers are of another."""
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
 def for_convolution(tensor: Tensor) -> Tensor:
     """Returns the tensor, in float64 if cuDNN would round its numbers to TF32."""
     lowered = tensor.is_cuda and tensor.dtype == torch.float32 and _convolution_is_lowered()

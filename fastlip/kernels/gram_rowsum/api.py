@@ -56,8 +56,7 @@ def gram_rowsum(weight: Tensor, psi: Tensor | None = None, groups: int = 1, *, b
 def _reference(weight: Tensor, psi: Tensor | None, groups: int) -> Tensor:
     # A bound must not be computed in less than fp32, whatever autocast and TF32 settings say.
     dtype, wide = weight.dtype, for_convolution(weight)
-    with full_precision(weight.device):
-        return reference.gram_rowsum(wide, psi if psi is None else psi.to(wide.dtype), groups).to(dtype)
+    return reference.gram_rowsum(wide, psi if psi is None else psi.to(wide.dtype), groups).to(dtype)
 
 
 def _checked(weight: Tensor, psi: Tensor | None, groups: int) -> tuple[Tensor, Tensor | None]:
@@ -120,6 +119,7 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, Tensor | No
 OPERATOR = OP.main(
     "gram_rowsum_forward(Tensor weight, Tensor? psi, int groups, str backend) -> (Tensor r, Tensor signs)",
     reference=_reference,
+    precision=full_precision,
     fake=_fake_forward,
     saves=("weight", "signs", "psi if psi", "r if psi"),
     keeps=("groups", "backend"),

@@ -18,7 +18,7 @@ from fastlip.kernels.common.fourier import (
     unique_frequencies,
 )
 from fastlip.kernels.common.gate import is_observed, is_only_captured
-from fastlip.kernels.common.precision import full_precision
+from fastlip.kernels.common.one_step import in_full_precision
 
 __all__ = [
     "COMPLEX",
@@ -74,7 +74,7 @@ def kernel_spectrum(weight: Tensor, size: Size, dilation: Size | None = None) ->
     arguments = tuple(kernel), tuple(size), dilation, weight.device, dtype
     phases = cached_kernel_phases(*arguments) if weight.is_cpu and not is_observed() else _phases(*arguments)
     taps = weight.flatten(2).permute(2, 0, 1).flatten(1).to(dtype)
-    spectrum = _product(phases, taps) if weight.is_cuda else phases @ taps
+    spectrum = in_full_precision(torch.matmul, phases, taps)
     return spectrum.view(len(phases), cout, cin)
 
 
@@ -82,18 +82,9 @@ def kernel_spectrum_adjoint(gradient: Tensor, kernel: tuple[int, ...], size: Siz
     """The gradient of a weight of the shape ``kernel`` from that of its spectrum."""
     cout, cin, *taps_along = kernel
     phases = _phases(tuple(taps_along), tuple(size), tuple(dilation), gradient.device, gradient.dtype)
-    taps = (_product if gradient.is_cuda else torch.matmul)(phases.mH, gradient.flatten(1)).real.view(
-        math.prod(taps_along), cout, cin
-    )
+    taps = in_full_precision(torch.matmul, phases.mH, gradient.flatten(1)).real
+    taps = taps.view(math.prod(taps_along), cout, cin)
     return taps.permute(1, 2, 0).contiguous().view(kernel)
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a b in full precision; on CPUs the layers see to it."""
-    if not a.is_cuda:
-        return a @ b
-    with full_precision(a.device):
-        return a @ b
 
 
 def _phases(kernel: Size, size: Size, dilation: Size, device: torch.device, dtype: torch.dtype) -> Tensor:

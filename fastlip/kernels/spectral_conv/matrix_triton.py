@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -14,7 +15,10 @@ from torch import Tensor
 from fastlip.kernels.common import triton_launch
 from fastlip.kernels.spectral_conv.finish_triton import Finish, finished, variants
 
-_ROWS, _COLUMNS, _TERMS = 64, 64, 32  # of a tile, and of one step of its sums
+_ROWS, _COLUMNS = 64, 64  # of a tile
+# Of one step of its sums, and warps. Float64 numbers take two registers each: with 4 warps some GPUs' spill.
+_TERMS = {torch.float32: 32, torch.float64: 16}
+_WARPS = {torch.float32: 4, torch.float64: 8}
 
 
 @triton.jit
@@ -27,10 +31,12 @@ def _transform_kernel(
     """y[row] = Σ table[row, term] x[term], and what follows it, for each column: an image's channel.
 
     ``pairs`` is the number of columns of an image: its channels, rounded up to an even number where pairs are sorted.
+    The tiles of the same columns are neighbours in the grid: the images that they all read are still in the cache.
     """
     DTYPE: tl.constexpr = p_table.dtype.element_ty
-    o_row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    o_column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    tiles = tl.cdiv(rows, ROWS)
+    o_row = tl.program_id(0) % tiles * ROWS + tl.arange(0, ROWS)
+    o_column = tl.program_id(0) // tiles * COLUMNS + tl.arange(0, COLUMNS)
     o_term = tl.arange(0, TERMS)
     image, channel = (o_column // pairs).to(tl.int64), o_column % pairs
     m_row, m_column = o_row < rows, (o_column < columns) & (channel < channels)
@@ -61,11 +67,12 @@ def transform(
     rows, terms = table.shape
     pairs = channels + channels % 2 if last.activation == "maxmin" else channels
     columns = images * pairs
-    grid = triton.cdiv(columns, _COLUMNS), triton.cdiv(rows, _ROWS)
+    grid = (triton.cdiv(columns, _COLUMNS) * triton.cdiv(rows, _ROWS),)
     triton_launch.launch(
         _transform_kernel, grid, x.device, table, x, *last.tensors(table), y, last.factor,
         rows, terms, columns, channels, pairs, *table.stride(), *x_strides, *y_strides, **last.constants(),
-        PRECISION=precision, ROWS=_ROWS, COLUMNS=_COLUMNS, TERMS=_TERMS,
+        PRECISION=precision, ROWS=_ROWS, COLUMNS=_COLUMNS, TERMS=_TERMS[table.dtype],
+        num_warps=_WARPS[table.dtype],
     )  # fmt: skip
 
 
@@ -76,12 +83,13 @@ _STRIDES = ("table_row", "table_term", "x_term", "x_image", "x_channel", "y_row"
 def _compilation(dtype: str, x: str, y: str, **constants: Any) -> triton_launch.Compilation:
     """Strides named in constants are 1, which Triton makes constants; the others are multiples of 16, as most are."""
     constants |= {"PRECISION": "tf32x3" if dtype == "fp32" else "ieee"}
-    constants |= {"ROWS": _ROWS, "COLUMNS": _COLUMNS, "TERMS": _TERMS}
+    real = torch.float32 if dtype == "fp32" else torch.float64
+    constants |= {"ROWS": _ROWS, "COLUMNS": _COLUMNS, "TERMS": _TERMS[real]}
     pointers = {"p_table": dtype, "p_x": x, "p_bias": dtype, "p_residual": y, "p_y": y}
     signature = {name: f"*{kind}" for name, kind in pointers.items()} | {"factor": "fp64"}
     signature |= dict.fromkeys(_SIZES + _STRIDES, "i32")
     divisible = ("columns", "channels", "pairs", *_STRIDES)
-    return triton_launch.Compilation(_transform_kernel, signature, constants, divisible=divisible)
+    return triton_launch.Compilation(_transform_kernel, signature, constants, _WARPS[real], divisible)
 
 
 def compilations(dtype: str, images: str) -> list[triton_launch.Compilation]:
