@@ -80,6 +80,10 @@ ALONE = {
         lambda: fastlip.data.from_datasets((255 * X, Y), (X, Y)),
         "expected [0, 1]",
     ),
+    "a trained network in place of a run": (
+        lambda: fastlip.hub.load("cayley_xs.digits"),
+        "no such checkpoint; fastlip.models.create_model('cayley_xs.digits')",
+    ),
     "a run that is not there": (lambda: fastlip.hub.load("nowhere"), "nowhere: no such checkpoint"),
     "a state dict of something else": (lambda: fastlip.load_official({}, "aol"), "state_dict: got no entry"),
     "an offset as text": (lambda: OFFSET("1"), "offset='1': expected a number, got str"),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastlip._files import write_atomically
 from fastlip.data import Data
 from fastlip.data.own_operations import GENERATORS
+from fastlip.models.pretrained import pretrained_names
 from fastlip.training.archives import CheckpointError, read
 from fastlip.training.averaging import Average
 from fastlip.training.recipe import Recipe
@@ -47,7 +48,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Reads a file of :func:`save`, on the CPU; CheckpointError for any other file."""
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
+        raise CheckpointError(f"{path}: no such checkpoint{_trained_network(path.name)}")
     state = read(path)
     if not isinstance(state, dict) or state.get("format") != _FORMAT or not state.keys() >= _ENTRIES:
         raise CheckpointError(f"{path}: not a checkpoint of this version of fastlip")
@@ -59,6 +60,13 @@ def load(path: Path) -> dict[str, Any]:
             if not isinstance(name, str) or not isinstance(value, Tensor):
                 raise CheckpointError(f"{path}: corrupt checkpoint ({entry}: {name!r} is no tensor)")
     return state
+
+
+def _trained_network(name: str) -> str:
+    """The end of an error for a name that is that of a trained network of the package."""
+    if name not in pretrained_names():
+        return ""
+    return f"; fastlip.models.create_model({name!r}) is a trained network of the package"
 
 
 def load_run(path: Path) -> tuple[Recipe, dict[str, Any], dict[str, Any]]:
