@@ -154,5 +154,5 @@ def test_a_name_that_is_nowhere():
 
 
 def test_a_folder_that_is_not_there(net):
-    with pytest.raises(FileNotFoundError, match="No such folder; make it first: 'nowhere'"):
+    with pytest.raises(FileNotFoundError, match="No such file or directory; make the folder first: 'nowhere'"):
         fastlip.export(net, "nowhere/net.onnx", (3, 8, 8))

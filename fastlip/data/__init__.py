@@ -64,6 +64,7 @@ def load(name: DatasetName, path: str | Path = "", image_size: int = 0) -> Data:
 
     Raises:
         DataError: (a ValueError) a file is missing, truncated or malformed; the message names it.
+        TypeError: a path that is no name of a folder.
         ValueError: an unknown name, or an argument that this data set does not take.
 
     Examples:

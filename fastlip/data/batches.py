@@ -120,7 +120,8 @@ class Batches:
             0 uses a thread of this process; default 0.
 
     Raises:
-        ValueError: a divisor or batch_size that is not positive.
+        TypeError: images that are not those of this module, a divisor or batch_size that is no number.
+        ValueError: a divisor or batch_size that is not positive, a device that torch cannot use.
 
     Examples:
         >>> data = fastlip.data.digits()

@@ -319,7 +319,7 @@ def _shape_of(
 def _check_target(path: Path) -> None:
     """An error, before any work, for a file that could not be written."""
     if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "No such folder; make it first", str(path.parent))
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory; make the folder first", str(path.parent))
     if path.is_dir():
         raise ValueError(f"path={str(path)!r}: is a folder, expected the name of a file")
     require_writable(path)

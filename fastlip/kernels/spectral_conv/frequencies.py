@@ -72,10 +72,12 @@ def kernel_spectrum(weight: Tensor, size: Size, dilation: Size | None = None) ->
     cout, cin, *kernel = weight.shape
     dtype, dilation = COMPLEX[weight.dtype], tuple(dilation or (1,) * len(kernel))
     arguments = tuple(kernel), tuple(size), dilation, weight.device, dtype
-    phases = cached_kernel_phases(*arguments) if weight.is_cpu and not is_observed() else _phases(*arguments)
     taps = weight.flatten(2).permute(2, 0, 1).flatten(1).to(dtype)
-    spectrum = in_full_precision(torch.matmul, phases, taps)
-    return spectrum.view(len(phases), cout, cin)
+    if weight.is_cpu and not is_observed():  # where no setting lowers complex products
+        spectrum = cached_kernel_phases(*arguments) @ taps
+    else:
+        spectrum = in_full_precision(torch.matmul, _phases(*arguments), taps)
+    return spectrum.view(len(spectrum), cout, cin)
 
 
 def kernel_spectrum_adjoint(gradient: Tensor, kernel: tuple[int, ...], size: Size, dilation: Size) -> Tensor:
