@@ -15,8 +15,8 @@ from torch import Tensor
 from fastlip.kernels.common import triton_launch
 from fastlip.kernels.spectral_conv.finish_triton import Finish, finished, variants
 
-_ROWS, _COLUMNS = 64, 64  # of a tile
-# Of one step of its sums, and warps. Float64 numbers take two registers each: with 4 warps some GPUs' spill.
+_ROWS, _COLUMNS = {torch.float32: 64, torch.float64: 32}, 64  # of a tile
+# Of one step of its sums, and warps. Float64 numbers take two registers each: in larger tiles some GPUs spill.
 _TERMS = {torch.float32: 32, torch.float64: 16}
 _WARPS = {torch.float32: 4, torch.float64: 8}
 
@@ -67,11 +67,12 @@ def transform(
     rows, terms = table.shape
     pairs = channels + channels % 2 if last.activation == "maxmin" else channels
     columns = images * pairs
-    grid = (triton.cdiv(columns, _COLUMNS) * triton.cdiv(rows, _ROWS),)
+    height = _ROWS[table.dtype]
+    grid = (triton.cdiv(columns, _COLUMNS) * triton.cdiv(rows, height),)
     triton_launch.launch(
         _transform_kernel, grid, x.device, table, x, *last.tensors(table), y, last.factor,
         rows, terms, columns, channels, pairs, *table.stride(), *x_strides, *y_strides, **last.constants(),
-        PRECISION=precision, ROWS=_ROWS, COLUMNS=_COLUMNS, TERMS=_TERMS[table.dtype],
+        PRECISION=precision, ROWS=height, COLUMNS=_COLUMNS, TERMS=_TERMS[table.dtype],
         num_warps=_WARPS[table.dtype],
     )  # fmt: skip
 
@@ -84,7 +85,7 @@ def _compilation(dtype: str, x: str, y: str, **constants: Any) -> triton_launch.
     """Strides named in constants are 1, which Triton makes constants; the others are multiples of 16, as most are."""
     constants |= {"PRECISION": "tf32x3" if dtype == "fp32" else "ieee"}
     real = torch.float32 if dtype == "fp32" else torch.float64
-    constants |= {"ROWS": _ROWS, "COLUMNS": _COLUMNS, "TERMS": _TERMS[real]}
+    constants |= {"ROWS": _ROWS[real], "COLUMNS": _COLUMNS, "TERMS": _TERMS[real]}
     pointers = {"p_table": dtype, "p_x": x, "p_bias": dtype, "p_residual": y, "p_y": y}
     signature = {name: f"*{kind}" for name, kind in pointers.items()} | {"factor": "fp64"}
     signature |= dict.fromkeys(_SIZES + _STRIDES, "i32")
