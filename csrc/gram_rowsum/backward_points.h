@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 
 #include "common/parallel.h"
@@ -68,12 +67,13 @@ class BackwardByPoints {
   void evaluate(int64_t group, int64_t i, int64_t block, int64_t j, T* factors, T* weights) const {
     const int64_t tiles = chunk(j), factor_tiles = band(i) * tiles;
     parallel_jobs(factor_tiles + blocks(block) * tiles, geometry_.is_large(), [&](int64_t job) {
-      const int64_t place = (job < factor_tiles ? job : job - factor_tiles) / tiles, tile = job % tiles;
+      const int64_t tile = job % tiles;  // of the chunk, for both kinds of jobs
       if (job < factor_tiles) {
+        const int64_t place = job / tiles;
         factor_tile(group, i + place, j + tile, factors + kValuePanels * place * kFactors + tile * kTileSize);
       } else {
-        const int64_t at = (job - factor_tiles) % tiles;
-        weight_tile(group, block + place, j + at, weights + kValuePanels * place * kWeights + at * kRows * kTile);
+        const int64_t place = (job - factor_tiles) / tiles;
+        weight_tile(group, block + place, j + tile, weights + kValuePanels * place * kWeights + tile * kRows * kTile);
       }
     });
   }
@@ -105,7 +105,8 @@ class BackwardByPoints {
       for (int64_t row = 0; row < rows; ++row) {
         multiply<T, kTile, 1>(values + ((at * rows + row) * kValuePanels + n) * kTileSize,
                               weights + (row * kValuePanels + n) * kWeights,
-                              factors + (at * kValuePanels + n) * kFactors, products_, list, kTile, outputs(block + row), geometry_.width(i + at), j > 0);
+                              factors + (at * kValuePanels + n) * kFactors, products_, list, kTile,
+                              outputs(block + row), geometry_.width(i + at), j > 0);
       }
     });
   }
