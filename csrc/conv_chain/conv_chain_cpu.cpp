@@ -8,7 +8,7 @@
 #include "common/registry.h"
 #include "maxmin/pairs.h"
 
-namespace fastlip {
+namespace fastlip::conv_chain {
 namespace {
 
 enum Activation : int64_t { kNone, kAdjacent, kHalves };
@@ -91,4 +91,4 @@ FASTLIP_KERNEL(conv_chain_forward_float64, forward<Float64>);
 FASTLIP_KERNEL(conv_chain_backward_float32, backward<Float32>);
 FASTLIP_KERNEL(conv_chain_backward_float64, backward<Float64>);
 
-}  // namespace fastlip
+}  // namespace fastlip::conv_chain

@@ -18,7 +18,7 @@
 #include <immintrin.h>
 #endif
 
-namespace fastlip {
+namespace fastlip::fingerprint {
 namespace {
 
 constexpr int64_t kStripe = 64, kStripes = 16, kChunk = kStripe * kStripes, kBlock = 64 * kChunk;
@@ -165,4 +165,4 @@ void fingerprint(uint64_t* result, int64_t seed, const uint8_t* first, int64_t f
 
 FASTLIP_KERNEL(fingerprint, fingerprint);
 
-}  // namespace fastlip
+}  // namespace fastlip::fingerprint

@@ -74,12 +74,14 @@ class BlockInverse {
   static constexpr int64_t kLanes = kLaneCount<T>;
 
   void eliminate_pivots(int64_t begin, int64_t end) const {
+    const Part<T> block = block_;  // as a local variable it stays in registers: no store can change it
+    const int64_t vectors = vectors_;
     LaneIndex<T> lane = lane_index<T>(-begin);
     for (int64_t k = begin; k < end; ++k, lane -= 1) {
-      T* pivot = block_.at(k, 0).data;
-      divide_by_pivot<T, complex>(pivot, block_.plane, vectors_, k, lane);
+      T* pivot = block.at(k, 0).data;
+      divide_by_pivot<T, complex>(pivot, block.plane, vectors, k, lane);
       for (int64_t i = begin; i < end; ++i) {
-        if (i != k) eliminate<T, complex>(pivot, block_.at(i, 0).data, block_.plane, vectors_, k, lane);
+        if (i != k) eliminate<T, complex>(pivot, block.at(i, 0).data, block.plane, vectors, k, lane);
       }
     }
   }

@@ -7,7 +7,7 @@
 #include "common/registry.h"
 #include "common/simd.h"
 
-namespace fastlip {
+namespace fastlip::pixel_unshuffle {
 namespace {
 
 template <class T>
@@ -111,4 +111,4 @@ FASTLIP_KERNEL(pixel_shuffle_float64, shuffle<int64_t>);
 FASTLIP_KERNEL(pixel_shuffle_float16, shuffle<int16_t>);
 FASTLIP_KERNEL(pixel_shuffle_bfloat16, shuffle<int16_t>);
 
-}  // namespace fastlip
+}  // namespace fastlip::pixel_unshuffle

@@ -8,7 +8,7 @@
 #include "common/registry.h"
 #include "common/transpose.h"
 
-namespace fastlip {
+namespace fastlip::sdp_residual {
 namespace {
 
 // NaN stays NaN.
@@ -57,4 +57,4 @@ FASTLIP_KERNEL(sdp_residual_relu_float64, relu<double>);
 FASTLIP_KERNEL(sdp_residual_relu_backward_float32, relu_backward<float>);
 FASTLIP_KERNEL(sdp_residual_relu_backward_float64, relu_backward<double>);
 
-}  // namespace fastlip
+}  // namespace fastlip::sdp_residual

@@ -13,10 +13,8 @@
 #include "winograd/kernel.h"
 #include "winograd/tiles.h"
 
-namespace fastlip {
+namespace fastlip::winograd {
 namespace {
-
-using namespace winograd;
 
 // M = V U for each product, over all rows of the block.
 template <class F, class T>
@@ -134,4 +132,4 @@ void convolve(const T* images, const T* kernel, const T* bias, const T* added, T
 FASTLIP_KERNEL(winograd4_float32, convolve<Filter<4>, float>);
 FASTLIP_KERNEL(winograd2_float32, convolve<Filter<2>, float>);
 
-}  // namespace fastlip
+}  // namespace fastlip::winograd
