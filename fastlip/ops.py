@@ -18,6 +18,7 @@ from fastlip.kernels.polar.api import polar
 from fastlip.kernels.polar_linear.api import polar_linear
 from fastlip.kernels.sdp_residual.api import sdp_residual
 from fastlip.kernels.skew_exp.api import skew_exp
+from fastlip.kernels.skew_exp_linear.api import skew_exp_linear
 from fastlip.kernels.spectral_cayley.api import spectral_cayley
 from fastlip.kernels.spectral_conv.api import spectral_conv
 from fastlip.kernels.spectral_conv.frequencies import kernel_spectrum, own_frequencies
@@ -40,6 +41,7 @@ __all__ = [
     "polar_linear",
     "sdp_residual",
     "skew_exp",
+    "skew_exp_linear",
     "spectral_cayley",
     "spectral_conv",
     "spectral_exp",

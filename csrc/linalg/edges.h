@@ -53,10 +53,9 @@ inline Edges tridiagonal_edges(const double* diagonal, const double* beside, int
 // The extreme Ritz values, each moved outwards by what is still missing where they converge as 1 / steps², the slowest
 // way of an edge of many eigenvalues: by the last change times the number of steps, and by a hundredth of the range.
 // Eigenvalues that stand alone are found to rounding. The start has entries of both signs and no two of one size, so that
-// no simple vector is missed.
-template <class T>
-Edges edges(const Planar<T, false>& matrix, int64_t n) {
-  const int64_t size = vector_size(matrix);
+// no simple vector is missed. product(x, y) adds the matrix times x to y, vectors of `size` numbers of which n count.
+template <class T, class Product>
+Edges edges_of(const Product& product, int64_t n, int64_t size) {
   T *before = scratch<T, Edges>(3 * size), *now = before + size, *next = now + size;
   std::fill_n(before, 3 * size, T{0});
   fill_signs(now, n);
@@ -71,7 +70,7 @@ Edges edges(const Planar<T, false>& matrix, int64_t n) {
   int steps = 0;
   while (true) {
     std::fill_n(next, size, T{0});
-    add_product(matrix, n, T{1}, now, next);
+    product(static_cast<const T*>(now), next);
     double along = 0;
     for (int64_t i = 0; i < n; ++i) along += static_cast<double>(now[i]) * next[i];
     diagonal[steps] = along;
@@ -94,6 +93,11 @@ Edges edges(const Planar<T, false>& matrix, int64_t n) {
   const double range = kMargin * (found.highest - found.lowest);
   return {found.lowest - steps * (fewer.lowest - found.lowest) - range,
           found.highest + steps * (found.highest - fewer.highest) + range};
+}
+
+template <class T>
+Edges edges(const Planar<T, false>& matrix, int64_t n) {
+  return edges_of<T>([&](const T* x, T* y) { add_product(matrix, n, T{1}, x, y); }, n, vector_size(matrix));
 }
 
 }  // namespace fastlip::linalg

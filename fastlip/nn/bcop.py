@@ -14,7 +14,7 @@ from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMod
 from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
 from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
-from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
+from fastlip.nn.applications.dense import DENSE_ARGUMENTS, POLAR, Dense
 from fastlip.nn.applications.kernel import KernelConvolution
 from fastlip.nn.arguments import ConvCommon, ConvSizes, conv_geometry, dense_features, make_bias, make_parameter
 from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
@@ -210,7 +210,7 @@ class BjorckLinear(LipschitzLayer):
         quasi_residual: bool | float = False,
         parametrization: Parametrization = "unconstrained",
     ):
-        super().__init__(Dense(orthogonal=True, factor=parametrization != MANIFOLD), backend)
+        super().__init__(Dense(orthogonal=True, few_vectors=None if parametrization == MANIFOLD else POLAR), backend)
         self.in_features, self.out_features = dense_features(in_features, out_features)
         self.bias = make_bias(out_features, bias, device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))

@@ -14,7 +14,7 @@ from fastlip.kernels.polar.reference import join, ridged_newton, split
 from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
 from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
-from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
+from fastlip.nn.applications.dense import DENSE_ARGUMENTS, POLAR, Dense
 from fastlip.nn.applications.frequency import FrequencyConvolution, check_patches
 from fastlip.nn.arguments import ConvCommon, ConvSizes, conv_geometry, dense_features, make_bias, make_parameter
 from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
@@ -228,7 +228,7 @@ class LOTLinear(LipschitzLayer):
     ):
         ridge, steps = check_iteration(ridge, steps)
         is_factor = ridge is None and parametrization != MANIFOLD
-        super().__init__(Dense(orthogonal=ridge is None, factor=is_factor), backend)
+        super().__init__(Dense(orthogonal=ridge is None, few_vectors=POLAR if is_factor else None), backend)
         self.in_features, self.out_features = dense_features(in_features, out_features)
         self.ridge, self.steps = ridge, steps
         self.bias = make_bias(out_features, bias, device, dtype)

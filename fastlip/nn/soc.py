@@ -21,7 +21,7 @@ from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, o
 from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn._skew import norm_bound, series_of_spectrum, skew
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
-from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
+from fastlip.nn.applications.dense import DENSE_ARGUMENTS, EXPONENTIAL, Dense
 from fastlip.nn.applications.exponential import ExponentialConvolution, gain, largest_norm
 from fastlip.nn.arguments import (
     CIRCULAR_FIRST,
@@ -274,7 +274,8 @@ class SOCLinear(LipschitzLayer):
 
     The dense case of Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021: orthogonal with determinant 1; rows
     or columns of such a matrix if the features differ. Lipschitz constant 1.
-    Cost: one matrix exponential per training step; in eval mode it is computed once.
+    Cost: one matrix exponential per training step; in eval mode it is computed once. For at most half as many vectors
+    as features on a CPU, training takes a series in products with the vectors (``fastlip.ops.skew_exp_linear``).
     Initial values: K normal with standard deviation 0.1 / sqrt(c), near the identity; bias 0.
 
     Args:
@@ -317,7 +318,9 @@ class SOCLinear(LipschitzLayer):
         quasi_residual: bool | float = False,
         parametrization: Parametrization = "unconstrained",
     ):
-        super().__init__(Dense(orthogonal=True), backend)
+        super().__init__(
+            Dense(orthogonal=True, few_vectors=None if parametrization == MANIFOLD else EXPONENTIAL), backend
+        )
         self.in_features, self.out_features = dense_features(in_features, out_features)
         self.bias = make_bias(out_features, bias, device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))

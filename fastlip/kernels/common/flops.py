@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_fl
 Shape = Sequence[int]
 # Approximate number of matrix products in an iterated polar factor or an exponential.
 _POLAR, _EXPONENTIAL = 12, 10
+_TERMS = 6  # of skew_exp_linear's series, for a norm of about 0.3
 _POLES = 4  # inverses of polar_linear, each half a product as its Gram matrix is; about as many as it takes
 
 
@@ -110,6 +111,14 @@ def _polar_linear_backward(gradient: Shape, x: Shape, V: Shape, *_: Any, **__: A
     return 4 * _POLES * min(V) ** 2 * math.prod(x[:-1]) + 2 * _applied(x, V) + _matrices(V)
 
 
+def _skew_exp_linear(x: Shape, K: Shape, *_: Any, **__: Any) -> int:
+    return _TERMS * _applied(x, K)
+
+
+def _skew_exp_linear_backward(gradient: Shape, x: Shape, K: Shape, *_: Any, **__: Any) -> int:
+    return 2 * _TERMS * _applied(x, K)
+
+
 def _applied(x: Shape, V: Shape) -> int:
     """A matrix times each vector."""
     return 2 * math.prod(x[:-1]) * math.prod(V)
@@ -159,6 +168,8 @@ _FORMULAS = {
     "polar_linear_backward": _polar_linear_backward,
     "skew_exp_forward": _times(_EXPONENTIAL),
     "skew_exp_backward": _times(_EXPONENTIAL),
+    "skew_exp_linear_forward": _skew_exp_linear,
+    "skew_exp_linear_backward": _skew_exp_linear_backward,
     "spectral_exp_forward": _times(_EXPONENTIAL),
     "spectral_exp_backward": _times(2 * _EXPONENTIAL),
     "kernel_exp_forward": _per_frequency(_EXPONENTIAL),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor
 from fastlip import ops
 from fastlip.kernels.common.gate import is_recorded, is_transformed
 from fastlip.kernels.common.precision import FULL, cpu_products
-from fastlip.kernels.polar_linear.api import pays
+from fastlip.kernels.polar_linear import api as polar_linear
+from fastlip.kernels.skew_exp_linear import api as skew_exp_linear
 from fastlip.nn._quasi_residual import with_identity
 from fastlip.nn.applications.application import Application
 from fastlip.nn.base import as_it_runs
@@ -21,23 +23,42 @@ DENSE_ARGUMENTS = ("_application", "in_features", "out_features")
 
 
 @dataclass(frozen=True)
+class FewVectors:
+    """An op that computes Q x without Q, from x and ``raw_weight``, and whether that takes less work."""
+
+    product: Callable[..., Tensor]
+    pays: Callable[[Tensor, Tensor], bool]
+
+
+def _exponential_product(x: Tensor, K: Tensor, *, backend: Any) -> Tensor:
+    """All rows of exp((K - Kᵀ) / 2) for the first columns, as many as x has features."""
+    return ops.skew_exp_linear(F.pad(x, (0, K.shape[1] - x.shape[-1])), K, backend=backend)
+
+
+POLAR = FewVectors(ops.polar_linear, polar_linear.pays)
+EXPONENTIAL = FewVectors(_exponential_product, skew_exp_linear.pays)
+
+
+@dataclass(frozen=True)
 class Dense(Application):
     """y = Q x + bias; ``orthogonal``: Q has orthonormal rows or columns.
 
-    ``factor``: Q is the polar factor of ``raw_weight``, with its identity if there is one. In training on a CPU,
-    where x has far fewer vectors than the layer has features, :func:`fastlip.ops.polar_linear` then computes Q x.
-    Evaluation, and whoever asks for the weight, has Q itself.
+    ``few_vectors``: an op for training on a CPU, where x has far fewer vectors than the layer has features. It takes
+    ``raw_weight``, with its identity if there is one: :data:`POLAR` where Q is its polar factor, :data:`EXPONENTIAL`
+    where Q are the first rows and columns of the exponential of its skew part. Evaluation, and whoever asks for the
+    weight, has Q itself.
     """
 
     orthogonal: bool = False
-    factor: bool = False
+    few_vectors: FewVectors | None = None
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """Q x + bias."""
         layer._check_input(x, layer.in_features)
-        if not (self.factor and layer.training and _is_short(layer, x)):
+        few = self.few_vectors
+        if not (few and layer.training and _is_short(few, layer, x)):
             return F.linear(x, layer._effective()[0], layer.bias)
-        y = ops.polar_linear(x, with_identity(layer, layer.raw_weight), backend=layer.backend)
+        y = few.product(x, with_identity(layer, layer.raw_weight), backend=layer.backend)[..., : layer.out_features]
         return y if layer.bias is None else y + layer.bias
 
     @torch.no_grad()
@@ -50,10 +71,10 @@ class Dense(Application):
         return describe_dense(layer)
 
 
-def _is_short(layer: Any, x: Tensor) -> bool:
-    """Whether polar_linear takes less work, and nothing but autograd sees how Q x is computed."""
+def _is_short(few: FewVectors, layer: Any, x: Tensor) -> bool:
+    """Whether the op takes less work, and nothing but autograd sees how Q x is computed."""
     V = layer.raw_weight
-    if not (pays(x, V) and V.requires_grad and torch.is_grad_enabled() and layer.backend in ("auto", "native")):
+    if not (few.pays(x, V) and V.requires_grad and torch.is_grad_enabled() and layer.backend in ("auto", "native")):
         return False
     if layer._supplied is not None or layer._modules or torch.compiler.is_compiling() or is_transformed():
         return False
