@@ -274,8 +274,8 @@ class SOCLinear(LipschitzLayer):
 
     The dense case of Singla, Feizi, *Skew Orthogonal Convolutions*, ICML 2021: orthogonal with determinant 1; rows
     or columns of such a matrix if the features differ. Lipschitz constant 1.
-    Cost: one matrix exponential per training step; in eval mode it is computed once. For at most half as many vectors
-    as features on a CPU, training takes a series in products with the vectors (``fastlip.ops.skew_exp_linear``).
+    Cost: one matrix exponential per training step, or for few vectors on a CPU ``fastlip.ops.skew_exp_linear``; once
+    in eval mode.
     Initial values: K normal with standard deviation 0.1 / sqrt(c), near the identity; bias 0.
 
     Args:
@@ -293,9 +293,8 @@ class SOCLinear(LipschitzLayer):
             trains it. Not with ``quasi_residual``.
 
     Shapes: (*, in_features) to (*, out_features). Parameters: ``raw_weight`` K (c, c) with c = max(in_features,
-    out_features), ``bias`` (out_features), with ``quasi_residual`` also ``gamma`` (c); on the
-    manifold ``orthogonal_weight`` (out_features, in_features) and ``bias`` alone. ``weight`` is the effective
-    matrix.
+    out_features), ``bias`` (out_features), with ``quasi_residual`` also ``gamma`` (c); on the manifold
+    ``orthogonal_weight`` (out_features, in_features) and ``bias`` alone. ``weight`` is the effective matrix.
 
     >>> layer = lip.SOCLinear(4, 4)
     >>> torch.allclose(layer.weight @ layer.weight.T, torch.eye(4), atol=1e-5)

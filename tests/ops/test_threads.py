@@ -21,23 +21,14 @@ SPLIT = {
     "polar": ("bcop_c32", "lot_c16_s16"),
     "polar_linear": ("dense_256",),
     "sdp_residual": ("network 128",),
-    "skew_exp_linear": ("dense_256",),
     "spectral_cayley": ("c16_s32",),
     "spectral_conv": ("c63_s5", "c63_to_17_s8_channels_last", "depthwise_torus", "torus_s32_34_channels_last"),
     "spectral_exp": ("c64", "c100", "c16_s32"),
     "spectral_polar": ("c40",),
 }
 # Beside their own loops these call torch's convolutions and products, whose sums torch's libraries split.
-WITH_TORCH = (
-    "conv_chain",
-    "conv_exp",
-    "polar_linear",
-    "sdp_residual",
-    "skew_exp_linear",
-    "spectral_cayley",
-    "spectral_polar",
-)
-WITHOUT_LOOPS = ("block_reflector", "skew_exp")
+WITH_TORCH = ("conv_chain", "conv_exp", "polar_linear", "sdp_residual", "spectral_cayley", "spectral_polar")
+WITHOUT_LOOPS = ("block_reflector", "skew_exp", "skew_exp_linear")
 
 Body = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 Loop = ctypes.CFUNCTYPE(
