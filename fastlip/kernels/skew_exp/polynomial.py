@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from fastlip.kernels.skew_exp.norm import skew_norm
+
 _LARGEST = 0.55  # norm of A up to which the polynomial and its derivative are those of the exponential to rounding
 _MOST_SQUARINGS = 40
 
@@ -72,11 +74,14 @@ def _factors(A: Tensor, square: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
 def _halved(A: Tensor, square: Tensor) -> tuple[Tensor, Tensor, int]:
     """A / 2^s and A² / 4^s, and s: as few halvings as make the norm small.
 
-    Eigenvalues of A² come in pairs, so that its norm is at most its Frobenius norm over the root of 2.
+    Eigenvalues of A² come in pairs, so that its norm is at most its Frobenius norm over the root of 2. Where this
+    bound asks for halvings of a single matrix, its norm is estimated more closely.
     """
     if square.is_meta or not square.numel():
         return A, square, 0
     norm = math.sqrt(float(torch.linalg.matrix_norm(square).amax()) / math.sqrt(2))
+    if norm > _LARGEST and norm < math.inf and len(A) == 1 and A.is_cpu:
+        norm = min(norm, skew_norm(A[0]))
     if not norm > _LARGEST:  # also where it is not a number
         return A, square, 0
     halvings = math.ceil(math.log2(norm / _LARGEST)) if norm < math.inf else _MOST_SQUARINGS

@@ -8,19 +8,18 @@ from torch import Tensor
 from fastlip.kernels.common import binding
 from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.skew_exp import native as skew_exp
+from fastlip.kernels.skew_exp.norm import NAMES, skew_norm
 from fastlip.kernels.skew_exp_linear.api import memory, most_terms, pays
 from fastlip.kernels.skew_exp_linear.bessel import Series, series, steps_of
 
 binding.require()
 
-_NAMES = {torch.float32: "float32", torch.float64: "float64"}
-
 
 def supports(x: Tensor, K: Tensor) -> str:
     """Empty, or why these kernels cannot run."""
-    if K.dtype not in _NAMES or x.dtype != K.dtype:
+    if K.dtype not in NAMES or x.dtype != K.dtype:
         return f"no kernel for dtypes {x.dtype} and {K.dtype}"
-    return binding.missing(f"skew_norm_{_NAMES[K.dtype]}", K.device)
+    return binding.missing(NAMES[K.dtype], K.device)
 
 
 def unprofitable(x: Tensor, K: Tensor) -> str:
@@ -37,7 +36,7 @@ def skew_exp_linear_forward(x: Tensor, K: Tensor) -> tuple[Tensor, Tensor, Tenso
     kept, found = x.new_empty(memory(x, K)), torch.zeros(2, dtype=torch.float64)
     rows = x.reshape(-1, len(K))
     A = torch.sub(K, K.mT, out=kept[: K.numel()].view_as(K)).div_(2)
-    steps = steps_of(_norm(A))
+    steps = steps_of(skew_norm(A))
     shortest = None if steps is None else _shortest(steps, rows)
     with full_precision(K.device):
         if steps is None or shortest is None:
@@ -59,12 +58,6 @@ def skew_exp_linear_backward(
         A = kept[: K.numel()].view_as(K)
         of_x, of_A = _adjoint(g, rows, A, shortest, _terms(kept, found, rows))
         return of_x.view(x.shape), of_A
-
-
-def _norm(A: Tensor) -> float:
-    norm = torch.zeros(1, dtype=torch.float64)
-    binding.launch(f"skew_norm_{_NAMES[A.dtype]}", A.device, A.data_ptr(), norm.data_ptr(), len(A))
-    return norm.item()
 
 
 def _shortest(steps: int, rows: Tensor) -> Series | None:
