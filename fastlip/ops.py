@@ -12,6 +12,7 @@ from fastlip.kernels.cayley.api import cayley
 from fastlip.kernels.conv_chain.api import conv_chain
 from fastlip.kernels.conv_exp.api import conv_exp
 from fastlip.kernels.gram_rowsum.api import gram_rowsum
+from fastlip.kernels.linear.api import linear
 from fastlip.kernels.maxmin.api import maxmin
 from fastlip.kernels.pixel_unshuffle.api import pixel_unshuffle
 from fastlip.kernels.polar.api import polar
@@ -34,6 +35,7 @@ __all__ = [
     "conv_exp",
     "gram_rowsum",
     "kernel_spectrum",
+    "linear",
     "maxmin",
     "own_frequencies",
     "pixel_unshuffle",

@@ -111,6 +111,14 @@ def _polar_linear_backward(gradient: Shape, x: Shape, V: Shape, *_: Any, **__: A
     return 4 * _POLES * min(V) ** 2 * math.prod(x[:-1]) + 2 * _applied(x, V) + _matrices(V)
 
 
+def _linear(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    return _applied(x, weight)
+
+
+def _linear_backward(gradient: Shape, x: Shape, weight: Shape, wanted: Sequence[bool], *_: Any, **__: Any) -> int:
+    return sum(wanted) * _applied(x, weight)
+
+
 def _skew_exp_linear(x: Shape, K: Shape, *_: Any, **__: Any) -> int:
     return _TERMS * _applied(x, K)
 
@@ -162,6 +170,8 @@ _FORMULAS = {
     "block_reflector_backward": _reflector_backward,
     "cayley_forward": _times(3),
     "cayley_backward": _times(4),
+    "linear_forward": _linear,
+    "linear_backward": _linear_backward,
     "polar_forward": _times(_POLAR),
     "polar_backward": _times(_POLAR),
     "polar_linear_forward": _polar_linear,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastlip.kernels.common import binding
 from fastlip.kernels.common.precision import full_precision
+from fastlip.kernels.common.products import product
 from fastlip.kernels.polar import on_cpu as polar
 from fastlip.kernels.polar_linear.api import POLES, pays
 from fastlip.kernels.polar_linear.poles import fractions
@@ -59,13 +60,13 @@ def _forward(x: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if found is None:
         Q = polar.factors(V)[0]
         inverses[: V.numel()] = Q.flatten()
-        y = rows @ Q.T
+        y = product(rows, Q.T)
     else:
         tall = V.shape[0] >= V.shape[1]
-        inner = rows if tall else rows @ V.T
+        inner = rows if tall else product(rows, V.T)
         products = _products(inner, inverses, found, blocks)
         y = _weighted(inner, products, found)
-        y = y @ V.T if tall else y
+        y = product(y, V.T) if tall else y
     return y.view(*x.shape[:-1], V.shape[0]), inverses, blocks, told
 
 
@@ -85,20 +86,21 @@ def _backward(
     what = _read(found, V.dtype)
     if what is None:
         Q = inverses[: V.numel()].view_as(V)
-        return (g @ Q).view(shape), polar.adjoints(g.T @ x, V, Q)
+        return product(g, Q).view(shape), polar.adjoints(product(g.T, x), V, Q)
     tall, small = V.shape[0] >= V.shape[1], min(V.shape)
     count = len(what.residues)
     kept = blocks[: len(x) * count * small].view(len(x), count, small)
-    inner = g @ V if tall else g
+    inner = product(g, V) if tall else g
     products = _products(inner, inverses, what, torch.empty_like(kept).flatten())
     turned = _weighted(inner, products, what)
     products *= products.new_tensor(what.slopes)[:, None]
-    half = products.view(-1, small).T @ kept.view(-1, small)
+    half = product(products.view(-1, small).T, kept.view(-1, small))
     change = half + half.T
     if tall:
-        of_V = torch.addmm(g.T @ _weighted(x, kept, what), V, change, alpha=-1)
-        return turned.view(shape), of_V
-    return (turned @ V).view(shape), torch.addmm(turned.T @ x, change, V, alpha=-1)
+        of_V = product(g.T, _weighted(x, kept, what))
+        return turned.view(shape), product(V, change, out=of_V, alpha=-1, add=True)
+    of_V = product(turned.T, x)
+    return product(turned, V).view(shape), product(change, V, out=of_V, alpha=-1, add=True)
 
 
 def _invert(V: Tensor, inverses: Tensor) -> Tensor:
@@ -133,7 +135,7 @@ def _products(inner: Tensor, inverses: Tensor, found: _Found, memory: Tensor) ->
     """(rows, poles, small): each inverse times each row, in this memory."""
     count, small = len(found.residues), inner.shape[1]
     target = memory[: len(inner) * count * small].view(len(inner), count * small)
-    return torch.mm(inner, inverses[: count * small**2].view(-1, small).T, out=target).view(len(inner), count, small)
+    return product(inner, inverses[: count * small**2].view(-1, small).T, out=target).view(len(inner), count, small)
 
 
 def _weighted(inner: Tensor, products: Tensor, found: _Found) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,10 +16,12 @@ from fastlip.kernels.common.padding import pad
 from fastlip.kernels.maxmin.api import maxmin
 
 
-def dense(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor) -> Tensor:
+def dense(
+    x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, linear: Callable[..., Tensor] = F.linear
+) -> Tensor:
     """x − Wᵀ (scale ∘ relu(W x + b)): activations are scaled, so that no call passes over the matrix."""
-    hidden = F.linear(x, weight, bias).relu() * scale
-    return x - F.linear(hidden, weight.T)
+    hidden = linear(x, weight, bias).relu() * scale
+    return x - linear(hidden, weight.T, None)
 
 
 def sdp_residual(

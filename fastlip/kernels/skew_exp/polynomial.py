@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from fastlip.kernels.common.products import product
 from fastlip.kernels.skew_exp.norm import skew_norm
 
 _LARGEST = 0.55  # norm of A up to which the polynomial and its derivative are those of the exponential to rounding
@@ -27,12 +28,12 @@ def exponential(A: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
 
     A is divided by 2^s first, so that the largest norm of the batch is small, and the result squared s times.
     """
-    whole = A @ A
+    whole = _times(A, A)
     A, square, squarings = _halved(A, whole)
-    B = square @ torch.add(A * _X1, square, alpha=_X2)
+    B = _times(square, torch.add(A * _X1, square, alpha=_X2))
     E = _small(A, square, B)
     for _ in range(squarings):
-        E = E @ E
+        E = _times(E, E)
     return E, whole, B, squarings
 
 
@@ -41,25 +42,30 @@ def adjoint(gradient: Tensor, A: Tensor, square: Tensor, B: Tensor) -> Tensor:
     A, square, squarings = _halved(A, square)
     squared = [_small(A, square, B)] if squarings else []
     for _ in range(squarings - 1):
-        squared.append(squared[-1] @ squared[-1])
+        squared.append(_times(squared[-1], squared[-1]))
     for E in reversed(squared):
-        gradient = torch.baddbmm(E.mT @ gradient, gradient, E.mT)
+        gradient = _times(E.mT, gradient) + _times(gradient, E.mT)
     left, right = _factors(A, square, B)
-    of_left, of_right = gradient @ right.mT, left.mT @ gradient
+    of_left, of_right = _times(gradient, right.mT), _times(left.mT, gradient)
     of_B = torch.add(of_left, of_right, alpha=_X7)
     inner = A.mul(-_X1).add_(square, alpha=_X2)  # (x1 A + x2 A²)ᵀ
-    of_inner = square @ of_B
-    of_square = torch.baddbmm(gradient, of_B, inner, beta=_Y)
+    of_inner = _times(square, of_B)
+    of_square = _times(of_B, inner).add_(gradient, alpha=_Y)
     of_square.add_(of_left, alpha=_X3).add_(of_right, alpha=_X6).add_(of_inner, alpha=_X2)
     of_A = torch.add(gradient, of_right, alpha=_X5).add_(of_inner, alpha=_X1)
     # Of A X + X A only the part of the symmetric half of X is skew.
-    of_A.baddbmm_(A, of_square + of_square.mT, alpha=-1)
+    of_A.sub_(_times(A, of_square + of_square.mT))
     return (of_A - of_A.mT).mul_(0.5 ** (squarings + 1))
+
+
+def _times(A: Tensor, B: Tensor) -> Tensor:
+    """A B for each matrix of a batch."""
+    return product(A[0], B[0])[None] if len(A) == 1 else A @ B
 
 
 def _small(A: Tensor, square: Tensor, B: Tensor) -> Tensor:
     """exp(A) of an A of small norm."""
-    E = torch.baddbmm(A, *_factors(A, square, B)).add_(square, alpha=_Y)
+    E = _times(*_factors(A, square, B)).add_(A).add_(square, alpha=_Y)
     E.diagonal(dim1=-2, dim2=-1).add_(1)
     return E
 

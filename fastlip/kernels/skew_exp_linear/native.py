@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastlip.kernels.common import binding
 from fastlip.kernels.common.precision import full_precision
+from fastlip.kernels.common.products import product
 from fastlip.kernels.skew_exp import native as skew_exp
 from fastlip.kernels.skew_exp.norm import NAMES, skew_norm
 from fastlip.kernels.skew_exp_linear.api import memory, most_terms, pays
@@ -54,7 +55,7 @@ def skew_exp_linear_backward(
     with full_precision(K.device):
         if shortest is None:
             E, *more = _exponential(kept, K)
-            return (g @ E).view(x.shape), skew_exp.skew_exp_backward(g.T @ rows, K, E, *more)
+            return product(g, E).view(x.shape), skew_exp.skew_exp_backward(product(g.T, rows), K, E, *more)
         A = kept[: K.numel()].view_as(K)
         of_x, of_A = _adjoint(g, rows, A, shortest, _terms(kept, found, rows))
         return of_x.view(x.shape), of_A
@@ -74,10 +75,11 @@ def _sum(rows: Tensor, A: Tensor, shortest: Series, terms: Tensor) -> Tensor:
     """The sum of the series. Vectors are rows, so that products with A have the other sign."""
     norm, (first, *others) = shortest
     y = rows * first
-    torch.addmm(rows, rows, A, beta=0, alpha=-1 / norm, out=terms[0])
+    product(rows, A, alpha=-1 / norm, out=terms[0])
     for k, coefficient in enumerate(others):
         if k > 0:
-            torch.addmm(terms[k - 2] if k > 1 else rows, terms[k - 1], A, alpha=-2 / norm, out=terms[k])
+            terms[k].copy_(terms[k - 2] if k > 1 else rows)
+            product(terms[k - 1], A, alpha=-2 / norm, out=terms[k], add=True)
         y.add_(terms[k], alpha=coefficient)
     return y
 
@@ -91,20 +93,20 @@ def _adjoint(g: Tensor, rows: Tensor, A: Tensor, shortest: Series, terms: Tensor
         if k + 2 < len(others):
             gradients[k].add_(gradients[k + 2])
         if k + 1 < len(others):
-            gradients[k].addmm_(gradients[k + 1], A, alpha=2 / norm)
-    of_x = torch.addmm(g * first, gradients[0], A, alpha=1 / norm)
+            product(gradients[k + 1], A, alpha=2 / norm, out=gradients[k], add=True)
+    of_x = product(gradients[0], A, alpha=1 / norm, out=g * first, add=True)
     if len(others) > 1:
         of_x.add_(gradients[1])
     size = rows.shape[1]
-    of_A = torch.mm(gradients[1:].view(-1, size).T, terms[:-1].view(-1, size))
-    of_A.addmm_(gradients[0].T, rows, alpha=0.5)
+    of_A = product(gradients[0].T, rows, alpha=0.5)
+    product(gradients[1:].view(-1, size).T, terms[:-1].view(-1, size), out=of_A, add=True)
     return of_x, torch.sub(of_A, of_A.T).div_(norm)
 
 
 def _by_exponential(rows: Tensor, K: Tensor, kept: Tensor) -> Tensor:
     parts = skew_exp.skew_exp_forward(K)
     torch.cat([part.flatten() for part in parts], out=kept[: sum(part.numel() for part in parts)])
-    return rows @ parts[0].T
+    return product(rows, parts[0].T)
 
 
 def _exponential(kept: Tensor, K: Tensor) -> tuple[Tensor, Tensor, Tensor]:

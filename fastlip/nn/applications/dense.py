@@ -13,6 +13,8 @@ from torch import Tensor
 from fastlip import ops
 from fastlip.kernels.common.gate import is_recorded, is_transformed
 from fastlip.kernels.common.precision import FULL, cpu_products
+from fastlip.kernels.linear.api import OPERATOR as LINEAR
+from fastlip.kernels.linear.api import pays
 from fastlip.kernels.polar_linear import api as polar_linear
 from fastlip.kernels.skew_exp_linear import api as skew_exp_linear
 from fastlip.nn._quasi_residual import with_identity
@@ -57,7 +59,7 @@ class Dense(Application):
         layer._check_input(x, layer.in_features)
         few = self.few_vectors
         if not (few and layer.training and _is_short(few, layer, x)):
-            return F.linear(x, layer._effective()[0], layer.bias)
+            return affine(layer, x, layer._effective()[0], layer.bias)
         y = few.product(x, with_identity(layer, layer.raw_weight), backend=layer.backend)[..., : layer.out_features]
         return y if layer.bias is None else y + layer.bias
 
@@ -71,14 +73,36 @@ class Dense(Application):
         return describe_dense(layer)
 
 
+def affine(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """W x + b, by the kernel of ``fastlip.ops.linear`` where it pays."""
+    return (by_kernel if multiplies(layer, x, weight) else F.linear)(x, weight, bias)
+
+
+def by_kernel(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """:func:`fastlip.ops.linear`, without a look at its arguments."""
+    return LINEAR(x, weight, bias, "auto")
+
+
+def multiplies(layer: Any, x: Tensor, weight: Tensor) -> bool:
+    """Whether :func:`by_kernel` pays, and nothing but autograd sees what the layer calls."""
+    return pays(x, weight) and layer.backend in ("auto", "native") and _only_autograd_sees()
+
+
 def _is_short(few: FewVectors, layer: Any, x: Tensor) -> bool:
     """Whether the op takes less work, and nothing but autograd sees how Q x is computed."""
     V = layer.raw_weight
     if not (few.pays(x, V) and V.requires_grad and torch.is_grad_enabled() and layer.backend in ("auto", "native")):
         return False
-    if layer._supplied is not None or layer._modules or torch.compiler.is_compiling() or is_transformed():
+    if layer._supplied is not None or layer._modules or cpu_products() not in FULL:
         return False
-    return not is_recorded() and cpu_products() in FULL and not torch.is_autocast_enabled("cpu")
+    return _only_autograd_sees()
+
+
+def _only_autograd_sees() -> bool:
+    """Whether no compiler, transform of functions, export or autocast looks at what a layer calls."""
+    if torch.compiler.is_compiling() or is_transformed():
+        return False
+    return not is_recorded() and not torch.is_autocast_enabled("cpu")
 
 
 def describe_dense(layer: Any) -> str:

@@ -19,7 +19,7 @@ from fastlip.kernels.spectral_conv.api import spectral_conv_fixed
 from fastlip.nn._cache import CACHED_CONTEXTS
 from fastlip.nn.applications import spectra
 from fastlip.nn.applications.application import Application
-from fastlip.nn.applications.dense import describe_dense
+from fastlip.nn.applications.dense import affine, describe_dense
 from fastlip.nn.applications.frequency import FrequencyConvolution, kept_size, largest_singular_value
 from fastlip.nn.base import LipschitzLayer, as_it_runs
 from fastlip.nn.fusion import Fusion
@@ -73,7 +73,8 @@ class SandwichDense(Application):
         layer._check_input(x, layer.in_features)
         first, second, *rest = layer._effective()
         spread, shift = spread_and_shift_of(rest)
-        return F.linear(stretched(self.activation, F.linear(x, first, shift), spread), second)
+        inner = stretched(self.activation, affine(layer, x, first, shift), spread)
+        return affine(layer, inner, second, None)
 
     @torch.no_grad()
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:

@@ -1,0 +1,37 @@
+"""A dense layer's products in C++ (csrc/linear)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastlip.kernels.common import binding
+from fastlip.kernels.common.products import NAMES, product
+from fastlip.kernels.linear.api import pays
+
+binding.require()
+
+
+def supports(x: Tensor, weight: Tensor, bias: Tensor | None) -> str:
+    """Empty, or why these kernels cannot run."""
+    if x.dtype not in NAMES or weight.dtype != x.dtype:
+        return f"no kernel for dtypes {x.dtype} and {weight.dtype}"
+    return binding.missing(NAMES[x.dtype], x.device)
+
+
+def unprofitable(x: Tensor, weight: Tensor, bias: Tensor | None) -> str:
+    """Empty, or why torch is faster."""
+    return "" if pays(x, weight) else "torch multiplies as fast here"
+
+
+def linear_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """W x + b."""
+    y = product(x.reshape(-1, x.shape[-1]), weight.T, bias=bias, least=0)
+    return y.view(*x.shape[:-1], len(weight))
+
+
+def linear_backward(gradient: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor]:
+    """The gradients of x and W that are wanted; the others have no elements."""
+    g, rows = gradient.reshape(-1, len(weight)), x.reshape(-1, x.shape[-1])
+    of_x = product(g, weight, least=0).view(x.shape) if wanted[0] else x.new_empty(0)
+    of_weight = product(g.T, rows, least=0) if wanted[1] else weight.new_empty(0)
+    return of_x, of_weight
