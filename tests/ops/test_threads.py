@@ -16,6 +16,7 @@ SPLIT = {
     "conv_chain": ("network 512",),
     "conv_exp": ("S, 256 channels",),
     "gram_rowsum": ("c63_k3_psi", "conv_64_k5", "groups_of_35", "dense_300_transposed"),
+    "linear": ("dense_256", "long"),
     "maxmin": ("net_256x256x2", "dense_256x512"),
     "pixel_unshuffle": ("network 64",),
     "polar": ("bcop_c32", "lot_c16_s16"),

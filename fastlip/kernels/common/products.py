@@ -54,10 +54,10 @@ def product(
         return _by_torch(a, b, out, alpha, add, bias)
     if out is None:
         out = a.new_empty((rows, columns))
-    a, b = _in_lines(a), _in_lines(b)
+    a, b, bias = _in_lines(a), _in_lines(b), None if bias is None else bias.contiguous()
     binding.launch(
         NAMES[a.dtype], a.device, a.data_ptr(), b.data_ptr(), out.data_ptr(),
-        0 if bias is None else bias.contiguous().data_ptr(), rows, columns, a.shape[1],
+        0 if bias is None else bias.data_ptr(), rows, columns, a.shape[1],
         *a.stride(), *b.stride(), out.stride(0), alpha, add,
     )  # fmt: skip
     return out

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastlip.kernels.common.asked import asked
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
-from fastlip.kernels.common.precision import FULL, cpu_products, without_autocast
+from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.common.products import is_faster
 from fastlip.kernels.linear import reference
 
@@ -19,10 +19,10 @@ _WORTHWHILE = 3 << 19  # multiply-adds from which the kernel wins, the operator'
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernel takes less time than torch, and whoever asked for less precision gets it from torch."""
-    if x.numel() * len(weight) < _WORTHWHILE or not (x.is_cpu and x.dtype == weight.dtype == torch.float32):
+    """Whether the kernel takes less time than torch."""
+    if x.numel() * len(weight) < _WORTHWHILE:
         return False
-    return is_faster() and cpu_products() in FULL
+    return x.is_cpu and x.dtype == weight.dtype == torch.float32 and is_faster()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: Backend = "auto") -> Tensor:
@@ -77,7 +77,8 @@ def _fake_backward(
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     x_wanted, weight_wanted, *bias_wanted = asked(ctx)
     wanted = [x_wanted, weight_wanted]
-    gradients = _backward.outputs(gradient, *ctx.saved_tensors, wanted, *ctx.options)
+    x, weight, *_ = ctx.saved_tensors
+    gradients = _backward.outputs(gradient, x, weight, wanted, *ctx.options)
     of_bias = gradient.reshape(-1, gradient.shape[-1]).sum(0) if any(bias_wanted) else None
     found = (value if want else None for value, want in zip(gradients, wanted, strict=True))
     return *found, of_bias, None
@@ -87,9 +88,9 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 OPERATOR = OP.main(
     "linear_forward(Tensor x, Tensor weight, Tensor? bias, str backend) -> Tensor",
     reference=reference.linear,
-    precision=without_autocast,
+    precision=full_precision,
     fake=_fake_forward,
-    saves=("x", "weight"),
+    saves=("x", "weight", "bias"),
     keeps=("backend",),
     backward=_gradients,
 )

@@ -84,8 +84,10 @@ def by_kernel(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def multiplies(layer: Any, x: Tensor, weight: Tensor) -> bool:
-    """Whether :func:`by_kernel` pays, and nothing but autograd sees what the layer calls."""
-    return pays(x, weight) and layer.backend in ("auto", "native") and _only_autograd_sees()
+    """Whether :func:`by_kernel` pays, and nothing but autograd sees what the layer calls, in full precision."""
+    if not (pays(x, weight) and layer.backend in ("auto", "native")):
+        return False
+    return cpu_products() in FULL and _only_autograd_sees()
 
 
 def _is_short(few: FewVectors, layer: Any, x: Tensor) -> bool:
