@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip.kernels.common import binding, winograd
 from fastlip.kernels.common.binding import CPU
 from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry
 from fastlip.kernels.common.padding import Pads
+from fastlip.kernels.common.products import product
 from fastlip.kernels.common.sizes import surely_below
 
 LAST = torch.channels_last
@@ -146,7 +146,9 @@ def convolve(
             image, weight, geometry, (image.shape[2], image.shape[3]), winograd.Finish(bias), tile
         )
     if weight.shape[2] == weight.shape[3] == 1:
-        return F.linear(image.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
+        pixels = image.permute(0, 2, 3, 1)
+        y = product(pixels.flatten(0, 2), weight[:, :, 0, 0].T, bias=bias)
+        return y.view(*pixels.shape[:3], len(weight)).permute(0, 3, 1, 2)
     weight = weight.contiguous(memory_format=LAST)
     left, _, top, _ = (0, 0, 0, 0) if geometry.padding_mode == "circular" else geometry.pads
     y = torch.conv2d(image, weight, bias, 1, (top, left), geometry.dilation)
@@ -157,7 +159,7 @@ def weight_gradient(image: Tensor, gradient: Tensor, weight: Tensor, geometry: C
     """The gradient of a kernel from the layer's input, with its halo, and the output's gradient."""
     if is_matrix(weight):
         pixels, gradients = (tensor.permute(0, 2, 3, 1).flatten(0, 2) for tensor in (image, gradient))
-        return (gradients.T @ pixels)[:, :, None, None]
+        return product(gradients.T, pixels)[:, :, None, None]
     size = gradient.shape[2], gradient.shape[3]
     if winograd.takes(image, geometry, size, image.shape[1], gradient.shape[1]):
         return winograd.kernel_gradient(image, gradient, geometry)

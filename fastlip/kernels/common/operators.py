@@ -294,7 +294,7 @@ class MainOperator(Operator):
             for geometry in value:
                 numbers += geometry.numbers
         else:
-            numbers = value.numbers
+            numbers = () if value is None else value.numbers  # None: a matrix
         return *arguments[:at], numbers, *arguments[at + 1 :]
 
     def _differentiate_reference(self, ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -317,7 +317,7 @@ class MainOperator(Operator):
     def _restored(self, value: Any, position: int) -> Any:
         """An argument as the reference takes it: torch's dispatcher makes lists of tuples, numbers of a geometry."""
         if position == self.geometry:
-            return from_numbers(tuple(value))[0]
+            return from_numbers(tuple(value))[0] if value else None
         return tuple(value) if isinstance(value, list) else value
 
 

@@ -15,12 +15,12 @@ from fastlip.kernels.common.products import is_faster
 from fastlip.kernels.linear import reference
 
 OP = Op("linear", backends=("native",))
-_WORTHWHILE = 3 << 19  # multiply-adds from which the kernel wins, the operator's own time included
+WORTHWHILE = 3 << 19  # multiply-adds from which the kernel wins, the operator's own time included
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernel takes less time than torch."""
-    if x.numel() * len(weight) < _WORTHWHILE:
+    if x.numel() * len(weight) < WORTHWHILE:
         return False
     return x.is_cpu and x.dtype == weight.dtype == torch.float32 and is_faster()
 

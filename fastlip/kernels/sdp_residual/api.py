@@ -146,9 +146,11 @@ def _check(x: Tensor, weight: Any, bias: Tensor | None, scale: Tensor, groups: i
 def _fake_forward(
     x: Tensor, weight: Tensor, bias: Any, scale: Any, second: Any, recompute: bool, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
+    *_, geometry, pairing, backend = options
+    if not geometry:
+        return torch.empty_like(x), x.new_empty((*x.shape[:-1], len(weight))), x.new_empty(0, dtype=torch.uint8)
     shape = (0, 0, 0, 0) if recompute else (x.shape[0], weight.shape[0], *x.shape[2:])
     h = torch.empty_like(x.new_empty(shape), memory_format=torch.channels_last)
-    _, _, pairing, backend = options
     mask = x.new_empty(mask_shape(x, x.shape[1], pairing, backend), dtype=torch.uint8)
     return torch.empty_like(x, memory_format=torch.channels_last), h, mask
 
@@ -156,7 +158,13 @@ def _fake_forward(
 def _fake_backward(
     gradient: Tensor, x: Tensor, weight: Tensor, bias: Any, scale: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    _, _, needs_x, needs_weight, *_ = rest
+    _, _, needs_x, needs_weight, geometry, *_ = rest
+    if not geometry:
+        of_x, of_weight = (
+            x.new_empty(x.shape if needs_x else 0),
+            weight.new_empty(weight.shape if needs_weight else 0),
+        )
+        return of_x, of_weight, torch.empty_like(scale), torch.empty_like(scale)
     images = torch.empty_like(x, memory_format=torch.channels_last) if needs_x else x.new_empty(0)
     return (
         images,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,12 +15,10 @@ from fastlip.kernels.common.padding import pad
 from fastlip.kernels.maxmin.api import maxmin
 
 
-def dense(
-    x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, linear: Callable[..., Tensor] = F.linear
-) -> Tensor:
+def dense(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor) -> Tensor:
     """x − Wᵀ (scale ∘ relu(W x + b)): activations are scaled, so that no call passes over the matrix."""
-    hidden = linear(x, weight, bias).relu() * scale
-    return x - linear(hidden, weight.T, None)
+    hidden = F.linear(x, weight, bias).relu() * scale
+    return x - F.linear(hidden, weight.T)
 
 
 def sdp_residual(

@@ -14,7 +14,7 @@ from fastlip import ops
 from fastlip.kernels.common.gate import is_recorded, is_transformed
 from fastlip.kernels.common.precision import FULL, cpu_products
 from fastlip.kernels.linear.api import OPERATOR as LINEAR
-from fastlip.kernels.linear.api import pays
+from fastlip.kernels.linear.api import WORTHWHILE, pays
 from fastlip.kernels.polar_linear import api as polar_linear
 from fastlip.kernels.skew_exp_linear import api as skew_exp_linear
 from fastlip.nn._quasi_residual import with_identity
@@ -59,7 +59,10 @@ class Dense(Application):
         layer._check_input(x, layer.in_features)
         few = self.few_vectors
         if not (few and layer.training and _is_short(few, layer, x)):
-            return affine(layer, x, layer._effective()[0], layer.bias)
+            weight = layer._effective()[0]
+            if x.numel() * layer.out_features < WORTHWHILE:  # one call less for a single input
+                return F.linear(x, weight, layer.bias)
+            return affine(layer, x, weight, layer.bias)
         y = few.product(x, with_identity(layer, layer.raw_weight), backend=layer.backend)[..., : layer.out_features]
         return y if layer.bias is None else y + layer.bias
 
@@ -75,16 +78,11 @@ class Dense(Application):
 
 def affine(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """W x + b, by the kernel of ``fastlip.ops.linear`` where it pays."""
-    return (by_kernel if multiplies(layer, x, weight) else F.linear)(x, weight, bias)
-
-
-def by_kernel(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """:func:`fastlip.ops.linear`, without a look at its arguments."""
-    return LINEAR(x, weight, bias, "auto")
+    return LINEAR(x, weight, bias, "auto") if multiplies(layer, x, weight) else F.linear(x, weight, bias)
 
 
 def multiplies(layer: Any, x: Tensor, weight: Tensor) -> bool:
-    """Whether :func:`by_kernel` pays, and nothing but autograd sees what the layer calls, in full precision."""
+    """Whether our product pays, and nothing but autograd sees what the layer calls, in full precision."""
     if not (pays(x, weight) and layer.backend in ("auto", "native")):
         return False
     return cpu_products() in FULL and _only_autograd_sees()

@@ -17,13 +17,12 @@ from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.rearrange import space_to_depth
 from fastlip.kernels.sdp_residual.api import OPERATOR as SDP_RESIDUAL
 from fastlip.kernels.sdp_residual.api import folded, residual_under_autocast
-from fastlip.kernels.sdp_residual.reference import dense
 from fastlip.kernels.spectral_conv.api import spectral_conv_fixed
 from fastlip.nn._cache import CACHED_CONTEXTS, may_cache
 from fastlip.nn._channels import first_channels, pad_channels
 from fastlip.nn.applications import spectra, training_spectra
 from fastlip.nn.applications.application import Application, ConvApplication
-from fastlip.nn.applications.dense import by_kernel, describe_dense, multiplies
+from fastlip.nn.applications.dense import describe_dense
 from fastlip.nn.base import LipschitzLayer, as_it_runs
 from fastlip.nn.fusion import Fusion
 
@@ -165,10 +164,7 @@ class ResidualDense(Application):
         if source is layer and not layer.training:
             # A view, where only the gradient of x may be asked for: of a leaf, torch does not say whether it is.
             kernel = kernel.view_as(kernel)
-        if multiplies(layer, x, kernel):
-            y = dense(x, kernel, source.bias, scale, by_kernel)
-        else:
-            y = SDP_RESIDUAL(x, kernel, source.bias, scale, None, False, False, None, "none", layer.backend)
+        y = SDP_RESIDUAL(x, kernel, source.bias, scale, None, False, False, None, "none", layer.backend)
         return y if self.width == layer.out_features else y[..., : layer.out_features]
 
     def bound(self, layer: Any, input_shape: tuple[int, ...]) -> float:
