@@ -12,6 +12,7 @@ OPTIONS = {
     "parts": {"accumulate": 3},
     "channels_last": {"method": "cayley", "channels_last": True},
     "bf16": {"precision": "bf16"},
+    "centering": {"model": "bro_net", "method": "bro", "width": 4, "depth": 1, "lr": 1e-3, "accumulate": 3},
     "all": {"method": "cpl", "accumulate": 2, "channels_last": True, "precision": "bf16"},
 }
 
