@@ -26,7 +26,7 @@ def _fresh_compiler():
 
 def losses(training):
     training.network.train()
-    return [training.step(x, y)[0] for epoch in (0, 1) for x, y in training.train_batches.epoch(epoch)]
+    return [training.step(x, y)[0].item() for epoch in (0, 1) for x, y in training.train_batches.epoch(epoch)]
 
 
 def assert_same_losses(make_training, tiny_recipe, **options):

@@ -48,9 +48,9 @@ def small_recipe(name):
     return recipe_of(name, **given)
 
 
-def random_data(name, most=32):
+def random_data(name, most=16):
     """A few images of the data set's shape, of at most this side."""
-    (channels, side, _), classes = DATA[name][0], min(DATA[name][1], 200)
+    (channels, side, _), classes = DATA[name][0], min(DATA[name][1], 100)
     shape = (channels, min(side, most), min(side, most))
     torch.manual_seed(0)
     train, test = (
