@@ -47,6 +47,10 @@ def nothing():
 
 
 constant = 3
+
+
+def of_a_folder(root, **options):
+    return sets()
 """
 
 
@@ -166,7 +170,15 @@ def test_places():
 
 @pytest.mark.parametrize(
     ("function", "message"),
-    [("nothing", "got int, expected"), ("constant", "has no function 'constant'"), ("absent", "has no function")],
+    [
+        ("nothing", "got int, expected"),
+        ("constant", "has no function 'constant'"),
+        ("absent", "has no function"),
+        (
+            "of_a_folder",
+            r"data='\w+:of_a_folder': needs arguments \(root\), expected a function that is called without",
+        ),
+    ],
 )
 def test_a_function_that_is_refused(module, function, message):
     with pytest.raises(DataError, match=message):

@@ -121,3 +121,82 @@ def test_a_copy_in_another_precision_is_audited_as_it_is():
     low = copy.deepcopy(layer).bfloat16()
     assert fastlip.audit(layer, SHAPE).bound <= HONEST
     assert fastlip.audit(low, SHAPE).bound > 1 + 1e-4
+
+
+class ScaledReflector(lip.BROConv2d):
+    def _parametrize(self, *image_size):
+        return tuple(1.01 * Q for Q in super()._parametrize(*image_size))
+
+
+class PlainResidual(lip.LipschitzResidual):
+    """x + f(x) in place of a convex mix."""
+
+    def forward(self, x):
+        return x + self.module(x)
+
+
+# Modules of the networks of the state of the art, for inputs of MORE_CHANNELS.
+MORE_CHANNELS = (6, 6, 6)
+PARTS = {
+    "BROConv2d": lambda cls: cls(6, 6, 3),
+    "BROConv2d with quasi_residual": lambda cls: cls(6, 6, 3, quasi_residual=True),
+    "BatchCentering": lambda cls: cls(6),
+    "LayerCentering": lambda cls: cls(6),
+    "LipschitzResidual": lambda cls: cls(lip.BROConv2d(6, 6, 3)),
+    "SpatialShift": lambda cls: cls(1),
+    "PartialAbs": lambda cls: cls(1),
+    "PositionBias": lambda cls: cls(6),
+    "L2NormPool2d": lambda cls: cls(2),
+    "AdaptiveL2NormPool2d": lambda cls: cls(2),
+}
+
+
+def subclass(make, cls):
+    class Doubled(cls):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    return make(Doubled)
+
+
+def hooked(make, cls):
+    layer = make(cls)
+    layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return layer
+
+
+def replaced(make, cls):
+    layer = make(cls)
+    forward = layer.forward
+    layer.forward = lambda x: 2 * forward(x)
+    return layer
+
+
+def bound_or_refusal(layer):
+    try:
+        return fastlip.audit(layer, MORE_CHANNELS).bound
+    except TypeError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_layer_that_doubles_its_output_is_not_taken_at_its_word(name):
+    make, cls = PARTS[name], getattr(lip, name.partition(" ")[0])
+    assert fastlip.audit(away_from_initialisation(make(cls)).eval(), MORE_CHANNELS).bound <= HONEST
+    for change in (subclass, hooked, replaced):
+        found = bound_or_refusal(away_from_initialisation(change(make, cls)).eval())
+        assert str(found).startswith("the audit does not understand") or found >= 2 * (1 - 1e-6), change.__name__
+
+
+def test_faults_of_the_new_layers_raise_the_bound():
+    for faulty, least in (
+        (ScaledReflector(3, 3, 3), 1.0099),
+        (ScaledReflector(3, 3, 3, padding_mode="zeros"), 1.0099),
+        (ScaledReflector(3, 3, 3, quasi_residual=True), 1.0099),
+        (PlainResidual(lip.BROConv2d(3, 3, 3)), 1.99),
+        (nn.BatchNorm2d(3), 1e2),
+    ):
+        layer = away_from_initialisation(faulty).eval()
+        if isinstance(layer, nn.BatchNorm2d):  # in place of centering: it divides by small deviations
+            layer.running_var.fill_(1e-6)
+        assert fastlip.audit(layer, SHAPE).bound >= least, layer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -132,7 +133,7 @@ def from_function(place: str) -> Data:
     Modules in the current folder are found too.
 
     Raises:
-        DataError: no such module or function, one that fails to import, or another result.
+        DataError: no such module or function, one that fails to import or needs arguments, or another result.
     """
     found = called(place, "data")
     if isinstance(found, Data):
@@ -153,7 +154,7 @@ def called(place: str, field: str) -> Any:
         field: name of the option that has the place, for messages.
 
     Raises:
-        DataError: no such module or function, or one that fails to import.
+        DataError: no such module or function, one that fails to import, or a function that needs arguments.
         MissingPackageError: it needs a package of an extra.
     """
     with needed_for(f"{field}={place!r}"):
@@ -175,7 +176,24 @@ def _function_at(place: str, field: str) -> Any:
     function = getattr(module, name, None)
     if not callable(function):
         raise DataError(f"{field}={place!r}: {module_name!r} has no function {name!r}")
+    _require_no_arguments(function, f"{field}={place!r}")
     return function
+
+
+def _require_no_arguments(function: Any, where: str) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # a function in C may have none
+        return
+    needed = [
+        item.name
+        for item in signature.parameters.values()
+        if item.default is item.empty and item.kind not in (item.VAR_POSITIONAL, item.VAR_KEYWORD)
+    ]
+    if needed:
+        raise DataError(
+            f"{where}: needs arguments ({', '.join(needed)}), expected a function that is called without any"
+        )
 
 
 def images_of(data: Any, what: str) -> tuple[Images, float]:

@@ -110,7 +110,9 @@ def lip_conv_net(
     blocks = _count_blocks(image_size)
     channels = width * 2**blocks
     if positive_int("num_classes", num_classes) > channels:
-        raise ValueError(f"num_classes={num_classes}: expected at most the head's {channels} channels")
+        raise ValueError(
+            f"num_classes={num_classes}: expected at most the head's {channels} channels, width * {2**blocks}"
+        )
     positive_int("layers_per_block", layers_per_block)
     layers = _Layers(parametrization, pairing, backend, {**parametrization.options, **layer_options})
     parts: OrderedDict[str, nn.Module] = OrderedDict()

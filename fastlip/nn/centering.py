@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -76,6 +78,9 @@ class BatchCentering(WholeModule):
     bias: nn.Parameter | None
     running_mean: Tensor
     pending: Tensor | None
+    # Set by BatchInParts: where to note means in place of an update, and whether the samples count.
+    _noted: list[tuple[Tensor, Tensor]] | None = None
+    _counted: bool = True
 
     def __init__(
         self,
@@ -118,7 +123,10 @@ class BatchCentering(WholeModule):
         total, count = self._sum(x)
         mean = total / count.clamp_min(1)
         if not is_recomputed():
-            self._update(mean.detach(), count)
+            if self._noted is None:
+                self._update(mean.detach(), count)
+            else:
+                self._noted.append((mean.detach(), count))
         return x + per_channel(-mean if self.bias is None else at_least_float32(self.bias) - mean, x)
 
     def _sum(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,6 +134,8 @@ class BatchCentering(WholeModule):
         dtype = torch.promote_types(x.dtype, torch.float32)
         total = x.sum((0, *range(2, x.dim())), dtype=dtype)
         count = total.new_full((1,), x.numel() // self.num_features)
+        if not self._counted:
+            total, count = 0 * total, 0 * count
         if self.sync and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             both = _SumOfProcesses.apply(torch.cat((total, count)))
             total, count = both[:-1], both[-1:].detach()
@@ -150,6 +160,43 @@ class BatchCentering(WholeModule):
         """The arguments."""
         options = f"momentum={self.momentum}, bias={self.bias is not None}, accumulate={self.accumulate}"
         return f"{self.num_features}, {options}, sync={self.sync}"
+
+
+class BatchInParts:
+    """A batch that a model in training takes in several forwards: running means of centering move once.
+
+    Args:
+        model: the network; its :class:`BatchCentering` layers note their means in :meth:`part`.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.layers = [layer for layer in model.modules() if isinstance(layer, BatchCentering)]
+        self.parts: list[list[list[tuple[Tensor, Tensor]]]] = [[] for _ in self.layers]
+
+    @contextmanager
+    def part(self, counted: bool = True) -> Iterator[None]:
+        """In this context one forward takes the next part of the batch.
+
+        Args:
+            counted: whether the samples of the part belong to the batch; if not, no mean has them.
+        """
+        for layer in self.layers:
+            layer._noted, layer._counted = [], counted
+        try:
+            yield
+            for layer, parts in zip(self.layers, self.parts, strict=True):
+                parts.append(layer._noted or [])
+        finally:
+            for layer in self.layers:
+                layer._noted, layer._counted = None, True
+
+    def close(self) -> None:
+        """Moves the running means by those of the whole batch, in the order of the calls of a layer in a forward."""
+        for layer, parts in zip(self.layers, self.parts, strict=True):
+            for calls in zip(*parts, strict=True):
+                means, counts = (torch.stack(values) for values in zip(*calls, strict=True))
+                count = counts.sum(0)
+                layer._update((means * counts).sum(0) / count.clamp_min(1), count)
 
 
 class _SumOfProcesses(torch.autograd.Function):

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastlip.losses import class_slopes
+from fastlip.nn.centering import BatchInParts
 from fastlip.training.distributed import World
 from fastlip.training.losses import loss_of
 from fastlip.training.recipe import Recipe
 from fastlip.training.setup import compiled, device_of
 from fastlip.training.sharing import SharedWeights, buffers_kept
-from fastlip.training.watch import NotFiniteError, explain_not_finite
+from fastlip.training.watch import UNEXPLAINED, NotFiniteError, explain_not_finite
 
 # The radius of training-time CRA, which assumes L = 1; only certificates are audited.
 EPS = 36 / 255
@@ -54,14 +55,20 @@ class Gradients:
             NotFiniteError: a decomposition failed; the message names the layer.
         """
         figures = torch.zeros(3, dtype=torch.float64, device=x.device)
-        parts = self.parts(mine)
+        parts = self.parts(total // self.world.size)  # the same number in every process
+        batch = BatchInParts(self.model) if parts > 1 or total < self.world.size else None
         with self._sharing(x):
             for index, (x_part, y_part) in enumerate(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)):
                 last = index == parts - 1
                 # Each part sees the buffers as they were before the step, so that power iterations advance once.
-                with nullcontext() if last else buffers_kept(self.model):
+                with (
+                    nullcontext() if last else buffers_kept(self.model),
+                    batch.part(counted=mine > 0) if batch else nullcontext(),
+                ):
                     # A process without images of its own runs one and counts none.
                     figures += self._add_part(x_part, y_part, mine, total, last)
+        if batch:
+            batch.close()
         own_loss = figures[:1].clone()
         return torch.cat((self.world.sum(figures), own_loss))
 
@@ -143,7 +150,9 @@ class Gradients:
     def _not_finite_loss(self, loss: float, own_loss: float, x: Tensor) -> NotFiniteError:
         """The reason that the process gives whose loss is not finite."""
         own = "" if math.isfinite(own_loss) else explain_not_finite(self.model, x)
-        reason = next(filter(None, self.world.gather(own)), "the sum over processes overflows")
+        reasons = filter(None, self.world.gather(own))
+        # A mean over processes spreads what is not finite to those whose own images do not explain it.
+        reason = min(reasons, key=UNEXPLAINED.__eq__, default="the sum over processes overflows")
         return NotFiniteError(f"loss is {loss}: {reason}")
 
 

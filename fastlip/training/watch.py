@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fastlip.nn.centering import BatchCentering
+
+_KINDS = ("parameter", "buffer")
+UNEXPLAINED = "every layer's output is finite, but the loss is not"
 
 
 class NotFiniteError(ArithmeticError):
@@ -61,7 +68,10 @@ def require_finite_parameters(model: nn.Module) -> None:
 
 
 def explain_not_finite(model: nn.Module, x: Tensor) -> str:
-    """Runs the model on x again, and names the first layer whose parameters or output are not finite."""
+    """Runs the model on x again, and names the first layer whose parameters or output are not finite.
+
+    It waits for no other process, which may have nothing to explain.
+    """
     if not _finite(x):
         return "the input is not finite"
     reasons: list[str] = []
@@ -74,20 +84,35 @@ def explain_not_finite(model: nn.Module, x: Tensor) -> str:
         )
     ]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _alone(model):
             model(x)
     except (ValueError, torch.linalg.LinAlgError) as error:  # a layer may itself refuse input that is not finite
         reasons.append(str(error))
     finally:
         for handle in handles:
             handle.remove()
-    return reasons[0] if reasons else "every layer's output is finite, but the loss is not"
+    return reasons[0] if reasons else UNEXPLAINED
+
+
+@contextmanager
+def _alone(model: nn.Module) -> Iterator[None]:
+    """In this context centering takes the mean over this process's samples only."""
+    shared = [layer for layer in model.modules() if isinstance(layer, BatchCentering) and layer.sync]
+    for layer in shared:
+        layer.sync = False
+    try:
+        yield
+    finally:
+        for layer in shared:
+            layer.sync = True
 
 
 def _watch_parameters(layer: nn.Module, title: str, reasons: list[str]) -> Any:
     # Before the layer runs: a decomposition of NaN may raise.
     def hook(_: nn.Module, __: Any) -> None:
-        if found := _own_not_finite(layer):
+        # Training writes a running mean and does not read it: what is in it is a consequence.
+        kinds = ("parameter",) if isinstance(layer, BatchCentering) and layer.training else _KINDS
+        if found := _own_not_finite(layer, kinds):
             reasons.append(f"{title}: {found}")
 
     return layer.register_forward_pre_hook(hook)
@@ -101,8 +126,9 @@ def _watch(layer: nn.Module, title: str, reasons: list[str]) -> Any:
     return layer.register_forward_hook(hook)
 
 
-def _own_not_finite(layer: nn.Module) -> str:
-    for kind, tensors in (("parameter", layer.named_parameters), ("buffer", layer.named_buffers)):
+def _own_not_finite(layer: nn.Module, kinds: tuple[str, ...] = _KINDS) -> str:
+    for kind in kinds:
+        tensors = layer.named_parameters if kind == "parameter" else layer.named_buffers
         for name, tensor in tensors(recurse=False):
             if not _finite(tensor):
                 return f"its {kind} {name!r} is not finite"

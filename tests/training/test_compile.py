@@ -12,6 +12,7 @@ OPTIONS = {
     "parts": {"accumulate": 3},
     "channels_last": {"method": "cayley", "channels_last": True},
     "bf16": {"precision": "bf16"},
+    "centering": {"model": "bro_net", "method": "bro", "width": 4, "depth": 1, "lr": 1e-3, "accumulate": 3},
     "all": {"method": "cpl", "accumulate": 2, "channels_last": True, "precision": "bf16"},
 }
 
@@ -25,7 +26,7 @@ def _fresh_compiler():
 
 def losses(training):
     training.network.train()
-    return [training.step(x, y)[0] for epoch in (0, 1) for x, y in training.train_batches.epoch(epoch)]
+    return [training.step(x, y)[0].item() for epoch in (0, 1) for x, y in training.train_batches.epoch(epoch)]
 
 
 def assert_same_losses(make_training, tiny_recipe, **options):

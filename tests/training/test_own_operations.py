@@ -45,6 +45,10 @@ def nothing():
     return None
 
 
+def of_an_image(x, strength=1):
+    return x
+
+
 def of_an_extra():
     raise ModuleNotFoundError("No module named 'kornia.augmentation'", name="kornia.augmentation")
 """
@@ -136,6 +140,10 @@ def test_wrong_results_are_named(module, tiny_data, tiny_recipe, name, text):
     [
         ("own_changes:nothing", "augment='own_changes:nothing': got NoneType, expected a function of images"),
         ("own_changes:missing", "augment='own_changes:missing': 'own_changes' has no function 'missing'"),
+        (
+            "own_changes:of_an_image",
+            r"augment='own_changes:of_an_image': needs arguments \(x\), expected a function",
+        ),
         ("no_such_module:make", "augment='no_such_module:make': cannot import 'no_such_module'"),
         ("needs_kornia:make", "augment='needs_kornia:make': cannot import 'needs_kornia': No module named"),
     ],
