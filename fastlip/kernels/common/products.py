@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common import binding
+from fastlip.kernels.common.binding import CPU
 
 LEAST = 1 << 20  # multiply-adds of one product from which the kernel wins
 NAMES = {torch.float32: "product_float32", torch.float64: "product_float64"}
@@ -54,19 +55,14 @@ def product(
         return _by_torch(a, b, out, alpha, add, bias)
     if out is None:
         out = a.new_empty((rows, columns))
-    a, b, bias = _in_lines(a), _in_lines(b), None if bias is None else bias.contiguous()
-    binding.launch(
-        NAMES[a.dtype], a.device, a.data_ptr(), b.data_ptr(), out.data_ptr(),
-        0 if bias is None else bias.data_ptr(), rows, columns, a.shape[1],
-        *a.stride(), *b.stride(), out.stride(0), alpha, add,
+    # Of each factor the neighbours in a row or in a column are next in memory.
+    a, b = a if 1 in a.stride() else a.contiguous(), b if 1 in b.stride() else b.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    CPU[NAMES[a.dtype]](
+        a.data_ptr(), b.data_ptr(), out.data_ptr(), 0 if bias is None else bias.data_ptr(),
+        rows, columns, a.shape[1], *a.stride(), *b.stride(), out.stride(0), alpha, add,
     )  # fmt: skip
     return out
-
-
-def _in_lines(matrix: Tensor) -> Tensor:
-    """The matrix with neighbours side by side in its rows or in its columns."""
-    down, right = matrix.stride()
-    return matrix if (right == 1 and down >= 1) or (down == 1 and right >= 1) else matrix.contiguous()
 
 
 def _by_torch(a: Tensor, b: Tensor, out: Tensor | None, alpha: float, add: bool, bias: Tensor | None) -> Tensor:

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastlip.kernels.common.asked import asked
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.precision import full_precision
-from fastlip.kernels.common.products import is_faster
 from fastlip.kernels.linear import reference
 
 OP = Op("linear", backends=("native",))
 WORTHWHILE = 3 << 19  # multiply-adds from which the kernel wins, the operator's own time included
-
-
-def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernel takes less time than torch."""
-    if x.numel() * len(weight) < WORTHWHILE:
-        return False
-    return x.is_cpu and x.dtype == weight.dtype == torch.float32 and is_faster()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: Backend = "auto") -> Tensor:

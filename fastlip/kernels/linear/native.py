@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fastlip.kernels.common import binding
-from fastlip.kernels.common.products import NAMES, product
-from fastlip.kernels.linear.api import pays
+from fastlip.kernels.common.products import NAMES, is_faster, product
+from fastlip.kernels.linear.api import WORTHWHILE
 
 binding.require()
 
@@ -15,12 +16,19 @@ def supports(x: Tensor, weight: Tensor, bias: Tensor | None) -> str:
     """Empty, or why these kernels cannot run."""
     if x.dtype not in NAMES or weight.dtype != x.dtype:
         return f"no kernel for dtypes {x.dtype} and {weight.dtype}"
-    return binding.missing(NAMES[x.dtype], x.device)
+    return "" if x.is_cpu and NAMES[x.dtype] in binding.CPU else binding.missing(NAMES[x.dtype], x.device)
 
 
 def unprofitable(x: Tensor, weight: Tensor, bias: Tensor | None) -> str:
     """Empty, or why torch is faster."""
-    return "" if pays(x, weight) else "torch multiplies as fast here"
+    if (
+        x.numel() * len(weight) >= WORTHWHILE
+        and x.is_cpu
+        and x.dtype == weight.dtype == torch.float32
+        and is_faster()
+    ):
+        return ""
+    return "torch multiplies as fast here"
 
 
 def linear_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -11,7 +11,6 @@ from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.geometry import NO_PADS
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.common.products import NAMES, product
-from fastlip.kernels.linear.api import pays
 
 
 class Passes(Protocol):
@@ -30,11 +29,6 @@ def supports(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, pair
     if len(dtypes) > 1 or x.dtype not in NAMES:
         return f"no kernel for dtypes {', '.join(map(str, sorted(dtypes, key=str)))} and a matrix"
     return ""
-
-
-def unprofitable(x: Tensor, weight: Tensor) -> str:
-    """Empty, or why torch is faster."""
-    return "" if pays(x, weight) else "torch multiplies as fast here"
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:

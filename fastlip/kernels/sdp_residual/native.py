@@ -16,6 +16,7 @@ from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.common.winograd import Finish, Tile
 from fastlip.kernels.conv_chain import native as conv_chain
+from fastlip.kernels.linear import native as linear
 from fastlip.kernels.sdp_residual import dense, layer, reference
 from fastlip.kernels.sdp_residual.api import folded
 
@@ -89,7 +90,7 @@ def unprofitable(
 ) -> str:
     """Empty, or why the reference is faster."""
     if geometry is None:
-        return dense.unprofitable(x, weight)
+        return linear.unprofitable(x, weight, bias)
     return reference.faster(x, weight, bias, scale, geometry, pairing)
 
 

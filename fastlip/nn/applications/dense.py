@@ -14,13 +14,14 @@ from fastlip import ops
 from fastlip.kernels.common.gate import is_recorded, is_transformed
 from fastlip.kernels.common.precision import FULL, cpu_products
 from fastlip.kernels.linear.api import OPERATOR as LINEAR
-from fastlip.kernels.linear.api import WORTHWHILE, pays
+from fastlip.kernels.linear.api import WORTHWHILE
 from fastlip.kernels.polar_linear import api as polar_linear
 from fastlip.kernels.skew_exp_linear import api as skew_exp_linear
 from fastlip.nn._quasi_residual import with_identity
 from fastlip.nn.applications.application import Application
 from fastlip.nn.base import as_it_runs
 
+_is_compiling, _autocasts = torch.compiler.is_compiling, torch.is_autocast_enabled
 DENSE_ARGUMENTS = ("_application", "in_features", "out_features")
 
 
@@ -59,10 +60,10 @@ class Dense(Application):
         layer._check_input(x, layer.in_features)
         few = self.few_vectors
         if not (few and layer.training and _is_short(few, layer, x)):
-            weight = layer._effective()[0]
-            if x.numel() * layer.out_features < WORTHWHILE:  # one call less for a single input
-                return F.linear(x, weight, layer.bias)
-            return affine(layer, x, weight, layer.bias)
+            weight, bias = layer._effective()[0], layer.bias
+            # Inputs are counted here too: one call less where they are few.
+            few_numbers = x.numel() * layer.out_features < WORTHWHILE
+            return F.linear(x, weight, bias) if few_numbers else affine(layer, x, weight, bias)
         y = few.product(x, with_identity(layer, layer.raw_weight), backend=layer.backend)[..., : layer.out_features]
         return y if layer.bias is None else y + layer.bias
 
@@ -77,15 +78,10 @@ class Dense(Application):
 
 
 def affine(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """W x + b, by the kernel of ``fastlip.ops.linear`` where it pays."""
-    return LINEAR(x, weight, bias, "auto") if multiplies(layer, x, weight) else F.linear(x, weight, bias)
-
-
-def multiplies(layer: Any, x: Tensor, weight: Tensor) -> bool:
-    """Whether our product pays, and nothing but autograd sees what the layer calls, in full precision."""
-    if not (pays(x, weight) and layer.backend in ("auto", "native")):
-        return False
-    return cpu_products() in FULL and _only_autograd_sees()
+    """W x + b, by ``fastlip.ops.linear`` unless someone wants torch's product: a compiler, or lower precision."""
+    if layer.backend == "reference" or cpu_products() not in FULL or _is_compiling() or _autocasts("cpu"):
+        return F.linear(x, weight, bias)
+    return LINEAR(x, weight, bias, "auto")
 
 
 def _is_short(few: FewVectors, layer: Any, x: Tensor) -> bool:
@@ -93,16 +89,9 @@ def _is_short(few: FewVectors, layer: Any, x: Tensor) -> bool:
     V = layer.raw_weight
     if not (few.pays(x, V) and V.requires_grad and torch.is_grad_enabled() and layer.backend in ("auto", "native")):
         return False
-    if layer._supplied is not None or layer._modules or cpu_products() not in FULL:
+    if layer._supplied is not None or layer._modules or _is_compiling() or is_transformed():
         return False
-    return _only_autograd_sees()
-
-
-def _only_autograd_sees() -> bool:
-    """Whether no compiler, transform of functions, export or autocast looks at what a layer calls."""
-    if torch.compiler.is_compiling() or is_transformed():
-        return False
-    return not is_recorded() and not torch.is_autocast_enabled("cpu")
+    return not is_recorded() and cpu_products() in FULL and not _autocasts("cpu")
 
 
 def describe_dense(layer: Any) -> str:
