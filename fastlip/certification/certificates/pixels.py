@@ -152,7 +152,7 @@ def certify_segmentation(
     boolean("per_pixel", per_pixel)
     with certifying(model, device, dtype, rounding) as (model, parameter):
         batches = bar(batches_of(loader), "certify", progress)
-        each = evaluated(model, parameter, batches, input_shape, rounding, bounds)
+        each = evaluated(model, parameter, batches, input_shape, rounding, bounds, eps=eps)
         found = [
             (_measure(part, eps, ignore_index, per_pixel), part.prepared.audit) for b in each for part in _parts(b)
         ]
