@@ -90,13 +90,15 @@ def warn_of_large_eps(eps: Sequence[float], images: Tensor, bounds: tuple[Any, A
     Without bounds the box is known for images (n, c, h, w) of 1 or 3 channels with values in [0, 1].
     """
     least = min((value for value in eps if value > 0), default=0.0)
+    if least <= 1:
+        return
     if bounds is None:
         if images.dim() != 4 or images.shape[1] not in (1, 3) or images.amin() < 0 or images.amax() > 1:
             return
         bounds = (0.0, 1.0)
     low, high = (torch.as_tensor(value).detach().cpu().double() for value in bounds)
     half = (high - low).expand(images.shape[1:]).square().sum().sqrt().item() / 2
-    if least > max(half, 1.0):
+    if least > half:
         levels = (
             f"; if {least:g} levels of 255 are meant, pass eps={least:g}/255" if float(least).is_integer() else ""
         )

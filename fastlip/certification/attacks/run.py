@@ -27,7 +27,6 @@ from fastlip.inspection.evaluation import (
     radii_of,
 )
 from fastlip.inspection.loading import batches_of
-from fastlip.inspection.standardised import warn_of_large_eps
 
 __all__ = ["KINDS", "attack", "attack_certified"]
 
@@ -132,8 +131,6 @@ def attack(
             if x.shape[1:] not in norms:
                 norms[x.shape[1:]] = norm_of_model(model, x, norm)
                 radii.check_norm(norms[x.shape[1:]])
-                if not radii.per_sample and norms[x.shape[1:]].weights is None:
-                    warn_of_large_eps(radii.values.tolist(), images, bounds)
             target = Batch(model, x, labels, bounds, f"batch {index}", norms[x.shape[1:]])
             rows.append(attack_batch(target, n, radii, plan, generator))
             n += len(images)
