@@ -88,8 +88,8 @@ def draw(found, path):
         axes.bar(places, [row[kind][0] for row in found.values()], 0.27, label=kind)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_xticks(range(len(found)), list(found))
-    axes.set(title="estimate / true distance", ylim=(0.8, None))
-    axes.legend()
+    axes.set(title="estimate / true distance", ylim=(0, 1.5))
+    axes.legend(loc="upper center", ncols=3)
     figure.savefig(path)
 
 
@@ -107,7 +107,7 @@ def main(arguments=None):
             value, bound = estimate(critic, dimension, second, options.steps)
             found.setdefault(title, {})[kind] = value / exact, bound
             print(
-                f"{title}: W1 {exact:.3f}, {kind} {value:.3f} ({value / exact:.1%}), L at most {bound:.3g}",
+                f"{title}: W1 {exact:.3f}, {kind} {value:.3f} ({value / exact:.1%}), L at most {bound:.4g}",
                 flush=True,
             )
     if options.figure:
