@@ -62,8 +62,8 @@ def gaussians():
 
 def estimate(critic, dimension, second, steps):
     """The estimate of W1 of a standard normal and the other Gaussian, and the critic's audited bound."""
-    *layers, penalty, lr = critic
-    critic = network(*layers, dimension, 64)
+    linear, activation, penalty, lr = critic
+    critic = network(linear, activation, dimension, 64)
     optimizer = torch.optim.Adam(critic.parameters(), lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
