@@ -84,7 +84,7 @@ def draw(found, images, path):
         for name, parts in found.items():
             axes.plot(parts[row].mean(1), label=name)
         axes.set(title=title, xlabel="iteration k", yscale=("log", "linear")[row])
-        axes.legend()
+        axes.legend(loc=("lower left", "center right")[row])
     for axes, (name, crop) in zip(pictures, images.items(), strict=True):
         axes.imshow(crop[0, 0].numpy(), cmap="gray", vmin=0, vmax=1)
         axes.set(title=name, xticks=[], yticks=[])

@@ -3,11 +3,12 @@
 Sphere tracing moves a ray from x by f(x) / L. If L bounds the Lipschitz constant of f, no ray passes f = 0 unseen.
 Two networks of orthogonal layers learn f: one from points labelled inside or outside (HKR loss), the other by points
 of the outline, where f = 0, and gradients of norm 1 (eikonal loss). A plain network learns by the eikonal loss, as is
-usual; its rays move with L = 1, others with the audited L. Rays that overshoot are counted. Takes about one minute.
+usual; its rays move with L = 1, others with the audited L. It takes about one minute.
 """
 
 import argparse
 import math
+import pkgutil
 
 import torch
 from torch import nn
@@ -44,16 +45,14 @@ def hkr(model, x, near):
 
 def eikonal(model, x, near):
     """f = 0 on the outline, gradients have norm 1, and f has the right sign in the plane."""
-    y = model(x.requires_grad_())
-    (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    (slope,) = torch.autograd.grad((y := model(x.requires_grad_())).sum(), x, create_graph=True)
     wrong = torch.relu(-y[:, 0] * signed_distance(x.detach()).sign())
     return model(near).abs().mean() + wrong.mean() + 0.1 * (slope.norm(dim=1) - 1).square().mean()
 
 
 def train(model, loss, steps, lr):
     """Trains by Adam, with fresh points in each step."""
-    optimizer = torch.optim.Adam(model.parameters(), lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer := torch.optim.Adam(model.parameters()), lr, steps)
     for _ in range(steps):
         edges, share = torch.randint(10, (256,)), torch.rand(256, 1)
         near = CORNERS[edges].lerp(CORNERS.roll(-1, 0)[edges], share)
@@ -98,9 +97,10 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--rays", type=int, default=100_000)
+    parser.add_argument("--linear", default="fastlip.nn:CayleyLinear", help="or such as deel.torchlip:SpectralLinear")
     parser.add_argument("--figure", help="file of the figure, such as signed_distance.png")
     options = parser.parse_args(arguments)
-    bounded, plain = (lip.CayleyLinear, lip.MaxMin), (nn.Linear, lambda: nn.Softplus(100))
+    bounded, plain = (pkgutil.resolve_name(options.linear), lip.MaxMin), (nn.Linear, lambda: nn.Softplus(100))
     jobs = {"HKR": (bounded, hkr), "eikonal": (bounded, eikonal), "plain, eikonal": (plain, eikonal)}
     found, models = {}, []
     for name, (parts, loss) in jobs.items():

@@ -94,6 +94,7 @@ class SetPredictor:
         score: ``"margin"``, ``"logit"`` or ``"softmax"``.
         temperature: that of the softmax.
         norm: the norm of perturbations of the network that was calibrated, in which every eps is.
+        classes: the number of classes of that network; 0 if it is not known.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3)).eval()
@@ -108,6 +109,7 @@ class SetPredictor:
     score: Score
     temperature: float = 1.0
     norm: InputNorm = field(default=L2, repr=False)
+    classes: int = field(default=0, repr=False)
 
     def sets(self, outputs: CertifiedOutputs, eps: float = 0.0) -> PredictionSets:
         r"""Predicts the set of every sample, which may be perturbed already.
@@ -126,7 +128,7 @@ class SetPredictor:
             ValueError: outputs of another shape or in another norm, or another eps.
         """
         require_same("outputs", outputs.norm, self.norm, "the calibration is")
-        low = self._scores(scores_of(outputs), -1, eps)
+        low = self._scores(self._scores_of(outputs), -1, eps)
         labels = None if outputs.targets is None else _labels(outputs)
         return PredictionSets(low <= self.threshold, float(eps), labels)
 
@@ -148,10 +150,16 @@ class SetPredictor:
         """
         check_eps([attack, eps])
         require_same("outputs", outputs.norm, self.norm, "the calibration is")
-        scores, further = scores_of(outputs), float(attack) - float(eps)
+        scores, further = self._scores_of(outputs), float(attack) - float(eps)
         high = self._scores(scores, 1, further) if further > 0 else self._scores(scores, 0, 0.0)
         own = high.gather(1, _labels(outputs)[:, None])
         return (own <= self.threshold).double().mean().item()
+
+    def _scores_of(self, outputs: CertifiedOutputs) -> Scores:
+        scores = scores_of(outputs)
+        if self.classes and (count := scores.logits.shape[1]) != self.classes:
+            raise ValueError(f"outputs: they have {count} classes, expected the {self.classes} of the calibration")
+        return scores
 
     def _scores(self, scores: Scores, sign: int, eps: float) -> Tensor:
         return _bounds(scores, self.score, self.temperature, sign, eps)
@@ -200,11 +208,13 @@ def calibrate(
         True
     """
     one_of("score", score, get_args(Score))
+    if isinstance(temperature, bool) or not isinstance(temperature, Real):
+        raise TypeError(f"temperature={temperature!r}: expected a positive number")
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature={temperature}: expected a positive number")
     found = _bounds(scores_of(outputs), score, temperature, 0, 0.0)
     threshold, level = _quantile(found.gather(1, _labels(outputs)[:, None])[:, 0], alpha)
-    return SetPredictor(threshold, float(alpha), level, score, float(temperature), outputs.norm)
+    return SetPredictor(threshold, float(alpha), level, score, float(temperature), outputs.norm, found.shape[1])
 
 
 @dataclass(frozen=True)

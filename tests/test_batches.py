@@ -253,6 +253,31 @@ def test_standardised_images_are_noticed(images, remark):
         fastlip.certify(model, (images, labels), bounds=(0, 1))
 
 
+@pytest.mark.parametrize("eps", [[36, 72], 36, [0.0, 36.0]], ids=str)
+def test_levels_of_pixels_in_place_of_radii_are_noticed(eps):
+    images, labels = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.arange(6) % 4
+    model = torch.nn.Sequential(torch.nn.Flatten(), lip.AOLLinear(3072, 4)).eval()
+    text = r"eps=36: the image in the middle of the range is within 27.7 of every image.*; .* pass eps=36/255"
+    for bounds in (None, (0, 1)):
+        with pytest.warns(UserWarning, match=text):
+            fastlip.certify(model, (images, labels), eps, bounds=bounds)
+    segmentation = lip.AOLConv2d(3, 2, 1).eval()
+    with pytest.warns(UserWarning, match=text):
+        fastlip.certify_segmentation(segmentation, [(images, torch.zeros(6, 32, 32, dtype=torch.long))], eps)
+
+
+def test_large_radii_are_not_noticed_where_they_may_be_meant():
+    images, labels = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(6) % 4
+    model = torch.nn.Sequential(torch.nn.Flatten(), lip.AOLLinear(192, 4)).eval()
+    fastlip.certify(model, (images, labels), [0.1, 36.0])  # a curve: warnings are errors here
+    fastlip.certify(model, (images - 0.5, labels), 36.0)  # other units
+    fastlip.attack(model, (images, labels), 36.0, steps=1, restarts=1)  # as far as it takes
+    fastlip.certify(model, (images, labels), 36.0, bounds=(0, 10))
+    fastlip.certify(torch.nn.Sequential(lip.AOLLinear(2, 2)).eval(), (images[:, 0, 0, :2], labels % 2), 5.0)
+    weighted = torch.nn.Sequential(lip.InputWeights(255.0), *model).eval()
+    fastlip.certify(weighted, (images, labels), 36.0)
+
+
 def test_empty_batches_count_for_nothing(model):
     batches = [(IMAGES[:0], LABELS[:0]), (IMAGES, LABELS), (IMAGES[:0], LABELS[:0])]
     whole, parts = (fastlip.certify(model, loader, eps=0.1) for loader in (batches[1:2], batches))

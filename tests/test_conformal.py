@@ -199,7 +199,13 @@ def test_what_is_refused(pool):
         conformal.calibrate(clean, 0.1, "aps")
     with pytest.raises(ValueError, match="temperature=0"):
         conformal.calibrate(clean, 0.1, "softmax", temperature=0)
+    with pytest.raises(TypeError, match="temperature='1': expected a positive number"):
+        conformal.calibrate(clean, 0.1, "softmax", temperature="1")
     predictor = conformal.calibrate(clean, 0.1)
+    other = fastlip.certify_outputs(identity(4), [(clean.values[:, :4], torch.zeros(len(clean), dtype=torch.long))])
+    for use in (predictor.sets, lambda outputs: predictor.certified_coverage(outputs, 0.1)):
+        with pytest.raises(ValueError, match="outputs: they have 4 classes, expected the 10 of the calibration"):
+            use(other)
     with pytest.raises(ValueError, match="eps=-1"):
         predictor.sets(clean, -1)
     with pytest.raises(ValueError, match="eps=nan"):

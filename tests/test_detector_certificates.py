@@ -99,3 +99,7 @@ def test_what_is_refused(layer):
         detector.certified_auroc(-1)
     with pytest.raises(ValueError, match="threshold=nan"):
         detector.rates(math.nan, 0.1)
+    with pytest.raises(TypeError, match="threshold='0': expected a number"):
+        detector.rates("0", 0.1)
+    with pytest.raises(TypeError, match="false_alarm='1%': expected a number"):
+        detector.threshold_at("1%")

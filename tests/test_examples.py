@@ -95,6 +95,19 @@ def test_signed_distance(run, tmp_path):
     assert (tmp_path / "sd.png").stat().st_size > 0
 
 
+@pytest.mark.filterwarnings("ignore")  # of the other package
+@pytest.mark.parametrize("linear", ["fastlip.nn:BjorckLinear", "deel.torchlip:SpectralLinear"])
+def test_critics_and_distances_with_other_dense_layers(run, linear):
+    pytest.importorskip(linear.partition(":")[0])
+    found = run("signed_distance", "--steps=60", "--rays=500", f"--linear={linear}")
+    for name in ("HKR", "eikonal"):
+        assert found[name][1] <= 1 + 1e-3, "deel-torchlip's tolerance"
+        assert found[name][3] == 0, "steps are divided by the audited bound"
+    for row in run("gaussian_distances", "--steps=15", f"--linear={linear}").values():
+        assert row["certified"][1] <= 1 + 1e-3
+        assert 0.3 < row["certified"][0] < 1.02
+
+
 @pytest.mark.slow
 def test_no_ray_of_100_000_overshoots(run):
     found = run("signed_distance")
@@ -126,6 +139,7 @@ def test_gaussian_distances(run, tmp_path):
         ratio, bound = row["certified"]
         assert bound <= 1 + 1e-5
         assert 0.5 < ratio < 1.02, "a lower bound up to the noise of 200,000 samples"
+        assert 0 < row["spectral_norm"][0] < 1.02
     assert (tmp_path / "bars.png").stat().st_size > 0
 
 
@@ -135,6 +149,8 @@ def test_distances_of_gaussians_are_within_two_percent(run):
     for title, row in found.items():
         assert abs(row["certified"][0] - 1) <= 0.02, title
         assert row["WGAN-GP"][0] > 1.05, title
+        if title.startswith("scale"):
+            assert row["spectral_norm"][0] < 0.7, title
 
 
 def test_wgan(run, tmp_path):

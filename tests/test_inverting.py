@@ -39,6 +39,27 @@ def test_the_inverse_is_within_its_error_bound(shape, dtype):
     assert not found.x.requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(3,), (4, 6, 6)])
+def test_the_bound_with_rounding_needs_no_slack(shape, dtype):
+    """The exact inverse, of the same effective weights in float64, is within the bound."""
+    f = contraction(0.5, shape).to(dtype)
+    # Plain layers have the effective weights as parameters: those of 16-bit layers in float32.
+    wide = fastlip.export(f.float() if dtype == torch.float16 else f).double()
+    y = torch.randn(9, *shape).to(dtype)
+    exact = fastlip.invert_residual(wide, y.double(), lipschitz=0.501, tolerance=1e-12)
+    f.to(dtype)
+    for steps in (5, 60):
+        found = fastlip.invert_residual(f, y, tolerance=0, max_steps=steps, rounding="worst-case")
+        away = (found.x.double() - exact.x).flatten(1).norm(dim=1)
+        assert (away <= found.error + exact.error).all()
+        assert found.error.isfinite().all()
+    plain = fastlip.invert_residual(f, y, tolerance=0, max_steps=60)
+    assert torch.equal(plain.x, found.x)
+    if dtype != torch.float64 and len(shape) == 1:
+        assert not (away <= plain.error).all(), "what rounding=None leaves out"
+
+
 def test_the_bound_holds_at_every_step_and_shrinks_by_the_constant():
     f = contraction(0.8).double()
     x = torch.randn(50, 3).double()
@@ -75,6 +96,12 @@ def test_not_finite_numbers_have_no_bound():
     found = fastlip.invert_residual(contraction(), torch.tensor([[math.nan, 0, 0], [1, 2, 3]]), max_steps=5)
     assert found.error[0] == math.inf
     assert found.error[1] < math.inf
+    found = fastlip.invert_residual(
+        contraction(), torch.tensor([[math.nan, 0, 0], [1, 2, 3]]), tolerance=1e-5, rounding="worst-case"
+    )
+    assert found.error[0] == math.inf
+    assert found.error[1] < 1e-3
+    assert found.steps < 1000, "a sample without a bound does not keep the others from stopping"
 
 
 @pytest.mark.parametrize(
@@ -84,6 +111,8 @@ def test_not_finite_numbers_have_no_bound():
         (contraction(), {"lipschitz": 1.0}, ValueError, "lipschitz=1: expected a number below 1"),
         (contraction(), {"lipschitz": math.nan}, ValueError, "lipschitz=nan"),
         (contraction(), {"tolerance": -1.0}, ValueError, "tolerance=-1.0"),
+        (contraction(), {"tolerance": "1e-6"}, TypeError, "tolerance='1e-6': expected a number, got str"),
+        (contraction(), {"rounding": "none"}, ValueError, "rounding='none': allowed are 'worst-case'"),
         (contraction(), {"max_steps": 0}, ValueError, "max_steps=0"),
         (contraction(), {"max_steps": 1.5}, TypeError, "max_steps=1.5"),
         (contraction().train(), {}, ValueError, "f: is in training mode"),
@@ -93,3 +122,9 @@ def test_not_finite_numbers_have_no_bound():
 def test_refuses(f, options, error, text):
     with pytest.raises(error, match=text):
         fastlip.invert_residual(f, torch.randn(2, 3), **options)
+
+
+def test_refuses_what_is_no_floating_point_tensor():
+    for y in ([[1.0, 2.0, 3.0]], torch.ones(2, 3, dtype=torch.long)):
+        with pytest.raises(TypeError, match=r"y: got (list|torch.int64), expected a floating-point tensor"):
+            fastlip.invert_residual(contraction(), y)

@@ -87,6 +87,18 @@ ALONE = {
     ),
 }
 WITH_A_NETWORK = {
+    "a threshold as text": (
+        lambda net: fastlip.certify(net, [(X, Y)], threshold="0.5"),
+        "threshold='0.5': expected a number, got str",
+    ),
+    "a curve of text": (
+        lambda net: fastlip.certify(net, [(X, Y)], 0.1).curve("0.1"),
+        "eps='0.1': expected a number or a sequence of numbers",
+    ),
+    "a curve of the attack of text": (
+        lambda net: fastlip.attack(net, [(X, Y)], 0.1, steps=1, restarts=1).curve(["0.1"]),
+        "eps=['0.1']: expected a number or a sequence of numbers",
+    ),
     "a radius that is a word": (
         lambda net: fastlip.export(net, "net.onnx", (3, 8, 8), radius="no"),
         "radius='no': expected True or False",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastlip.inspection.evaluation import check_eps
+from fastlip.inspection.evaluation import radii_of
 from fastlip.nn.arguments import positive_int
 
 DOWN = 1 - 2.0**-50  # a few roundings in float64
@@ -44,12 +44,10 @@ def lp_factor(p: float, inputs: int) -> float:
     return factor * DOWN if power else 1.0
 
 
-def share_above(radii: Tensor, eps: Sequence[float] | Tensor) -> Tensor:
+def share_above(radii: Tensor, eps: float | Sequence[float] | Tensor) -> Tensor:
     """(k,): for each eps the share of the radii (n,) above it; ValueError for one that is negative or not finite."""
-    eps = torch.as_tensor(eps, dtype=torch.float64)
-    check_eps(eps.tolist())
-    count = len(radii)
-    return (count - torch.searchsorted(radii.sort().values, eps, right=True)).double() / count
+    values, count = torch.tensor(radii_of(eps), dtype=torch.float64), len(radii)
+    return (count - torch.searchsorted(radii.sort().values, values, right=True)).double() / count
 
 
 def nearest_meeting(gaps: Tensor) -> Tensor:

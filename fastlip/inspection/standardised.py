@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 _LEVELS = 256
@@ -80,3 +82,29 @@ def warn_of_units(images: Tensor) -> None:
     """Warns of images that are standardised or not divided by 255."""
     if text := remark(images):
         warnings.warn(text, UserWarning, stacklevel=2)
+
+
+def warn_of_large_eps(eps: Sequence[float], images: Tensor, bounds: tuple[Any, Any] | None) -> None:
+    """Warns of radii all of which exceed half the diagonal of the box of all images, as 36 in place of 36/255 does.
+
+    Without bounds the box is known for images (n, c, h, w) of 1 or 3 channels with values in [0, 1].
+    """
+    least = min((value for value in eps if value > 0), default=0.0)
+    if least <= 1:
+        return
+    if bounds is None:
+        if images.dim() != 4 or images.shape[1] not in (1, 3) or images.amin() < 0 or images.amax() > 1:
+            return
+        bounds = (0.0, 1.0)
+    low, high = (torch.as_tensor(value).detach().cpu().double() for value in bounds)
+    half = (high - low).expand(images.shape[1:]).square().sum().sqrt().item() / 2
+    if least > half:
+        levels = (
+            f"; if {least:g} levels of 255 are meant, pass eps={least:g}/255" if float(least).is_integer() else ""
+        )
+        warnings.warn(
+            f"eps={least:g}: the image in the middle of the range is within {half:.3g} of every image, so hardly any"
+            f" radius is as large as that{levels}",
+            UserWarning,
+            stacklevel=2,
+        )

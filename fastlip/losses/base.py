@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal, get_args
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fastlip._names import constructor_lists_keywords, lists_keywords
+
 Reduction = Literal["mean", "auto", "sum", "none"]
 
 
@@ -42,6 +44,12 @@ class Loss(nn.Module):
     whole_batch: ClassVar[bool] = False
     takes_slopes: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **options: Any):
+        """The error for an argument that a loss does not have lists those that it has."""
+        super().__init_subclass__(**options)
+        constructor_lists_keywords(cls)
+
+    @lists_keywords
     def __init__(self, reduction: Reduction = "mean"):
         super().__init__()
         if reduction not in get_args(Reduction):

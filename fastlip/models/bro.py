@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from fastlip import nn as lip
+from fastlip._names import lists_keywords
 from fastlip.kernels.common.literals import Backend, PaddingMode, Pairing
 from fastlip.models.literals import Size
 from fastlip.models.model import Model
 from fastlip.models.quasi_residual import PATCH, STEM, Layers, QuasiResidualNet, assemble, sizes_of
 
 
+@lists_keywords
 def bro_net(
     size: Size = "L",
     num_classes: int = 10,

@@ -16,7 +16,7 @@ from fastlip.kernels.common.literals import Backend, Pairing
 from fastlip.models.literals import LayerOptions, MethodName, Size
 from fastlip.models.model import Model, Network
 from fastlip.models.pooling import GlobalMaxPool2d
-from fastlip.models.registry import method_of
+from fastlip.models.registry import check_layer_options, method_of
 from fastlip.nn.arguments import positive_int
 from fastlip.nn.initial import orthogonal_
 from fastlip.nn.method import Method
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SIZES: dict[Size, int] = {"XS": 16, "S": 32, "M": 64, "L": 128}
 MAX_BLOCKS = 5
+_SET_HERE = frozenset(("in_channels", "out_channels", "kernel_size"))
 
 
 class LipConvNet(Network):
@@ -105,6 +106,7 @@ def lip_conv_net(
         torch.Size([2, 10])
     """
     parametrization = method_of(method)
+    check_layer_options(lip_conv_net, parametrization, layer_options, _SET_HERE)
     width = _checked_width(size, width)
     check_backend(backend)
     blocks = _count_blocks(image_size)
@@ -125,7 +127,7 @@ def lip_conv_net(
     parts["pool"] = GlobalMaxPool2d()
     parts.update(layers.head(channels))
     parts["classes"] = lip.FirstChannels(num_classes)
-    if lipschitz != 1:
+    if isinstance(lipschitz, bool) or lipschitz != 1:
         parts["scale"] = lip.Scale(lipschitz)
     net = LipConvNet(parts)
     net.input_shape = shape

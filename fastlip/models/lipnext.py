@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fastlip import nn as lip
+from fastlip._names import lists_keywords
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
 from fastlip.models.literals import LipNextSize, OrthogonalName
@@ -52,6 +53,7 @@ class LipNext(Network):
     """
 
 
+@lists_keywords
 def lip_next(
     size: LipNextSize = "M",
     num_classes: int = 10,

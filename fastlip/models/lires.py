@@ -11,10 +11,12 @@ from fastlip.kernels.common.literals import Backend, PaddingMode, Pairing
 from fastlip.models.literals import MethodName, MethodOptions, Size
 from fastlip.models.model import Model
 from fastlip.models.quasi_residual import PATCH, STEM, Layers, QuasiResidualNet, assemble, sizes_of
-from fastlip.models.registry import REGISTRY, method_of
+from fastlip.models.registry import REGISTRY, check_layer_options, method_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+_SET_HERE = frozenset(("in_channels", "out_channels", "kernel_size", "stride", "bias"))
 
 
 def lip_res_net(
@@ -81,6 +83,7 @@ def lip_res_net(
         True
     """
     convolution = method_of(method).convolution
+    check_layer_options(lip_res_net, method_of(method), layer_options, _SET_HERE)
     allowed = [name for name, one in REGISTRY.items() if "quasi_residual" in getattr(one.convolution, "_fixed", ())]
     if quasi_residual and method not in allowed:
         names = ", ".join(map(repr, allowed))

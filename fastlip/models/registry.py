@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Callable, Mapping, Set
+from typing import Any, cast
 
 from fastlip import nn as lip
+from fastlip._names import check_keywords, keywords_of
 from fastlip.models.literals import MethodName
 from fastlip.nn.method import Method
 
@@ -34,6 +35,21 @@ def method_of(name: str) -> Method:
     if name not in REGISTRY:
         raise ValueError(f"method={name!r}: allowed are {', '.join(map(repr, METHODS))}")
     return REGISTRY[name]
+
+
+def check_layer_options(build: Callable[..., Any], method: Method, options: Mapping[str, Any], own: Set[str]) -> None:
+    """TypeError for an option that neither a network nor its method's convolutions have; it lists all.
+
+    Args:
+        build: the function of the network.
+        method: the method.
+        options: what the network was given besides its own arguments.
+        own: arguments of the convolutions that the network sets itself.
+    """
+    further = [name for name in keywords_of(method.convolution) if name not in own]
+    check_keywords(
+        f"{build.__name__} of {method.name!r}", options, list(dict.fromkeys([*keywords_of(build), *further]))
+    )
 
 
 def owners_of(network: str) -> tuple[str, ...]:

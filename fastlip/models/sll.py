@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import nn
 
 from fastlip import nn as lip
+from fastlip._names import lists_keywords
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.literals import Backend
 from fastlip.models.literals import SLLSizeName
@@ -48,6 +49,7 @@ class SLLNet(Network):
     """
 
 
+@lists_keywords
 def sll_net(
     size: SLLSizeName = "S",
     num_classes: int = 10,

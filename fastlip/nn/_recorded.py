@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from torch import fx, nn
 
+from fastlip._names import constructor_lists_keywords
 from fastlip.nn._calls import hooks_of
 
 Forward = TypeVar("Forward", bound=Callable[..., Any])
@@ -20,6 +21,7 @@ class WholeModule(nn.Module):
         """Every forward, those of subclasses too, records a call of the module when a tracer calls it."""
         super().__init_subclass__(**options)
         record_forward(cls)
+        constructor_lists_keywords(cls)
 
 
 def record_forward(cls: type[nn.Module]) -> None:

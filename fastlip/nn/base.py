@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
+from fastlip._names import constructor_lists_keywords
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.gate import is_onnx
 from fastlip.kernels.common.literals import Backend
@@ -102,6 +103,7 @@ class LipschitzLayer(nn.Module):
         """A forward of a subclass's own is recorded as one call by ``torch.fx``, as this class's is."""
         super().__init_subclass__(**options)
         record_forward(cls)
+        constructor_lists_keywords(cls)
         take_over_earlier(cls)
 
     def reset_parameters(self) -> None:

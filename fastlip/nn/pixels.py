@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fastlip._names import lists_keywords
+
 
 class PerPixel(nn.Module):
     r"""Applies a dense layer to the channels of each pixel, as a convolution of one tap does.
@@ -29,6 +31,7 @@ class PerPixel(nn.Module):
     True
     """
 
+    @lists_keywords
     def __init__(self, module: nn.Module):
         super().__init__()
         if not isinstance(module, nn.Module):

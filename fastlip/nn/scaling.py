@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, fx, nn
 
+from fastlip._names import lists_keywords
 from fastlip.kernels.common.checks import boolean
 from fastlip.kernels.common.literals import Device, Sides
 from fastlip.nn._recorded import WholeModule
@@ -163,6 +164,7 @@ class LipschitzResidual(nn.Module):
     # a, given to a copy in another dtype, where the gate would give another number.
     _supplied: Tensor | None = None
 
+    @lists_keywords
     def __init__(
         self,
         module: nn.Module,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from command_line import SMALL, assert_one_line
 
+import fastlip
 from fastlip.models import METHODS
 
 
@@ -59,6 +60,21 @@ def test_the_networks_of_the_catalog_train_and_resume(cli, tmp_path, model):
     certificate = json.loads((tmp_path / "run" / "certificate.json").read_text())
     assert (certificate["lipschitz"] > 2) == (model == "plain_bro_net")
     assert cli("audit", "run")[0] == cli("export", "run", "--out", "net.pt")[0] == 0
+
+
+def test_another_constant_reaches_the_certificate_the_card_and_the_file(cli, tmp_path):
+    code, _, errors = cli(
+        "train", *SMALL, "--method=cayley", "--epochs=1", "--set", "model.lipschitz=5", "--out", "five"
+    )
+    assert code == 0, errors
+    card = json.loads((tmp_path / "five" / "card.json").read_text())
+    certificate = json.loads((tmp_path / "five" / "certificate.json").read_text())
+    assert cli("audit", "five")[0] == 0
+    code, exported, errors = cli("export", "five", "--out", "net.pt", "--json")
+    assert code == 0, errors
+    stated = certificate["lipschitz"], card["certificate"]["lipschitz"], json.loads(exported)["lipschitz"]
+    assert stated == pytest.approx([5] * 3, rel=1e-5)
+    assert fastlip.audit(fastlip.hub.load("five").eval(), (1, 8, 8)).bound == pytest.approx(5, rel=1e-5)
 
 
 def test_an_existing_run_is_not_overwritten_unasked(cli, trained):

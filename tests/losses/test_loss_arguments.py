@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from loss_inputs import BINARY, CLASSES8, LABELS8, LOGITS8, MULTICLASS, SCORES8, gradient, name, soft_labels
+from torch import func
 
 from fastlip import losses
 
@@ -83,6 +84,24 @@ def test_gradients(loss):
     logits = torch.randn(5, 4, dtype=torch.float64, generator=generator, requires_grad=True)
     labels = torch.tensor([0, 1, 2, 3, 1])
     assert torch.autograd.gradcheck(lambda x: loss(x, labels), (logits,))
+
+
+@pytest.mark.parametrize("loss", [*MULTICLASS, *BINARY], ids=name)
+def test_second_derivatives(loss):
+    generator, binary = torch.Generator().manual_seed(3), loss in BINARY
+    logits = torch.randn(5, 1 if binary else 4, dtype=torch.float64, generator=generator, requires_grad=True)
+    labels = torch.tensor([0, 1, 1, 0, 1]) if binary else torch.tensor([0, 1, 2, 3, 1])
+    assert torch.autograd.gradgradcheck(lambda x: loss(x, labels) + x.square().sum(), (logits,))
+
+    def value(x):
+        return loss(x, labels)
+
+    x = logits.detach()
+    slope = func.grad(value)(x)
+    torch.testing.assert_close(slope, torch.autograd.grad(value(logits), logits)[0])
+    torch.testing.assert_close(func.jacfwd(value)(x), slope)
+    curvature = func.hessian(value)(x).reshape(x.numel(), x.numel())
+    torch.testing.assert_close(curvature, curvature.mT)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,36 @@ def test_losses_of_gradients_are_those_of_the_reference(name, loss, training):
             torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * largest)
 
 
+@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["train", "eval"])
+@pytest.mark.parametrize("backend", ["auto", "native", pytest.param("reference", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", AUTOMATIC)
+def test_gradgradcheck(name, backend, training):
+    """Of the input and of every parameter at once."""
+    layer, x = make(name, batch=2)
+    parts = [module for module in layer.modules() if hasattr(module, "backend")]
+    if backend != "auto" and not parts:
+        pytest.skip("no choice of kernels")
+    for module in parts:
+        module.backend = backend
+    # In training each call moves the power iteration.
+    layer.train(training and getattr(layer, "training_sigma", "") != "power")
+    try:
+        layer(x)
+    except ValueError as error:
+        if "cannot run here: no kernel for" not in str(error):
+            raise
+        pytest.skip(str(error))
+    names, values = [], []
+    for key, value in layer.named_parameters():
+        names.append(key)
+        values.append(value.detach().clone().requires_grad_())
+
+    def function(x, *values):
+        return func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+
+    assert torch.autograd.gradgradcheck(function, (x.requires_grad_(), *values), fast_mode=True)
+
+
 @pytest.mark.parametrize("name", AUTOMATIC)
 def test_second_derivatives_of_the_parameters_are_the_slope_of_the_first(name):
     layer, x = make(name)

@@ -14,7 +14,7 @@ from fastlip._files import write_atomically
 from fastlip.certification.attacks.objective import AttackLoss
 from fastlip.certification.attacks.options import AttackKind
 from fastlip.certification.input_norms import L2, InputNorm
-from fastlip.inspection.evaluation import check_eps
+from fastlip.inspection.evaluation import radii_of
 
 _FORMAT = 1
 
@@ -86,16 +86,15 @@ class AttackResult:
         attacked = self.attacked.sum(0).clamp_min(1)
         return (self.success.sum(0) / attacked).tolist()
 
-    def curve(self, eps: Sequence[float] | Tensor) -> Tensor:
+    def curve(self, eps: float | Sequence[float] | Tensor) -> Tensor:
         """An upper bound of robust accuracy at many eps, (k,) to (k,); samples not broken count as robust.
 
         Args:
-            eps: the radii, at least 0.
+            eps: a radius or radii, at least 0.
         """
-        eps = torch.as_tensor(eps, dtype=torch.float64)
-        check_eps(eps.tolist())
+        values = torch.tensor(radii_of(eps), dtype=torch.float64)
         wrong_first = torch.where(self.distances > 0, self.distances, -1.0).sort().values
-        return (self.n - torch.searchsorted(wrong_first, eps)).double() / self.n
+        return (self.n - torch.searchsorted(wrong_first, values)).double() / self.n
 
     def save_broken(self, path: str | Path) -> None:
         """Writes the samples whose certificate was broken, atomically; ``torch.load(weights_only=True)`` reads it.

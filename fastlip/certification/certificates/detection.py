@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
+from numbers import Real
 from typing import Literal, NamedTuple
 
 import torch
@@ -101,6 +102,8 @@ class DetectorCertificate:
         Raises:
             ValueError: another eps or name, or a threshold that is NaN.
         """
+        if isinstance(threshold, bool) or not isinstance(threshold, Real):
+            raise TypeError(f"threshold={threshold!r}: expected a number")
         if math.isnan(threshold):
             raise ValueError("threshold=nan: expected a number")
         low, high = self._worst(eps, attacked)
@@ -120,6 +123,8 @@ class DetectorCertificate:
         Raises:
             ValueError: another limit, eps or name.
         """
+        if isinstance(false_alarm, bool) or not isinstance(false_alarm, Real):
+            raise TypeError(f"false_alarm={false_alarm!r}: expected a number from 0 to below 1")
         if not 0 <= false_alarm < 1:
             raise ValueError(f"false_alarm={false_alarm}: expected a number from 0 to below 1")
         low = self._worst(eps, attacked)[0].sort().values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from fastlip.inspection.evaluation import (
     prepare,
 )
 from fastlip.inspection.sameness import check_batch_outputs
-from fastlip.inspection.standardised import warn_of_units
+from fastlip.inspection.standardised import warn_of_large_eps, warn_of_units
 
 # The least and largest value that images may have, numbers or tensors that broadcast to an image; None: any.
 ImageBounds = tuple[float | Tensor, float | Tensor] | None
@@ -66,6 +66,7 @@ def evaluated(
     bounds: ImageBounds,
     *,
     labelled: bool = True,
+    eps: Sequence[float] = (),
 ) -> Iterator[Evaluated]:
     """Yields every batch with the outputs of the audited layers, which are those of the model.
 
@@ -77,6 +78,7 @@ def evaluated(
         rounding: the name of a model of rounding.
         bounds: see :data:`ImageBounds`.
         labelled: whether each batch must have labels.
+        eps: the radii that a user gave; a warning says where they are out of all proportion.
 
     Raises:
         ValueError: an empty loader, or one of empty batches, which count for nothing; images of another shape.
@@ -101,6 +103,8 @@ def evaluated(
         if prepared is None:
             prepared = Prepared(model, input_shape, rounding, parameter.device, x[:1])
             known = prepared.first
+            if max(eps, default=0.0) > 1 and prepared.audit.norm.weights is None:
+                warn_of_large_eps(eps, images, bounds)
         outputs, error = prepared.forward(index, x.clone())
         check_batch_outputs(index, model, x, outputs, error.error, known)
         unchanged.check(index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,8 @@ Exact = Callable[[Tensor], Tensor | None]
 
 def above(threshold: float, outputs: Tensor, exact: Exact) -> tuple[Tensor, Exact]:
     """One score per sample minus a threshold, and likewise the scores without rounding; see :func:`measure`."""
+    if isinstance(threshold, bool) or not isinstance(threshold, Real):
+        raise TypeError(f"threshold={threshold!r}: expected a number, got {type(threshold).__name__}")
     if not threshold:
         return outputs, exact
     if not (math.isfinite(threshold) and is_binary(outputs)):

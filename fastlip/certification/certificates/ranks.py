@@ -50,17 +50,18 @@ class RankCertificate:
         """The share of the samples of which the claim holds, without a perturbation; a tie counts against it."""
         return (self.margins > 0).double().mean().item()
 
-    def curve(self, eps: Sequence[float] | Tensor) -> Tensor:
+    def curve(self, eps: float | Sequence[float] | Tensor) -> Tensor:
         """The share of the samples of which the claim holds under every perturbation, at many radii.
 
         Args:
-            eps: (k,) radii in ``norm``, at least 0.
+            eps: a radius, or (k,) radii in ``norm``, at least 0.
 
         Returns:
             (k,) shares of the samples, float64.
 
         Raises:
             ValueError: a radius that is negative or not finite.
+            TypeError: a radius that is no number.
         """
         return share_above(self.radii, eps)
 

@@ -59,17 +59,18 @@ class Certificate:
     class_radii: Tensor | None = field(default=None, repr=False)
     threshold: float = 0.0
 
-    def curve(self, eps: Sequence[float] | Tensor) -> Tensor:
+    def curve(self, eps: float | Sequence[float] | Tensor) -> Tensor:
         """Certified robust accuracy at many radii.
 
         Args:
-            eps: (k,) radii, at least 0.
+            eps: a radius, or (k,) radii, at least 0.
 
         Returns:
             (k,) shares of the samples, float64.
 
         Raises:
             ValueError: a radius that is negative or not finite.
+            TypeError: a radius that is no number.
         """
         return share_above(self.radii, eps)
 

@@ -86,7 +86,8 @@ def certify(
             the margins.
         bounds: the least and largest value that images may have, numbers or tensors that broadcast to an image.
             Images outside are refused, since radii are in their units. Default None allows any, and warns of 8-bit
-            images that are standardised or not divided by 255.
+            images that are standardised or not divided by 255. Radii that exceed half the diagonal of the images'
+            box, as 36 in place of 36/255 does, bring a warning.
         threshold: the score above which a model with one output predicts label 1, rounded to the dtype of the
             outputs; default 0. With several outputs it must be 0.
 
@@ -113,7 +114,7 @@ def certify(
         boolean("per_class", per_class)
     with certifying(model, device, dtype, rounding) as (model, parameter):
         batches = bar(batches_of(loader), "certify", progress)
-        each = evaluated(model, parameter, batches, input_shape, rounding, bounds)
+        each = evaluated(model, parameter, batches, input_shape, rounding, bounds, eps=eps)
         outcome, found = _run(each, eps, per_class, threshold)
     correct = outcome["margin"] > 0
     radii = torch.where(correct, outcome["radius"], 0.0)
