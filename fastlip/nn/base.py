@@ -23,7 +23,7 @@ from fastlip.kernels.common.precision import (
     widens,
 )
 from fastlip.nn._cache import CACHED_CONTEXTS, EvaluationCache, kept_of, may_cache, may_keep, tensors_of
-from fastlip.nn._earlier import EarlierName, take_over_earlier, without_earlier
+from fastlip.nn._earlier import EarlierName, name_of_today, state_of_today, take_over_earlier, without_earlier
 from fastlip.nn._postponed import in_one_step
 from fastlip.nn._recorded import record_forward, recorded_call
 
@@ -81,7 +81,7 @@ class LipschitzLayer(nn.Module):
     """
 
     _options: ClassVar[dict[str, Callable[[Any], Any]]] = {"backend": check_backend}
-    _fixed: ClassVar[tuple[str, ...]] = ("_application",)
+    _fixed: ClassVar[tuple[str, ...]] = ("application",)
     _axes: ClassVar[int] = 2  # along which a convolution runs
     _of_images: ClassVar[Any] = None  # the two-dimensional layer whose methods a layer of sequences or volumes has
     _grouped: ClassVar[bool] = False  # whether n layers may be computed as one of n times the groups (_merging.py)
@@ -260,12 +260,13 @@ class LipschitzLayer(nn.Module):
 
         ValueError for a value that the constructor would refuse, and for another value of what is fixed.
         """
+        name = name_of_today(type(self), name)
         if name in self._options:
             value = self._options[name](value)
         present = self.__dict__.get(name, self)
-        if name in self._fixed and present is not self and present != value:
+        shown = name.removeprefix("_")
+        if present is not self and shown in self._fixed and present != value:
             kind = type(self).__name__
-            shown = name.lstrip("_")
             raise ValueError(f"{shown}={value!r}: allowed is {present!r}: {kind} reads {shown} at construction")
         if present is not value and name not in _REPLICATED:
             self._cache.clear()
@@ -294,6 +295,10 @@ class LipschitzLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": EvaluationCache()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes the attributes of a pickled layer, of an earlier version too."""
+        super().__setstate__(state_of_today(type(self), state))
 
     def _replicate_for_data_parallel(self) -> Any:
         replica = super()._replicate_for_data_parallel()

@@ -17,7 +17,7 @@ from fastlip.nn._quasi_residual import with_identity
 from fastlip.nn.applications.application import Application
 from fastlip.nn.base import as_it_runs
 
-DENSE_ARGUMENTS = ("_application", "in_features", "out_features")
+DENSE_ARGUMENTS = ("application", "in_features", "out_features")
 
 
 @dataclass(frozen=True)
