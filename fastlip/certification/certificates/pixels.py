@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from fastlip.certification.certificates.slopes import SQRT2
 from fastlip.certification.input_norms import InputNorm
 from fastlip.certification.rounding import Rounded, RoundingModel
 from fastlip.inspection.evaluation import bar, radii_of
-from fastlip.inspection.loading import batches_of
+from fastlip.inspection.loading import Loader, batches_of
 from fastlip.kernels.common.checks import boolean
 
 _ENTRIES = 2**23  # scores that are measured at once
@@ -82,7 +82,7 @@ class SegmentationCertificate:
 
 def certify_segmentation(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Loader,
     eps: float | Sequence[float] = DEFAULT_EPS,
     *,
     ignore_index: int | None = None,
