@@ -14,7 +14,7 @@ _ADDED = {"parametrization": "unconstrained", "quasi_residual": 0.0}
 class EarlierName:
     """A class attribute: reads and sets the attribute of this name with an underscore before it.
 
-    ``LipschitzLayer.__setattr__`` translates the name itself; ``__set__`` is for what goes around it.
+    ``LipschitzLayer.__setattr__`` translates the name itself; ``__set__`` serves callers of ``object.__setattr__``.
     """
 
     name: str
@@ -49,7 +49,7 @@ def without_earlier(kind: type, names: list[str]) -> list[str]:
 
 
 def take_over_earlier(kind: type) -> None:
-    """What a class defines under an earlier name takes effect: it is defined under the name of today too."""
+    """Defines what a class has under an earlier name under the name of today too, so that it takes effect."""
     for name, value in list(vars(kind).items()):
         inherited = (vars(base).get(name) for base in kind.__mro__[1:])
         if not isinstance(value, EarlierName) and any(isinstance(found, EarlierName) for found in inherited):

@@ -1,4 +1,4 @@
-"""What the constructors of residual layers share: sizes, attributes and the initial kernel."""
+"""Shared by the constructors of residual layers: sizes, attributes and the initial kernel."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class LipschitzLayer(nn.Module):
 
     A subclass implements ``_parametrize(*context)``: it returns a tuple of tensors, differentiable, computed in at
     least float32 (:func:`at_least_float32`); TF32 and autocast are off inside it. ``context`` is what the weights
-    depend on beside the parameters, such as an FFT size. In eval mode, where no gradient of a parameter can be asked
+    depend on besides the parameters, such as an FFT size. In eval mode, where no gradient of a parameter can be asked
     for, its result is kept per context until a bit of a parameter or buffer changes, by whatever means, or an
     attribute is assigned. The cache holds no graph, is not in the state dict, and is not pickled or copied.
 
@@ -139,10 +139,10 @@ class LipschitzLayer(nn.Module):
         """The effective weights in the parameters' dtype, kept where that is sound. Do not write to them.
 
         Args:
-            context: what the weights depend on beside the parameters, such as the two sides of an FFT size.
+            context: what the weights depend on besides the parameters, such as the two sides of an FFT size.
 
         Raises:
-            ValueError: ``torch.onnx.export`` is at work, for which ``fastlip.export`` makes a copy.
+            ValueError: ``torch.onnx.export`` is running, for which ``fastlip.export`` makes a copy.
         """
         if (_is_compiling() or torch._C._get_tracing_state() is not None) and is_onnx():
             raise ValueError(

@@ -218,7 +218,7 @@ class CPLLinear(LipschitzLayer):
     r"""Dense residual layer y = x - (2 / sigma^2) W^T relu(W x + b), sigma \|W\|_2, never underestimated.
 
     Meunier, Delattre, Araujo, Allauzen, *A Dynamical System Perspective for Lipschitz Neural Networks*, ICML 2022,
-    with the exact sigma. In training in float32 on a CPU, a power method goes on where the last step ended, and a
+    with the exact sigma. In training in float32 on a CPU, a power method continues where the last step ended, and a
     Cholesky factor proves that what it finds, enlarged by 0.1 %, is a bound. On GPUs sigma is that of Gram iteration
     (five squarings, at most 2.2 % too large at 16 features, 4.5 % at 256). Lipschitz constant at most 1; W = 0 gives
     the identity. Initial values: the kernel at a tenth of Xavier normal, bias 0.

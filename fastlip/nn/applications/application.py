@@ -1,4 +1,4 @@
-"""What every application of weights says: its operator, the operator's norm, and how it runs fused."""
+"""The base class of applications of weights: the operator, its norm, and how it runs fused."""
 
 from __future__ import annotations
 
