@@ -122,7 +122,7 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-    from fastlip._names import hint
+    from fastlip._hints import hint
 
     raise AttributeError(f"module 'fastlip' has no attribute {name!r}{hint(name, __all__)}")
 

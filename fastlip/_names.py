@@ -1,48 +1,31 @@
-"""Where a name is that the package lacks, found from the text of its modules: nothing is imported for it."""
+"""The part of an error about the names that are allowed: all of a few, the closest of many."""
 
 from __future__ import annotations
 
-import ast
 import difflib
-import importlib.util
-from collections.abc import Iterable
-from functools import cache
-from importlib.abc import InspectLoader
+from collections.abc import Sequence
+from functools import partial
 
-# Modules whose names are looked for.
-PARTS = ("nn", "models", "losses", "data", "metrics", "optim", "ops", "conformal", "certification")
+_SHOWN = 200  # characters: a longer list is not read
+_CLOSEST = 3
 
 
-def hint(name: str, known: Iterable[str]) -> str:
-    """The end of an error for a name that the package lacks: where it is, or the name most like it.
+def allowed(value: str, names: Sequence[str], place: str, more: str = "") -> str:
+    """Returns the part of an error after "NAME=VALUE: ".
 
     Args:
-        name: that was asked for.
-        known: the package's own public names.
-
-    Returns:
-        Such as "; it is fastlip.nn.MaxMin"; empty for private names, and where there is nothing to say.
+        value: what was given.
+        names: those that are allowed.
+        place: where all of many are listed, such as ``"fastlip train --help"``.
+        more: what is allowed besides.
     """
-    if name.startswith("_"):
-        return ""
-    for part in PARTS:
-        if name in names_of(f"fastlip.{part}"):
-            return f"; it is fastlip.{part}.{name}"
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean fastlip.{close[0]}?" if close else ""
+    text = f"allowed are {', '.join(map(repr, names))}{more}"
+    if len(text) <= _SHOWN:
+        return text
+    closest = sorted(names, key=partial(_likeness, value), reverse=True)[:_CLOSEST]
+    return f"closest are {', '.join(map(repr, closest))} of the {len(names)} in {place}{more}"
 
 
-@cache
-def names_of(module: str) -> frozenset[str]:
-    """The names in a module's ``__all__``, read from its text; none where there is no text.
-
-    Args:
-        module: its path, such as ``"fastlip.nn"``.
-    """
-    spec = importlib.util.find_spec(module)
-    loader = spec.loader if spec is not None else None
-    source = loader.get_source(module) if isinstance(loader, InspectLoader) else None
-    for statement in ast.parse(source or "").body:
-        if isinstance(statement, ast.Assign) and [ast.unparse(target) for target in statement.targets] == ["__all__"]:
-            return frozenset(ast.literal_eval(statement.value))
-    return frozenset()
+def _likeness(value: str, name: str) -> float:
+    """How much a name, or a part of it between dots, is like what was given: ``lr`` stands for ``optimizer.lr``."""
+    return max(difflib.SequenceMatcher(None, value, part).ratio() for part in (name, *name.split(".")))

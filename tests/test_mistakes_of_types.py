@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fastlip
-from fastlip import _names
+from fastlip import _hints
 from fastlip import nn as lip
 
 X, Y = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4)
@@ -152,9 +152,9 @@ def test_a_name_that_is_elsewhere(name):
     assert str(found.value) == f"module 'fastlip' has no attribute {name!r}; {NAMES[name]}"
 
 
-@pytest.mark.parametrize("part", _names.PARTS)
+@pytest.mark.parametrize("part", _hints.PARTS)
 def test_every_name_of_a_part_is_known_from_its_text(part):
-    assert _names.names_of(f"fastlip.{part}") == set(getattr(fastlip, part).__all__)
+    assert _hints.names_of(f"fastlip.{part}") == set(getattr(fastlip, part).__all__)
 
 
 def test_a_name_that_is_nowhere_imports_nothing():
