@@ -1,4 +1,4 @@
-"""An AOC layer's training and evaluation step beside orthogonium's, where it is installed, and plain nn.Conv2d.
+"""An AOC layer's training and evaluation step next to orthogonium's, where it is installed, and plain nn.Conv2d.
 
 Circular padding, weights away from their initialisation; orthogonium's layers with its default orthogonalisation.
 """

@@ -15,7 +15,7 @@ import torch
 
 from fastlip import ops, testing
 
-FACTOR, CHANNELS = 2.5, 128  # owed up to so many channels; above, and without weights: never slower
+FACTOR, CHANNELS = 2.5, 128  # required up to this number of channels; above, and without weights: never slower
 MAXMIN_FACTOR = 3
 MEMORY_SHARE = 0.05
 

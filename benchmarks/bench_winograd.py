@@ -1,4 +1,4 @@
-"""Winograd's convolutions beside torch's of channels-last images: in training, in evaluation, and both gradients.
+"""Winograd's convolutions next to torch's for channels-last images: in training, in evaluation, and both gradients.
 
 pytest --benchmark-only benchmarks/bench_winograd.py
 """

@@ -3,7 +3,7 @@
 ``python benchmarks/digits_plain.py --out benchmarks/results/digits_plain_cpu.json`` trains by cross-entropy with each
 learning rate on four fifths of the training images, takes the one that is best on the last fifth, and trains on all
 training images with it. Test images decide nothing. Initial weights have the variance 1 / inputs: with torch's own, a
-third of that, the signal dies out in so many layers without normalisation, and the network does not learn. It takes
+third of that, the signal dies out in this many layers without normalisation, and the network does not learn. It takes
 about two minutes.
 """
 

@@ -28,7 +28,7 @@ COMPILED_METHODS = ("cayley", "aol", "sll", "lot")
 
 
 def settings(compiled: bool) -> list[tuple[Setting, tuple[Contestant, ...]]]:
-    """Of each method and size: what is timed, the most important first."""
+    """The items to time for each method and size, the most important first."""
     if compiled:
         return [(_setting(method, "XS"), COMPILED) for method in COMPILED_METHODS]
     return [(_setting(method, size), EAGER) for size in SIZES for method in METHODS]

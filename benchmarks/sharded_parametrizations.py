@@ -68,7 +68,7 @@ class Contest:
 
     @property
     def effective_bytes(self) -> int:
-        """Of all effective weights."""
+        """The bytes of all effective weights."""
         return sum(weight.nbytes for share in self.share.shares.values() for weight in share.like)
 
     def require_agreement(self) -> None:

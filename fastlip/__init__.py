@@ -6,8 +6,6 @@ operators ``torch.ops.fastlip`` are registered at once; ``import fastlip.ops`` r
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import importlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -110,9 +108,6 @@ _MODULE_OF = {
     "unfuse": "fusing",
 }
 
-# Modules whose names are looked for where the package lacks one.
-_PARTS = ("nn", "models", "losses", "data", "metrics", "optim", "ops", "conformal", "certification")
-
 
 def __getattr__(name: str) -> Any:
     """Imports a public name or a module of the package, which has it from then on."""
@@ -127,19 +122,9 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-    raise AttributeError(f"module 'fastlip' has no attribute {name!r}{_elsewhere(name)}")
+    from fastlip._hints import hint
 
-
-def _elsewhere(name: str) -> str:
-    """Where a name is that the package itself lacks, or the one that is most like it; empty for private names."""
-    if name.startswith("_"):
-        return ""
-    for place in _PARTS:
-        with contextlib.suppress(ImportError):  # without torch there is no such module either
-            if name in importlib.import_module(f"fastlip.{place}").__all__:
-                return f"; it is fastlip.{place}.{name}"
-    close = difflib.get_close_matches(name, __all__, 1)
-    return f"; did you mean fastlip.{close[0]}?" if close else ""
+    raise AttributeError(f"module 'fastlip' has no attribute {name!r}{hint(name, __all__)}")
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""What this machine is called."""
+"""A name for this machine."""
 
 from __future__ import annotations
 

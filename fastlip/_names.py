@@ -1,4 +1,4 @@
-"""What an error says about the names that are allowed: all of a few, the closest of many."""
+"""The part of an error about the names that are allowed: all of a few, the closest of many."""
 
 from __future__ import annotations
 

@@ -94,15 +94,7 @@ def _status(op: str, backend: str) -> str:
         return reason
     if backend == "triton":
         return "" if torch.cuda.is_available() else "importable, but there is no GPU that torch can use"
-    # A native backend may use another op's kernels, or torch's matrix products alone.
-    prefix = getattr(registered[op].modules[backend], "KERNELS", f"{op}_")
-    if not prefix:
-        return ""
-    try:
-        kernels = binding.library("cpu").kernels
-    except ImportError as error:
-        return str(error)
-    return "" if any(name.startswith(prefix) for name in kernels) else f"{op} is not in the built extension"
+    return _without_kernels(op, backend, "cpu", f"{op} is not in the built extension")
 
 
 def _on_gpu(op: str) -> dict[str, str]:
@@ -119,11 +111,17 @@ def _status_on_gpu(op: str, backend: str) -> str:
         return reason
     if backend == "triton":
         return gpu.refusal_of_all() or gpu.triton_cannot_launch()
+    return _without_kernels(op, backend, "cuda", "no such kernel in the CUDA extension")
+
+
+def _without_kernels(op: str, backend: str, device: str, reason: str) -> str:
+    """Why a device's extension cannot be loaded, the given reason if it lacks the kernels, or an empty string."""
+    # A native backend may use another op's kernels, or torch's matrix products alone.
     prefix = getattr(registered[op].modules[backend], "KERNELS", f"{op}_")
     if not prefix:
         return ""
     try:
-        kernels = binding.library("cuda").kernels
+        kernels = binding.library(device).kernels
     except ImportError as error:
         return str(error)
-    return "" if any(name.startswith(prefix) for name in kernels) else "no such kernel in the CUDA extension"
+    return "" if any(name.startswith(prefix) for name in kernels) else reason

@@ -10,7 +10,7 @@ from fastlip.nn.base import LipschitzLayer
 
 
 class Frozen:
-    """What :func:`freeze` returns: as a context manager it gives the model, and undoes the freeze at the end."""
+    """Result of :func:`freeze`: as a context manager it gives the model, and undoes the freeze at the end."""
 
     def __init__(self, model: nn.Module, layers: list[LipschitzLayer]):
         self.model = model
@@ -42,7 +42,7 @@ def freeze(model: nn.Module) -> Frozen:
     Sandwich. The freeze ends with ``fastlip.unfreeze(model)``, with the ``with`` block, and with ``train()``,
     ``eval()``, ``load_state_dict()`` and ``to()``, for the layers that these reach. Assigned attributes, such as
     options, take effect as always. Copies and pickles are not frozen. ``fastlip.audit``, ``certify``, ``attack`` and
-    ``export`` compute from the parameters, and the frozen model goes on with the weights of these parameters.
+    ``export`` compute from the parameters, and the frozen model then uses the weights of these parameters.
 
     A frozen layer still computes from its parameters where gradients of them can be asked for: use
     ``torch.no_grad()``, ``torch.inference_mode()`` or ``model.requires_grad_(False)``.

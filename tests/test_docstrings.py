@@ -14,6 +14,7 @@ import functools
 import inspect
 import re
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -208,6 +209,18 @@ def test_the_check_sees_what_is_missing():
     assert missing(documented) == []
     documented.__doc__ = documented.__doc__.replace("y (int)", "  y (int)").replace(">>>", "").replace("Raises", "On")
     assert missing(documented) == ["no line for y under Args", "no ValueError under Raises", "no example"]
+
+
+def test_no_docstring_begins_with_a_fragment():
+    """Such as "What the kernels share": a first line says what the function does or returns, or what the class is."""
+    found = {}
+    for path in sorted(Path(fastlip.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                first = (ast.get_docstring(node) or "").partition("\n")[0]
+                if first.startswith(("Of ", "What ")):
+                    found[f"{path.name}: {getattr(node, 'name', 'module')}"] = first
+    assert found == {}
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 """Natural mistakes of types and names: a word for True or False, a dtype as text, a name of another module."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 import fastlip
+from fastlip import _hints
 from fastlip import nn as lip
 
 X, Y = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4)
@@ -158,6 +162,17 @@ def test_a_name_that_is_elsewhere(name):
     with pytest.raises(AttributeError) as found:
         getattr(fastlip, name)
     assert str(found.value) == f"module 'fastlip' has no attribute {name!r}; {NAMES[name]}"
+
+
+@pytest.mark.parametrize("part", _hints.PARTS)
+def test_every_name_of_a_part_is_known_from_its_text(part):
+    assert _hints.names_of(f"fastlip.{part}") == set(getattr(fastlip, part).__all__)
+
+
+def test_a_name_that_is_nowhere_imports_nothing():
+    code = "import fastlip, sys; print(hasattr(fastlip, 'zebra'), hasattr(fastlip, 'MaxMin'), 'torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "False", "False"]
 
 
 def test_a_name_that_is_nowhere():

@@ -54,6 +54,13 @@ def test_the_page_adds_a_loss_whose_docstring_is_right(package):
     assert examples == "TestResults(failed=0, attempted=2)\n"
 
 
+def test_the_docstring_keeps_the_rules_of_public_ones(package):
+    code = f"import sys\nsys.path.append({str(ROOT / 'tests')!r})\n"
+    code += "from test_docstrings import missing, without_default\nfrom fastlip.losses import PowerHinge as new\n"
+    (package / "docstring.py").write_text(f"{code}print([*missing(new), *without_default(new)])")
+    assert run(package, "docstring.py") == "[]\n"
+
+
 def test_the_command_line_trains_with_it(package):
     (commands,) = (block for block in PAGE if block.language == "bash")
     program, *arguments = shlex.split(commands.code)

@@ -70,6 +70,14 @@ def test_the_page_adds_a_method(package):
     check_output(run(package, "check.py"), "\n".join(block.expected for block in scripts))
 
 
+def test_the_docstrings_keep_the_rules_of_public_ones(package):
+    code = f"import sys\nsys.path.append({str(ROOT / 'tests')!r})\n"
+    code += f"import fastlip\nnew = [getattr(fastlip.nn, name) for name in {NAMES}]\n"
+    code += "from test_docstrings import missing, without_default\n"
+    (package / "docstrings.py").write_text(f"{code}print([[*missing(one), *without_default(one)] for one in new])")
+    assert run(package, "docstrings.py") == "[[], []]\n"
+
+
 def test_the_page_trains_a_network_of_the_method(package):
     (block,) = (block for block in PAGE if block.language == "bash")
     program, *arguments = shlex.split(block.code)

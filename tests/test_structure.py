@@ -14,12 +14,18 @@ import pytest
 from surface import OBJECTS, constructor, is_result
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = "fastlip", "tools", "benchmarks", "tests"
+FOLDERS = "fastlip", "tools", "benchmarks", "tests", "examples"
 FILE_LINES, FUNCTION_LINES = 350, 60
 SOURCES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for folder in FOLDERS
-    for path in sorted((ROOT / folder).rglob("*.py"))
+    for path in sorted([*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))])
+}
+# C++ and CUDA C++.
+KERNELS = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for folder in ("csrc", "tests")
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.suffix in (".cpp", ".cu", ".h", ".cuh")
 }
 PACKAGE = {name: ast.parse(text) for name, text in SOURCES.items() if name.startswith("fastlip/")}
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
@@ -63,8 +69,8 @@ TEXT_FIELDS = {
 
 
 def long_files():
-    """Files of Python above the limit, and their numbers of lines."""
-    lines = {name: text.count("\n") for name, text in SOURCES.items()}
+    """Files above the limit, of Python and of C++, and their numbers of lines."""
+    lines = {name: text.count("\n") for name, text in (SOURCES | KERNELS).items()}
     return {name: count for name, count in lines.items() if count > FILE_LINES}
 
 
@@ -221,6 +227,11 @@ def test_a_rule_holds(rule):
     found = find()
     assert {name: value for name, value in found.items() if name not in allowed} == {}
     assert [name for name in allowed if name not in found] == [], "take what is done off the list in tests/pending.py"
+
+
+def test_all_sources_are_looked_at():
+    assert {"setup.py", "hubconf.py", "fastlip/ops.py", "examples/swap_layers.py"} <= set(SOURCES)
+    assert {"csrc/cayley/cayley_cpu.cpp", "csrc/cayley/cayley_cuda.cu", "csrc/common/parallel.h"} <= set(KERNELS)
 
 
 def test_exceptions_to_rules_are_needed():

@@ -34,7 +34,7 @@ RATES = (0.003, 0.01, 0.03)
 RATE = {method: 0.01 for method in METHODS} | {"cayley": 0.03, "cpl": 0.003, "soc": 0.03}
 RECIPE = {"optimizer": "Adam", "loss": "EMMA"}
 STEPS = {"digits": 600, "mnist": 429}  # one epoch of MNIST
-HELD_OUT = 12  # one of so many of MNIST's training images: 5,000
+HELD_OUT = 12  # one in twelve of MNIST's training images: 5,000
 
 
 class Part(NamedTuple):

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "common/frames.h"
+#include "common/halo.h"
 #include "common/registry.h"
 #include "common/transpose.h"
 
@@ -13,13 +13,13 @@ namespace {
 
 // NaN stays NaN.
 template <class T>
-void relu(const T* z, const T* bias, T* h, T* framed, int64_t batch, int64_t height, int64_t width, int64_t channels,
+void relu(const T* z, const T* bias, T* h, T* extended, int64_t batch, int64_t height, int64_t width, int64_t channels,
           int64_t left, int64_t right, int64_t top, int64_t bottom) {
-  const Frames f{batch, height, width, channels, left, right, top, bottom};
-  std::vector<T> biases(f.row());
-  for (int64_t i = 0; i < f.row(); ++i) biases[i] = bias[i % channels];
-  pass_over_rows(f, h, framed, [&](int64_t offset, int64_t, T* target) {
-    for (int64_t i = 0; i < f.row(); ++i) {
+  const HaloGeometry g{batch, height, width, channels, left, right, top, bottom};
+  std::vector<T> biases(g.row());
+  for (int64_t i = 0; i < g.row(); ++i) biases[i] = bias[i % channels];
+  pass_over_rows(g, h, extended, [&](int64_t offset, int64_t, T* target) {
+    for (int64_t i = 0; i < g.row(); ++i) {
       const T value = z[offset + i] + biases[i];
       target[i] = value < 0 ? T{0} : value;
     }
@@ -27,18 +27,18 @@ void relu(const T* z, const T* bias, T* h, T* framed, int64_t batch, int64_t hei
 }
 
 template <class T>
-void relu_backward(const T* v, const T* h, const T* scale, T* u, T* framed, T* u_sum, T* product_sum, int64_t batch,
+void relu_backward(const T* v, const T* h, const T* scale, T* u, T* extended, T* u_sum, T* product_sum, int64_t batch,
                    int64_t height, int64_t width, int64_t channels, int64_t left, int64_t right, int64_t top,
                    int64_t bottom) {
-  const Frames f{batch, height, width, channels, left, right, top, bottom};
-  std::vector<T> scales(f.row());
-  for (int64_t i = 0; i < f.row(); ++i) scales[i] = scale[i % channels];
-  ChannelSums sums(f), products(f);
-  pass_over_rows(f, u, framed, [&](int64_t offset, int64_t row, T* target) {
+  const HaloGeometry g{batch, height, width, channels, left, right, top, bottom};
+  std::vector<T> scales(g.row());
+  for (int64_t i = 0; i < g.row(); ++i) scales[i] = scale[i % channels];
+  ChannelSums sums(g), products(g);
+  pass_over_rows(g, u, extended, [&](int64_t offset, int64_t row, T* target) {
     thread_local std::vector<T> product;
-    product.resize(f.row());
-    for (int64_t i = 0; i < f.row(); i += kLaneCount<T>) {
-      const int64_t used = f.row() - i;
+    product.resize(g.row());
+    for (int64_t i = 0; i < g.row(); i += kLaneCount<T>) {
+      const int64_t used = g.row() - i;
       const Lanes<T> hidden = load_first(h + offset + i, used), value = load_first(v + offset + i, used);
       store_first<T>(product.data() + i, value * hidden, used);
       store_first<T>(target + i, hidden > 0 ? load_first(scales.data() + i, used) * value : Lanes<T>{}, used);

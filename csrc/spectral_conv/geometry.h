@@ -8,7 +8,7 @@
 
 namespace fastlip::spectral_conv {
 
-// One side of the torus: 0 and, where it is even, its half are their own conjugates.
+// One side of the FFT size: frequency 0 and, where the side is even, its half are their own conjugates.
 struct Side {
   int64_t length;
   int64_t ends = 2 - length % 2;

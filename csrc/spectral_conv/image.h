@@ -30,7 +30,7 @@ template <class T>
 struct Band {
   static constexpr int64_t lanes = kLaneCount<T>;
   T* data;
-  int64_t width;  // of the torus
+  int64_t width;  // of the FFT size
 
   T* pair(int64_t pair) const { return data + pair * width * 2 * lanes; }
   T* at(int64_t row, int64_t x) const { return pair(row / 2) + x * 2 * lanes + row % 2 * lanes; }
@@ -58,7 +58,7 @@ void for_each_run(const Band<T>& band, int64_t rows, int64_t width, const Visit&
   }
 }
 
-// `rows` rows from row y on, `channels` lanes; the torus beyond the image and the second row of half a pair become 0.
+// `rows` rows from row y on, `channels` lanes; entries beyond the image and the second row of half a pair become 0.
 template <class T>
 void load_band(const Images<const T>& images, const T* image, int64_t channels, int64_t y, int64_t rows,
                const Band<T>& band) {
@@ -85,7 +85,7 @@ void load_band(const Images<const T>& images, const T* image, int64_t channels, 
   }
 }
 
-// The inverse of load_band, without the torus beyond the image.
+// The inverse of load_band, without the entries beyond the image.
 template <class T>
 void store_band(const Band<T>& band, int64_t channels, int64_t y, int64_t rows, const Images<T>& images, T* image) {
   constexpr int64_t lanes = kLaneCount<T>;

@@ -1,4 +1,4 @@
-// y = IDFT(Q_k DFT(x)_k) + bias on a torus at least as large as the images, on the CPU.
+// y = IDFT(Q_k DFT(x)_k) + bias at an FFT size at least as large as the images, on the CPU.
 //
 // A pass takes some images through three stages: transforms to a spectrum that is frequency-major, matrix products at
 // each frequency in place, transforms back. The spectrum of a pass stays in cache where it can.
@@ -158,9 +158,9 @@ class Convolution {
 // null, MaxMin follows and leaves its bits there; of one group.
 template <class T>
 void forward(const T* x, const T* matrices, const T* bias, T* y, uint8_t* bits, int64_t n, int64_t groups, int64_t cin, int64_t cout,
-             int64_t h, int64_t w, int64_t torus_h, int64_t torus_w, int64_t channels_last) {
+             int64_t h, int64_t w, int64_t fft_h, int64_t fft_w, int64_t channels_last) {
   const Channels<T> inputs{groups, cin / groups}, outputs{groups, cout / groups};
-  const Convolution<T> convolution({matrices, nullptr, inputs, outputs}, n, inputs, outputs, {h, w, torus_h, torus_w});
+  const Convolution<T> convolution({matrices, nullptr, inputs, outputs}, n, inputs, outputs, {h, w, fft_h, fft_w});
   prefer_large_pages(y, n * cout * h * w);
   const bool last = channels_last != 0;
   const Activation activation = bits == nullptr ? Activation::kNone : Activation::kMaxMin;
@@ -171,10 +171,10 @@ void forward(const T* x, const T* matrices, const T* bias, T* y, uint8_t* bits, 
 // finish(factor Q x + b) with the panels of a fixed Q and one group; residual lies in memory like y, and may be null.
 template <class T>
 void apply_fixed(const T* x, const T* panels, const T* bias, const T* residual, T* y, double factor,
-                 int64_t activation, int64_t n, int64_t cin, int64_t cout, int64_t h, int64_t w, int64_t torus_h, int64_t torus_w,
+                 int64_t activation, int64_t n, int64_t cin, int64_t cout, int64_t h, int64_t w, int64_t fft_h, int64_t fft_w,
                  int64_t x_channels_last, int64_t y_channels_last) {
   const Channels<T> inputs{1, cin}, outputs{1, cout};
-  const Convolution<T> convolution({nullptr, panels, inputs, outputs}, n, inputs, outputs, {h, w, torus_h, torus_w});
+  const Convolution<T> convolution({nullptr, panels, inputs, outputs}, n, inputs, outputs, {h, w, fft_h, fft_w});
   const bool last = y_channels_last != 0;
   prefer_large_pages(y, n * cout * h * w);
   convolution.forward({x, cin, h, w, x_channels_last != 0}, bias, {y, cout, h, w, last},
@@ -190,10 +190,10 @@ void lanes(int64_t* count) {
 // forward left, or null.
 template <class T>
 void backward(const T* gradient, const T* x, const T* matrices, const uint8_t* bits, T* x_gradient,
-              T* matrix_gradient, T* bias_gradient, int64_t n, int64_t groups, int64_t cin, int64_t cout, int64_t h, int64_t w, int64_t torus_h,
-              int64_t torus_w, int64_t gradient_channels_last, int64_t channels_last) {
+              T* matrix_gradient, T* bias_gradient, int64_t n, int64_t groups, int64_t cin, int64_t cout, int64_t h, int64_t w, int64_t fft_h,
+              int64_t fft_w, int64_t gradient_channels_last, int64_t channels_last) {
   const Channels<T> inputs{groups, cin / groups}, outputs{groups, cout / groups};
-  const Convolution<T> convolution({matrices, nullptr, inputs, outputs}, n, inputs, outputs, {h, w, torus_h, torus_w});
+  const Convolution<T> convolution({matrices, nullptr, inputs, outputs}, n, inputs, outputs, {h, w, fft_h, fft_w});
   const bool last = channels_last != 0;
   if (x_gradient != nullptr) prefer_large_pages(x_gradient, n * cin * h * w);
   convolution.backward({gradient, cout, h, w, gradient_channels_last != 0}, {x, cin, h, w, last},

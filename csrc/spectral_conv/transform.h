@@ -18,10 +18,10 @@ namespace fastlip::spectral_conv {
 template <class T>
 class Transform {
  public:
-  Transform(int64_t height, int64_t width, int64_t torus_height, int64_t torus_width)
-      : frequencies{{torus_height}, {torus_width}}, height_(height), width_(width), along_y_(torus_height),
-        along_x_(torus_width), band_rows_(2 * pairs_per_band<T>(width)),
-        column_size_((2 * torus_height + 1) * lanes) {}
+  Transform(int64_t height, int64_t width, int64_t fft_height, int64_t fft_width)
+      : frequencies{{fft_height}, {fft_width}}, height_(height), width_(width), along_y_(fft_height),
+        along_x_(fft_width), band_rows_(2 * pairs_per_band<T>(width)),
+        column_size_((2 * fft_height + 1) * lanes) {}
 
   const Frequencies frequencies;
 

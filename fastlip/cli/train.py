@@ -178,7 +178,7 @@ def _run(
 
 
 def _print_plan(training: Training) -> None:
-    """What is trained on what, and where."""
+    """Prints the data, the network and the run folder."""
     recipe, world = training.recipe, training.world
     count = sum(parameter.numel() for parameter in training.model.parameters())
     network = recipe.method if recipe.model == "lip_conv_net" else recipe.model

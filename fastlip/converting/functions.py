@@ -1,4 +1,4 @@
-"""What becomes of functions and tensor methods."""
+"""Conversion of functions and tensor methods."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def convert_function(work: Rewriting, node: fx.Node) -> None:
 
 
 def name_of(node: fx.Node) -> str:
-    """What a node calls, as the report names it."""
+    """The report's name for the function that a node calls."""
     return str(getattr(node.target, "__name__", node.target))
 
 

@@ -1,4 +1,4 @@
-"""What takes the place of normalisation: centering, which is 1-Lipschitz."""
+"""The replacement of normalisation: centering, which is 1-Lipschitz."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a conversion did: every step, what is left, and the Lipschitz bounds before and after."""
+"""The report of a conversion: every step, what is left, and the Lipschitz bounds before and after."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ALLOWED = 1 + 1e-5
 
 @dataclass(frozen=True)
 class Step:
-    """What became of one module or function.
+    """The step of a conversion for one module or function.
 
     Attributes:
         path: the module's name in the model; for a function, the name of the module that calls it, and its own.

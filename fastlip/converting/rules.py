@@ -1,4 +1,4 @@
-"""What becomes of each node: modules here, functions in ``functions``."""
+"""The rule for each node: modules here, functions in ``functions``."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def convert_node(work: Rewriting, node: fx.Node) -> None:
 
 
 def _channel(work: Rewriting, node: fx.Node) -> int:
-    """The dimension of the channels of a node's value, from the end: behind a dense layer the last one."""
+    """The dimension of the channels of a node's value, from the end: the last one after a dense layer."""
     value = work.values[node]
     dims = value.dim() if isinstance(value, Tensor) else 0
     sources = work.sources(node)

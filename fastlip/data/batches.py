@@ -211,7 +211,7 @@ class Batches:
 
     @property
     def description(self) -> dict[str, int]:
-        """What a checkpoint says of a second set of images; empty, as there is none."""
+        """A checkpoint's entry for a second set of images; empty, as there is none."""
         return {}
 
     def order(self, epoch: int | None) -> Tensor:

@@ -130,7 +130,7 @@ class MixedBatches(Batches):
 
     @property
     def description(self) -> dict[str, int]:
-        """What a checkpoint says of the second set, by which another one is noticed."""
+        """A checkpoint's entry for the second set, by which another one is noticed."""
         labels = self.extra.labels.contiguous().numpy()
         return {"images": len(labels), "labels": zlib.crc32(labels.tobytes()), "in_batch": self.extra_size}
 

@@ -32,7 +32,7 @@ class Samples(Protocol):
 
 LabelledSet = tuple[Array, Array] | Samples
 _PLACE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_CHECKED = 64  # so many images are looked at before training
+_CHECKED = 64  # images that are examined before training
 
 
 class DatasetImages:
@@ -147,7 +147,7 @@ def from_function(place: str) -> Data:
 
 
 def called(place: str, field: str) -> Any:
-    """What the function of ``module:function`` returns.
+    """The result of the function ``module:function``.
 
     Args:
         place: the module, which may lie in the current folder, and its function.

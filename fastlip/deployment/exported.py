@@ -30,7 +30,7 @@ _CERTIFIED = "accuracy", "cra", "joint_cra", "lipschitz", "rounding", "rounding_
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """What :func:`fastlip.export` wrote to a file.
+    """The result of :func:`fastlip.export` to a file.
 
     Attributes:
         path: the file.
@@ -326,7 +326,7 @@ def _check_target(path: Path) -> None:
 
 
 def _facts(bounds: tuple[float, float] | None, certificate: Certificate | None) -> dict[str, Any]:
-    """What the arguments say about the network, as JSON can hold it."""
+    """The facts about the network from the arguments, as JSON can hold them."""
     found: dict[str, Any] = {}
     if bounds is not None:
         if not isinstance(bounds, (tuple, list)) or len(bounds) != 2 or not bounds[0] < bounds[1]:

@@ -28,7 +28,7 @@ _BATCH = "n"  # the name of the dimension of samples
 
 
 class Network(NamedTuple):
-    """What is written: a module of torch alone, a batch that it takes, the number of its outputs, and the facts."""
+    """The contents of a file: a module of torch alone, a batch for it, its number of outputs, and the facts."""
 
     module: nn.Module
     x: Tensor

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, default_collate
 
+# Batches, or a whole set that :func:`batches_of` divides into batches.
+Loader = Iterable[Any] | Dataset[Any]
 IMAGE_KEYS = ("image", "images", "img", "x", "input", "inputs", "pixel_values", "data")
 LABEL_KEYS = ("label", "labels", "y", "target", "targets")
 # Images in a batch of a data set, which has no batch size of its own.
@@ -54,8 +57,6 @@ def batches_of(loader: Any, labelled: bool = True) -> Iterable[Any]:
 
 def collated(samples: Sequence[Any]) -> Any:
     """Samples as a batch; Pillow images become tensors (c, h, w) with values in [0, 1]."""
-    from torch.utils.data import default_collate
-
     try:
         return default_collate([_without_pillow(sample) for sample in samples])
     except (RuntimeError, TypeError) as error:
@@ -101,8 +102,6 @@ def _is_table(loader: Any) -> bool:
 
 def _is_samples(loader: Any) -> bool:
     """Whether this is a map-style data set of torch: one sample at each index."""
-    from torch.utils.data import Dataset, IterableDataset
-
     return isinstance(loader, Dataset) and not isinstance(loader, IterableDataset) and hasattr(loader, "__len__")
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 _LEVELS = 256
-_IMAGES = 16  # so many of a batch are looked at
+_IMAGES = 16  # of a batch that are examined
 _FEWEST = 24  # with fewer different values the steps between them say little
 _TOLERANCE = 0.02  # of a step
 
@@ -61,7 +61,7 @@ def _step(values: Tensor) -> float | None:
 
 
 def remark(images: Tensor) -> str:
-    """What the scale of these images means for radii; "" on the scale of [0, 1], where a mean may be subtracted."""
+    """A remark on radii for the scale of these images; "" on that of [0, 1], where a mean may be subtracted."""
     scale = scale_of(images)
     if scale is None or all(abs(std - 1) < 0.01 for std in scale.std):
         return ""

@@ -178,7 +178,7 @@ def multiclass(logits: Tensor, labels: Any, *, wait: bool = False) -> tuple[Tens
 
 
 def _flattened(labels: Tensor, n: int) -> str:
-    """What to do with class numbers in a column."""
+    """Advice for class numbers in a column."""
     return "; use labels.squeeze(1)" if labels.shape == (n, 1) and n > 0 else ""
 
 

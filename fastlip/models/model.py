@@ -1,4 +1,4 @@
-"""What networks have in common, and what each tells the package: how it is built, and how recipes name it."""
+"""The parts that networks share, and each one's entry for the package: how it is built, and how recipes name it."""
 
 from __future__ import annotations
 

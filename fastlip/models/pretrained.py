@@ -23,7 +23,7 @@ _DTYPE = torch.float16  # of the files
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What is known of a trained network: data, training, and the certificate of the weights in the file.
+    """Facts about a trained network: data, training, and the certificate of the weights in the file.
 
     Attributes:
         name: the name for :func:`create_model`, such as ``"cayley_xs.mnist"``: method, size and data set.

@@ -36,14 +36,14 @@ _harmless: set[type] = set()
 
 @dataclass(slots=True)
 class _Stamp:
-    """What an entry was computed of, a fingerprint or objects that are kept themselves, and its last use."""
+    """The sources of an entry, as a fingerprint or the objects themselves, and its last use."""
 
     of: tuple[Any, ...]
     used: int = field(default_factory=partial(next, _clock))
 
 
 class EvaluationCache:
-    """What a layer computed from its parameters and buffers, for as long as these hold the same bits.
+    """Results that a layer computed from its parameters and buffers, kept while these hold the same bits.
 
     Every use compares a fingerprint of the bits of all parameters, buffers and other tensors of the layer, so that no
     way of writing to them leaves the cache stale. Entries are computed from a copy of these tensors, so that each
@@ -135,7 +135,7 @@ class EvaluationCache:
         return value
 
     def _frozen(self, stamp: _Stamp, value: Any) -> Any:
-        """What is kept, which a CUDA graph may read from now on."""
+        """The kept value, which a CUDA graph may read from now on."""
         stamp.used = next(_clock)
         if is_only_captured():
             self.captured[id(value)] = value

@@ -78,7 +78,7 @@ def is_replaced(module: nn.Module) -> bool:
 
 
 def overridden(module: nn.Module, known: type, allowed: Iterable[str] = ()) -> list[str]:
-    """What classes of other packages, derived from ``known``, replace of the methods that it computes with."""
+    """The methods that compute, and that classes of other packages derived from ``known`` replace."""
     names: set[str] = set()
     for base in type(module).__mro__:
         if base is known:

@@ -1,4 +1,4 @@
-"""Zero channels in front of a layer, and truncation behind it, within each group: both 1-Lipschitz."""
+"""Zero channels before a layer, and truncation after it, within each group: both are 1-Lipschitz."""
 
 from __future__ import annotations
 

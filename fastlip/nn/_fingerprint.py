@@ -38,7 +38,7 @@ def plain_of(tensors: Iterable[Tensor | None]) -> list[Tensor]:
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> tuple[Any, ...] | None:
-    """What tells the bits of tensors apart: a hash with their shapes and dtypes; None: no hash can be had now.
+    """A hash of the bits of tensors, with their shapes and dtypes; None if no hash can be computed now.
 
     Views are hashed as what they show, in whatever memory. -0.0 is not 0.0, and one NaN is not another. On a CPU a
     compiled kernel hashes all tensors in one call; elsewhere, or without it, torch does, and waits for the device.

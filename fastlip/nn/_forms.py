@@ -57,7 +57,7 @@ def with_methods_of(of_images: type[LipschitzLayer], axes: int) -> Callable[[typ
 
 
 def form_of(of_images: type[nn.Module], axes: int) -> type[LipschitzLayer] | None:
-    """The layer along so many axes that computes its weights as a two-dimensional layer does; None if none does."""
+    """The layer with this number of axes that has the methods of a two-dimensional layer; None if there is none."""
     return _FORMS.get((of_images, axes))
 
 

@@ -95,6 +95,6 @@ class _Lender:
 
 
 def _state(layer: LipschitzLayer) -> Hashable:
-    """Of the tensors of which the weights are computed: which these are, and how often they were written to."""
+    """Marks of the tensors that the weights are computed from: identities, and how often they were written to."""
     found = [tensor for tensor in sources_of(layer).values() if tensor is not None]
     return tuple((id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in found)

@@ -59,7 +59,7 @@ def merged(layers: Sequence[LipschitzLayer], context: tuple[Hashable, ...]) -> l
 
 
 def _with_groups(layer: Any, count: int, tensors: dict[str, Tensor | None]) -> LipschitzLayer:
-    """A layer like this one, with so many times its groups, and these parameters and buffers."""
+    """A layer like this one, with several times its groups, and these parameters and buffers."""
     whole = layer._replicate_for_data_parallel()
     whole._buffers = {}
     state, application = whole.__dict__, layer._application

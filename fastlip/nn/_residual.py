@@ -1,4 +1,4 @@
-"""What the constructors of residual layers share: sizes, attributes and the initial kernel."""
+"""Shared by the constructors of residual layers: sizes, attributes and the initial kernel."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from fastlip.nn.arguments import (
 )
 from fastlip.nn.base import LipschitzLayer
 
-RESIDUAL_CONV_ARGUMENTS = (*CONV_ARGUMENTS, "inner_channels", "_width")
-RESIDUAL_DENSE_ARGUMENTS = (*DENSE_ARGUMENTS, "inner_features", "_width")
+RESIDUAL_CONV_ARGUMENTS = (*CONV_ARGUMENTS, "inner_channels", "width")
+RESIDUAL_DENSE_ARGUMENTS = (*DENSE_ARGUMENTS, "inner_features", "width")
 # At bias 0 the layer does not depend on |W|, and its gradient grows as 1 / |W|: a small W learns faster.
 _GAIN = 0.1
 

@@ -1,4 +1,4 @@
-"""What a layer keeps of one training step to make the next cheaper: never more than a place to begin."""
+"""A value that a layer keeps from one training step as the place where the next one begins, to make it cheaper."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WarmStart:
         return WarmStart, ()
 
     def recall(self, like: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-        """What was kept, if it has this shape and the dtype and device of ``like``; None otherwise."""
+        """The kept tensor, if it has this shape and the dtype and device of ``like``; None otherwise."""
         kept = self._kept
         if kept is None or kept.shape != shape or kept.dtype != like.dtype or kept.device != like.device:
             return None

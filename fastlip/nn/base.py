@@ -24,7 +24,7 @@ from fastlip.kernels.common.precision import (
     widens,
 )
 from fastlip.nn._cache import CACHED_CONTEXTS, EvaluationCache, kept_of, may_cache, may_keep, tensors_of
-from fastlip.nn._earlier import EarlierName, take_over_earlier, without_earlier
+from fastlip.nn._earlier import EarlierName, name_of_today, state_of_today, take_over_earlier, without_earlier
 from fastlip.nn._postponed import in_one_step
 from fastlip.nn._recorded import record_forward, recorded_call
 
@@ -69,7 +69,7 @@ class LipschitzLayer(nn.Module):
 
     A subclass implements ``_parametrize(*context)``: it returns a tuple of tensors, differentiable, computed in at
     least float32 (:func:`at_least_float32`); TF32 and autocast are off inside it. ``context`` is what the weights
-    depend on beside the parameters, such as an FFT size. In eval mode, where no gradient of a parameter can be asked
+    depend on besides the parameters, such as an FFT size. In eval mode, where no gradient of a parameter can be asked
     for, its result is kept per context until a bit of a parameter or buffer changes, by whatever means, or an
     attribute is assigned. The cache holds no graph, is not in the state dict, and is not pickled or copied.
 
@@ -82,7 +82,7 @@ class LipschitzLayer(nn.Module):
     """
 
     _options: ClassVar[dict[str, Callable[[Any], Any]]] = {"backend": check_backend}
-    _fixed: ClassVar[tuple[str, ...]] = ("_application",)
+    _fixed: ClassVar[tuple[str, ...]] = ("application",)
     _axes: ClassVar[int] = 2  # along which a convolution runs
     _of_images: ClassVar[Any] = None  # the two-dimensional layer whose methods a layer of sequences or volumes has
     _grouped: ClassVar[bool] = False  # whether n layers may be computed as one of n times the groups (_merging.py)
@@ -141,10 +141,10 @@ class LipschitzLayer(nn.Module):
         """The effective weights in the parameters' dtype, kept where that is sound. Do not write to them.
 
         Args:
-            context: what the weights depend on beside the parameters, such as the two sides of an FFT size.
+            context: what the weights depend on besides the parameters, such as the two sides of an FFT size.
 
         Raises:
-            ValueError: ``torch.onnx.export`` is at work, for which ``fastlip.export`` makes a copy.
+            ValueError: ``torch.onnx.export`` is running, for which ``fastlip.export`` makes a copy.
         """
         if (_is_compiling() or torch._C._get_tracing_state() is not None) and is_onnx():
             raise ValueError(
@@ -262,12 +262,13 @@ class LipschitzLayer(nn.Module):
 
         ValueError for a value that the constructor would refuse, and for another value of what is fixed.
         """
+        name = name_of_today(type(self), name)
         if name in self._options:
             value = self._options[name](value)
         present = self.__dict__.get(name, self)
-        if name in self._fixed and present is not self and present != value:
+        shown = name.removeprefix("_")
+        if present is not self and shown in self._fixed and present != value:
             kind = type(self).__name__
-            shown = name.lstrip("_")
             raise ValueError(f"{shown}={value!r}: allowed is {present!r}: {kind} reads {shown} at construction")
         if present is not value and name not in _REPLICATED:
             self._cache.clear()
@@ -296,6 +297,10 @@ class LipschitzLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": EvaluationCache()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes the attributes of a pickled layer, of an earlier version too."""
+        super().__setstate__(state_of_today(type(self), state))
 
     def _replicate_for_data_parallel(self) -> Any:
         replica = super()._replicate_for_data_parallel()

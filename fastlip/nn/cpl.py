@@ -58,7 +58,7 @@ def build_cpl(
     begin_residual_conv(layer, channels, sizes, common, inner_channels, sized=True)
     _, device, dtype, _ = common
     layer.recompute = None if recompute is None else boolean("recompute", recompute)
-    layer.training_sigma = training_sigma
+    layer._training_sigma = training_sigma
     layer.register_buffer("fixed_scale", torch.zeros(layer.groups, device=device, dtype=dtype))
     if training_sigma == "power":
         sides = (max(1, POWER_DENSITY * (k - 1)) for k in layer._application.geometry.kernel_size)
@@ -135,11 +135,11 @@ class CPLConv2d(LipschitzLayer):
     _grouped = True
     _application: ResidualConvolution
     recompute: bool | None
-    training_sigma: TrainingSigma
+    _training_sigma: TrainingSigma
     kernel: nn.Parameter
     inner_channels: int
     _width: int
-    width = EarlierName()
+    training_sigma, width = EarlierName(), EarlierName()
     fixed_scale: Tensor
     power_vector: Tensor
 
@@ -169,7 +169,7 @@ class CPLConv2d(LipschitzLayer):
         """Kernel at a tenth of Xavier normal in each group; bias 0; some steps of the power iteration."""
         reset_kernel(self.kernel, self.groups)
         zero_(self.bias, self.fixed_scale)
-        if self.training_sigma == "power":
+        if self._training_sigma == "power":
             nn.init.normal_(self.power_vector)
             for _ in range(POWER_STEPS):
                 self._power_step(self.power_vector.shape[2:])
@@ -189,7 +189,7 @@ class CPLConv2d(LipschitzLayer):
         """(2 / sigma^2,): the scale of each inner channel, constant in each group."""
         geometry = self._application.geometry
         axes = list(zip(image_size, geometry.kernel_size, geometry.dilation, strict=True))
-        if self.training and self.training_sigma == "power":
+        if self.training and self._training_sigma == "power":
             sides = (fft_side(side, k - 1, d, self.padding_mode) for side, k, d in axes)
             least = [min(side, kept) for side, kept in zip(sides, self.power_vector.shape[2:], strict=True)]
             return (inner_scale(self.fixed_scale, self.kernel, self._power_step(least)),)
@@ -218,7 +218,7 @@ class CPLLinear(LipschitzLayer):
     r"""Dense residual layer y = x - (2 / sigma^2) W^T relu(W x + b), sigma \|W\|_2, never underestimated.
 
     Meunier, Delattre, Araujo, Allauzen, *A Dynamical System Perspective for Lipschitz Neural Networks*, ICML 2022,
-    with the exact sigma. In training in float32 on a CPU, a power method goes on where the last step ended, and a
+    with the exact sigma. In training in float32 on a CPU, a power method continues where the last step ended, and a
     Cholesky factor proves that what it finds, enlarged by 0.1 %, is a bound. On GPUs sigma is that of Gram iteration
     (five squarings, at most 2.2 % too large at 16 features, 4.5 % at 256). Lipschitz constant at most 1; W = 0 gives
     the identity. Initial values: the kernel at a tenth of Xavier normal, bias 0.
@@ -270,6 +270,10 @@ class CPLLinear(LipschitzLayer):
         show_residual_dense(self, in_features, out_features, bias, device, dtype)
         self.register_buffer("fixed_scale", torch.zeros(1, device=device, dtype=dtype))
         self.reset_parameters()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes the attributes of a pickled layer, of an earlier version too."""
+        super().__setstate__({"_warm": WarmStart(), **state})
 
     def reset_parameters(self) -> None:
         """Kernel at a tenth of Xavier normal; bias 0; no frozen scale."""

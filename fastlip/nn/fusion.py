@@ -24,7 +24,7 @@ _FUSED_BACKENDS = ("auto", "native")
 
 
 class Style(NamedTuple):
-    """What the pairs of one run of ``ops.conv_chain`` have in common."""
+    """The settings that the pairs of one run of ``ops.conv_chain`` share."""
 
     padding_mode: PaddingMode
     dilation: tuple[int, int]
@@ -63,7 +63,7 @@ class Link:
 
 
 def fusion_of(module: nn.Module, activation: nn.Module) -> Fusion | None:
-    """What the module says of itself with the activation after it; ``torch.nn.Conv2d`` is spoken for.
+    """The module's own answer for itself and the activation after it; for ``torch.nn.Conv2d`` it is given here.
 
     None unless the activation is a MaxMin over channels, calling both computes what their classes say and nothing
     else, and their kernels may be fused.

@@ -1,4 +1,4 @@
-"""What a method tells the rest of the package: its layers, and the settings with which its networks are trained."""
+"""A method as the rest of the package sees it: its layers, and the settings with which its networks are trained."""
 
 from __future__ import annotations
 

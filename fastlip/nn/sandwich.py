@@ -204,7 +204,7 @@ class SandwichLinear(LipschitzLayer):
     the bound, as it holds for every Psi.
 
     Guarantee: Lipschitz constant at most 1. The Jacobian is 2 A^T D B with the slopes D of sigma, which commute with
-    Psi. It is a block beside the diagonal of 2 R^T D R, where R = [A, B] has orthonormal rows; for 0 <= D <= 1 this
+    Psi. It is an off-diagonal block of 2 R^T D R, where R = [A, B] has orthonormal rows; for 0 <= D <= 1 this
     matrix lies between 0 and 2, so that the block has norm at most 1.
 
     Activations: exactly those that act elementwise with slopes between 0 and 1. For slopes in [l, u] the same proof

@@ -77,7 +77,7 @@ def build_soc(
     layer._width, layer._exponential = width, exponential
     layer.bias = make_bias(channels[1], bias, device, dtype)
     layer.raw_weight = make_parameter((width, width // geometry.groups, *geometry.kernel_size), device, dtype)
-    layer.quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
+    layer._quasi_residual = check_quasi_residual(quasi_residual, channels, geometry.stride)
     add_gamma(layer, (width,), device, dtype)
     layer.reset_parameters()
     layer.terms, layer.eval_terms, layer.max_norm = terms, eval_terms, max_norm
@@ -172,16 +172,16 @@ class SOCConv2d(LipschitzLayer):
     groups: int
     padding_mode: PaddingMode
     _options = LipschitzLayer._options | {"terms": partial(check_terms, "terms")}
-    _fixed = (*CONV_ARGUMENTS, "exponential", "_exponential", "_width", "quasi_residual")
+    _fixed = (*CONV_ARGUMENTS, "exponential", "width", "quasi_residual")
     _grouped = True
     _application: ExponentialConvolution
     _exponential: Exponential
     terms: int
     recompute: bool
-    quasi_residual: float
+    _quasi_residual: float
     raw_weight: nn.Parameter
     _width: int
-    exponential, gain, width = EarlierName(), EarlierName(), EarlierName()
+    exponential, gain, quasi_residual, width = EarlierName(), EarlierName(), EarlierName(), EarlierName()
 
     def __init__(
         self,

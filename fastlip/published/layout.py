@@ -154,7 +154,7 @@ def _backbone(shapes: Shapes, name: str, side: int, settings: Settings) -> Backb
 
 
 def _neck(shapes: Shapes, width: int, settings: Settings) -> tuple[Literal["cholesky", "reflector", "norm"], int]:
-    """What the neck does with patches, and their side."""
+    """How the neck treats patches, and their side."""
     if "neck.kernel" not in shapes:
         return "norm", settings.patch
     rows, columns = _shape(shapes, "neck.kernel", 2)

@@ -1,4 +1,4 @@
-"""What a state dict does not say: fields of the section ``model`` of the authors' configuration files."""
+"""Settings that a state dict lacks: fields of the section ``model`` of the authors' configuration files."""
 
 from __future__ import annotations
 

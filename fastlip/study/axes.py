@@ -1,4 +1,4 @@
-"""What a study compares: the values along each axis, and the runs that they make."""
+"""The comparison of a study: the values along each axis, and the runs that they make."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runs of a study have in common, and which runs it has: both are kept in its folder as study.json."""
+"""The settings that the runs of a study share, and its runs: both are kept in its folder as study.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the value of a recipe's field may be."""
+"""Rules for the values of a recipe's fields."""
 
 from __future__ import annotations
 

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-STEPS = 16  # that a GPU may be behind
+STEPS = 16  # by which a GPU may lag
 
 
 class Figures(NamedTuple):
-    """What one step says of itself.
+    """Figures of one step.
 
     values: loss, correct and certified images of all processes, and the loss of this process; on the model's device.
     images: of all processes.

@@ -1,4 +1,4 @@
-"""What changes the weights in a step: optimiser, learning rates, and the limit of the gradient's norm."""
+"""The update of the weights in a step: optimiser, learning rates, and the limit of the gradient's norm."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def path(request, monkeypatch):
     if request.param != "matrix":
         monkeypatch.setattr(module.tables, "SMALL", 0)
     if request.param == "fft":
-        monkeypatch.setattr(module.planes, "fits", lambda torus, dtype: False)
+        monkeypatch.setattr(module.planes, "fits", lambda fft_size, dtype: False)
     return request.param
 
 

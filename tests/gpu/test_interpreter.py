@@ -208,7 +208,7 @@ def test_spectral_conv_by_fft_as_on_larger_images(case_name, monkeypatch):
     kernels_of("spectral_conv")
     module = testing.op("spectral_conv").modules["triton"]
     monkeypatch.setattr(module.tables, "SMALL", 0)
-    monkeypatch.setattr(module.planes, "fits", lambda torus, dtype: False)
+    monkeypatch.setattr(module.planes, "fits", lambda fft_size, dtype: False)
     case = testing.cases_of("spectral_conv").CASES[case_name]
     testing.check_agreement("spectral_conv", "triton", case, torch.float32)
 

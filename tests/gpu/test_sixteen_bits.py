@@ -139,7 +139,7 @@ def transforms(request, monkeypatch):
     if request.param != "matrix":
         monkeypatch.setattr(module.tables, "SMALL", 0)
     if request.param == "fft":
-        monkeypatch.setattr(module.planes, "fits", lambda torus, dtype: False)
+        monkeypatch.setattr(module.planes, "fits", lambda fft_size, dtype: False)
     return request.param
 
 
@@ -152,10 +152,10 @@ def assert_rounded_once(found, expected, terms):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("torus", "groups", "last"), [((2, 4), 1, True), ((3, 3), 2, False)], ids=str)
-def test_spectral_conv(torus, groups, last, dtype, transforms):
+@pytest.mark.parametrize(("fft_size", "groups", "last"), [((2, 4), 1, True), ((3, 3), 2, False)], ids=str)
+def test_spectral_conv(fft_size, groups, last, dtype, transforms):
     generator = torch.Generator().manual_seed(0)
-    frequencies = count_frequencies(torus)
+    frequencies = count_frequencies(fft_size)
     x, y_gradient = (torch.randn(5, 4, 2, 3, generator=generator).to(dtype) for _ in range(2))
     parts = (torch.randn(frequencies, 4, 4 // groups, generator=generator) for _ in range(2))
     Q, bias = torch.complex(*parts), torch.randn(4, generator=generator)
@@ -165,7 +165,7 @@ def test_spectral_conv(torus, groups, last, dtype, transforms):
     for backend, wide in (("triton", False), ("reference", True)):
         leaves = (x.double(), Q.to(torch.complex128), bias.double()) if wide else (x, Q, bias)
         leaves = [leaf.detach().requires_grad_() for leaf in leaves]
-        y = ops.spectral_conv(*leaves, torus, groups, backend=backend)
+        y = ops.spectral_conv(*leaves, fft_size, groups, backend=backend)
         results.append([y.detach(), *torch.autograd.grad(y, leaves, y_gradient.to(y.dtype))])
     assert [result.dtype for result in results[0]] == [dtype, dtype, torch.complex64, torch.float32]
     assert results[0][0].is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

@@ -10,6 +10,8 @@ from loss_inputs import BINARY, CLASSES8, LABELS8, LOGITS8, MULTICLASS, SCORES8,
 from torch import func
 
 from fastlip import losses
+from fastlip.training.losses import loss_of
+from fastlip.training.recipe import Recipe
 
 
 @pytest.mark.parametrize("loss", MULTICLASS, ids=name)
@@ -160,13 +162,12 @@ def test_labels_that_are_no_numbers():
 
 def test_recipes_know_losses_by_the_names_that_type_checkers_know():
     assert tuple(losses.RECIPE_LOSSES) == get_args(losses.LossName)
-    options = {"offset": 0.5, "temperature": 0.25, "alpha": 0.9, "min_margin": 1.0, "radius": 0.4, "annealing": 5.0}
-    for kind in losses.RECIPE_LOSSES.values():
-        loss = kind.from_recipe(options, "sum", multi_gpu=False)
+    for recipe_name, kind in losses.RECIPE_LOSSES.items():
+        loss = loss_of(Recipe(loss=recipe_name), "sum")
         assert type(loss) is kind
         assert loss.reduction == "sum"
     with pytest.raises(NotImplementedError, match="LseHKR"):
-        losses.LseHKR.from_recipe(options, "sum", multi_gpu=False)
+        losses.LseHKR.from_recipe({}, "sum", multi_gpu=False)
 
 
 @pytest.mark.parametrize("loss", [loss for loss in MULTICLASS if not isinstance(loss, losses.SoftHKR)], ids=name)

@@ -156,8 +156,8 @@ def test_only_fixed_kernels_that_nothing_differentiates(calls):
 
 def test_the_rule():
     def cheaper(channels, side, batch=64, extra=0, taps=9):
-        torus = side + extra, side + extra
-        return spectra.is_cheaper(batch, (channels, channels), (side, side), torus, taps, 4)
+        fft_size = side + extra, side + extra
+        return spectra.is_cheaper(batch, (channels, channels), (side, side), fft_size, taps, 4)
 
     assert not cheaper(32, 32)
     assert all(cheaper(c, s) and cheaper(c, s, extra=1) for c, s in ((64, 16), (128, 8), (256, 4)))

@@ -1,5 +1,7 @@
 """What a method's layers are made of, and what they show: their classes and their public attributes."""
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
@@ -15,18 +17,18 @@ LAYERS = {
     if isinstance(cls := getattr(lip, name), type) and issubclass(cls, LipschitzLayer)
 }
 EARLIER = {
-    lip.CPLConv2d: ("width",),
+    lip.CPLConv2d: ("width", "training_sigma"),
     lip.CPLLinear: ("width",),
     lip.SLLConv1d: ("width",),
     lip.SLLLinear: ("width",),
-    lip.SOCConv2d: ("width", "exponential", "gain"),
-    lip.SOCConv1d: ("width", "exponential", "gain"),
+    lip.SOCConv2d: ("width", "exponential", "gain", "quasi_residual"),
+    lip.SOCConv1d: ("width", "exponential", "gain", "quasi_residual"),
 }
 every_layer = pytest.mark.parametrize("name", LAYERS)
 
 
-def make(cls):
-    return cls(4, 4) if cls.__name__.endswith("Linear") else cls(4, 4, 3)
+def make(cls, **options):
+    return cls(4, 4, **options) if cls.__name__.endswith("Linear") else cls(4, 4, 3, **options)
 
 
 def twin(cls):
@@ -52,9 +54,20 @@ def test_other_modules_are_two_classes_deep_too(name):
     assert len([base for base in getattr(lip, name).__mro__ if base.__module__.startswith("fastlip")]) <= 2
 
 
-@every_layer
-def test_at_most_eight_public_attributes_more_than_torch(name):
-    layer, theirs = make(LAYERS[name]), set(dir(twin(LAYERS[name])))
+# Values of options that give a layer more parameters or buffers.
+MORE = {"quasi_residual": True, "training_sigma": "power", "parametrization": "manifold", "exponential": "spectral"}
+
+
+def with_options():
+    """(name, options): every layer as it is, and with each option that gives it more."""
+    for name, cls in LAYERS.items():
+        yield name, {}
+        yield from ((name, {key: MORE[key]}) for key in inspect.signature(cls).parameters if key in MORE)
+
+
+@pytest.mark.parametrize(("name", "options"), list(with_options()))
+def test_at_most_eight_public_attributes_more_than_torch(name, options):
+    layer, theirs = make(LAYERS[name], **options), set(dir(twin(LAYERS[name])))
     more = [attribute for attribute in dir(layer) if not attribute.startswith("_") and attribute not in theirs]
     assert len(more) <= 8, more
     assert {"backend", "lipschitz_bound"} <= set(more)
@@ -85,7 +98,16 @@ def test_what_earlier_names_define_takes_effect():
         fastlip.audit(nn.Sequential(layer).eval(), (4,))
 
 
-@pytest.mark.parametrize(("cls", "attribute"), [(lip.SOCConv2d, "exponential"), (lip.SLLConv2d, "width")])
+@pytest.mark.parametrize(
+    ("cls", "attribute"),
+    [
+        (lip.SOCConv2d, "exponential"),
+        (lip.SOCConv1d, "quasi_residual"),
+        (lip.CPLConv3d, "training_sigma"),
+        (lip.SLLConv2d, "width"),
+        (lip.AOLLinear, "application"),
+    ],
+)
 def test_fixed_arguments_are_refused_under_their_public_names(cls, attribute):
     with pytest.raises(ValueError, match=rf"^{attribute}='other': allowed is"):
         setattr(make(cls), attribute, "other")

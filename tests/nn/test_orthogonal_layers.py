@@ -151,10 +151,10 @@ def test_a_stride_is_a_convolution_of_patches(cls, stride, padding_mode):
 @both
 def test_zero_padding_is_a_crop_of_the_larger_torus(cls):
     layer = perturb(cls(3, 3, (3, 4), dilation=(2, 1), padding_mode="zeros", dtype=torch.float64))
-    torus = cls(3, 3, (3, 4), dilation=(2, 1), dtype=torch.float64)
-    torus.load_state_dict(layer.state_dict())
+    circular = cls(3, 3, (3, 4), dilation=(2, 1), dtype=torch.float64)
+    circular.load_state_dict(layer.state_dict())
     x = torch.randn(2, 3, 5, 6, dtype=torch.float64)
-    torch.testing.assert_close(layer(x), torus(F.pad(x, (1, 2, 2, 2)))[..., 2:7, 1:7])
+    torch.testing.assert_close(layer(x), circular(F.pad(x, (1, 2, 2, 2)))[..., 2:7, 1:7])
 
 
 @both
@@ -210,7 +210,7 @@ def test_wide_layers_in_single_precision(cls):
 def test_the_spectrum_is_computed_once_per_image_size(cls, monkeypatch):
     layer, calls, x = cls(4, 4, 3).eval(), [], torch.randn(1, 4, 6, 6)
     original = layer._parametrize
-    monkeypatch.setattr(layer, "_parametrize", lambda *torus: calls.append(torus) or original(*torus))
+    monkeypatch.setattr(layer, "_parametrize", lambda *fft_size: calls.append(fft_size) or original(*fft_size))
     with torch.no_grad():
         for image in (x, x, x[..., :5], x, x[..., :5]):
             layer(image)

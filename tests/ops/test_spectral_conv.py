@@ -59,15 +59,15 @@ def test_unique_frequencies_are_one_of_each_pair_self_conjugate_first(size):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 @pytest.mark.parametrize(("dilation", "groups"), [((1, 1), 1), ((2, 3), 1), ((1, 1), 2)], ids=str)
-def test_is_the_convolution_on_a_torus_and_with_zero_padding(size, kernel, dilation, groups, backend):
+def test_is_the_convolution_at_an_fft_size_and_with_zero_padding(size, kernel, dilation, groups, backend):
     weight, x, bias = random(4, 6 // groups, *kernel), random(2, 6, *size), random(4)
     pads = same_pads(kernel, dilation)
     enlarged = tuple(n + d * (k - 1) for n, d, k in zip(size, dilation, kernel, strict=True))
-    for mode, torus in (("circular", size), ("zeros", enlarged)):
+    for mode, fft_size in (("circular", size), ("zeros", enlarged)):
         expected = F.conv2d(pad(x, pads, mode), weight, bias, dilation=dilation, groups=groups)
-        spectrum = kernel_spectrum(weight, torus, dilation)
-        assert (spectrum[: self_conjugate(torus)].imag == 0).all()
-        y = ops.spectral_conv(x, spectrum, bias, torus, groups, backend=backend)
+        spectrum = kernel_spectrum(weight, fft_size, dilation)
+        assert (spectrum[: self_conjugate(fft_size)].imag == 0).all()
+        y = ops.spectral_conv(x, spectrum, bias, fft_size, groups, backend=backend)
         torch.testing.assert_close(y, expected, rtol=1e-11, atol=1e-11)
 
 
@@ -240,11 +240,11 @@ def test_results_do_not_depend_on_the_number_of_threads(native):
 
 def test_input_and_matrices_are_all_that_is_kept(native):
     tensors = dict(zip(("x", "Q", "bias"), many(3), strict=True))
-    for torus, frequencies in (((32, 32), 514), ((34, 34), 580)):
+    for fft_size, frequencies in (((32, 32), 514), ((34, 34), 580)):
         tensors["Q"] = torch.zeros(frequencies, 16, 16, dtype=torch.complex64)
 
-        def convolve(torus=torus, **values):
-            return ops.spectral_conv(**values, torus=torus, backend="native")
+        def convolve(fft_size=fft_size, **values):
+            return ops.spectral_conv(**values, fft_size=fft_size, backend="native")
 
         kept = testing.saved_bytes(convolve, tensors)
         assert kept == 4 * tensors["x"].numel() + 8 * tensors["Q"].numel()
@@ -257,6 +257,13 @@ def test_auto_leaves_narrow_groups_to_the_reference(native):
         assert choose("auto", x, Q, None, (4, 4), groups) == expected
 
 
+def test_the_earlier_name_of_the_fft_size_works():
+    x, Q = random(2, 4, 5, 6), kernel_spectrum(random(4, 4, 3, 3), (8, 8))
+    assert torch.equal(ops.spectral_conv(x, Q, torus=(8, 8)), ops.spectral_conv(x, Q, fft_size=(8, 8)))
+    with pytest.raises(ValueError, match=r"fft_size=\(4, 4\)"):
+        ops.spectral_conv(x, Q, torus=(4, 4))
+
+
 def test_arguments_are_checked():
     x, Q = random(2, 4, 6, 6), kernel_spectrum(random(4, 4, 3, 3), (6, 6))
     with pytest.raises(TypeError, match=r"Q: got torch\.float64"):
@@ -265,21 +272,21 @@ def test_arguments_are_checked():
         ops.spectral_conv(x, Q.to(torch.complex64))
     with pytest.raises(ValueError, match=r"x: got shape \(6, 6\)"):
         ops.spectral_conv(x[0, 0], Q)
-    with pytest.raises(ValueError, match=r"torus=\(5, 6\)"):
-        ops.spectral_conv(x, Q, torus=(5, 6))
+    with pytest.raises(ValueError, match=r"fft_size=\(5, 6\)"):
+        ops.spectral_conv(x, Q, fft_size=(5, 6))
     with pytest.raises(ValueError, match=r"Q: got shape \(20, 4, 4\), expected \(25, cout, cin\)"):
-        ops.spectral_conv(x, Q, torus=(7, 7))
+        ops.spectral_conv(x, Q, fft_size=(7, 7))
     with pytest.raises(ValueError, match="groups=2"):
         ops.spectral_conv(x, Q, groups=2)
     with pytest.raises(ValueError, match="triton"):
         ops.spectral_conv(x, Q, backend="triton")
 
 
-def fixed(inputs, outputs, dtype, torus=(4, 6)):
+def fixed(inputs, outputs, dtype, fft_size=(4, 6)):
     if reason := OP.status("native"):
         pytest.skip(reason)
     Q = torch.randn(14, outputs, inputs, dtype=torch.promote_types(dtype, torch.complex64))
-    return Q, fix_spectrum(Q, torus, "native")
+    return Q, fix_spectrum(Q, fft_size, "native")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -118,7 +118,7 @@ def test_a_backend_named_for_volumes_is_refused(backend):
         (lambda w, x: ops.spectral_polar(w, (4, 4, 4), (1, 1)), "dilation="),
         (lambda w, x: ops.sdp_residual(x, w, None, torch.ones(2), (1, 1)), "dilation="),
         (lambda w, x: ops.sdp_residual(x[0, 0], w, None, torch.ones(2)), "x: got shape"),
-        (lambda w, x: ops.spectral_conv(x, ops.kernel_spectrum(w, (4, 4, 4)), None, (3, 4, 4)), "torus="),
+        (lambda w, x: ops.spectral_conv(x, ops.kernel_spectrum(w, (4, 4, 4)), None, (3, 4, 4)), "fft_size="),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(call, message):

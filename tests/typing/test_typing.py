@@ -1,4 +1,4 @@
-"""What type checkers see of an installed fastlip: nothing wrong in a user's script, and every mistake in wrong calls.
+"""What type checkers see of an installed fastlip: nothing wrong in right calls, and every mistake in wrong ones.
 
 ``pyright`` and ``mypy`` run in their strict modes, each once, on copies of the scripts in an empty folder: they find
 the package as a user's do, through the editable installation.
@@ -14,11 +14,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import fastlip
+from fastlip import nn as lip
 
 HERE = Path(__file__).parent
-SCRIPTS = "user_script.py", "wrong_calls.py"
+SCRIPTS = "user_script.py", "right_calls.py", "wrong_calls.py"
 WRONG = {
     match[1]: number
     for number, line in enumerate((HERE / "wrong_calls.py").read_text(encoding="utf-8").splitlines(), 1)
@@ -65,8 +68,9 @@ def reports(request, tmp_path_factory):
     return found
 
 
-def test_a_users_script_has_no_error(reports):
-    assert reports["user_script.py"] == {}
+@pytest.mark.parametrize("script", ["user_script.py", "right_calls.py"])
+def test_what_is_right_has_no_error(script, reports):
+    assert reports[script] == {}
 
 
 @pytest.mark.parametrize(
@@ -82,6 +86,19 @@ def test_a_wrong_call_is_reported(name, reports):
 
 def test_nothing_else_is_reported(reports):
     assert set(reports["wrong_calls.py"]) <= set(WRONG.values())
+
+
+def test_right_calls_run(tmp_path, capsys):
+    x, y = torch.rand(20, 3, 8, 8), torch.arange(20) % 10
+    net = nn.Sequential(lip.AOLConv2d(3, 8, 3), lip.MaxMin(), nn.Flatten(), lip.AOLLinear(512, 10)).eval()
+    right = runpy.run_path(str(HERE / "right_calls.py"))
+    right["layers"](x)
+    assert all(
+        isinstance(result, torch.Tensor) for result in [*right["functions"](x), *right["losses_of"](net(x), y)]
+    )
+    right["certificates"](net, x, y)
+    right["models_and_files"](net, x, tmp_path)
+    assert "net.pt2" in capsys.readouterr().out
 
 
 def test_the_users_script_runs(capsys):

@@ -54,7 +54,7 @@ def examples() -> list[Example]:
 
 
 def section(example: Example) -> str:
-    """A section of the page of examples, with the source behind a fold."""
+    """A section of the page of examples, with the source in a section that unfolds."""
     parts = [
         f"## {example.title}",
         example.text,

@@ -84,7 +84,7 @@ def exceeded(found: dict[str, Any], budget: dict[str, Any] | None) -> list[str]:
 def all_figures(
     networks: list[str], layers: list[str], detail: bool = False, by_place: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """Of these networks and layers, by name."""
+    """The figures of these networks and layers, by name."""
     found, detail = {}, detail or by_place
     for method in networks:
         for name, count in ((method, count_network), (f"{method} evaluation", count_evaluation)):

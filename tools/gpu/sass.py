@@ -46,7 +46,7 @@ def loops(text: str) -> list[list[str]]:
 
 
 def flops(instruction: str) -> int:
-    """Of one instruction, for its warp: a quarter of a warp group's product."""
+    """Operations of one instruction, for its warp: a quarter of a warp group's product."""
     name = instruction.split()[0]
     if found := re.match(r"(HGMMA|HMMA|DMMA)\.(?:(\d+)x(\d+)x(\d+)|(\d+))", name):
         shape = SHAPES.get(found[5], (0, 0, 0)) if found[5] else tuple(map(int, found.group(2, 3, 4)))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +25,14 @@ from fastlip.inspection.evaluation import (
     prepare,
     radii_of,
 )
-from fastlip.inspection.loading import batches_of
+from fastlip.inspection.loading import Loader, batches_of
 
 __all__ = ["KINDS", "attack", "attack_certified"]
 
 
 def attack(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Loader,
     eps: float | Sequence[float] | Tensor = DEFAULT_EPS,
     kind: AttackKind = "pgd",
     *,
@@ -146,7 +145,7 @@ def attack(
 
 def attack_certified(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Loader,
     certificate: Certificate,
     factors: Sequence[float] = (1.0, 3.0),
     *,

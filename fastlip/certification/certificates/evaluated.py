@@ -1,4 +1,4 @@
-"""What every certificate does first: checks a model, and follows each batch through it with bounds of rounding."""
+"""The first part of every certificate: checks a model, and follows each batch through it with bounds of rounding."""
 
 from __future__ import annotations
 

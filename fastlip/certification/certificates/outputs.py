@@ -14,7 +14,7 @@ from fastlip.certification.certificates.evaluated import Evaluated, certifying, 
 from fastlip.certification.input_norms import InputNorm
 from fastlip.certification.rounding import Rounded, RoundingModel
 from fastlip.inspection.evaluation import bar, check_eps
-from fastlip.inspection.loading import batches_of
+from fastlip.inspection.loading import Loader, batches_of
 
 UP = 1 + 2.0**-48  # a few roundings in float64
 
@@ -178,7 +178,7 @@ class CertifiedOutputs:
 
 def certify_outputs(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Loader,
     *,
     input_shape: tuple[int, ...] | None = None,
     device: torch.device | str | int | None = None,

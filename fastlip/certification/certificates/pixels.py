@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from fastlip.certification.certificates.slopes import SQRT2
 from fastlip.certification.input_norms import InputNorm
 from fastlip.certification.rounding import Rounded, RoundingModel
 from fastlip.inspection.evaluation import bar, radii_of
-from fastlip.inspection.loading import batches_of
+from fastlip.inspection.loading import Loader, batches_of
 from fastlip.kernels.common.checks import boolean
 
 _ENTRIES = 2**23  # scores that are measured at once
@@ -35,7 +35,7 @@ class SegmentationCertificate:
             each pixel by a perturbation of its own.
         joint_cra: for each eps the share of the pixels that are right at least if each image gets one perturbation
             of norm at most eps. It is never below ``cra``.
-        flips: for each eps (n,) integers: at most so many predictions of an image change under one perturbation.
+        flips: for each eps (n,) integers: how many predictions of an image one perturbation changes at most.
         pixels: (n,), the number of pixels of each image that count.
         lipschitz: the audited bound L of the network.
         rounding: the largest bound of the forward's error in L2 norm, at the largest eps.
@@ -82,7 +82,7 @@ class SegmentationCertificate:
 
 def certify_segmentation(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Loader,
     eps: float | Sequence[float] = DEFAULT_EPS,
     *,
     ignore_index: int | None = None,
@@ -179,7 +179,7 @@ def certify_segmentation(
 
 
 class _Measured(NamedTuple):
-    """What one batch adds: numbers of pixels, (k,) for each eps or (n,) for each image; flips are (k, n)."""
+    """Contribution of one batch: numbers of pixels, (k,) for each eps or (n,) for each image; flips are (k, n)."""
 
     pixels: Tensor
     correct: int
@@ -191,7 +191,7 @@ class _Measured(NamedTuple):
 
 
 class _Costs(NamedTuple):
-    """What it takes to change each pixel (n, p): its margin, and its score's differences to all others (n, p, c).
+    """The margin of each pixel (n, p), and the differences of its score to all others (n, p, c).
 
     ``slopes`` (n, p, c) are those of the differences by a linear last layer; ``root`` is sqrt 2, or 1 for one score.
     """
@@ -264,7 +264,7 @@ def _labels(outputs: Tensor, labels: Tensor, ignore_index: int | None) -> tuple[
 
 
 def _costs(scores: Tensor, slopes: Tensor | None) -> tuple[_Costs, Tensor]:
-    """What it takes to change each prediction, and the predictions (n, p)."""
+    """The margin of each prediction, and the predictions (n, p)."""
     if scores.shape[2] == 1:
         margins = scores[..., 0].abs()
         return _Costs(margins, margins[..., None], None, 1.0), (scores[..., 0] > 0).long()

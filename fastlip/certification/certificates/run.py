@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from fastlip.certification.certificates.margins import Slopes, above, measure
 from fastlip.certification.certificates.result import Certificate
 from fastlip.certification.rounding import RoundingModel
 from fastlip.inspection.evaluation import bar, radii_of
-from fastlip.inspection.loading import batches_of
+from fastlip.inspection.loading import Loader, batches_of
 from fastlip.kernels.common.checks import boolean
 
 DEFAULT_EPS = (36 / 255, 72 / 255, 108 / 255, 1.0)
@@ -23,7 +23,7 @@ DEFAULT_EPS = (36 / 255, 72 / 255, 108 / 255, 1.0)
 
 def certify(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Loader,
     eps: float | Sequence[float] = DEFAULT_EPS,
     *,
     input_shape: tuple[int, ...] | None = None,

@@ -37,7 +37,7 @@ _OFFSET = 0.3  # labels of entries are whole numbers and this: paddings' constan
 
 
 class Follower(Protocol):
-    """What goes along with the values of a branch."""
+    """Properties of the values of a branch."""
 
     def entered(self, branch: Branch, x: Tensor) -> None:
         """Takes note of the value of the source."""

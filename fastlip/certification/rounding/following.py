@@ -55,7 +55,7 @@ Added = tuple[Rounding, float, Tensor, Tensor]
 
 
 class _Onlooker:
-    """What a model of rounding does with values that it only passes.
+    """How a model of rounding treats values that it only passes.
 
     Attributes:
         records: whether it is to see each module that is applied: ``called(module, x, y)``, y being the output for x,

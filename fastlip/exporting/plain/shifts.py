@@ -15,7 +15,7 @@ BY_OUTPUT = 2.0**-100  # roundings that are no multiple of the input: not 0, whi
 
 
 class Shift(Plain):
-    """Adds a number to each channel, dimension 1 of inputs with ``rank`` dimensions beside that of the samples."""
+    """Adds a number to each channel, dimension 1 of inputs with ``rank`` dimensions besides that of the samples."""
 
     TENSORS = ("shift",)
     shift: Tensor

@@ -22,7 +22,7 @@ from fastlip.kernels.common.tiles_triton import (
 def unit_kernel(
     p_peak, p_unit, p_scale, members, SMALLEST: tl.constexpr, NO_GRADIENT: tl.constexpr, COUNT: tl.constexpr
 ):
-    """Of each member the power of two that brings its largest entry next to 1; that of R twice, 0 for tiny V."""
+    """The power of two that brings each member's largest entry near 1; the squared one for R, 0 for tiny V."""
     o_member = tl.program_id(0) * COUNT + tl.arange(0, COUNT)
     m_member = o_member < members
     peak = tl.load(p_peak + o_member, mask=m_member, other=1).to(tl.float64)

@@ -1,1 +1,1 @@
-"""What the kernels share: dispatch, compiled modules, launches, precision, padding."""
+"""Shared by the kernels: dispatch, compiled modules, launches, precision, padding."""

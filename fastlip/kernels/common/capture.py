@@ -35,7 +35,7 @@ def on_side_stream() -> Iterator[None]:
 
 
 def captured(step: Callable[[], _Result]) -> tuple[Callable[[], None], _Result]:
-    """What launches the kernels of a step by one call, and the step's result, whose memory each call fills.
+    """A function that launches a step's kernels by one call, and the step's result, whose memory each call fills.
 
     The step's kernels are captured, not run. It must have run before, on a side stream, with the same memory.
     """

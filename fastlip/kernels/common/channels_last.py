@@ -1,4 +1,4 @@
-"""Channels-last images between convolutions: halos, convolutions, and the passes in C++ (csrc/common/frames.h).
+"""Channels-last images between convolutions: halos, convolutions, and the passes in C++ (csrc/common/halo.h).
 
 A pass writes an image together with the halo that the next circular convolution reads, four widths as in ``Pads``.
 The geometries here are of stride 1 and keep an image's size.
@@ -259,11 +259,11 @@ def launch(name: str, image: Tensor, *arguments: int, halo: Pads) -> None:
 
 
 def _adjoint_padding(geometry: ConvGeometry) -> list[int]:
-    """What a convolution pads whose output's gradient has its halo around it."""
+    """The padding of a convolution whose output's gradient has its halo around it."""
     return list(geometry.halo) if geometry.padding_mode == "circular" else _padding(geometry)
 
 
 def _padding(geometry: ConvGeometry) -> list[int]:
-    """What the convolution itself pads: nothing where the image has its halo."""
+    """The padding of the convolution itself: none where the image has its halo."""
     left, _, top, _ = geometry.pads
     return [0, 0] if geometry.padding_mode == "circular" else [top, left]

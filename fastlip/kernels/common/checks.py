@@ -48,7 +48,7 @@ def usable_device(device: Any) -> torch.device:
 
 
 def kind_of(value: Any) -> torch.dtype | str:
-    """What an error says that it got: a tensor's dtype, or the type of what is no tensor."""
+    """The text for a wrong value in an error: a tensor's dtype, or the type of anything else."""
     return value.dtype if isinstance(value, Tensor) else type(value).__name__
 
 

@@ -1,4 +1,4 @@
-"""What ``torch.compile`` has to know of functions, said without importing the compiler: that takes over a second."""
+"""Marks of functions for ``torch.compile``, set without importing the compiler, which takes over a second."""
 
 from __future__ import annotations
 

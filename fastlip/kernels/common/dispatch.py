@@ -162,7 +162,7 @@ class Op:
         plain_backward: Callable[..., Any] | None = None,
         twice: bool = False,
     ) -> MainOperator:
-        """As :meth:`define`, for the operator behind a public function: a call of it chooses the backend.
+        """As :meth:`define`, for the operator that a public function calls: a call of it chooses the backend.
 
         Args:
             reference: takes the same arguments, without the backend.

@@ -90,7 +90,7 @@ def start_kernel(
 
 
 class _Halved(NamedTuple):
-    """Of skew-Hermitian matrices A, planar: A, two tensors of its size, and exp(s A), s the power of two.
+    """Start for planar skew-Hermitian matrices A: A, two tensors of its size, and exp(s A), s the power of two.
 
     ``steps`` are the factors of the commutators, ``iteration`` has who is squared in which step.
     """

@@ -1,4 +1,4 @@
-"""Non-finite in, non-finite out, matrix by matrix: LAPACK raises or goes on with numbers that mean nothing."""
+"""Non-finite in, non-finite out, matrix by matrix: LAPACK raises, or returns meaningless numbers."""
 
 from __future__ import annotations
 

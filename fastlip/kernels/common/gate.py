@@ -78,7 +78,7 @@ def is_transformed() -> bool:
 
 
 def is_onnx() -> bool:
-    """Whether torch.onnx.export looks on: it knows no kernel, and not all of what references are made of."""
+    """Whether torch.onnx.export is running: it has no kernels, and lacks some operators that references use."""
     return (torch.compiler.is_compiling() or is_recorded()) and _is_in_onnx_export()
 
 

@@ -99,6 +99,11 @@ class ConvGeometry:
         for name, value in derived.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Derives anew what is derived: what was pickled by an earlier version may lack some of it."""
+        vars(self).update(state)
+        self.__post_init__()
+
     @classmethod
     def like(
         cls,

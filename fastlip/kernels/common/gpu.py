@@ -1,4 +1,4 @@
-"""What the GPUs of this machine can do: asked before a kernel is chosen."""
+"""The abilities of this machine's GPUs: asked before a kernel is chosen."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def widened(value):
 
 
 def partial_sums(image: Tensor, halo: Pads, *count: int) -> Tensor:
-    """Memory for the sums per channel of each program, or for so many kinds of them: in at least float32."""
+    """Memory for the sums per channel of each program, or for several kinds of them: in at least float32."""
     shape = *count, triton.cdiv(_extended_pixels(image, halo), tile(image.shape[1])[0]), image.shape[1]
     return image.new_empty(shape, dtype=torch.promote_types(image.dtype, torch.float32))
 

@@ -42,7 +42,7 @@ _PLAIN = frozenset((Tensor, Parameter))
 
 
 class Saving:
-    """What an operator saves for its backward, by the names in its schema (:meth:`Op.define`), or by a function."""
+    """Values that an operator saves for its backward, by names in its schema (:meth:`Op.define`) or by a function."""
 
     def __init__(self, saves: tuple[str, ...], keeps: tuple[str, ...], function: Callable[..., None] | None):
         self._saves, self._keeps, self.function = saves, keeps, function
@@ -69,7 +69,7 @@ class Saving:
         return all(argument.name in kept for argument in arguments)
 
     def recall(self, ctx: Any) -> dict[str, Any]:
-        """What was saved, by name, in the backward."""
+        """The saved values by name, in the backward."""
         tensors = zip(self.tensor_names, ctx.saved_tensors, strict=False)  # what is absent at the end is not saved
         return {**dict(tensors), **dict(zip(self._keeps, ctx.options, strict=True))}
 
@@ -155,7 +155,7 @@ class Operator:
         return self.run(*arguments)
 
     def dispatched(self, *arguments: Any) -> Any:
-        """The operator as torch's dispatcher runs it, for all that looks on."""
+        """The operator as torch's dispatcher runs it, for modes, transforms and compilers."""
         if not _is_compiling() and _dispatch_modes() and "torch.utils.flop_counter" in sys.modules:
             importlib.import_module("fastlip.kernels.common.flops").tell_counters()
         return self.packet(*arguments)
@@ -182,7 +182,7 @@ class Operator:
 
 
 class MainOperator(Operator):
-    """The operator behind a public function. Layers call it with arguments that they have checked.
+    """The operator that a public function calls. Layers call it with arguments that they have checked.
 
     ``OPERATOR(*arguments, backend)`` chooses the backend as :meth:`Op.choose` does and runs it, the reference
     included. The last argument may be ``"auto"``.

@@ -48,7 +48,7 @@ def defect_from(p_sums, count, SUMS: tl.constexpr):
 
 @triton.jit
 def coefficients(p_sums, count, plain, fine, SUMS: tl.constexpr):
-    """a and b of a member's step, and whether it goes on after it."""
+    """a and b of a member's step, and whether it continues after it."""
     norm, trace = defect_from(p_sums, count, SUMS)
     more = norm > fine
     a, b = cubic_of(norm, trace, more & (plain == 0))
@@ -57,7 +57,7 @@ def coefficients(p_sums, count, plain, fine, SUMS: tl.constexpr):
 
 @triton.jit
 def store_sums(p_sums, re, im, m_measured, diagonal, COMPLEX: tl.constexpr):
-    """Of a tile: what :func:`defect_from` reads."""
+    """Stores a tile's part of the sums that :func:`defect_from` reads."""
     square = tl.sum(tl.where(m_measured, re * re, 0.0))
     if COMPLEX:
         square += tl.sum(tl.where(m_measured, im * im, 0.0))
@@ -149,7 +149,7 @@ class Iteration(NamedTuple):
 
 
 class Cubic(NamedTuple):
-    """Of a step: its number, and the coefficients of x and of the product, (x_a a + x_b b) first and b second.
+    """A step's number, and its coefficients of x and of the product, (x_a a + x_b b) first and b second.
 
     A ``plain`` step is not scaled: a = 1.5, b = -0.5.
     """
@@ -193,7 +193,7 @@ def planar(x: Tensor) -> Tensor:
 
 
 def _strides(x: Tensor) -> tuple[int, ...]:
-    """Of members, parts, rows and columns; of the only part 0."""
+    """Strides of members, parts, rows and columns; 0 for an only part."""
     member, part, row, column = x.stride()
     return member, part if x.shape[1] == 2 else 0, row, column
 

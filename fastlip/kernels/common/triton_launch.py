@@ -1,4 +1,4 @@
-"""What every Triton backend shares: when its kernels can run, and how they are launched."""
+"""Shared by the Triton backends: when kernels can run, and how they are launched."""
 
 from __future__ import annotations
 

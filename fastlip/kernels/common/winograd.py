@@ -42,7 +42,7 @@ _COSTS: dict[Tile, _Costs] = {2: _Costs(18, 110, 1500), 4: _Costs(36, 700, 3100)
 
 
 class Finish(NamedTuple):
-    """What follows a convolution z = W * image: activation(gain (z + bias) + factor added).
+    """The steps after a convolution z = W * image: activation(gain (z + bias) + factor added).
 
     Attributes:
         bias: (cout,), or None.

@@ -17,7 +17,7 @@ from fastlip.kernels.conv_chain.reference import scaled
 
 
 class Passes(Protocol):
-    """What happens to channels-last images between convolutions; native.py and triton_kernels.py have one each.
+    """The passes over channels-last images between convolutions; native.py and triton_kernels.py have one each.
 
     ``dtypes`` are those of the images. ``on_cpu``: whether all passes are known to run on a CPU.
     """

@@ -29,7 +29,7 @@ def supports(weight: Tensor, psi: Tensor | None, groups: int) -> str:
 
 
 class _Plan(NamedTuple):
-    """What a call needs to know about a weight: one look-up instead of many small computations."""
+    """Sizes of a weight that a call needs: one look-up instead of many small computations."""
 
     forward: Callable[..., None]
     backward: Callable[..., None]

@@ -22,7 +22,7 @@ def _shuffle_kernel(
     FACTOR: tl.constexpr, INVERSE: tl.constexpr,
     PIXELS: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Of each pixel of the small image a tile of positions in its patch × channels of the large image.
+    """Moves, for each pixel of the small image, a tile of positions in its patch × channels of the large image.
 
     The small image is dense, the large one has the strides. Each is read or written along its own channels.
     """

@@ -1,4 +1,4 @@
-"""What surrounds the Newton-Schulz iterations on GPUs, and what is done about matrices that do not converge.
+"""The start and end of Newton-Schulz iterations on GPUs, and the treatment of matrices that do not converge.
 
 README.md derives the iteration. Nothing here waits for the device.
 """

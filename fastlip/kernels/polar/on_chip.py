@@ -1,4 +1,4 @@
-"""What the programs of triton_kernels.py do with a matrix on chip: planar complex products, norms, loads.
+"""Operations on a matrix on chip, for the programs of triton_kernels.py: planar complex products, norms, loads.
 
 Of real matrices the imaginary part is a 1 x 1 block of zeros, which costs nothing and spares a second set of kernels.
 """
@@ -83,7 +83,7 @@ def unit_of(x_re, x_im, TINY: tl.constexpr):
 
 @triton.jit
 def offsets_of(rows, columns, row_stride, column_stride, zero, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Of a matrix' entries [ROWS, COLUMNS], and which of them exist.
+    """Offsets of a matrix' entries [ROWS, COLUMNS], and a mask of those that exist.
 
     zero is 0, but known to be so only where it was computed: before a loop, offsets are not kept during it.
     """
@@ -93,7 +93,7 @@ def offsets_of(rows, columns, row_stride, column_stride, zero, ROWS: tl.constexp
 
 @triton.jit
 def identity_of(columns, COLUMNS: tl.constexpr):
-    """Of as many columns as there are, zeros beyond them."""
+    """The identity of the columns that exist, and zeros beyond them."""
     o_row, o_column = tl.arange(0, COLUMNS)[:, None], tl.arange(0, COLUMNS)[None, :]
     return ((o_row == o_column) & (o_column < columns)).to(tl.float32)
 

@@ -234,7 +234,7 @@ def _compilations(is_complex: bool) -> Iterator[triton_launch.Compilation]:
 
 
 def _products(is_complex: bool) -> Iterator[triton_launch.Compilation]:
-    """Of the products: the measured ones, and those of a step, of the factor and of the adjoint."""
+    """Compilations of the products: the measured ones, and those of a step, of the factor and of the adjoint."""
 
     def entry(**variant: Any) -> triton_launch.Compilation:
         return compilation("fp32", is_complex, **variant)

@@ -18,7 +18,7 @@ from fastlip.kernels.conv_chain import layers
 
 
 class Passes(layers.Passes, Protocol):
-    """What happens to channels-last images between the two convolutions."""
+    """The passes over channels-last images between the two convolutions."""
 
     def hidden(
         self,

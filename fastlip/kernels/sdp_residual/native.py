@@ -1,6 +1,6 @@
 """sdp_residual on the CPU: channels-last convolutions of oneDNN or Winograd, our passes between them.
 
-The convolutional form, one group (csrc/sdp_residual, and csrc/conv_chain for the MaxMin behind it).
+The convolutional form, one group (csrc/sdp_residual, and csrc/conv_chain for the MaxMin after it).
 """
 
 from __future__ import annotations

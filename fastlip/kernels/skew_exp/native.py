@@ -31,7 +31,7 @@ def unprofitable(K: Tensor) -> str:
 
 
 def skew_exp_forward(K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """exp((K - Kᵀ) / 2), orthogonal to rounding; and what the backward in float32 on a CPU needs beside it."""
+    """exp((K - Kᵀ) / 2), orthogonal to rounding; and what the backward in float32 on a CPU needs besides it."""
     A = (K - K.mT) / 2
     with full_precision(K.device):
         if K.is_cuda or K.dtype == torch.float64:

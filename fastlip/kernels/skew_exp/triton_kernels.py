@@ -15,7 +15,7 @@ def supports(K: Tensor) -> str:
 
 
 def skew_exp_forward(K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """exp((K - Kᵀ) / 2), orthogonal to rounding; the backward needs nothing beside it."""
+    """exp((K - Kᵀ) / 2), orthogonal to rounding; the backward needs nothing else."""
     return exponential_triton.exponential(_flat(K)).view(K.shape), K.new_empty(0), K.new_empty(0)
 
 

@@ -44,10 +44,11 @@ def spectral_conv(
     x: Tensor,
     Q: Tensor,
     bias: Tensor | None = None,
-    torus: Size | None = None,
+    fft_size: Size | None = None,
     groups: int = 1,
     *,
     backend: Backend = "auto",
+    torus: Size | None = None,
 ) -> Tensor:
     r"""Returns the circular convolution of x whose matrix at frequency k is Q_k.
 
@@ -57,17 +58,18 @@ def spectral_conv(
     size exceeds the image, x is embedded in zeros and the result is cropped, which adds no norm.
 
     Args:
-        x: (n, cin, h, w) or (cin, h, w), or volumes with a ``torus`` of three sides: (n, cin, d, h, w) or
+        x: (n, cin, h, w) or (cin, h, w), or volumes with an FFT size of three sides: (n, cin, d, h, w) or
             (cin, d, h, w), for which there are no kernels; transformed and multiplied in the precision of Q, also
             under autocast.
         Q: (F, cout, cin / groups), complex64 or complex128, at the unique frequencies of the FFT size in the order of
             ``kernel_spectrum``: F = (h w + g) / 2, where g is the number of self-conjugate frequencies, which come
             first. An imaginary part at those has no effect.
         bias: b, (cout,); default None.
-        torus: FFT size (height, width) of the circular image, or (depth, height, width) of the circular volume, at
-            least the size of x; default None: the size of x, which is an image then.
+        fft_size: (height, width) of the circular image, or (depth, height, width) of the circular volume, at least
+            the size of x; default None: the size of x, which is an image then.
         groups: number of groups of channels, as in ``torch.nn.functional.conv2d``; default 1.
         backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
+        torus: the earlier name of ``fft_size``, which still works; default None.
 
     Returns:
         The shape of x with cout channels, in the dtype of x, or under autocast in that of ``conv2d``. The kernels
@@ -83,7 +85,7 @@ def spectral_conv(
     >>> bool(torch.allclose(y, torch.conv2d(padded, weight), atol=1e-4))
     True
     """
-    fft_size = torus or (x.shape[-2], x.shape[-1])
+    fft_size = fft_size or torus or (x.shape[-2], x.shape[-1])
     _check(x, Q, fft_size, groups)
     dtype = x.dtype
     if dtype == torch.float32 and autocasts(x.device):
@@ -180,7 +182,7 @@ def _check(x: Tensor, Q: Tensor, fft_size: Size, groups: int) -> None:
         )
     axes = len(fft_size)
     if axes not in (2, 3):
-        raise ValueError(f"torus={fft_size}: expected two sides, or three for volumes")
+        raise ValueError(f"fft_size={fft_size}: expected two sides, or three for volumes")
     sides = tuple(x.shape[-axes:])
     if x.dim() not in (axes + 1, axes + 2) or 0 in sides:
         size = "h, w" if axes == 2 else "d, h, w"
@@ -191,7 +193,7 @@ def _check(x: Tensor, Q: Tensor, fft_size: Size, groups: int) -> None:
     for length, side in zip(fft_size, sides, strict=True):
         area, own = area * length, own * (2 - length % 2)
         if length < side:
-            raise ValueError(f"torus={fft_size}: expected an FFT size of at least the size {sides} of x")
+            raise ValueError(f"fft_size={fft_size}: expected at least the size {sides} of x")
     frequencies = (area + own) // 2
     if Q.dim() != 3 or Q.shape[0] != frequencies:
         shape = tuple(Q.shape)
@@ -238,7 +240,7 @@ def _fake_fixed(
 
 
 def empty_images(x: Tensor, channels: int, channels_last: bool) -> Tensor:
-    """Uninitialised images like x, with so many channels."""
+    """Uninitialised images like x, with this number of channels."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     shape = x.shape[0], channels, x.shape[2], x.shape[3]
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)

@@ -42,7 +42,7 @@ def _case(
         shapes["bias"] = (cout,)
     options: dict[str, Any] = {"groups": groups} if groups > 1 else {}
     if fft_size:
-        options["torus"] = fft_size
+        options["fft_size"] = fft_size
     length = max(n, cin, cout) * area[0] * area[1]
     return _ComplexMatrices(shapes, options, length, layout, bench)
 

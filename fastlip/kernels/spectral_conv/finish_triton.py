@@ -33,7 +33,7 @@ class Finish(NamedTuple):
         return bias, absent if self.residual is None else self.residual
 
     def constants(self) -> dict[str, Any]:
-        """What kernels are compiled for."""
+        """The cases for which kernels are compiled."""
         present = {"BIAS": self.bias is not None, "RESIDUAL": self.residual is not None}
         return {"SCALED": self.factor != 1, **present, "ACTIVATION": self.activation}
 
@@ -83,7 +83,7 @@ def _finish_kernel(
 
 
 def strides(x: Tensor) -> tuple[int, int, int, int]:
-    """Of rows, columns, images and channels."""
+    """Strides of rows, columns, images and channels."""
     image, channel, row, column = x.stride()
     return row, column, image, channel
 

@@ -1,4 +1,4 @@
-"""What a transform of real images needs besides the images, kept between calls: it depends on sizes only.
+"""The tables of a transform of real images, kept between calls: they depend on sizes only.
 
 :func:`prepare` makes the tables before a kernel is called. torch.compile calls it while it traces, so that no table
 is made in the memory of a CUDA graph, where the next replay would overwrite it. A graph reads the tables that were

@@ -187,7 +187,7 @@ def _synthesize(spectrum: Tensor, fft_size: Size, y: Tensor, last: Finish, weigh
 
 
 def _image_strides(x: Tensor) -> tuple[int, int, int]:
-    """Of pixels, images and channels, for a dense image of either memory format."""
+    """Strides of pixels, images and channels, for a dense image of either memory format."""
     channels, height, width = x.shape[1:]
     if dense_format(x) is torch.channels_last:
         return channels, channels * height * width, 1

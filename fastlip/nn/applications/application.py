@@ -1,4 +1,4 @@
-"""What every application of weights says: its operator, the operator's norm, and how it runs fused."""
+"""The base class of applications of weights: the operator, its norm, and how it runs fused."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class ConvApplication(Application):
 
 # The attributes of a convolution that its constructor reads, as ``torch.nn.Conv2d`` has them.
 CONV_ARGUMENTS = (
-    *("_application", "in_channels", "out_channels", "kernel_size", "stride", "padding"),
+    *("application", "in_channels", "out_channels", "kernel_size", "stride", "padding"),
     *("dilation", "groups", "padding_mode"),
 )
 

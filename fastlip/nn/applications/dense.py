@@ -22,7 +22,7 @@ from fastlip.nn.applications.application import Application
 from fastlip.nn.base import as_it_runs
 
 _is_compiling, _autocasts = torch.compiler.is_compiling, torch.is_autocast_enabled
-DENSE_ARGUMENTS = ("_application", "in_features", "out_features")
+DENSE_ARGUMENTS = ("application", "in_features", "out_features")
 
 
 @dataclass(frozen=True)

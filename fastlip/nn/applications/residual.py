@@ -67,7 +67,7 @@ class ResidualConvolution(ConvApplication):
         return y if pairing == "none" else ops.maxmin(y, pairing, -1 - axes, backend=layer.backend)
 
     def context(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """What the scale depends on beside the parameters, for images of this shape after the stride."""
+        """The context of the scale, besides the parameters, for images of this shape after the stride."""
         return tuple(shape[-self.geometry.axes :]) if self.sized else ()
 
     def _map(self, layer: Any, source: Any, x: Tensor, scale: Tensor, pairing: Any) -> Tensor:

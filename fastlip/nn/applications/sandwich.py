@@ -49,7 +49,7 @@ def spread_and_shift_of(rest: Sequence[Tensor]) -> tuple[Tensor | None, Tensor |
 def sandwich_bound(first: Tensor, second: Tensor) -> float:
     r"""A bound of \|W_2 D W_1\| for every diagonal 0 <= D <= 1: of batches of matrices W_1 and W_2, real or complex.
 
-    With R = [W_2^H, W_1] the product is a block of R^H D R beside its diagonal. As 0 <= R^H D R <= \|R\|^2, R^H D R
+    With R = [W_2^H, W_1] the product is an off-diagonal block of R^H D R. As 0 <= R^H D R <= \|R\|^2, R^H D R
     minus \|R\|^2 / 2 has norm at most \|R\|^2 / 2, and so has the block. Nor does it exceed \|W_2\| \|W_1\|.
     """
     joint = largest_singular_value(torch.cat((second.mH, first), -1))

@@ -66,7 +66,7 @@ class SOCConv1d(LipschitzLayer):
     padding_mode: PaddingMode
     terms: int
     recompute: bool
-    quasi_residual: float
+    _quasi_residual: float
     raw_weight: nn.Parameter
     eval_terms: int
     max_norm: float

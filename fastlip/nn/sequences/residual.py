@@ -62,7 +62,7 @@ class CPLConv1d(LipschitzLayer):
     groups: int
     padding_mode: PaddingMode
     recompute: bool | None
-    training_sigma: TrainingSigma
+    _training_sigma: TrainingSigma
     kernel: nn.Parameter
     inner_channels: int
     fixed_scale: Tensor

@@ -63,7 +63,7 @@ class CPLConv3d(LipschitzLayer):
     groups: int
     padding_mode: PaddingMode
     recompute: bool | None
-    training_sigma: TrainingSigma
+    _training_sigma: TrainingSigma
     kernel: nn.Parameter
     inner_channels: int
     fixed_scale: Tensor
