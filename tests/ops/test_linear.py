@@ -110,8 +110,7 @@ def test_layers_multiply_by_the_kernel_and_agree_with_torch(layer, training, mon
     for module_of_op in (native, residual):
         monkeypatch.setattr(module_of_op, "product", lambda *a, **k: calls.append(1) or product(*a, **k))
     for faster in (False, True):
-        for place in (products, native):
-            monkeypatch.setattr(place, "is_faster", lambda faster=faster: faster)
+        monkeypatch.setattr(products, "is_faster", lambda faster=faster: faster)
         x, twin = draw(3, 40, 160).requires_grad_(), copy.deepcopy(module)
         y = twin(x)
         assert bool(calls) == faster
@@ -124,7 +123,7 @@ def test_layers_multiply_by_the_kernel_and_agree_with_torch(layer, training, mon
 
 
 def test_who_lowers_the_precision_and_who_looks_at_calls_gets_torch(monkeypatch):
-    monkeypatch.setattr(native, "is_faster", lambda: True)
+    monkeypatch.setattr(products, "is_faster", lambda: True)
     monkeypatch.setattr(native, "product", lambda *_, **__: pytest.fail("kernel"))
     layer, x = lip.AOLLinear(160, 160), draw(100, 160)
     with torch.autocast("cpu"):
@@ -141,12 +140,12 @@ def test_who_lowers_the_precision_and_who_looks_at_calls_gets_torch(monkeypatch)
 
 
 def test_auto_asks_what_pays(monkeypatch):
-    monkeypatch.setattr(native, "is_faster", lambda: True)
+    monkeypatch.setattr(products, "is_faster", lambda: True)
     W = torch.eye(256)
     assert not native.unprofitable(torch.ones(64, 256), W, None)
     assert native.unprofitable(torch.ones(8, 256), W, None)
     assert native.unprofitable(torch.ones(64, 256, dtype=torch.float64), W.double(), None)
-    monkeypatch.setattr(native, "is_faster", lambda: False)
+    monkeypatch.setattr(products, "is_faster", lambda: False)
     assert native.unprofitable(torch.ones(64, 256), W, None)
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastlip.kernels.common import binding, winograd
 from fastlip.kernels.common.binding import CPU
 from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry
 from fastlip.kernels.common.padding import Pads
-from fastlip.kernels.common.products import product
+from fastlip.kernels.common.products import LEAST, product
 from fastlip.kernels.common.sizes import surely_below
 
 LAST = torch.channels_last
@@ -147,6 +148,8 @@ def convolve(
         )
     if weight.shape[2] == weight.shape[3] == 1:
         pixels = image.permute(0, 2, 3, 1)
+        if image.numel() * len(weight) < LEAST:
+            return F.linear(pixels, weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
         y = product(pixels.flatten(0, 2), weight[:, :, 0, 0].T, bias=bias)
         return y.view(*pixels.shape[:3], len(weight)).permute(0, 3, 1, 2)
     weight = weight.contiguous(memory_format=LAST)

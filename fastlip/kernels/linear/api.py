@@ -13,7 +13,6 @@ from fastlip.kernels.common.precision import full_precision
 from fastlip.kernels.linear import reference
 
 OP = Op("linear", backends=("native",))
-WORTHWHILE = 3 << 19  # multiply-adds from which the kernel wins, the operator's own time included
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: Backend = "auto") -> Tensor:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fastlip.kernels.common import binding
-from fastlip.kernels.common.products import NAMES, is_faster, product
-from fastlip.kernels.linear.api import WORTHWHILE
+from fastlip.kernels.common.products import NAMES, few, product
 
 binding.require()
 
@@ -21,14 +19,7 @@ def supports(x: Tensor, weight: Tensor, bias: Tensor | None) -> str:
 
 def unprofitable(x: Tensor, weight: Tensor, bias: Tensor | None) -> str:
     """Empty, or why torch is faster."""
-    if (
-        x.numel() * len(weight) >= WORTHWHILE
-        and x.is_cpu
-        and x.dtype == weight.dtype == torch.float32
-        and is_faster()
-    ):
-        return ""
-    return "torch multiplies as fast here"
+    return few(x, weight)
 
 
 def linear_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -21,8 +21,8 @@ class Passes(Protocol):
         ...
 
 
-def supports(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, pairing: str) -> str:
-    """Empty, or why these kernels cannot run."""
+def refusal(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, pairing: str) -> str:
+    """Why these kernels cannot run; empty if they can."""
     if pairing != "none":
         return "no kernel for MaxMin after a matrix"
     dtypes = {tensor.dtype for tensor in (x, weight, bias, scale) if tensor is not None}

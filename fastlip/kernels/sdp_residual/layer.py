@@ -15,10 +15,15 @@ from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry, from_numbers
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.common.winograd import Tile
 from fastlip.kernels.conv_chain import layers
+from fastlip.kernels.sdp_residual import dense
 
 
 class Passes(layers.Passes, Protocol):
     """The passes over channels-last images between the two convolutions."""
+
+    def refuses_matrix(self, x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, pairing: str, /) -> str:
+        """Why the kernels cannot run with a matrix; empty if they can."""
+        ...
 
     def hidden(
         self,
@@ -71,8 +76,10 @@ class Kernels:
         """Empty, or why these kernels cannot run."""
         if geometry is not None and geometry.axes != 2:
             return VOLUMES
-        if geometry is None or x.dim() != 4:
-            return "no kernel for dense weights and for images without a batch dimension"
+        if geometry is None:
+            return self.passes.refuses_matrix(x, weight, bias, scale, pairing)
+        if x.dim() != 4:
+            return "no kernel for images without a batch dimension"
         if geometry.groups != 1:
             return f"no kernel for groups={geometry.groups}"
         return images.refuse(x, (weight, bias, scale), (geometry,), self.passes.dtypes) or self.passes.missing(x)
@@ -90,6 +97,8 @@ class Kernels:
         pairing: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """y, h = relu(W x + b) unless it is to be computed again, and the bits of MaxMin."""
+        if not numbers:
+            return dense.forward(x, weight, bias, scale)
         (geometry,) = from_numbers(tuple(numbers))
         x = x.contiguous(memory_format=images.LAST)
         size, turned = (x.shape[2], x.shape[3]), weight.transpose(0, 1)
@@ -117,6 +126,9 @@ class Kernels:
         pairing: str,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The gradients of x and weight, empty unless needed (each costs convolutions), of bias and scale."""
+        if not numbers:
+            h = x.new_empty((0, len(weight))) if h is None else h  # of no vectors
+            return dense.backward(gradient, x, weight, scale, h, (needs_x, needs_weight), self.passes)
         (geometry,) = from_numbers(tuple(numbers))
         size = x.shape[2], x.shape[3]
         halo = images.halo_for(geometry, images.tile_for(x, weight, geometry, size, True))

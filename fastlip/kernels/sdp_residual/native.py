@@ -5,8 +5,6 @@ The convolutional form, one group (csrc/sdp_residual, and csrc/conv_chain for th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -16,7 +14,6 @@ from fastlip.kernels.common.geometry import NO_PADS, ConvGeometry
 from fastlip.kernels.common.padding import Pads
 from fastlip.kernels.common.winograd import Finish, Tile
 from fastlip.kernels.conv_chain import native as conv_chain
-from fastlip.kernels.linear import native as linear
 from fastlip.kernels.sdp_residual import dense, layer, reference
 from fastlip.kernels.sdp_residual.api import folded
 
@@ -71,61 +68,11 @@ class Passes(conv_chain.Passes):
         y, _, mask = self.layer(h, weight, None, residual, geometry, pairing, tile, NO_PADS, True)
         return y, mask
 
-
-_passes = Passes()
-_kernels = layer.Kernels(_passes)
-
-
-def supports(
-    x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, geometry: ConvGeometry | None, pairing: str
-) -> str:
-    """Empty, or why these kernels cannot run."""
-    if geometry is None:
-        return dense.supports(x, weight, bias, scale, pairing) or _passes.missing(x)
-    return _kernels.supports(x, weight, bias, scale, geometry, pairing)
+    def refuses_matrix(self, x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, pairing: str) -> str:
+        """Why these kernels cannot run with a matrix; empty if they can."""
+        return dense.refusal(x, weight, bias, scale, pairing) or self.missing(x)
 
 
-def unprofitable(
-    x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, geometry: ConvGeometry | None, pairing: str
-) -> str:
-    """Empty, or why the reference is faster."""
-    if geometry is None:
-        return linear.unprofitable(x, weight, bias)
-    return reference.faster(x, weight, bias, scale, geometry, pairing)
-
-
-def sdp_residual_forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: Tensor,
-    second: Tensor | None,
-    recompute: bool,
-    training: bool,
-    numbers: Sequence[int],
-    pairing: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """y, h = relu(W x + b) unless it is to be computed again, and the bits of MaxMin."""
-    if not numbers:
-        return dense.forward(x, weight, bias, scale)
-    return _kernels.forward(x, weight, bias, scale, second, recompute, training, numbers, pairing)
-
-
-def sdp_residual_backward(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: Tensor,
-    h: Tensor | None,
-    mask: Tensor,
-    needs_x: bool,
-    needs_weight: bool,
-    numbers: Sequence[int],
-    pairing: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of x and weight, empty unless needed, of bias and scale."""
-    if not numbers:
-        h = x.new_empty((0, len(weight))) if h is None else h  # of no vectors
-        return dense.backward(gradient, x, weight, scale, h, (needs_x, needs_weight), _passes)
-    return _kernels.backward(gradient, x, weight, bias, scale, h, mask, needs_x, needs_weight, numbers, pairing)
+_kernels = layer.Kernels(Passes())
+supports, unprofitable = _kernels.supports, reference.faster
+sdp_residual_forward, sdp_residual_backward = _kernels.forward, _kernels.backward

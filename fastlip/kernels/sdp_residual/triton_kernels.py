@@ -50,6 +50,10 @@ def _relu_backward_kernel(
 class Passes(conv_chain.Passes):
     """The passes in Triton."""
 
+    def refuses_matrix(self, x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, pairing: str) -> str:
+        """Matrices have no kernel."""
+        return "no kernel for a matrix"
+
     def hidden(
         self,
         image: Tensor,

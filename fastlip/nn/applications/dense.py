@@ -13,8 +13,8 @@ from torch import Tensor
 from fastlip import ops
 from fastlip.kernels.common.gate import is_recorded, is_transformed
 from fastlip.kernels.common.precision import FULL, cpu_products
+from fastlip.kernels.common.products import WORTHWHILE
 from fastlip.kernels.linear.api import OPERATOR as LINEAR
-from fastlip.kernels.linear.api import WORTHWHILE
 from fastlip.kernels.polar_linear import api as polar_linear
 from fastlip.kernels.skew_exp_linear import api as skew_exp_linear
 from fastlip.nn._quasi_residual import with_identity
