@@ -12,13 +12,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastlip.kernels.common import triton_launch
+from fastlip.kernels.common import gpu, triton_launch
 from fastlip.kernels.spectral_conv.finish_triton import Finish, finished, variants
 
 _ROWS, _COLUMNS = {torch.float32: 64, torch.float64: 32}, 64  # of a tile
 # Of one step of its sums, and warps. Float64 numbers take two registers each: in larger tiles some GPUs spill.
 _TERMS = {torch.float32: 32, torch.float64: 16}
 _WARPS = {torch.float32: 4, torch.float64: 8}
+
+
+def _terms(dtype: torch.dtype, device: torch.device) -> int:
+    """Of one step: with 32 on sm_120, float32 spills."""
+    return 16 if gpu.is_generation(device, 12) else _TERMS[dtype]
 
 
 @triton.jit
@@ -72,7 +77,7 @@ def transform(
     triton_launch.launch(
         _transform_kernel, grid, x.device, table, x, *last.tensors(table), y, last.factor,
         rows, terms, columns, channels, pairs, *table.stride(), *x_strides, *y_strides, **last.constants(),
-        PRECISION=precision, ROWS=height, COLUMNS=_COLUMNS, TERMS=_TERMS[table.dtype],
+        PRECISION=precision, ROWS=height, COLUMNS=_COLUMNS, TERMS=_terms(table.dtype, x.device),
         num_warps=_WARPS[table.dtype],
     )  # fmt: skip
 
