@@ -254,8 +254,8 @@ def multiply(
     double, measured = out.dtype == torch.float64, sums is not None and not is_step
     skipped = double and cubic is not None and sums is None
     added, (tile, warps) = out if x is None else x, _tile(parts == 2, symmetry, is_step, skipped)
-    if measured and double and parts == 1 and gpu.is_generation(out.device, 12):
-        warps = 2  # with others, registers spill there
+    if double and parts == 1 and gpu.is_generation(out.device, 12):  # with others, registers spill there
+        tile, warps = (TILE, 2) if measured else (TILE // 2, 2 if symmetry else 8)
     triton_launch.launch(
         product_kernel, (len(out) * tiles_of(rows, columns, tile),), out.device,
         a, b, a2, b2, added, out, out if scale is None else scale, out if sums is None else sums, status,
