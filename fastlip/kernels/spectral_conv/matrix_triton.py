@@ -21,9 +21,9 @@ _TERMS = {torch.float32: 32, torch.float64: 16}
 _WARPS = {torch.float32: 4, torch.float64: 8}
 
 
-def _terms(dtype: torch.dtype, device: torch.device) -> int:
-    """Of one step: with 32 on sm_120, float32 spills."""
-    return 16 if gpu.is_generation(device, 12) else _TERMS[dtype]
+def _rows(dtype: torch.dtype, device: torch.device) -> int:
+    """Of a tile: with 64 on sm_120, float32 spills."""
+    return 32 if gpu.is_generation(device, 12) else _ROWS[dtype]
 
 
 @triton.jit
@@ -72,12 +72,12 @@ def transform(
     rows, terms = table.shape
     pairs = channels + channels % 2 if last.activation == "maxmin" else channels
     columns = images * pairs
-    height = _ROWS[table.dtype]
+    height = _rows(table.dtype, x.device)
     grid = (triton.cdiv(columns, _COLUMNS) * triton.cdiv(rows, height),)
     triton_launch.launch(
         _transform_kernel, grid, x.device, table, x, *last.tensors(table), y, last.factor,
         rows, terms, columns, channels, pairs, *table.stride(), *x_strides, *y_strides, **last.constants(),
-        PRECISION=precision, ROWS=height, COLUMNS=_COLUMNS, TERMS=_terms(table.dtype, x.device),
+        PRECISION=precision, ROWS=height, COLUMNS=_COLUMNS, TERMS=_TERMS[table.dtype],
         num_warps=_WARPS[table.dtype],
     )  # fmt: skip
 
