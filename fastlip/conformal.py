@@ -194,6 +194,7 @@ def calibrate(
         A :class:`SetPredictor`.
 
     Raises:
+        TypeError: temperature is not a number.
         ValueError: another alpha, score or temperature; outputs of another shape, or without labels.
 
     Example:

@@ -212,6 +212,11 @@ def test_what_exceeds_its_budget_is_named():
     assert ledger.exceeded(budget, budget) == []
     assert ledger.exceeded({**budget, "waits": 1}, budget) == ["1 waits, budget 0"]
     assert ledger.exceeded(budget, None) == ["there is no budget"]
+    assert ledger.above_bars("aol", {"launches": 650}) == []
+    assert ledger.above_bars("aol", {"launches": 651}) == ["651 launches, bar 650"]
+    assert ledger.above_bars("AOLConv2d 64x32", {"launches": 999, "activations": 12.1}) == [
+        "12.1 activations, bar 12.0"
+    ]
 
 
 @inside

@@ -284,6 +284,26 @@ def test_one_compilation_serves_many_launches():
     assert number > 10 * len(kinds[0])
 
 
+@inside
+def test_what_would_spill_on_one_generation_is_launched_otherwise_there():
+    """On sm_120: the transform and the mixing in float32, and products in float64."""
+    triton = pytest.importorskip("triton")
+    with watch.gpu(extension=False, capability=(12, 0)) as device, device.counting() as counts:
+        Q = torch.randn(10, 16, 16, dtype=torch.complex64)
+        ops.spectral_conv(torch.randn(16, 16, 4, 4), Q, backend="triton")
+        ops.cayley(torch.randn(1, 48, 48, dtype=torch.float64), backend="triton")
+        found = {launches.recorded(launch) for launch in counts.triton}
+    spilled = {"_transform_kernel", "_product_kernel", "product_kernel"}
+    found = {launch for launch in found if launch.kernel in spilled}
+    assert {launch.kernel for launch in found} == spilled
+    assert {launch.num_warps for launch in found if launch.kernel == "_product_kernel"} == {8}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in vars(triton.runtime.driver).items():
+            patch.setattr(triton.runtime.driver, name, value)  # as it was, afterwards
+        usages = [launches.compiled(launch, 120) for launch in found]
+    assert [usage for usage in usages if isinstance(usage, str) or usage.problem()] == []
+
+
 def on_a_gpu():
     """What the documentation says of each op: the last column of its table."""
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").partition("## What runs where")[2]

@@ -83,6 +83,23 @@ def test_tiles_of_a_product_that_read_the_same_are_neighbours(side):
         assert [grid for name, grid in grids if name == "_transform_kernel"] == [(5 * 96,), (4 * 96,)]
 
 
+@inside
+@pytest.mark.parametrize("method", ["aol", "sll"])
+def test_layers_of_one_shape_take_one_gram_launch(method):
+    with watch.gpu() as device:
+        model = steps.network(method, width=16, image_size=16)
+        step = steps.training_step(model, *steps.batch(8, 16))
+        step()
+        with device.counting() as counts:
+            step()
+        layers = [layer for layer in model.modules() if isinstance(layer, LipschitzLayer)]
+        shapes = {tuple(tuple(parameter.shape) for parameter in layer.parameters()) for layer in layers}
+    of_gram = [launch for launch in counts.triton if "gram_rowsum" in launch.kernel.fn.__module__]
+    forward = [launch for launch in of_gram if launch.kernel.__name__ == "_forward_kernel"]
+    assert len(forward) == len(shapes) < len(layers)
+    assert len(of_gram) == 2 * len(forward)
+
+
 GET, PUT = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
 PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "addbmm", "addmv", "mv", "dot", "vdot", "linalg_matrix_exp"}
 PRODUCTS |= {"_addmm_activation", "_cdist_forward", "_trilinear"}

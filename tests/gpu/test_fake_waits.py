@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,6 +38,19 @@ def test_a_planted_wait_is_found():
 LOOKS = {
     "bool": bool,
     "float": float,
+    "int": int,
+    "complex": complex,
+    "index": lambda x: range(x.long()),
+    "item": torch.Tensor.item,
+    "print": print,
+    "repr": repr,
+    "format": "{}".format,
+    "format of digits": lambda x: f"{x[0]:.3f}",
+    "message": lambda x: f"{x.mean(0)}",
+    "numpy": lambda x: x.numpy(),
+    "asarray": np.asarray,
+    "contains": lambda x: 1.0 in x,
+    "largest of two": lambda x: max(x[0], x[0]),
     "tolist": lambda x: x.tolist(),
     "cpu": torch.Tensor.cpu,
     "cpu, later": lambda x: x.to("cpu", non_blocking=True),

@@ -20,6 +20,12 @@ def tf32(x: np.ndarray) -> np.ndarray:
     return ((bits + 0x1000) & 0xFFFFE000).astype(np.uint32).view(np.float32).reshape(x.shape)
 
 
+def cut(x: np.ndarray) -> np.ndarray:
+    """What a tensor core reads of float32 numbers that nobody rounded: ten bits, the others dropped."""
+    bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
+    return (bits & np.uint32(0xFFFFE000)).view(np.float32).reshape(x.shape)
+
+
 def truncated(x: np.ndarray) -> np.ndarray:
     """Float64 numbers as float32, towards zero."""
     near = x.astype(np.float32)
@@ -45,11 +51,13 @@ def dot(a: np.ndarray, b: np.ndarray, total: np.ndarray, three: bool = True) -> 
 
 
 def interpreted(three: bool) -> Any:
-    """In place of ``InterpreterBuilder.create_dot`` of Triton's interpreter."""
+    """In place of ``InterpreterBuilder.create_dot`` of Triton's interpreter; what asks for TF32 is given it."""
     from triton.runtime.interpreter import TensorHandle
 
-    def create_dot(self: Any, a: Any, b: Any, total: Any, *_: Any) -> Any:
-        if a.data.dtype != np.float32:
+    def create_dot(self: Any, a: Any, b: Any, total: Any, precision: Any, *_: Any) -> Any:
+        if precision.name == "TF32":
+            result = multiply(cut(a.data), cut(b.data), total.data)
+        elif a.data.dtype != np.float32:
             result = np.matmul(a.data, b.data, dtype=total.data.dtype) + total.data
         else:
             result = dot(a.data, b.data, total.data, three)

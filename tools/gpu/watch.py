@@ -299,7 +299,7 @@ def gpu(
         mock.patch.object(graphs, "captured", device.captured),
         mock.patch.object(FakeTensor, "data_ptr", _address, create=True),
         mock.patch.object(FakeTensor, "tolist", _numbers, create=True),
-        *([mock.patch.object(tables, "_keep", device.note_table)] if compiling else []),
+        *([mock.patch.object(tables, "_keep", device.note_table)] if compiling else _looks(device)),
         *(() if compiling else _patched("is_observed", gate.is_observed, device.is_capturing)),
         *(() if compiling else _patched("is_only_captured", gate.is_only_captured, device.is_capturing)),
         # What fastlip.nn._cache asks in place of is_observed: the modes of this device follow nothing.
@@ -318,6 +318,22 @@ def gpu(
             stack.enter_context(device)
             stack.enter_context(DEVICE)
         yield device
+
+
+def _looks(device: Device) -> Iterator[Any]:
+    """Patches of what reads numbers without an operation of torch."""
+
+    def shown(tensor: Tensor, *_: Any) -> str:
+        device._wait("repr")  # of print and f-strings too
+        return f"a tensor {tuple(tensor.shape)} whose numbers nobody computed"
+
+    def as_array(*_: Any, **__: Any) -> Any:
+        device._wait("numpy")
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    functions = {"__repr__": shown, "__format__": shown, "numpy": as_array, "__array__": as_array}
+    for name, function in functions.items():
+        yield mock.patch.object(FakeTensor, name, function, create=True)
 
 
 def _patched(name: str, old: Any, new: Any) -> Iterator[Any]:

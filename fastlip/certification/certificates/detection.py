@@ -100,6 +100,7 @@ class DetectorCertificate:
             :class:`fastlip.certification.DetectionRates`.
 
         Raises:
+            TypeError: threshold is not a number.
             ValueError: another eps or name, or a threshold that is NaN.
         """
         if isinstance(threshold, bool) or not isinstance(threshold, Real):
@@ -121,6 +122,7 @@ class DetectorCertificate:
             The threshold; -inf if there is no bound.
 
         Raises:
+            TypeError: false_alarm is not a number.
             ValueError: another limit, eps or name.
         """
         if isinstance(false_alarm, bool) or not isinstance(false_alarm, Real):

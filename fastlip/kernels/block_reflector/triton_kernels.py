@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastlip.kernels.block_reflector.on_chip import gram_kernel, step_kernel, unit_kernel
 from fastlip.kernels.block_reflector.reference import NEGLIGIBLE
-from fastlip.kernels.common import triton_launch
+from fastlip.kernels.common import gpu, triton_launch
 from fastlip.kernels.common.product_triton import compilation, multiply, planar
 
 _DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
@@ -101,9 +101,11 @@ def _inverse_factor(V: Tensor) -> Tensor:
     sizes = torch.linalg.vector_norm(V, dim=(1, 2)).amax(1)
     grid, negligible = (2 * members * tiles * tiles,), NEGLIGIBLE * columns
     constants = {"COMPLEX": parts == 2, "TILE": _TILE, "num_warps": _WARPS}
+    # With eight warps on sm_120, ptxas of Triton 3.6 spills a real sum.
+    gram = {"num_warps": 2} if parts == 1 and gpu.is_generation(V.device, 12) else {}
     triton_launch.launch(
         gram_kernel, grid, V.device, V, W, E, sizes, rows, columns, tiles, negligible, *V.stride(),
-        TERMS=_TERMS, **constants,
+        TERMS=_TERMS, **constants | gram,
     )  # fmt: skip
     for step in range(tiles):
         triton_launch.launch(step_kernel, grid, V.device, W, E, R, sizes, tiles, step, negligible, **constants)

@@ -30,6 +30,11 @@ def capability(device: torch.device) -> tuple[int, int]:
     return properties.major, properties.minor
 
 
+def is_generation(device: torch.device, major: int) -> bool:
+    """Whether a GPU has this first number of its compute capability: 9 is Hopper, 12 the Blackwell of RTX 50."""
+    return device.type == "cuda" and capability(device)[0] == major
+
+
 @cache
 def too_old(device: torch.device) -> str:
     """Empty, or why kernels cannot run on this GPU."""

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastlip.kernels.common import triton_launch
+from fastlip.kernels.common import gpu, triton_launch
 from fastlip.kernels.common.tiles_triton import adjoint_tile, combine_tile, store_tile
 
 TILE = 32  # rows and columns of a tile of the result
@@ -251,8 +251,11 @@ def multiply(
         if cubic.is_step():
             sums, count = iteration.sums, iteration.sums.shape[1]
     is_step = cubic is not None and cubic.is_step()
-    skipped = out.dtype == torch.float64 and cubic is not None and sums is None
+    double, measured = out.dtype == torch.float64, sums is not None and not is_step
+    skipped = double and cubic is not None and sums is None
     added, (tile, warps) = out if x is None else x, _tile(parts == 2, symmetry, is_step, skipped)
+    if double and parts == 1 and gpu.is_generation(out.device, 12):  # with others, registers spill there
+        tile, warps = (TILE, 2) if measured else (TILE // 2, 2 if symmetry else 8)
     triton_launch.launch(
         product_kernel, (len(out) * tiles_of(rows, columns, tile),), out.device,
         a, b, a2, b2, added, out, out if scale is None else scale, out if sums is None else sums, status,
@@ -261,7 +264,7 @@ def multiply(
         float(first), float(second), float(cubic.x_a if cubic else 1), float(cubic.x_b if cubic else 0),
         float(identity), *_strides(a), *_strides(b), *_strides(added), *_strides(out),
         SIGN_A=-1 if conjugate[0] else 1, SIGN_B=-1 if conjugate[1] else 1, SECOND=factor, ADD=x is not None,
-        SYMMETRY=symmetry, SCALED=scale is not None, MEASURED=sums is not None and not is_step,
+        SYMMETRY=symmetry, SCALED=scale is not None, MEASURED=measured,
         ITERATED=cubic is not None, STEP=is_step,
         COMPLEX=parts == 2, PRECISION=precision_of(out), TILE=tile, TERMS=_TERMS,
         SUMS=lanes_for(count if is_step else 0), num_warps=warps,

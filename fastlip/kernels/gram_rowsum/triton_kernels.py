@@ -225,14 +225,12 @@ def gram_rowsum_backward(
 
 def _forward_warps(dtype: str, weighted: bool, device: torch.device) -> int:
     """Warps of a forward's program: with the other number, ptxas spills a float32 sum on sm_90, or on sm_120."""
-    hopper = device.type == "cuda" and gpu.capability(device)[0] == 9
-    return 2 if hopper and dtype == "fp32" and not weighted else _FORWARD_WARPS
+    return 2 if gpu.is_generation(device, 9) and dtype == "fp32" and not weighted else _FORWARD_WARPS
 
 
 def _backward_out(weight: Tensor) -> int:
     """Output channels of a backward's program: with the other number, ptxas spills float64 on some GPU."""
-    blackwell = weight.is_cuda and gpu.capability(weight.device)[0] == 12
-    return 16 if blackwell and weight.dtype == torch.float64 else _OUT
+    return 16 if gpu.is_generation(weight.device, 12) and weight.dtype == torch.float64 else _OUT
 
 
 def _pack_weight(weight: Tensor, groups: int) -> Tensor:

@@ -14,7 +14,7 @@ from fastlip.kernels.common.products import NAMES, product
 
 
 class Passes(Protocol):
-    """What is needed of the passes of the convolutional map."""
+    """The part of the convolutional map's passes that a matrix shares."""
 
     def relu_backward(self, v: Tensor, h: Tensor, scale: Tensor, halo: Pads, /) -> tuple[Tensor, Tensor, Tensor]:
         """u = -scale v where h > 0, and per channel the sums of u and of -v h."""

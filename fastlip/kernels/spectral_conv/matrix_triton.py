@@ -12,13 +12,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastlip.kernels.common import triton_launch
+from fastlip.kernels.common import gpu, triton_launch
 from fastlip.kernels.spectral_conv.finish_triton import Finish, finished, variants
 
 _ROWS, _COLUMNS = {torch.float32: 64, torch.float64: 32}, 64  # of a tile
 # Of one step of its sums, and warps. Float64 numbers take two registers each: in larger tiles some GPUs spill.
 _TERMS = {torch.float32: 32, torch.float64: 16}
 _WARPS = {torch.float32: 4, torch.float64: 8}
+
+
+def _rows(dtype: torch.dtype, device: torch.device) -> int:
+    """The rows of a tile: with 64 on sm_120, float32 spills."""
+    return 32 if gpu.is_generation(device, 12) else _ROWS[dtype]
 
 
 @triton.jit
@@ -67,7 +72,7 @@ def transform(
     rows, terms = table.shape
     pairs = channels + channels % 2 if last.activation == "maxmin" else channels
     columns = images * pairs
-    height = _ROWS[table.dtype]
+    height = _rows(table.dtype, x.device)
     grid = (triton.cdiv(columns, _COLUMNS) * triton.cdiv(rows, height),)
     triton_launch.launch(
         _transform_kernel, grid, x.device, table, x, *last.tensors(table), y, last.factor,

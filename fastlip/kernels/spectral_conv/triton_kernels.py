@@ -4,6 +4,9 @@ A spectrum is (2, F, n, c): real and imaginary parts at the unique frequencies. 
 float32 is multiplied as 3xTF32.
 """
 
+# pyright: reportArgumentType=false
+# Triton's own compiler reads the kernels: to pyright its constants are numbers.
+
 from __future__ import annotations
 
 from typing import Any
@@ -13,8 +16,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastlip.kernels.common import triton_launch
+from fastlip.kernels.common import gpu, triton_launch
 from fastlip.kernels.common.checks import VOLUMES
+from fastlip.kernels.common.split_triton import complex_step
+from fastlip.kernels.common.tiles_triton import multiply_add
 from fastlip.kernels.spectral_conv import finish_triton, matrix_triton, tables
 from fastlip.kernels.spectral_conv import planes_triton as planes
 from fastlip.kernels.spectral_conv.api import dense, dense_format, empty_gradients, empty_images
@@ -25,10 +30,11 @@ from fastlip.kernels.spectral_conv.reference import REAL
 
 _DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
 _SIXTEEN_BITS = {torch.float16: "fp16", torch.bfloat16: "bf16"}  # of images, whose spectra are float32
-# Of the products, which hold twice as many sums and factors: with larger tiles or fewer warps, registers spill.
-# Float64 numbers take two registers each, hence half as many rows.
+# Of the products, which hold twice as many sums and factors: of larger tiles fewer programs fit, or registers spill.
+# Float64 numbers take two registers each, hence half as many rows and twice as many warps.
 _PRODUCT_ROWS = {torch.float32: 64, torch.float64: 32}
-_PRODUCT_COLUMNS, _PRODUCT_TERMS, _PRODUCT_WARPS = 32, 16, 8
+_PRODUCT_WARPS = {torch.float32: 4, torch.float64: 8}
+_PRODUCT_COLUMNS, _PRODUCT_TERMS = 32, 16
 
 
 @triton.jit
@@ -65,10 +71,10 @@ def _product_kernel(
         a_im = SIGN_A * tl.load(p_left_now + a_part, mask=m_left, other=0)
         b_re = tl.load(p_right_now, mask=m_right, other=0)
         b_im = SIGN_B * tl.load(p_right_now + b_part, mask=m_right, other=0)
-        re = tl.dot(a_re, b_re, re, input_precision=PRECISION, out_dtype=p_a.dtype.element_ty)
-        re = tl.dot(-a_im, b_im, re, input_precision=PRECISION, out_dtype=p_a.dtype.element_ty)
-        im = tl.dot(a_re, b_im, im, input_precision=PRECISION, out_dtype=p_a.dtype.element_ty)
-        im = tl.dot(a_im, b_re, im, input_precision=PRECISION, out_dtype=p_a.dtype.element_ty)
+        if PRECISION == "tf32x3":
+            re, im = complex_step(a_re, a_im, b_re, b_im, re, im)
+        else:
+            re, im = multiply_add(a_re, a_im, b_re, b_im, re, im, True, PRECISION)
     p_result = p_c + member * c_member + group * c_group + (o_row * c_row)[:, None] + (o_column * c_column)[None, :]
     tl.store(p_result, re, mask=m_row & m_column)
     tl.store(p_result + c_part, im, mask=m_row & m_column)
@@ -234,8 +240,13 @@ def _multiply(
     triton_launch.launch(
         _product_kernel, grid, a.device, a, b, c, rows, columns, terms, groups, *strides[0], *strides[1], *strides[2],
         SIGN_A=sign_a, SIGN_B=sign_b, PRECISION=_precision(a.device, a.dtype), ROWS=tile,
-        COLUMNS=_PRODUCT_COLUMNS, TERMS=_PRODUCT_TERMS, num_warps=_PRODUCT_WARPS,
+        COLUMNS=_PRODUCT_COLUMNS, TERMS=_PRODUCT_TERMS, num_warps=_product_warps(a),
     )  # fmt: skip
+
+
+def _product_warps(a: Tensor) -> int:
+    """The warps of a program: with four on sm_120, ptxas of Triton 3.6 spills."""
+    return 8 if gpu.is_generation(a.device, 12) else _PRODUCT_WARPS[a.dtype]
 
 
 def _precision(device: torch.device, dtype: torch.dtype) -> str:
@@ -250,26 +261,26 @@ _STRIDES = (
 )
 
 
-def _product(dtype: str, rows: int, sign: int, **ones: int) -> triton_launch.Compilation:
+def _product(dtype: str, real: torch.dtype, sign: int, **ones: int) -> triton_launch.Compilation:
     """Strides named in ones are 1, which Triton makes constants; the others are multiples of 16, as most are."""
-    constants = {"SIGN_A": 1, "SIGN_B": sign, "PRECISION": "tf32x3" if dtype == "fp32" else "ieee", "ROWS": rows}
-    constants |= {"COLUMNS": _PRODUCT_COLUMNS, "TERMS": _PRODUCT_TERMS} | ones
+    constants = {"SIGN_A": 1, "SIGN_B": sign, "PRECISION": "tf32x3" if dtype == "fp32" else "ieee"}
+    constants |= {"ROWS": _PRODUCT_ROWS[real], "COLUMNS": _PRODUCT_COLUMNS, "TERMS": _PRODUCT_TERMS} | ones
     signature = dict.fromkeys(("p_a", "p_b", "p_c"), f"*{dtype}")
     signature |= dict.fromkeys(("rows", "columns", "terms", "groups", *_STRIDES), "i32")
     divisible = ("columns", *_STRIDES)
-    return triton_launch.Compilation(_product_kernel, signature, constants, _PRODUCT_WARPS, divisible)
+    return triton_launch.Compilation(_product_kernel, signature, constants, _PRODUCT_WARPS[real], divisible)
 
 
-def _compilations(dtype: str, rows: int) -> list[triton_launch.Compilation]:
+def _compilations(dtype: str, real: torch.dtype) -> list[triton_launch.Compilation]:
     return [
-        _product(dtype, rows, -1, a_term=1, b_part=1, c_column=1),
-        _product(dtype, rows, -1, a_row=1, b_column=1, c_part=1),
-        _product(dtype, rows, 1, a_term=1, b_column=1, c_column=1),
+        _product(dtype, real, -1, a_term=1, b_part=1, c_column=1),
+        _product(dtype, real, -1, a_row=1, b_column=1, c_part=1),
+        _product(dtype, real, 1, a_term=1, b_column=1, c_column=1),
         *matrix_triton.compilations(dtype, dtype),
     ]
 
 
-AOT = [compilation for dtype, name in _DTYPES.items() for compilation in _compilations(name, _PRODUCT_ROWS[dtype])]
+AOT = [compilation for dtype, name in _DTYPES.items() for compilation in _compilations(name, dtype)]
 AOT += [entry for images in _SIXTEEN_BITS.values() for entry in matrix_triton.compilations("fp32", images)]
 AOT += [entry for images in ("fp32", *_SIXTEEN_BITS.values()) for entry in planes.compilations(images)]
 AOT += finish_triton.AOT
