@@ -40,7 +40,44 @@ constexpr auto kKeys = [] {
   return keys;
 }();
 
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
+
+class Accumulators {
+ public:
+  explicit Accumulators(uint64_t seed) {
+    alignas(64) uint64_t start[kLanes64];
+    for (uint64_t i = 0; i < kLanes64; ++i) start[i] = mix(seed + i * kGolden);
+    value_ = load(start);
+  }
+
+  void stripe(const uint8_t* data, const uint64_t* keys) {
+    const __m512i word = load(data), keyed = _mm512_xor_si512(word, load(keys));
+    const __m512i product = _mm512_mul_epu32(keyed, _mm512_srli_epi64(keyed, 32));
+    const __m512i neighbour = _mm512_shuffle_epi32(word, _MM_PERM_BADC);
+    value_ = _mm512_add_epi64(value_, _mm512_add_epi64(product, neighbour));
+  }
+
+  void scramble(const uint64_t* keys) {
+    const __m512i prime = _mm512_set1_epi64(static_cast<int64_t>(kPrime32));
+    const __m512i keyed = _mm512_xor_si512(_mm512_xor_si512(value_, _mm512_srli_epi64(value_, 47)), load(keys));
+    const __m512i high = _mm512_mul_epu32(_mm512_srli_epi64(keyed, 32), prime);
+    value_ = _mm512_add_epi64(_mm512_mul_epu32(keyed, prime), _mm512_slli_epi64(high, 32));
+  }
+
+  uint64_t digest(uint64_t seed) const {
+    alignas(64) uint64_t lanes[kLanes64];
+    _mm512_store_si512(lanes, value_);
+    for (const uint64_t lane : lanes) seed = mix(seed * kGolden + lane);
+    return seed;
+  }
+
+ private:
+  static __m512i load(const void* source) { return _mm512_loadu_si512(source); }
+
+  __m512i value_;
+};
+
+#elif defined(__AVX2__)
 
 class Accumulators {
  public:
