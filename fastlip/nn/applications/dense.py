@@ -79,7 +79,9 @@ class Dense(Application):
 
 def affine(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """W x + b, by ``fastlip.ops.linear`` unless someone wants torch's product: a compiler, or lower precision."""
-    if layer.backend == "reference" or cpu_products() not in FULL or _is_compiling() or _autocasts("cpu"):
+    if x.numel() * len(weight) < WORTHWHILE or not x.is_cpu or layer.backend == "reference":
+        return F.linear(x, weight, bias)
+    if cpu_products() not in FULL or _is_compiling() or _autocasts("cpu"):
         return F.linear(x, weight, bias)
     return LINEAR(x, weight, bias, "auto")
 
