@@ -17,6 +17,12 @@
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12 reports values that its own header leaves undefined on purpose.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 
 namespace fastlip::fingerprint {
 namespace {
@@ -203,3 +209,7 @@ void fingerprint(uint64_t* result, int64_t seed, const uint8_t* first, int64_t f
 FASTLIP_KERNEL(fingerprint, fingerprint);
 
 }  // namespace fastlip::fingerprint
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
