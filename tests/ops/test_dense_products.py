@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import fastlip
 from fastlip import nn as lip
@@ -186,3 +187,18 @@ def test_inputs_of_every_shape(layer):
     torch.testing.assert_close(module(x[0, 0]), whole[0, 0], rtol=0, atol=1e-5)
     torch.testing.assert_close(module(x.transpose(0, 1)).transpose(0, 1), whole, rtol=0, atol=1e-5)
     torch.testing.assert_close(module(x[:1].expand(4, 30, 160))[3], whole[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(160,), (100, 160), (4, 25, 160)])
+@pytest.mark.parametrize("op_name", ["linear", "sdp_residual"])
+def test_flop_counters_count_the_products_of_the_reference(op_name, shape):
+    counts = []
+    for backend in ("native", "reference"):
+        x, W = torch.randn(shape, requires_grad=True), torch.randn(120, 160, requires_grad=True)
+        rest = (None, torch.ones(120)) if op_name == "sdp_residual" else ()
+        with FlopCounterMode(display=False) as counter:
+            getattr(fastlip.ops, op_name)(x, W, *rest, backend=backend).sum().backward()
+        counts.append(counter.get_total_flops())
+    vectors, products = x.numel() // 160, 6 if op_name == "sdp_residual" else 3
+    assert counts[0] == products * 2 * vectors * W.numel()
+    assert len(shape) == 1 or counts[0] == counts[1]  # torch's counter leaves products of matrices with vectors out

@@ -107,6 +107,14 @@ def test_what_does_not_fit_is_the_error_of_torch(least, monkeypatch):
             product(a, b, bias=bias, least=least)
 
 
+def test_the_factor_is_a_real_number_to_the_kernel(monkeypatch):
+    """What records and repeats calls tells integers from real numbers by their types."""
+    seen = []
+    monkeypatch.setitem(products.CPU, "product_float32", lambda *arguments: seen.append(type(arguments[-2])))
+    product(torch.ones(4, 5), torch.ones(5, 6), alpha=-1, least=0)
+    assert seen == [float]
+
+
 def test_the_precision_that_is_set_is_that_of_torch(monkeypatch):
     monkeypatch.setattr(products, "is_faster", lambda: True)
     monkeypatch.setitem(products.CPU, "product_float32", lambda *_: pytest.fail("kernel"))

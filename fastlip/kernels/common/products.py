@@ -86,7 +86,7 @@ def product(
     bias = None if bias is None else bias.contiguous()
     CPU[NAMES[kind]](
         a.data_ptr(), b.data_ptr(), out.data_ptr(), 0 if bias is None else bias.data_ptr(),
-        rows, columns, a.shape[1], *a.stride(), *b.stride(), out.stride(0), alpha, add,
+        rows, columns, a.shape[1], *a.stride(), *b.stride(), out.stride(0), float(alpha), add,
     )  # fmt: skip
     return out
 
