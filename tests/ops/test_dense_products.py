@@ -128,7 +128,7 @@ def test_traces_are_made_of_the_operators_of_torch(layer):
     torch.testing.assert_close(traced(x[:3]), module(x[:3]), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("layer", ["AOLLinear", "SLLLinear"])
+@pytest.mark.parametrize("layer", ["AOLLinear", "SLLLinear", "SOCLinear"])
 def test_higher_derivatives_are_those_of_double_precision(layer):
     module = getattr(lip, layer)(160, 160)
     x, v = torch.randn(80, 160), torch.randn(80, 160)

@@ -9,6 +9,8 @@ from fastlip.kernels.common.products import NAMES, few, product
 
 binding.require()
 
+KERNELS = "product_"
+
 
 def supports(x: Tensor, weight: Tensor, bias: Tensor | None) -> str:
     """Empty, or why these kernels cannot run."""

@@ -15,6 +15,8 @@ from fastlip.kernels.skew_exp_linear.bessel import Series, series, steps_of
 
 binding.require()
 
+KERNELS = "skew_norm_"
+
 
 def supports(x: Tensor, K: Tensor) -> str:
     """Empty, or why these kernels cannot run."""
