@@ -42,8 +42,8 @@ LARGEST = 1 << 20  # bytes of a call's buffers: emulation is slow
 # the compiler fuses products with sums.
 ROUNDINGS = 64
 # Kernels that tell estimates in float64 of what they compute in float32: by how much these may differ, relative to
-# the largest. polar_linear moves its estimates of eigenvalues outwards by ten times as much.
-ESTIMATES = {"polar_linear_gram_float32": 1e-3}
+# the largest. polar_linear and skew_norm move their estimates of eigenvalues outwards by ten times as much.
+ESTIMATES = {"polar_linear_gram_float32": 1e-3, "skew_norm_float32": 1e-3}
 
 
 class Buffer(NamedTuple):

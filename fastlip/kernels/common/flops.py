@@ -21,8 +21,8 @@ _POLES = 4  # inverses of polar_linear, each half a product as its Gram matrix i
 
 
 def _convolution(x: Shape, weight: Shape) -> int:
-    """A "same" convolution, or its adjoint, or its weight's gradient: all three take as many operations."""
-    return 2 * x[0] * math.prod(x[2:]) * math.prod(weight)
+    """A "same" convolution or a matrix, or its adjoint, or its weight's gradient: all take as many operations."""
+    return 2 * x[0] * math.prod(x[2:]) * math.prod(weight) if len(weight) > 2 else _applied(x, weight)
 
 
 def _matrices(shape: Shape) -> int:

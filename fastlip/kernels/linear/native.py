@@ -14,8 +14,11 @@ KERNELS = "product_"  # csrc/linear, of common/products.py too
 
 def supports(x: Tensor, weight: Tensor, bias: Tensor | None) -> str:
     """Empty, or why these kernels cannot run."""
-    if x.dtype not in NAMES or weight.dtype != x.dtype:
-        return f"no kernel for dtypes {x.dtype} and {weight.dtype}"
+    dtypes = {tensor.dtype for tensor in (x, weight, bias) if tensor is not None}
+    if len(dtypes) > 1 or x.dtype not in NAMES:
+        return f"no kernel for dtypes {', '.join(map(str, sorted(dtypes, key=str)))}"
+    if x.shape[-1] != weight.shape[1] or (bias is not None and bias.shape != weight.shape[:1]):
+        return "shapes do not fit"
     return "" if x.is_cpu and NAMES[x.dtype] in binding.CPU else binding.missing(NAMES[x.dtype], x.device)
 
 

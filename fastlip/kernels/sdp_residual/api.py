@@ -148,7 +148,7 @@ def _fake_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     *_, geometry, pairing, backend = options
     if not geometry:
-        return torch.empty_like(x), x.new_empty((*x.shape[:-1], len(weight))), x.new_empty(0, dtype=torch.uint8)
+        return x.new_empty(x.shape), x.new_empty((*x.shape[:-1], len(weight))), x.new_empty(0, dtype=torch.uint8)
     shape = (0, 0, 0, 0) if recompute else (x.shape[0], weight.shape[0], *x.shape[2:])
     h = torch.empty_like(x.new_empty(shape), memory_format=torch.channels_last)
     mask = x.new_empty(mask_shape(x, x.shape[1], pairing, backend), dtype=torch.uint8)

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.geometry import NO_PADS
 from fastlip.kernels.common.padding import Pads
+from fastlip.kernels.common.precision import autocasts
 from fastlip.kernels.common.products import NAMES, product
 
 
@@ -28,6 +29,11 @@ def refusal(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, pairi
     dtypes = {tensor.dtype for tensor in (x, weight, bias, scale) if tensor is not None}
     if len(dtypes) > 1 or x.dtype not in NAMES:
         return f"no kernel for dtypes {', '.join(map(str, sorted(dtypes, key=str)))} and a matrix"
+    if autocasts(x.device):
+        return "under autocast products run in another dtype"
+    inner, columns = weight.shape
+    if x.shape[-1] != columns or scale.shape != (inner,) or (bias is not None and bias.shape != (inner,)):
+        return "shapes do not fit"
     return ""
 
 

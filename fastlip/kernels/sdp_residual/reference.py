@@ -12,6 +12,7 @@ from fastlip.kernels.common import channels_last as images
 from fastlip.kernels.common.geometry import ConvGeometry
 from fastlip.kernels.common.literals import Backend
 from fastlip.kernels.common.padding import pad
+from fastlip.kernels.common.precision import widens
 from fastlip.kernels.common.products import few
 from fastlip.kernels.maxmin.api import maxmin
 
@@ -42,7 +43,7 @@ def sdp_residual(
 def faster(x: Tensor, weight: Tensor, bias: Any, scale: Any, geometry: ConvGeometry | None, pairing: Any) -> str:
     """Why this reference is faster than kernels; empty with 1x1 kernels and circular padding, at any size."""
     if geometry is None:
-        return few(x, weight)
+        return few(x, weight) or ("torch multiplies in the lower precision that is set" if widens(x.device) else "")
     if geometry.padding_mode == "circular" or geometry.kernel_size == (1, 1) or x.dim() != 4:
         return ""
     channels = weight.shape[0] + weight.shape[1]

@@ -76,7 +76,7 @@ def _terms(kept: Tensor, found: Tensor, rows: Tensor) -> Tensor:
 def _sum(rows: Tensor, A: Tensor, shortest: Series, terms: Tensor) -> Tensor:
     """The sum of the series. Vectors are rows, so that products with A have the other sign."""
     norm, (first, *others) = shortest
-    y = rows * first
+    y = torch.mul(rows, first, out=torch.empty_like(terms[0]))
     product(rows, A, alpha=-1 / norm, out=terms[0])
     for k, coefficient in enumerate(others):
         if k > 0:
@@ -96,7 +96,8 @@ def _adjoint(g: Tensor, rows: Tensor, A: Tensor, shortest: Series, terms: Tensor
             gradients[k].add_(gradients[k + 2])
         if k + 1 < len(others):
             product(gradients[k + 1], A, alpha=2 / norm, out=gradients[k], add=True)
-    of_x = product(gradients[0], A, alpha=1 / norm, out=g * first, add=True)
+    of_x = torch.mul(g, first, out=torch.empty_like(terms[0]))  # in rows, whatever the layout of g
+    product(gradients[0], A, alpha=1 / norm, out=of_x, add=True)
     if len(others) > 1:
         of_x.add_(gradients[1])
     size = rows.shape[1]

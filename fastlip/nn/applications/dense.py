@@ -61,9 +61,9 @@ class Dense(Application):
         few = self.few_vectors
         if not (few and layer.training and _is_short(few, layer, x)):
             weight, bias = layer._effective()[0], layer.bias
-            # Inputs are counted here too: one call less where they are few.
-            few_numbers = x.numel() * layer.out_features < WORTHWHILE
-            return F.linear(x, weight, bias) if few_numbers else affine(layer, x, weight, bias)
+            # Inputs are counted here too: one call less where they are few. A compiler would keep what was decided.
+            by_torch = _is_compiling() or x.numel() * layer.out_features < WORTHWHILE
+            return F.linear(x, weight, bias) if by_torch else affine(layer, x, weight, bias)
         y = few.product(x, with_identity(layer, layer.raw_weight), backend=layer.backend)[..., : layer.out_features]
         return y if layer.bias is None else y + layer.bias
 
@@ -79,9 +79,9 @@ class Dense(Application):
 
 def affine(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """W x + b, by ``fastlip.ops.linear`` unless someone wants torch's product: a compiler, or lower precision."""
-    if x.numel() * len(weight) < WORTHWHILE or not x.is_cpu or layer.backend == "reference":
+    if _is_compiling() or x.numel() * len(weight) < WORTHWHILE or not x.is_cpu or layer.backend == "reference":
         return F.linear(x, weight, bias)
-    if cpu_products() not in FULL or _is_compiling() or _autocasts("cpu"):
+    if cpu_products() not in FULL or _autocasts("cpu"):
         return F.linear(x, weight, bias)
     return LINEAR(x, weight, bias, "auto")
 
@@ -89,9 +89,11 @@ def affine(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
 def _is_short(few: FewVectors, layer: Any, x: Tensor) -> bool:
     """Whether the op takes less work, and nothing but autograd sees how Q x is computed."""
     V = layer.raw_weight
-    if not (few.pays(x, V) and V.requires_grad and torch.is_grad_enabled() and layer.backend in ("auto", "native")):
+    if _is_compiling() or not (
+        few.pays(x, V) and V.requires_grad and torch.is_grad_enabled() and layer.backend in ("auto", "native")
+    ):
         return False
-    if layer._supplied is not None or layer._modules or _is_compiling() or is_transformed():
+    if layer._supplied is not None or layer._modules or is_transformed():
         return False
     return not is_recorded() and cpu_products() in FULL and not _autocasts("cpu")
 
