@@ -108,7 +108,7 @@ SINGLE = torch.float32, torch.complex64
 
 @pytest.fixture
 def lowered(monkeypatch):
-    """Products and convolutions of single precision that are rounded to TF32; and all types that are convolved."""
+    """Products of single precision that are rounded to TF32, and convolutions without cuDNN; all convolved types."""
     found, convolved, waits = [], set(), watch.Device._waits
 
     def noted(self, name, args, kwargs):
@@ -118,6 +118,8 @@ def lowered(monkeypatch):
             if dtypes & set(SINGLE) and GET("cuda", kind) not in ("none", "ieee"):
                 found.append(f"{name} at {watch.place()}")
             convolved.update(dtypes if kind == "conv" else ())
+            if kind == "conv" and not torch.backends.cudnn.enabled:  # as inside torch.backends.cudnn.flags()
+                found.append(f"{name} without cuDNN at {watch.place()}")
         return waits(self, name, args, kwargs)
 
     monkeypatch.setattr(watch.Device, "_waits", noted)
