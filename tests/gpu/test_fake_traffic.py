@@ -193,6 +193,35 @@ def test_weights_of_no_layer_are_computed_in_tf32(name, setting, lowered):
     assert not lowered[0]
 
 
+class OfWeights(torch.nn.Module):
+    """A function of a layer's weights for ``torch.func.functional_call``."""
+
+    def __init__(self, layer, context):
+        super().__init__()
+        self.layer, self.context = layer, context
+
+    def forward(self):
+        return sum(weight.abs().sum() for weight in self.layer._effective(*self.context))
+
+
+@inside
+@pytest.mark.parametrize("setting", ["tf32"], indirect=True)
+@pytest.mark.parametrize("make", [lip.BjorckLinear, lip.SLLLinear, lip.BROLinear], ids=lambda make: make.__name__)
+def test_torch_func_differentiates_no_weights_in_tf32(make, setting, lowered):
+    """It multiplies outside of the context of full precision: what it multiplies is float64."""
+    with watch.gpu():
+        layer, seen = make(16, 16).train(), []
+        layer._supplied = lambda _, context: seen.append(context)
+        layer(torch.randn(2, 16))
+        layer._supplied = None
+        module = OfWeights(layer, seen[0])
+        values = {name: value.detach() for name, value in module.named_parameters()}
+        lowered[0].clear()
+        gradients = torch.func.grad(lambda values: torch.func.functional_call(module, values))(values)
+    assert not lowered[0]
+    assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
+
+
 # The others' results are images, in the precision that the user sets.
 OPS = sorted(
     name for name, op in registered.items() if op.backends and name not in ("conv_chain", "sdp_residual", "conv_exp")
