@@ -237,8 +237,8 @@ class BuildKernels(build_ext):
         flags = module_flags(name, f"CUDA {found[1] if found else ''}", "")
         objects = [ninja.compile("cxx", source, name, flags=flags) for source in COMMON]
         objects += [ninja.compile("nvcc", source, name) for source in sources("_cuda.cu")]
-        # The runtime's symbols stay inside: torch brings its own copy.
-        libraries = f"-L{home}/lib64 -lcudart_static -ldl -lrt -lpthread -Wl,--exclude-libs,ALL"
+        # The runtime's symbols stay inside: torch brings its own copy. It is in lib where pip installed the toolkit.
+        libraries = f"-L{home}/lib64 -L{home}/lib -lcudart_static -ldl -lrt -lpthread -Wl,--exclude-libs,ALL"
         ninja.link(target, objects, libraries)
 
 

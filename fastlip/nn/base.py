@@ -13,7 +13,7 @@ from fastlip._names import constructor_lists_keywords
 from fastlip.kernels.common.dispatch import check_backend
 from fastlip.kernels.common.gate import is_onnx
 from fastlip.kernels.common.literals import Backend
-from fastlip.kernels.common.one_step import is_needed
+from fastlip.kernels.common.one_step import WIDE, in_float64, is_needed, is_wide
 from fastlip.kernels.common.precision import (
     FULL,
     PRODUCTS,
@@ -41,9 +41,10 @@ _SIXTEEN = (torch.float16, torch.bfloat16)
 def at_least_float32(tensor: Tensor) -> Tensor:
     """The tensor in float32 if it has a sixteen-bit type, else unchanged: parametrizations never run in less.
 
-    float64 in a compiled program whose float32 products are lowered to TF32 or bfloat16.
+    float64 where float32 products are lowered to TF32 or bfloat16: in a compiled program, and in weights that
+    torch.func differentiates.
     """
-    if _is_compiling() and widens(tensor.device):
+    if widens(tensor.device) if _is_compiling() else WIDE.active:
         return tensor.double()
     return tensor.float() if tensor.dtype in _SIXTEEN else tensor
 
@@ -167,8 +168,14 @@ class LipschitzLayer(nn.Module):
 
     def _computed(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
         """The effective weights; in one step where autograd's own products would be of lower precision."""
+        device = self._reference().device
         # A dispatch mode may go on: it sees the products of the one step.
-        return in_one_step(self, context) if is_needed(self._reference().device) else self._compute(context)
+        if is_needed(device):
+            return in_one_step(self, context)
+        if not _is_compiling() and is_wide(device):
+            with in_float64():
+                return self._compute(context)
+        return self._compute(context)
 
     def _differentiable(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:
         """The effective weights with their gradients: those that are kept, where nothing has changed since."""
@@ -192,7 +199,10 @@ class LipschitzLayer(nn.Module):
         rounded: tuple[Tensor, ...] = ()
         for weight in weights:
             # Spectra stay complex, and in at least float32: no sixteen-bit complex type has kernels.
-            rounded += (weight.contiguous() if weight.is_complex() else weight.to(reference.dtype).contiguous(),)
+            dtype = reference.dtype
+            if weight.is_complex():
+                dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
+            rounded += (weight.to(dtype).contiguous(),)
         return rounded
 
     def _reference(self) -> Tensor:

@@ -108,7 +108,7 @@ SINGLE = torch.float32, torch.complex64
 
 @pytest.fixture
 def lowered(monkeypatch):
-    """Products and convolutions of single precision that are rounded to TF32; and all types that are convolved."""
+    """Products of single precision that are rounded to TF32, and convolutions without cuDNN; all convolved types."""
     found, convolved, waits = [], set(), watch.Device._waits
 
     def noted(self, name, args, kwargs):
@@ -118,6 +118,8 @@ def lowered(monkeypatch):
             if dtypes & set(SINGLE) and GET("cuda", kind) not in ("none", "ieee"):
                 found.append(f"{name} at {watch.place()}")
             convolved.update(dtypes if kind == "conv" else ())
+            if kind == "conv" and not torch.backends.cudnn.enabled:  # as inside torch.backends.cudnn.flags()
+                found.append(f"{name} without cuDNN at {watch.place()}")
         return waits(self, name, args, kwargs)
 
     monkeypatch.setattr(watch.Device, "_waits", noted)
@@ -189,6 +191,35 @@ def test_weights_of_no_layer_are_computed_in_tf32(name, setting, lowered):
         lowered[0].clear()
         next(run)
     assert not lowered[0]
+
+
+class OfWeights(torch.nn.Module):
+    """A function of a layer's weights for ``torch.func.functional_call``."""
+
+    def __init__(self, layer, context):
+        super().__init__()
+        self.layer, self.context = layer, context
+
+    def forward(self):
+        return sum(weight.abs().sum() for weight in self.layer._effective(*self.context))
+
+
+@inside
+@pytest.mark.parametrize("setting", ["tf32"], indirect=True)
+@pytest.mark.parametrize("make", [lip.BjorckLinear, lip.SLLLinear, lip.BROLinear], ids=lambda make: make.__name__)
+def test_torch_func_differentiates_no_weights_in_tf32(make, setting, lowered):
+    """It multiplies outside of the context of full precision: what it multiplies is float64."""
+    with watch.gpu():
+        layer, seen = make(16, 16).train(), []
+        layer._supplied = lambda _, context: seen.append(context)
+        layer(torch.randn(2, 16))
+        layer._supplied = None
+        module = OfWeights(layer, seen[0])
+        values = {name: value.detach() for name, value in module.named_parameters()}
+        lowered[0].clear()
+        gradients = torch.func.grad(lambda values: torch.func.functional_call(module, values))(values)
+    assert not lowered[0]
+    assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
 
 
 # The others' results are images, in the precision that the user sets.

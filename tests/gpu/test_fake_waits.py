@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastlip import losses
+from fastlip import losses, ops
 
 pytest.importorskip("triton", minversion="3.6")
 
@@ -162,3 +162,19 @@ def test_a_loss_of_one_score_is_captured(name, dtype):
         )
         with device.capture():
             step()
+
+
+@inside
+@pytest.mark.parametrize(("backend", "size"), [("native", 32), ("native", 200), ("triton", 32)])
+def test_an_exponential_is_captured(backend, size):
+    """Its norm stays on the device, forward and backward, and torch.linalg.matrix_exp, which waits, is not called."""
+    with watch.gpu() as device:
+        K = torch.randn(2, size, size, requires_grad=True)
+
+        def step():
+            ops.skew_exp(K, backend=backend).sum().backward()
+
+        step()
+        with device.capture() as counts:
+            step()
+    assert counts.launches

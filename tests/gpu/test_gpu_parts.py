@@ -1,5 +1,6 @@
 """``benchmarks/run_gpu.sh`` without a GPU: limits, file names, arguments, and that it stops at the first red part."""
 
+import contextlib
 import json
 import re
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import tf32_model
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -16,6 +19,32 @@ import gpu_report  # noqa: E402
 import gpu_sanitize  # noqa: E402
 
 NINE_MINUTES = 9 * 60
+
+
+def test_what_is_timed_is_compared_in_full_precision(monkeypatch):
+    """cuDNN's convolutions use TF32 unless told otherwise: two of them differ by more than the gate allows."""
+    x, weight = torch.randn(2, 64, 4, 4), torch.randn(64, 64, 3, 3)
+
+    def function(backend):
+        return torch.conv2d(x if backend == "auto" else x.flip(1), weight if backend == "auto" else weight.flip(1))
+
+    measured = gpu_report.Measured(function, [])
+    tf32_model.LOWER["all libraries"]()
+    try:
+        with tf32_model.TF32() as model:
+            gpu_report.agree(measured)
+            assert model.rounded == 0
+            monkeypatch.setattr(gpu_report, "everything_ieee", contextlib.nullcontext)
+            gpu_report.agree(measured)
+            assert model.rounded
+    finally:
+        tf32_model.reset()
+
+
+def test_wrong_results_are_not_timed():
+    measured = gpu_report.Measured(lambda backend: torch.ones(3) * (1.01 if backend == "auto" else 1), [])
+    with pytest.raises(RuntimeError, match="nothing is timed"):
+        gpu_report.agree(measured)
 
 
 def all_steps():

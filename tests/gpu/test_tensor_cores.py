@@ -54,6 +54,20 @@ def test_the_enlargement_on_gpus_covers_what_is_cut_off(length):
     assert aol._ROUNDINGS_ON_GPU > aol._ROUNDINGS
 
 
+class _OnGpu(torch.Tensor):
+    """Numbers of which torch says that they are on a GPU."""
+
+    is_cuda = True
+
+
+def test_aol_enlarges_as_the_device_needs(monkeypatch):
+    r = torch.ones(3, dtype=torch.float64)
+    for found, roundings in ((r, aol._ROUNDINGS), (r.as_subclass(_OnGpu), aol._ROUNDINGS_ON_GPU)):
+        monkeypatch.setattr(aol, "GRAM_ROWSUM", lambda *_, found=found: found)
+        scale = aol.channel_scale(torch.ones(3, 3), 1, 0.0, "auto")
+        assert torch.equal(torch.as_tensor(scale), (r * (1 + roundings * torch.finfo(r.dtype).eps)).rsqrt())
+
+
 def test_the_enlargement_of_cpus_would_not_do():
     assert sums_of_squares(9 * 512).min() < -aol._ROUNDINGS * EPS
     assert torch.finfo(torch.float32).eps == EPS

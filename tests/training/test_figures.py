@@ -22,6 +22,17 @@ def test_a_run_is_the_same_however_late_its_figures_are_read(make_training, tiny
     assert history(late) == expected
 
 
+@pytest.mark.parametrize("limit", [1, 2])
+def test_the_loop_reads_no_earlier_than_it_must(make_training, tiny_recipe, limit, monkeypatch):
+    training, read, counts = make_training(tiny_recipe(epochs=1)), Pending.read, []
+    monkeypatch.setattr(Pending, "read", lambda self: counts.append(len(self)) or read(self))
+    training.pending.limit = limit
+    training.fit(tensorboard=False)
+    steps = len(training.train_batches)
+    assert steps == 3
+    assert [count for count in counts if count] == [limit] * (steps // limit) + [steps % limit] * (steps % limit > 0)
+
+
 def test_a_loss_that_is_not_finite_is_found_late_but_by_its_step(make_training, tiny_recipe, monkeypatch):
     training = make_training(tiny_recipe(epochs=2))
     training.pending.limit = STEPS

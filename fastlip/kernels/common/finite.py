@@ -8,7 +8,8 @@ from torch import Tensor
 
 def finite_part(M: Tensor) -> tuple[Tensor, Tensor]:
     """The matrices, zeros in place of those with NaN or Inf; and which are finite, (..., 1, 1)."""
-    finite = M.detach().isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+    # Of a conjugate view torch.func.vmap has no isfinite.
+    finite = M.detach().resolve_conj().isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
     return torch.where(finite, M, 0), finite
 
 

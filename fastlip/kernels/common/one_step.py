@@ -7,7 +7,9 @@ graph, whose backward runs in full precision.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,11 +26,12 @@ Function = Callable[..., tuple[Tensor, ...]]
 def in_full_precision(function: Callable[..., Tensor], *tensors: Any) -> Tensor:
     """function(*tensors) in IEEE float32 or better, and its gradients too. Any tensor but the first may be None.
 
-    A program that is being compiled cannot change settings: it computes in float64 where products are lowered. Within
-    torch.func transforms and forward-mode AD only the function itself is in full precision.
+    A program that is being compiled cannot change settings, and torch.func multiplies outside of any context: both
+    compute in float64 where products are lowered.
     """
     device = tensors[0].device
-    if torch.compiler.is_compiling() and tensors[0].dtype in _SINGLE.values() and widens(device):
+    wide = widens(device) if torch.compiler.is_compiling() else is_wide(device)
+    if wide and tensors[0].dtype in _SINGLE.values():
         result = function(*(None if tensor is None else wider(tensor) for tensor in tensors))
         return result.to(_SINGLE[result.dtype])
     if not is_needed(device):
@@ -48,6 +51,37 @@ def is_needed(device: torch.device) -> bool:
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or is_ieee(device):
         return False
     return not (is_recorded() or is_transformed())
+
+
+def is_wide(device: torch.device) -> bool:
+    """Whether torch.func or forward-mode AD may differentiate in lower precision what is computed now.
+
+    An ``autograd.Function`` has no rules for them: weights are computed in float64 instead.
+    """
+    if WIDE.active:
+        return True
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not is_transformed():
+        return False
+    return not is_ieee(device)
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """A context in which layers compute their weights in float64, for :func:`is_wide`."""
+    before, WIDE.active = WIDE.active, True
+    try:
+        yield
+    finally:
+        WIDE.active = before
+
+
+class _Wide(threading.local):
+    """Whether this thread computes weights in float64 now."""
+
+    active = False
+
+
+WIDE = _Wide()
 
 
 def in_one_step(

@@ -19,7 +19,7 @@ from fastlip.kernels.common.checks import check_backend
 from fastlip.kernels.common.derivatives import differentiated, guarded
 from fastlip.kernels.common.gate import materialized
 from fastlip.kernels.common.geometry import from_numbers
-from fastlip.kernels.common.one_step import in_full_precision, is_needed
+from fastlip.kernels.common.one_step import in_full_precision, is_needed, is_wide
 from fastlip.kernels.common.precision import full_precision
 
 if TYPE_CHECKING:
@@ -269,9 +269,10 @@ class MainOperator(Operator):
         """The reference; if its precision is full, that of its gradients is too."""
         if self.precision is None:
             return self.reference(*inputs, *options)
-        if self.precision is full_precision and (_is_compiling() or is_needed(inputs[0].device)):
+        device = inputs[0].device
+        if self.precision is full_precision and (_is_compiling() or is_needed(device) or is_wide(device)):
             return in_full_precision(self._of_tensors(inputs, options), *(inputs[at] for at in self.places))
-        with self.precision(inputs[0].device):
+        with self.precision(device):
             return self.reference(*inputs, *options)
 
     def _of_tensors(self, inputs: Sequence[Any], options: tuple[Any, ...]) -> Callable[..., Tensor]:

@@ -14,7 +14,7 @@ import triton.language as tl
 @triton.jit
 def split(x):
     """x = large + small exactly; large has TF32's ten bits, rounded, and what a tensor core cuts off of small is
-    below 2⁻²³ |x|. NaN stays in small."""
+    below 2⁻²³ |x|. NaN stays in small, and the small part of Inf is NaN: what is not finite remains so."""
     bits = x.to(tl.int32, bitcast=True)
     large = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
     return large, x - large
