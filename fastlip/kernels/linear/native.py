@@ -7,8 +7,6 @@ from torch import Tensor
 from fastlip.kernels.common import binding
 from fastlip.kernels.common.products import NAMES, few, product
 
-KERNELS = "product_"  # what the names of the kernels begin with
-
 binding.require()
 
 KERNELS = "product_"  # csrc/linear, of common/products.py too

@@ -13,11 +13,9 @@ from fastlip.kernels.skew_exp.norm import NAMES, skew_norm
 from fastlip.kernels.skew_exp_linear.api import memory, most_terms, pays
 from fastlip.kernels.skew_exp_linear.bessel import Series, series, steps_of
 
-KERNELS = "skew_norm_"  # what the names of the kernels begin with
-
 binding.require()
 
-KERNELS = "skew_norm_"
+KERNELS = "skew_norm_"  # csrc/skew_exp_linear
 
 
 def supports(x: Tensor, K: Tensor) -> str:
