@@ -3,6 +3,7 @@
 import contextlib
 import random
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -196,6 +197,35 @@ def test_a_setting_of_meanwhile_does_not_reach_weights():
         with precision.full_precision(CPU):
             assert precision.is_ieee(CPU)
     assert get("mkldnn", "matmul") == "bf16"
+
+
+def test_a_context_that_opens_or_closes_meanwhile_is_not_taken_for_a_setting(monkeypatch):
+    """Between the looks at the holders and at the setting another thread enters, or enters and leaves."""
+    torch.set_float32_matmul_precision("high")
+    real = precision.is_ieee
+
+    def looked(device, leaves):
+        precision.PRODUCTS.__enter__()
+        found = real(device)
+        if leaves:
+            precision.PRODUCTS.__exit__()
+        return found
+
+    for leaves in (True, False):
+        monkeypatch.setattr(precision, "is_ieee", partial(looked, leaves=leaves))
+        assert precision.ieee(CPU) is precision.PRODUCTS
+        monkeypatch.undo()
+    precision.PRODUCTS.__exit__()
+    assert get("mkldnn", "matmul") == "tf32"
+
+
+def test_the_settings_are_restored_before_the_last_holder_is_gone(monkeypatch):
+    torch.set_float32_matmul_precision("high")
+    seen, restore = [], precision.PRODUCTS._restore
+    monkeypatch.setattr(precision.PRODUCTS, "_restore", lambda: (seen.append(precision.PRODUCTS.holders), restore()))
+    with precision.full_precision(CPU):
+        pass
+    assert seen == [1]
 
 
 def test_threads_keep_full_precision_until_the_last_is_done():

@@ -160,10 +160,10 @@ class LipschitzLayer(nn.Module):
                 return self._cache.recall(self, context, compute, CACHED_CONTEXTS, tensors)
             if may_keep(self) and not self._modules:
                 return self._differentiable(context)
-        reference, full = self._reference(), False
+        reference, full, entries = self._reference(), False, PRODUCTS.entries
         if reference.is_cpu and not (_is_compiling() or PRODUCTS.holders or torch.is_autocast_enabled("cpu")):
             # Products are IEEE float32 here anyway: no setting has to be changed for the weights.
-            full = cpu_products() in FULL and cpu_convolutions() in FULL
+            full = cpu_products() in FULL and cpu_convolutions() in FULL and PRODUCTS.entries == entries
         return self._compute(context, reference) if full else self._computed(context)
 
     def _computed(self, context: tuple[Hashable, ...]) -> tuple[Tensor, ...]:

@@ -60,7 +60,11 @@ def ieee(device: torch.device) -> AbstractContextManager[object]:
 
     A program that is being compiled cannot change settings: see :func:`widens`.
     """
-    if torch.compiler.is_compiling() or (PRODUCTS.holders == 0 and is_ieee(device)):
+    if torch.compiler.is_compiling():
+        return _NOTHING
+    # Another thread may enter the context while this one looks at the setting: then it is not the user's own.
+    entries = PRODUCTS.entries
+    if PRODUCTS.holders == 0 and is_ieee(device) and PRODUCTS.entries == entries:
         return _NOTHING
     return PRODUCTS
 
@@ -117,7 +121,7 @@ class _Settings:
     """
 
     def __init__(self, products: tuple[tuple[str, str], ...], *older: Any) -> None:
-        self.holders = 0
+        self.holders = self.entries = 0  # contexts that are open, and all so far
         self._lock = threading.Lock()
         self._names, self._interface = products, older
         self._values: dict[tuple[str, str], str] = {}
@@ -125,6 +129,7 @@ class _Settings:
 
     def __enter__(self) -> None:
         with self._lock:
+            self.entries += 1
             self.holders += 1
             # Also if another context is open: the user may have changed the settings since.
             if not set(itertools.starmap(_get, self._names)) <= _FULL:
@@ -132,9 +137,9 @@ class _Settings:
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self.holders -= 1
-            if self.holders == 0 and self._values:
+            if self.holders == 1 and self._values:
                 self._restore()
+            self.holders -= 1  # last: without holders the settings are the user's
 
     def _raise(self) -> None:
         setter, getter, full = self._interface
