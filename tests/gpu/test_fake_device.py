@@ -236,12 +236,12 @@ def test_launches_and_bytes_are_those_of_each_operation():
 CHOSEN = {
     "aol": {"gram_rowsum_forward": {"triton"}, "conv_chain_forward": {"triton"}},
     "cayley": {"cayley_forward": {"native"}, "spectral_conv_forward": {"triton"}, "maxmin_forward": {"native"}},
-    "aoc": {"cayley_forward": {"native"}, "block_conv_forward": {"native"}, "conv_chain_forward": {"triton"}},
+    "aoc": {"cayley_forward": {"native"}, "block_conv_forward": {"triton"}, "conv_chain_forward": {"triton"}},
     "sll": {"gram_rowsum_forward": {"triton"}, "sdp_residual_forward": {"triton"}},
     "cpl": {"sdp_residual_forward": {"triton"}},
     "lot": {"polar_forward": {"native", "triton"}, "spectral_conv_forward": {"triton"}},
     "bcop": {"polar_forward": {"native", "triton"}, "conv_chain_forward": {"triton"}},
-    "soc": {"skew_exp_forward": {"native"}, "maxmin_forward": {"native"}},
+    "soc": {"skew_exp_forward": {"triton"}, "maxmin_forward": {"native"}},
     "bro": {"block_reflector_forward": {"triton"}},
 }
 
