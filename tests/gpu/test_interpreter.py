@@ -34,6 +34,7 @@ ALSO = [ROOT / "tests" / "ops" / f"test_{name}.py" for name in ("frozen", "polar
 ALSO.append(ROOT / "tests" / "gpu" / "test_second_derivatives_in_triton.py")
 QUICKLY = ("sixteen_bits", "fixed_spectrum", "parts_of_factors")
 QUICK = [ROOT / "tests" / "gpu" / f"test_{name}.py" for name in QUICKLY]
+SLOW = [file for file in (Path(__file__), *ALSO) if "mark.slow" in file.read_text()]
 SMALL = 4000
 slow = pytest.mark.slow
 SINGLE = (torch.float32, torch.complex64)
@@ -88,10 +89,16 @@ CASES = [
 
 
 @pytest.mark.skipif(ACTIVE, reason="this is the process that it starts")
-@pytest.mark.parametrize("speed", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("file", [Path(__file__), *ALSO], ids=lambda file: file.stem)
-def test_with_the_interpreter(file, speed):
-    run_interpreted(speed, file)
+def test_with_the_interpreter(file):
+    run_interpreted("not slow", file)
+
+
+@slow
+@pytest.mark.skipif(ACTIVE, reason="this is the process that it starts")
+@pytest.mark.parametrize("file", SLOW, ids=lambda file: file.stem)
+def test_slowly_with_the_interpreter(file):
+    run_interpreted("slow", file)
 
 
 @pytest.mark.skipif(ACTIVE, reason="this is the process that it starts")
