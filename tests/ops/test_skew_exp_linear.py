@@ -42,6 +42,11 @@ def test_the_series_and_its_derivative_are_those_of_the_exponential(norm, error)
     assert shorter is None
 
 
+@pytest.mark.parametrize(("norm", "terms"), [(0.14, 5), (0.5, 7), (1.0, 9), (1.5, 11)])
+def test_the_numbers_of_terms_that_the_documentation_names(norm, terms):
+    assert len(series(steps_of(norm), EPS, 20).coefficients) - 1 == terms
+
+
 @pytest.mark.parametrize("norm", [100.0, math.inf, math.nan])
 def test_norms_without_a_series(norm):
     assert steps_of(norm) is None

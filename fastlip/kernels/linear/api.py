@@ -19,8 +19,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: Ba
     r"""Returns W x + b, as ``torch.nn.functional.linear``.
 
     The C++ kernel multiplies with the widest vectors that the processor has. Torch's library has half as wide ones on
-    processors with AVX-512 that are not Intel's; there ``"auto"`` runs the kernel, in float32 and from 1.6 million
-    multiply-adds on.
+    AMD's processors with AVX-512; there ``"auto"`` runs the kernel, in float32 and from 1.6 million multiply-adds on.
 
     Args:
         x: (..., n).

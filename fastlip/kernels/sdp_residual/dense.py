@@ -53,7 +53,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x and weight, empty unless wanted, of bias and scale."""
     rows, g, h = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (x, gradient, h))
-    v = product(g, weight.T, least=0)
+    v = product(g, weight.T, least=0)  # and then u: without a halo the pass writes over it
     _, of_bias, of_scale = passes.relu_backward(_pixels(v), _pixels(h), scale.contiguous(), NO_PADS)
     of_x = of_weight = x.new_empty(0)
     if wanted[0]:
