@@ -77,7 +77,7 @@ CASES = {
     "groups": _case(3, 12, 20, (5, 4), groups=4),
     "groups_s3x2": _case(2, 4, 6, (3, 2), groups=2),
     "groups_of_17_channels_last": _case(3, 34, 36, (6, 6), groups=2, layout="channels_last"),
-    "depthwise_torus": _case(3, 8, 8, (4, 3), (6, 5), groups=8),
+    "depthwise_torus": _case(7, 8, 8, (4, 3), (6, 5), groups=8),
     "c130_s2": _case(9, 130, 136, (2, 2)),
     "one_image": _case(1, 16, 33, (8, 8)),
     "empty_batch": _case(0, 4, 5, (4, 4)),

@@ -115,15 +115,15 @@ _kept_phases = lru_cache(maxsize=64)(_phases)
 
 
 def _largest_singular_value(matrices: Tensor, exact: bool) -> Tensor:
-    """The largest over a batch (n, rows, columns), by the smaller of the two Gram matrices."""
+    """The largest over a batch (n, rows, columns), by the smaller of the two Gram matrices.
+
+    Eigenvalues are computed only of those whose cheap bound exceeds what was found so far.
+    """
     if matrices.shape[1] > matrices.shape[2]:
         matrices = matrices.mT
     gram = matrices @ matrices.mH
-    return (_largest_eigenvalue(gram) if exact else gram_iteration(gram)).clamp_min(0).sqrt()
-
-
-def _largest_eigenvalue(gram: Tensor) -> Tensor:
-    """The largest over a batch, looking only at matrices whose cheap bound exceeds what was found so far."""
+    if not exact:
+        return gram_iteration(gram).clamp_min(0).sqrt()
     bound, order = _cheap_bound(gram).sort(descending=True)
     largest = bound.new_zeros(())
     for at in range(0, len(order), step := 1 + len(order) // 8):
@@ -131,7 +131,7 @@ def _largest_eigenvalue(gram: Tensor) -> Tensor:
             break
         chosen = gram[order[at : at + step]]
         largest = torch.maximum(largest, torch.linalg.eigvalsh(chosen)[:, -1].amax())
-    return largest
+    return largest.sqrt()
 
 
 def _cheap_bound(gram: Tensor) -> Tensor:
