@@ -158,13 +158,13 @@ class Convolution {
 // null, MaxMin follows and leaves its bits there; of one group.
 template <class T>
 void forward(const T* x, const T* matrices, const T* bias, T* y, uint8_t* bits, int64_t n, int64_t groups, int64_t cin, int64_t cout,
-             int64_t h, int64_t w, int64_t fft_h, int64_t fft_w, int64_t channels_last) {
+             int64_t h, int64_t w, int64_t fft_h, int64_t fft_w, int64_t x_channels_last, int64_t y_channels_last) {
   const Channels<T> inputs{groups, cin / groups}, outputs{groups, cout / groups};
   const Convolution<T> convolution({matrices, nullptr, inputs, outputs}, n, inputs, outputs, {h, w, fft_h, fft_w});
   prefer_large_pages(y, n * cout * h * w);
-  const bool last = channels_last != 0;
+  const bool last = y_channels_last != 0;
   const Activation activation = bits == nullptr ? Activation::kNone : Activation::kMaxMin;
-  convolution.forward({x, cin, h, w, last}, bias, {y, cout, h, w, last}, 1,
+  convolution.forward({x, cin, h, w, x_channels_last != 0}, bias, {y, cout, h, w, last}, 1,
                       {{nullptr, cout, h, w, last}, activation, {bits, h, w, outputs.chunks}});
 }
 

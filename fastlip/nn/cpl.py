@@ -108,7 +108,8 @@ class CPLConv2d(LipschitzLayer):
         dtype: of the parameters; default None: torch's default dtype.
         backend: ``"auto"`` (default), ``"reference"``, ``"native"`` or ``"triton"``.
         inner_channels: rows of W; None: ``width``.
-        recompute: True keeps half as much for the backward, for one more convolution; None: only for 1x1 kernels.
+        recompute: True keeps half as much for the backward, for one more convolution; None (default): for 1x1
+            kernels, and on a CPU for 3x3 kernels with up to 64 inner channels.
         training_sigma: ``"bound"`` (default), or ``"power"``: a power iteration in train mode.
 
     Shapes: (n, in_channels, h, w) or (in_channels, h, w) to out_channels and ceil(h / stride_h).

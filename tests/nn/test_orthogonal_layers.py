@@ -286,3 +286,24 @@ def test_singular_values_stay_at_1_in_single_precision_after_100_steps(name):
 @pytest.mark.parametrize("name", TRAINED)
 def test_wide_layers_stay_orthogonal_after_100_steps(name, channels, side):
     check_after_training(name, channels, side)
+
+
+@pytest.mark.parametrize("cls", [CayleyConv2d, LOTConv2d])
+def test_one_tap_and_many_channels_are_a_dense_layer(cls):
+    """In channels-last format, which stays; what autograd and its transforms see is the same as of ``conv2d``."""
+    torch.manual_seed(0)
+    layer = perturb(cls(128, 160, 1))
+    x = torch.randn(4, 128, 3, 2).contiguous(memory_format=torch.channels_last).requires_grad_()
+    y, expected = layer(x), F.conv2d(x, layer._effective()[0], layer.bias)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    assert layer(x.detach().contiguous()).is_contiguous()
+    gradients = [torch.autograd.grad(z.square().sum(), (x, layer.bias)) for z in (y, expected)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    mapped = torch.func.vmap(layer)(x.detach()[:, None])
+    torch.testing.assert_close(mapped[:, 0], expected.detach(), rtol=1e-5, atol=1e-5)
+    grouped = cls(256, 256, 1, groups=2)
+    images = torch.randn(2, 256, 3, 2).contiguous(memory_format=torch.channels_last)
+    expected = F.conv2d(images, grouped._effective()[0], grouped.bias, groups=2)
+    torch.testing.assert_close(grouped(images), expected, rtol=1e-5, atol=1e-5)

@@ -1,13 +1,14 @@
 """SLL and CPL beyond what every layer keeps: the scale, its bound, and the shapes around the residual map."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from layer_catalog import KERNELS, jacobians, perturb
 
 from fastlip import nn as lip
-from fastlip import ops
+from fastlip import ops, testing
 from fastlip.kernels.spectral_conv.api import kernel_spectrum
 from fastlip.nn._sigma import frequencies, squared_norm_bound
 from fastlip.nn.applications.residual import residual_bound, safe_scale
@@ -283,3 +284,27 @@ def test_power_gradient_is_that_of_the_largest_singular_value():
 def test_unknown_training_sigma_is_named():
     with pytest.raises(ValueError, match="training_sigma='svd'"):
         lip.CPLConv2d(4, 4, 3, training_sigma="svd")
+
+
+@pytest.mark.parametrize("cls", CONVOLUTIONS)
+@pytest.mark.parametrize(("kernel", "inner", "again"), [(3, 64, True), (3, 65, False), (5, 64, False), (1, 65, True)])
+def test_few_channels_keep_their_inputs_alone(cls, kernel, inner, again):
+    """On a CPU, with 3 x 3 kernels and in training, where nothing else is asked for; the gradients are the same."""
+    torch.manual_seed(0)
+    x = torch.randn(16, 64, 16, 16).contiguous(memory_format=torch.channels_last)
+    make = partial(cls, 64, 64, kernel, inner_channels=inner)
+    layers = {choice: perturb(make(recompute=choice)) for choice in (None, False)}
+    layers[None].load_state_dict(layers[False].state_dict())
+    kept, gradients = {}, {}
+    for choice, layer in layers.items():
+        layer(x).square().sum().backward()
+        gradients[choice] = [p.grad for p in layer.parameters()]
+        kept[choice] = testing.bytes_kept(lambda layer=layer: layer(x))
+    for one, other in zip(*gradients.values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
+    hidden = x.element_size() * x.numel() * inner // 64
+    assert kept[False] - kept[None] == (hidden if again else 0)
+    if kernel > 1:  # in evaluation nothing is computed twice
+        images = x.clone().requires_grad_()
+        kept = [testing.bytes_kept(lambda layer=layer: layer.eval()(images)) for layer in layers.values()]
+        assert kept[0] == kept[1]

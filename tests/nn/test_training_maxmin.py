@@ -61,6 +61,19 @@ def test_the_bits_are_those_of_a_layer_and_its_activation(kind, shape, dtype, ca
                 assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_are_channels_last_after_the_first_pair(kind, calls):
+    """Whose kernels read and write vectors of channels; the gradient of x lies like x."""
+    torch.manual_seed(0)
+    fused = fastlip.fuse(nn.Sequential(pair(kind)[0], lip.MaxMin(), pair(kind)[0], lip.MaxMin()))
+    x = torch.randn(3, 16, 8, 6, requires_grad=True)
+    y = fused(x)
+    assert len(calls) == 2
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    (gradient,) = torch.autograd.grad(y.square().sum(), x)
+    assert gradient.is_contiguous()
+
+
 def test_nan_stays_where_it_is(calls):
     _layer, fused = pair("cayley")
     x = torch.randn(2, 16, 4, 4)

@@ -43,17 +43,23 @@ def unprofitable(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, grou
 def spectral_conv_forward(
     x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size, groups: int, bits: Tensor | None = None
 ) -> Tensor:
-    """IDFT(Q DFT(x)) + bias, and MaxMin after it where there is memory for its ``bits``."""
+    """IDFT(Q DFT(x)) + bias in the memory format of x.
+
+    Where there is memory for its ``bits``, MaxMin of that, in channels-last format: other layers of the network then
+    read and write vectors of channels.
+    """
     last, dtype = torch.contiguous_format, x.dtype
     if not x.is_contiguous() or x.dtype != REAL[Q.dtype]:
         x, last = _dense(x, Q), dense_format(x)
     Q, bias = Q.resolve_conj().contiguous(), bias if bias is None else bias.contiguous()
     n, cin, height, width = x.shape
-    y = torch.empty((n, Q.shape[1], height, width), dtype=x.dtype, device=x.device, memory_format=last)
+    y_last = last if bits is None else torch.channels_last
+    y = torch.empty((n, Q.shape[1], height, width), dtype=x.dtype, device=x.device, memory_format=y_last)
     sizes = (n, groups, cin, Q.shape[1], height, width, *fft_size)
     address = 0 if bias is None else bias.data_ptr()
     addresses = x.data_ptr(), Q.data_ptr(), address, y.data_ptr(), 0 if bits is None else bits.data_ptr()
-    CPU[_FORWARD[Q.dtype]](*addresses, *sizes, last is torch.channels_last)
+    formats = last is torch.channels_last, y_last is torch.channels_last
+    CPU[_FORWARD[Q.dtype]](*addresses, *sizes, *formats)
     return y.to(dtype)
 
 

@@ -20,6 +20,7 @@ from fastlip.kernels.spectral_conv.api import FixedSpectrum, kernel_spectrum, ow
 from fastlip.nn._cache import CACHED_CONTEXTS
 from fastlip.nn.applications import spectra, training_spectra
 from fastlip.nn.applications.application import ConvApplication
+from fastlip.nn.applications.dense import pointwise
 from fastlip.nn.arguments import require_same
 from fastlip.nn.base import LipschitzLayer, as_it_runs
 from fastlip.nn.fusion import Fusion
@@ -33,7 +34,7 @@ class FrequencyConvolution(ConvApplication):
     dilation * (kernel_size - 1); the image is embedded in zeros and the result cropped, and neither adds norm.
     A stride is space-to-depth: each stride[0] x stride[1] patch becomes channels (sides are first padded with
     zeros at their end to a multiple of the stride), then follows a convolution of stride 1 with a kernel of
-    ceil(kernel_size / stride) taps. A kernel of one tap is one dense matrix, applied by ``conv2d``.
+    ceil(kernel_size / stride) taps. A kernel of one tap is one dense matrix (:func:`pointwise`).
 
     In evaluation, where nothing is differentiated, the matrices are kept as the kernels read them, whatever their
     size. These take the place of ``_effective(*fft_size)``, which is kept next to them only where something else asks
@@ -61,7 +62,7 @@ class FrequencyConvolution(ConvApplication):
         if self.geometry.axes != 2:
             return self._of_volumes(layer, x)
         if self.taps == (1, 1):
-            return F.conv2d(x, layer._effective()[0], layer.bias, groups=self.geometry.groups)
+            return pointwise(layer, x, layer._effective()[0])
         height, width = x.shape[-2], x.shape[-1]
         if self.geometry.padding_mode != "circular":
             height, width = height + self.reach[0], width + self.reach[1]

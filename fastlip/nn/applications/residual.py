@@ -28,6 +28,9 @@ from fastlip.nn.fusion import Fusion
 
 # A scale is a quotient by sums of products, rounded at each step: they are enlarged by this many roundings.
 _ROUNDINGS = 8
+# Inner channels up to which relu(W x + b) is computed again in the backward of a step on a CPU: few channels have
+# large images, which fill the memory, and Winograd's convolutions of 3 x 3 taps are cheap.
+_FEW_CHANNELS, _SIDES = 64, (3, 3)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,10 @@ class ResidualConvolution(ConvApplication):
         elif not layer.training:
             # A view, where only the images' gradient may be asked for: of a leaf, torch does not say whether it is.
             kernel = kernel.view_as(kernel)
-        recompute = geometry.taps == 1 if layer.recompute is None else layer.recompute
+        recompute = layer.recompute
+        if recompute is None:
+            few = self.inner_channels <= _FEW_CHANNELS and layer.training and x.is_cpu
+            recompute = geometry.taps == 1 or (few and geometry.kernel_size == _SIDES)
         lowered = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
         call = residual_under_autocast if lowered else SDP_RESIDUAL
         return call(x, kernel, bias, scale, second, recompute, layer.training, self.inner, pairing, layer.backend)
