@@ -38,9 +38,9 @@ def measured(file: str, command: str, machine: str, torch: str) -> str:
     return f"{machine}; torch {torch.partition('+')[0]}; `{command}`; `{file}`."
 
 
-def steps(size: str) -> str:
+def steps(size: str, processor: str = "") -> str:
     """Training and evaluation steps of one network, as ratios to the same network of ``nn.Conv2d`` layers."""
-    file, found = read(f"steps_{size}_cpu_*.json")
+    file, found = read(f"steps_{size}_{processor}{'_' if processor else ''}cpu_*.json")
     options = found["options"]
     machine = f"{options['machine']}, {options['threads']} threads"
     by_method: dict[str, dict[str, dict[str, Any]]] = {}
