@@ -67,7 +67,9 @@ def _own_versions() -> dict[str, str]:
 
 
 def _version(package: str) -> str:
-    """Version of a package, or that it is not installed."""
+    """Version of a package, or that it is not installed; of torch with its build, as in 2.11.0+cu130."""
+    if package == "torch":
+        return str(torch.__version__)
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

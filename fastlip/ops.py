@@ -9,6 +9,7 @@ from fastlip.kernels import OPS
 from fastlip.kernels.block_conv.api import block_conv
 from fastlip.kernels.block_reflector.api import block_reflector
 from fastlip.kernels.cayley.api import cayley
+from fastlip.kernels.cayley_linear.api import cayley_linear
 from fastlip.kernels.conv_chain.api import conv_chain
 from fastlip.kernels.conv_exp.api import conv_exp
 from fastlip.kernels.gram_rowsum.api import gram_rowsum
@@ -31,6 +32,7 @@ __all__ = [
     "block_conv",
     "block_reflector",
     "cayley",
+    "cayley_linear",
     "conv_chain",
     "conv_exp",
     "gram_rowsum",

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.cayley_linear.api import pays
 from fastlip.kernels.common.geometry import Pair
 from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMode, Sides
 from fastlip.kernels.spectral_cayley.api import OPERATOR as SPECTRAL_CAYLEY
 from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
 from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
-from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense
+from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense, FewVectors
 from fastlip.nn.applications.frequency import FrequencyConvolution, check_patches
 from fastlip.nn.arguments import ConvCommon, ConvSizes, conv_geometry, dense_features, make_bias, make_parameter
 from fastlip.nn.base import LipschitzLayer, at_least_float32, effective_weight
@@ -167,6 +168,15 @@ class CayleyConv2d(LipschitzLayer):
         return self._application.matrices(M, (), lambda V, reals: ops.cayley(V, backend=self.backend))
 
 
+def _matrix_of(layer: CayleyLinear) -> Tensor:
+    """M, of which the weight is the Cayley transform."""
+    M = normalize(layer.raw_weight, layer.alpha)
+    return with_identity(layer, M) if layer.quasi_residual else M
+
+
+_FEW_VECTORS = FewVectors(ops.cayley_linear, pays, _matrix_of)
+
+
 class CayleyLinear(LipschitzLayer):
     r"""Dense layer y = Q x + b with Q = Cayley(alpha W / ||W||_F): orthogonal, or orthonormal rows or columns.
 
@@ -213,7 +223,8 @@ class CayleyLinear(LipschitzLayer):
         quasi_residual: bool | float = False,
         parametrization: Parametrization = "unconstrained",
     ):
-        super().__init__(Dense(orthogonal=True), backend)
+        few_vectors = None if parametrization == MANIFOLD else _FEW_VECTORS
+        super().__init__(Dense(orthogonal=True, few_vectors=few_vectors), backend)
         self.in_features, self.out_features = dense_features(in_features, out_features)
         self.bias = make_bias(out_features, bias, device, dtype)
         self.quasi_residual = check_quasi_residual(quasi_residual, (in_features, out_features))
@@ -233,9 +244,7 @@ class CayleyLinear(LipschitzLayer):
         """(Q,): the Cayley transform."""
         if self.parametrization == MANIFOLD:
             return (on_manifold(self),)
-        M = normalize(self.raw_weight, self.alpha)
-        M = with_identity(self, M) if self.quasi_residual else M
-        return (ops.cayley(M, backend=self.backend),)
+        return (ops.cayley(_matrix_of(self), backend=self.backend),)
 
 
 METHOD = Method(

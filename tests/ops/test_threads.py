@@ -29,7 +29,7 @@ SPLIT = {
 }
 # Beside their own loops these call torch's convolutions and products, whose sums torch's libraries split.
 WITH_TORCH = ("conv_chain", "conv_exp", "polar_linear", "sdp_residual", "spectral_cayley", "spectral_polar")
-WITHOUT_LOOPS = ("block_reflector", "skew_exp", "skew_exp_linear")
+WITHOUT_LOOPS = ("block_reflector", "cayley_linear", "skew_exp", "skew_exp_linear")
 
 Body = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 Loop = ctypes.CFUNCTYPE(

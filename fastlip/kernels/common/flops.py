@@ -119,6 +119,14 @@ def _linear_backward(gradient: Shape, x: Shape, weight: Shape, wanted: Sequence[
     return sum(wanted) * _applied(x, weight)
 
 
+def _cayley_linear(x: Shape, M: Shape, *_: Any, **__: Any) -> int:
+    return 3 * _matrices(M) + _applied(x, M)
+
+
+def _cayley_linear_backward(gradient: Shape, Q: Shape, *_: Any, **__: Any) -> int:
+    return 2 * _applied(gradient, Q)
+
+
 def _skew_exp_linear(x: Shape, K: Shape, *_: Any, **__: Any) -> int:
     return _TERMS * _applied(x, K)
 
@@ -170,6 +178,8 @@ _FORMULAS = {
     "block_reflector_backward": _reflector_backward,
     "cayley_forward": _times(3),
     "cayley_backward": _times(4),
+    "cayley_linear_forward": _cayley_linear,
+    "cayley_linear_backward": _cayley_linear_backward,
     "linear_forward": _linear,
     "linear_backward": _linear_backward,
     "polar_forward": _times(_POLAR),

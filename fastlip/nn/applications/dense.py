@@ -26,12 +26,20 @@ _MANY_CHANNELS = 128  # at 64 both take as long
 DENSE_ARGUMENTS = ("application", "in_features", "out_features")
 
 
+def _weight_with_identity(layer: Any) -> Tensor:
+    return with_identity(layer, layer.raw_weight)
+
+
 @dataclass(frozen=True)
 class FewVectors:
-    """An op that computes Q x without Q, from x and ``raw_weight``, and whether that takes less work."""
+    """An op that trains with Q x in less work than with Q, from x and a matrix that Q is made of.
+
+    ``pays(x, layer.raw_weight)`` says whether it does. ``matrix(layer)`` is the op's matrix.
+    """
 
     product: Callable[..., Tensor]
     pays: Callable[[Tensor, Tensor], bool]
+    matrix: Callable[[Any], Tensor] = _weight_with_identity
 
 
 def _exponential_product(x: Tensor, K: Tensor, *, backend: Any) -> Tensor:
@@ -47,10 +55,10 @@ EXPONENTIAL = FewVectors(_exponential_product, skew_exp_linear.pays)
 class Dense(Application):
     """y = Q x + bias; ``orthogonal``: Q has orthonormal rows or columns.
 
-    ``few_vectors``: an op for training on a CPU, where x has far fewer vectors than the layer has features. It takes
-    ``raw_weight``, with its identity if there is one: :data:`POLAR` where Q is its polar factor, :data:`EXPONENTIAL`
-    where Q are the first rows and columns of the exponential of its skew part. Evaluation, and whoever asks for the
-    weight, has Q itself.
+    ``few_vectors``: an op for training on a CPU, where x has few vectors for the layer's features. :data:`POLAR`
+    takes ``raw_weight``, with its identity if there is one, where Q is its polar factor, :data:`EXPONENTIAL` where Q
+    are the first rows and columns of the exponential of its skew part. Evaluation, and whoever asks for the weight,
+    has Q itself.
     """
 
     orthogonal: bool = False
@@ -65,7 +73,9 @@ class Dense(Application):
             # Inputs are counted here too: one call less where they are few. A compiler would keep what was decided.
             by_torch = _is_compiling() or x.numel() * layer.out_features < WORTHWHILE
             return F.linear(x, weight, bias) if by_torch else affine(layer, x, weight, bias)
-        y = few.product(x, with_identity(layer, layer.raw_weight), backend=layer.backend)[..., : layer.out_features]
+        y = few.product(x, few.matrix(layer), backend=layer.backend)
+        if y.shape[-1] > layer.out_features:
+            y = y[..., : layer.out_features]
         return y if layer.bias is None else y + layer.bias
 
     @torch.no_grad()
