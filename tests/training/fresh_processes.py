@@ -10,6 +10,7 @@ import time
 import traceback
 from pathlib import Path
 
+import torch
 from torch.distributed import TCPStore
 
 MODULES = ["torch", "fastlip.cli", "fastlip.training.loop", "sklearn.datasets", "sklearn.model_selection", __name__]
@@ -78,6 +79,9 @@ def run_ranks(function, *arguments, folder):
 def _run(function, arguments, environment, folder):
     os.environ.update(environment)
     os.chdir(folder)
+    # More threads than cores would spin while they wait for each other.
+    at_once = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) * int(os.environ.get("WORLD_SIZE", "1"))
+    torch.set_num_threads(max(1, torch.get_num_threads() // at_once))
     # Left open, so that the stack of a process that hangs while it ends is there too.
     output = open(f"output-{environment.get('RANK', '')}.txt", "w")  # noqa: SIM115
     sys.stdout = sys.stderr = output
