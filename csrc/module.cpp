@@ -113,7 +113,22 @@ bool bind_kernels(PyObject* module) {
   return PyObject_SetAttrString(module, "kernels", names.get()) == 0;
 }
 
-PyObject* make_module(const char* name) {
+// Whether the processor has the instruction set that this file is built for; ImportError is set otherwise.
+bool runs_here() {
+#if defined(__AVX512F__)
+  const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+#elif defined(__AVX2__)
+  const bool runs = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  const bool runs = true;
+#endif
+  if (!runs) PyErr_SetString(PyExc_ImportError, "this processor cannot run " FASTLIP_INSTRUCTION_SET " kernels");
+  return runs;
+}
+
+// Not a part of its caller: the processor has been looked at before any of this runs.
+[[gnu::noinline]] PyObject* make_module(const char* name) {
   static PyMethodDef methods[] = {{"set_parallel_for", take_parallel_for, METH_O, nullptr},
                                   {nullptr, nullptr, 0, nullptr}};
   static PyModuleDef definition = {PyModuleDef_HEAD_INIT, name, nullptr, -1, methods, nullptr, nullptr, nullptr,
@@ -137,4 +152,6 @@ PyObject* make_module(const char* name) {
 #define FASTLIP_INIT(name) PyMODINIT_FUNC PyInit_##name()
 #define FASTLIP_INIT_OF(name) FASTLIP_INIT(name)
 
-FASTLIP_INIT_OF(FASTLIP_MODULE) { return fastlip::make_module(FASTLIP_TEXT_OF(FASTLIP_MODULE)); }
+FASTLIP_INIT_OF(FASTLIP_MODULE) {
+  return fastlip::runs_here() ? fastlip::make_module(FASTLIP_TEXT_OF(FASTLIP_MODULE)) : nullptr;
+}

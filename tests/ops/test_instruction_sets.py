@@ -65,6 +65,20 @@ def child(instruction_set, *arguments):
     return int(count)
 
 
+@pytest.mark.parametrize("instruction_set", ["default", "avx2", "avx512"])
+def test_a_module_that_cannot_run_here_says_so(instruction_set):
+    """Whoever looks at all modules of a package imports it too, and shall not lose the process."""
+    if find_spec(f"fastlip._native_{instruction_set}") is None:
+        pytest.skip(f"the {instruction_set} kernels are not built")
+    command = [sys.executable, "-c", f"import fastlip._native_{instruction_set}"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if instruction_set in (*LESSER, BEST.lower()):
+        assert process.returncode == 0, process.stderr
+    else:
+        expected = f"ImportError: this processor cannot run {instruction_set} kernels"
+        assert (process.returncode, process.stderr.splitlines()[-1]) == (1, expected)
+
+
 @pytest.mark.parametrize("instruction_set", LESSER)
 def test_kernels_agree_in_single_precision(instruction_set):
     assert child(instruction_set) > 100
