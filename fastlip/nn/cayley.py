@@ -170,8 +170,7 @@ class CayleyConv2d(LipschitzLayer):
 
 def _matrix_of(layer: CayleyLinear) -> Tensor:
     """M, of which the weight is the Cayley transform."""
-    M = normalize(layer.raw_weight, layer.alpha)
-    return with_identity(layer, M) if layer.quasi_residual else M
+    return with_identity(layer, normalize(layer.raw_weight, layer.alpha))
 
 
 _FEW_VECTORS = FewVectors(ops.cayley_linear, pays, _matrix_of)

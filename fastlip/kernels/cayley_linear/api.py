@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.cayley_linear import reference
-from fastlip.kernels.common.checks import matrices
+from fastlip.kernels.common.checks import square_matrix
 from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
@@ -54,14 +54,7 @@ def cayley_linear(x: Tensor, M: Tensor, *, backend: Backend = "auto") -> Tensor:
     >>> fastlip.ops.cayley_linear(torch.tensor([1.0, 2.0]), turn)
     tensor([-2.,  1.])
     """
-    M = matrices("M", M)
-    if M.is_complex() or x.dtype != M.dtype:
-        raise TypeError(f"x, M: got {x.dtype} and {M.dtype}, expected float32 or float64 for both")
-    if M.dim() != 2 or M.shape[0] != M.shape[1]:
-        raise ValueError(f"M: got shape {tuple(M.shape)}, expected (n, n)")
-    if x.dim() == 0 or x.shape[-1] != M.shape[1]:
-        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (*, {M.shape[1]})")
-    return OPERATOR(x, M, backend)
+    return OPERATOR(x, square_matrix("M", M, x), backend)
 
 
 def _fake_forward(x: Tensor, M: Tensor, backend: Backend) -> tuple[Tensor, Tensor, Tensor]:

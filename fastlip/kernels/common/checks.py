@@ -59,3 +59,15 @@ def matrices(name: str, value: Tensor) -> Tensor:
     if value.dim() < 2 or 0 in value.shape[-2:]:
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected (..., m, n) with m, n at least 1")
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def square_matrix(name: str, matrix: Any, x: Tensor) -> Tensor:
+    """A real square matrix that is applied to vectors x, or TypeError or ValueError."""
+    matrix = matrices(name, matrix)
+    if matrix.is_complex() or x.dtype != matrix.dtype:
+        raise TypeError(f"x, {name}: got {x.dtype} and {matrix.dtype}, expected float32 or float64 for both")
+    if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"{name}: got shape {tuple(matrix.shape)}, expected (n, n)")
+    if x.dim() == 0 or x.shape[-1] != matrix.shape[1]:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (*, {matrix.shape[1]})")
+    return matrix

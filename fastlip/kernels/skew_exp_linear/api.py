@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlip.kernels.common.checks import matrices
+from fastlip.kernels.common.checks import square_matrix
 from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.dispatch import Op
 from fastlip.kernels.common.literals import Backend
@@ -61,14 +61,7 @@ def skew_exp_linear(x: Tensor, K: Tensor, *, backend: Backend = "auto") -> Tenso
     >>> fastlip.ops.skew_exp_linear(torch.tensor([1.0, 2.0]), turn).round(decimals=4)
     tensor([-2.,  1.])
     """
-    K = matrices("K", K)
-    if K.is_complex() or x.dtype != K.dtype:
-        raise TypeError(f"x, K: got {x.dtype} and {K.dtype}, expected float32 or float64 for both")
-    if K.dim() != 2 or K.shape[0] != K.shape[1]:
-        raise ValueError(f"K: got shape {tuple(K.shape)}, expected (n, n)")
-    if x.dim() == 0 or x.shape[-1] != K.shape[1]:
-        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (*, {K.shape[1]})")
-    return OPERATOR(x, K, backend)
+    return OPERATOR(x, square_matrix("K", K, x), backend)
 
 
 def memory(x: Tensor, K: Tensor) -> int:
