@@ -224,7 +224,7 @@ def test_the_settings_are_restored_before_the_last_holder_is_gone(monkeypatch):
     seen, restore = [], precision.PRODUCTS._restore
     monkeypatch.setattr(precision.PRODUCTS, "_restore", lambda: (seen.append(precision.PRODUCTS.holders), restore()))
     with precision.full_precision(CPU):
-        pass
+        assert not precision.stays_ieee(CPU)
     assert seen == [1]
 
 
@@ -294,3 +294,50 @@ def test_the_agreement_gate_asks_for_full_precision(op_name, monkeypatch):
         with pytest.raises(AssertionError, match="is off by"):
             agree()
     assert model.rounded
+
+
+@contextlib.contextmanager
+def another_thread_in_full_precision():
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with precision.full_precision(CPU):
+            inside.set()
+            leave.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    try:
+        yield
+    finally:
+        leave.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("name", ["AOCConv2d", "BCOPConv2d", "CayleyLinear", "CPLLinear", "SandwichLinear"])
+def test_gradients_are_the_same_where_another_thread_held_full_precision_in_the_forward(name, backend):
+    """It has left it when the backward runs: then products are lowered again."""
+    kind = getattr(lip, name)
+    layer = kind(6, 6, **({} if name.endswith("Linear") else {"kernel_size": 3}), backend=backend)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_()
+    torch.set_float32_matmul_precision("high")
+    with another_thread_in_full_precision():
+        assert precision.is_ieee(CPU)
+        weights = layer._effective()
+    with TF32() as mode:
+        torch.autograd.backward([weight.sum() for weight in weights])
+    assert mode.rounded == 0
+
+
+def test_a_thread_that_is_inside_has_full_precision_itself():
+    torch.set_float32_matmul_precision("high")
+    with another_thread_in_full_precision(), precision.full_precision(CPU):
+        assert precision.stays_ieee(CPU)
+    assert not precision.stays_ieee(CPU)
+    torch.set_float32_matmul_precision("highest")
+    with another_thread_in_full_precision():
+        assert precision.stays_ieee(CPU)

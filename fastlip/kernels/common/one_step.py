@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastlip.kernels.common.gate import is_recorded, is_transformed
-from fastlip.kernels.common.precision import full_precision, is_ieee, widens, wider
+from fastlip.kernels.common.precision import full_precision, stays_ieee, widens, wider
 
 _SINGLE = {torch.float64: torch.float32, torch.complex128: torch.complex64}
 _FIXED = 2  # arguments before the tensors
@@ -48,7 +48,7 @@ def in_full_precision(function: Callable[..., Tensor], *tensors: Any) -> Tensor:
 
 def is_needed(device: torch.device) -> bool:
     """Whether autograd would multiply in lower precision in a graph that is made now, which can have such a step."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or is_ieee(device):
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or stays_ieee(device):
         return False
     return not (is_recorded() or is_transformed())
 
@@ -62,7 +62,7 @@ def is_wide(device: torch.device) -> bool:
         return True
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not is_transformed():
         return False
-    return not is_ieee(device)
+    return not stays_ieee(device)
 
 
 @contextmanager
@@ -114,7 +114,7 @@ class _Step(torch.autograd.Function):
         tensors = ctx.saved_tensors  # which refuses tensors that were changed meanwhile
         needed = ctx.needs_input_grad[_FIXED:]
         device = tensors[0].device
-        if torch.is_grad_enabled() and not is_ieee(device):  # these gradients will be differentiated themselves
+        if torch.is_grad_enabled() and not stays_ieee(device):  # these gradients will be differentiated themselves
             given = [gradient for gradient in gradients if gradient is not None]
             found = in_one_step(_gradient_of(ctx.function, needed, gradients), [*tensors, *given])
         else:

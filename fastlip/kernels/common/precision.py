@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -55,6 +55,11 @@ def is_ieee(device: torch.device) -> bool:
     return _get("mkldnn", "matmul") in FULL and _get("mkldnn", "conv") in FULL
 
 
+def stays_ieee(device: torch.device) -> bool:
+    """Whether :func:`is_ieee` holds here, and not only because another thread computes weights now."""
+    return PRODUCTS.look(partial(is_ieee, device))
+
+
 def ieee(device: torch.device) -> AbstractContextManager[object]:
     """A context in which float32 products on this device are IEEE float32; an empty one if they are already.
 
@@ -86,7 +91,7 @@ def everything_ieee() -> AbstractContextManager[object]:
 @constant
 def widens(device: torch.device) -> bool:
     """Whether a program that is being compiled needs float64 for weights, as its float32 products are lowered."""
-    return not is_ieee(device)
+    return not stays_ieee(device)
 
 
 def wider(tensor: Tensor) -> Tensor:
@@ -111,6 +116,12 @@ def _both(outer: AbstractContextManager[object], inner: AbstractContextManager[o
         yield
 
 
+class _Depth(threading.local):
+    """How many contexts this thread is in."""
+
+    contexts = 0
+
+
 class _Settings:
     """The precision of some float32 products in this process; a context in which it is full.
 
@@ -122,7 +133,7 @@ class _Settings:
 
     def __init__(self, products: tuple[tuple[str, str], ...], *older: Any) -> None:
         self.holders = self.entries = 0  # contexts that are open, and all so far
-        self._lock = threading.Lock()
+        self._lock, self._here = threading.Lock(), _Depth()
         self._names, self._interface = products, older
         self._values: dict[tuple[str, str], str] = {}
         self._older: Any = None
@@ -131,6 +142,7 @@ class _Settings:
         with self._lock:
             self.entries += 1
             self.holders += 1
+            self._here.contexts += 1
             # Also if another context is open: the user may have changed the settings since.
             if not set(itertools.starmap(_get, self._names)) <= _FULL:
                 self._raise()
@@ -139,7 +151,13 @@ class _Settings:
         with self._lock:
             if self.holders == 1 and self._values:
                 self._restore()
+            self._here.contexts -= 1
             self.holders -= 1  # last: without holders the settings are the user's
+
+    def look(self, is_full: Callable[[], bool]) -> bool:
+        """Whether the settings are full; not where that is the work of other threads alone."""
+        with self._lock:
+            return is_full() and not (self._values and not self._here.contexts)
 
     def _raise(self) -> None:
         setter, getter, full = self._interface
