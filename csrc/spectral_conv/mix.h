@@ -23,10 +23,12 @@ class Mixing {
   Mixing(const T* matrices, const T* fixed_panels, Channels<T> inputs, Channels<T> outputs)
       : matrices_(matrices), fixed_panels_(fixed_panels), inputs_(inputs), outputs_(outputs) {}
 
-  // Images [begin, end) of the spectrum at a frequency: x to Q x, or with `adjoint` y to Qᴴ y, in place. Meanwhile the
-  // same images at the frequency `next` come nearer (none if it is negative).
-  void apply(const Spectrum<T>& spectrum, int64_t frequency, int64_t next, int64_t begin, int64_t end,
-             bool adjoint) const {
+  // Images [begin, end) of the spectrum at a frequency: x to Q x, or with `adjoint` y to Qᴴ y, in place. Where `sums` is
+  // not null, it gets what was there plus the result, at the same places, for the channels that both have, and what was
+  // there for others; it may be the spectrum's own memory. Meanwhile the same images at the frequency `next` come nearer
+  // (none if it is negative).
+  void apply(const Spectrum<T>& spectrum, int64_t frequency, int64_t next, int64_t begin, int64_t end, bool adjoint,
+             T* sums) const {
     const bool is_real = spectrum.is_real(frequency);
     const T* panels = adjoint                    ? pack_adjoint(frequency, is_real)
                       : fixed_panels_ == nullptr ? pack(frequency, is_real)
@@ -51,6 +53,9 @@ class Mixing {
       } else {
         multiply<true>({block, padded, count}, panels, target, row, from, to, approach);
       }
+      if (sums == nullptr) continue;
+      const int64_t chunk = is_real ? lanes : 2 * lanes, common = std::min(from.chunks, to.chunks) * chunk;
+      add({block, padded, count}, target, row, common, from.chunks * chunk, sums + (target - spectrum.data));
     }
   }
 
@@ -140,6 +145,17 @@ class Mixing {
     int64_t row;
     int64_t images;
   };
+
+  // sums = block + results for the `common` first numbers of each image, and block for the rest of `all`.
+  static void add(const Block& block, const T* results, int64_t row, int64_t common, int64_t all, T* sums) {
+    for (int64_t i = 0; i < block.images; ++i, sums += row, results += row) {
+      const T* before = block.data + i * block.row;
+      for (int64_t j = 0; j < common; j += lanes) {
+        store_lanes<T>(sums + j, load_lanes(results + j) + load_lanes(before + j));
+      }
+      std::copy(before + common, before + all, sums + common);
+    }
+  }
 
   template <bool is_complex>
   static void multiply(const Block& block, const T* panels, T* target, int64_t row, const Channels<T>& from,

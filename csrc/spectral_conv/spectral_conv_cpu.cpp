@@ -52,20 +52,26 @@ class Convolution {
     }
   }
 
-  // Any of the gradients for x, Q and bias may be null; so may the bits of a MaxMin after the convolution.
+  // Any of the gradients for x, Q and bias may be null; so may the bits of a MaxMin after the convolution. With
+  // `of_cayley` Q is a Cayley transform, and R = -(Ȳ + X̄)(X + QX)ᴴ / 2 takes the place of its gradient Ȳ Xᴴ. X̄ = QᴴȲ
+  // and QX are added to those channels that both sides have (fastlip/nn/applications/training_cayley.py).
   void backward(const Images<const T>& gradient, const Images<const T>& x, const Images<T>& x_gradient,
-                T* matrix_gradient, T* bias_gradient, const PairBits<const uint8_t>& bits) const {
+                T* matrix_gradient, T* bias_gradient, const PairBits<const uint8_t>& bits, bool of_cayley) const {
+    const bool twice = of_cayley && matrix_gradient != nullptr;
     for (int64_t begin = 0; begin < images_; begin += pass_) {
       const Spectrum<T> spectrum = this->spectrum<struct ForwardSpectrum>(begin);
+      const Spectrum<T> sums = twice ? this->spectrum<struct SumSpectrum>(begin) : spectrum;
       analyse(gradient, outputs_, begin, spectrum, bits);
       if (bias_gradient != nullptr) sum_images(spectrum, begin > 0, bias_gradient);
+      if (twice) mix(spectrum, true, sums.data);
       if (matrix_gradient != nullptr) {
         const Spectrum<T> x_spectrum = this->spectrum<struct InputSpectrum>(begin);
         analyse(x, inputs_, begin, x_spectrum, {});
-        differentiate(x_spectrum, spectrum, begin > 0, matrix_gradient);
+        if (twice) mix(x_spectrum, false, x_spectrum.data);
+        differentiate(x_spectrum, sums, begin > 0, twice ? T{-0.5} : T{1}, matrix_gradient);
       }
       if (x_gradient.data == nullptr) continue;
-      mix(spectrum, true);
+      if (!twice) mix(spectrum, true);
       synthesise(spectrum, inputs_, begin, 1, nullptr, x_gradient, {});
     }
   }
@@ -111,7 +117,7 @@ class Convolution {
     });
   }
 
-  void mix(const Spectrum<T>& spectrum, bool adjoint) const {
+  void mix(const Spectrum<T>& spectrum, bool adjoint, T* sums = nullptr) const {
     const int64_t count = frequencies().count;
     const int64_t step = count < kFewFrequencies ? kImagesPerJob : spectrum.images;
     const int64_t blocks = (spectrum.images + step - 1) / step;
@@ -119,13 +125,14 @@ class Convolution {
     parallel_jobs((count + run - 1) / run * blocks, parallel_, [&](int64_t job) {
       const int64_t begin = job % blocks * step, first = job / blocks * run, last = std::min(first + run, count);
       for (int64_t k = first; k < last; ++k) {
-        mixing_.apply(spectrum, k, k + 1 < last ? k + 1 : -1, begin, std::min(begin + step, spectrum.images), adjoint);
+        const int64_t end = std::min(begin + step, spectrum.images);
+        mixing_.apply(spectrum, k, k + 1 < last ? k + 1 : -1, begin, end, adjoint, sums);
       }
     });
   }
 
-  void differentiate(const Spectrum<T>& x, const Spectrum<T>& gradient, bool add, T* target) const {
-    const T scale = T{1} / static_cast<T>(transform_.area());
+  void differentiate(const Spectrum<T>& x, const Spectrum<T>& gradient, bool add, T factor, T* target) const {
+    const T scale = factor / static_cast<T>(transform_.area());
     const int64_t step = frequencies().count < kFewFrequencies ? kChunksPerJob : inputs_.chunks;
     const int64_t parts = (inputs_.chunks + step - 1) / step;
     parallel_jobs(frequencies().count * parts, parallel_, [&](int64_t job) {
@@ -187,18 +194,18 @@ void lanes(int64_t* count) {
 }
 
 // The gradients have the shapes of what they belong to, and each may be null; x_gradient lies in memory like x. `bits`: what
-// forward left, or null.
+// forward left, or null. `of_cayley`: matrix_gradient gets what Convolution::backward says.
 template <class T>
 void backward(const T* gradient, const T* x, const T* matrices, const uint8_t* bits, T* x_gradient,
               T* matrix_gradient, T* bias_gradient, int64_t n, int64_t groups, int64_t cin, int64_t cout, int64_t h, int64_t w, int64_t fft_h,
-              int64_t fft_w, int64_t gradient_channels_last, int64_t channels_last) {
+              int64_t fft_w, int64_t gradient_channels_last, int64_t channels_last, int64_t of_cayley) {
   const Channels<T> inputs{groups, cin / groups}, outputs{groups, cout / groups};
   const Convolution<T> convolution({matrices, nullptr, inputs, outputs}, n, inputs, outputs, {h, w, fft_h, fft_w});
   const bool last = channels_last != 0;
   if (x_gradient != nullptr) prefer_large_pages(x_gradient, n * cin * h * w);
   convolution.backward({gradient, cout, h, w, gradient_channels_last != 0}, {x, cin, h, w, last},
                        {x_gradient, cin, h, w, last}, matrix_gradient, bias_gradient,
-                       {bits, h, w, outputs.chunks});
+                       {bits, h, w, outputs.chunks}, of_cayley != 0);
 }
 
 }  // namespace

@@ -39,6 +39,11 @@ def normalize(raw_weight: Tensor, alpha: Tensor) -> Tensor:
     return weight * (at_least_float32(alpha) / torch.where(norm > 0, norm, 1))
 
 
+def matrix_of(layer: Any) -> Tensor:
+    """M, of which the weight is the Cayley transform: a matrix, or the taps of a kernel."""
+    return with_identity(layer, normalize(layer.raw_weight, layer.alpha))
+
+
 def reset(layer: CayleyConv2d | CayleyLinear) -> None:
     """The default of torch.nn for the weight, alpha at its norm, bias 0."""
     weight, groups = layer.raw_weight, getattr(layer, "groups", 1)
@@ -56,7 +61,7 @@ def build_cayley(
     bias, device, dtype, backend = common
     geometry = conv_geometry(channels, *sizes, axes=layer._axes)
     check_patches(sizes[2], geometry)
-    LipschitzLayer.__init__(layer, FrequencyConvolution(geometry, orthogonal=True), backend)
+    LipschitzLayer.__init__(layer, FrequencyConvolution(geometry, orthogonal=True, cayley_of=matrix_of), backend)
     show_conv_arguments(layer, *channels, sizes[2])
     layer.bias = make_bias(channels[1], bias, device, dtype)
     layer.raw_weight = make_parameter(layer._application.weight_shape(layer), device, dtype)
@@ -160,20 +165,14 @@ class CayleyConv2d(LipschitzLayer):
 
     def _parametrize(self, *fft_size: int) -> tuple[Tensor, ...]:
         """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
-        M = normalize(self.raw_weight, self.alpha)
-        M = with_identity(self, M) if self.quasi_residual else M
+        M = matrix_of(self)
         if fft_size:
             dilation = self._application.geometry.dilation
             return (SPECTRAL_CAYLEY(M, fft_size, dilation, self.groups, self.backend),)
         return self._application.matrices(M, (), lambda V, reals: ops.cayley(V, backend=self.backend))
 
 
-def _matrix_of(layer: CayleyLinear) -> Tensor:
-    """M, of which the weight is the Cayley transform."""
-    return with_identity(layer, normalize(layer.raw_weight, layer.alpha))
-
-
-_FEW_VECTORS = FewVectors(ops.cayley_linear, pays, _matrix_of)
+_FEW_VECTORS = FewVectors(ops.cayley_linear, pays, matrix_of)
 
 
 class CayleyLinear(LipschitzLayer):
@@ -243,7 +242,7 @@ class CayleyLinear(LipschitzLayer):
         """(Q,): the Cayley transform."""
         if self.parametrization == MANIFOLD:
             return (on_manifold(self),)
-        return (ops.cayley(_matrix_of(self), backend=self.backend),)
+        return (ops.cayley(matrix_of(self), backend=self.backend),)
 
 
 METHOD = Method(

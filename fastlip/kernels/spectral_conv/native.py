@@ -121,8 +121,13 @@ def spectral_conv_backward(
     groups: int,
     wanted: list[bool],
     bits: Tensor | None = None,
+    of_cayley: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, Q and the bias; those that are not wanted are empty. ``bits``: of :func:`with_maxmin`."""
+    """The gradients of x, Q and the bias; those that are not wanted are empty.
+
+    ``bits``: of :func:`with_maxmin`. ``of_cayley``: Q = Cayley(M), and in place of the gradient of Q there is P, with
+    which that of M is P - P^H; of one group.
+    """
     images, gradient, Q = _dense(x, Q), _dense(gradient, Q), Q.resolve_conj().contiguous()
     results = empty_gradients(images, Q, wanted)
     n, cin, height, width = x.shape
@@ -132,7 +137,7 @@ def spectral_conv_backward(
     sizes = (n, groups, cin, Q.shape[1], height, width, *fft_size)
     formats = (dense_format(value) is torch.channels_last for value in (gradient, images))
     addresses = gradient.data_ptr(), images.data_ptr(), Q.data_ptr(), 0 if bits is None else bits.data_ptr()
-    CPU[_BACKWARD[Q.dtype]](*addresses, *targets, *sizes, *formats)
+    CPU[_BACKWARD[Q.dtype]](*addresses, *targets, *sizes, *formats, of_cayley)
     return results[0].to(x.dtype), results[1], results[2]
 
 

@@ -111,10 +111,12 @@ def pointwise(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
 
 def _is_short(few: FewVectors, layer: Any, x: Tensor) -> bool:
     """Whether the op takes less work, and nothing but autograd sees how Q x is computed."""
-    V = layer.raw_weight
-    if _is_compiling() or not (
-        few.pays(x, V) and V.requires_grad and torch.is_grad_enabled() and layer.backend in ("auto", "native")
-    ):
+    return not _is_compiling() and few.pays(x, layer.raw_weight) and only_autograd_sees(layer)
+
+
+def only_autograd_sees(layer: Any) -> bool:
+    """Whether a step in C++ on a CPU, with gradients of its own, may take the place of the effective weight."""
+    if not (layer.raw_weight.requires_grad and torch.is_grad_enabled() and layer.backend in ("auto", "native")):
         return False
     if layer._supplied is not None or layer._modules or is_transformed():
         return False

@@ -13,14 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
+from fastlip.kernels.cayley_linear import api as cayley_linear
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.kernels.common.rearrange import space_to_depth
 from fastlip.kernels.spectral_conv.api import OPERATOR as SPECTRAL_CONV
 from fastlip.kernels.spectral_conv.api import FixedSpectrum, kernel_spectrum, own_frequencies
 from fastlip.nn._cache import CACHED_CONTEXTS
-from fastlip.nn.applications import spectra, training_spectra
+from fastlip.nn.applications import spectra, training_cayley, training_spectra
 from fastlip.nn.applications.application import ConvApplication
-from fastlip.nn.applications.dense import pointwise
+from fastlip.nn.applications.dense import only_autograd_sees, pointwise
 from fastlip.nn.arguments import require_same
 from fastlip.nn.base import LipschitzLayer, as_it_runs
 from fastlip.nn.fusion import Fusion
@@ -40,9 +41,11 @@ class FrequencyConvolution(ConvApplication):
     size. These take the place of ``_effective(*fft_size)``, which is kept next to them only where something else asks
     for it, such as a bound or a gradient of the input.
 
-    ``taps``: the taps of the kernel after space-to-depth. ``reach``: their halo.
+    ``taps``: the taps of the kernel after space-to-depth. ``reach``: their halo. ``cayley_of(layer)``: the kernel M
+    after space-to-depth, where all Q are the Cayley transforms of its matrices.
     """
 
+    cayley_of: Callable[[Any], Tensor] | None = None
     taps: Pair = field(init=False, repr=False)
     reach: Pair = field(init=False, repr=False)
 
@@ -62,7 +65,7 @@ class FrequencyConvolution(ConvApplication):
         if self.geometry.axes != 2:
             return self._of_volumes(layer, x)
         if self.taps == (1, 1):
-            return pointwise(layer, x, layer._effective()[0])
+            return self._of_one_tap(layer, x)
         height, width = x.shape[-2], x.shape[-1]
         if self.geometry.padding_mode != "circular":
             height, width = height + self.reach[0], width + self.reach[1]
@@ -72,6 +75,15 @@ class FrequencyConvolution(ConvApplication):
         if plain and not torch.is_autocast_enabled("cpu"):  # nothing is left for the public function to do
             return SPECTRAL_CONV(x, Q, bias, (height, width), groups, layer.backend)
         return ops.spectral_conv(x, Q, bias, (height, width), groups, backend=layer.backend)
+
+    def _of_one_tap(self, layer: Any, x: Tensor) -> Tensor:
+        """Q x + bias at each pixel of images after space-to-depth, with one matrix Q."""
+        if layer.training and self.cayley_of is not None and self.geometry.groups == 1 and x.dim() == 4:
+            pixels = x.permute(0, 2, 3, 1)
+            if cayley_linear.pays(pixels, layer.raw_weight[:, :, 0, 0]) and only_autograd_sees(layer):
+                y = ops.cayley_linear(pixels, self.cayley_of(layer)[:, :, 0, 0], backend=layer.backend)
+                return (y if layer.bias is None else y + layer.bias).permute(0, 3, 1, 2)
+        return pointwise(layer, x, layer._effective()[0])
 
     def _of_volumes(self, layer: Any, x: Tensor) -> Tensor:
         """Q * x + bias for volumes after space-to-depth."""
@@ -121,7 +133,16 @@ class FrequencyConvolution(ConvApplication):
 
     def fused(self, layer: LipschitzLayer, activation: nn.Module) -> Fusion | None:
         """With MaxMin in the last stage of the transform."""
-        return fused_by_kept(layer, self, activation, trains=True)
+        return fused_by_kept(layer, self, activation, self._train)
+
+    def _train(self, layer: Any, x: Tensor, fft_size: Pair) -> Tensor:
+        """MaxMin of Q * x + bias in training, after space-to-depth."""
+        few = self.cayley_of is not None and training_cayley.pays(x.shape[0], x.shape[1], layer.out_channels)
+        if few and only_autograd_sees(layer):
+            M, dilation = self.cayley_of(layer), self.geometry.dilation
+            return training_cayley.cayley_in_training(x, M, layer.bias, fft_size, dilation)
+        (Q,) = layer._effective(*fft_size)
+        return training_spectra.maxmin_in_training(x, Q, layer.bias, fft_size)
 
 
 def kept_size(layer: LipschitzLayer, application: Any, x: Tensor) -> Pair | None:
@@ -143,10 +164,15 @@ def apply_kept(layer: Any, application: Any, x: Tensor, fft_size: Pair, pairing:
     return spectra.apply(space_to_depth(x, application.geometry.stride), spectrum, layer.bias, pairing)
 
 
-def fused_by_kept(layer: LipschitzLayer, application: Any, activation: Any, trains: bool = False) -> Fusion | None:
+def fused_by_kept(
+    layer: LipschitzLayer,
+    application: Any,
+    activation: Any,
+    train: Callable[[Any, Tensor, Pair], Tensor] | None = None,
+) -> Fusion | None:
     """With MaxMin in the last stage of the transform: in evaluation by kept matrices.
 
-    ``trains``: in training too, where the kernels in C++ run, by ``_effective(*fft_size)`` as it is.
+    ``train(layer, images, fft_size)``: the same in training, where the kernels in C++ run.
     """
     geometry = application.geometry
     if geometry.axes != 2:
@@ -156,7 +182,7 @@ def fused_by_kept(layer: LipschitzLayer, application: Any, activation: Any, trai
         if not layer.training:
             return kept_size(layer, application, x)
         # A pair of channels of two groups may lie in two vectors.
-        if not trains or geometry.groups != 1 or activation.pairing != "adjacent":
+        if train is None or geometry.groups != 1 or activation.pairing != "adjacent":
             return None
         if not spectra.trains_by_kernels(layer, x) or 0 in x.shape:
             return None
@@ -165,11 +191,9 @@ def fused_by_kept(layer: LipschitzLayer, application: Any, activation: Any, trai
 
     def run(x: Tensor, fft_size: Pair) -> Tensor:
         layer._check_input(x, layer.in_channels, 2)  # type: ignore[arg-type]
-        if not layer.training:
+        if train is None or not layer.training:
             return apply_kept(layer, application, x, fft_size, activation.pairing)
-        images = space_to_depth(x, geometry.stride)
-        (Q,) = layer._effective(*fft_size)
-        return training_spectra.maxmin_in_training(images, Q, layer.bias, fft_size)  # type: ignore[arg-type]
+        return train(layer, space_to_depth(x, geometry.stride), fft_size)
 
     return Fusion(plan, run)
 

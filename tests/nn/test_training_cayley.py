@@ -1,0 +1,158 @@
+"""Cayley layers train without their matrices' own gradient where images are fewer than channels."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+import fastlip
+from fastlip import nn as lip
+from fastlip.kernels.spectral_cayley.api import OP
+from fastlip.nn.applications import training_cayley
+
+if OP.status("native"):
+    pytest.skip(OP.status("native"), allow_module_level=True)
+
+# Whole and partly filled vectors, channels that change, kernels without a centre, dilation, and a stride.
+LAYERS = {
+    "square": (16, 16, 3, {}),
+    "odd": (7, 7, (3, 5), {"padding_mode": "zeros"}),
+    "wide": (37, 18, 3, {"padding_mode": "zeros"}),
+    "tall": (5, 19, 3, {}),
+    "even": (6, 6, 2, {}),
+    "even_wide": (9, 6, (2, 4), {"padding_mode": "zeros"}),
+    "dilated": (6, 6, 3, {"dilation": 2}),
+    "strided": (4, 16, 4, {"stride": 2}),
+    "residual": (8, 8, 3, {"quasi_residual": True}),
+    "no_bias": (8, 8, 3, {"bias": False}),
+}
+
+
+@pytest.fixture(autouse=True)
+def calls(monkeypatch):
+    """The FFT sizes at which layers train so: here with any number of channels."""
+    seen, original = [], training_cayley.cayley_in_training
+
+    def record(*arguments):
+        seen.append(arguments[3])
+        return original(*arguments)
+
+    monkeypatch.setattr(training_cayley, "cayley_in_training", record)
+    monkeypatch.setattr(training_cayley, "_LEAST", 1)
+    return seen
+
+
+def pair(name, dtype=torch.float64):
+    torch.manual_seed(0)
+    inputs, outputs, kernel_size, options = LAYERS[name]
+    layer = lip.CayleyConv2d(inputs, outputs, kernel_size, **options).to(dtype)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_()
+    return layer, fastlip.fuse(nn.Sequential(layer, lip.MaxMin()))
+
+
+def results(function, layer, x):
+    leaf = x.clone().requires_grad_()
+    y = function(leaf)
+    weights = torch.linspace(-1, 1, y.numel(), dtype=x.dtype).reshape(y.shape)
+    return (y.detach(), *torch.autograd.grad((y * weights).sum(), [leaf, *layer.parameters()]))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.float64, 1e-14)])
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_are_those_of_the_matrices(name, dtype, tolerance, calls):
+    layer, fused = pair(name, dtype)
+    x = torch.randn(3, layer.in_channels, 8, 6, dtype=dtype)
+    for images in (x, x.contiguous(memory_format=torch.channels_last), x[:1]):
+        ours = results(fused, layer, images)
+        assert calls
+        calls.clear()
+        theirs = results(lambda leaf: lip.MaxMin()(layer(leaf)), layer, images)
+        assert not calls
+        assert torch.equal(ours[0], theirs[0])
+        for one, other in zip(ours[1:], theirs[1:], strict=True):
+            assert (one - other).norm() <= tolerance * other.norm()
+
+
+def test_images_of_several_passes_add_up(calls):
+    """32 MiB of spectra are one pass."""
+    layer, fused = pair("square")
+    x = torch.randn(16, 16, 130, 130, dtype=torch.float64)
+    ours = results(fused, layer, x)
+    assert calls
+    theirs = results(lambda leaf: lip.MaxMin()(layer(leaf)), layer, x)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).norm() <= 1e-11 * other.norm()
+
+
+@pytest.mark.parametrize("name", ["square", "wide", "tall"])
+def test_derivatives_of_any_order(name, calls):
+    layer, fused = pair(name)
+    x = torch.randn(1, layer.in_channels, 3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: fused(x), [x, *layer.parameters()], fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda x, *_: fused(x), [x, *layer.parameters()], fast_mode=True)
+    assert calls
+
+
+@pytest.mark.parametrize("frozen", ["raw_weight", "bias", "alpha"])
+def test_what_is_frozen_gets_no_gradient(frozen, calls):
+    layer, fused = pair("square")
+    x = torch.randn(2, 16, 4, 4, dtype=torch.float64)
+    expected = dict(zip(["y", "x", *dict(layer.named_parameters())], results(fused, layer, x), strict=True))
+    calls.clear()
+    getattr(layer, frozen).requires_grad_(False)
+    y = fused(x)
+    weights = torch.linspace(-1, 1, y.numel(), dtype=x.dtype).reshape(y.shape)
+    (y * weights).sum().backward()
+    assert bool(calls) == (frozen != "raw_weight")
+    for name, parameter in layer.named_parameters():
+        if name == frozen:
+            assert parameter.grad is None
+        else:
+            torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-10, atol=1e-12)
+
+
+def test_who_does_not_take_part(calls, monkeypatch):
+    layer, fused = pair("square")
+    x = torch.randn(17, 16, 4, 4, dtype=torch.float64)
+    fused(x)  # more images than channels
+    with torch.no_grad():
+        fused(x[:2])
+    fused.eval()(x[:2])
+    fused.train()
+    monkeypatch.setattr(training_cayley, "_LEAST", 17)
+    fused(x[:2])
+    monkeypatch.setattr(training_cayley, "_LEAST", 1)
+    assert not calls
+    fused(x[:2])
+    assert calls
+    calls.clear()
+    parametrize.register_parametrization(layer, "raw_weight", nn.Identity())
+    fused(x[:2])
+    assert not calls
+
+
+def test_nan_stays_where_it_is(calls):
+    layer, fused = pair("square")
+    x = torch.randn(2, 16, 4, 4, dtype=torch.float64)
+    x[0, 3, 1, 1] = torch.nan
+    y = fused(x)
+    assert calls
+    assert y[0].isnan().all()
+    assert not y[1].isnan().any()
+    y.sum().backward()
+    assert layer.raw_weight.grad.isnan().any()
+
+
+def test_one_tap_is_a_dense_layer(monkeypatch):
+    """From 192 channels on, and with few pixels."""
+    torch.manual_seed(0)
+    layer = lip.CayleyConv2d(192, 192, 1).double()
+    x = torch.randn(4, 192, 3, 2, dtype=torch.float64)
+    ours = results(layer, layer, x)
+    monkeypatch.setattr("fastlip.nn.applications.frequency.cayley_linear.pays", lambda *_: False)
+    theirs = results(layer, layer, x)
+    assert not all(map(torch.equal, ours, theirs))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
