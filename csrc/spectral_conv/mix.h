@@ -24,9 +24,8 @@ class Mixing {
       : matrices_(matrices), fixed_panels_(fixed_panels), inputs_(inputs), outputs_(outputs) {}
 
   // Images [begin, end) of the spectrum at a frequency: x to Q x, or with `adjoint` y to Qᴴ y, in place. Where `sums` is
-  // not null, it gets what was there plus the result, at the same places, for the channels that both have, and what was
-  // there for others; it may be the spectrum's own memory. Meanwhile the same images at the frequency `next` come nearer
-  // (none if it is negative).
+  // not null, it gets what was there plus the result, at the same places; it may be the spectrum's own memory. Meanwhile
+  // the same images at the frequency `next` come nearer (none if it is negative).
   void apply(const Spectrum<T>& spectrum, int64_t frequency, int64_t next, int64_t begin, int64_t end, bool adjoint,
              T* sums) const {
     const bool is_real = spectrum.is_real(frequency);
@@ -53,9 +52,7 @@ class Mixing {
       } else {
         multiply<true>({block, padded, count}, panels, target, row, from, to, approach);
       }
-      if (sums == nullptr) continue;
-      const int64_t chunk = is_real ? lanes : 2 * lanes, common = std::min(from.chunks, to.chunks) * chunk;
-      add({block, padded, count}, target, row, common, from.chunks * chunk, sums + (target - spectrum.data));
+      if (sums != nullptr) add({block, padded, count}, target, row, sums + (target - spectrum.data));
     }
   }
 
@@ -146,14 +143,11 @@ class Mixing {
     int64_t images;
   };
 
-  // sums = block + results for the `common` first numbers of each image, and block for the rest of `all`.
-  static void add(const Block& block, const T* results, int64_t row, int64_t common, int64_t all, T* sums) {
+  // sums = block + results
+  static void add(const Block& block, const T* results, int64_t row, T* sums) {
     for (int64_t i = 0; i < block.images; ++i, sums += row, results += row) {
       const T* before = block.data + i * block.row;
-      for (int64_t j = 0; j < common; j += lanes) {
-        store_lanes<T>(sums + j, load_lanes(results + j) + load_lanes(before + j));
-      }
-      std::copy(before + common, before + all, sums + common);
+      for (int64_t j = 0; j < row; j += lanes) store_lanes<T>(sums + j, load_lanes(results + j) + load_lanes(before + j));
     }
   }
 

@@ -53,8 +53,8 @@ class Convolution {
   }
 
   // Any of the gradients for x, Q and bias may be null; so may the bits of a MaxMin after the convolution. With
-  // `of_cayley` Q is a Cayley transform, and R = -(Ȳ + X̄)(X + QX)ᴴ / 2 takes the place of its gradient Ȳ Xᴴ. X̄ = QᴴȲ
-  // and QX are added to those channels that both sides have (fastlip/nn/applications/training_cayley.py).
+  // `of_cayley` Q is the Cayley transform of a square M, whose gradient is P - Pᴴ, and P = -(Ȳ + X̄)(X + QX)ᴴ / 2 with
+  // X̄ = QᴴȲ takes the place of Q's gradient Ȳ Xᴴ (README.md of fastlip/kernels/cayley_linear).
   void backward(const Images<const T>& gradient, const Images<const T>& x, const Images<T>& x_gradient,
                 T* matrix_gradient, T* bias_gradient, const PairBits<const uint8_t>& bits, bool of_cayley) const {
     const bool twice = of_cayley && matrix_gradient != nullptr;
