@@ -15,6 +15,7 @@ from fastlip.kernels.common.literals import Backend, Device, Padding, PaddingMod
 from fastlip.kernels.spectral_cayley.api import OPERATOR as SPECTRAL_CAYLEY
 from fastlip.nn._manifold import MANIFOLD, Parametrization, begin_on_manifold, on_manifold, start_on_manifold
 from fastlip.nn._quasi_residual import add_gamma, check_quasi_residual, reset_quasi_residual, with_identity
+from fastlip.nn.applications import training_cayley
 from fastlip.nn.applications.application import CONV_ARGUMENTS, show_conv_arguments
 from fastlip.nn.applications.dense import DENSE_ARGUMENTS, Dense, FewVectors
 from fastlip.nn.applications.frequency import FrequencyConvolution, check_patches
@@ -41,7 +42,19 @@ def normalize(raw_weight: Tensor, alpha: Tensor) -> Tensor:
 
 def matrix_of(layer: Any) -> Tensor:
     """M, of which the weight is the Cayley transform: a matrix, or the taps of a kernel."""
-    return with_identity(layer, normalize(layer.raw_weight, layer.alpha))
+    M = normalize(layer.raw_weight, layer.alpha)
+    return with_identity(layer, M) if layer.quasi_residual else M
+
+
+_FEW_VECTORS = FewVectors(ops.cayley_linear, pays, matrix_of)
+
+
+def _few_images(layer: Any, x: Tensor, fft_size: Pair) -> Tensor | None:
+    """MaxMin of Q * x + bias where images are fewer than channels."""
+    if not training_cayley.pays(x.shape[0], x.shape[1], layer.out_channels):
+        return None
+    dilation = layer._application.geometry.dilation
+    return training_cayley.cayley_in_training(x, matrix_of(layer), layer.bias, fft_size, dilation)
 
 
 def reset(layer: CayleyConv2d | CayleyLinear) -> None:
@@ -61,7 +74,8 @@ def build_cayley(
     bias, device, dtype, backend = common
     geometry = conv_geometry(channels, *sizes, axes=layer._axes)
     check_patches(sizes[2], geometry)
-    LipschitzLayer.__init__(layer, FrequencyConvolution(geometry, orthogonal=True, cayley_of=matrix_of), backend)
+    application = FrequencyConvolution(geometry, orthogonal=True, few_images=_few_images, few_vectors=_FEW_VECTORS)
+    LipschitzLayer.__init__(layer, application, backend)
     show_conv_arguments(layer, *channels, sizes[2])
     layer.bias = make_bias(channels[1], bias, device, dtype)
     layer.raw_weight = make_parameter(layer._application.weight_shape(layer), device, dtype)
@@ -170,9 +184,6 @@ class CayleyConv2d(LipschitzLayer):
             dilation = self._application.geometry.dilation
             return (SPECTRAL_CAYLEY(M, fft_size, dilation, self.groups, self.backend),)
         return self._application.matrices(M, (), lambda V, reals: ops.cayley(V, backend=self.backend))
-
-
-_FEW_VECTORS = FewVectors(ops.cayley_linear, pays, matrix_of)
 
 
 class CayleyLinear(LipschitzLayer):

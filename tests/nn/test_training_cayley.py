@@ -144,16 +144,3 @@ def test_nan_stays_where_it_is(calls):
     assert not y[1].isnan().any()
     y.sum().backward()
     assert layer.raw_weight.grad.isnan().any()
-
-
-def test_one_tap_is_a_dense_layer(monkeypatch):
-    """From 192 channels on, and with few pixels."""
-    torch.manual_seed(0)
-    layer = lip.CayleyConv2d(192, 192, 1).double()
-    x = torch.randn(4, 192, 3, 2, dtype=torch.float64)
-    ours = results(layer, layer, x)
-    monkeypatch.setattr("fastlip.nn.applications.frequency.cayley_linear.pays", lambda *_: False)
-    theirs = results(layer, layer, x)
-    assert not all(map(torch.equal, ours, theirs))
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)

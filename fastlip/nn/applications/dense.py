@@ -34,7 +34,7 @@ def _weight_with_identity(layer: Any) -> Tensor:
 class FewVectors:
     """An op that trains with Q x in less work than with Q, from x and a matrix that Q is made of.
 
-    ``pays(x, layer.raw_weight)`` says whether it does. ``matrix(layer)`` is the op's matrix.
+    ``pays(x, V)`` says whether it does, for a V like the matrix. ``matrix(layer)`` is the op's matrix.
     """
 
     product: Callable[..., Tensor]
@@ -68,7 +68,7 @@ class Dense(Application):
         """Q x + bias."""
         layer._check_input(x, layer.in_features)
         few = self.few_vectors
-        if not (few and layer.training and _is_short(few, layer, x)):
+        if not (few and layer.training and is_short(few, layer, x, layer.raw_weight)):
             weight, bias = layer._effective()[0], layer.bias
             # Inputs are counted here too: one call less where they are few. A compiler would keep what was decided.
             by_torch = _is_compiling() or x.numel() * layer.out_features < WORTHWHILE
@@ -109,9 +109,9 @@ def pointwise(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     return affine(layer, x.permute(0, 2, 3, 1), weight[:, :, 0, 0], layer.bias).permute(0, 3, 1, 2)
 
 
-def _is_short(few: FewVectors, layer: Any, x: Tensor) -> bool:
-    """Whether the op takes less work, and nothing but autograd sees how Q x is computed."""
-    return not _is_compiling() and few.pays(x, layer.raw_weight) and only_autograd_sees(layer)
+def is_short(few: FewVectors, layer: Any, x: Tensor, V: Tensor) -> bool:
+    """Whether the op takes less work for a matrix like V, and nothing but autograd sees how Q x is computed."""
+    return not _is_compiling() and few.pays(x, V) and only_autograd_sees(layer)
 
 
 def only_autograd_sees(layer: Any) -> bool:

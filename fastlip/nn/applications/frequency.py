@@ -13,15 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlip import ops
-from fastlip.kernels.cayley_linear import api as cayley_linear
 from fastlip.kernels.common.geometry import ConvGeometry, Pair
 from fastlip.kernels.common.rearrange import space_to_depth
 from fastlip.kernels.spectral_conv.api import OPERATOR as SPECTRAL_CONV
 from fastlip.kernels.spectral_conv.api import FixedSpectrum, kernel_spectrum, own_frequencies
 from fastlip.nn._cache import CACHED_CONTEXTS
-from fastlip.nn.applications import spectra, training_cayley, training_spectra
+from fastlip.nn.applications import spectra, training_spectra
 from fastlip.nn.applications.application import ConvApplication
-from fastlip.nn.applications.dense import only_autograd_sees, pointwise
+from fastlip.nn.applications.dense import FewVectors, is_short, only_autograd_sees, pointwise
 from fastlip.nn.arguments import require_same
 from fastlip.nn.base import LipschitzLayer, as_it_runs
 from fastlip.nn.fusion import Fusion
@@ -41,11 +40,15 @@ class FrequencyConvolution(ConvApplication):
     size. These take the place of ``_effective(*fft_size)``, which is kept next to them only where something else asks
     for it, such as a bound or a gradient of the input.
 
-    ``taps``: the taps of the kernel after space-to-depth. ``reach``: their halo. ``cayley_of(layer)``: the kernel M
-    after space-to-depth, where all Q are the Cayley transforms of its matrices.
+    ``taps``: the taps of the kernel after space-to-depth. ``reach``: their halo.
+
+    Training on a CPU may have ways of its own, which are faster where images are few. ``few_images(layer, images,
+    fft_size)``: MaxMin of Q * x + bias after space-to-depth, or None where it is not for these. ``few_vectors``: an
+    op for a kernel of one tap, as :class:`Dense` has it.
     """
 
-    cayley_of: Callable[[Any], Tensor] | None = None
+    few_images: Callable[[Any, Tensor, Pair], Tensor | None] | None = None
+    few_vectors: FewVectors | None = None
     taps: Pair = field(init=False, repr=False)
     reach: Pair = field(init=False, repr=False)
 
@@ -78,10 +81,11 @@ class FrequencyConvolution(ConvApplication):
 
     def _of_one_tap(self, layer: Any, x: Tensor) -> Tensor:
         """Q x + bias at each pixel of images after space-to-depth, with one matrix Q."""
-        if layer.training and self.cayley_of is not None and self.geometry.groups == 1 and x.dim() == 4:
+        few = self.few_vectors
+        if few and layer.training and self.geometry.groups == 1 and x.dim() == 4:
             pixels = x.permute(0, 2, 3, 1)
-            if cayley_linear.pays(pixels, layer.raw_weight[:, :, 0, 0]) and only_autograd_sees(layer):
-                y = ops.cayley_linear(pixels, self.cayley_of(layer)[:, :, 0, 0], backend=layer.backend)
+            if is_short(few, layer, pixels, layer.raw_weight[:, :, 0, 0]):
+                y = few.product(pixels, few.matrix(layer)[:, :, 0, 0], backend=layer.backend)
                 return (y if layer.bias is None else y + layer.bias).permute(0, 3, 1, 2)
         return pointwise(layer, x, layer._effective()[0])
 
@@ -137,10 +141,10 @@ class FrequencyConvolution(ConvApplication):
 
     def _train(self, layer: Any, x: Tensor, fft_size: Pair) -> Tensor:
         """MaxMin of Q * x + bias in training, after space-to-depth."""
-        few = self.cayley_of is not None and training_cayley.pays(x.shape[0], x.shape[1], layer.out_channels)
-        if few and only_autograd_sees(layer):
-            M, dilation = self.cayley_of(layer), self.geometry.dilation
-            return training_cayley.cayley_in_training(x, M, layer.bias, fft_size, dilation)
+        if self.few_images is not None and only_autograd_sees(layer):
+            y = self.few_images(layer, x, fft_size)
+            if y is not None:
+                return y
         (Q,) = layer._effective(*fft_size)
         return training_spectra.maxmin_in_training(x, Q, layer.bias, fft_size)
 
