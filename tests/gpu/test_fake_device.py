@@ -46,7 +46,9 @@ def quick_first(*quick, of=METHODS):
 
 
 @pytest.mark.skipif(ACTIVE, reason="this is the process that it starts")
-@pytest.mark.parametrize("speed", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "speed", [pytest.param("not slow", marks=pytest.mark.without_gpu), pytest.param("slow", marks=pytest.mark.slow)]
+)
 def test_on_a_fake_device(speed):
     if shutil.which("g++") is None:
         pytest.skip("no g++ to build tools/gpu/fake_cuda.cpp with")

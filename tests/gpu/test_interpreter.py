@@ -88,6 +88,7 @@ CASES = [
 ]
 
 
+@pytest.mark.without_gpu
 @pytest.mark.skipif(ACTIVE, reason="this is the process that it starts")
 @pytest.mark.parametrize("file", [Path(__file__), *ALSO], ids=lambda file: file.stem)
 def test_with_the_interpreter(file):
@@ -101,6 +102,7 @@ def test_slowly_with_the_interpreter(file):
     run_interpreted("slow", file)
 
 
+@pytest.mark.without_gpu
 @pytest.mark.skipif(ACTIVE, reason="this is the process that it starts")
 def test_quick_files_with_the_interpreter():
     run_interpreted("not slow", *QUICK)
