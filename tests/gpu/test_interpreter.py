@@ -32,8 +32,7 @@ inside = pytest.mark.skipif(not ACTIVE, reason="runs in the process that test_wi
 OPS = [path.parent.name for path in sorted(ROOT.glob("fastlip/kernels/*/triton_kernels.py"))]
 ALSO = [ROOT / "tests" / "ops" / f"test_{name}.py" for name in ("frozen", "polar_newton_schulz")]
 ALSO.append(ROOT / "tests" / "gpu" / "test_second_derivatives_in_triton.py")
-QUICKLY = ("sixteen_bits", "fixed_spectrum", "parts_of_factors")
-QUICK = [ROOT / "tests" / "gpu" / f"test_{name}.py" for name in QUICKLY]
+QUICK = [ROOT / f"tests/gpu/test_{name}.py" for name in ("sixteen_bits", "fixed_spectrum", "parts_of_factors")]
 SLOW = [file for file in (Path(__file__), *ALSO) if "mark.slow" in file.read_text()]
 SMALL = 4000
 slow = pytest.mark.slow
