@@ -50,7 +50,7 @@ _FEW_VECTORS = FewVectors(ops.cayley_linear, pays, matrix_of)
 
 
 def _few_images(layer: Any, x: Tensor, fft_size: Pair) -> Tensor | None:
-    """MaxMin of Q * x + bias where images are fewer than channels."""
+    """MaxMin of Q * x + bias where images are at most as many as channels."""
     if not training_cayley.pays(x.shape[0], x.shape[1], layer.out_channels):
         return None
     dilation = layer._application.geometry.dilation

@@ -1,4 +1,4 @@
-r"""Square Cayley layers in training, where a convolution has fewer images than channels.
+r"""Square Cayley layers in training, where a convolution has at most as many images as channels.
 
 Q = Cayley(M) at each frequency, y = Q x, and ȳ is the gradient of y. The gradient of Q is ȳ x^H, whose rank is the
 number of images. As in ``cayley_linear``, that of M is found without it:
