@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,14 +40,6 @@ def polar(V: Tensor, ridge: float | None, steps: int | None, backend: Backend, r
     return join([ridged_newton(part, ridge, steps) for part in split(V, reals)], V.dtype)
 
 
-def _kernel_of(layer: Any) -> Tensor:
-    """W, whose matrices have the polar factors Q."""
-    return with_identity(layer, at_least_float32(layer.raw_weight))
-
-
-_ONE_TAP = replace(POLAR, matrix=_kernel_of)
-
-
 def build_lot(
     layer: Any,
     channels: tuple[int, int],
@@ -63,7 +54,7 @@ def build_lot(
     geometry = conv_geometry(channels, *sizes, axes=layer._axes)
     check_patches(sizes[2], geometry)
     ridge, steps = check_iteration(ridge, steps)
-    few = _ONE_TAP if ridge is None else None
+    few = POLAR if ridge is None else None
     LipschitzLayer.__init__(layer, FrequencyConvolution(geometry, orthogonal=ridge is None, few_vectors=few), backend)
     show_conv_arguments(layer, *channels, sizes[2])
     layer.ridge, layer.steps = ridge, steps
@@ -174,7 +165,7 @@ class LOTConv2d(LipschitzLayer):
 
     def _parametrize(self, *fft_size: int) -> tuple[Tensor, ...]:
         """(Q,): (F, cout, cin / groups) at the unique frequencies; (cout, cin / groups, 1, 1) for one tap."""
-        weight = _kernel_of(self)
+        weight = with_identity(self, at_least_float32(self.raw_weight))
         if fft_size and self.ridge is None:
             dilation = self._application.geometry.dilation
             return (ops.spectral_polar(weight, fft_size, dilation, self.groups, backend=self.backend),)

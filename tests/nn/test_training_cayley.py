@@ -1,5 +1,10 @@
 """Cayley layers train without their matrices' own gradient where images are fewer than channels."""
 
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch import nn
@@ -144,3 +149,74 @@ def test_nan_stays_where_it_is(calls):
     assert not y[1].isnan().any()
     y.sum().backward()
     assert layer.raw_weight.grad.isnan().any()
+
+
+def test_other_sizes_and_other_states_have_weights_of_their_own(calls):
+    """Nothing is kept from step to step."""
+    layer, fused = pair("square")
+    other = pair("square")[0]
+    with torch.no_grad():
+        other.raw_weight.normal_()
+    for step in range(2):
+        for sides in ((4, 4), (6, 5)):
+            x = torch.randn(2, 16, *sides, dtype=torch.float64)
+            ours, theirs = results(fused, layer, x), results(lambda leaf: lip.MaxMin()(layer(leaf)), layer, x)
+            for one, given in zip(ours, theirs, strict=True):
+                assert (one - given).norm() <= 1e-13 * given.norm()
+        if step == 0:
+            layer.load_state_dict(other.state_dict())
+    assert calls == [(4, 4), (6, 5), (4, 4), (6, 5)]
+
+
+def test_bits_of_images_do_not_depend_on_the_number_of_threads(calls):
+    """Those of the kernel's gradient may: its taps are a product of torch's."""
+    layer, fused = pair("partly", torch.float32)
+    x, threads = torch.randn(6, 37, 9, 8), torch.get_num_threads()
+    found = []
+    for count in (1, 2, 4):
+        torch.set_num_threads(count)
+        try:
+            found.append(results(fused, layer, x))
+        finally:
+            torch.set_num_threads(threads)
+    assert len(calls) == 3
+    for other in found[1:]:
+        assert torch.equal(found[0][0], other[0])
+        assert torch.equal(found[0][1], other[1])
+
+
+def test_autocast_and_programs_run_the_matrices(calls):
+    _layer, fused = pair("square", torch.float32)
+    x = torch.randn(2, 16, 4, 4)
+    expected = fused(x)
+    assert calls
+    calls.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        lowered = fused(x)
+    compiled = torch.compile(fused, backend="aot_eager", fullgraph=True)(x)
+    mapped = torch.func.vmap(fused)(x[None])[0]
+    assert not calls
+    torch.testing.assert_close(lowered.float(), expected, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mapped, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("instruction_set", ["default", "avx2"])
+def test_other_instruction_sets(instruction_set):
+    if find_spec(f"fastlip._native_{instruction_set}") is None:
+        pytest.skip(f"the {instruction_set} kernels are not built: FASTLIP_ISA=all pip install -e .")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "those_of_the_matrices",
+        __file__,
+    ]
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": instruction_set, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert f"{2 * len(LAYERS)} passed" in process.stdout

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from fastlip import ops
-from fastlip.kernels.common.asked import asked
 from fastlip.kernels.common.derivatives import differentiated
 from fastlip.kernels.common.gate import refusal
 from fastlip.kernels.common.precision import full_precision
@@ -25,6 +24,7 @@ from fastlip.kernels.spectral_cayley.reference import spectral_cayley
 from fastlip.kernels.spectral_conv import reference
 from fastlip.kernels.spectral_conv.api import OP as SPECTRAL_CONV
 from fastlip.kernels.spectral_conv.frequencies import Size, kernel_spectrum_adjoint
+from fastlip.nn.applications.training_spectra import gradients_that_are_asked
 
 _LEAST = 64  # channels: with 32 and as many images both ways take as long
 
@@ -67,15 +67,11 @@ class _Cayley(torch.autograd.Function):
                 return ops.maxmin(reference.spectral_conv(x, Q, bias, fft_size, 1), "adjacent", 1)
 
             return *differentiated(function, (x, M, bias), ctx.needs_input_grad[:3], gradient), None, None
-        x_wanted, M_wanted, *bias_wanted = asked(ctx)
-        wanted = [x_wanted, M_wanted, any(bias_wanted)]
-        backward = SPECTRAL_CONV.modules["native"].spectral_conv_backward
-        of_x, P, of_bias = backward(gradient, x, Q, fft_size, 1, wanted, bits, of_cayley=True)
-        of_M = None
-        if M_wanted:
-            with full_precision(M.device):
-                of_M = _of_kernel(P, M.shape, fft_size, dilation)
-        return of_x if x_wanted else None, of_M, of_bias if wanted[2] else None, None, None
+        of_x, P, of_bias = gradients_that_are_asked(ctx, gradient, x, Q, fft_size, bits, of_cayley=True)
+        if P is None:
+            return of_x, None, of_bias, None, None
+        with full_precision(M.device):
+            return of_x, _of_kernel(P, M.shape, fft_size, dilation), of_bias, None, None
 
 
 def _of_kernel(P: Tensor, kernel: tuple[int, ...], fft_size: Size, dilation: Size) -> Tensor:

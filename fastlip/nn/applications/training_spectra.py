@@ -46,13 +46,10 @@ class _Convolution(torch.autograd.Function):
         (gradient,), (x, kernel), (fft_size, dilation) = gradients, ctx.saved_tensors, ctx.options
         if torch.is_grad_enabled() or refusal((gradient,)):
             return *_plain_gradients(ctx, gradient), None, None
-        x_wanted, kernel_wanted, *bias_wanted = asked(ctx)
-        wanted = [x_wanted, kernel_wanted, any(bias_wanted)]
         Q = kernel_spectrum(kernel, fft_size, dilation)
-        backward = OP.modules["native"].spectral_conv_backward
-        of_x, of_Q, of_bias = backward(gradient, x, Q, fft_size, 1, wanted)
-        of_kernel = kernel_spectrum_adjoint(of_Q, kernel.shape, fft_size, dilation) if kernel_wanted else None
-        return of_x if x_wanted else None, of_kernel, of_bias if wanted[2] else None, None, None
+        of_x, of_Q, of_bias = gradients_that_are_asked(ctx, gradient, x, Q, fft_size)
+        of_kernel = None if of_Q is None else kernel_spectrum_adjoint(of_Q, kernel.shape, fft_size, dilation)
+        return of_x, of_kernel, of_bias, None, None
 
 
 def maxmin_in_training(x: Tensor, Q: Tensor, bias: Tensor | None, fft_size: Size) -> Tensor:
@@ -84,11 +81,27 @@ class _Sorted(torch.autograd.Function):
                 return ops.maxmin(reference.spectral_conv(x, Q, bias, ctx.fft_size, 1), "adjacent", 1)
 
             return *differentiated(function, (x, Q, bias), ctx.needs_input_grad[:3], gradient), None
-        x_wanted, Q_wanted, *bias_wanted = asked(ctx)
-        wanted = [x_wanted, Q_wanted, any(bias_wanted)]
-        backward = OP.modules["native"].spectral_conv_backward
-        found = backward(gradient, x, Q, ctx.fft_size, 1, wanted, bits)
-        return *(value if want else None for value, want in zip(found, wanted, strict=True)), None
+        return *gradients_that_are_asked(ctx, gradient, x, Q, ctx.fft_size, bits), None
+
+
+def gradients_that_are_asked(
+    ctx: Any,
+    gradient: Tensor,
+    x: Tensor,
+    Q: Tensor,
+    fft_size: Size,
+    bits: Tensor | None = None,
+    of_cayley: bool = False,
+) -> list[Tensor | None]:
+    """By the kernels in C++, of the first three inputs x, Q (or what it is made of) and bias of a convolution.
+
+    ``bits`` and ``of_cayley``: see ``spectral_conv_backward`` of the kernels.
+    """
+    x_wanted, Q_wanted, *bias_wanted = asked(ctx)
+    wanted = [x_wanted, Q_wanted, any(bias_wanted)]
+    backward = OP.modules["native"].spectral_conv_backward
+    found = backward(gradient, x, Q, fft_size, 1, wanted, bits, of_cayley)
+    return [value if want else None for value, want in zip(found, wanted, strict=True)]
 
 
 def _plain_gradients(ctx: Any, gradient: Tensor) -> list[Tensor | None]:
